@@ -1,0 +1,122 @@
+# Small secrets: what manifest.py and keys.py build headers, indexes and manifests of. Whole messages, one copy each.
+
+ZSTD_VERSION = "{0}.{1}.{2}".format(zstd.version() // 10000, zstd.version() // 100 % 100, zstd.version() % 100)
+
+
+cdef int _check_key(bytes key) except -1:
+    if len(key) != KEY:
+        raise ValueError(f"a key has {KEY} bytes, not {len(key)}")
+    return 0
+
+
+def random_bytes(Py_ssize_t n):
+    """`n` bytes from libsodium's generator."""
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n)
+    sodium.randombytes(PyBytes_AS_STRING(out), n)
+    return out
+
+
+def secretbox(bytes key, const u8[::1] message):
+    """nonce || tag || ciphertext: BOX bytes longer than `message`."""
+    _check_key(key)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, message.shape[0] + BOX)
+    cdef u8* p = <u8*>PyBytes_AS_STRING(out)
+    sodium.randombytes(p, NONCE)
+    sodium.secretbox(p + NONCE, &message[0] if message.shape[0] else p, message.shape[0], p, <const u8*>key)
+    return out
+
+
+def secretbox_open(bytes key, const u8[::1] data):
+    """The message in a secretbox, or None when it does not authenticate under `key`."""
+    _check_key(key)
+    cdef Py_ssize_t n = data.shape[0] - BOX
+    if n < 0:
+        return None
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n)
+    cdef int failed = sodium.secretbox_open(<u8*>PyBytes_AS_STRING(out), &data[NONCE], n + TAG, &data[0], <const u8*>key)
+    return None if failed else out
+
+
+def sealedbox(bytes public, const u8[::1] message):
+    """SEAL bytes longer than `message`; only the private key opens it."""
+    _check_key(public)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, message.shape[0] + SEAL)
+    cdef u8* p = <u8*>PyBytes_AS_STRING(out)
+    if sodium.box_seal(p, &message[0] if message.shape[0] else p, message.shape[0], <const u8*>public):
+        raise ValueError("not a public key: it is a point of low order")
+    return out
+
+
+def sealedbox_open(bytes public, bytes private, const u8[::1] data):
+    """The message in a sealed box, or None when it does not authenticate under this pair."""
+    _check_key(public)
+    _check_key(private)
+    cdef Py_ssize_t n = data.shape[0] - SEAL
+    if n < 0:
+        return None
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n)
+    cdef int failed = sodium.box_seal_open(
+        <u8*>PyBytes_AS_STRING(out), &data[0], n + SEAL, <const u8*>public, <const u8*>private
+    )
+    return None if failed else out
+
+
+def public_key(bytes private):
+    """The X25519 public key that belongs to `private`."""
+    _check_key(private)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, KEY)
+    sodium.scalarmult_base(<u8*>PyBytes_AS_STRING(out), <const u8*>private)
+    return out
+
+
+cdef str _zstd_error(size_t code):
+    return zstd.error_name(code).decode()
+
+
+def compress(const u8[::1] data, int level=3):
+    """One zstd frame with the content's size in its header, without checksum."""
+    cdef size_t bound = zstd.compress_bound(data.shape[0]), n
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, bound)
+    cdef u8* p = <u8*>PyBytes_AS_STRING(out)
+    cdef const u8* src = &data[0] if data.shape[0] else NULL
+    cdef size_t size = data.shape[0]
+    cdef void* cctx = zstd.create_cctx()
+    if cctx == NULL:
+        raise MemoryError
+    with nogil:
+        zstd.cctx_set(cctx, ZSTD_C_LEVEL, level)
+        n = zstd.compress2(cctx, p, bound, src, size)
+        zstd.free_cctx(cctx)
+    if zstd.is_error(n):
+        raise ValueError(f"cannot compress: {_zstd_error(n)}")
+    return out[:n]
+
+
+def decompress(const u8[::1] data):
+    """The content of all zstd frames in `data`, skippable ones passed over. ValueError when malformed or cut short."""
+    cdef bytes piece = PyBytes_FromStringAndSize(NULL, 1 << 20)
+    cdef ZBuffer out, src
+    cdef size_t left = 1
+    cdef list parts = []
+    cdef void* dctx = zstd.create_dctx()
+    if dctx == NULL:
+        raise MemoryError
+    src.data = <u8*>&data[0] if data.shape[0] else NULL
+    src.size = data.shape[0]
+    src.pos = 0
+    try:
+        while True:
+            out.data = <u8*>PyBytes_AS_STRING(piece)
+            out.size = 1 << 20
+            out.pos = 0
+            left = zstd.decompress_stream(dctx, &out, &src)
+            if zstd.is_error(left):
+                raise ValueError(f"cannot decompress: {_zstd_error(left)}")
+            parts.append(out.data[:out.pos])
+            if src.pos == src.size and out.pos < out.size:
+                break
+    finally:
+        zstd.free_dctx(dctx)
+    if left:
+        raise ValueError("cannot decompress: the frame is cut short")
+    return b"".join(parts)

@@ -1,0 +1,47 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=False
+"""pogfast._engine: bytes into blobs and back, on every core, without the GIL.
+
+A blob, as it lies in one buffer from the compressor to the disk (format.pxi has the numbers, FORMAT.md the reasons):
+
+    ... | header 72 or 80 | nonce 24 | tag 16 | chunk ........ | padding <= 263 | ...
+          ^ the view that is handed out begins here              ^ only behind a chunk that is not full
+
+The parts, in the order in which a byte meets them:
+
+    libs.pxi     where libsodium, libzstd and libcrypto come from
+    format.pxi   the numbers
+    box.pxi      small secrets: boxes for manifests and headers
+    buffer.pxi   one aligned, reused buffer a chunk, and the view of a blob in it
+    seal.pxi     chunk -> name -> padding -> encrypted in place; and the way back: authenticated, decrypted, name checked
+    files.pxi    blobs under names in a directory, and files that appear whole
+    crew.pxi     what Sealer and Opener share: worker threads, a lock, the first error, news in order
+    sealer.pxi   many files, many workers: read -> compress -> cut -> seal -> put
+    opener.pxi   the mirror: get -> open -> decompress -> write -> rename
+
+The engine knows blobs and files. It knows no manifest and no path policy, and prints nothing.
+"""
+
+import base64
+import importlib.util
+import os
+import pathlib
+import threading
+
+from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, WrongKey
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.errno cimport EEXIST, EINTR, EIO, EISDIR, ENOENT, ENOMEM, errno
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset
+from posix.types cimport mode_t, off_t
+
+include "libs.pxi"
+include "format.pxi"
+include "box.pxi"
+include "buffer.pxi"
+include "seal.pxi"
+include "files.pxi"
+include "crew.pxi"
+include "sealer.pxi"
+include "opener.pxi"

@@ -1,0 +1,190 @@
+# Where libsodium, libzstd and libcrypto come from. The only file that knows.
+#
+# libsodium and libzstd are the copies inside the PyNaCl and zstandard wheels, libcrypto is the one that Python's own
+# hashlib is linked with. All three are opened with dlopen and asked for their public functions by name, once, at
+# import: no header and no -dev package is needed to build, and a call costs one indirect jump, without the GIL.
+# The zstd release decides the names of blobs (FORMAT.md), so it must be pogcli's, which is that of the wheel.
+# sha256 belongs to OpenSSL: it uses the CPU's SHA instructions, where libsodium's is portable C (1100 against 360 MB/s).
+
+cdef extern from "<dlfcn.h>" nogil:
+    void* dlopen(const char* path, int flags)
+    void* dlsym(void* handle, const char* name)
+    int RTLD_NOW
+    int RTLD_LOCAL
+
+ctypedef unsigned char u8
+ctypedef unsigned long long u64
+
+cdef struct ZBuffer:            # ZSTD_inBuffer and ZSTD_outBuffer have this one shape
+    u8* data
+    size_t size
+    size_t pos
+
+cdef struct Sodium:
+    int (*init)() noexcept nogil
+    void (*randombytes)(void* buf, size_t n) noexcept nogil
+    void (*memzero)(void* p, size_t n) noexcept nogil
+    int (*secretbox)(u8* c, const u8* m, u64 n, const u8* nonce, const u8* key) noexcept nogil
+    int (*secretbox_open)(u8* m, const u8* c, u64 n, const u8* nonce, const u8* key) noexcept nogil
+    int (*box_seal)(u8* c, const u8* m, u64 n, const u8* public) noexcept nogil
+    int (*box_seal_open)(u8* m, const u8* c, u64 n, const u8* public, const u8* private) noexcept nogil
+    int (*scalarmult_base)(u8* public, const u8* private) noexcept nogil
+    int (*xor_ic)(u8* c, const u8* m, u64 n, const u8* nonce, u64 block, const u8* key) noexcept nogil
+    int (*poly_init)(void* state, const u8* key) noexcept nogil
+    int (*poly_update)(void* state, const u8* m, u64 n) noexcept nogil
+    int (*poly_final)(void* state, u8* tag) noexcept nogil
+    int (*verify_16)(const u8* a, const u8* b) noexcept nogil
+
+cdef struct Zstd:
+    unsigned (*version)() noexcept nogil
+    unsigned (*is_error)(size_t code) noexcept nogil
+    const char* (*error_name)(size_t code) noexcept nogil
+    void* (*create_cctx)() noexcept nogil
+    size_t (*free_cctx)(void* cctx) noexcept nogil
+    size_t (*cctx_set)(void* cctx, int parameter, int value) noexcept nogil
+    size_t (*cctx_reset)(void* cctx, int directive) noexcept nogil
+    size_t (*compress_stream)(void* cctx, ZBuffer* out, ZBuffer* data, int end) noexcept nogil
+    size_t (*compress2)(void* cctx, void* dst, size_t capacity, const void* src, size_t n) noexcept nogil
+    size_t (*compress_bound)(size_t n) noexcept nogil
+    void* (*create_dctx)() noexcept nogil
+    size_t (*free_dctx)(void* dctx) noexcept nogil
+    size_t (*dctx_reset)(void* dctx, int directive) noexcept nogil
+    size_t (*decompress_stream)(void* dctx, ZBuffer* out, ZBuffer* data) noexcept nogil
+
+cdef struct Crypto:
+    const void* (*sha256)() noexcept nogil
+    void* (*md_fetch)(void* library, const char* name, const char* properties) noexcept nogil
+    void* (*ctx_new)() noexcept nogil
+    void (*ctx_free)(void* ctx) noexcept nogil
+    int (*init)(void* ctx, const void* md, void* engine) noexcept nogil
+    int (*update)(void* ctx, const void* m, size_t n) noexcept nogil
+    int (*final)(void* ctx, u8* digest, unsigned* n) noexcept nogil
+    int (*ctx_copy)(void* to, const void* source) noexcept nogil
+
+cdef Sodium sodium
+cdef Zstd zstd
+cdef Crypto crypto
+cdef const void* SHA256_MD
+
+
+cdef void* _open(path) except? NULL:
+    """A handle to the shared library at `path`, or to the program itself when it is None. NULL when there is none."""
+    if path is None:
+        return dlopen(NULL, RTLD_NOW | RTLD_LOCAL)
+    cdef bytes name = os.fsencode(path)
+    return dlopen(name, RTLD_NOW | RTLD_LOCAL)
+
+
+cdef class _Library:
+    """An open shared library: `take` reads one function's address, or says which package lacks it."""
+    cdef void* handle
+    cdef str package
+
+    def __cinit__(self, str package, list paths):
+        self.package = package
+        for path in paths:
+            self.handle = _open(path)
+            if self.handle != NULL:
+                return
+        raise ImportError(f"pogfast needs {package}, which is not installed or cannot be loaded: {_cure(package)}")
+
+    cdef int take(self, const char* name, void** function) except -1:
+        function[0] = dlsym(self.handle, name)
+        if function[0] == NULL:
+            raise ImportError(f"{_release(self.package)} lacks the function {name.decode()}: {_cure(self.package)}")
+        return 0
+
+    cdef bint has(self, const char* name):
+        return dlsym(self.handle, name) != NULL
+
+
+_NEEDED = {"PyNaCl": "PyNaCl>=1.5,<2", "zstandard": "zstandard>=0.22,<0.26"}
+
+
+def _cure(package):
+    if package in _NEEDED:
+        return f"pip install '{_NEEDED[package]}'"
+    return "install OpenSSL's libcrypto, 1.1.1 or later (Debian: libssl3, macOS: brew install openssl@3)"
+
+
+def _release(package):
+    if package not in _NEEDED:
+        return package
+    from importlib.metadata import PackageNotFoundError, version
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
+
+
+def _inside(package, *patterns):
+    """The shared objects of an installed package, found without importing it (zstandard takes 40 ms)."""
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
+    return [str(path) for place in places for pattern in patterns for path in pathlib.Path(place).glob(pattern)]
+
+
+def _libcrypto():
+    """Where hashlib's libcrypto can be reached: through its module (dlsym looks into what that is linked with), in
+    the program itself where Python is linked with it statically, else by the names that systems give it."""
+    cdef void* handle
+    spec = importlib.util.find_spec("_hashlib")
+    module = [spec.origin if spec.has_location else None] if spec else []
+    for path in [*module, "libcrypto.so.3", "libcrypto.3.dylib", "libcrypto.so.1.1", "libcrypto.1.1.dylib"]:
+        handle = _open(path)
+        if handle != NULL and dlsym(handle, "EVP_DigestUpdate") != NULL:
+            return [path]
+    return []
+
+
+cdef int _load_libraries() except -1:
+    global SHA256_MD
+    cdef _Library lib = _Library("PyNaCl", _inside("nacl", "_sodium*.so"))
+    lib.take("sodium_init", <void**>&sodium.init)
+    lib.take("randombytes_buf", <void**>&sodium.randombytes)
+    lib.take("sodium_memzero", <void**>&sodium.memzero)
+    lib.take("crypto_secretbox_easy", <void**>&sodium.secretbox)
+    lib.take("crypto_secretbox_open_easy", <void**>&sodium.secretbox_open)
+    lib.take("crypto_box_seal", <void**>&sodium.box_seal)
+    lib.take("crypto_box_seal_open", <void**>&sodium.box_seal_open)
+    lib.take("crypto_scalarmult_base", <void**>&sodium.scalarmult_base)
+    lib.take("crypto_stream_xsalsa20_xor_ic", <void**>&sodium.xor_ic)
+    lib.take("crypto_onetimeauth_poly1305_init", <void**>&sodium.poly_init)
+    lib.take("crypto_onetimeauth_poly1305_update", <void**>&sodium.poly_update)
+    lib.take("crypto_onetimeauth_poly1305_final", <void**>&sodium.poly_final)
+    lib.take("crypto_verify_16", <void**>&sodium.verify_16)
+    if sodium.init() < 0:
+        raise ImportError("libsodium cannot start: the system gives no random numbers")
+
+    lib = _Library("zstandard", _inside("zstandard", "_cffi*.so", "backend_c*.so"))
+    lib.take("ZSTD_versionNumber", <void**>&zstd.version)
+    lib.take("ZSTD_isError", <void**>&zstd.is_error)
+    lib.take("ZSTD_getErrorName", <void**>&zstd.error_name)
+    lib.take("ZSTD_createCCtx", <void**>&zstd.create_cctx)
+    lib.take("ZSTD_freeCCtx", <void**>&zstd.free_cctx)
+    lib.take("ZSTD_CCtx_setParameter", <void**>&zstd.cctx_set)
+    lib.take("ZSTD_CCtx_reset", <void**>&zstd.cctx_reset)
+    lib.take("ZSTD_compressStream2", <void**>&zstd.compress_stream)
+    lib.take("ZSTD_compress2", <void**>&zstd.compress2)
+    lib.take("ZSTD_compressBound", <void**>&zstd.compress_bound)
+    lib.take("ZSTD_createDCtx", <void**>&zstd.create_dctx)
+    lib.take("ZSTD_freeDCtx", <void**>&zstd.free_dctx)
+    lib.take("ZSTD_DCtx_reset", <void**>&zstd.dctx_reset)
+    lib.take("ZSTD_decompressStream", <void**>&zstd.decompress_stream)
+
+    lib = _Library("OpenSSL", _libcrypto())
+    lib.take("EVP_sha256", <void**>&crypto.sha256)
+    lib.take("EVP_MD_CTX_new", <void**>&crypto.ctx_new)
+    lib.take("EVP_MD_CTX_free", <void**>&crypto.ctx_free)
+    lib.take("EVP_DigestInit_ex", <void**>&crypto.init)
+    lib.take("EVP_DigestUpdate", <void**>&crypto.update)
+    lib.take("EVP_DigestFinal_ex", <void**>&crypto.final)
+    lib.take("EVP_MD_CTX_copy_ex", <void**>&crypto.ctx_copy)
+    SHA256_MD = crypto.sha256()
+    if lib.has("EVP_MD_fetch"):     # OpenSSL 3: fetched once here, or looked up anew for each small file
+        lib.take("EVP_MD_fetch", <void**>&crypto.md_fetch)
+        SHA256_MD = crypto.md_fetch(NULL, "SHA256", NULL)
+    return 0
+
+
+_load_libraries()

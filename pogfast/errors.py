@@ -1,0 +1,81 @@
+"""Every way a command of ours can fail, one class a kind, each with the exit code it ends in.
+
+Imports nothing. A message names the blob, file or store it is about and fits one line; `hint`, where there is
+one, says what to do next. Damage never looks like a wrong key, nor the other way round.
+"""
+
+
+class PogfastError(Exception):
+    """The root of the tree. `exit_code` is what a command that ends with it returns."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(PogfastError):
+    """The command line asks for something that cannot be meant."""
+
+    exit_code = 2
+
+
+class SourceError(PogfastError):
+    """A file that was to be archived could not be read, or a place could not be written to; the rest was done."""
+
+    exit_code = 3
+
+
+class UnsafePath(PogfastError):
+    """An entry's path would leave the directory that is restored into, or pass through a link."""
+
+    exit_code = 3
+
+
+class NoSuchEntry(PogfastError):
+    """A name that was asked for is not in the archive."""
+
+    exit_code = 3
+
+
+class DamageError(PogfastError):
+    """What was stored is not there, or not what was stored."""
+
+    exit_code = 4
+
+
+class MissingBlob(DamageError):
+    """A blob that the manifest names is not in the store."""
+
+
+class CorruptBlob(DamageError):
+    """A blob does not authenticate, is cut short, or does not decompress."""
+
+
+class WrongBlob(DamageError):
+    """A blob authenticates, but its content is not its name's: it was swapped for another."""
+
+
+class CorruptManifest(DamageError):
+    """A manifest's header unwraps, but the rest does not authenticate or parse."""
+
+
+class StoreError(PogfastError):
+    """A store cannot be read or written: no space, no permission, a program that failed."""
+
+
+class NoSuchArchive(PogfastError):
+    """There is no such store, archive or blob."""
+
+    exit_code = 10
+
+
+class KeyFileError(PogfastError):
+    """A key file is missing, unreadable, of the wrong size, or would be overwritten."""
+
+
+class WrongKey(PogfastError):
+    """No header unwraps with this key."""
+
+    exit_code = 12
