@@ -13,6 +13,9 @@ cdef extern from *:
     #ifndef MAP_ANONYMOUS
     #define MAP_ANONYMOUS MAP_ANON
     #endif
+    #ifndef MAP_NORESERVE
+    #define MAP_NORESERVE 0
+    #endif
     static void pogfast_advise_huge(void* p, size_t n) {
     #ifdef MADV_HUGEPAGE
         madvise(p, n, MADV_HUGEPAGE);
@@ -21,7 +24,7 @@ cdef extern from *:
     #endif
     }
     """
-    int MAP_ANONYMOUS
+    int MAP_ANONYMOUS, MAP_NORESERVE
     void pogfast_advise_huge(void* p, size_t n) nogil
 
 cdef enum:
@@ -33,7 +36,8 @@ cdef enum:
 
 
 cdef u8* map_memory(size_t n) noexcept nogil:
-    cdef void* p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    """Memory that costs nothing until it is touched: a chunk size may be far larger than the files."""
+    cdef void* p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     if p == MAP_FAILED:
         return NULL
     if n >= 2 * <size_t>HUGE:
@@ -50,6 +54,7 @@ cdef struct Slab:
     size_t hashed       # bytes of the chunk that are in its sha256
     size_t sealed       # bytes that are encrypted and in its tag
     bint busy           # a worker is hashing and encrypting it
+    bint dropped        # its file broke off: no blob is made of it
     bint later          # encrypt only after the name is known (this run finds mostly known names)
     u8[KEY] digest      # the name, when hashed == length and whole
     u8[KEY] file_key

@@ -1,1 +1,148 @@
+# What Sealer and Opener share: a crew of workers behind one lock. A worker asks for a task, does it without the lock
+# and without the GIL, and comes back. Tasks are small (a piece, or a small file), so nobody waits long for anybody.
 
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct Mutex "pthread_mutex_t":
+        pass
+    ctypedef struct Cond "pthread_cond_t":
+        pass
+    ctypedef struct TimeSpec "struct timespec":
+        long tv_sec
+        long tv_nsec
+    int pthread_mutex_init(Mutex*, void*)
+    int pthread_mutex_destroy(Mutex*)
+    int pthread_mutex_lock(Mutex*)
+    int pthread_mutex_unlock(Mutex*)
+    int pthread_cond_init(Cond*, void*)
+    int pthread_cond_destroy(Cond*)
+    int pthread_cond_signal(Cond*)
+    int pthread_cond_broadcast(Cond*)
+    int pthread_cond_wait(Cond*, Mutex*)
+    int pthread_cond_timedwait(Cond*, Mutex*, const TimeSpec*)
+
+cdef extern from "<time.h>" nogil:
+    int clock_gettime(int clock, TimeSpec* now)
+    int CLOCK_REALTIME
+
+cdef enum:
+    LOOK_NS = 20_000_000    # how often the caller looks for news: often enough for an eye, too seldom to cost anything
+
+cdef enum Task:
+    NOTHING = 0             # wait for others
+    LEAVE = 1               # all is done, or the crew stops
+    PART = 2                # the next step of a large file: `Hand.slab` or `Hand.stream` says which
+    FILE = 3                # a file of its own: `Hand.file`
+
+
+cdef struct Hand:           # one worker's own things, reused for every small file
+    Task task
+    void* stream
+    Slab* slab              # the slab of a PART
+    Slab* own               # a buffer for small chunks
+    Py_ssize_t file
+    size_t end              # how far a slab's bytes may be read (they grow while it is worked on)
+    bint last
+    u8* data                # PIECES of plain bytes
+    void* context           # a zstd context, compressing or decompressing
+
+
+cdef class _Crew:
+    """Worker threads, their lock, and the first failure, which stops them all."""
+    cdef Mutex lock
+    cdef Cond work
+    cdef Cond news
+    cdef int idle
+    cdef int jobs
+    cdef bint stopping
+    cdef object failure
+    cdef list threads
+
+    def __cinit__(self, *args, **kwargs):
+        pthread_mutex_init(&self.lock, NULL)
+        pthread_cond_init(&self.work, NULL)
+        pthread_cond_init(&self.news, NULL)
+        self.threads = []
+
+    cdef void close(self) noexcept:
+        pthread_mutex_destroy(&self.lock)
+        pthread_cond_destroy(&self.work)
+        pthread_cond_destroy(&self.news)
+
+    # What a crew does is told by these three, in sealer.pxi and opener.pxi.
+    cdef Task pick(self, Hand* hand) noexcept nogil:
+        """Chooses the next task. Called with the lock held."""
+        return LEAVE
+
+    cdef void do(self, Hand* hand) noexcept nogil:
+        """Does it, without the lock."""
+
+    cdef void let_go(self, Hand* hand) noexcept nogil:
+        """Frees a worker's own things."""
+
+    cdef void toil(self) noexcept nogil:
+        cdef Hand hand
+        memset(&hand, 0, sizeof(Hand))
+        pthread_mutex_lock(&self.lock)
+        while True:
+            hand.task = LEAVE if self.stopping else self.pick(&hand)
+            if hand.task == LEAVE:
+                break
+            if hand.task == NOTHING:
+                self.idle += 1
+                pthread_cond_wait(&self.work, &self.lock)
+                self.idle -= 1
+                continue
+            if self.idle:       # a task was taken, so there may be one more
+                pthread_cond_signal(&self.work)
+            pthread_mutex_unlock(&self.lock)
+            self.do(&hand)
+            pthread_mutex_lock(&self.lock)
+        pthread_cond_broadcast(&self.work)
+        pthread_cond_signal(&self.news)
+        pthread_mutex_unlock(&self.lock)
+        self.let_go(&hand)
+
+    def _toil(self):
+        with nogil:
+            self.toil()
+
+    def _start(self):
+        for number in range(self.jobs):
+            thread = threading.Thread(target=self._toil, name=f"pogfast-{number}", daemon=True)
+            thread.start()
+            self.threads.append(thread)
+
+    def stop(self):
+        """Ends the workers after the step that each is at, and waits for them. Harmless when they are gone."""
+        with nogil:
+            pthread_mutex_lock(&self.lock)
+            self.stopping = True
+            pthread_cond_broadcast(&self.work)
+            pthread_mutex_unlock(&self.lock)
+        while self.threads:
+            self.threads.pop().join()
+
+    cdef void fail(self, object error) noexcept:
+        """Keeps the first failure and stops the crew. Called with the GIL, without the lock."""
+        if self.failure is None:
+            self.failure = error
+        with nogil:
+            pthread_mutex_lock(&self.lock)
+            self.stopping = True
+            pthread_cond_broadcast(&self.work)
+            pthread_cond_signal(&self.news)
+            pthread_mutex_unlock(&self.lock)
+
+    cdef void fail_memory(self) noexcept nogil:
+        with gil:
+            self.fail(MemoryError("there is no memory for a chunk: choose a smaller chunk size"))
+
+    cdef void look(self) noexcept nogil:
+        """Waits for news, LOOK_NS at most. Called and left with the lock held."""
+        cdef TimeSpec until
+        clock_gettime(CLOCK_REALTIME, &until)
+        until.tv_nsec += LOOK_NS
+        if until.tv_nsec >= 1_000_000_000:
+            until.tv_sec += 1
+            until.tv_nsec -= 1_000_000_000
+        pthread_cond_timedwait(&self.news, &self.lock, &until)

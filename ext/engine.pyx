@@ -22,6 +22,7 @@ The engine knows blobs and files. It knows no manifest and no path policy, and p
 """
 
 import base64
+import collections
 import importlib.util
 import os
 import pathlib
@@ -29,8 +30,9 @@ import threading
 
 from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, WrongKey
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EEXIST, EINTR, EIO, EISDIR, ENOENT, ENOMEM, errno
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset

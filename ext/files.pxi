@@ -1,1 +1,288 @@
+# Blobs under names in a directory, and the few system calls that everything here is made of. No GIL, no policy.
+# A file appears under its name only when it is whole: it is written under a temporary name and then renamed.
 
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <errno.h>
+    #include <fcntl.h>
+    #include <pthread.h>
+    #include <stdio.h>
+    #include <sys/stat.h>
+    #include <time.h>
+    #include <unistd.h>
+    #ifdef __APPLE__
+    #define POGFAST_ATIME(s) ((s)->st_atimespec)
+    #define POGFAST_MTIME(s) ((s)->st_mtimespec)
+    #else
+    #define POGFAST_ATIME(s) ((s)->st_atim)
+    #define POGFAST_MTIME(s) ((s)->st_mtim)
+    #endif
+    static void pogfast_errno_set(int code) { errno = code; }
+    typedef struct { long long size, atime_ns, mtime_ns; int regular, directory; } pogfast_facts;
+    static void pogfast_fill(struct stat *s, pogfast_facts *f) {
+        f->size = s->st_size;
+        f->atime_ns = POGFAST_ATIME(s).tv_sec * 1000000000LL + POGFAST_ATIME(s).tv_nsec;
+        f->mtime_ns = POGFAST_MTIME(s).tv_sec * 1000000000LL + POGFAST_MTIME(s).tv_nsec;
+        f->regular = S_ISREG(s->st_mode);
+        f->directory = S_ISDIR(s->st_mode);
+    }
+    static int pogfast_facts_of(int fd, pogfast_facts *f) {
+        struct stat s;
+        if (fstat(fd, &s)) return -1;
+        pogfast_fill(&s, f);
+        return 0;
+    }
+    static int pogfast_facts_at(int dir, const char *path, pogfast_facts *f) {
+        struct stat s;
+        if (fstatat(dir, path, &s, AT_SYMLINK_NOFOLLOW)) return -1;
+        pogfast_fill(&s, f);
+        return 0;
+    }
+    static int pogfast_set_times(int fd, long long atime_ns, long long mtime_ns) {
+        struct timespec t[2];
+        t[0].tv_sec = atime_ns / 1000000000LL; t[0].tv_nsec = atime_ns % 1000000000LL;
+        t[1].tv_sec = mtime_ns / 1000000000LL; t[1].tv_nsec = mtime_ns % 1000000000LL;
+        if (t[0].tv_nsec < 0) { t[0].tv_sec--; t[0].tv_nsec += 1000000000LL; }
+        if (t[1].tv_nsec < 0) { t[1].tv_sec--; t[1].tv_nsec += 1000000000LL; }
+        return futimens(fd, t);
+    }
+    /* Starts writing a finished file back, so that the one sync before the manifest finds little to do. */
+    static void pogfast_start_writeback(int fd, long long offset, long long n) {
+    #ifdef __linux__
+        sync_file_range(fd, offset, n, SYNC_FILE_RANGE_WRITE);
+    #else
+        (void)fd; (void)offset; (void)n;
+    #endif
+    }
+    static int pogfast_sync_fs(int fd) {
+    #ifdef __linux__
+        return syncfs(fd);
+    #else
+        sync();
+        return fsync(fd);
+    #endif
+    }
+    static void pogfast_sequential(int fd) {
+    #ifdef POSIX_FADV_SEQUENTIAL
+        posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    #else
+        (void)fd;
+    #endif
+    }
+    """
+    void errno_set "pogfast_errno_set"(int code) nogil
+    ctypedef struct Facts "pogfast_facts":
+        long long size, atime_ns, mtime_ns
+        bint regular, directory
+    int facts_of "pogfast_facts_of"(int fd, Facts* facts) nogil
+    int facts_at "pogfast_facts_at"(int dir, const char* path, Facts* facts) nogil
+    int set_times "pogfast_set_times"(int fd, long long atime_ns, long long mtime_ns) nogil
+    void start_writeback "pogfast_start_writeback"(int fd, long long offset, long long n) nogil
+    int sync_fs "pogfast_sync_fs"(int fd) nogil
+    void sequential "pogfast_sequential"(int fd) nogil
+    int c_open "open"(const char* path, int flags, ...) nogil
+    int c_openat "openat"(int dir, const char* path, int flags, ...) nogil
+    int c_close "close"(int fd) nogil
+    Py_ssize_t c_read "read"(int fd, void* p, size_t n) nogil
+    Py_ssize_t c_write "write"(int fd, const void* p, size_t n) nogil
+    Py_ssize_t c_pwrite "pwrite"(int fd, const void* p, size_t n, off_t at) nogil
+    int renameat(int from_dir, const char* source, int to_dir, const char* to) nogil
+    int unlinkat(int dir, const char* path, int flags) nogil
+    int mkdirat(int dir, const char* path, mode_t mode) nogil
+    int snprintf(char* out, size_t n, const char* format, ...) nogil
+    int O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_NONBLOCK, O_NOFOLLOW
+
+cdef enum:
+    WRITEBACK = 1 << 20         # files of at least so many bytes are sent to the disk at once; below, the sync does it
+    PATH_ROOM = 512             # bytes for the paths that are made here
+
+
+cdef int read_full(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
+    """Reads until `n` bytes are there or the file ends. 0 or an errno."""
+    cdef Py_ssize_t r
+    got[0] = 0
+    while got[0] < n:
+        r = c_read(fd, p + got[0], n - got[0])
+        if r == 0:
+            return 0
+        if r < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        got[0] += r
+    return 0
+
+
+cdef int write_full(int fd, const u8* p, size_t n) noexcept nogil:
+    """0 or an errno."""
+    cdef Py_ssize_t r
+    while n:
+        r = c_write(fd, p, n)
+        if r < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        p += r
+        n -= r
+    return 0
+
+
+cdef void write_name(const u8* digest, char* out) noexcept nogil:
+    """The 44 characters of a blob's name, and a NUL."""
+    cdef const char* letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    cdef unsigned bits
+    cdef int i, j = 0
+    for i in range(0, 30, 3):
+        bits = (digest[i] << 16) | (digest[i + 1] << 8) | digest[i + 2]
+        out[j] = letters[bits >> 18]
+        out[j + 1] = letters[(bits >> 12) & 63]
+        out[j + 2] = letters[(bits >> 6) & 63]
+        out[j + 3] = letters[bits & 63]
+        j += 4
+    bits = (digest[30] << 8) | digest[31]
+    out[40] = letters[bits >> 10]
+    out[41] = letters[(bits >> 4) & 63]
+    out[42] = letters[(bits << 2) & 63]
+    out[43] = b"="
+    out[44] = 0
+
+
+def sync_file_system(int fd):
+    """Waits until all that was written to the file system of `fd` is on the disk. OSError when it could not be."""
+    cdef int failed
+    with nogil:
+        failed = sync_fs(fd)
+    if failed:
+        raise OSError(errno, os.strerror(errno))
+
+
+cdef struct Directory:          # of blobs: data/ab/NAME with `fan_out`, else NAME
+    int fd
+    bint fan_out
+    const char* prefix          # begins the names of unfinished files
+
+
+cdef class BlobDirectory:
+    """A directory of blobs for Sealer and Opener: see _engine.pyi."""
+    cdef Directory at
+    cdef bytes temporary
+    cdef readonly object path
+
+    def __init__(self, int fd, bint fan_out, bytes temporary=b".pogfast-", path="."):
+        if len(temporary) > 200:
+            raise ValueError("the temporary name is too long")
+        self.temporary = temporary
+        self.path = path
+        self.at.fd = fd
+        self.at.fan_out = fan_out
+        self.at.prefix = self.temporary
+
+    def put(self, str name, const u8[::1] blob):
+        """Stores one blob, whole or not at all, in place of what may lie there."""
+        cdef u8[KEY] digest
+        cdef int error
+        cdef const u8* p = &blob[0] if blob.shape[0] else NULL
+        cdef size_t n = blob.shape[0]
+        read_name(name, digest)
+        with nogil:
+            error = directory_put(&self.at, digest, p, n)
+        if error:
+            raise OSError(error, os.strerror(error), self.path)
+
+
+cdef void blob_path(const Directory* at, const u8* digest, char* path) noexcept nogil:
+    cdef char[NAME + 1] name
+    write_name(digest, name)
+    if at.fan_out:
+        snprintf(path, PATH_ROOM, b"data/%.2s/%s", <char*>name, <char*>name)
+    else:
+        snprintf(path, PATH_ROOM, b"%s", <char*>name)
+
+
+cdef int make_folders(const Directory* at, const char* path) noexcept nogil:
+    """data/ and data/ab/ of data/ab/NAME. 0 or an errno."""
+    cdef char[8] folder
+    memcpy(folder, path, 7)
+    folder[4] = folder[7] = 0
+    if mkdirat(at.fd, folder, 0o777) and errno != EEXIST:
+        return errno
+    folder[4] = b"/"
+    if mkdirat(at.fd, folder, 0o777) and errno != EEXIST:
+        return errno
+    return 0
+
+
+cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_t n) noexcept nogil:
+    """Stores a blob under its name, in place of what may lie there. 0 or an errno; then nothing has appeared."""
+    cdef char[PATH_ROOM] path
+    cdef char[PATH_ROOM] unfinished
+    cdef int fd, error
+    blob_path(at, digest, path)
+    # No two workers write from one buffer at a time, so its address makes the name unique in this process.
+    snprintf(unfinished, PATH_ROOM, b"%s%zx.tmp", at.prefix, <size_t>p)
+    fd = c_openat(at.fd, unfinished, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, <int>0o666)
+    if fd < 0:
+        return errno
+    error = write_full(fd, p, n)
+    if error == 0 and n >= WRITEBACK:
+        start_writeback(fd, 0, 0)
+    if c_close(fd) and error == 0:
+        error = errno
+    if error == 0 and renameat(at.fd, unfinished, at.fd, path):
+        error = errno
+        if error == ENOENT and at.fan_out:
+            error = make_folders(at, path)
+            if error == 0 and renameat(at.fd, unfinished, at.fd, path):
+                error = errno
+    if error:
+        unlinkat(at.fd, unfinished, 0)
+    return error
+
+
+cdef int directory_get(const Directory* at, const u8* digest, long long* size) noexcept nogil:
+    """A descriptor that reads the blob, and its size; -1 with errno set when there is none."""
+    cdef char[PATH_ROOM] path
+    cdef Facts facts
+    cdef int fd
+    blob_path(at, digest, path)
+    fd = c_openat(at.fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    if fd < 0:
+        return -1
+    if facts_of(fd, &facts) or not facts.regular:
+        c_close(fd)
+        errno_set(EISDIR if facts.directory else EIO)
+        return -1
+    size[0] = facts.size
+    return fd
+
+
+cdef bint directory_has(const Directory* at, const u8* digest, size_t size, const Ring* ring, u8* scratch) noexcept nogil:
+    """Whether a good blob lies under this name: of this size and, where the key can tell, authentic.
+
+    `scratch` has PIECE bytes. With a public key alone only the size can be checked.
+    """
+    cdef long long there
+    cdef size_t got
+    cdef Lock lock
+    cdef int verdict
+    cdef int fd = directory_get(at, digest, &there)
+    if fd < 0:
+        return False
+    verdict = GOOD if there == <long long>size else BAD_BODY
+    if verdict == GOOD and ring.can_open:
+        read_full(fd, scratch, ring.header + BOX, &got)
+        verdict = lock_begin(&lock, ring, scratch) if got == ring.header + BOX else <int>BAD_BODY
+        while verdict == GOOD:
+            if read_full(fd, scratch, PIECE, &got):
+                verdict = BAD_READ
+            elif got == 0:
+                verdict = lock_end(&lock)
+                break
+            else:
+                sodium.poly_update(poly_of_lock(&lock), scratch, got)
+        sodium.memzero(&lock, sizeof(Lock))
+    c_close(fd)
+    return verdict == GOOD

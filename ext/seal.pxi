@@ -80,7 +80,7 @@ cdef inline u8* chunk_of(Slab* slab) noexcept nogil:
 cdef void slab_begin(Slab* slab, const Ring* ring) noexcept nogil:
     """An empty chunk: its hash begins with the name secret."""
     slab.length = slab.total = slab.hashed = slab.sealed = 0
-    slab.whole = slab.busy = False
+    slab.whole = slab.busy = slab.dropped = False
     crypto.init(slab.sha, SHA256_MD, NULL)
     crypto.update(slab.sha, ring.name_secret, KEY)
 
