@@ -29,15 +29,20 @@ cdef enum Verdict:
     BAD_CALL = 8            # a Python store raised
 
 
-cdef void sha256(const u8* secret, const u8* m, size_t n, u8* out) noexcept nogil:
-    """sha256(secret || m); without `secret` of m alone."""
+cdef void sha256(const u8* m, size_t n, u8* out) noexcept nogil:
     cdef void* ctx = crypto.ctx_new()
     crypto.init(ctx, SHA256_MD, NULL)
-    if secret != NULL:
-        crypto.update(ctx, secret, KEY)
     crypto.update(ctx, m, n)
     crypto.final(ctx, out, NULL)
     crypto.ctx_free(ctx)
+
+
+cdef void name_digest(const u8* name_secret, u8* digest) noexcept nogil:
+    """A chunk's sha256 becomes its name's: sha256(name secret || sha256(chunk)). In place."""
+    cdef u8[2 * KEY] both
+    memcpy(both, name_secret, KEY)
+    memcpy(both + KEY, digest, KEY)
+    sha256(both, 2 * KEY, digest)
 
 
 cdef int fill_ring(Ring* ring, bytes secret, bint asymmetric, bytes private) except -1:
@@ -50,7 +55,7 @@ cdef int fill_ring(Ring* ring, bytes secret, bint asymmetric, bytes private) exc
         memcpy(ring.private, <const u8*>private, KEY)
     ring.can_open = private is not None or not asymmetric
     ring.header = HEADER_PUBLIC if asymmetric else HEADER_SECRET
-    sha256(NULL, ring.secret, KEY, ring.name_secret)
+    sha256(ring.secret, KEY, ring.name_secret)
     return 0
 
 
@@ -77,12 +82,10 @@ cdef inline u8* chunk_of(Slab* slab) noexcept nogil:
     return slab.base + CHUNK_AT
 
 
-cdef void slab_begin(Slab* slab, const Ring* ring) noexcept nogil:
-    """An empty chunk: its hash begins with the name secret."""
+cdef void slab_begin(Slab* slab) noexcept nogil:
     slab.length = slab.total = slab.hashed = slab.sealed = 0
     slab.whole = slab.busy = slab.dropped = False
     crypto.init(slab.sha, SHA256_MD, NULL)
-    crypto.update(slab.sha, ring.name_secret, KEY)
 
 
 cdef size_t padded(size_t length, size_t chunk_size) noexcept nogil:
@@ -160,8 +163,9 @@ cdef void slab_hash(Slab* slab, size_t end) noexcept nogil:
     slab.hashed = end
 
 
-cdef void slab_name(Slab* slab) noexcept nogil:
+cdef void slab_name(Slab* slab, const Ring* ring) noexcept nogil:
     crypto.final(slab.sha, slab.digest, NULL)
+    name_digest(ring.name_secret, slab.digest)
 
 
 cdef inline u8* blob_of(Slab* slab, const Ring* ring) noexcept nogil:
@@ -249,29 +253,40 @@ cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t* len
     return found + 1
 
 
+cdef bint is_name(const Ring* ring, const u8* content, const u8* name) noexcept nogil:
+    """Whether `name` is that of a chunk whose sha256 is `content`: by today's rule, or that of releases before 0.1.1,
+    which used S where the name secret stands now."""
+    cdef u8[KEY] digest
+    memcpy(digest, content, KEY)
+    name_digest(ring.name_secret, digest)
+    if memcmp(digest, name, KEY) == 0:
+        return True
+    memcpy(digest, content, KEY)
+    name_digest(ring.secret, digest)
+    return memcmp(digest, name, KEY) == 0
+
+
 cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name) noexcept nogil:
     """Decrypts the authenticated payload in a buffer, hashes it while warm, and finds its chunk's length.
 
-    With a `name` (a digest) the length is the one whose hash is the name, by today's rule or the one of releases
-    before 0.1.1; BAD_NAME when there is none. Without, the shortest length at which padding stands.
+    With a `name` (a digest) the length is the one whose hash makes the name; BAD_NAME when there is none. Without,
+    it is the shortest at which padding stands.
     """
     cdef u8* m = chunk_of(slab)
     cdef size_t total = slab.total, at = 0, end
     cdef size_t tail = 0 if total <= PAD_MOST + SALSA_BLOCK else (
         FIRST + (total - PAD_MOST - FIRST) // SALSA_BLOCK * SALSA_BLOCK)
     cdef size_t[4] lengths
-    cdef int count, i
+    cdef int count, i, verdict = BAD_NAME
     cdef u8[KEY] digest
     cdef void* branch
     decrypt(lock, m, tail, total)
     count = chunk_lengths(m + tail, tail, total, lengths)
     slab.length = lengths[0]
     if name == NULL:
-        if tail:
-            decrypt(lock, m, 0, tail)
+        decrypt(lock, m, 0, tail)
         return GOOD
     crypto.init(slab.sha, SHA256_MD, NULL)
-    crypto.update(slab.sha, ring.name_secret, KEY)
     while at < tail:
         end = min(tail, FIRST + ((at + PIECE) // SALSA_BLOCK) * SALSA_BLOCK)
         decrypt(lock, m, at, end)
@@ -283,17 +298,12 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name) n
         at = lengths[i]
         crypto.ctx_copy(branch, slab.sha)
         crypto.final(branch, digest, NULL)
-        if memcmp(digest, name, KEY) == 0:
+        if is_name(ring, digest, name):
             slab.length = at
-            crypto.ctx_free(branch)
-            return GOOD
+            verdict = GOOD
+            break
     crypto.ctx_free(branch)
-    for i in range(count):
-        sha256(ring.secret, m, lengths[i], digest)
-        if memcmp(digest, name, KEY) == 0:
-            slab.length = lengths[i]
-            return GOOD
-    return BAD_NAME
+    return verdict
 
 
 # ---- one blob at a time --------------------------------------------------------------------------------------------
@@ -306,7 +316,8 @@ def blob_name(bytes secret, const u8[::1] chunk):
     cdef size_t n = chunk.shape[0]
     fill_ring(&ring, secret, False, None)
     with nogil:
-        sha256(ring.name_secret, p, n, digest)
+        sha256(p, n, digest)
+        name_digest(ring.name_secret, digest)
     return name_of(digest)
 
 
@@ -320,13 +331,13 @@ def seal_blob(bytes secret, bint asymmetric, const u8[::1] chunk, size_t chunk_s
         raise MemoryError
     try:
         fill_ring(&ring, secret, asymmetric, None)
-        slab_begin(slab, &ring)
+        slab_begin(slab)
         if chunk.shape[0]:
             memcpy(chunk_of(slab), &chunk[0], chunk.shape[0])
         slab.length = chunk.shape[0]
         with nogil:
             slab_hash(slab, slab.length)
-            slab_name(slab)
+            slab_name(slab, &ring)
             pad(slab, chunk_size)
             failed = slab_encrypt(slab, &ring, True)
         if failed:

@@ -204,7 +204,7 @@ cdef class Sealer(_Crew):
             self.slab_count += 1
         else:
             return False
-        slab_begin(slab, &self.ring)
+        slab_begin(slab)
         slab.later = self.mostly_known
         slab.owner = stream
         slab.index = self.new_record(&self.files[stream.file])
@@ -343,15 +343,17 @@ cdef class Sealer(_Crew):
         pthread_mutex_unlock(&self.lock)
 
     cdef void seal_small(self, Hand* hand, FileJob* job, size_t n) noexcept nogil:
-        """A whole file that gives one padded chunk. Fed as pog feeds: all of it, then the end."""
+        """A whole file that gives one padded chunk. Fed as pog feeds: what there is, then the end. (With nothing fed
+        first, as for an empty file, zstd writes the content size, 0.)"""
         cdef Slab* slab = hand.own
         cdef ZBuffer data, out
-        cdef size_t left
-        slab_begin(slab, &self.ring)
+        cdef size_t left = 0
+        slab_begin(slab)
         data.data, data.size, data.pos = hand.data, n, 0
         out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(SMALL), 0
         zstd.cctx_reset(hand.context, ZSTD_RESET_SESSION)
-        left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
+        if n:
+            left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
         if not zstd.is_error(left):
             left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_END)
         if left or data.pos != n:
@@ -451,7 +453,7 @@ cdef class Sealer(_Crew):
     cdef bint finish(self, Slab* slab, Hand* hand) noexcept nogil:
         """Names a whole chunk, seals what is left of it and stores the blob wherever it is not yet. False: failed."""
         cdef int new
-        slab_name(slab)
+        slab_name(slab, &self.ring)
         pad(slab, self.chunk_size)
         pthread_mutex_lock(&self.lock)
         new = names_add(&self.claimed, slab.digest)
