@@ -54,6 +54,9 @@ cdef class _Crew:
     cdef int idle
     cdef int jobs
     cdef bint stopping
+    cdef Py_ssize_t count       # files to do
+    cdef Py_ssize_t next_file
+    cdef Py_ssize_t open_files  # begun and not done
     cdef object failure
     cdef list threads
 
@@ -68,7 +71,7 @@ cdef class _Crew:
         pthread_cond_destroy(&self.work)
         pthread_cond_destroy(&self.news)
 
-    # What a crew does is told by these three, in sealer.pxi and opener.pxi.
+    # What a crew does is told by these five, in sealer.pxi and opener.pxi.
     cdef Task pick(self, Hand* hand) noexcept nogil:
         """Chooses the next task. Called with the lock held."""
         return LEAVE
@@ -78,6 +81,29 @@ cdef class _Crew:
 
     cdef void let_go(self, Hand* hand) noexcept nogil:
         """Frees a worker's own things."""
+
+    cdef bint has_news(self, Py_ssize_t file) noexcept nogil:
+        """Whether there is something to tell of a file. Called with the lock held."""
+        return False
+
+    cdef object tell(self, Py_ssize_t file):
+        """News of a file, with a field `done`. Called with the lock and the GIL held."""
+
+    cdef Task take_file(self, Hand* hand) noexcept nogil:
+        hand.file = self.next_file
+        self.next_file += 1
+        self.open_files += 1
+        return FILE
+
+    cdef Task wait_or_leave(self) noexcept nogil:
+        return LEAVE if self.open_files == 0 and self.next_file == self.count else NOTHING
+
+    cdef void file_done(self) noexcept nogil:
+        """Called with the lock held."""
+        self.open_files -= 1
+        if self.open_files == 0 and self.next_file == self.count:
+            pthread_cond_broadcast(&self.work)
+            pthread_cond_signal(&self.news)
 
     cdef void toil(self) noexcept nogil:
         cdef Hand hand
@@ -136,6 +162,43 @@ cdef class _Crew:
     cdef void fail_memory(self) noexcept nogil:
         with gil:
             self.fail(MemoryError("there is no memory for a chunk: choose a smaller chunk size"))
+
+    def run(self):
+        """News of the files in their order, until all are done: see _engine.pyi."""
+        cdef Py_ssize_t file = 0
+        self._start()
+        try:
+            while file < self.count:
+                for told in self._news(file):
+                    file += told.done
+                    yield told
+        finally:
+            self.stop()
+
+    def _news(self, Py_ssize_t file):
+        cdef list news = []
+        while not news:
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+                if not self.stopping and not self.has_news(file):
+                    self.look()
+                pthread_mutex_unlock(&self.lock)
+            PyErr_CheckSignals()
+            if self.failure is not None:
+                raise self.failure
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+            # The lock is held with the GIL from here. That is safe: no worker asks for the GIL while it holds the lock.
+            try:
+                while file < self.count and self.has_news(file):
+                    told = self.tell(file)
+                    news.append(told)
+                    if not told.done:
+                        break
+                    file += 1
+            finally:
+                pthread_mutex_unlock(&self.lock)
+        return news
 
     cdef void look(self) noexcept nogil:
         """Waits for news, LOOK_NS at most. Called and left with the lock held."""

@@ -130,6 +130,21 @@ cdef int write_full(int fd, const u8* p, size_t n) noexcept nogil:
     return 0
 
 
+cdef int pwrite_full(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
+    """0 or an errno."""
+    cdef Py_ssize_t r
+    while n:
+        r = c_pwrite(fd, p, n, at)
+        if r < 0:
+            if errno == EINTR:
+                continue
+            return errno
+        p += r
+        n -= r
+        at += r
+    return 0
+
+
 cdef void write_name(const u8* digest, char* out) noexcept nogil:
     """The 44 characters of a blob's name, and a NUL."""
     cdef const char* letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -251,6 +266,7 @@ cdef int directory_get(const Directory* at, const u8* digest, long long* size) n
     fd = c_openat(at.fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
     if fd < 0:
         return -1
+    memset(&facts, 0, sizeof(Facts))
     if facts_of(fd, &facts) or not facts.regular:
         c_close(fd)
         errno_set(EISDIR if facts.directory else EIO)

@@ -28,6 +28,10 @@ cdef enum Verdict:
     BAD_WRITE = 7           # the restored file could not be written: errno says why
     BAD_CALL = 8            # a Python store raised
 
+# The same for the caller: Opened.verdict is one of these.
+VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad name": BAD_NAME, "bad frame": BAD_FRAME,
+           "not there": NOT_THERE, "bad read": BAD_READ, "bad write": BAD_WRITE}
+
 
 cdef void sha256(const u8* m, size_t n, u8* out) noexcept nogil:
     cdef void* ctx = crypto.ctx_new()

@@ -89,9 +89,6 @@ cdef class Sealer(_Crew):
     cdef Py_ssize_t sink_count
     cdef Directory** directories    # of each sink; NULL where it is a Python function
     cdef FileJob* files
-    cdef Py_ssize_t count
-    cdef Py_ssize_t next_file
-    cdef Py_ssize_t open_files  # begun and not done
     cdef Stream* streams
     cdef int stream_count
     cdef Slab* sealing          # slabs with a chunk in them, oldest first
@@ -179,11 +176,8 @@ cdef class Sealer(_Crew):
                 return PART
             stream = stream.next
         if self.next_file < self.count and self.stream_count < self.jobs:
-            hand.file = self.next_file
-            self.next_file += 1
-            self.open_files += 1
-            return FILE
-        return LEAVE if self.open_files == 0 and self.next_file == self.count else NOTHING
+            return self.take_file(hand)
+        return self.wait_or_leave()
 
     cdef bint has_room(self, Stream* stream) noexcept nogil:
         """Gives the stream a slab to fill if it has none. A crew of n holds n + 1 slabs, so that with every worker in
@@ -249,15 +243,9 @@ cdef class Sealer(_Crew):
             at = &at[0].next
         at[0] = stream.next
         self.stream_count -= 1
-        self.file_done(stream.file)
+        self.files[stream.file].done = True
+        self.file_done()
         self.free_stream(stream)
-
-    cdef void file_done(self, Py_ssize_t file) noexcept nogil:
-        self.files[file].done = True
-        self.open_files -= 1
-        if self.open_files == 0 and self.next_file == self.count:
-            pthread_cond_broadcast(&self.work)
-            pthread_cond_signal(&self.news)
 
     # ---- the work (without the lock) ----
 
@@ -315,7 +303,8 @@ cdef class Sealer(_Crew):
         if job.error == 0:
             self.seal_small(hand, job, got)
         pthread_mutex_lock(&self.lock)
-        self.file_done(hand.file)
+        job.done = True
+        self.file_done()
         pthread_mutex_unlock(&self.lock)
 
     cdef void begin_stream(self, Hand* hand, int fd, size_t got) noexcept nogil:
@@ -523,50 +512,8 @@ cdef class Sealer(_Crew):
 
     # ---- the caller ----
 
-    def run(self):
-        """News of the files in their order, until all are done: see _engine.pyi."""
-        cdef Py_ssize_t head = 0
-        self._start()
-        try:
-            while head < self.count:
-                for sealed in self._news(head):
-                    head += sealed.done
-                    yield sealed
-        finally:
-            self.stop()
-
-    def _news(self, Py_ssize_t file):
-        cdef list news = []
-        cdef FileJob* job
-        cdef Py_ssize_t ready, i
-        while not news:
-            with nogil:
-                pthread_mutex_lock(&self.lock)
-                if not self.stopping and not self.has_news(file):
-                    self.look()
-                pthread_mutex_unlock(&self.lock)
-            PyErr_CheckSignals()
-            if self.failure is not None:
-                raise self.failure
-            with nogil:
-                pthread_mutex_lock(&self.lock)
-            # The lock is held with the GIL from here: workers wait for it only between tasks, and none of them
-            # asks for the GIL while it holds the lock.
-            while file < self.count and self.has_news(file):
-                job = &self.files[file]
-                ready = self.ready(job)
-                names = [name_of(job.records + i * RECORD) for i in range(job.told, ready)]
-                job.told = ready
-                news.append(Sealed(file, names, job.done, job.error, job.facts.size, job.facts.atime_ns,
-                                   job.facts.mtime_ns))
-                if not job.done:
-                    break
-                free(job.records)
-                job.records = NULL
-                job.count = job.told = 0
-                file += 1
-            pthread_mutex_unlock(&self.lock)
-        return news
+    cdef bint has_news(self, Py_ssize_t file) noexcept nogil:
+        return self.files[file].done or self.ready(&self.files[file]) > self.files[file].told
 
     cdef Py_ssize_t ready(self, FileJob* job) noexcept nogil:
         """How many of a file's blobs are stored, counted from its first."""
@@ -575,5 +522,13 @@ cdef class Sealer(_Crew):
             ready += 1
         return ready
 
-    cdef bint has_news(self, Py_ssize_t file) noexcept nogil:
-        return self.files[file].done or self.ready(&self.files[file]) > self.files[file].told
+    cdef object tell(self, Py_ssize_t file):
+        cdef FileJob* job = &self.files[file]
+        cdef Py_ssize_t i, ready = self.ready(job)
+        names = [name_of(job.records + i * RECORD) for i in range(job.told, ready)]
+        job.told = ready
+        if job.done:
+            free(job.records)
+            job.records = NULL
+            job.count = job.told = 0
+        return Sealed(file, names, job.done, job.error, job.facts.size, job.facts.atime_ns, job.facts.mtime_ns)
