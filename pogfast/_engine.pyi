@@ -4,8 +4,11 @@ Buffers are any contiguous bytes-like object. Sizes are bytes, times nanoseconds
 `secret` is S of FORMAT.md (in X25519 mode the public key), `private` the private key or None.
 """
 
-from collections.abc import Buffer, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from mmap import mmap
 from typing import NamedTuple
+
+Buffer = bytes | bytearray | memoryview | mmap
 
 ZSTD_VERSION: str
 LEVELS: tuple[int, int]
@@ -32,12 +35,22 @@ def open_blob(secret: bytes, private: bytes | None, blob: Buffer, name: str | No
 def sync_file_system(fd: int) -> None: ...
 
 class BlobDirectory:
-    """A directory of blobs, reached without the GIL. `fan_out`: data/ab/NAME, else NAME flat in the directory."""
+    """A directory of blobs, reached without the GIL: data/ab/NAME with `fan_out`, else NAME.
 
-    def __init__(self, fd: int, fan_out: bool) -> None: ...
+    The descriptor stays the caller's. `temporary` begins the names of unfinished files and must be unique to this
+    process on every machine that writes here; `path` is for messages.
+    """
+
+    path: str
+    def __init__(self, fd: int, fan_out: bool, temporary: bytes = ..., path: str = ...) -> None: ...
+    def put(self, name: str, blob: Buffer) -> None:
+        """Stores one blob, whole or not at all, in place of what may lie there. Raises OSError."""
 
 class Sealed(NamedTuple):
-    """What became of one file: its blobs' names, and facts read when it was opened. `error` is an errno or 0."""
+    """News of one file: names of blobs that are stored since the last news, and facts read when it was opened.
+
+    `done` says that these are the last; then `error` is an errno, or 0.
+    """
 
     index: int
     names: list[str]
@@ -48,7 +61,12 @@ class Sealed(NamedTuple):
     mtime_ns: int
 
 class Sealer:
-    """Turns files into blobs: read, compress, cut, name, pad, encrypt, hand out. FORMAT.md's `stream` layout."""
+    """Turns files into blobs: read, compress, cut, name, pad, encrypt, store. FORMAT.md's `stream` layout.
+
+    A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;
+    a torn one is replaced. A function gets each new blob as a read-only view of the engine's own buffer, which is not
+    used again while a view of it lives. It is called from worker threads.
+    """
 
     def __init__(
         self,
@@ -62,7 +80,45 @@ class Sealer:
         jobs: int,
     ) -> None: ...
     def run(self) -> Iterator[Sealed]:
-        """In the order of `paths`: news of the first file that is not done, until all are. A file's names may come in
-        several pieces; the last has `done`. Raises what a sink raised (OSError for a BlobDirectory)."""
+        """In the order of `paths`: news of the first file that is not done, until all are.
+
+        Raises what a sink raised, OSError for a BlobDirectory, MemoryError when a chunk does not fit. To be closed
+        (contextlib.closing) when it is not read to its end: that ends the workers.
+        """
+
+    def stop(self) -> None: ...
+
+VERDICT: dict[str, int]
+
+class Opened(NamedTuple):
+    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with."""
+
+    index: int
+    done: bool
+    verdict: int
+    blob: int
+    errno: int
+
+class Opener:
+    """Turns blobs into files: read, authenticate, decrypt, check the name, decompress, write. Both layouts.
+
+    Each file is (descriptor of a directory, name in it, blobs' names, their plain sizes or None, atime and mtime in
+    ns). With sizes every blob is a frame of its own and they are restored in parallel, each to its place. A file
+    appears under its name when it is whole.
+    """
+
+    def __init__(
+        self,
+        secret: bytes,
+        private: bytes | None,
+        asymmetric: bool,
+        files: Sequence[tuple[int, bytes, list[str], list[int] | None, int, int]],
+        source: BlobDirectory | Callable[[str], Buffer],
+        *,
+        jobs: int,
+        temporary: bytes = ...,
+    ) -> None: ...
+    def run(self) -> Iterator[Opened]:
+        """In the order of `files`, one for each. To be closed when it is not read to its end."""
 
     def stop(self) -> None: ...

@@ -22,7 +22,13 @@ class UsageError(PogfastError):
 
 
 class SourceError(PogfastError):
-    """A file that was to be archived could not be read, or a place could not be written to; the rest was done."""
+    """A file that was to be archived could not be read; the rest was done."""
+
+    exit_code = 3
+
+
+class TargetError(PogfastError):
+    """A file that was to be restored could not be written; the rest was done."""
 
     exit_code = 3
 

@@ -1,0 +1,132 @@
+"""Story 1: files -> blobs -> the manifest, last.
+
+Takes what is to be archived as (path, archived name) pairs and knows neither patterns nor flags. The engine turns
+files into blobs; the entries are collected here in the order of the sources. A manifest is stored only after every
+blob that it names is durable, so an archive that can be seen is whole. A source that cannot be read is reported and
+left out; a store that cannot be written to ends the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+from pogfast import manifest
+from pogfast._engine import Sealer
+from pogfast.errors import PogfastError, SourceError, StoreError
+from pogfast.keys import Key
+from pogfast.stores import Target
+
+
+class Source(NamedTuple):
+    """What is opened (and shown), and the name it gets in the archive."""
+
+    path: str
+    name: str
+
+
+class Report(Protocol):
+    """What the caller wants to hear, in the order of the sources whatever the number of workers."""
+
+    def file(self, index: int, total: int, path: str) -> None: ...
+
+    def blob(self, name: str) -> None: ...
+
+    def manifest(self, index: int, total: int, name: str) -> None: ...
+
+    def problem(self, error: PogfastError) -> None: ...
+
+
+@dataclass
+class Summary:
+    """What was done: the manifest's name, files and plain bytes archived, and what could not be."""
+
+    manifest_name: str = ""
+    files: int = 0
+    size: int = 0
+    problems: list[PogfastError] = field(default_factory=list)
+
+
+def create(
+    sources: Sequence[Source],
+    key: Key,
+    targets: Sequence[Target],
+    *,
+    chunk_size: int,
+    level: int,
+    jobs: int,
+    report: Report,
+) -> Summary:
+    """Archives `sources` to every target in pog's `stream` layout and returns what was done.
+
+    `chunk_size` is in bytes, `level` one of zstd's, `jobs` the number of workers. Raises StoreError when a target
+    cannot be written to, and PogfastError when not one source could be read; then no manifest appears.
+    """
+    total = len(sources) + 1
+    summary = Summary()
+    archive = manifest.Manifest()
+    blobs: list[str] = []
+    shown = -1
+    sealer = Sealer(
+        key.secret,
+        key.asymmetric,
+        [os.fsencode(source.path) for source in sources],
+        [target.blobs for target in targets],
+        chunk_size=chunk_size,
+        level=level,
+        jobs=jobs,
+    )
+    with _store_errors(), contextlib.closing(sealer.run()) as run:
+        for sealed in run:
+            source = sources[sealed.index]
+            if sealed.index != shown:
+                report.file(sealed.index + 1, total, source.path)
+                shown = sealed.index
+                blobs = []
+            for name in sealed.names:
+                report.blob(name)
+            blobs += sealed.names
+            if not sealed.done:
+                continue
+            if sealed.error:
+                problem = SourceError(f"cannot read {source.path}: {os.strerror(sealed.error)}")
+                summary.problems.append(problem)
+                report.problem(problem)
+                continue
+            archive.entries[source.name] = manifest.Entry(blobs, _seconds(sealed.atime_ns), _seconds(sealed.mtime_ns))
+            summary.files += 1
+            summary.size += sealed.size
+    if sources and not summary.files:
+        raise PogfastError("not one of the inputs could be read: no archive was made")
+    for target in targets:
+        target.make_durable()
+    summary.manifest_name = datetime.now().isoformat(timespec="microseconds") + ".mfn"
+    data = manifest.seal(archive, key)
+    report.manifest(total, total, summary.manifest_name)
+    for target in targets:
+        target.put_manifest(summary.manifest_name, data)
+    return summary
+
+
+def default_jobs() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _seconds(ns: int) -> float:
+    """As os.stat gives them, and so as pog writes them."""
+    seconds, rest = divmod(ns, 10**9)
+    return seconds + rest * 1e-9
+
+
+@contextlib.contextmanager
+def _store_errors():  # type: ignore[no-untyped-def]
+    """A system's refusal to write becomes a StoreError that says where, and what to do about it."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write to {error.filename or 'the store'}: {error.strerror}") from error

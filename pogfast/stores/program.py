@@ -1,0 +1,55 @@
+"""A program as a store: run as `PROGRAM <stored name> <temporary file>` for each blob and for the manifest, as pog does.
+
+What the file holds is encrypted; it is gone when the program has ended. What the program prints on its standard
+output is dropped, its standard error is the user's. An exit status that is not 0 is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+
+from pogfast.errors import StoreError
+
+
+class ProgramStore:
+    """Hands every blob and manifest to a program of the user's. Writes only."""
+
+    def __init__(self, program: str) -> None:
+        self.label = program
+        if os.path.isdir(program):
+            raise StoreError(f"{program} is a directory, not a program", hint=f"to store in it, write local:{program}")
+        if shutil.which(program) is None:
+            raise StoreError(
+                f"no program {program} to save to",
+                hint="a target is a program that can be run, local, or local:/DIR",
+            )
+        self.program = program
+
+    def blobs(self, name: str, blob: memoryview) -> None:
+        self._run(f"data/{name[:2]}/{name}", blob)
+
+    def make_durable(self) -> None:
+        """A program is trusted to have stored what it was given when it ends well."""
+
+    def put_manifest(self, name: str, data: bytes) -> None:
+        self._run(name, data)
+
+    def close(self) -> None:
+        """Nothing stays open between two runs."""
+
+    def _run(self, stored_name: str, data: bytes | memoryview) -> None:
+        try:
+            with tempfile.TemporaryDirectory(prefix="pogfast-") as directory:
+                path = os.path.join(directory, os.path.basename(stored_name))
+                with open(path, "wb") as file:
+                    file.write(data)
+                ended = subprocess.run([self.program, stored_name, path], stdout=subprocess.DEVNULL, check=False)
+        except OSError as error:
+            raise StoreError(f"cannot run {self.program} for {stored_name}: {error.strerror}") from error
+        if ended.returncode < 0:
+            raise StoreError(f"{self.program} was killed by signal {-ended.returncode} while storing {stored_name}")
+        if ended.returncode:
+            raise StoreError(f"{self.program} failed to store {stored_name}: exit status {ended.returncode}")
