@@ -25,7 +25,6 @@ import base64
 import collections
 import importlib.util
 import os
-import pathlib
 import threading
 
 from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, WrongKey
