@@ -6,7 +6,7 @@
 # blob is opened and decompressed to its place by whoever is free. A file is written under a temporary name and gets
 # its own when it is whole; nothing is decompressed that has not been authenticated.
 
-Opened = collections.namedtuple("Opened", "index done verdict blob errno")
+Opened = collections.namedtuple("Opened", "file done verdict blob errno")
 
 cdef enum:
     SMALL_BLOB = 2 * PIECE      # a file of one blob of at most so many bytes is one task

@@ -13,7 +13,7 @@ cdef enum:
     MOST_SINKS = 16             # targets of one run
     STEP = 16                   # pieces read at most in one turn as compressor, when hardly anything comes out
 
-Sealed = collections.namedtuple("Sealed", "index names done error size atime_ns mtime_ns")
+Sealed = collections.namedtuple("Sealed", "file names done error size atime_ns mtime_ns")
 
 
 cdef struct FileJob:

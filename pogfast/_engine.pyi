@@ -4,7 +4,7 @@ Buffers are any contiguous bytes-like object. Sizes are bytes, times nanoseconds
 `secret` is S of FORMAT.md (in X25519 mode the public key), `private` the private key or None.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from mmap import mmap
 from typing import NamedTuple
 
@@ -52,7 +52,7 @@ class Sealed(NamedTuple):
     `done` says that these are the last; then `error` is an errno, or 0.
     """
 
-    index: int
+    file: int
     names: list[str]
     done: bool
     error: int
@@ -79,7 +79,7 @@ class Sealer:
         level: int,
         jobs: int,
     ) -> None: ...
-    def run(self) -> Iterator[Sealed]:
+    def run(self) -> Generator[Sealed]:
         """In the order of `paths`: news of the first file that is not done, until all are.
 
         Raises what a sink raised, OSError for a BlobDirectory, MemoryError when a chunk does not fit. To be closed
@@ -93,7 +93,7 @@ VERDICT: dict[str, int]
 class Opened(NamedTuple):
     """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with."""
 
-    index: int
+    file: int
     done: bool
     verdict: int
     blob: int
@@ -118,7 +118,7 @@ class Opener:
         jobs: int,
         temporary: bytes = ...,
     ) -> None: ...
-    def run(self) -> Iterator[Opened]:
+    def run(self) -> Generator[Opened]:
         """In the order of `files`, one for each. To be closed when it is not read to its end."""
 
     def stop(self) -> None: ...

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -82,10 +82,10 @@ def create(
     )
     with _store_errors(), contextlib.closing(sealer.run()) as run:
         for sealed in run:
-            source = sources[sealed.index]
-            if sealed.index != shown:
-                report.file(sealed.index + 1, total, source.path)
-                shown = sealed.index
+            source = sources[sealed.file]
+            if sealed.file != shown:
+                report.file(sealed.file + 1, total, source.path)
+                shown = sealed.file
                 blobs = []
             for name in sealed.names:
                 report.blob(name)
@@ -124,7 +124,7 @@ def _seconds(ns: int) -> float:
 
 
 @contextlib.contextmanager
-def _store_errors():  # type: ignore[no-untyped-def]
+def _store_errors() -> Iterator[None]:
     """A system's refusal to write becomes a StoreError that says where, and what to do about it."""
     try:
         yield

@@ -85,3 +85,7 @@ class WrongKey(PogfastError):
     """No header unwraps with this key."""
 
     exit_code = 12
+
+
+class NoSuchInput(PogfastError):
+    """An input that was to be archived stands for no file."""

@@ -85,7 +85,7 @@ def open(data: bytes, key: Key, name: str) -> Manifest:
         raise WrongKey(f"{name}: an encryption key cannot open it", hint="use --decryption-keyfile")
     full = data
     if key.asymmetric:
-        index, length = _index_header(data, key, name)
+        _, length = _index_header(data, key, name)
         full = data[INDEX_HEADER + length :]
     if len(full) < key.header_size + BOX:
         raise CorruptManifest(f"{name} is too short to be a manifest")

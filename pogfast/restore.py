@@ -60,9 +60,9 @@ class Summary:
 
 
 class _Place(NamedTuple):
-    """One entry on its way: its place in the archive, and its path below the target, None for what must not go there."""
+    """One entry on its way: its number in the archive, its path below the target, and why it cannot go there."""
 
-    index: int
+    number: int
     name: str
     entry: Entry
     parts: tuple[str, ...]
@@ -111,7 +111,7 @@ def restore(
         for batch in _batches(_places(opened, names)):
             outcomes = _restore_batch(batch, key, store, directories, jobs)
             for place in batch:
-                report.file(place.index + 1, len(opened.entries), place.name)
+                report.file(place.number + 1, len(opened.entries), place.name)
                 problem = next(outcomes)
                 if problem:
                     tell(problem)
@@ -134,23 +134,28 @@ def safe_parts(name: str) -> tuple[str, ...]:
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if not parts or ".." in parts or "\0" in name:
         raise UnsafePath(f"{name}: not restored, its path leads out of the directory")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise UnsafePath(f"{name}: not restored, no file here can have this name") from error
     return parts
 
 
 def _places(opened: manifest.Manifest, names: Collection[str] | None) -> list[_Place]:
-    """Every selected entry with the path where it goes. Of entries that would lie at one path the last is kept."""
+    """Every selected entry with the path where it goes. Of different files that would lie at one path the last is
+    kept."""
     wanted = None if names is None else set(names)
     places: list[_Place] = []
-    last: dict[tuple[str, ...], Entry] = {}
+    last: dict[tuple[str, ...], list[str]] = {}
     for index, (name, entry) in enumerate(opened.entries.items()):
         if wanted is not None and name not in wanted:
             continue
         try:
             places.append(_Place(index, name, entry, safe_parts(name)))
-            last[places[-1].parts] = entry
+            last[places[-1].parts] = entry.blobs
         except UnsafePath as error:
             places.append(_Place(index, name, entry, (), error))
-    return [_superseded(place) if place.parts and last[place.parts] is not place.entry else place for place in places]
+    return [_superseded(place) if place.parts and last[place.parts] != place.entry.blobs else place for place in places]
 
 
 def _superseded(place: _Place) -> _Place:
@@ -184,14 +189,14 @@ def _restore_batch(
                 raise place.problem
             files.append(_job(place, directories.open(place.parts[:-1])))
         except PogfastError as error:
-            refused[place.index] = error
+            refused[place.number] = error
     opener = Opener(
         key.secret, key.private, key.asymmetric, files, store.blobs, jobs=jobs, temporary=temporary_prefix()
     )
     with contextlib.closing(opener.run()) as run:
         for place in batch:
-            if place.index in refused:
-                yield refused[place.index]
+            if place.number in refused:
+                yield refused[place.number]
             else:
                 yield _problem(place, next(run))
 
@@ -200,9 +205,7 @@ def _job(place: _Place, directory: int) -> tuple[int, bytes, list[str], list[int
     """What the engine is asked for. FORMAT.md: `sizes` stands only where every blob is a frame of its own."""
     entry = place.entry
     sizes = entry.more.get("sizes")
-    if not isinstance(sizes, list) or len(sizes) != len(entry.blobs):
-        sizes = None
-    elif not all(isinstance(size, int) and size >= 0 for size in sizes):
+    if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
         sizes = None
     return directory, os.fsencode(place.parts[-1]), entry.blobs, sizes, _ns(entry.atime), _ns(entry.mtime)
 
@@ -241,7 +244,7 @@ def _problem(place: _Place, opened: Opened) -> PogfastError | None:
 
 
 class _Directories:
-    """Descriptors of directories below the one that is restored into, made when needed, never reached through a link."""
+    """Open directories below the one that is restored into: made when needed, never reached through a link."""
 
     def __init__(self, into: str) -> None:
         try:
@@ -344,7 +347,8 @@ def cat_blobs(paths: Sequence[str], key: Key, out: BinaryIO, *, consume: bool) -
         try:
             out.write(stream.decompress(chunk))
         except ZstdError as error:
-            raise CorruptBlob(f"{path}: does not decompress", hint="are the file's blobs all there, in order?") from error
+            hint = "are all blobs of the file given, in their order?"
+            raise CorruptBlob(f"{path}: does not decompress", hint) from error
         out.flush()
         if consume:
             os.unlink(path)

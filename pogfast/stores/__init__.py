@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from pogfast._engine import BlobDirectory
-from pogfast.errors import NoSuchArchive, UsageError
+from pogfast.errors import UsageError
 from pogfast.stores.local import LocalStore
 from pogfast.stores.program import ProgramStore
 
@@ -59,18 +59,18 @@ def open_targets(text: str | None) -> list[Target]:
     Raises UsageError for what cannot be meant or is not supported, StoreError for a store that cannot be used; both
     before anything is written.
     """
+    check_targets(text)
     if not text:
         return [LocalStore.create(".", fan_out=False)]
-    words = text.split(",")
-    for word in words:
-        _check_target(word)
-    return [_open_target(word) for word in words]
+    return [_open_target(word) for word in text.split(",")]
 
 
-def _check_target(word: str) -> None:
-    if not word:
-        raise UsageError("--save-to has an empty target between its commas")
-    _refuse_clouds(word)
+def check_targets(text: str | None) -> None:
+    """What open_targets would say of the words alone. Touches nothing. Raises UsageError."""
+    for word in text.split(",") if text else []:
+        if not word:
+            raise UsageError("--save-to has an empty target between its commas")
+        _refuse_clouds(word)
 
 
 def _open_target(word: str) -> Target:
@@ -110,5 +110,4 @@ def _refuse_clouds(text: str) -> None:
         )
 
 
-__all__ = ["BlobDirectory", "LocalStore", "NoSuchArchive", "ProgramStore", "Source", "Target", "open_archive",
-           "open_targets"]
+__all__ = ["Source", "Target", "check_targets", "open_archive", "open_targets"]

@@ -1,4 +1,4 @@
-"""A program as a store: run as `PROGRAM <stored name> <temporary file>` for each blob and for the manifest, as pog does.
+"""A program as a store: run as `PROGRAM <stored name> <file>` for each blob and the manifest, as pog does.
 
 What the file holds is encrypted; it is gone when the program has ended. What the program prints on its standard
 output is dropped, its standard error is the user's. An exit status that is not 0 is an error.
