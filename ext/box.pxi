@@ -113,7 +113,7 @@ def decompress(const u8[::1] data):
             if zstd.is_error(left):
                 raise ValueError(f"cannot decompress: {_zstd_error(left)}")
             parts.append(out.data[:out.pos])
-            if src.pos == src.size and out.pos < out.size:
+            if src.pos == src.size and (out.pos < out.size or not left):
                 break
     finally:
         zstd.free_dctx(dctx)

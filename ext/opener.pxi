@@ -439,7 +439,8 @@ cdef class Opener(_Crew):
         cdef ZBuffer data, out
         data.data, data.size, data.pos = chunk_of(slab), slab.length, 0
         out.data, out.size, out.pos = hand.data, 2 * PIECE, 0
-        while data.pos < data.size or out.pos == out.size:
+        # A full buffer may mean that there is more behind it, unless the frame has just ended.
+        while data.pos < data.size or (out.pos == out.size and left[0]):
             out.pos = 0
             left[0] = zstd.decompress_stream(dctx, &out, &data)
             if zstd.is_error(left[0]):

@@ -23,6 +23,7 @@ from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, open_blob, sync_file_system
 from pogfast.errors import (
     CorruptBlob,
+    CorruptManifest,
     MissingBlob,
     NoSuchArchive,
     NoSuchEntry,
@@ -205,9 +206,18 @@ def _job(place: _Place, directory: int) -> tuple[int, bytes, list[str], list[int
     """What the engine is asked for. FORMAT.md: `sizes` stands only where every blob is a frame of its own."""
     entry = place.entry
     sizes = entry.more.get("sizes")
-    if not isinstance(sizes, list) or not all(isinstance(size, int) and size >= 0 for size in sizes):
-        sizes = None
+    if sizes is not None and not _are_sizes(sizes, len(entry.blobs)):
+        raise CorruptManifest(f"{place.name}: the sizes of its blobs are malformed")
     return directory, os.fsencode(place.parts[-1]), entry.blobs, sizes, _ns(entry.atime), _ns(entry.mtime)
+
+
+def _are_sizes(sizes: object, count: int) -> bool:
+    return (
+        isinstance(sizes, list)
+        and len(sizes) == count
+        and all(isinstance(size, int) and 0 <= size < 2**63 for size in sizes)
+        and sum(sizes) < 2**63
+    )
 
 
 def _ns(seconds: float) -> int:

@@ -1,0 +1,134 @@
+"""What the tests share: the vectors, the real pogcli in environments of its own, and ways to run commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+VECTORS = Path(__file__).parent / "vectors"
+RELEASES = ("0.1.3", "0.1.4")
+CACHE = Path(os.environ.get("POGFAST_TEST_CACHE", Path.home() / ".cache" / "pogfast-tests"))
+
+# Timings vary on shared machines, and the engine's threads make no example slower than another.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile("quick", settings.get_profile("default"), max_examples=15)
+settings.load_profile("quick" if os.environ.get("POGFAST_TEST_QUICK") else "default")
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One archive that a pogcli release wrote."""
+
+    release: str
+    name: str
+    directory: Path
+    expected: dict
+    archive: dict
+
+    @property
+    def mode(self) -> str:
+        return self.archive["mode"]
+
+    @property
+    def manifest(self) -> bytes:
+        return (self.directory / self.archive["manifest"]).read_bytes()
+
+    def file(self, name: str) -> Path:
+        """A key file of this release."""
+        return self.directory.parent / name
+
+
+def all_vectors() -> list[Vector]:
+    found = []
+    for release in RELEASES:
+        root = VECTORS / f"pogcli-{release}"
+        expected = json.loads((root / "expected.json").read_text())
+        for name, archive in sorted(expected["archives"].items()):
+            found.append(Vector(release, name, root / name, expected, archive))
+    assert len(found) == 12, "six archives of each release"
+    return found
+
+
+@pytest.fixture(params=all_vectors(), ids=lambda vector: f"{vector.release}-{vector.name}")
+def vector(request: pytest.FixtureRequest) -> Vector:
+    return request.param
+
+
+@dataclass
+class Ran:
+    """A command that has ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        return os.fsdecode(self.out).splitlines()
+
+
+Runner = Callable[..., Ran]
+
+
+def run(command: list[str | bytes | Path], cwd: Path, stdin: bytes = b"", **more: object) -> Ran:
+    """Runs a command without a terminal, so that a password is read from `stdin`."""
+    more.setdefault("start_new_session", True)
+    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, check=False, timeout=300, **more)
+    return Ran(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+
+
+@pytest.fixture
+def pog(tmp_path: Path) -> Runner:
+    """Our `pog`, in tmp_path unless `cwd` says otherwise."""
+
+    def call(*arguments: str | bytes | Path, cwd: Path = tmp_path, **more: object) -> Ran:
+        ran = run([sys.executable, "-m", "pogfast.pog", *arguments], cwd, **more)
+        assert "Traceback" not in ran.err, ran.err
+        return ran
+
+    return call
+
+
+def pogcli_python(release: str) -> Path:
+    """The interpreter of an environment that holds the real pogcli; made once."""
+    home = CACHE / f"pogcli-{release}"
+    python = home / "bin" / "python"
+    if not (home / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+        # The zstd inside decides the names, so both sides must have the same.
+        import zstandard
+
+        wanted = [f"pogcli=={release}", f"zstandard=={zstandard.__version__}"]
+        subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
+        (home / "ready").touch()
+    return python
+
+
+@pytest.fixture(scope="session", params=RELEASES)
+def pogcli(request: pytest.FixtureRequest) -> Iterator[Runner]:
+    """The real pogcli, each release."""
+    python = pogcli_python(request.param)
+
+    def call(*arguments: str | bytes | Path, cwd: Path, **more: object) -> Ran:
+        return run([python, "-m", "pog.pog", *arguments], cwd, **more)
+
+    yield call
+
+
+@pytest.fixture(scope="session")
+def pogcli_014() -> Runner:
+    """The real pogcli 0.1.4, the only one with --concurrency."""
+    python = pogcli_python("0.1.4")
+
+    def call(*arguments: str | bytes | Path, cwd: Path, **more: object) -> Ran:
+        return run([python, "-m", "pog.pog", *arguments], cwd, **more)
+
+    return call
