@@ -22,22 +22,21 @@ cdef extern from *:
     #endif
     static void pogfast_errno_set(int code) { errno = code; }
     typedef struct { long long size, atime_ns, mtime_ns; int regular, directory; } pogfast_facts;
+    static long long pogfast_ns(struct timespec t) {
+        if (t.tv_sec > 9223372035LL) return 9223372035999999999LL;
+        if (t.tv_sec < -9223372035LL) return -9223372035000000000LL;
+        return t.tv_sec * 1000000000LL + t.tv_nsec;
+    }
     static void pogfast_fill(struct stat *s, pogfast_facts *f) {
         f->size = s->st_size;
-        f->atime_ns = POGFAST_ATIME(s).tv_sec * 1000000000LL + POGFAST_ATIME(s).tv_nsec;
-        f->mtime_ns = POGFAST_MTIME(s).tv_sec * 1000000000LL + POGFAST_MTIME(s).tv_nsec;
+        f->atime_ns = pogfast_ns(POGFAST_ATIME(s));
+        f->mtime_ns = pogfast_ns(POGFAST_MTIME(s));
         f->regular = S_ISREG(s->st_mode);
         f->directory = S_ISDIR(s->st_mode);
     }
     static int pogfast_facts_of(int fd, pogfast_facts *f) {
         struct stat s;
         if (fstat(fd, &s)) return -1;
-        pogfast_fill(&s, f);
-        return 0;
-    }
-    static int pogfast_facts_at(int dir, const char *path, pogfast_facts *f) {
-        struct stat s;
-        if (fstatat(dir, path, &s, AT_SYMLINK_NOFOLLOW)) return -1;
         pogfast_fill(&s, f);
         return 0;
     }
@@ -78,7 +77,6 @@ cdef extern from *:
         long long size, atime_ns, mtime_ns
         bint regular, directory
     int facts_of "pogfast_facts_of"(int fd, Facts* facts) nogil
-    int facts_at "pogfast_facts_at"(int dir, const char* path, Facts* facts) nogil
     int set_times "pogfast_set_times"(int fd, long long atime_ns, long long mtime_ns) nogil
     void start_writeback "pogfast_start_writeback"(int fd, long long offset, long long n) nogil
     int sync_fs "pogfast_sync_fs"(int fd) nogil

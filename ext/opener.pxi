@@ -10,7 +10,6 @@ Opened = collections.namedtuple("Opened", "file done verdict blob errno")
 
 cdef enum:
     SMALL_BLOB = 2 * PIECE      # a file of one blob of at most so many bytes is one task
-    BEHIND = 32 << 20           # bytes of a restored file after which the disk is told to begin writing them
 
 cdef struct OpenJob:
     int directory               # borrowed descriptor
@@ -454,8 +453,6 @@ cdef class Opener(_Crew):
             if code[0]:
                 return BAD_WRITE
             written[0] += out.pos
-            if at < 0 and written[0] % BEHIND < <long long>out.pos and written[0] >= BEHIND:
-                start_writeback(fd, written[0] // BEHIND * BEHIND - BEHIND, BEHIND)
         return GOOD
 
     # ---- the file: unfinished under a temporary name, then whole under its own ----

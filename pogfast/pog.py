@@ -281,13 +281,14 @@ def guarded(console: Console, command: Callable[[Console], None]) -> int:
 def _end_on_sigterm() -> None:
     """SIGTERM ends a run as Ctrl-C does: unfinished files are taken away."""
     import signal
-    import threading
 
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():
+    try:
         signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        return  # called from another thread than the main one: signals are somebody else's there
 
 
 def _pog(console: Console, arguments: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ from pogfast.errors import (
     TargetError,
     UnsafePath,
     WrongBlob,
+    WrongKey,
 )
 from pogfast.keys import Key
 from pogfast.manifest import Entry
@@ -40,6 +41,8 @@ from pogfast.stores.local import sweep, temporary_prefix
 
 # Directories that are held open at a time; a process may hold 1,024 files by default.
 MOST_DIRECTORIES = 256
+# Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
+MOST_NS = 2**63 - 1
 # Blobs that wait to be consumed: each batch costs one sync.
 CONSUME_BATCH = 256
 
@@ -124,7 +127,6 @@ def restore(
         for name in names or ():
             if name not in opened.entries:
                 tell(NoSuchEntry(f"{name}: no such file in the archive"))
-        directories.make_durable()
         if consumer:
             consumer.finish(manifest_name if summary.files == len(opened.entries) else None)
     return summary
@@ -223,7 +225,7 @@ def _are_sizes(sizes: object, count: int) -> bool:
 def _ns(seconds: float) -> int:
     """Nanoseconds, cut as os.utime cuts them, so that a file gets the time that pog would give it."""
     whole = math.floor(seconds)
-    return whole * 10**9 + math.floor((seconds - whole) * 1e9)
+    return max(-MOST_NS, min(whole * 10**9 + math.floor((seconds - whole) * 1e9), MOST_NS))
 
 
 # What the engine found, as an error. A header that does not unwrap is damage here: the key has opened the manifest.
@@ -333,11 +335,11 @@ class _Consumer:
             if not self.needed[blob]:
                 self.done.append(blob)
         if len(self.done) >= CONSUME_BATCH:
-            self.directories.make_durable()
             self.finish(None)
 
     def finish(self, manifest_name: str | None) -> None:
-        """Deletes what may go; what was restored must be durable by now."""
+        """Deletes what may go, after a sync of what was restored."""
+        self.directories.make_durable()
         self.store.delete(self.done, manifest_name)
         self.done = []
 
@@ -370,9 +372,13 @@ def _open_blob_file(path: str, key: Key) -> bytes:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
-                raise CorruptBlob(f"{path} is empty: not a blob")
+                raise CorruptBlob("it is empty")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
                 return open_blob(key.secret, key.private, blob, name if manifest.is_blob_name(name) else None)
+    except WrongKey as error:
+        raise WrongKey(f"{path}: this key does not open it, or it is not a blob") from error
+    except CorruptBlob as error:
+        raise CorruptBlob(f"{path} is damaged or cut short, or it is not a blob") from error
     except FileNotFoundError as error:
         raise NoSuchArchive(f"no such blob: {path}") from error
     except OSError as error:
