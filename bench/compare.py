@@ -118,13 +118,14 @@ def _small(place: Path, scale: float) -> None:
     count = max(int(FILES * scale), 10)
     source = random.Random(1)
     sizes = [int(source.lognormvariate(8.5, 1.3)) for _ in range(count)]
-    content = b"".join(_usr(sum(sizes)))
-    at = 0
-    for number, size in enumerate(sizes):
-        directory = place / f"{number % 200:03}"
-        directory.mkdir(exist_ok=True)
-        (directory / f"{number}").write_bytes(content[at : at + size])
-        at += size
+    # Not in memory: a child's peak memory is at least that of the process that starts it.
+    _write(place.with_name("source"), _usr(sum(sizes)))
+    with place.with_name("source").open("rb") as source_file:
+        for number, size in enumerate(sizes):
+            directory = place / f"{number % 200:03}"
+            directory.mkdir(exist_ok=True)
+            (directory / f"{number}").write_bytes(source_file.read(size))
+    place.with_name("source").unlink()
 
 
 def _memory(place: Path, scale: float) -> None:

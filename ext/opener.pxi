@@ -26,7 +26,8 @@ cdef struct OpenJob:
 
 cdef struct Way:
     Py_ssize_t file
-    int fd                      # of the unfinished file
+    Draft draft                 # the unfinished file
+    bint drafted
     void* dctx
     size_t left                 # 0 when a frame has just ended
     long long written
@@ -174,10 +175,8 @@ cdef class Opener(_Crew):
             at = &at[0].next
         at[0] = way.next
         self.way_count -= 1
-        if way.fd >= 0:
-            c_close(way.fd)
-            if not keep:
-                self.remove_unfinished(way.file)
+        if way.drafted:
+            draft_end(&way.draft, keep)
         zstd.free_dctx(way.dctx)
         free(way)
 
@@ -240,23 +239,21 @@ cdef class Opener(_Crew):
     cdef void open_small(self, Hand* hand, OpenJob* job, int fd, long long size) noexcept nogil:
         cdef size_t left = 0
         cdef long long written = 0
-        cdef int verdict = GOOD, code = 0, out
+        cdef int verdict = GOOD, code = 0
+        cdef Draft draft
         if fd >= 0:
             verdict = self.load(hand.own, fd, size, job.digests, &code)
         if verdict == GOOD:
-            out = self.create(hand.file, &code)
-            verdict = GOOD if out >= 0 else <int>BAD_WRITE
-            if verdict == GOOD and fd >= 0:
-                zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
-                verdict = self.decompress(hand, hand.context, hand.own, out, -1, &left, &written, &code)
-                if verdict == GOOD and left:
-                    verdict = BAD_FRAME
+            verdict = self.begin_draft(&draft, hand.file, &code)
             if verdict == GOOD:
-                verdict = self.settle(hand.file, out, &code)
-            if out >= 0:
-                c_close(out)
-                if verdict != GOOD:
-                    self.remove_unfinished(hand.file)
+                if fd >= 0:
+                    zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
+                    verdict = self.decompress(hand, hand.context, hand.own, draft.fd, -1, &left, &written, &code)
+                    if verdict == GOOD and left:
+                        verdict = BAD_FRAME
+                if verdict == GOOD:
+                    verdict = self.settle(&draft, job, &code)
+                draft_end(&draft, verdict == GOOD)
         if verdict != GOOD:
             self.note(job, verdict, code, 0)
 
@@ -272,8 +269,8 @@ cdef class Opener(_Crew):
             self.fail_memory()
             return
         way.file = hand.file
-        way.fd = self.create(hand.file, &code)
-        if way.fd < 0:
+        way.drafted = self.begin_draft(&way.draft, hand.file, &code) == GOOD
+        if not way.drafted:
             self.note(job, BAD_WRITE, code, 0)
         pthread_mutex_lock(&self.lock)
         while last[0] != NULL:
@@ -297,7 +294,7 @@ cdef class Opener(_Crew):
             way.ready = slab.next
             self.give_back(way, slab)
         if job.verdict == GOOD:
-            verdict = self.settle(way.file, way.fd, &code)
+            verdict = self.settle(&way.draft, job, &code)
             if verdict != GOOD:
                 self.note(job, verdict, code, job.count - 1)
         self.end_way(way, job.verdict == GOOD)
@@ -329,7 +326,7 @@ cdef class Opener(_Crew):
                 c_close(fd)
         if verdict == GOOD and job.at != NULL:
             zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
-            verdict = self.decompress(hand, hand.context, slab, way.fd, job.at[slab.index], &left, &written, &code)
+            verdict = self.decompress(hand, hand.context, slab, way.draft.fd, job.at[slab.index], &left, &written, &code)
             if verdict == GOOD and (left or written != job.at[slab.index + 1] - job.at[slab.index]):
                 verdict = BAD_FRAME
         pthread_mutex_lock(&self.lock)
@@ -352,7 +349,7 @@ cdef class Opener(_Crew):
         if not self.equip(hand):
             self.fail_memory()
             return
-        verdict = self.decompress(hand, way.dctx, slab, way.fd, -1, &way.left, &way.written, &code)
+        verdict = self.decompress(hand, way.dctx, slab, way.draft.fd, -1, &way.left, &way.written, &code)
         if verdict == GOOD and way.left and slab.index == job.count - 1:
             verdict = BAD_FRAME
         pthread_mutex_lock(&self.lock)
@@ -378,18 +375,21 @@ cdef class Opener(_Crew):
             code[0] = ENOMEM
             return BAD_READ
         blob = blob_of(slab, &self.ring)
-        code[0] = read_full(fd, blob, head, &got)
+        code[0] = read_full(fd, blob, min(head + slab.total, <size_t>PIECE), &got)
         if code[0]:
             return BAD_READ
-        verdict = lock_begin(&lock, &self.ring, blob) if got == head else <int>BAD_BODY
-        while verdict == GOOD and at < slab.total:
+        verdict = lock_begin(&lock, &self.ring, blob) if got >= head else <int>BAD_BODY
+        got -= head
+        while verdict == GOOD:
+            sodium.poly_update(poly_of_lock(&lock), chunk_of(slab) + at, got)
+            at += got
+            if at == slab.total:
+                break
             code[0] = read_full(fd, chunk_of(slab) + at, min(slab.total - at, <size_t>PIECE), &got)
             if code[0]:
                 verdict = BAD_READ
             elif got == 0:
                 verdict = BAD_BODY
-            sodium.poly_update(poly_of_lock(&lock), chunk_of(slab) + at, got)
-            at += got
         if verdict == GOOD:
             verdict = lock_end(&lock)
         if verdict == GOOD:
@@ -457,32 +457,16 @@ cdef class Opener(_Crew):
 
     # ---- the file: unfinished under a temporary name, then whole under its own ----
 
-    cdef void unfinished(self, Py_ssize_t file, char* path) noexcept nogil:
-        snprintf(path, PATH_ROOM, b"%s%zx.part", self.prefix, <size_t>file)
+    cdef int begin_draft(self, Draft* draft, Py_ssize_t file, int* code) noexcept nogil:
+        code[0] = draft_begin(draft, self.files[file].directory, self.prefix, file, b"part")
+        return BAD_WRITE if code[0] else GOOD
 
-    cdef int create(self, Py_ssize_t file, int* code) noexcept nogil:
-        cdef char[PATH_ROOM] path
-        cdef int fd
-        self.unfinished(file, path)
-        fd = c_openat(self.files[file].directory, path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, <int>0o666)
-        if fd < 0:
-            code[0] = errno
-        return fd
-
-    cdef void remove_unfinished(self, Py_ssize_t file) noexcept nogil:
-        cdef char[PATH_ROOM] path
-        self.unfinished(file, path)
-        unlinkat(self.files[file].directory, path, 0)
-
-    cdef int settle(self, Py_ssize_t file, int fd, int* code) noexcept nogil:
+    cdef int settle(self, Draft* draft, OpenJob* job, int* code) noexcept nogil:
         """Times, then the name. A link of that name is replaced, not followed."""
-        cdef OpenJob* job = &self.files[file]
-        cdef char[PATH_ROOM] path
-        self.unfinished(file, path)
-        if set_times(fd, job.atime_ns, job.mtime_ns) or renameat(job.directory, path, job.directory, job.leaf):
-            code[0] = errno
-            return BAD_WRITE
-        return GOOD
+        code[0] = errno if set_times(draft.fd, job.atime_ns, job.mtime_ns) else 0
+        if code[0] == 0:
+            code[0] = draft_publish(draft, job.directory, job.leaf)
+        return BAD_WRITE if code[0] else GOOD
 
     # ---- the caller ----
 

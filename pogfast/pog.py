@@ -178,6 +178,7 @@ class Console:
         self.command = command
         self.exit_code = 0
         self.notes = 0
+        self.watched = sys.stdout is not None and sys.stdout.isatty()
 
     def print(self, line: str) -> None:
         """A line of the answer. A name that is not UTF-8 is printed as the bytes that it is."""
@@ -194,7 +195,7 @@ class Console:
             raise PogfastError("standard output is closed")
         try:
             sys.stdout.buffer.write(raw)
-            if sys.stdout.isatty():
+            if self.watched:
                 sys.stdout.buffer.flush()
         except OSError as error:
             raise self.cannot_print(error) from error

@@ -13,7 +13,6 @@ from typing import Protocol
 from pogfast._engine import BlobDirectory
 from pogfast.errors import UsageError
 from pogfast.stores.local import LocalStore
-from pogfast.stores.program import ProgramStore
 
 CLOUDS = {"s3": "S3", "b2": "Backblaze B2"}
 
@@ -78,6 +77,8 @@ def _open_target(word: str) -> Target:
         return LocalStore.create(".", fan_out=True)
     if word.startswith("local:"):
         return LocalStore.create(_local_path(word), fan_out=True)
+    from pogfast.stores.program import ProgramStore  # here, because what it needs takes 6 ms to import
+
     return ProgramStore(word)
 
 

@@ -11,14 +11,13 @@ import contextlib
 import itertools
 import os
 import re
-import socket
 from collections.abc import Iterable
 
 from pogfast._engine import BlobDirectory, sync_file_system
 from pogfast.errors import NoSuchArchive, StoreError
 
 # Begins every temporary name. The host is in it because another machine may write to the same directory.
-HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
+HOST = re.sub(r"[^A-Za-z0-9]", "", os.uname().nodename)[:32] or "host"
 UNFINISHED = re.compile(r"\.pogfast-([A-Za-z0-9]+)-([0-9]+)-[0-9]+-[0-9a-z]+\.(tmp|part)")
 NUMBERS = itertools.count()
 
