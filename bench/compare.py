@@ -1,12 +1,15 @@
 """Compares our `pog` with pogcli 0.1.4, as whole processes, in alternation, on the same data.
 
     python bench/compare.py [--write] [--only random,tar,small,memory,help] [--runs 5] [--scale 1] [--dir DIR]
+    python bench/compare.py --readme
 
-Both sides run with pogcli's defaults and a keyfile, from warm input into a directory of their own. Wall and CPU
-seconds and peak memory are the kernel's own figures for the finished process (wait4). Every restored file is compared
-with its source outside the timing, and nothing is reported of a run that failed or differs. Ours syncs the disk
-before it ends and checks names when it restores; pogcli does neither. With --write the tables go into RESULTS.md.
+Both sides run with pogcli's defaults and a keyfile, from warm input into an empty directory of their own. Wall and CPU
+seconds and peak memory are the kernel's own figures for the finished process (wait4). Both sides must make the same
+blobs, every restored file is compared with its source outside the timing, and nothing is reported of a run that failed
+or differs. Ours syncs the disk before it ends and checks names when it restores; pogcli does neither. The disk is
+synced before each run, outside the timing, so that nobody's sync pays for what the other has written.
 
+With --write the tables go into RESULTS.md, and the README's table is made anew from them; --readme does only that.
 Small outputs are removed when all is done, not between runs: ext4 makes new files slowly for minutes after many
 were deleted, which would measure the previous run.
 """
@@ -19,6 +22,8 @@ import filecmp
 import os
 import platform
 import random
+import re
+import resource
 import shutil
 import statistics
 import subprocess
@@ -31,6 +36,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
+README = HERE.parent / "README.md"
 WORKLOADS = ("random", "tar", "small", "memory", "help")
 BIG = 10**9  # bytes of random and of the tar
 FILES = 20_000  # small files, in 200 directories, log-normal sizes around 5 KB
@@ -44,6 +50,7 @@ class Figures:
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)  # bytes
+    floor: int = 0  # a child's peak is never seen below that of the process that started it
 
 
 @dataclass(frozen=True)
@@ -149,6 +156,7 @@ def files_below(directory: Path) -> list[Path]:
 
 def timed(command: Sequence[str], cwd: Path, figures: Figures) -> None:
     """Runs a command to its end; its standard output is read by nobody, as under cron."""
+    os.sync()
     started = time.perf_counter()
     with (cwd / ".log").open("wb") as log:
         process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
@@ -156,11 +164,14 @@ def timed(command: Sequence[str], cwd: Path, figures: Figures) -> None:
     wall = time.perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"not reported: {' '.join(command)} ended with {process.returncode}\n{(cwd / '.log').read_text()[-2000:]}")
+        said = (cwd / ".log").read_text(errors="replace")[-2000:]
+        sys.exit(f"not reported: {' '.join(command)} ended with {process.returncode}\n{said}")
     (cwd / ".log").unlink()
     figures.wall.append(wall)
     figures.cpu.append(usage.ru_utime + usage.ru_stime)
-    figures.memory.append(usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
+    unit = 1 if sys.platform == "darwin" else 1024
+    figures.memory.append(usage.ru_maxrss * unit)
+    figures.floor = max(figures.floor, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 @dataclass
@@ -184,11 +195,16 @@ class Bench:
         """(figures, an archive's directory) of each side."""
         figures = {side.name: Figures() for side in self.sides}
         archives: dict[str, Path] = {}
+        blobs: set[str] = set()
         for number in range(self.runs):
             for side in self.sides:
                 place = self.fresh()
                 arguments = [f"--keyfile={self.key}", *map(str, inputs)]
                 timed([*side.command, *arguments], place, figures[side.name])
+                written = {blob.name for blob in place.iterdir() if blob.suffix != ".mfn"}
+                blobs = blobs or written
+                if written != blobs:
+                    sys.exit(f"not reported: {side.name} made other blobs than the run before it")
                 if number == 0:
                     archives[side.name] = place
                 else:
@@ -206,9 +222,11 @@ class Bench:
                     os.link(blob, place / blob.name)
                 [manifest] = place.glob("*.mfn")
                 timed([*side.command, f"--keyfile={self.key}", "--decrypt", manifest.name], place, figures[side.name])
-                restored = {file.name: file for file in files_below(place) if not (archives[side.name] / file.name).exists()}
-                if restored.keys() != wanted.keys() or not all(
-                    filecmp.cmp(wanted[name], restored[name], shallow=False) for name in wanted
+                restored = {file.name: file for file in files_below(place)}
+                for blob in blobs:
+                    restored.pop(blob.name, None)
+                if restored.keys() != wanted.keys() or any(
+                    not filecmp.cmp(file, restored[name], shallow=False) for name, file in wanted.items()
                 ):
                     sys.exit(f"not reported: what {side.name} restored differs from its source")
                 self.clear(place)
@@ -238,9 +256,14 @@ def table(title: str, rows: dict[str, dict[str, Figures]], sides: tuple[Side, ..
         lines.append(
             f"| {name} | {spread(a.wall)} | {spread(b.wall)} | {ratio(a.wall, b.wall)} "
             f"| {spread(a.cpu)} | {spread(b.cpu)} | {ratio(a.cpu, b.cpu)} "
-            f"| {max(a.memory) / 1e6:.0f} | {max(b.memory) / 1e6:.0f} |"
+            f"| {peak(a)} | {peak(b)} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def peak(figures: Figures) -> str:
+    most = max(figures.memory)
+    return f"{'<= ' if most <= figures.floor else ''}{most / 1e6:.0f}"
 
 
 def spread(values: list[float]) -> str:
@@ -252,15 +275,20 @@ def ratio(a: list[float], b: list[float]) -> str:
     return f"{min(b) / min(a):.2f} ({statistics.median(b) / statistics.median(a):.2f})"
 
 
-def machine(arguments: Sequence[str]) -> str:
-    from importlib.metadata import version
+def machine(options: argparse.Namespace) -> str:
+    """When, on what and how it was measured; without the places where this machine keeps its data."""
+    import zstandard
 
-    cpu = next((line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if "model name" in line), platform.machine())
+    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    release = ".".join(map(str, zstandard.ZSTD_VERSION))
+    scale = "" if options.scale == 1 else f" --scale {options.scale:g}"
     return (
-        f"{datetime.date.today().isoformat()}, {cpu}, {cores} cores, {platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, zstandard {version('zstandard')}. "
-        f"Command: `python bench/compare.py {' '.join(arguments)}`\n"
+        f"{datetime.date.today().isoformat()}, {models[0] if models else platform.machine()}, {cores} cores, "
+        f"{platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, zstd {release} (zstandard {zstandard.__version__}), "
+        f"{options.runs} runs of each side in alternation. "
+        f"Command: `python bench/compare.py --only {options.only} --runs {options.runs}{scale}`\n"
     )
 
 
@@ -280,20 +308,66 @@ def put_into_results(part: str, text: str) -> None:
     RESULTS.write_text(old)
 
 
+# ---- the README's table ------------------------------------------------------------------------------------------
+
+
+def rows_of(results: str, title: str) -> dict[str, list[str]]:
+    """The rows of one table in RESULTS.md, by their first cell."""
+    _, _, rest = results.partition(f"### {title}\n")
+    lines = rest.partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1:] for row in cells[2:]}
+
+
+def readme_table(results: str) -> str:
+    """What the README shows of RESULTS.md: the minima of wall seconds, and peak memory."""
+    written, restored, memory = (rows_of(results, title) for title in ("Writing", "Restoring", "Memory (writing)"))
+    lines = [
+        "| seconds, the best runs | pogfast writes | pogcli 0.1.4 | ratio | pogfast restores | pogcli 0.1.4 | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in written.items():
+        lines.append(f"| {name} | {minima(row)} | {minima(restored[name])} |")
+    for name, row in memory.items():
+        mine, theirs = row[6:8]
+        times = float(theirs.split()[-1]) / float(mine.split()[-1])
+        lines.append(f"| peak memory, {name} | {mine} MB | {theirs} MB | {times:.1f} | | | |")
+    if measured := re.search(r"<!-- speed -->\n(.*?)\. Command:", results):
+        lines += ["", f"{measured[1]}: [bench/RESULTS.md](bench/RESULTS.md) has the medians and CPU seconds."]
+    return "\n".join(lines) + "\n"
+
+
+def minima(row: list[str]) -> str:
+    mine, theirs, times = (cell.split()[0] for cell in row[:3])
+    return f"{mine} | {theirs} | **{float(times):.1f}**"
+
+
+def put_into_readme() -> None:
+    begin, end = "<!-- measured -->\n", "<!-- /measured -->"
+    head, _, rest = README.read_text().partition(begin)
+    README.write_text(head + begin + readme_table(RESULTS.read_text()) + end + rest.partition(end)[2])
+
+
 # ---- the comparisons -----------------------------------------------------------------------------------------------
 
 TITLES = {"random": "1 GB random", "tar": "1 GB tar of /usr", "small": "20,000 small files"}
 
 
+def scaled(scale: float) -> str:
+    """What a title says of data that is not whole."""
+    return "" if scale == 1 else f", times {scale:g}"
+
+
 def compare_speed(bench: Bench, data: Path, workloads: list[str], scale: float) -> str:
     written, restored = {}, {}
     for workload in workloads:
+        title = TITLES[workload] + scaled(scale)
         inputs = make_data(data, workload, scale)
         warm(inputs)
-        print(f"{TITLES[workload]}: writing", file=sys.stderr)
-        written[TITLES[workload]], archives = bench.write([inputs])
-        print(f"{TITLES[workload]}: restoring", file=sys.stderr)
-        restored[TITLES[workload]] = bench.restore(inputs, archives)
+        print(f"{title}: writing", file=sys.stderr)
+        written[title], archives = bench.write([inputs])
+        print(f"{title}: restoring", file=sys.stderr)
+        restored[title] = bench.restore(inputs, archives)
     return table("Writing", written, bench.sides) + "\n" + table("Restoring", restored, bench.sides)
 
 
@@ -303,6 +377,7 @@ def compare_memory(bench: Bench, data: Path, scale: float) -> str:
     eight = make_data(data, "memory", scale)
     rows = {}
     for title, inputs in (("one file of 1 GB", [one]), ("eight files of 200 MB", [eight])):
+        title += scaled(scale)
         warm(inputs[0])
         rows[title], archives = bench.write(inputs)
         for place in archives.values():
@@ -331,7 +406,13 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1, help="of the data; 1 is what RESULTS.md shows")
     parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "pogfast-bench", help="for data")
     parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
+    parser.add_argument("--readme", action="store_true", help="measure nothing, make the README's table anew")
     options = parser.parse_args()
+    if options.readme:
+        put_into_readme()
+        return
+    if options.write and options.scale != 1:
+        parser.error("--write is for the whole data: RESULTS.md shows what a user would see")
     only = options.only.split(",")
     if unknown := set(only) - set(WORKLOADS):
         parser.error(f"no such comparison: {', '.join(sorted(unknown))}")
@@ -348,10 +429,12 @@ def main() -> None:
     finally:
         shutil.rmtree(bench.outputs)
     for part, text in parts.items():
-        text = machine(sys.argv[1:]) + "\n" + text
+        text = machine(options) + "\n" + text
         print(text)
         if options.write:
             put_into_results(part, text)
+    if options.write:
+        put_into_readme()
 
 
 if __name__ == "__main__":

@@ -191,6 +191,14 @@ def sync_file_system(int fd):
 # it has a temporary name.
 cdef bint HAS_NAMELESS = os.path.isdir("/proc/self/fd")
 
+
+def use_nameless_files(bint wanted):
+    """Switches them off, and on again where the system has them. Returns whether they are on now. For tests."""
+    global HAS_NAMELESS
+    HAS_NAMELESS = wanted and os.path.isdir("/proc/self/fd")
+    return HAS_NAMELESS
+
+
 cdef struct Draft:
     int fd
     int dir                     # borrowed: where its temporary name lies

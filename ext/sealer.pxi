@@ -160,6 +160,8 @@ cdef class Sealer(_Crew):
     cdef Task pick(self, Hand* hand) noexcept nogil:
         cdef Slab* slab = self.sealing
         cdef Stream* stream = self.streams
+        if self.goes_on(hand):
+            return PART
         while slab != NULL:
             if not slab.busy and (slab.whole or slab.length - slab.hashed >= PIECE):
                 slab.busy = True
@@ -178,6 +180,22 @@ cdef class Sealer(_Crew):
         if self.next_file < self.count and self.stream_count < self.jobs:
             return self.take_file(hand)
         return self.wait_or_leave()
+
+    cdef bint goes_on(self, Hand* hand) noexcept nogil:
+        """Whether a worker that has just compressed goes on with its stream: when another can seal behind it. Its
+        core has the compressor's tables in its cache, and nobody need be woken for the slowest part of the road."""
+        cdef Stream* stream = self.streams
+        while stream != NULL and stream != hand.stream:
+            stream = stream.next
+        hand.stream = NULL
+        if stream == NULL or stream.busy or stream.ended or not (self.idle or (stream.slab != NULL and stream.slab.busy)):
+            return False
+        if not self.has_room(stream):
+            return False
+        stream.busy = True
+        hand.stream = stream
+        hand.slab = NULL
+        return True
 
     cdef bint has_room(self, Stream* stream) noexcept nogil:
         """Gives the stream a slab to fill if it has none. A crew of n holds n + 1 slabs, so that with every worker in

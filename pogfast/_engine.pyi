@@ -32,6 +32,9 @@ def open_blob(secret: bytes, private: bytes | None, blob: Buffer, name: str | No
     """The chunk in a blob. Raises errors.WrongKey (the header does not unwrap), CorruptBlob, and WrongBlob when
     `name` is given and is not the content's (by neither naming rule)."""
 
+def use_nameless_files(wanted: bool) -> bool:
+    """Switches files that have no name until they are whole off, and on again where the system has them. For tests."""
+
 def sync_file_system(fd: int) -> None: ...
 
 class BlobDirectory:

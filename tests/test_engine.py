@@ -14,11 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Sealer, public_key, seal_blob
+from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Sealer, public_key, seal_blob, use_nameless_files
 from pogfast.errors import MissingBlob, StoreError
 
 SECRET = bytes(range(32))
 KEY = oracle.OracleKey(SECRET)
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["nameless", "named"])
+def unfinished_files(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds for both kinds of unfinished files."""
+    use_nameless_files(request.param)
+    yield
+    use_nameless_files(True)
+
+
 NAMED = {value: name for name, value in VERDICT.items()}
 
 
