@@ -1,47 +1,93 @@
 #!/usr/bin/env bash
-# From a fresh clone to a checked and restored archive: builds pogfast into an environment of its own, makes a key,
-# archives a directory of yours, checks it and restores it beside. Needs Python 3.11 or later and a C compiler.
-#   ci/quickstart.sh [DIR] [WHAT]     DIR: where to work (.venv-quickstart); WHAT: what to archive (this checkout)
+# Builds pogfast in an environment of its own, then makes a key pair, archives a directory, checks the archive and
+# restores it, with the time of each step.
+#
+#   ci/quickstart.sh [DIRECTORY]      DIRECTORY: what to archive; without it this project's own source
+#
+# PYTHON is the interpreter (python3), POGFAST_VENV the environment (.venv in the checkout).
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
-work=${1:-$root/.venv-quickstart}
-what=$(cd "${2:-$root/pogfast}" && pwd)
-say() { printf '\n-- %s\n' "$*"; }
 
-say "building (half a minute)"
-"${PYTHON:-python3}" -m venv "$work"
-"$work/bin/python" -m pip install -q --upgrade pip
-"$work/bin/python" -m pip install -q "$root"
-PATH=$work/bin:$PATH
-pog --version
-python -m pogfast.selftest
+given=${1:-}
+if [ -n "$given" ]; then
+  given=$(cd "$given" && pwd)
+fi
+cd "$(dirname "$0")/.."
+checkout=$PWD
+python=${PYTHON:-python3}
+venv=${POGFAST_VENV:-$checkout/.venv}
 
-home=$(mktemp -d)
-trap 'rm -rf "$home"' EXIT
-cd "$home"
+step() { # step WHAT COMMAND...: says what, runs it, says how long it took
+  printf '\n== %s\n' "$1"
+  shift
+  local TIMEFORMAT='   took %R s'
+  { time "$@" 2>&3; } 3>&2 2>&1 # the time goes with the other lines, errors stay errors
+}
 
-say "making a key pair: the public key encrypts, the private one decrypts"
-pog-create-keypair
+fail() {
+  printf 'quickstart: %s\n' "$1" >&2
+  exit 1
+}
 
-say "archiving $what"
-key=$PWD
-cd "$(dirname "$what")"
-name=$(basename "$what")
-time pog --encryption-keyfile="$key/pki.encrypt" --save-to="local:$home/store" "$name" > "$home/log"
-cd "$home"
-tail -n 1 log
-manifest=$(tail -n 1 log | sed 's/.*: //')
-echo "$(find store/data -type f | wc -l) blobs, $(du -sh store | cut -f1)"
+build() {
+  "$python" -m venv "$venv"
+  "$venv/bin/pip" install --quiet "$checkout"
+  "$venv/bin/python" -P -m pogfast.selftest # -P: what was installed, not the source in this directory
+}
 
-say "checking: every blob that the index names is there"
-pog --encryption-keyfile=pki.encrypt --dump-manifest-index "local:store/$manifest" 2> /dev/null |
-    while read -r blob; do test -s "store/data/${blob:0:2}/$blob"; done && echo "all there"
+make_keys() (
+  cd "$work"
+  "$venv/bin/pog-create-keypair"
+)
 
-say "restoring, which authenticates every byte and checks every name"
-mkdir restored
-cd restored
-time pog --decryption-keyfile="$key/pki.decrypt" --decrypt "local:../store/$manifest" | tail -n 1
+archive() {
+  "$venv/bin/pog" --encryption-keyfile="$work/pki.encrypt" --save-to="local:$work/store" "${inputs[@]}" >"$work/said"
+  printf '   %s files in %s blobs\n' "$(($(grep -c '^\*\*\*' "$work/said") - 1))" "$(find "$work/store/data" -type f | wc -l)"
+}
 
-say "comparing with the originals"
-diff -r "$what" "$name" && echo "the same"
-say "done; pog is in $work/bin"
+check() { # with the public key alone: every blob that the manifest needs is in the store
+  "$venv/bin/pog" --encryption-keyfile="$work/pki.encrypt" --dump-manifest-index "local:$work/store/$manifest" \
+    >"$work/index" 2>/dev/null
+  while read -r blob; do
+    [ -s "$work/store/data/${blob:0:2}/$blob" ] || fail "$blob is missing"
+  done <"$work/index"
+  printf '   all %s blobs that it needs are there\n' "$(sort -u "$work/index" | wc -l)"
+}
+
+restore() {
+  mkdir "$work/restored"
+  (cd "$work/restored" && "$venv/bin/pog" --decryption-keyfile="$work/pki.decrypt" \
+    --decrypt "local:$work/store/$manifest" >/dev/null)
+}
+
+compare() { # every file below the inputs with its restored copy
+  # shellcheck disable=SC2016
+  find "${inputs[@]}" -type f -exec sh -c \
+    'copies=$0; for file; do cmp -- "$file" "$copies/$file" || exit 1; done' "$work/restored" {} +
+  printf '   %s files, all identical\n' "$(find "$work/restored" -type f | wc -l)"
+}
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "Python 3.11 or later is needed: set PYTHON to it"
+command -v "${CC:-cc}" >/dev/null || fail "a C compiler is needed (Debian: apt-get install gcc python3-dev)"
+step "building pogfast in $venv" build
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/pogfast-quickstart-XXXXXX")
+if [ -n "$given" ]; then
+  cd "$(dirname "$given")"
+  inputs=("$(basename "$given")")
+else
+  inputs=(README.md ext pogfast tests)
+fi
+step "making a key pair" make_keys
+step "archiving ${inputs[*]}" archive
+manifest=$(basename "$work"/store/*.mfn)
+step "checking $manifest" check
+step "restoring into $work/restored" restore
+step "comparing with the source" compare
+
+cat <<END
+
+Done. Look around in $work, and delete it when you have seen enough:
+  pki.encrypt  the public key: writes archives        store/     the archive: what a thief would see
+  pki.decrypt  the private key: reads them            restored/  the files as they came back
+The command is $venv/bin/pog; README.md goes on from here.
+END

@@ -1,52 +1,61 @@
 #!/usr/bin/env bash
-# Runs all tests, from nothing: builds the source distribution, a wheel from it, and tests the installed wheel in an
-# environment of its own; then the same on the debug build. Needs Python 3.11 or later and a C compiler.
-#   ci/test.sh [DIR]     DIR holds the environments and builds; a new temporary directory without it
+# All that must hold before a change is kept, from nothing, in a directory that is removed at the end: the quick start,
+# an sdist and the wheel made from it, lint and types, the tests on a build with checks, every benchmark once on tiny
+# data, and at last the whole tests on the installed wheel. Arguments go to that last pytest.
+#
+# PYTHON is the interpreter (python3); POGFAST_TEST_CACHE a directory for the environments of the pogcli releases that
+# the tests compare with, when they are to be kept.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/.." && pwd)
+
+cd "$(dirname "$0")/.."
+checkout=$PWD
 python=${PYTHON:-python3}
-if [ $# -gt 0 ]; then
-    work=$1
-    mkdir -p "$work"
-    work=$(cd "$work" && pwd)
-else
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
-fi
-say() { printf '\n== %s\n' "$*"; }
+work=$(mktemp -d "${TMPDIR:-/tmp}/pogfast-test-XXXXXX")
+trap 'chmod -R u+rwX "$work"; rm -rf "$work"' EXIT
+export TMPDIR=$work
+export POGFAST_TEST_CACHE=${POGFAST_TEST_CACHE:-$work/cache}
+export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis
+export PIP_DISABLE_PIP_VERSION_CHECK=1
 
-say "sdist and wheel"
+say() { printf '\n==== %s\n' "$1"; }
+
+# run_tests ENVIRONMENT PYTEST-ARGUMENTS...: from a directory where `import pogfast` cannot find the source.
+run_tests() (
+  venv=$1
+  shift
+  cd "$checkout/tests"
+  "$venv/bin/python" - <<'PROGRAM'
+import pogfast, pogfast._engine
+for module in (pogfast, pogfast._engine):
+    assert "site-packages" in module.__file__, module.__file__
+PROGRAM
+  "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
+)
+
+say "the quick start"
+POGFAST_VENV=$work/quickstart ci/quickstart.sh
+
+say "an sdist, and the wheel from it"
 "$python" -m venv "$work/build"
-"$work/build/bin/python" -m pip install -q --upgrade pip build
-rm -rf "$work/dist"
-"$work/build/bin/python" -m build -q --outdir "$work/dist" "$root"      # the wheel is built from the sdist
-ls "$work/dist"
+"$work/build/bin/pip" install --quiet build
+"$work/build/bin/python" -m build --outdir "$work/dist" "$checkout" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
+sdist=("$work"/dist/*.tar.gz)
+wheel=("$work"/dist/*.whl)
+"$python" -m venv "$work/wheel"
+"$work/wheel/bin/pip" install --quiet "${wheel[0]}[test,lint]"
 
-say "the wheel, in an empty environment"
-"$python" -m venv --clear "$work/venv"
-"$work/venv/bin/python" -m pip install -q --upgrade pip
-"$work/venv/bin/python" -m pip install -q "$(echo "$work"/dist/*.whl)[test,lint]"
-cp -r "$root/tests" "$root/bench" "$root/README.md" "$root/pyproject.toml" "$root/ci" "$work/venv/"
-cd "$work/venv"                                                          # not the checkout: `import pogfast` is the wheel
-bin/python -c 'import pogfast, sys; assert "site-packages" in pogfast.__file__, pogfast.__file__'
-bin/python -m pogfast.selftest
+say "lint and types"
+"$work/wheel/bin/ruff" check .
+"$work/wheel/bin/mypy" --strict pogfast
 
-say "ruff and mypy"
-bin/ruff check "$root"
-(cd "$root" && "$work/venv/bin/mypy" --cache-dir "$work/mypy" pogfast)
+say "the tests on a build with checks"
+"$python" -m venv "$work/debug"
+POGFAST_DEBUG=1 "$work/debug/bin/pip" install --quiet "${sdist[0]}[test]"
+POGFAST_TEST_QUICK=1 run_tests "$work/debug" .
 
-say "quickstart"
-PYTHON=$python bash "$root/ci/quickstart.sh" "$work/quickstart"
+say "every benchmark once, on tiny data"
+run_tests "$work/wheel" --benchmark-disable "$checkout/bench"
+"$work/wheel/bin/python" bench/compare.py --scale 0.002 --runs 1 --dir "$work/bench"
 
-say "every benchmark once, on tiny input"
-bin/python -m pytest -q bench --benchmark-disable -p no:cacheprovider
-bin/python bench/compare.py --scale 0.002 --runs 1 --dir "$work/bench"
-
-say "the tests, on the debug build"
-"$python" -m venv --clear "$work/debug"
-"$work/debug/bin/python" -m pip install -q --upgrade pip
-POGFAST_DEBUG=1 "$work/debug/bin/python" -m pip install -q "$root[test]"
-POGFAST_TEST_QUICK=1 "$work/debug/bin/python" -m pytest -q tests -p no:cacheprovider
-
-say "the tests"
-bin/python -m pytest tests -p no:cacheprovider
+say "the tests on the wheel"
+run_tests "$work/wheel" . "$@"

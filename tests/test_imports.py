@@ -1,9 +1,15 @@
-"""Which room may know which: the table of DESIGN's import rules, each with its reason."""
+"""Who may import whom, as a table with a reason for each row, held against what the source says.
+
+Imports run downwards only: pog -> inputs -> create | restore -> manifest, stores -> keys -> _engine -> errors.
+Imports inside functions and for the type checker count as well.
+"""
 
 from __future__ import annotations
 
 import ast
-import importlib
+import subprocess
+import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -12,75 +18,109 @@ import pogfast
 
 PACKAGE = Path(pogfast.__file__).parent
 
-# module -> (modules of ours that it may import, why no more)
-RULES: dict[str, tuple[set[str], str]] = {
-    "__init__": (set(), "a command must answer --help before anything is loaded"),
-    "errors": (set(), "everybody imports it"),
-    "keys": ({"_engine", "errors"}, "a key knows nothing of what it opens"),
-    "manifest": ({"_engine", "errors", "keys"}, "no I/O: bytes in, bytes out"),
-    "stores": ({"_engine", "errors", "stores.local", "stores.program"}, "bytes under names; no key, no manifest"),
-    "stores.local": ({"_engine", "errors"}, "bytes under names; no key, no manifest"),
-    "stores.program": ({"errors"}, "bytes under names; no key, no manifest"),
-    "create": ({"_engine", "errors", "keys", "manifest", "stores"}, "one story; it never knows the other"),
-    "restore": ({"_engine", "errors", "keys", "manifest", "stores", "stores.local"}, "the mirror of create"),
-    "inputs": ({"create", "errors"}, "names and kinds of files; it opens and stores nothing"),
-    "selftest": ({"_engine", "errors"}, "kernels only"),
+# Module -> the modules of ours that it may import, and why no others.
+MAY_IMPORT: dict[str, tuple[set[str], str]] = {
+    "": (set(), "importing the package costs nothing, so that every command can answer --help at once"),
+    "errors": (set(), "everybody raises these, so they can depend on nobody"),
+    "_engine": ({"errors"}, "the engine knows blobs only: no manifest, no path policy, no printing"),
+    "selftest": ({"_engine", "errors"}, "it judges the kernels, and so must not go through anything above them"),
+    "keys": ({"_engine", "errors"}, "a key wraps file keys wherever blobs and manifests lie"),
+    "manifest": ({"keys", "_engine", "errors"}, "sealed bytes and back, without I/O"),
+    "stores": ({"stores.local", "stores.program", "_engine", "errors"}, "bytes under names: no key, no manifest"),
+    "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
+    "stores.program": ({"errors"}, "a store knows no other, and a program takes whole files"),
+    "create": ({"manifest", "keys", "stores", "_engine", "errors"}, "story 1: never knows restore, flags or patterns"),
+    "restore": (
+        {"manifest", "keys", "stores", "stores.local", "_engine", "errors"},
+        "story 2: never knows create; names and sweeps unfinished files as local stores do",
+    ),
+    "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
     "pog": (
-        {"__init__", "errors", "keys", "inputs", "create", "restore", "stores"},
-        "a command line talks to the stories, never to the engine",
+        {"", "inputs", "create", "restore", "stores", "keys", "errors"},
+        "a command line: one library call a mode; blobs and manifests are below what it sees",
     ),
 }
+# Module -> packages from outside the standard library, each with what for.
+OUTSIDE: dict[str, dict[str, str]] = {
+    "keys": {"argon2": "Argon2id with 8 lanes, which libsodium's own cannot do; only when a password is used"},
+    "restore": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
+}
+# What a command that only prints its help has no time for.
+HEAVY = [
+    *("_cffi_backend", "argon2", "ctypes", "dataclasses", "hashlib", "json", "nacl", "subprocess", "tempfile"),
+    *("threading", "typing", "zstandard", "pogfast._engine", "pogfast.create", "pogfast.inputs", "pogfast.restore"),
+]
 
 
 def modules() -> dict[str, Path]:
+    """Our modules by name below the package, `` for the package itself; the engine by its stub."""
     found = {}
-    for file in sorted(PACKAGE.rglob("*.py")):
-        name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
-        found[name.removesuffix(".__init__") if name != "__init__" else name] = file
-    assert len(found) >= 11
+    for path in sorted([*PACKAGE.rglob("*.py"), PACKAGE / "_engine.pyi"]):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(part for part in parts if part != "__init__")] = path
+    assert len(found) > 10
     return found
 
 
-def imported(file: Path) -> set[str]:
-    """The modules of ours that a file imports, anywhere in it."""
-    ours = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+MODULES = modules()
+
+
+def imports(path: Path) -> set[str]:
+    """The full names of modules that a file imports, anywhere in it; `from a import b` is a.b where that is ours."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "absolute imports only"
-            module = node.module or ""
-            submodules = {f"{module}.{alias.name}" for alias in node.names}
-            names = [name for name in submodules if is_module(name)] or [module]
-        else:
-            continue
-        ours |= {name.partition(".")[2] or "__init__" for name in names if name.split(".")[0] == "pogfast"}
-    return ours
+            assert node.level == 0, f"{path.name}: relative imports say less"
+            base = node.module or ""
+            found |= {f"{base}.{name.name}" if is_ours(f"{base}.{name.name}") else base for name in node.names}
+    return found
 
 
-def is_module(name: str) -> bool:
-    return name.startswith("pogfast.") and (name.partition(".")[2] in modules() or name == "pogfast._engine")
+def is_ours(name: str) -> bool:
+    return name == "pogfast" or (name.startswith("pogfast.") and name.removeprefix("pogfast.") in MODULES)
 
 
-@pytest.mark.parametrize("name", modules())
-def test_imports_run_downwards(name: str) -> None:
-    assert name in RULES, f"{name} is a new room: say what it may know"
-    allowed, reason = RULES[name]
-    assert imported(modules()[name]) <= allowed, reason
+def of_ours(path: Path) -> set[str]:
+    names = {name for name in imports(path) if name.partition(".")[0] == "pogfast"}
+    assert all(is_ours(name) for name in names), names
+    return {name.removeprefix("pogfast").removeprefix(".") for name in names}
 
 
-def test_the_table_names_no_room_that_is_gone() -> None:
-    assert set(RULES) == set(modules())
+def test_every_module_has_a_row() -> None:
+    assert MODULES.keys() == MAY_IMPORT.keys(), "a new module needs a row that says what it may import, and why"
 
 
-def test_every_room_says_what_it_is_for() -> None:
-    for name, file in modules().items():
-        text = ast.get_docstring(ast.parse(file.read_text()))
-        assert text, name
-        assert len(text.splitlines()) >= 3, name
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_what_it_may(module: str) -> None:
+    allowed, reason = MAY_IMPORT[module]
+    assert of_ours(MODULES[module]) <= allowed, reason
 
 
-def test_the_errors_exit_codes_are_the_documented_ones() -> None:
-    errors = importlib.import_module("pogfast.errors")
-    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    assert {kind.exit_code for kind in kinds} == {1, 2, 3, 4, 10, 12}
+def test_no_row_allows_more_than_is_used() -> None:
+    """A permission that nobody uses is a rule that nobody checks. (The engine imports from compiled code.)"""
+    unused = {name: MAY_IMPORT[name][0] - of_ours(path) for name, path in MODULES.items() if name != "_engine"}
+    assert {name: left for name, left in unused.items() if left} == {}
+
+
+def test_imports_run_downwards() -> None:
+    order = list(TopologicalSorter({name: below for name, (below, _) in MAY_IMPORT.items()}).static_order())
+    assert order.index("errors") < order.index("_engine") < order.index("keys") < order.index("manifest")
+    assert "restore" not in MAY_IMPORT["create"][0]
+    assert "create" not in MAY_IMPORT["restore"][0]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_packages_from_outside_are_few(module: str) -> None:
+    names = {name.partition(".")[0] for name in imports(MODULES[module])}
+    assert names - sys.stdlib_module_names - {"pogfast"} == set(OUTSIDE.get(module, {}))
+
+
+@pytest.mark.parametrize("command", ["main(['--help'])", "main(['--version'])", "create_keypair(['--help'])"])
+def test_help_imports_nothing_heavy(command: str) -> None:
+    program = f"import sys; from pogfast.pog import *; {command}; print(*sys.modules, file=sys.stderr)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = set(ran.stderr.split())
+    assert {"pogfast.pog", "pogfast.errors"} <= loaded
+    assert loaded.isdisjoint(HEAVY), loaded & set(HEAVY)
