@@ -23,13 +23,11 @@ import os
 import platform
 import random
 import re
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +48,6 @@ class Figures:
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)  # bytes
-    floor: int = 0  # a child's peak is never seen below that of the process that started it
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,6 @@ def _small(place: Path, scale: float) -> None:
     count = max(int(FILES * scale), 10)
     source = random.Random(1)
     sizes = [int(source.lognormvariate(8.5, 1.3)) for _ in range(count)]
-    # Not in memory: a child's peak memory is at least that of the process that starts it.
     _write(place.with_name("source"), _usr(sum(sizes)))
     with place.with_name("source").open("rb") as source_file:
         for number, size in enumerate(sizes):
@@ -154,24 +150,33 @@ def files_below(directory: Path) -> list[Path]:
 # ---- runs ----------------------------------------------------------------------------------------------------------
 
 
+# A process's peak memory is never seen below that of the one that started it, so a small one starts and measures them.
+LAUNCHER = """
+import os, sys, time
+started = time.perf_counter()
+_, status, usage = os.wait4(os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ), 0)
+wall = time.perf_counter() - started
+with open(".measured", "w") as out:
+    print(os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss, file=out)
+"""
+
+
 def timed(command: Sequence[str], cwd: Path, figures: Figures) -> None:
     """Runs a command to its end; its standard output is read by nobody, as under cron."""
     os.sync()
-    started = time.perf_counter()
-    with (cwd / ".log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    wall = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        said = (cwd / ".log").read_text(errors="replace")[-2000:]
-        sys.exit(f"not reported: {' '.join(command)} ended with {process.returncode}\n{said}")
-    (cwd / ".log").unlink()
-    figures.wall.append(wall)
-    figures.cpu.append(usage.ru_utime + usage.ru_stime)
-    unit = 1 if sys.platform == "darwin" else 1024
-    figures.memory.append(usage.ru_maxrss * unit)
-    figures.floor = max(figures.floor, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    log, measured = cwd / ".log", cwd / ".measured"
+    with log.open("wb") as out:
+        launcher = [sys.executable, "-I", "-S", "-c", LAUNCHER]
+        subprocess.run([*launcher, *command], cwd=cwd, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=True)
+    code, wall, cpu, memory = measured.read_text().split()
+    if code != "0":
+        said = log.read_text(errors="replace")[-2000:]
+        sys.exit(f"not reported: {' '.join(command)} ended with {code}\n{said}")
+    log.unlink()
+    measured.unlink()
+    figures.wall.append(float(wall))
+    figures.cpu.append(float(cpu))
+    figures.memory.append(int(memory) * (1 if sys.platform == "darwin" else 1024))
 
 
 @dataclass
@@ -256,14 +261,9 @@ def table(title: str, rows: dict[str, dict[str, Figures]], sides: tuple[Side, ..
         lines.append(
             f"| {name} | {spread(a.wall)} | {spread(b.wall)} | {ratio(a.wall, b.wall)} "
             f"| {spread(a.cpu)} | {spread(b.cpu)} | {ratio(a.cpu, b.cpu)} "
-            f"| {peak(a)} | {peak(b)} |"
+            f"| {max(a.memory) / 1e6:.0f} | {max(b.memory) / 1e6:.0f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def peak(figures: Figures) -> str:
-    most = max(figures.memory)
-    return f"{'<= ' if most <= figures.floor else ''}{most / 1e6:.0f}"
 
 
 def spread(values: list[float]) -> str:
@@ -314,7 +314,7 @@ def put_into_results(part: str, text: str) -> None:
 def rows_of(results: str, title: str) -> dict[str, list[str]]:
     """The rows of one table in RESULTS.md, by their first cell."""
     _, _, rest = results.partition(f"### {title}\n")
-    lines = rest.partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    lines = rest.lstrip("\n").partition("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {row[0]: row[1:] for row in cells[2:]}
 
@@ -330,8 +330,7 @@ def readme_table(results: str) -> str:
         lines.append(f"| {name} | {minima(row)} | {minima(restored[name])} |")
     for name, row in memory.items():
         mine, theirs = row[6:8]
-        times = float(theirs.split()[-1]) / float(mine.split()[-1])
-        lines.append(f"| peak memory, {name} | {mine} MB | {theirs} MB | {times:.1f} | | | |")
+        lines.append(f"| peak memory, {name} | {mine} MB | {theirs} MB | **{float(theirs) / float(mine):.1f}** | | | |")
     if measured := re.search(r"<!-- speed -->\n(.*?)\. Command:", results):
         lines += ["", f"{measured[1]}: [bench/RESULTS.md](bench/RESULTS.md) has the medians and CPU seconds."]
     return "\n".join(lines) + "\n"

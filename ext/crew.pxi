@@ -54,6 +54,7 @@ cdef class _Crew:
     cdef int idle
     cdef int jobs
     cdef bint stopping
+    cdef bint no_memory
     cdef Py_ssize_t count       # files to do
     cdef Py_ssize_t next_file
     cdef Py_ssize_t open_files  # begun and not done
@@ -160,16 +161,23 @@ cdef class _Crew:
             pthread_mutex_unlock(&self.lock)
 
     cdef void fail_memory(self) noexcept nogil:
-        with gil:
-            self.fail(MemoryError("there is no memory for a chunk: choose a smaller chunk size"))
+        pthread_mutex_lock(&self.lock)
+        self.give_up_for_memory()
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void give_up_for_memory(self) noexcept nogil:
+        """Stops the crew. Called with the lock held."""
+        self.no_memory = self.stopping = True
+        pthread_cond_broadcast(&self.work)
+        pthread_cond_signal(&self.news)
 
     def run(self):
         """News of the files in their order, until all are done: see _engine.pyi."""
         cdef Py_ssize_t file = 0
         self._start()
         try:
-            while file < self.count:
-                for told in self._news(file):
+            while file < self.count and (news := self._news(file)):
+                for told in news:
                     file += told.done
                     yield told
         finally:
@@ -177,7 +185,7 @@ cdef class _Crew:
 
     def _news(self, Py_ssize_t file):
         cdef list news = []
-        while not news:
+        while not news and not (self.stopping and self.failure is None and not self.no_memory):
             with nogil:
                 pthread_mutex_lock(&self.lock)
                 if not self.stopping and not self.has_news(file):
@@ -186,6 +194,8 @@ cdef class _Crew:
             PyErr_CheckSignals()
             if self.failure is not None:
                 raise self.failure
+            if self.no_memory:
+                raise MemoryError("there is no memory for a chunk: choose a smaller chunk size")
             with nogil:
                 pthread_mutex_lock(&self.lock)
             # The lock is held with the GIL from here. That is safe: no worker asks for the GIL while it holds the lock.

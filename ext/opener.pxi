@@ -159,7 +159,9 @@ cdef class Opener(_Crew):
             self.spare = slab.next
         elif self.slab_count <= self.jobs:
             slab = slab_new()
-            if slab != NULL:
+            if slab == NULL:
+                self.give_up_for_memory()
+            else:
                 self.slab_count += 1
         return slab
 

@@ -212,6 +212,7 @@ cdef class Sealer(_Crew):
         elif self.slab_count <= self.jobs:
             slab = slab_new()
             if slab == NULL:
+                self.give_up_for_memory()
                 return False
             self.slab_count += 1
         else:
@@ -221,6 +222,10 @@ cdef class Sealer(_Crew):
         slab.owner = stream
         slab.index = self.new_record(&self.files[stream.file])
         slab.next = NULL
+        if slab.index < 0:
+            self.give_up_for_memory()
+            slab_free(slab)
+            return False
         while last[0] != NULL:
             last = &last[0].next
         last[0] = slab
@@ -476,6 +481,11 @@ cdef class Sealer(_Crew):
         cdef Py_ssize_t i
         cdef bint known = True
         cdef bint[MOST_SINKS] wanted
+        if hand.data == NULL:           # a stream took it over; what is stored is read through it
+            hand.data = <u8*>malloc(SMALL)
+            if hand.data == NULL:
+                self.fail_memory()
+                return False
         for i in range(self.sink_count):
             wanted[i] = self.directories[i] == NULL or not directory_has(
                 self.directories[i], slab.digest, blob_size(slab, &self.ring), &self.ring, hand.data)

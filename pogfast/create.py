@@ -9,6 +9,7 @@ left out; a store that cannot be written to ends the run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from pogfast._engine import Sealer
 from pogfast.errors import PogfastError, SourceError, StoreError
 from pogfast.keys import Key
 from pogfast.stores import Target
+
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Source(NamedTuple):
@@ -129,4 +132,5 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"cannot write to {error.filename or 'the store'}: {error.strerror}") from error
+        hint = "make room and run it again: what is stored is kept" if error.errno in FULL else ""
+        raise StoreError(f"cannot write to {error.filename or 'the store'}: {error.strerror}", hint) from error

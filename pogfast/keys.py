@@ -85,7 +85,12 @@ def from_password(password: str) -> Key:
     return Key(
         "password",
         hash_secret_raw(
-            secret, hashlib.sha256(secret).digest(), time_cost=8, memory_cost=102400, parallelism=8, hash_len=KEY_SIZE,
+            secret,
+            hashlib.sha256(secret).digest(),
+            time_cost=8,
+            memory_cost=102400,
+            parallelism=8,
+            hash_len=KEY_SIZE,
             type=Type.ID,
         ),
     )

@@ -247,7 +247,9 @@ class Console:
         self.print(name)
 
     def manifest(self, index: int, total: int, name: str) -> None:
+        """Printed before the manifest is stored: where nobody can be told of an archive, none is made."""
         self.print(f"*** {index}/{total}: {name}")
+        self.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

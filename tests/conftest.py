@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,14 +113,14 @@ def pogcli_python(release: str) -> Path:
 
 
 @pytest.fixture(scope="session", params=RELEASES)
-def pogcli(request: pytest.FixtureRequest) -> Iterator[Runner]:
+def pogcli(request: pytest.FixtureRequest) -> Runner:
     """The real pogcli, each release."""
     python = pogcli_python(request.param)
 
     def call(*arguments: str | bytes | Path, cwd: Path, **more: object) -> Ran:
         return run([python, "-m", "pog.pog", *arguments], cwd, **more)
 
-    yield call
+    return call
 
 
 @pytest.fixture(scope="session")

@@ -247,7 +247,7 @@ def test_an_interrupted_run_leaves_nothing_torn_and_the_next_completes(
         time.sleep(delay)
         process.send_signal(how)
         _, error = process.communicate(timeout=30)
-        if manifests := list(out.glob("*.mfn")):    # it was faster
+        if manifests := list(out.glob("*.mfn")):  # it was faster
             for made in manifests:
                 made.unlink()
             continue
@@ -291,7 +291,10 @@ def test_leavings_of_dead_processes_are_swept_and_of_living_ones_kept(work: Path
 
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
-    dead, other = work / "out" / f".pogfast-{HOST}-{process.pid}-0-7f.tmp", work / "out" / ".pogfast-elsewhere-1-0-7f.tmp"
+    dead, other = (
+        work / "out" / f".pogfast-{HOST}-{process.pid}-0-7f.tmp",
+        work / "out" / ".pogfast-elsewhere-1-0-7f.tmp",
+    )
     alive = work / "out" / f".pogfast-{HOST}-{os.getpid()}-0-7f.tmp"
     for file in (dead, other, alive):
         file.touch()

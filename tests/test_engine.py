@@ -64,7 +64,12 @@ def seal(
 
 
 def restore(
-    store: Path, out: Path, files: list[tuple[list[str], list[int] | None]], *, jobs: int = 2, key: oracle.OracleKey = KEY
+    store: Path,
+    out: Path,
+    files: list[tuple[list[str], list[int] | None]],
+    *,
+    jobs: int = 2,
+    key: oracle.OracleKey = KEY,
 ) -> list[Opened]:
     """Restores each (names, sizes) to out/0, out/1 ..."""
     out.mkdir(exist_ok=True)
@@ -117,7 +122,9 @@ def test_files_of_all_sizes_come_back(tmp_path: Path, chunk_size: int, jobs: int
 
 
 @given(st.integers(0, 2000), st.integers(1, 300), st.integers(-5, 22), st.integers(1, 3), st.integers(0, 3))
-def test_any_length_chunk_size_and_level(tmp_path: Path, size: int, chunk: int, level: int, jobs: int, seed: int) -> None:
+def test_any_length_chunk_size_and_level(
+    tmp_path: Path, size: int, chunk: int, level: int, jobs: int, seed: int
+) -> None:
     content = mixed(size, seed)
     file = tmp_path / "file"
     file.write_bytes(content)
@@ -207,8 +214,15 @@ def damaged_cases() -> dict[str, Callable[[Path, list[str]], None]]:
         (store / names[1]).unlink()
         (store / names[1]).mkdir()
 
-    return {"bad body": flip, "bad name": swap, "bad body 2": cut, "bad body 3": empty, "bad header": header,
-            "not there": missing, "bad read": folder}
+    return {
+        "bad body": flip,
+        "bad name": swap,
+        "bad body 2": cut,
+        "bad body 3": empty,
+        "bad header": header,
+        "not there": missing,
+        "bad read": folder,
+    }
 
 
 @pytest.mark.parametrize("jobs", [1, 3])
@@ -302,6 +316,24 @@ def test_a_failing_sink_ends_the_run_with_its_error(tmp_path: Path) -> None:
         seal(files, [put], jobs=2)
 
 
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+def test_stored_blobs_of_large_files_are_not_written_again(tmp_path: Path, jobs: int) -> None:
+    files = [tmp_path / str(number) for number in range(5)]
+    for number, file in enumerate(files):
+        file.write_bytes(mixed(3_000_000, number))
+    store = tmp_path / "store"
+    store.mkdir()
+    with opened(store) as directory:
+        first = seal(files, [BlobDirectory(directory, False)], jobs=jobs)
+        before = {blob.name: blob.stat().st_ino for blob in store.iterdir()}
+        files[2].write_bytes(b"new" + files[2].read_bytes())
+        second = seal(files, [BlobDirectory(directory, False)], jobs=jobs)
+    assert [a == b for a, b in zip(first, second, strict=True)] == [True, True, False, True, True]
+    after = {blob.name: blob.stat().st_ino for blob in store.iterdir()}
+    assert before.items() <= after.items()
+    assert len(after) > len(before)
+
+
 @pytest.mark.parametrize("damage", ["short", "flipped", "empty", "good"])
 @pytest.mark.parametrize("asymmetric", [False, True])
 def test_a_torn_blob_is_repaired_and_a_good_one_kept(tmp_path: Path, damage: str, asymmetric: bool) -> None:
@@ -369,6 +401,19 @@ def test_stopping_in_the_middle_leaves_no_unfinished_file(tmp_path: Path, size: 
         next(back)
         back.close()
         assert not [name for name in os.listdir(out) if name.startswith(".")]
+
+
+def test_a_run_that_is_stopped_from_outside_ends(tmp_path: Path) -> None:
+    files = [tmp_path / str(number) for number in range(200)]
+    for number, file in enumerate(files):
+        file.write_bytes(bytes([number]))
+    sealer = Sealer(
+        SECRET, False, [os.fsencode(file) for file in files], [lambda name, view: None], chunk_size=100, level=3, jobs=2
+    )
+    run = sealer.run()
+    next(run)
+    sealer.stop()
+    assert len(list(run)) < 200
 
 
 def test_nonsense_is_refused_before_work() -> None:

@@ -117,6 +117,12 @@ def test_packages_from_outside_are_few(module: str) -> None:
     assert names - sys.stdlib_module_names - {"pogfast"} == set(OUTSIDE.get(module, {}))
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_says_what_it_is_for(module: str) -> None:
+    text = ast.get_docstring(ast.parse(MODULES[module].read_text(encoding="utf-8"))) or ""
+    assert len(text.splitlines()) >= 3
+
+
 @pytest.mark.parametrize("command", ["main(['--help'])", "main(['--version'])", "create_keypair(['--help'])"])
 def test_help_imports_nothing_heavy(command: str) -> None:
     program = f"import sys; from pogfast.pog import *; {command}; print(*sys.modules, file=sys.stderr)"

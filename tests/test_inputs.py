@@ -35,13 +35,15 @@ def find(*inputs: str, absolute: bool = False) -> tuple[list[tuple[str, str]], l
 
 @pytest.mark.parametrize(
     "inputs",
-    [["d"], ["d/"], ["d//"], ["./d"], [".//d"], ["a", "./a", "a"], ["d/*"], ["d/**"], ["d/?.txt"], ["g[1]"], ["*"], ["**"],
+    [["d"], ["d/"], ["d//"], ["./d"], [".//d"], ["a", "./a", "a"], ["d/*"], ["d/**"], ["d/?.txt"], ["g[1]"], ["*"],
+     ["**"],
      ["x..y", "..f"], ["d/../a"], ["d/e/.."], ["link", "dirlink"], ["é", "D", "d", "d-x"], ["empty"], ["n\nl"],
      [os.fsdecode(b"b\xff")], ["/d"], ["/a", "a"], ["d", "d/a.txt"]],
     ids=repr,
 )  # fmt: skip
-def test_files_and_names_are_pogclis(tree: Path, pogcli_014: Runner, tmp_path_factory: pytest.TempPathFactory,
-                                     inputs: list[str]) -> None:
+def test_files_and_names_are_pogclis(
+    tree: Path, pogcli_014: Runner, tmp_path_factory: pytest.TempPathFactory, inputs: list[str]
+) -> None:
     inputs = [str(tree) + given if given.startswith("/") else given for given in inputs]
     key = tmp_path_factory.mktemp("key") / "key"
     key.write_text("key")
@@ -58,7 +60,12 @@ def test_files_and_names_are_pogclis(tree: Path, pogcli_014: Runner, tmp_path_fa
 
 
 def test_names(tree: Path) -> None:
-    assert find("d", "./a", "d/../D")[0] == [("./a", "./a"), ("d/../D", "D"), ("d/a.txt", "d/a.txt"), ("d/e/x", "d/e/x")]
+    assert find("d", "./a", "d/../D")[0] == [
+        ("./a", "./a"),
+        ("d/../D", "D"),
+        ("d/a.txt", "d/a.txt"),
+        ("d/e/x", "d/e/x"),
+    ]
     assert find(f"{tree}/d")[0] == [(f"{tree}/d/a.txt", "a.txt"), (f"{tree}/d/e/x", "x")]
     assert find("d/../a", "./link", absolute=True)[0] == [("./link", f"{tree}/link"), ("d/../a", f"{tree}/a")]
 

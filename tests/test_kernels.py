@@ -34,8 +34,14 @@ KEYS = [
 ]
 PIECE = 256 << 10
 # Around the cipher's first block, its blocks, the padding's modulus, and the pieces in which the engine works.
-EDGES = sorted({0, 1} | {edge + step for edge in (32, 64, 96, 128, 256, 263, 327, 512, PIECE, PIECE + 32, 2 * PIECE)
-                         for step in (-1, 0, 1)})
+EDGES = sorted(
+    {0, 1}
+    | {
+        edge + step
+        for edge in (32, 64, 96, 128, 256, 263, 327, 512, PIECE, PIECE + 32, 2 * PIECE)
+        for step in (-1, 0, 1)
+    }
+)
 
 
 def test_selftest_finds_nothing_wrong() -> None:
@@ -148,7 +154,9 @@ def test_boxes_and_frames_are_those_of_the_libraries(message: bytes) -> None:
     assert oracle.zstandard.frame_content_size(compress(message)) == len(message)
 
 
-@pytest.mark.parametrize("data", [b"", b"\0", b"nothing of the kind", compress(b"a" * 5000)[:-1], compress(b"abc") + b"x"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"nothing of the kind", compress(b"a" * 5000)[:-1], compress(b"abc") + b"x"]
+)
 def test_what_is_no_frame_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):
         decompress(data)

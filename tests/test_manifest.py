@@ -30,10 +30,20 @@ NAMES = st.builds(oracle.OracleKey(SECRET).name, st.binary(max_size=3))
 # Paths as systems give them: any text, and bytes that are no UTF-8 as surrogates.
 PATHS = st.binary(max_size=20).map(os.fsdecode) | st.text(max_size=20)
 TIMES = st.floats(-(2**40), 2**40)
-ENTRIES = st.builds(Entry, st.lists(NAMES, max_size=4), TIMES, TIMES, st.dictionaries(
-    st.text(max_size=5).filter(lambda key: key not in ("blobs", "atime", "mtime")), st.integers(), max_size=2))
-MANIFESTS = st.builds(Manifest, st.dictionaries(PATHS, ENTRIES, max_size=5),
-                      st.none() | st.dictionaries(st.text(max_size=5), st.integers(), max_size=3))
+ENTRIES = st.builds(
+    Entry,
+    st.lists(NAMES, max_size=4),
+    TIMES,
+    TIMES,
+    st.dictionaries(
+        st.text(max_size=5).filter(lambda key: key not in ("blobs", "atime", "mtime")), st.integers(), max_size=2
+    ),
+)
+MANIFESTS = st.builds(
+    Manifest,
+    st.dictionaries(PATHS, ENTRIES, max_size=5),
+    st.none() | st.dictionaries(st.text(max_size=5), st.integers(), max_size=3),
+)
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -64,7 +74,7 @@ def test_what_the_oracle_seals_opens(key: keys.Key) -> None:
 def test_damage_is_never_taken_for_a_wrong_key(key: keys.Key) -> None:
     name = oracle_of(key).name(b"x")
     data = manifest.seal(Manifest({"file": Entry([name], 0, 0)}), key)
-    header = 76 if key.asymmetric else 72   # what only the right key opens; behind it all is damage
+    header = 76 if key.asymmetric else 72  # what only the right key opens; behind it all is damage
     for at in range(len(data)):
         damaged = bytearray(data)
         damaged[at] ^= 1
@@ -129,7 +139,9 @@ def test_authentic_nonsense_is_refused(content: object) -> None:
         manifest.open(data, SYMMETRIC, "m")
 
 
-@pytest.mark.parametrize("frame", [b"", b"no frame", compress(b"no json"), compress(b'{"a": ')[:-1], compress(b"[" * 10**5)])
+@pytest.mark.parametrize(
+    "frame", [b"", b"no frame", compress(b"no json"), compress(b'{"a": ')[:-1], compress(b"[" * 10**5)]
+)
 def test_authentic_noise_is_refused(frame: bytes) -> None:
     file_key = os.urandom(32)
     with pytest.raises(CorruptManifest):

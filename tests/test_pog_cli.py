@@ -83,8 +83,10 @@ def test_pogcli_restores_ours_and_we_restore_its(work: Path, pog: Runner, pogcli
         ran = writer("--chunk-size=50k", *write, *INPUTS, cwd=work / "out", stdin=stdin)
         assert ran.code == 0, ran.err
         manifest = manifest_in(work / "out")
-        ran = reader(*read, "--decrypt", manifest, cwd=work / "out", stdin=stdin) if mode != "password" else reader(
-            *read, manifest, cwd=work / "out", stdin=stdin
+        ran = (
+            reader(*read, "--decrypt", manifest, cwd=work / "out", stdin=stdin)
+            if mode != "password"
+            else reader(*read, manifest, cwd=work / "out", stdin=stdin)
         )
         assert ran.code == 0, ran.err
         names = {"f": "f", "d/z": "z", "d/e/x": "x", "empty": "empty", "é": "é"}
@@ -95,7 +97,9 @@ def test_pogcli_restores_ours_and_we_restore_its(work: Path, pog: Runner, pogcli
 
 @pytest.mark.parametrize("mode", ["keyfile", "x25519"])
 @pytest.mark.parametrize("jobs", [1, 8])
-def test_standard_output_is_pogclis_to_the_byte(work: Path, pog: Runner, pogcli_014: Runner, mode: str, jobs: int) -> None:
+def test_standard_output_is_pogclis_to_the_byte(
+    work: Path, pog: Runner, pogcli_014: Runner, mode: str, jobs: int
+) -> None:
     write, read, _ = KEYS[mode]
     (work / os.fsdecode(b"bad\xff")).write_bytes(b"1")
     (work / "n\nl").write_bytes(b"2")
@@ -139,7 +143,12 @@ def test_blobs_of_several_files_follow_each_other(work: Path, pog: Runner) -> No
 
 @pytest.mark.parametrize("target", ["local", "local:../other", "local:STORE", "local,local:../other"])
 def test_local_stores(work: Path, pog: Runner, target: str) -> None:
-    ran = pog("--keyfile=../key", f"--save-to={target.replace('STORE', str(work / 'new' / 'store'))}", "../d", cwd=work / "out")
+    ran = pog(
+        "--keyfile=../key",
+        f"--save-to={target.replace('STORE', str(work / 'new' / 'store'))}",
+        "../d",
+        cwd=work / "out",
+    )
     assert ran.code == 0, ran.err
     places = {"local": work / "out", "local:../other": work / "other", "local:STORE": work / "new" / "store"}
     for word in target.split(","):
@@ -165,11 +174,15 @@ def test_pogcli_restores_a_local_store_as_the_format_says(work: Path, pog: Runne
 
 def test_a_program_as_target_is_run_as_pogcli_runs_it(work: Path, pog: Runner, pogcli_014: Runner) -> None:
     program = work / "save.sh"
-    program.write_text(f'#!/bin/sh\necho noise\necho "$1" >> "{work}/$WHO.log"\ncp "$2" "{work}/other/$(basename "$2")"\n')
+    program.write_text(
+        f'#!/bin/sh\necho noise\necho "$1" >> "{work}/$WHO.log"\ncp "$2" "{work}/other/$(basename "$2")"\n'
+    )
     program.chmod(0o755)
     for who, command in (("mine", pog), ("theirs", pogcli_014)):
         environment = {**os.environ, "WHO": who}
-        ran = command("--keyfile=../key", "--concurrency=1", f"--save-to={program}", *INPUTS, cwd=work / "out", env=environment)
+        ran = command(
+            "--keyfile=../key", "--concurrency=1", f"--save-to={program}", *INPUTS, cwd=work / "out", env=environment
+        )
         assert ran.code == 0, ran.err
         assert b"noise" not in ran.out
     logs = [without_time((work / f"{who}.log").read_bytes()).splitlines() for who in ("mine", "theirs")]
@@ -259,7 +272,10 @@ def test_standard_output_that_cannot_be_written(work: Path, arguments: list[str]
     with open("/dev/full", "wb") as full:
         ran = subprocess.run(command, cwd=work, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
     assert (ran.returncode, ran.stderr) == (1, "pog: error: cannot write to standard output: No space left on device\n")
-    closed = subprocess.run(["/bin/sh", "-c", '"$@" >&-', "sh", *command], cwd=work, capture_output=True, check=False, text=True)
+    assert not list(work.glob("*.mfn")), "no archive that nobody was told of"
+    closed = subprocess.run(
+        ["/bin/sh", "-c", '"$@" >&-', "sh", *command], cwd=work, capture_output=True, check=False, text=True
+    )
     assert closed.returncode == 1
     assert closed.stderr == "pog: error: standard output is closed\n"
     read, write = os.pipe()

@@ -98,7 +98,11 @@ def test_the_same_command_lines_are_understood_alike(arguments: list[str]) -> No
         (["--decrypt", "--chunk-size=5", "a"], None, []),
         (["--keyfile=k", "--encryption-keyfile=e", "a"], None, []),
         (["--encryption-keyfile=e", "--dump-manifest", "a"], None, []),
-        (["--encryption-keyfile=e", "--dump-manifest-index", "a"], {"encryption-keyfile": "e", "dump-manifest-index": ""}, ["a"]),
+        (
+            ["--encryption-keyfile=e", "--dump-manifest-index", "a"],
+            {"encryption-keyfile": "e", "dump-manifest-index": ""},
+            ["a"],
+        ),
         (["--decrypt"], None, []),
         ([], None, []),
     ],
@@ -109,15 +113,31 @@ def test_command_lines(arguments: list[str], options: dict[str, str] | None, inp
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("1", 1), ("100MB", 10**8), ("100mb", 10**8), ("1.5k", 1500), ("2 KiB", 2048), ("10b", 10), ("10bytes", 10),
-     ("10 byte", 10), ("5MiB", 5 * 2**20), ("5 mebibytes", 5 * 2**20), ("1G", 10**9), ("3 terabytes", 3 * 10**12),
-     (" 7 ", 7), ("0.001k", 1), ("1PiB", 2**50)],
+    [
+        ("1", 1),
+        ("100MB", 10**8),
+        ("100mb", 10**8),
+        ("1.5k", 1500),
+        ("2 KiB", 2048),
+        ("10b", 10),
+        ("10bytes", 10),
+        ("10 byte", 10),
+        ("5MiB", 5 * 2**20),
+        ("5 mebibytes", 5 * 2**20),
+        ("1G", 10**9),
+        ("3 terabytes", 3 * 10**12),
+        (" 7 ", 7),
+        ("0.001k", 1),
+        ("1PiB", 2**50),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert pog.parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "abc", "0", "-1", "1e3", "1.2.3", "5XB", "5 5", "0.1", "MB", "9999999PiB", "nan", "٣"])
+@pytest.mark.parametrize(
+    "text", ["", "abc", "0", "-1", "1e3", "1.2.3", "5XB", "5 5", "0.1", "MB", "9999999PiB", "nan", "٣"]
+)
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--chunk-size"):
         pog.parse_size(text)

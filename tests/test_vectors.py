@@ -1,4 +1,4 @@
-"""Every archive of tests/vectors, written by real pogcli releases: read to the expected bytes, written to the same names."""
+"""Every archive of tests/vectors, as real pogcli releases wrote it: read to its bytes, written to the same names."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def test_manifest_lists_the_expected_blobs(vector: Vector) -> None:
     opened = manifest.open(vector.manifest, key_of(vector), vector.name)
     assert {name: entry.blobs for name, entry in opened.entries.items()} == vector.archive["blobs"]
     assert {entry.mtime for entry in opened.entries.values()} == {1580000000.25}
-    assert {name: entry["blobs"] for name, entry in oracle.open_manifest(oracle_key(vector), vector.manifest).items()} == (
-        vector.archive["blobs"]
-    )
+    assert {
+        name: entry["blobs"] for name, entry in oracle.open_manifest(oracle_key(vector), vector.manifest).items()
+    } == (vector.archive["blobs"])
 
 
 def test_index_lists_the_blobs(vector: Vector) -> None:

@@ -40,10 +40,10 @@ class LocalStore:
     """A directory of blobs and manifests."""
 
     def __init__(self, path: str, fan_out: bool, directory: int) -> None:
-        self.label = path
+        self.label = "the working directory" if path == "." else path
         self.fan_out = fan_out
         self.directory = directory
-        self.blobs = BlobDirectory(directory, fan_out, temporary_prefix(), path)
+        self.blobs = BlobDirectory(directory, fan_out, temporary_prefix(), self.label)
 
     @classmethod
     def create(cls, path: str, *, fan_out: bool) -> LocalStore:

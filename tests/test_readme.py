@@ -1,0 +1,135 @@
+"""The README is true to the letter: its examples run, its options are all there, its figures are the measured ones."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pogfast import errors
+from pogfast.pog import FLAGS, WITH_VALUE
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# What differs from run to run: the names of blobs and of manifests.
+NAME = re.compile(r"[A-Za-z0-9_-]{43}=|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}")
+# Commands that are not run here, since ci/test.sh does: it builds, installs and starts with the quick start.
+BY_CI = {"ci/quickstart.sh", "ci/test.sh", "pip install ."}
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert found
+    return found
+
+
+def steps(block: str) -> list[tuple[str, str]]:
+    """(command, what it prints) of each `$` in a console block."""
+    assert block.startswith("$ ")
+    pairs = [step.partition("\n") for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
+    return [(command, output) for command, _, output in pairs]
+
+
+class Shell:
+    """Runs the examples one after the other, as a reader would, with the names of this run for those in the README."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = self.directory = home / "home"
+        self.home.mkdir()
+        self.names: dict[str, str] = {}
+        commands = home / "bin"
+        commands.mkdir()
+        for command, function in (("pog", "main"), ("pog-create-keypair", "create_keypair")):
+            (commands / command).write_text(
+                f"#!{sys.executable}\nimport sys\nfrom pogfast.pog import {function}\nsys.exit({function}())\n"
+            )
+            (commands / command).chmod(0o755)
+        self.environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"}
+
+    def run(self, command: str, expected: str) -> None:
+        """Runs a command in the directory that the last one ended in, and holds its output against the expected."""
+        real = NAME.sub(lambda name: self.names.get(name[0], name[0]), command)
+        where = self.home.parent / "where"
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f"{real}\npwd > {where}"],
+            cwd=self.directory,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}"
+        self.directory = Path(where.read_text().rstrip("\n"))
+        self.learn(expected, done.stdout)
+        assert NAME.sub(lambda name: self.names[name[0]], expected) == done.stdout, command
+
+    def learn(self, expected: str, printed: str) -> None:
+        """Names that the README shows for the first time stand for those that were printed in their places."""
+        shown, real = NAME.findall(expected), NAME.findall(printed)
+        assert len(shown) == len(real), printed
+        for name, meant in zip(shown, real, strict=True):
+            self.names.setdefault(name, meant)
+
+
+def test_the_examples_do_what_they_say(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    for block in blocks("console"):
+        shell.directory = shell.home
+        for command, output in steps(block):
+            shell.run(command, output)
+    assert len(set(shell.names.values())) == len(shell.names), "different names in the README are different things"
+
+
+def test_other_commands_are_run_by_ci() -> None:
+    assert {line for block in blocks("sh") for line in block.splitlines()} == BY_CI
+    for script in ("ci/quickstart.sh", "ci/test.sh"):
+        assert os.access(ROOT / script, os.X_OK)
+    assert "ci/quickstart.sh" in (ROOT / "ci" / "test.sh").read_text()
+
+
+@pytest.mark.parametrize("option", [*FLAGS, *WITH_VALUE])
+def test_every_option_is_explained(option: str) -> None:
+    table = README.partition("### Every option\n")[2].partition("\n\n")[0]
+    assert re.search(rf"`--{option}[`=]", table)
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.PogfastError)]
+    assert codes == {kind.exit_code for kind in kinds} | {0, 130}
+
+
+def compare() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compare", ROOT / "bench" / "compare.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["compare"] = module  # its dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_figures_are_the_measured_ones() -> None:
+    shown = README.partition("<!-- measured -->\n")[2].partition("<!-- /measured -->")[0]
+    table = compare().readme_table((ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8"))
+    assert table.count("\n|") >= 5, "three kinds of data and the memory of two"
+    assert shown == table, "bench/compare.py --readme makes it anew"
+
+
+def test_the_table_is_read_out_of_the_results() -> None:
+    cells = "1.50 (1.60) | 5.40 (5.50) | 3.60 (3.44) | 1.2 (1.3) | 5.3 (5.4) | 4.42 (4.15) | 226 | 427"
+    results = "# Measured\n\n<!-- speed -->\n2026-01-01, a machine. Command: `x`\n\n"
+    for title in ("Writing", "Restoring", "Memory (writing)"):
+        results += f"### {title}\n\n| | head |\n|---|---|\n| thing | {cells} |\n\n"
+    table = compare().readme_table(results)
+    assert "| thing | 1.50 | 5.40 | **3.6** | 1.50 | 5.40 | **3.6** |\n" in table
+    assert "| peak memory, thing | 226 MB | 427 MB | **1.9** | | | |\n" in table
+    assert "\n\n2026-01-01, a machine: [bench/RESULTS.md]" in table
