@@ -11,7 +11,7 @@ from setuptools import Extension, setup
 
 DEBUG = os.environ.get("POGFAST_DEBUG") == "1"
 # Cython's own output is not free of unused functions, hence the one exception to -Wall.
-C_FLAGS = ["-O1", "-g", "-UNDEBUG", "-Wall", "-Werror", "-Wno-unused-function"] if DEBUG else ["-O3", "-g0"]
+C_FLAGS = ["-O1", "-g", "-UNDEBUG", "-Wall", "-Werror", "-Wno-unused-function"] if DEBUG else ["-O3", "-g0", "-DNDEBUG"]
 
 setup(
     ext_modules=cythonize(

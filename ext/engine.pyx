@@ -27,15 +27,18 @@ import importlib.util
 import os
 import threading
 
-from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, WrongKey
+from pogfast.errors import CorruptBlob, MissingBlob, WrongBlob, WrongKey
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EEXIST, EINTR, EIO, EISDIR, ENOENT, ENOMEM, errno
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcmp, memcpy, memmove, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport mode_t, off_t
+
+cdef extern from "<assert.h>" nogil:
+    void check "assert"(bint right)     # in the debug build only
 
 include "libs.pxi"
 include "format.pxi"

@@ -288,6 +288,7 @@ cdef class Opener(_Crew):
         cdef OpenJob* job = &self.files[way.file]
         cdef Slab* slab
         cdef int code = 0, verdict
+        check(way.working > 0 and way.next_write <= job.count)
         way.working -= 1
         if way.working or (job.verdict == GOOD and way.next_write < job.count):
             return

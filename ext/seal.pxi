@@ -100,6 +100,7 @@ cdef size_t padded(size_t length, size_t chunk_size) noexcept nogil:
 cdef void pad(Slab* slab, size_t chunk_size) noexcept nogil:
     cdef u8* p = chunk_of(slab) + slab.length
     slab.total = padded(slab.length, chunk_size)
+    check(slab.hashed == slab.length and CHUNK_AT + slab.total <= slab.room)
     if slab.total == slab.length:
         return
     memcpy(p, PAD_MAGIC, 4)
@@ -138,7 +139,9 @@ cdef void encrypt_to(Slab* slab, size_t end) noexcept nogil:
     """Encrypts bytes [sealed, end) piece by piece. Every end but the last lies FIRST behind a multiple of 64."""
     cdef u8* chunk = chunk_of(slab)
     cdef size_t n
+    check(end <= slab.hashed + PAD_MOST and CHUNK_AT + end <= slab.room)
     while slab.sealed < end:
+        check((slab.sealed + FIRST) % SALSA_BLOCK == 0)
         n = min(end - slab.sealed, <size_t>PIECE)
         sodium.xor_ic(chunk + slab.sealed, chunk + slab.sealed, n, chunk - BOX,
                       (slab.sealed + FIRST) // SALSA_BLOCK, slab.file_key)
@@ -224,6 +227,7 @@ cdef void decrypt(Lock* lock, u8* m, size_t start, size_t end) noexcept nogil:
     """Decrypts bytes [start, end) of the message at `m` in place; `start` is 0 or lies FIRST behind a multiple of 64."""
     cdef u8[SALSA_BLOCK] block
     cdef size_t n
+    check(start == 0 or (start + FIRST) % SALSA_BLOCK == 0)
     if start == 0 and end > 0:
         n = min(<size_t>FIRST, end)
         memset(block, 0, FIRST)

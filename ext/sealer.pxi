@@ -252,6 +252,7 @@ cdef class Sealer(_Crew):
         cdef Stream* stream = <Stream*>slab.owner
         while at[0] != slab:
             at = &at[0].next
+            check(at[0] != NULL)
         at[0] = slab.next
         slab.next = self.spare
         self.spare = slab
@@ -409,7 +410,9 @@ cdef class Sealer(_Crew):
                 error = ENOMEM
                 break
             ended = stream.eof and left == 0
+        check(out.pos <= self.chunk_size)
         pthread_mutex_lock(&self.lock)
+        check(stream.busy and stream.slab == slab)
         stream.busy = False
         slab.length = out.pos
         if error:
