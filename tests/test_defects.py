@@ -214,6 +214,18 @@ def test_consume_of_single_files_keeps_the_others(work: Path, pog: Runner) -> No
 # ---- interrupted runs ----------------------------------------------------------------------------------------------
 
 
+def start(command: list[str], directory: Path) -> subprocess.Popen[str]:
+    """A command that Ctrl-C reaches, also where these tests run in the background of a shell, which ignores it."""
+    return subprocess.Popen(
+        command,
+        cwd=directory,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
 def sizes_of(directory: Path) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in directory.rglob("*") if file.is_file()}
 
@@ -239,7 +251,7 @@ def test_an_interrupted_run_leaves_nothing_torn_and_the_next_completes(
     command = [sys.executable, "-m", "pogfast.pog", "--keyfile=../key", "--chunk-size=300k", *target, "../in"]
     landed = 0
     for delay in (0.0, 0.01, 0.03, 0.06):
-        process = subprocess.Popen(command, cwd=out, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        process = start(command, out)
         deadline = time.monotonic() + 30
         before = len(list(out.rglob("*=")))
         while len(list(out.rglob("*="))) <= before and process.poll() is None and time.monotonic() < deadline:
@@ -273,11 +285,11 @@ def test_an_interrupted_restore_leaves_whole_files_only(work: Path, pog: Runner,
     made = archive(work / "out", contents)
     command = [sys.executable, "-m", "pogfast.pog", "--keyfile=../key", "--decrypt", made]
     for _ in range(3):
-        process = subprocess.Popen(command, cwd=work / "out", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start(command, work / "out")
         while not (work / "out" / "f3").exists() and process.poll() is None:
             time.sleep(0.001)
         process.send_signal(how)
-        process.wait(timeout=30)
+        process.communicate(timeout=30)
         found = {name: content for name, content in restored(work / "out").items() if not name.startswith(".")}
         assert all(contents[name] == content for name, content in found.items())
         for name in found:
