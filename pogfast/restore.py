@@ -14,7 +14,7 @@ import mmap
 import os
 import stat
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol
@@ -113,16 +113,17 @@ def restore(
             report.problem(problem)
 
         for batch in _batches(_places(opened, names)):
-            outcomes = _restore_batch(batch, key, store, directories, jobs)
-            for place in batch:
-                report.file(place.number + 1, len(opened.entries), place.name)
-                problem = next(outcomes)
-                if problem:
-                    tell(problem)
-                    continue
-                summary.files += 1
-                if consumer:
-                    consumer.restored(place.entry)
+            # Closed before the directories are, whatever happens: workers write through their descriptors.
+            with contextlib.closing(_restore_batch(batch, key, store, directories, jobs)) as outcomes:
+                for place in batch:
+                    report.file(place.number + 1, len(opened.entries), place.name)
+                    problem = next(outcomes)
+                    if problem:
+                        tell(problem)
+                        continue
+                    summary.files += 1
+                    if consumer:
+                        consumer.restored(place.entry)
             directories.close()
         for name in names or ():
             if name not in opened.entries:
@@ -182,7 +183,7 @@ def _batches(places: Sequence[_Place]) -> Iterator[list[_Place]]:
 
 def _restore_batch(
     batch: Sequence[_Place], key: Key, store: Source, directories: _Directories, jobs: int
-) -> Iterator[PogfastError | None]:
+) -> Generator[PogfastError | None, None, None]:
     """For each place in its turn: None when the file is whole and has its name, else what went wrong."""
     refused: dict[int, PogfastError] = {}
     files = []

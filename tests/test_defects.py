@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,6 +14,10 @@ import oracle
 import pytest
 from conftest import Ran, Runner
 from test_pog_cli import manifest_in, restored
+
+from pogfast.errors import PogfastError
+from pogfast.keys import from_keyfile
+from pogfast.restore import restore
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
 
@@ -168,6 +173,31 @@ def test_an_older_file_stays_when_the_new_one_is_damaged(work: Path, pog: Runner
     (work / "out" / oracle.names_of(KEY, b"new" * 100, 10_000)[0]).write_bytes(b"damaged")
     assert decrypt(pog, work, made).code == 4
     assert (work / "out" / "file").read_bytes() == b"old"
+
+
+def test_a_report_that_fails_ends_the_workers_first(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers write through descriptors that are closed, and used again, once the restore has ended."""
+    made = archive(work / "out", {f"{number}": os.urandom(5000) for number in range(300)})
+    monkeypatch.chdir(work / "out")
+    running: list[threading.Thread] = []
+
+    class Report:
+        def file(self, index: int, total: int, name: str) -> None:
+            running.extend(thread for thread in threading.enumerate() if thread.name.startswith("pogfast-"))
+            if index == 3:
+                raise ZeroDivisionError
+
+        def problem(self, error: PogfastError) -> None:
+            raise error
+
+    try:
+        restore(made, from_keyfile("../key"), ".", names=None, consume=False, jobs=2, report=Report())
+    except ZeroDivisionError:
+        # The traceback, and so the frames of the restore, are alive here.
+        assert running
+        assert not any(thread.is_alive() for thread in running)
+    else:
+        pytest.fail("the report's error was lost")
 
 
 # ---- --consume -----------------------------------------------------------------------------------------------------
