@@ -78,13 +78,16 @@ def from_keyfile(path: str, *, writing: bool = False) -> Key:
 
 
 def from_password(password: str) -> Key:
-    """S is Argon2id of the password, with the parameters of FORMAT.md; takes 100 MiB and a fraction of a second."""
+    """S is Argon2id of the password, with the parameters of FORMAT.md; takes 100 MiB and a fraction of a second.
+
+    Raises KeyFileError when there is not the memory for it.
+    """
+    from argon2.exceptions import HashingError
     from argon2.low_level import Type, hash_secret_raw
 
     secret = password.encode("utf-8", "surrogateescape")
-    return Key(
-        "password",
-        hash_secret_raw(
+    try:
+        hashed = hash_secret_raw(
             secret,
             hashlib.sha256(secret).digest(),
             time_cost=8,
@@ -92,8 +95,10 @@ def from_password(password: str) -> Key:
             parallelism=8,
             hash_len=KEY_SIZE,
             type=Type.ID,
-        ),
-    )
+        )
+    except HashingError as error:
+        raise KeyFileError(f"cannot hash the password: {error}", hint="it takes 100 MiB and 8 threads") from error
+    return Key("password", hashed)
 
 
 def from_encryption_keyfile(path: str) -> Key:
@@ -131,7 +136,7 @@ def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
     _write_new(decrypt, private, 0o600)
     try:
         _write_new(encrypt, public_key(private), 0o644)
-    except KeyFileError:
+    except BaseException:  # Ctrl-C too
         with contextlib.suppress(OSError):
             os.unlink(decrypt)
         raise
@@ -149,7 +154,9 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
             out.write(data)
             out.flush()
             os.fsync(file)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(path)
-        raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
+        if isinstance(error, OSError):
+            raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
+        raise

@@ -9,8 +9,8 @@ header that does not unwrap is WrongKey.
 from __future__ import annotations
 
 import json
-import math
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -151,7 +151,8 @@ def _blob_names(content: Any, name: str) -> list[str]:
 
 
 def _time(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    # JSON has NaN, infinities, and integers beyond what a float holds: not one of them is a time.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise CorruptManifest(f"{name}: an entry's time is malformed")
     return value
 

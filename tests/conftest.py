@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import HealthCheck, settings
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -99,13 +100,11 @@ def pog(tmp_path: Path) -> Runner:
 
 def pogcli_python(release: str) -> Path:
     """The interpreter of an environment that holds the real pogcli; made once."""
-    home = CACHE / f"pogcli-{release}"
+    # The zstd inside decides the names, so both sides must have the same, also when ours is another than last time.
+    home = CACHE / f"pogcli-{release}-zstandard-{zstandard.__version__}"
     python = home / "bin" / "python"
     if not (home / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        # The zstd inside decides the names, so both sides must have the same.
-        import zstandard
-
         wanted = [f"pogcli=={release}", f"zstandard=={zstandard.__version__}"]
         subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
         (home / "ready").touch()

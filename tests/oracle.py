@@ -100,6 +100,21 @@ def names_of(key: OracleKey, data: bytes, chunk_size: int, level: int = 3) -> li
     return [key.name(chunk) for chunk in stream_chunks(data, chunk_size, level)]
 
 
+def chunk_lengths(payload: bytes) -> list[int]:
+    """The lengths that the chunk in a payload may have: all of it, or what stands before padding of the right size."""
+    whole = len(payload)
+    before = [at for at in range(max(0, whole - 263), whole - 7) if at + 8 + at % 256 == whole]
+    return [whole] + [at for at in before if payload[at : at + 8] == PADDING + struct.pack("<I", at % 256)]
+
+
+def chunk_of(key: OracleKey, payload: bytes, name: str) -> bytes:
+    """The chunk in a payload that `name` belongs to, by either naming rule."""
+    for length in chunk_lengths(payload):
+        if name in (key.name(payload[:length]), key.name(payload[:length], old_rule=True)):
+            return payload[:length]
+    raise ValueError(f"the content is not that of {name}")
+
+
 def open_file(key: OracleKey, blobs: list[bytes]) -> bytes:
     """The content of a file; payloads go to one decompressor, padding and all."""
     return decompress_all(b"".join(key.open(blob) for blob in blobs))
@@ -125,11 +140,24 @@ def seal_manifest(key: OracleKey, entries: dict[str, object], trailer: dict[str,
     return bytes(nacl.secret.SecretBox(key.secret).encrypt(struct.pack(">I", len(box)) + file_key)) + box + full
 
 
-def open_manifest(key: OracleKey, data: bytes) -> dict[str, dict[str, object]]:
+def full_payload(key: OracleKey, data: bytes) -> bytes:
+    """What the manifest's own box holds, behind the index where there is one."""
     if key.public:
         header = nacl.secret.SecretBox(key.secret).decrypt(data[:76])
         data = data[76 + struct.unpack(">I", header[:4])[0] :]
-    return json.loads(zstandard.ZstdDecompressor().decompress(key.open(data)))
+    return key.open(data)
+
+
+def open_manifest(key: OracleKey, data: bytes) -> dict[str, dict[str, object]]:
+    return json.loads(zstandard.ZstdDecompressor().decompress(full_payload(key, data)))
+
+
+def open_trailer(key: OracleKey, data: bytes) -> dict[str, object] | None:
+    """The trailer, where one stands right behind the manifest's frame."""
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    frame.decompress(full_payload(key, data))
+    magic, length = frame.unused_data[:4], struct.unpack("<I", frame.unused_data[4:8])[0]
+    return json.loads(decompress_all(frame.unused_data[8 : 8 + length])) if magic == TRAILER else None
 
 
 def open_index(key: OracleKey, data: bytes) -> list[str]:

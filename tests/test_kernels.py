@@ -63,6 +63,7 @@ def test_sealed_by_us_opens_for_the_oracle_and_back(key: oracle.OracleKey, lengt
     name, blob = seal_blob(key.secret, key.public, chunk, chunk_size)
     assert name == key.name(chunk) == blob_name(key.secret, chunk)
     payload = key.open(blob)
+    assert oracle.chunk_of(key, payload, name) == chunk
     if full and length:
         assert payload == chunk
     else:

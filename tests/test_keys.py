@@ -7,6 +7,8 @@ import os
 import stat
 from pathlib import Path
 
+import argon2.exceptions
+import argon2.low_level
 import nacl.public
 import oracle
 import pytest
@@ -55,6 +57,8 @@ def test_the_wrong_key_unwraps_nothing(pair: tuple[str, str]) -> None:
     first, second = keys.Key("keyfile", os.urandom(32)), keys.Key("keyfile", os.urandom(32))
     with pytest.raises(WrongKey):
         second.unwrap(first.wrap(PRIVATE))
+    with pytest.raises(WrongKey):
+        first.unwrap(first.wrap(PRIVATE[1:]))
 
 
 def test_a_pair_has_its_modes_whatever_the_umask(tmp_path: Path) -> None:
@@ -83,6 +87,37 @@ def test_a_dangling_link_is_not_written_through(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_pair_loses_a_race_for_its_name_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def derive(private: bytes) -> bytes:
+        (tmp_path / "pki.encrypt").write_bytes(b"precious")
+        return private
+
+    monkeypatch.setattr(keys, "public_key", derive)
+    with pytest.raises(KeyFileError, match=r"pki\.encrypt"):
+        keys.create_pair(directory=str(tmp_path))
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("pki.encrypt", b"precious")]
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"), [(OSError(5, "broken disk"), KeyFileError), (KeyboardInterrupt(), KeyboardInterrupt)]
+)
+@pytest.mark.parametrize("good", [0, 1])
+def test_half_a_pair_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int, error: BaseException, seen: type[BaseException]
+) -> None:
+    synced = []
+
+    def sync(file: int) -> None:
+        synced.append(file)
+        if len(synced) > good:
+            raise error
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with pytest.raises(seen):
+        keys.create_pair(directory=str(tmp_path))
+    assert (len(synced), list(tmp_path.iterdir())) == (good + 1, [])
+
+
 @pytest.mark.parametrize("read", [keys.from_keyfile, keys.from_encryption_keyfile, keys.from_decryption_keyfile])
 def test_files_that_are_no_keys(tmp_path: Path, read: object) -> None:
     for path in (tmp_path / "missing", tmp_path):
@@ -99,6 +134,16 @@ def test_files_that_are_no_keys(tmp_path: Path, read: object) -> None:
 def test_secrets_are_not_shown() -> None:
     key = keys.Key("x25519", b"S" * 32, b"P" * 32)
     assert repr(key) == str(key) == "<Key x25519>"
+
+
+def test_a_password_without_the_memory_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hash_secret_raw(*arguments: object, **more: object) -> bytes:
+        raise argon2.exceptions.HashingError("Memory allocation error")
+
+    monkeypatch.setattr(argon2.low_level, "hash_secret_raw", hash_secret_raw)
+    with pytest.raises(KeyFileError, match="Memory allocation error") as caught:
+        keys.from_password("hunter2")
+    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_a_password_of_any_bytes() -> None:

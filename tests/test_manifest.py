@@ -54,6 +54,8 @@ def test_what_is_sealed_opens_again_for_us_and_the_oracle(key: keys.Key, archive
     assert list(manifest.open(data, key, "m").entries) == list(archive.entries)
     theirs = oracle.open_manifest(oracle_of(key), data)
     assert {path: entry["blobs"] for path, entry in theirs.items()} == {p: e.blobs for p, e in archive.entries.items()}
+    assert oracle.open_trailer(oracle_of(key), data) == archive.trailer
+    assert len(oracle.chunk_lengths(oracle.full_payload(oracle_of(key), data))) > 1, "it is padded"
     if key.asymmetric:
         assert manifest.open_index(data, PUBLIC, "m") == sorted(archive.blob_names())
         assert oracle.open_index(oracle_of(key), data) == sorted(archive.blob_names())
@@ -128,10 +130,11 @@ MALFORMED = [
     {"a": {"blobs": [], "atime": True, "mtime": 0}},
     {"a": {"blobs": [], "atime": float("nan"), "mtime": 0}},
     {"a": {"blobs": [], "atime": 0, "mtime": float("inf")}},
+    {"a": {"blobs": [], "atime": 10**400, "mtime": 0}},
 ]
 
 
-@pytest.mark.parametrize("content", MALFORMED, ids=repr)
+@pytest.mark.parametrize("content", MALFORMED, ids=lambda content: repr(content)[:60])
 def test_authentic_nonsense_is_refused(content: object) -> None:
     file_key = os.urandom(32)
     data = SYMMETRIC.wrap(file_key) + secretbox(file_key, compress(json.dumps(content).encode()))
@@ -146,6 +149,39 @@ def test_authentic_noise_is_refused(frame: bytes) -> None:
     file_key = os.urandom(32)
     with pytest.raises(CorruptManifest):
         manifest.open(SYMMETRIC.wrap(file_key) + secretbox(file_key, frame), SYMMETRIC, "m")
+
+
+def skippable(magic: bytes, content: bytes) -> bytes:
+    return magic + len(content).to_bytes(4, "little") + content
+
+
+LURE = oracle.TRAILER + b"\xff" * 4
+TRAILER = skippable(oracle.TRAILER, compress(b'{"host": "h"}'))
+LURED = skippable(oracle.PADDING, LURE)
+
+
+@pytest.mark.parametrize(
+    ("frames", "trailer"),
+    [
+        (compress(b"{}") + TRAILER, {"host": "h"}),
+        (compress(b"{}") + TRAILER + LURED, {"host": "h"}),
+        (LURED + compress(b"{}") + TRAILER + LURED, {"host": "h"}),
+        (compress(b"{}") + LURED, None),
+    ],
+    ids=["alone", "before", "between", "none"],
+)
+def test_what_only_looks_like_a_trailer_is_none(frames: bytes, trailer: object) -> None:
+    file_key = os.urandom(32)
+    data = SYMMETRIC.wrap(file_key) + secretbox(file_key, frames)
+    assert manifest.open(data, SYMMETRIC, "m").trailer == trailer
+
+
+@pytest.mark.parametrize("content", [b"[]", b"1", b"{", b"null"])
+def test_a_malformed_trailer_is_refused(content: bytes) -> None:
+    file_key = os.urandom(32)
+    frames = compress(b"{}") + skippable(oracle.TRAILER, compress(content))
+    with pytest.raises(CorruptManifest):
+        manifest.open(SYMMETRIC.wrap(file_key) + secretbox(file_key, frames), SYMMETRIC, "m")
 
 
 def test_names_of_blobs() -> None:

@@ -67,6 +67,8 @@ def test_every_blob_opens_and_is_its_names(vector: Vector) -> None:
         sealed = [(vector.directory / blob).read_bytes() for blob in blobs]
         chunks = [open_blob(key.secret, key.private, data, blob) for data, blob in zip(sealed, blobs, strict=True)]
         assert [blob_name(key.secret, chunk) for chunk in chunks] == blobs
+        for data, blob, chunk in zip(sealed, blobs, chunks, strict=True):
+            assert oracle.chunk_of(oracle_key(vector), oracle_key(vector).open(data), blob) == chunk
         plain = oracle.decompress_all(b"".join(chunks))
         assert plain == oracle.open_file(oracle_key(vector), sealed)
         assert (len(plain), hashlib.sha256(plain).hexdigest()) == (facts["size"], facts["sha256"])
