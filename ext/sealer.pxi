@@ -1,33 +1,57 @@
-# Story 1 of the engine: files into blobs, in the `stream` layout of FORMAT.md.
+# Story 1 of the engine: files into blobs, in both layouts of FORMAT.md.
 #
 # A small file is one task: one worker reads, compresses, names, seals and stores it with buffers of its own.
-# A large file is a stream with two roles, each held by one worker at a time and given up after every piece: the
-# compressor fills a slab, the sealer hashes and encrypts behind it while the bytes are warm. Workers prefer the end
+#
+# In the `stream` layout a large file has two roles, each held by one worker at a time and given up after every piece:
+# the compressor fills a slab, the sealer hashes and encrypts behind it while the bytes are warm. Workers prefer the end
 # of the road (seal before compress before the next file), so little is in flight and the tail of a file is short.
 # When sealing is the slower part, the compressor runs ahead into a second slab, and then seals that one itself.
+#
+# In the `frames` layout a large file is cut first, and each chunk is one task: whoever is free reads, compresses,
+# hashes and encrypts it piece by piece, so that a piece never leaves its core's cache. What cannot be read at any place
+# (a pipe) is read in order, a chunk at a time, by one worker while the others work on the chunks before.
 
 cdef enum:
     SMALL = 2 * PIECE           # a file that ends within so many bytes is one task
-    AHEAD = 2                   # slabs that one file may hold: one being filled, one being sealed
-    RECORD = KEY + 1            # a digest, and whether its blob is stored
-    MOST_SINKS = 16             # targets of one run
+    AHEAD = 2                   # slabs that one stream may hold: one being filled, one being sealed
     STEP = 16                   # pieces read at most in one turn as compressor, when hardly anything comes out
+    FRESH = 2048                # files that wait for a worker: as many as the smallest ones done in LOOK_NS, and more
+    UNTOLD = 65536              # files behind one that takes long
+    WAIT_MS = 200               # how long a pipe is waited for before looking whether the run has been stopped
 
-Sealed = collections.namedtuple("Sealed", "file names done error size atime_ns mtime_ns")
+Sealed = collections.namedtuple(
+    "Sealed", "file names stored sizes done error changed size atime_ns mtime_ns ctime_ns inode sparse"
+)
 
+Known = collections.namedtuple("Known", "path names stored facts")
+
+
+cdef struct Record:             # one blob of a file
+    u8[KEY] digest
+    u64 stored                  # bytes of the blob
+    u64 plain                   # bytes of the file in it; 0 where that is not known (streams)
+    bint ready                  # it is stored
+    bint empty                  # nothing was left of the file for it: there is no such blob
 
 cdef struct FileJob:
-    const char* path            # borrowed from Sealer.paths
+    char* path                  # NULL: `fd` was given
+    int fd
     int error                   # errno, 0 when all is well
     bint done
-    Facts facts
-    u8* records
+    bint changed                # it is not any more what it was when it was opened
+    Facts facts                 # as it was opened
+    u64 size                    # plain bytes that were read, or known
+    Record* records
     Py_ssize_t count            # blobs begun
     Py_ssize_t room
-    Py_ssize_t told             # names given to run()
+    Py_ssize_t told             # records given to run()
+    Record* known               # of its first chunks, if it still is as `expected`
+    Py_ssize_t known_count
+    Facts expected
+    FileJob* next
 
-cdef struct Stream:
-    Py_ssize_t file
+cdef struct Stream:             # a large file in the `stream` layout
+    FileJob* job
     int fd
     void* cctx
     u8* data
@@ -40,106 +64,86 @@ cdef struct Stream:
     int slabs                   # held, this one included
     Stream* next
 
-
-cdef struct NameSet:            # digests, open addressing; a digest is random, so its first bytes are its hash
-    u8* slots
-    u8* used
-    size_t size
-    size_t count
-
-
-cdef int names_add(NameSet* names, const u8* digest) noexcept nogil:
-    """1 when the digest is new, 0 when it was there, -1 when there is no memory."""
-    cdef NameSet bigger
-    cdef size_t i, at
-    if names.count * 2 >= names.size:
-        bigger.size = names.size * 2 if names.size else 1024
-        bigger.count = 0
-        bigger.slots = <u8*>malloc(bigger.size * KEY)
-        bigger.used = <u8*>calloc(bigger.size, 1)
-        if bigger.slots == NULL or bigger.used == NULL:
-            free(bigger.slots)
-            free(bigger.used)
-            return -1
-        for i in range(names.size):
-            if names.used[i]:
-                names_add(&bigger, names.slots + i * KEY)
-        free(names.slots)
-        free(names.used)
-        names[0] = bigger
-    memcpy(&at, digest, sizeof(size_t))
-    at %= names.size
-    while names.used[at]:
-        if memcmp(names.slots + at * KEY, digest, KEY) == 0:
-            return 0
-        at = (at + 1) % names.size
-    names.used[at] = 1
-    memcpy(names.slots + at * KEY, digest, KEY)
-    names.count += 1
-    return 1
+cdef struct Cut:                # a large file in the `frames` layout
+    FileJob* job
+    int fd
+    long long size              # when it was opened
+    long long at                # where the next chunk begins
+    bint in_order               # it is read to its end, whatever `size` says
+    bint reading                # by a worker, in order
+    bint carried                # `carry` is the next chunk's first byte: it was read to learn that there is one
+    u8 carry
+    bint ended                  # no further chunk begins
+    int working                 # workers in it
+    Cut* next
 
 
-cdef class Sealer(_Crew):
+cdef bint same_facts(const Facts* a, const Facts* b) noexcept nogil:
+    return a.size == b.size and a.mtime_ns == b.mtime_ns and a.ctime_ns == b.ctime_ns and a.inode == b.inode
+
+
+cdef void free_job(FileJob* job) noexcept nogil:
+    if job.fd >= 0:
+        c_close(job.fd)
+    free(job.path)
+    free(job.records)
+    free(job.known)
+    free(job)
+
+
+cdef class Sealer(_Storer):
     """Turns files into blobs and hands them to sinks: see _engine.pyi."""
-    cdef Ring ring
-    cdef size_t chunk_size
     cdef int level
-    cdef list paths
-    cdef tuple sinks
-    cdef Py_ssize_t sink_count
-    cdef Directory** directories    # of each sink; NULL where it is a Python function
-    cdef FileJob* files
+    cdef bint frames
+    cdef bint follow            # links to files are read as what they lead to
+    cdef object source          # what there is to archive, as it is asked for
+    cdef FileJob* first         # the oldest that is not told to its end
+    cdef FileJob* fresh         # the oldest that nobody has begun
+    cdef FileJob* newest
+    cdef Py_ssize_t told        # files told to their end
     cdef Stream* streams
-    cdef int stream_count
-    cdef Slab* sealing          # slabs with a chunk in them, oldest first
+    cdef Cut* cuts
+    cdef int large              # streams and cuts
+    cdef Slab* sealing          # slabs of streams with a chunk in them, oldest first
     cdef Slab* spare
     cdef int slab_count
-    cdef NameSet claimed        # names that this run has stored or is storing
-    cdef bint mostly_known      # the last blob was stored before: name first, encrypt only what is new
+    cdef int slab_most
+    cdef Record zero            # the blob of a chunk of zeros, once there is one: holes need no work
+    cdef int readers            # how many may read at a time
+    cdef int reading
+    cdef Cond may_read
 
-    def __init__(self, bytes secret, bint asymmetric, paths, sinks, *, size_t chunk_size, int level, int jobs):
-        cdef Py_ssize_t i
+    def __init__(self, bytes secret, bint asymmetric, source, sinks, *, size_t chunk_size, int level, int jobs,
+                 bint frames=False, int slabs=0, int readers=0, bint follow=True):
         if chunk_size < 1 or jobs < 1 or not LEVELS[0] <= level <= LEVELS[1]:
             raise ValueError("chunk_size and jobs are at least 1, the level is one of zstd's")
-        # A private key never enters here; a symmetric key can check what is stored already.
-        fill_ring(&self.ring, secret, asymmetric, None)
-        self.chunk_size = chunk_size
+        self.set_up(secret, asymmetric, sinks, chunk_size)
         self.level = level
         self.jobs = jobs
-        self.paths = list(paths)
-        self.sinks = tuple(sinks)
-        self.sink_count = len(self.sinks)
-        if self.sink_count > MOST_SINKS:
-            raise ValueError(f"at most {MOST_SINKS} targets")
-        self.directories = <Directory**>calloc(MOST_SINKS, sizeof(Directory*))
-        self.count = len(self.paths)
-        self.files = <FileJob*>calloc(max(self.count, 1), sizeof(FileJob))
-        if self.files == NULL or self.directories == NULL:
-            raise MemoryError
-        for i in range(self.sink_count):
-            if isinstance(self.sinks[i], BlobDirectory):
-                self.directories[i] = &(<BlobDirectory>self.sinks[i]).at
-        for i in range(self.count):
-            self.files[i].path = PyBytes_AsString(self.paths[i])
+        self.frames = frames
+        self.follow = follow
+        self.source = iter(source)
+        self.more = True
+        self.slab_most = slabs or jobs + 1
+        self.readers = readers or jobs
+
+    def __cinit__(self, *args, **kwargs):
+        pthread_cond_init(&self.may_read, NULL)
 
     def __dealloc__(self):
-        cdef Py_ssize_t i
-        cdef Stream* stream
-        if self.files != NULL:
-            for i in range(self.count):
-                free(self.files[i].records)
-            free(self.files)
+        cdef FileJob* job
         while self.streams != NULL:
-            stream = self.streams
-            self.streams = stream.next
-            self.free_stream(stream)
+            self.end_stream(self.streams)
+        while self.cuts != NULL:
+            self.end_cut(self.cuts)
+        while self.first != NULL:
+            job = self.first
+            self.first = job.next
+            free_job(job)
         self.free_slabs(self.sealing)       # those that are being filled stand here too
         self.free_slabs(self.spare)
-        free(self.directories)
-        free(self.claimed.slots)
-        free(self.claimed.used)
-        sodium.memzero(&self.ring, sizeof(Ring))
-        self.close()
+        pthread_cond_destroy(&self.may_read)
+        self.forget()
 
     cdef void free_slabs(self, Slab* slab) noexcept:
         cdef Slab* following
@@ -148,18 +152,87 @@ cdef class Sealer(_Crew):
             slab_free(slab)
             slab = following
 
-    cdef void free_stream(self, Stream* stream) noexcept nogil:
-        if stream.fd >= 0:
-            c_close(stream.fd)
-        zstd.free_cctx(stream.cctx)
-        free(stream.data)
-        free(stream)
+    # ---- what there is to do ----
+
+    cdef int refill(self) except -1:
+        """Asks the caller for further files, a few thousand ahead of the workers."""
+        cdef FileJob* job
+        while self.more and self.count - self.next_file < FRESH and self.count - self.told < UNTOLD:
+            try:
+                item = next(self.source)
+            except StopIteration:
+                item = None
+            job = NULL if item is None else self.new_job(item)
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+                if job == NULL:
+                    self.more = False
+                    pthread_cond_broadcast(&self.work)
+                else:
+                    self.add(job)
+                pthread_mutex_unlock(&self.lock)
+        return 0
+
+    cdef FileJob* new_job(self, item) except NULL:
+        cdef FileJob* job = <FileJob*>calloc(1, sizeof(FileJob))
+        if job == NULL:
+            raise MemoryError
+        job.fd = -1
+        try:
+            self.fill_job(job, item)
+        except BaseException:
+            free_job(job)
+            raise
+        return job
+
+    cdef int fill_job(self, FileJob* job, item) except -1:
+        if isinstance(item, int):
+            job.fd = os.dup(item)
+            return 0
+        cdef bytes path = item if isinstance(item, bytes) else item.path
+        if b"\0" in path:
+            raise ValueError("a path with a NUL in it")
+        job.path = <char*>malloc(len(path) + 1)
+        if job.path == NULL:
+            raise MemoryError
+        memcpy(job.path, PyBytes_AsString(path), len(path) + 1)
+        if not isinstance(item, bytes):
+            self.fill_known(job, item)
+        return 0
+
+    cdef int fill_known(self, FileJob* job, item) except -1:
+        cdef Py_ssize_t i
+        cdef Record* record
+        job.known_count = len(item.names)
+        job.known = <Record*>calloc(max(job.known_count, 1), sizeof(Record))
+        if job.known == NULL:
+            raise MemoryError
+        for i, (name, stored) in enumerate(zip(item.names, item.stored, strict=True)):
+            record = &job.known[i]
+            read_name(name, record.digest)
+            record.stored, record.plain, record.ready = stored, self.chunk_size, True
+        job.expected.size, job.expected.mtime_ns, job.expected.ctime_ns, job.expected.inode = item.facts
+        return 0
+
+    cdef void add(self, FileJob* job) noexcept nogil:
+        """Called with the lock held."""
+        if self.newest == NULL or self.first == NULL:
+            self.first = job
+        else:
+            self.newest.next = job
+        self.newest = job
+        if self.fresh == NULL:
+            self.fresh = job
+        self.count += 1
+        if self.idle:
+            pthread_cond_signal(&self.work)
 
     # ---- who does what (with the lock) ----
 
     cdef Task pick(self, Hand* hand) noexcept nogil:
         cdef Slab* slab = self.sealing
         cdef Stream* stream = self.streams
+        cdef Cut* cut = self.cuts
         if self.goes_on(hand):
             return PART
         while slab != NULL:
@@ -177,9 +250,35 @@ cdef class Sealer(_Crew):
                 hand.slab = NULL
                 return PART
             stream = stream.next
-        if self.next_file < self.count and self.stream_count < self.jobs:
+        while cut != NULL:
+            if self.pick_chunk(cut, hand):
+                return CUT
+            cut = cut.next
+        if self.fresh != NULL and self.large < self.jobs:
+            hand.job = self.fresh
+            self.fresh = self.fresh.next
             return self.take_file(hand)
         return self.wait_or_leave()
+
+    cdef bint pick_chunk(self, Cut* cut, Hand* hand) noexcept nogil:
+        cdef Slab* slab
+        if cut.ended or cut.reading or (cut.in_order and cut.working >= max(1, self.slab_most // 2)):
+            return False
+        slab = self.take_slab(cut, cut.job)
+        if slab == NULL:
+            return False
+        hand.stream = cut
+        hand.slab = slab
+        hand.at = cut.at
+        hand.length = self.chunk_size
+        if cut.in_order:
+            cut.reading = True
+        else:
+            hand.length = <size_t>min(<long long>self.chunk_size, cut.size - cut.at)
+            cut.ended = cut.at + <long long>hand.length >= cut.size
+        cut.at += hand.length
+        cut.working += 1
+        return True
 
     cdef bint goes_on(self, Hand* hand) noexcept nogil:
         """Whether a worker that has just compressed goes on with its stream: when another can seal behind it. Its
@@ -206,25 +305,8 @@ cdef class Sealer(_Crew):
             return True
         if stream.slabs == AHEAD:
             return False
-        if self.spare != NULL:
-            slab = self.spare
-            self.spare = slab.next
-        elif self.slab_count <= self.jobs:
-            slab = slab_new()
-            if slab == NULL:
-                self.give_up_for_memory()
-                return False
-            self.slab_count += 1
-        else:
-            return False
-        slab_begin(slab)
-        slab.later = self.mostly_known
-        slab.owner = stream
-        slab.index = self.new_record(&self.files[stream.file])
-        slab.next = NULL
-        if slab.index < 0:
-            self.give_up_for_memory()
-            slab_free(slab)
+        slab = self.take_slab(stream, stream.job)
+        if slab == NULL:
             return False
         while last[0] != NULL:
             last = &last[0].next
@@ -233,18 +315,55 @@ cdef class Sealer(_Crew):
         stream.slabs += 1
         return True
 
+    cdef Slab* take_slab(self, void* owner, FileJob* job) noexcept nogil:
+        """An empty slab for the next blob of a file, or NULL when all are in use."""
+        cdef Slab* slab = self.spare
+        if slab != NULL:
+            self.spare = slab.next
+        elif self.slab_count < self.slab_most:
+            slab = slab_new()
+            if slab == NULL:
+                self.give_up_for_memory()
+                return NULL
+            self.slab_count += 1
+        else:
+            return NULL
+        slab_begin(slab)
+        slab.later = self.mostly_known
+        slab.owner = owner
+        slab.index = self.new_record(job)
+        slab.next = NULL
+        if slab.index < 0:
+            self.give_up_for_memory()
+            slab_free(slab)
+            return NULL
+        return slab
+
     cdef Py_ssize_t new_record(self, FileJob* job) noexcept nogil:
-        cdef u8* records
+        cdef Record* records
+        cdef Py_ssize_t room
         if job.count == job.room:
-            job.room = job.room * 2 if job.room else 1
-            records = <u8*>realloc(job.records, job.room * RECORD)
+            room = job.room * 2 if job.room else 1
+            records = <Record*>realloc(job.records, room * sizeof(Record))
             if records == NULL:
-                job.room = job.count
                 return -1
             job.records = records
-        job.records[job.count * RECORD + KEY] = 0
+            job.room = room
+        memset(&job.records[job.count], 0, sizeof(Record))
         job.count += 1
         return job.count - 1
+
+    cdef void note_blob(self, FileJob* job, Py_ssize_t index, Slab* slab, u64 plain) noexcept nogil:
+        """A blob is stored. Called with the lock held."""
+        cdef Record* record = &job.records[index]
+        memcpy(record.digest, slab.digest, KEY)
+        record.stored = blob_size(slab, &self.ring)
+        record.plain = plain
+        record.ready = True
+
+    cdef void give_back(self, Slab* slab) noexcept nogil:
+        slab.next = self.spare
+        self.spare = slab
 
     cdef void drop(self, Slab* slab) noexcept nogil:
         """Takes a slab out of the list of those being sealed, and gives its stream one less."""
@@ -254,28 +373,46 @@ cdef class Sealer(_Crew):
             at = &at[0].next
             check(at[0] != NULL)
         at[0] = slab.next
-        slab.next = self.spare
-        self.spare = slab
+        self.give_back(slab)
         stream.slabs -= 1
-        self.perhaps_done(stream)
+        if stream.ended and not stream.slabs and not stream.busy:
+            self.job_done(stream.job, stream.fd)
+            self.end_stream(stream)
 
-    cdef void perhaps_done(self, Stream* stream) noexcept nogil:
+    cdef void job_done(self, FileJob* job, int fd) noexcept nogil:
+        cdef Facts now
+        if job.path != NULL and job.error == 0:
+            job.changed = job.changed or facts_of(fd, &now) != 0 or not same_facts(&now, &job.facts)
+        job.done = True
+        self.file_done()
+
+    cdef void end_stream(self, Stream* stream) noexcept nogil:
         cdef Stream** at = &self.streams
-        if not stream.ended or stream.slabs or stream.busy:
-            return
         while at[0] != stream:
             at = &at[0].next
         at[0] = stream.next
-        self.stream_count -= 1
-        self.files[stream.file].done = True
-        self.file_done()
-        self.free_stream(stream)
+        self.large -= 1
+        c_close(stream.fd)
+        zstd.free_cctx(stream.cctx)
+        free(stream.data)
+        free(stream)
+
+    cdef void end_cut(self, Cut* cut) noexcept nogil:
+        cdef Cut** at = &self.cuts
+        while at[0] != cut:
+            at = &at[0].next
+        at[0] = cut.next
+        self.large -= 1
+        c_close(cut.fd)
+        free(cut)
 
     # ---- the work (without the lock) ----
 
     cdef void do(self, Hand* hand) noexcept nogil:
         if hand.task == FILE:
-            self.begin_file(hand)
+            self.begin_file(hand, <FileJob*>hand.job)
+        elif hand.task == CUT:
+            self.cut_step(hand)
         elif hand.slab != NULL:
             self.seal_step(hand)
         else:
@@ -284,6 +421,8 @@ cdef class Sealer(_Crew):
     cdef void let_go(self, Hand* hand) noexcept nogil:
         slab_free(hand.own)
         free(hand.data)
+        if hand.plain != NULL:
+            munmap(hand.plain, hand.plain_room)
         if hand.context != NULL:
             zstd.free_cctx(hand.context)
 
@@ -303,35 +442,109 @@ cdef class Sealer(_Crew):
                 zstd.cctx_set(hand.context, ZSTD_C_LEVEL, self.level)
         return hand.data != NULL and hand.context != NULL
 
-    cdef void begin_file(self, Hand* hand) noexcept nogil:
-        cdef FileJob* job = &self.files[hand.file]
+    # ---- reading ----
+
+    cdef void begin_read(self) noexcept nogil:
+        """Waits until fewer than `readers` read."""
+        if self.readers >= self.jobs:
+            return
+        pthread_mutex_lock(&self.lock)
+        while self.reading >= self.readers:
+            pthread_cond_wait(&self.may_read, &self.lock)
+        self.reading += 1
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void end_read(self) noexcept nogil:
+        if self.readers >= self.jobs:
+            return
+        pthread_mutex_lock(&self.lock)
+        self.reading -= 1
+        pthread_cond_signal(&self.may_read)
+        pthread_mutex_unlock(&self.lock)
+
+    cdef int read_on(self, const FileJob* job, int fd, u8* p, size_t n, size_t* got) noexcept nogil:
+        """The next `n` bytes of a file, fewer at its end. A descriptor that was given may be a pipe: it is waited for,
+        but not when the run has been stopped. 0 or an errno."""
+        cdef size_t some
+        cdef int error
+        got[0] = 0
+        if job.path != NULL:
+            self.begin_read()
+            error = read_full(fd, p, n, got)
+            self.end_read()
+            return error
+        while got[0] < n:
+            while not has_bytes(fd, WAIT_MS):
+                if self.stopping:
+                    return EINTR
+            error = read_some(fd, p + got[0], n - got[0], &some)
+            if error or some == 0:
+                return error
+            got[0] += some
+        return 0
+
+    cdef int read_piece(self, const Cut* cut, u8* p, size_t n, long long at, long long* data, size_t* got) noexcept nogil:
+        """`n` bytes from offset `at` on; holes are not read. `data` is where the next bytes outside of one lie, as far as
+        that is known. 0 or an errno."""
+        cdef int error
+        if cut.job.facts.sparse:
+            if data[0] < at + <long long>n:
+                data[0] = next_data(cut.fd, at, cut.size)
+            if data[0] >= at + <long long>n:
+                memset(p, 0, n)
+                got[0] = n
+                return 0
+        self.begin_read()
+        error = pread_full(cut.fd, p, n, at, got)
+        self.end_read()
+        self.count_read(got[0])
+        return error
+
+    # ---- a file is opened; a small one is done with ----
+
+    cdef void begin_file(self, Hand* hand, FileJob* job) noexcept nogil:
         cdef size_t got = 0
         cdef int fd
         if not self.equip(hand):
             self.fail_memory()
             return
-        fd = c_open(job.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-        if fd < 0:
-            job.error = errno
-        elif facts_of(fd, &job.facts):
+        fd = self.open_job(job)
+        if job.error == 0 and self.frames and job.path == NULL:
+            self.begin_cut(hand, job, fd, True)
+            return
+        if job.error == 0:
+            job.error = self.read_on(job, fd, hand.data, SMALL, &got)
+        if job.error == 0:
+            if self.frames and (got == SMALL or got > self.chunk_size):
+                # What the system makes up as it is read has no size, or none to be trusted.
+                self.begin_cut(hand, job, fd, job.facts.size < <long long>got)
+                return
+            self.count_read(got)
+            if not self.frames and (got == SMALL or zstd.compress_bound(got) >= self.chunk_size):
+                self.begin_stream(hand, job, fd, got)
+                return
+            self.seal_small(hand, job, got)
+        pthread_mutex_lock(&self.lock)
+        self.job_done(job, fd)
+        pthread_mutex_unlock(&self.lock)
+        if fd >= 0:
+            c_close(fd)
+
+    cdef int open_job(self, FileJob* job) noexcept nogil:
+        """A descriptor of a regular file, or of what was given; -1 with `error` set."""
+        cdef int fd = job.fd
+        job.fd = -1
+        if job.path == NULL:
+            facts_of(fd, &job.facts)
+            return fd
+        fd = open_source(job.path, self.follow)
+        if fd < 0 or facts_of(fd, &job.facts):
             job.error = errno
         elif not job.facts.regular:
             job.error = EISDIR if job.facts.directory else EIO
-        else:
-            job.error = read_full(fd, hand.data, SMALL, &got)
-        if job.error == 0 and (got == SMALL or zstd.compress_bound(got) >= self.chunk_size):
-            self.begin_stream(hand, fd, got)
-            return
-        if fd >= 0:
-            c_close(fd)
-        if job.error == 0:
-            self.seal_small(hand, job, got)
-        pthread_mutex_lock(&self.lock)
-        job.done = True
-        self.file_done()
-        pthread_mutex_unlock(&self.lock)
+        return fd
 
-    cdef void begin_stream(self, Hand* hand, int fd, size_t got) noexcept nogil:
+    cdef void begin_stream(self, Hand* hand, FileJob* job, int fd, size_t got) noexcept nogil:
         """The worker's buffer and context become the stream's: the bytes that are read already stay where they are."""
         cdef Stream* stream = <Stream*>calloc(1, sizeof(Stream))
         cdef Stream** last = &self.streams
@@ -340,11 +553,12 @@ cdef class Sealer(_Crew):
             self.fail_memory()
             return
         sequential(fd)
-        stream.file = hand.file
+        stream.job = job
         stream.fd = fd
         stream.data = hand.data
         stream.cctx = hand.context
         stream.end = got
+        job.size = got
         hand.data = NULL
         hand.context = NULL
         zstd.cctx_reset(stream.cctx, ZSTD_RESET_SESSION)
@@ -352,8 +566,44 @@ cdef class Sealer(_Crew):
         while last[0] != NULL:
             last = &last[0].next
         last[0] = stream
-        self.stream_count += 1
+        self.large += 1
         pthread_mutex_unlock(&self.lock)
+
+    cdef void begin_cut(self, Hand* hand, FileJob* job, int fd, bint in_order) noexcept nogil:
+        cdef Cut* cut = <Cut*>calloc(1, sizeof(Cut))
+        cdef Cut** last = &self.cuts
+        if cut == NULL:
+            c_close(fd)
+            self.fail_memory()
+            return
+        cut.job = job
+        cut.fd = fd
+        cut.size = job.facts.size
+        cut.in_order = in_order
+        if in_order and job.path != NULL:
+            c_lseek(fd, 0, SEEK_SET)
+        pthread_mutex_lock(&self.lock)
+        while last[0] != NULL:
+            last = &last[0].next
+        last[0] = cut
+        self.large += 1
+        cut.working = 1
+        if not in_order:
+            self.accept_known(cut)
+        self.chunk_done(cut)
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void accept_known(self, Cut* cut) noexcept nogil:
+        """Chunks that an earlier run has stored are not read again, if the file is what it was then. With the lock."""
+        cdef FileJob* job = cut.job
+        if job.known == NULL or not same_facts(&job.facts, &job.expected):
+            return
+        if job.known_count * <long long>self.chunk_size >= cut.size:
+            return      # the last chunk is shorter than the caller says
+        job.records, job.known = job.known, NULL
+        job.count = job.room = job.known_count
+        job.size = job.count * self.chunk_size
+        cut.at = job.size
 
     cdef void seal_small(self, Hand* hand, FileJob* job, size_t n) noexcept nogil:
         """A whole file that gives one padded chunk. Fed as pog feeds: what there is, then the end. (With nothing fed
@@ -376,16 +626,18 @@ cdef class Sealer(_Crew):
         slab_hash(slab, slab.length)
         slab.later = True
         if self.finish(slab, hand):
+            job.size = n
             pthread_mutex_lock(&self.lock)
             if self.new_record(job) == 0:
-                memcpy(job.records, slab.digest, KEY)
-                job.records[KEY] = 1
+                self.note_blob(job, 0, slab, n)
+            else:
+                self.give_up_for_memory()
             pthread_mutex_unlock(&self.lock)
 
     cdef void compress_step(self, Stream* stream) noexcept nogil:
         """One turn as compressor: until a piece more is in the slab, or the slab is full, or the file ends."""
         cdef Slab* slab = stream.slab
-        cdef FileJob* job = &self.files[stream.file]
+        cdef FileJob* job = stream.job
         cdef ZBuffer data, out
         cdef size_t left, goal
         cdef int reads = 0, error = 0
@@ -397,7 +649,9 @@ cdef class Sealer(_Crew):
         goal = min(self.chunk_size, slab.length + PIECE)
         while out.pos < goal and reads < STEP and not ended:
             if stream.at == stream.end and not stream.eof:
-                error = read_full(stream.fd, stream.data, PIECE, &stream.end)
+                error = self.read_on(job, stream.fd, stream.data, PIECE, &stream.end)
+                self.count_read(stream.end)
+                job.size += stream.end
                 stream.at = 0
                 stream.eof = stream.end == 0
                 reads += 1
@@ -456,110 +710,200 @@ cdef class Sealer(_Crew):
         slab.busy = False
         if last or slab.dropped:
             if stored:
-                memcpy(self.files[stream.file].records + slab.index * RECORD, slab.digest, KEY)
-                self.files[stream.file].records[slab.index * RECORD + KEY] = 1
+                self.note_blob(stream.job, slab.index, slab, 0)
             self.drop(slab)
         pthread_mutex_unlock(&self.lock)
 
-    cdef void bad_key(self) noexcept nogil:
-        with gil:
-            self.fail(WrongKey("the encryption key is not an X25519 public key"))
+    # ---- the `frames` layout ----
 
-    cdef bint finish(self, Slab* slab, Hand* hand) noexcept nogil:
-        """Names a whole chunk, seals what is left of it and stores the blob wherever it is not yet. False: failed."""
-        cdef int new
-        slab_name(slab, &self.ring)
-        pad(slab, self.chunk_size)
-        pthread_mutex_lock(&self.lock)
-        new = names_add(&self.claimed, slab.digest)
-        pthread_mutex_unlock(&self.lock)
-        if new < 0:
+    cdef void cut_step(self, Hand* hand) noexcept nogil:
+        """One chunk, from the file to the sinks."""
+        cdef Cut* cut = <Cut*>hand.stream
+        cdef FileJob* job = cut.job
+        cdef Slab* slab = hand.slab
+        cdef size_t n = hand.length
+        cdef bint alone = not cut.in_order and cut.size <= <long long>self.chunk_size
+        cdef bint hole = False, stored = False, empty
+        cdef int error = 0
+        if not self.equip(hand) or slab_reserve(slab, zstd.compress_bound(self.chunk_size)):
             self.fail_memory()
-            return False
-        if new == 0:
-            return True
-        return self.store(slab, hand)
-
-    cdef bint store(self, Slab* slab, Hand* hand) noexcept nogil:
-        cdef Py_ssize_t i
-        cdef bint known = True
-        cdef bint[MOST_SINKS] wanted
-        if hand.data == NULL:           # a stream took it over; what is stored is read through it
-            hand.data = <u8*>malloc(SMALL)
-            if hand.data == NULL:
-                self.fail_memory()
-                return False
-        for i in range(self.sink_count):
-            wanted[i] = self.directories[i] == NULL or not directory_has(
-                self.directories[i], slab.digest, blob_size(slab, &self.ring), &self.ring, hand.data)
-            known = known and not wanted[i]
-        self.mostly_known = known
-        if known:
-            return True
-        if slab_encrypt(slab, &self.ring, True):
-            self.bad_key()
-            return False
-        for i in range(self.sink_count):
-            if wanted[i] and not self.put(i, slab):
-                return False
-        return True
-
-    cdef bint put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
-        cdef u8* blob = blob_of(slab, &self.ring)
-        cdef size_t size = blob_size(slab, &self.ring)
-        cdef int error
-        if self.directories[sink] == NULL:
-            with gil:
-                return self.hand_out(sink, slab)
-        error = directory_put(self.directories[sink], slab.digest, blob, size)
-        if error:
-            with gil:
-                self.fail(OSError(error, os.strerror(error), self.sinks[sink].path))
-        return error == 0
-
-    cdef bint hand_out(self, Py_ssize_t sink, Slab* slab) noexcept:
-        """Calls a Python sink with one read-only view that is the blob. The buffer is the view's as long as it lives."""
-        cdef Blob blob = Blob.__new__(Blob)
-        blob.base, blob.room = slab.base, slab.room
-        blob.start = blob_of(slab, &self.ring) - slab.base
-        blob.size = blob_size(slab, &self.ring)
-        try:
-            self.sinks[sink](name_of(slab.digest), memoryview(blob))
-        except BaseException as error:
-            self.fail(error)
-            return False
-        finally:
-            if not blob.reclaim():
-                self.move(slab, blob)
-        return True
-
-    cdef void move(self, Slab* slab, Blob blob) noexcept:
-        """A view of a slab is still alive: the slab gets other memory, and a copy for the sinks that come next."""
-        slab.base, slab.room = NULL, 0
-        if slab_reserve(slab, max(self.chunk_size, slab.total)):
-            self.fail(MemoryError("there is no memory for a chunk: choose a smaller chunk size"))
+            self.leave_cut(cut, slab)
             return
-        memcpy(slab.base + blob.start, blob.base + blob.start, blob.size)
+        if cut.in_order:
+            error = self.read_chunk(hand, cut, &n, &alone)
+        elif job.facts.sparse and n == self.chunk_size and not alone:
+            hole = next_data(cut.fd, hand.at, cut.size) >= hand.at + <long long>n
+            if hole and self.take_zero(job, slab):
+                self.leave_cut(cut, slab)
+                return
+        empty = n == 0 and slab.index > 0
+        if error == 0 and not empty:
+            error = self.pack(hand, cut, &n, alone)
+            empty = n == 0 and not alone
+        if error == 0 and not empty:
+            stored = self.finish(slab, hand)
+        pthread_mutex_lock(&self.lock)
+        job.size += n
+        if stored:
+            self.note_blob(job, slab.index, slab, n)
+            if hole:
+                self.zero = job.records[slab.index]
+        elif error == 0 and empty:
+            job.records[slab.index].ready = job.records[slab.index].empty = True
+        elif error:
+            job.error = error
+            cut.ended = True
+        pthread_mutex_unlock(&self.lock)
+        self.leave_cut(cut, slab)
+
+    cdef bint take_zero(self, FileJob* job, Slab* slab) noexcept nogil:
+        """A chunk that lies in a hole is the same blob each time."""
+        cdef bint there
+        pthread_mutex_lock(&self.lock)
+        there = self.zero.ready
+        if there:
+            job.records[slab.index] = self.zero
+            job.size += self.zero.plain
+        pthread_mutex_unlock(&self.lock)
+        return there
+
+    cdef void leave_cut(self, Cut* cut, Slab* slab) noexcept nogil:
+        pthread_mutex_lock(&self.lock)
+        self.give_back(slab)
+        self.chunk_done(cut)
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void chunk_done(self, Cut* cut) noexcept nogil:
+        """A worker leaves a file; the last one of a file that is through ends it. Called with the lock held."""
+        check(cut.working > 0)
+        cut.working -= 1
+        if cut.working or not cut.ended:
+            return
+        self.job_done(cut.job, cut.fd)
+        self.end_cut(cut)
+
+    cdef int read_chunk(self, Hand* hand, Cut* cut, size_t* n, bint* alone) noexcept nogil:
+        """The next chunk of what is read in order, into the worker's own buffer. 0 or an errno."""
+        cdef size_t got = 0, one = 0
+        cdef int error = 0
+        cdef bint ended
+        if hand.plain == NULL:
+            hand.plain = map_memory(self.chunk_size)
+            if hand.plain == NULL:
+                return ENOMEM
+            hand.plain_room = self.chunk_size
+        if cut.carried:
+            hand.plain[0] = cut.carry
+        error = self.read_on(cut.job, cut.fd, hand.plain + cut.carried, self.chunk_size - cut.carried, &got)
+        self.count_read(got)
+        n[0] = got + cut.carried
+        ended = n[0] < self.chunk_size
+        if error == 0 and not ended:
+            error = self.read_on(cut.job, cut.fd, &cut.carry, 1, &one)
+            ended = one == 0
+        alone[0] = ended and hand.slab.index == 0
+        pthread_mutex_lock(&self.lock)
+        cut.carried = one == 1
+        cut.ended = cut.ended or ended or error != 0
+        cut.reading = False
+        if self.idle:
+            pthread_cond_signal(&self.work)
+        pthread_mutex_unlock(&self.lock)
+        return error
+
+    cdef int pack(self, Hand* hand, Cut* cut, size_t* n, bint alone) noexcept nogil:
+        """Compresses the chunk of `n` bytes into its slab; hashes and encrypts behind. A file of one chunk as pog does,
+        others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there.
+        0 or an errno."""
+        cdef size_t length = n[0]
+        cdef int error = self.pack_frame(hand, cut, n, alone)
+        while error == 0 and not alone and 0 < n[0] < length:
+            length = n[0]       # a frame says its length up front, so it is made anew
+            slab_begin(hand.slab)
+            error = self.pack_frame(hand, cut, n, alone)
+        return error
+
+    cdef int pack_frame(self, Hand* hand, Cut* cut, size_t* n, bint alone) noexcept nogil:
+        cdef Slab* slab = hand.slab
+        cdef ZBuffer data, out
+        cdef size_t at = 0, got, left = 0
+        cdef long long next_at = -1
+        cdef int error
+        slab.later = self.mostly_known
+        out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(self.chunk_size), 0
+        zstd.cctx_reset(hand.context, ZSTD_RESET_SESSION)
+        zstd.cctx_set(hand.context, ZSTD_C_CHECKSUM, not alone)
+        if not alone:
+            zstd.cctx_pledge(hand.context, n[0])
+        while at < n[0]:
+            if self.stopping:
+                return EINTR
+            data.data, data.size, data.pos = hand.data, min(n[0] - at, <size_t>PIECE), 0
+            if cut.in_order:
+                data.data = hand.plain + at
+            else:
+                error = self.read_piece(cut, hand.data, data.size, hand.at + <long long>at, &next_at, &got)
+                if error:
+                    return error
+                if got < data.size:
+                    cut.job.changed = True
+                    n[0] = at + got
+                    if not alone:
+                        return 0
+                    data.size = got
+            at += data.size
+            while data.pos < data.size:
+                left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
+                if zstd.is_error(left):
+                    return ENOMEM
+            slab.length = out.pos
+            self.follow_up(slab, PIECE)
+        data.data, data.size, data.pos = NULL, 0, 0
+        left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_END)
+        zstd.cctx_set(hand.context, ZSTD_C_CHECKSUM, 0)
+        if left:
+            return ENOMEM
+        slab.length = out.pos
+        self.follow_up(slab, 1)
+        return 0
+
+    cdef void follow_up(self, Slab* slab, size_t least) noexcept nogil:
+        """Hashes and encrypts what the compressor has written since, when it is at least so much."""
+        if slab.length - slab.hashed < least:
+            return
+        while slab.hashed < slab.length:
+            slab_hash(slab, min(slab.length, slab.hashed + PIECE))
+            if not slab.later and slab_encrypt(slab, &self.ring, False):
+                self.bad_key()
+                return
 
     # ---- the caller ----
 
     cdef bint has_news(self, Py_ssize_t file) noexcept nogil:
-        return self.files[file].done or self.ready(&self.files[file]) > self.files[file].told
+        return self.first.done or self.ready(self.first) > self.first.told
 
     cdef Py_ssize_t ready(self, FileJob* job) noexcept nogil:
         """How many of a file's blobs are stored, counted from its first."""
         cdef Py_ssize_t ready = job.told
-        while ready < job.count and job.records[ready * RECORD + KEY]:
+        while ready < job.count and job.records[ready].ready:
             ready += 1
         return ready
 
     cdef object tell(self, Py_ssize_t file):
-        cdef FileJob* job = &self.files[file]
+        cdef FileJob* job = self.first
+        cdef Facts* facts = &job.facts
         cdef Py_ssize_t i, ready = self.ready(job)
-        names = [name_of(job.records + i * RECORD) for i in range(job.told, ready)]
+        cdef list names = [], stored = [], sizes = []
+        for i in range(job.told, ready):
+            if not job.records[i].empty:
+                names.append(name_of(job.records[i].digest))
+                stored.append(job.records[i].stored)
+                sizes.append(job.records[i].plain)
         job.told = ready
+        told = Sealed(file, names, stored, sizes, job.done, job.error, job.changed, job.size, facts.atime_ns,
+                      facts.mtime_ns, facts.ctime_ns, facts.inode, facts.sparse)
         if job.done:
-            free(job.records)
-            job.records = NULL
-            job.count = job.told = 0
-        return Sealed(file, names, job.done, job.error, job.facts.size, job.facts.atime_ns, job.facts.mtime_ns)
+            self.first = job.next
+            self.told += 1
+            free_job(job)
+        return told
