@@ -17,6 +17,9 @@ cdef enum:
     STEP = 16                   # pieces read at most in one turn as compressor, when hardly anything comes out
     FRESH = 2048                # files that wait for a worker: as many as the smallest ones done in LOOK_NS, and more
     UNTOLD = 65536              # files behind one that takes long
+    PROBE = 4 * PIECE           # of a chunk: what does not compress here is not expected to further on
+    WORTH = 64 * PIECE          # larger chunks are worth the trial, for the memory that it spares
+    AGAIN = -1                  # no errno: a chunk is to be made anew
     WAIT_MS = 200               # how long a pipe is waited for before looking whether the run has been stopped
 
 Sealed = collections.namedtuple(
@@ -442,6 +445,12 @@ cdef class Sealer(_Storer):
                 zstd.cctx_set(hand.context, ZSTD_C_LEVEL, self.level)
         return hand.data != NULL and hand.context != NULL
 
+    cdef bint equip_cut(self, Hand* hand) noexcept nogil:
+        if hand.plain == NULL:
+            hand.plain = map_memory(self.chunk_size)
+            hand.plain_room = self.chunk_size
+        return hand.plain != NULL and self.equip(hand)
+
     # ---- reading ----
 
     cdef void begin_read(self) noexcept nogil:
@@ -614,7 +623,7 @@ cdef class Sealer(_Storer):
         slab_begin(slab)
         data.data, data.size, data.pos = hand.data, n, 0
         out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(SMALL), 0
-        zstd.cctx_reset(hand.context, ZSTD_RESET_SESSION)
+        self.begin_frame(hand, n, True, False)
         if n:
             left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
         if not zstd.is_error(left):
@@ -725,10 +734,11 @@ cdef class Sealer(_Storer):
         cdef bint alone = not cut.in_order and cut.size <= <long long>self.chunk_size
         cdef bint hole = False, stored = False, empty
         cdef int error = 0
-        if not self.equip(hand) or slab_reserve(slab, zstd.compress_bound(self.chunk_size)):
+        if not self.equip_cut(hand) or slab_reserve(slab, zstd.compress_bound(self.chunk_size)):
             self.fail_memory()
             self.leave_cut(cut, slab)
             return
+        hand.have = 0
         if cut.in_order:
             error = self.read_chunk(hand, cut, &n, &alone)
         elif job.facts.sparse and n == self.chunk_size and not alone:
@@ -787,16 +797,11 @@ cdef class Sealer(_Storer):
         cdef size_t got = 0, one = 0
         cdef int error = 0
         cdef bint ended
-        if hand.plain == NULL:
-            hand.plain = map_memory(self.chunk_size)
-            if hand.plain == NULL:
-                return ENOMEM
-            hand.plain_room = self.chunk_size
         if cut.carried:
             hand.plain[0] = cut.carry
         error = self.read_on(cut.job, cut.fd, hand.plain + cut.carried, self.chunk_size - cut.carried, &got)
         self.count_read(got)
-        n[0] = got + cut.carried
+        n[0] = hand.have = got + cut.carried
         ended = n[0] < self.chunk_size
         if error == 0 and not ended:
             error = self.read_on(cut.job, cut.fd, &cut.carry, 1, &one)
@@ -813,59 +818,73 @@ cdef class Sealer(_Storer):
 
     cdef int pack(self, Hand* hand, Cut* cut, size_t* n, bint alone) noexcept nogil:
         """Compresses the chunk of `n` bytes into its slab; hashes and encrypts behind. A file of one chunk as pog does,
-        others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there.
-        0 or an errno."""
-        cdef size_t length = n[0]
-        cdef int error = self.pack_frame(hand, cut, n, alone)
-        while error == 0 and not alone and 0 < n[0] < length:
-            length = n[0]       # a frame says its length up front, so it is made anew
+        others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there, 0 when that
+        is nothing. 0 or an errno."""
+        cdef bint steady = not alone
+        cdef int error = self.pack_frame(hand, cut, n, alone, &steady)
+        while error == AGAIN and n[0]:
             slab_begin(hand.slab)
-            error = self.pack_frame(hand, cut, n, alone)
-        return error
+            error = self.pack_frame(hand, cut, n, alone, &steady)
+        return 0 if error == AGAIN else error
 
-    cdef int pack_frame(self, Hand* hand, Cut* cut, size_t* n, bint alone) noexcept nogil:
+    cdef int pack_frame(self, Hand* hand, Cut* cut, size_t* n, bint alone, bint* steady) noexcept nogil:
+        """One try of `pack`. AGAIN when `n` or `steady` were not what they should be, and are now: a frame says its length
+        up front, and what does not compress needs not be `steady`.
+
+        `steady`: all of the chunk is kept in memory, and zstd finds matches in it without copying what it reads into a
+        ring of its own, whose seam costs it a fifth of its speed. Otherwise a chunk needs half the memory."""
         cdef Slab* slab = hand.slab
         cdef ZBuffer data, out
-        cdef size_t at = 0, got, left = 0
+        cdef size_t at = 0, got, piece, left = 0
         cdef long long next_at = -1
+        cdef u8* place
         cdef int error
         slab.later = self.mostly_known
         out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(self.chunk_size), 0
-        zstd.cctx_reset(hand.context, ZSTD_RESET_SESSION)
-        zstd.cctx_set(hand.context, ZSTD_C_CHECKSUM, not alone)
-        if not alone:
-            zstd.cctx_pledge(hand.context, n[0])
+        data.data, data.size, data.pos = hand.plain, 0, 0
+        self.begin_frame(hand, n[0], alone, steady[0])
         while at < n[0]:
             if self.stopping:
                 return EINTR
-            data.data, data.size, data.pos = hand.data, min(n[0] - at, <size_t>PIECE), 0
-            if cut.in_order:
-                data.data = hand.plain + at
-            else:
-                error = self.read_piece(cut, hand.data, data.size, hand.at + <long long>at, &next_at, &got)
+            piece = min(n[0] - at, <size_t>PIECE)
+            place = hand.plain + at if steady[0] or at < hand.have else hand.data
+            if at >= hand.have:
+                error = self.read_piece(cut, place, piece, hand.at + <long long>at, &next_at, &got)
                 if error:
                     return error
-                if got < data.size:
+                if got < piece:
                     cut.job.changed = True
                     n[0] = at + got
                     if not alone:
-                        return 0
-                    data.size = got
-            at += data.size
-            while data.pos < data.size:
-                left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
-                if zstd.is_error(left):
-                    return ENOMEM
+                        return AGAIN
+                    piece = got
+            at += piece
+            if steady[0]:
+                hand.have = max(hand.have, at)
+                data.size = at
+            else:
+                data.data, data.size, data.pos = place, piece, 0
+            left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
+            if zstd.is_error(left):
+                return ENOMEM
+            if steady[0] and n[0] > WORTH and at == PROBE and out.pos > PROBE - PROBE // 32:
+                steady[0] = False
+                return AGAIN
             slab.length = out.pos
             self.follow_up(slab, PIECE)
-        data.data, data.size, data.pos = NULL, 0, 0
         left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_END)
-        zstd.cctx_set(hand.context, ZSTD_C_CHECKSUM, 0)
-        if left:
+        if left or data.pos < data.size:
             return ENOMEM
         slab.length = out.pos
         self.follow_up(slab, 1)
         return 0
+
+    cdef void begin_frame(self, Hand* hand, size_t n, bint alone, bint steady) noexcept nogil:
+        zstd.cctx_reset(hand.context, ZSTD_RESET_SESSION)
+        zstd.cctx_set(hand.context, ZSTD_C_CHECKSUM, not alone)
+        zstd.cctx_set(hand.context, ZSTD_C_STABLE_IN, steady)
+        if not alone:
+            zstd.cctx_pledge(hand.context, n)
 
     cdef void follow_up(self, Slab* slab, size_t least) noexcept nogil:
         """Hashes and encrypts what the compressor has written since, when it is at least so much."""
