@@ -359,7 +359,7 @@ def _make_directory(path: str) -> None:
         os.makedirs(path, mode=0o700)
     except FileExistsError:
         return
-    with open(os.path.join(path, "CACHEDIR.TAG"), "w", encoding="ascii") as tag:
+    with open(os.path.join(path, "CACHEDIR.TAG"), "w", encoding="utf-8") as tag:
         tag.write(TAG)
 
 
@@ -432,7 +432,7 @@ def _digests(names: list[str]) -> bytes:
 
 def _names(digests: bytes) -> list[str]:
     pieces = [digests[i : i + DIGEST_SIZE] for i in range(0, len(digests), DIGEST_SIZE)]
-    return [base64.urlsafe_b64encode(piece).decode("ascii") for piece in pieces]
+    return [base64.urlsafe_b64encode(piece).decode() for piece in pieces]
 
 
 def _packed(sizes: list[int]) -> bytes:
@@ -452,7 +452,7 @@ def _boot_id() -> str:
     with contextlib.suppress(OSError):
         if sys.platform == "darwin":
             return _sysctl("kern.bootsessionuuid")
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
     return random_bytes(16).hex()
 
@@ -465,4 +465,4 @@ def _sysctl(name: str) -> str:
     size = ctypes.c_size_t(len(value))
     if ctypes.CDLL(None, use_errno=True).sysctlbyname(name.encode(), value, ctypes.byref(size), None, 0):
         raise OSError(ctypes.get_errno(), f"no {name}")
-    return value.value.decode("ascii")
+    return value.value.decode()
