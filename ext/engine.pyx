@@ -16,7 +16,10 @@ The parts, in the order in which a byte meets them:
     files.pxi    blobs under names in a directory, and files that appear whole
     crew.pxi     what Sealer and Opener share: worker threads, a lock, the first error, news in order
     store.pxi    the end of the road: a whole chunk is named, sealed to its end and put into every sink
-    sealer.pxi   many files, many workers, both layouts: read -> compress -> cut -> seal -> put
+    jobs.pxi     files as they come, what has become of each, how they are read
+    stream.pxi   a large file in the `stream` layout: compress -> cut -> seal behind
+    cut.pxi      a large file in the `frames` layout: cut -> compress and seal each chunk, side by side
+    sealer.pxi   many files, many workers, both layouts; small files
     opener.pxi   the mirror: get -> open -> decompress -> write -> rename
 
 The engine knows blobs and files. It knows no manifest and no path policy, and prints nothing.
@@ -49,5 +52,8 @@ include "seal.pxi"
 include "files.pxi"
 include "crew.pxi"
 include "store.pxi"
+include "jobs.pxi"
+include "stream.pxi"
+include "cut.pxi"
 include "sealer.pxi"
 include "opener.pxi"

@@ -113,6 +113,28 @@ def test_what_is_cut_comes_back(
     assert continued.last.size == size
 
 
+@pytest.mark.parametrize("level", [-5, 3, 9])
+@pytest.mark.parametrize("kind", ["random", "text", "random then text", "text then random"])
+def test_chunks_large_enough_to_be_tried_first(tmp_path: Path, kind: str, level: int) -> None:
+    """A chunk whose first megabyte does not compress is made another way than one that does."""
+    half = 9_000_000
+    parts = {"random": os.urandom(half), "text": text(half)}
+    first, _, second = kind.partition(" then ")
+    data = (parts[first] + parts[second or first]) * 2
+    shelf = Shelf()
+    path = file_of(tmp_path, data)
+    [result] = seal([path], shelf, chunk_size=2 * half, level=level)
+    assert content(result, shelf) == data
+    assert result.sizes == [2 * half] * 2
+    assert len(set(result.names)) == 1, "what is the same gets the same name"
+    for chunk in chunks(result, shelf):
+        parameters = zstandard.get_frame_parameters(chunk)
+        assert (parameters.content_size, parameters.has_checksum) == (2 * half, True)
+    with open(path, "rb") as opened:
+        [in_order] = seal([opened.fileno()], Shelf(), chunk_size=2 * half, level=level)
+    assert in_order.names == result.names
+
+
 def test_a_file_of_one_chunk_is_written_as_pog_does(tmp_path: Path) -> None:
     for size in (0, 1, 100_000, CHUNK - 1, CHUNK):
         data = text(size)

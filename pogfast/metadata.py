@@ -1,0 +1,239 @@
+"""What is kept of a file beyond its content: permissions, owner, times, extended attributes. Both ways.
+
+create.py asks for the facts of what it found and puts them into entries and the trailer; restore.py hands them to the
+engine for files, and sets them here on directories, links and FIFOs, when nothing below them is to be written any
+more. This room knows neither archives nor paths: it works on a name in an open directory and never follows a link.
+What a system or a user cannot set is told, not raised. POSIX ACLs are the attributes system.posix_acl_*.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import grp
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pogfast.errors import CorruptManifest
+
+# Labels and seals that the machine's own policy gives to every file: on another one they are wrong.
+FOREIGN = {"security.selinux", "security.SMACK64", "security.ima", "security.evm"}
+# Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
+MOST_NS = 2**63 - 1
+SET_ID = stat.S_ISUID | stat.S_ISGID
+
+
+class Metadata(NamedTuple):
+    """Facts as this system and this user can take them; -1 and None: left as it is."""
+
+    mode: int = -1
+    uid: int = -1
+    gid: int = -1
+    times: tuple[int, int] | None = None  # atime and mtime in ns
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+
+
+# ---- from a file ---------------------------------------------------------------------------------------------------
+
+
+def facts_of(path: str, found: os.stat_result) -> dict[str, Any]:
+    """The facts of FORMAT.md of what lies at `path`, of which `found` is the lstat. Raises nothing.
+
+    For entries and for the trailer's directories, links and FIFOs. An attribute that cannot be read is left out.
+    """
+    facts: dict[str, Any] = {
+        "mode": found.st_mode & 0o7777,
+        "uid": found.st_uid,
+        "gid": found.st_gid,
+        "mtime_ns": found.st_mtime_ns,
+        "atime_ns": found.st_atime_ns,
+    }
+    if user := _user_name(found.st_uid):
+        facts["user"] = user
+    if group := _group_name(found.st_gid):
+        facts["group"] = group
+    if xattrs := dict(_xattrs(path)):
+        facts["xattrs"] = xattrs
+    return facts
+
+
+@functools.cache
+def _user_name(number: int) -> str | None:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except (KeyError, OverflowError):
+        return None
+
+
+@functools.cache
+def _group_name(number: int) -> str | None:
+    try:
+        return grp.getgrgid(number).gr_name
+    except (KeyError, OverflowError):
+        return None
+
+
+if sys.platform == "linux":
+
+    def _xattrs(path: str) -> Iterator[tuple[str, str]]:
+        """(name, base64 of the value) of each. One system call where there are none."""
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+        except OSError:
+            return
+        for name in names:
+            if name not in FOREIGN:
+                try:
+                    value = os.getxattr(path, name, follow_symlinks=False)
+                except OSError:
+                    continue
+                yield name, base64.b64encode(value).decode()
+
+else:
+
+    def _xattrs(path: str) -> Iterator[tuple[str, str]]:
+        """Python reads them on Linux only."""
+        return iter(())
+
+
+# ---- and back ------------------------------------------------------------------------------------------------------
+
+
+def metadata_of(name: str, facts: Mapping[str, Any], *, numeric_owner: bool = False) -> Metadata:
+    """What to set of the facts of `name`, an entry or one of the trailer's. Raises CorruptManifest.
+
+    Owners are for root alone; one whose name is known here is that user, whatever the number, unless `numeric_owner`.
+    Without its owner a file must not run as whoever restores it: the set-id bits go where the owner is another's.
+    """
+    try:
+        mode, mtime_ns = _number(facts, "mode", 0o7777), _time(facts, "mtime_ns")
+        uid, gid = _number(facts, "uid", 2**32 - 2), _number(facts, "gid", 2**32 - 2)
+        xattrs = tuple(_decoded(facts.get("xattrs", {})))
+        atime_ns = _time(facts, "atime_ns")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CorruptManifest(f"{name}: its metadata is malformed") from error
+    if not numeric_owner:
+        uid = _known(_user_number, facts.get("user"), uid)
+        gid = _known(_group_number, facts.get("group"), gid)
+    root = os.geteuid() == 0
+    if mode >= 0:
+        mode &= ~0 if uid >= 0 and (root or uid == os.geteuid()) else ~stat.S_ISUID
+        mode &= ~0 if gid >= 0 and (root or gid == os.getegid()) else ~stat.S_ISGID
+    if not root:
+        uid = gid = -1
+    times = None if mtime_ns is None else (mtime_ns if atime_ns is None else atime_ns, mtime_ns)
+    return Metadata(mode, uid, gid, times, xattrs)
+
+
+def _number(facts: Mapping[str, Any], key: str, most: int) -> int:
+    value = facts.get(key, -1)
+    if type(value) is not int or not -1 <= value <= most:
+        raise ValueError(key)
+    return value
+
+
+def _time(facts: Mapping[str, Any], key: str) -> int | None:
+    value = facts.get(key)
+    if value is not None and type(value) is not int:
+        raise ValueError(key)
+    return None if value is None else max(-MOST_NS, min(value, MOST_NS))
+
+
+def _decoded(xattrs: Mapping[str, str]) -> Iterator[tuple[bytes, bytes]]:
+    for name, value in xattrs.items():
+        raw = os.fsencode(name)
+        if not raw or b"\0" in raw:
+            raise ValueError(name)
+        yield raw, binascii.a2b_base64(value, strict_mode=True)
+
+
+def _known(number_of: Callable[[str], int | None], name: object, number: int) -> int:
+    found = number_of(name) if isinstance(name, str) else None
+    return number if found is None else found
+
+
+@functools.cache
+def _user_number(name: str) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except (KeyError, ValueError):
+        return None
+
+
+@functools.cache
+def _group_number(name: str) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except (KeyError, ValueError):
+        return None
+
+
+def set_metadata(directory: int, leaf: str, metadata: Metadata) -> list[str]:
+    """Sets it on what lies under `leaf` in an open directory; a link's own, never its target's.
+
+    Owner first, because that takes bits off the mode; attributes after the mode, because an ACL changes it; times
+    last. Returns what could not be set, a phrase each. For directories, links, FIFOs and files.
+    """
+    try:
+        if stat.S_ISLNK(os.stat(leaf, dir_fd=directory, follow_symlinks=False).st_mode):
+            return _set_on_link(directory, leaf, metadata)
+        # Not blocking: a FIFO that nobody writes to opens at once.
+        fd = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    except OSError as error:
+        return [f"its metadata cannot be set: {error.strerror}"]
+    try:
+        return _set_on_descriptor(fd, metadata)
+    finally:
+        os.close(fd)
+
+
+def _set_on_descriptor(fd: int, metadata: Metadata) -> list[str]:
+    failed: list[str] = []
+    mode = metadata.mode
+    if (metadata.uid, metadata.gid) != (-1, -1) and not _done(
+        failed, "owner", os.chown, fd, metadata.uid, metadata.gid
+    ):
+        mode = mode & ~SET_ID if mode >= 0 else mode
+    if mode >= 0:
+        _done(failed, "mode", os.chmod, fd, mode)
+    for name, value in metadata.xattrs:
+        _done(failed, f"attribute {os.fsdecode(name)}", _set_xattr, fd, name, value)
+    if metadata.times:
+        _done(failed, "times", os.utime, fd, ns=metadata.times)
+    return failed
+
+
+def _set_on_link(directory: int, leaf: str, metadata: Metadata) -> list[str]:
+    """A link has no mode of its own on Linux, where it may have attributes."""
+    failed: list[str] = []
+    at = {"dir_fd": directory, "follow_symlinks": False}
+    if (metadata.uid, metadata.gid) != (-1, -1):
+        _done(failed, "owner", os.chown, leaf, metadata.uid, metadata.gid, **at)
+    if metadata.mode >= 0 and os.chmod in os.supports_follow_symlinks and sys.platform != "linux":
+        _done(failed, "mode", os.chmod, leaf, metadata.mode, **at)
+    for name, value in metadata.xattrs:
+        path = f"/proc/self/fd/{directory}/{leaf}"
+        _done(failed, f"attribute {os.fsdecode(name)}", _set_xattr, path, name, value, follow_symlinks=False)
+    if metadata.times:
+        _done(failed, "times", os.utime, leaf, ns=metadata.times, **at)
+    return failed
+
+
+def _done(failed: list[str], what: str, call: Any, *arguments: Any, **more: Any) -> bool:
+    try:
+        call(*arguments, **more)
+    except OSError as error:
+        failed.append(f"its {what} cannot be set: {error.strerror}")
+        return False
+    return True
+
+
+def _set_xattr(where: int | str, name: bytes, value: bytes, *, follow_symlinks: bool = True) -> None:
+    if sys.platform != "linux":
+        raise OSError(0, "not on this system")
+    os.setxattr(where, name, value, follow_symlinks=follow_symlinks)
