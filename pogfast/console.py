@@ -83,6 +83,11 @@ class Console:
         self.note("error", str(error), error.hint)
         self.exit_code = 4 if 4 in (self.exit_code, error.exit_code) else self.exit_code or error.exit_code
 
+    def fail(self, exit_code: int, text: str, hint: str = "") -> int:
+        """The end, with nothing done or not all of it. Returns the exit code."""
+        self.note("error", text, hint)
+        return exit_code
+
     def tell(self, what: PogfastError | str) -> None:
         """What was come across on the way: a problem, or something to know."""
         if not isinstance(what, str):
@@ -111,18 +116,14 @@ def guarded(console: ConsoleType, command: Callable[[ConsoleType], None]) -> int
         command(console)
         console.flush()
     except PogfastError as error:
-        console.note("error", str(error), error.hint)
-        return error.exit_code
+        return console.fail(error.exit_code, str(error), error.hint)
     except KeyboardInterrupt:
-        console.note("error", "interrupted; what is stored already is kept, run the command again to go on")
-        return 130
+        return console.fail(130, "interrupted; what is stored already is kept, run the command again to go on")
     except MemoryError as error:
-        console.note("error", str(error) or "out of memory")
-        return 1
+        return console.fail(1, str(error) or "out of memory")
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        console.note("error", f"{where}{error.strerror or error}")
-        return 1
+        return console.fail(1, f"{where}{error.strerror or error}")
     return console.exit_code
 
 
