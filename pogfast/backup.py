@@ -25,9 +25,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied
 from pogfast.create import conclude, default_jobs, seconds_of, store_errors
-from pogfast.errors import PogfastError, SourceError, UsageError
+from pogfast.errors import NoSuchArchive, PogfastError, SourceError, UsageError
 from pogfast.keys import Key
-from pogfast.stores import Target, open_targets_for
+from pogfast.stores import Target, open_store, open_stores
 from pogfast.tree import Node, Selection
 
 CHUNK_SIZE = 50_000_000
@@ -59,6 +59,9 @@ class Report(Protocol):
         """`progress` may be called from any thread until the run ends."""
 
     def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
+
+    def detail(self, text: str) -> None:
+        """For those who want to know how it is done."""
 
     def warning(self, text: str) -> None: ...
 
@@ -157,7 +160,7 @@ def create(
     report = report or Silent()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        targets = open_targets_for(to, dry_run=options.dry_run)
+        targets = _look_at(to) if options.dry_run else open_stores(to)
         for target in targets:
             stack.callback(target.close)
         run = _Run(key, targets, options, report, list(paths))
@@ -178,6 +181,8 @@ class Silent:
     def started(self, progress: Callable[[], Progress]) -> None: ...
 
     def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
+
+    def detail(self, text: str) -> None: ...
 
     def warning(self, text: str) -> None: ...
 
@@ -360,7 +365,7 @@ class _Run:
     def _look_up(self, pending: _Pending) -> bytes | Known | None:
         """None when the cache knows all of a file and the stores hold it; else what the engine is to read."""
         path = os.fsencode(pending.node.path)
-        if self.cache is None or self.options.force:
+        if self.cache is None or self.options.force or not self.targets:
             return path
         facts = _cache_facts(pending.node.stat)
         known = self.cache.find(os.path.abspath(pending.node.path), facts, self.cut)
@@ -448,6 +453,10 @@ class _Run:
 
     def _pass(self, sources: Iterator[bytes | int | Known], *, last: bool = False, in_order: bool = False) -> None:
         """Archives `sources`. Unless it is the `last` pass, what changes while it is read goes to `again`."""
+        slabs = self.options.slabs(self.jobs, in_order)
+        self.report.detail(
+            f"{self.jobs} workers, at most {slabs} chunks in flight, {slabs * self.options.chunk_memory} bytes"
+        )
         sealer = Sealer(
             self.key.secret,
             self.key.asymmetric,
@@ -457,7 +466,7 @@ class _Run:
             level=self.options.level,
             jobs=self.jobs,
             frames=self.options.layout == "frames",
-            slabs=self.options.slabs(self.jobs, in_order),
+            slabs=slabs,
             readers=self.options.readers or self.jobs,
             follow=False,
         )
@@ -637,6 +646,15 @@ class _Run:
                 self.cache.save(durable=False)
             self.cache.close(complete=False)
             self.cache = None
+
+
+def _look_at(to: str) -> list[Target]:
+    """For a dry run: the stores that are there already, and tell what they hold."""
+    opened: list[Target] = []
+    for word in to.split(","):
+        with contextlib.suppress(NoSuchArchive, UsageError):
+            opened.append(open_store(word))
+    return opened
 
 
 def _user() -> str:

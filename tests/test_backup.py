@@ -34,7 +34,7 @@ def key(tmp_path: Path) -> Key:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "RACY_NS", 0)  # files made a moment ago are as good as old ones here
+    monkeypatch.setattr(cache, "_is_racy", lambda facts, read_at_ns: False)  # files made a moment ago are as good as old ones here
 
 
 class Heard(Silent):
