@@ -31,8 +31,9 @@ from pogfast.stores import Target, open_store, open_stores
 from pogfast.tree import Node, Selection
 
 CHUNK_SIZE = 50_000_000
-# Bytes that a chunk in flight takes more than its own: zstd's bound for what does not compress, header and padding.
-CHUNK_MARGIN = 1 / 128
+# What a chunk in flight takes, in chunk sizes: what it becomes, with zstd's bound for what does not compress; in the
+# `frames` layout its plain bytes as well.
+CHUNK_MEMORY = {"stream": 1 + 1 / 128, "frames": 2 + 1 / 128}
 # Seconds between two times that progress is written down, for the case that the run is killed.
 SAVE_EVERY = 2.0
 
@@ -128,13 +129,13 @@ class Options:
     @property
     def chunk_memory(self) -> int:
         """Bytes that a chunk in flight can take."""
-        return int(self.chunk_size * (1 + CHUNK_MARGIN)) + 64 * 1024
+        return int(self.chunk_size * CHUNK_MEMORY[self.layout]) + 64 * 1024
 
-    def slabs(self, jobs: int, in_order: bool) -> int:
-        """How many chunks may be in flight. One that is read in order counts twice: before and after compression."""
+    def slabs(self, jobs: int) -> int:
+        """How many chunks may be in flight."""
         if self.memory is not None:
-            return max(1, self.memory // self.chunk_memory)
-        return jobs * (2 if in_order else 1) + (self.layout == "stream")
+            return self.memory // self.chunk_memory
+        return jobs + (self.layout == "stream")
 
 
 def create(
@@ -419,7 +420,7 @@ class _Run:
             self.pending.clear()
             return
         if command is None:
-            self._pass(iter([0]), last=True, in_order=True)
+            self._pass(iter([0]), last=True)
         else:
             self._pass_command(command)
         if not self.writer:
@@ -439,7 +440,7 @@ class _Run:
         assert process.stdout is not None
         try:
             with process.stdout:
-                self._pass(iter([process.stdout.fileno()]), last=True, in_order=True)
+                self._pass(iter([process.stdout.fileno()]), last=True)
         except BaseException:
             process.kill()
             process.wait()
@@ -451,9 +452,9 @@ class _Run:
 
     # ---- through the engine ----
 
-    def _pass(self, sources: Iterator[bytes | int | Known], *, last: bool = False, in_order: bool = False) -> None:
+    def _pass(self, sources: Iterator[bytes | int | Known], *, last: bool = False) -> None:
         """Archives `sources`. Unless it is the `last` pass, what changes while it is read goes to `again`."""
-        slabs = self.options.slabs(self.jobs, in_order)
+        slabs = self.options.slabs(self.jobs)
         self.report.detail(
             f"{self.jobs} workers, at most {slabs} chunks in flight, {slabs * self.options.chunk_memory} bytes"
         )

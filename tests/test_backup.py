@@ -388,8 +388,8 @@ def test_what_cannot_be_meant(wrong: dict[str, Any]) -> None:
 
 def test_the_memory_budget_bounds_the_chunks_in_flight() -> None:
     options = Options(chunk_size=10**6, memory=5 * 10**6)
-    assert options.slabs(jobs=8, in_order=False) == 4
-    assert Options(chunk_size=10**6).slabs(jobs=8, in_order=False) == 8
+    assert options.slabs(jobs=8) == 2
+    assert Options(chunk_size=10**6).slabs(jobs=8) == 8
 
 
 def test_several_stores_get_everything(tmp_path: Path, key: Key, tree: Path) -> None:
