@@ -241,25 +241,35 @@ class _Comparison:
 
     def _extra(self, names: list[str]) -> None:
         """What is on the disk only. Of a directory that is only there, nothing below it."""
-        known = {_plain(name) for name in names}
+        known: set[str] = set()
+        for name in map(_plain, names):
+            while name not in known:
+                known.add(name)
+                name = name.rpartition("/")[0]
         left_out = {*_keys(self.archive, "skipped"), *_keys(self.archive, "unreadable")}
         for directory in self._directories(known):
+            path = os.path.join(self.path, directory)
             try:
-                with os.scandir(os.path.join(self.path, directory)) as entries:
-                    found = sorted(entries, key=lambda entry: entry.name)
-            except OSError:
-                continue  # missing, no directory, or not to be read: it has been told, where it is in the archive
-            for entry in found:
-                name = f"{directory}/{entry.name}" if directory else entry.name
-                if name not in known and os.path.abspath(entry.path) not in left_out:
-                    there = entry.stat(follow_symlinks=False)
-                    size = there.st_size if stat.S_ISREG(there.st_mode) else None
-                    self._tell(Difference(name, "extra", _kind_on_disk(there), None, size))
+                for leaf in sorted(os.listdir(path)):
+                    name = f"{directory}/{leaf}" if directory else leaf
+                    if name not in known and os.path.abspath(os.path.join(path, leaf)) not in left_out:
+                        there = os.lstat(os.path.join(path, leaf))
+                        size = there.st_size if stat.S_ISREG(there.st_mode) else None
+                        self._tell(Difference(name, "extra", _kind_on_disk(there), None, size))
+            except OSError as error:
+                self._problem(SourceError(f"cannot read {path}: {error.strerror}"))
 
-    def _directories(self, known: set[str]) -> list[str]:
-        if self.archive.directories:
-            return sorted({_plain(name) for name in self.archive.directories})
-        return sorted({name.rpartition("/")[0] for name in known} - {""})
+    def _directories(self, known: set[str]) -> Iterator[str]:
+        """Those of the archive that are directories on the disk as well, and not reached through a link."""
+        named = {_plain(name) for name in self.archive.directories}
+        above = {name.rpartition("/")[0] for name in known} - {""}
+        elsewhere: set[str] = set()
+        for name in sorted(named or above):
+            path = os.path.join(self.path, name)
+            if name.rpartition("/")[0] in elsewhere or os.path.islink(path) or not os.path.isdir(path):
+                elsewhere.add(name)
+            else:
+                yield name
 
     def _tell(self, difference: Difference) -> None:
         self.done.differences += 1
