@@ -78,8 +78,7 @@ class Plan:
             if path is None:
                 self.vanished += kind != "directory"
                 continue
-            full = plain_path(name)
-            self.prefixes.add(full[: len(full) - len(path)].rstrip("/"))
+            self.prefixes.add(self._prefix(name, path) if self.strip else "")
             self.places[kind].append(Place(number, name, path, size, first))
             last[path] = kind, name
         for kind, places in self.places.items():
@@ -89,10 +88,17 @@ class Plan:
 
     def target(self, name: str, kind: Kind) -> str | None:
         """The path where something goes; None when nothing is left of it. Raises UnsafePath."""
-        parts = safe_path(name).split("/")
+        path = safe_path(name)
+        if not self.strip:
+            return path
+        parts = path.split("/")
         if len(parts) > self.strip or (len(parts) == self.strip and kind == "directory"):
             return "/".join(parts[self.strip :])
         return None
+
+    def _prefix(self, name: str, path: str) -> str:
+        full = plain_path(name)
+        return full[: len(full) - len(path)].rstrip("/")
 
     def _differ(self, one: tuple[Kind, str], other: tuple[Kind, str]) -> bool:
         """Whether two names at one path are of different things."""
