@@ -1,20 +1,27 @@
-"""Stores: bytes under names, and how a target is written on a command line.
+"""Stores: bytes under names, and how stores and archives are written on command lines.
 
 A store knows no key, no manifest's content and no compression. What it gives the engine, `blobs`, is a
 `BlobDirectory`, which the engine reaches without the GIL, or a function of a blob's name. A byte comes here from the
-engine (blobs) or from create.py (manifests), and goes back to the engine and to restore.py.
+engine (blobs) or from create.py (manifests), and goes back to the engine and to those who read. `open_targets`,
+`check_targets` and `open_archive` read pog's words, `open_store` and `find_manifest` pogfast's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from pogfast._engine import BlobDirectory
-from pogfast.errors import UsageError
-from pogfast.stores.local import LocalStore
+from pogfast.errors import NoSuchArchive, StoreError, UsageError
+from pogfast.stores.local import MANIFEST, LocalStore, StoredManifest, is_flat
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
 
 CLOUDS = {"s3": "S3", "b2": "Backblaze B2"}
+# The newest archive of a store, as the last part of an archive's name.
+LATEST = "latest"
 
 
 class Target(Protocol):
@@ -50,6 +57,24 @@ class Source(Protocol):
         """Deletes blobs, then a manifest; those that are gone already are fine. Raises StoreError."""
 
     def close(self) -> None: ...
+
+
+class Store(Source, Protocol):
+    """A store that says what is in it. `path` is as it was given: manifests are named below it."""
+
+    path: str
+
+    def manifests(self) -> list[StoredManifest]:
+        """Names and bytes of the manifests, by name. Raises StoreError."""
+
+    def blob_names(self) -> Iterator[tuple[str, int]]:
+        """Names and bytes of the blobs, in no order. Raises StoreError."""
+
+    def size_of(self, name: str) -> int | None:
+        """The bytes of a blob, None when it is not there. Raises StoreError."""
+
+    def get_blob(self, name: str) -> Buffer:
+        """What is stored under a blob's name, whole. Raises MissingBlob, and StoreError when it cannot be read."""
 
 
 def open_targets(text: str | None) -> list[Target]:
@@ -95,6 +120,74 @@ def open_archive(text: str) -> tuple[Source, str]:
     return LocalStore.open(".", fan_out=False), text
 
 
+@overload
+def open_store(text: str, *, create: Literal[True]) -> Target: ...
+
+
+@overload
+def open_store(text: str, *, create: Literal[False] = False) -> Store: ...
+
+
+def open_store(text: str, *, create: bool = False) -> Target | Store:
+    """The store that `text` names in pogfast's grammar: DIRECTORY, local:/DIRECTORY, or a program to write to.
+
+    A directory is a fan-out store, unless it holds manifests and no data/: then it is flat, as pog writes, also for
+    what is added. With `create` it is opened to write to, and made if need be. Raises UsageError for what cannot be
+    meant; to write StoreError, to read NoSuchArchive.
+    """
+    if not text:
+        raise UsageError("a store without a name", hint="name a directory")
+    _refuse_clouds(text)
+    path = _local_path(text) if text.startswith("local:") else text
+    path = path.rstrip("/") or "/"
+    if os.path.isfile(path):
+        return _open_program(text, path, create)
+    flat = is_flat(path)
+    if not create:
+        return LocalStore.open(path, fan_out=not flat)
+    store = LocalStore.create(path, fan_out=not flat)
+    if not flat:
+        store.make_folder()
+    return store
+
+
+def _open_program(text: str, path: str, create: bool) -> Target:
+    if not os.access(path, os.X_OK):
+        raise (StoreError if create else NoSuchArchive)(f"{text} is a file, not a store")
+    if not create:
+        raise UsageError(f"{text} is a program: it can be written to, but not read")
+    from pogfast.stores.program import ProgramStore  # here, because what it needs takes 6 ms to import
+
+    return ProgramStore(path if "/" in path else f"./{path}")
+
+
+def names_archive(text: str) -> bool:
+    """Whether `text` is written as an archive: STORE/latest or a path to a .mfn. With a / at its end it is a store."""
+    return text.endswith(MANIFEST) or _last_part(text) == LATEST
+
+
+def find_manifest(text: str) -> tuple[Store, str]:
+    """The store that holds an archive, opened, and its manifest's name there, or `LATEST`: which one that is, is for
+    who has the key to say. Pogfast's grammar: STORE/NAME.mfn, STORE/latest.
+
+    Blobs are in STORE/data if there is such a directory or no manifest but in there, else flat in STORE. Raises
+    UsageError and NoSuchArchive.
+    """
+    name = _last_part(text)
+    if not names_archive(text) or name == MANIFEST:
+        raise UsageError(
+            f"{text} names no archive", hint=f"write STORE/{LATEST}, or STORE/NAME{MANIFEST} as `pogfast list` shows it"
+        )
+    directory = text[: -len(name)]
+    if directory in ("", "local:"):
+        directory += "."
+    return open_store(directory), name
+
+
+def _last_part(text: str) -> str:
+    return text.removeprefix("local:").rpartition("/")[2]
+
+
 def _local_path(text: str) -> str:
     path = text.removeprefix("local:")
     if not path:
@@ -111,4 +204,18 @@ def _refuse_clouds(text: str) -> None:
         )
 
 
-__all__ = ["Source", "Target", "check_targets", "open_archive", "open_targets"]
+__all__ = [
+    "LATEST",
+    "MANIFEST",
+    "LocalStore",
+    "Source",
+    "Store",
+    "StoredManifest",
+    "Target",
+    "check_targets",
+    "find_manifest",
+    "names_archive",
+    "open_archive",
+    "open_store",
+    "open_targets",
+]

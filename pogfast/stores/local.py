@@ -1,25 +1,34 @@
 """A directory as a store: NAME flat in it as pog writes, or data/ab/NAME with manifests at the root.
 
 It knows names and bytes only. Blobs come and go through the engine's BlobDirectory; this room opens the directory,
-makes what was written durable, and handles manifests. Nothing appears under its name before it is whole; leavings of
-runs that were killed are swept away by the next run on the same machine.
+makes what was written durable, says what is there, and handles manifests. Nothing appears under its name before it
+is whole; leavings of runs that were killed are swept away by the next run on the same machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import mmap
 import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from pogfast._engine import BlobDirectory, sync_file_system
-from pogfast.errors import NoSuchArchive, StoreError
+from pogfast.errors import MissingBlob, NoSuchArchive, StoreError
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
 
 # Begins every temporary name. The host is in it because another machine may write to the same directory.
 HOST = re.sub(r"[^A-Za-z0-9]", "", os.uname().nodename)[:32] or "host"
 UNFINISHED = re.compile(r"\.pogfast-([A-Za-z0-9]+)-([0-9]+)-[0-9]+-[0-9a-z]+\.(tmp|part)")
 NUMBERS = itertools.count()
+# What lies where a blob can lie and is named like one; whether it is one shows when it is opened.
+LIKE_A_BLOB = re.compile(r"[A-Za-z0-9_-]{43}=")
+MANIFEST = ".mfn"
 
 
 def temporary_prefix() -> bytes:
@@ -36,10 +45,35 @@ def sweep(directory: int) -> None:
                 os.unlink(name, dir_fd=directory)
 
 
+class StoredManifest(NamedTuple):
+    """A manifest that lies in a store: its name there, and its bytes."""
+
+    name: str
+    size: int
+
+
+def is_flat(path: str) -> bool:
+    """Whether a directory is a store as pog's working directory is one: manifests, and their blobs beside them.
+
+    False as well for what is no directory, or is empty: a store is flat only if somebody made it so.
+    """
+    try:
+        names = os.listdir(path)
+        folders = os.listdir(os.path.join(path, "data")) if "data" in names else []
+    except OSError:
+        return False
+    if not any(_is_manifest(name) for name in names):
+        return False
+    # Beside blobs a data/ may well be somebody's data.
+    beside = any(_is_like_a_blob(name) for name in names)
+    return "data" not in names or (beside and not any(len(name) == 2 for name in folders))
+
+
 class LocalStore:
-    """A directory of blobs and manifests."""
+    """A directory of blobs and manifests. `path` is as it was given."""
 
     def __init__(self, path: str, fan_out: bool, directory: int) -> None:
+        self.path = path
         self.label = "the working directory" if path == "." else path
         self.fan_out = fan_out
         self.directory = directory
@@ -66,6 +100,13 @@ class LocalStore:
         except OSError as error:
             raise NoSuchArchive(f"no store at {path}: {error.strerror}") from error
 
+    def make_folder(self) -> None:
+        """Makes data/, by which a store is known not to be flat before its first blob. Raises StoreError."""
+        try:
+            os.makedirs(os.path.join(self.path, "data"), exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
+
     def make_durable(self) -> None:
         try:
             sync_file_system(self.directory)
@@ -89,6 +130,10 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}") from error
 
+    def manifests(self) -> list[StoredManifest]:
+        """What ends in .mfn, by name. Raises StoreError."""
+        return sorted(StoredManifest(*found) for found in self._files(".", _is_manifest))
+
     def get_manifest(self, name: str) -> bytes:
         try:
             with open(os.open(name, os.O_RDONLY, dir_fd=self.directory), "rb") as manifest:
@@ -98,8 +143,73 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot read {name}: {error.strerror}") from error
 
+    def blob_names(self) -> Iterator[tuple[str, int]]:
+        """Every blob with its bytes, in no order, while it goes through the directories. Raises StoreError."""
+        if not self.fan_out:
+            yield from self._files(".", _is_like_a_blob)
+            return
+        for folder in self._folders():
+            for name, size in self._files(f"data/{folder}", _is_like_a_blob):
+                if name.startswith(folder):
+                    yield name, size
+
+    def size_of(self, name: str) -> int | None:
+        """The bytes of a blob, None when it is not there. Raises StoreError."""
+        try:
+            return os.stat(self._path(name), dir_fd=self.directory).st_size
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot look for blob {name} in {self.label}: {error.strerror}") from error
+
+    def get_blob(self, name: str) -> Buffer:
+        """A blob's bytes, mapped: read from the disk when they are looked at. Raises MissingBlob and StoreError."""
+        try:
+            with open(os.open(self._path(name), os.O_RDONLY, dir_fd=self.directory), "rb") as blob:
+                size = os.fstat(blob.fileno()).st_size
+                return mmap.mmap(blob.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+        except FileNotFoundError as error:
+            raise MissingBlob(f"blob {name} is missing from {self.label}") from error
+        except OSError as error:
+            raise StoreError(f"cannot read blob {name} in {self.label}: {error.strerror}") from error
+
+    def _path(self, blob: str) -> str:
+        return f"data/{blob[:2]}/{blob}" if self.fan_out else blob
+
+    def _folders(self) -> list[str]:
+        """The directories in data/ that can hold blobs, in the order of their names."""
+        try:
+            with self._scan("data") as entries:
+                return sorted(entry.name for entry in entries if len(entry.name) == 2 and entry.is_dir())
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"cannot list data in {self.label}: {error.strerror}") from error
+
+    def _files(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int]]:
+        """The files in a directory whose names are `wanted`, with their bytes. What vanishes meanwhile is not there."""
+        try:
+            with self._scan(folder) as entries:
+                for entry in entries:
+                    if wanted(entry.name):
+                        with contextlib.suppress(FileNotFoundError):
+                            facts = entry.stat()
+                            if stat.S_ISREG(facts.st_mode):
+                                yield entry.name, facts.st_size
+        except OSError as error:
+            raise StoreError(f"cannot list {folder} in {self.label}: {error.strerror}") from error
+
+    @contextlib.contextmanager
+    def _scan(self, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.directory)
+        try:
+            with os.scandir(directory) as entries:
+                yield entries
+        finally:
+            os.close(directory)
+
     def delete(self, blobs: Iterable[str], manifest: str | None = None) -> None:
-        paths = [f"data/{name[:2]}/{name}" if self.fan_out else name for name in blobs]
+        paths = [self._path(name) for name in blobs]
         for path in paths if manifest is None else [*paths, manifest]:
             try:
                 os.unlink(path, dir_fd=self.directory)
@@ -110,6 +220,15 @@ class LocalStore:
 
     def close(self) -> None:
         os.close(self.directory)
+
+
+def _is_manifest(name: str) -> bool:
+    # Hidden ones are other systems' notes on a manifest, not manifests.
+    return name.endswith(MANIFEST) and not name.startswith(".")
+
+
+def _is_like_a_blob(name: str) -> bool:
+    return LIKE_A_BLOB.fullmatch(name) is not None
 
 
 def _is_alive(process: int) -> bool:

@@ -1,0 +1,238 @@
+"""Stores: what a word stands for, what lies in a store, and what it says when something is not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import oracle
+import pytest
+
+from pogfast import stores
+from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, StoreError, UsageError
+from pogfast.stores import LocalStore, find_manifest, names_archive, open_store
+
+KEY = oracle.OracleKey.of_keyfile(b"k")
+NAMES = sorted(KEY.name(bytes([number])) for number in range(40))
+
+
+def put(store: Path, name: str, data: bytes, *, flat: bool = False) -> None:
+    path = store / name if flat else store / "data" / name[:2] / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def local(store: stores.Store | stores.Target) -> LocalStore:
+    assert isinstance(store, LocalStore)
+    return store
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    path = tmp_path / "program"
+    path.write_text('#!/bin/sh\ncp "$2" "$(dirname "$0")/stored"\n')
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_what_lies_in_a_store(tmp_path: Path, flat: bool) -> None:
+    for length, name in enumerate(NAMES):
+        put(tmp_path, name, bytes(length), flat=flat)
+    for noise in ("note.txt", "b.mfn.tmp", "._b.mfn", ".pogfast-h-1-1-1.tmp", NAMES[0][:-1], "data/README", "data/x"):
+        if not flat or "/" not in noise:
+            (tmp_path / noise).write_bytes(b"noise")
+    for number, name in enumerate(("b.mfn", "a.mfn")):
+        (tmp_path / name).write_bytes(bytes(number + 1))
+    (tmp_path / "directory.mfn").mkdir()
+    if not flat:
+        put(tmp_path, "xx/misplaced", b"")
+        (tmp_path / "data" / "AA" / NAMES[-1]).parent.mkdir(exist_ok=True)
+        (tmp_path / "data" / "AA" / NAMES[-1]).write_bytes(b"in a folder that is not its own")
+    store = open_store(str(tmp_path))
+    assert store.manifests() == [("a.mfn", 2), ("b.mfn", 1)]
+    assert sorted(store.blob_names()) == [(name, length) for length, name in enumerate(NAMES)]
+    assert [store.size_of(name) for name in NAMES] == list(range(40))
+    assert [bytes(store.get_blob(name)) for name in NAMES] == [bytes(length) for length in range(40)]
+    store.close()
+
+
+def test_what_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "data"):
+        path.mkdir(exist_ok=True)
+        store = open_store(str(tmp_path))
+        assert store.manifests() == []
+        assert list(store.blob_names()) == []
+        assert store.size_of(NAMES[0]) is None
+        with pytest.raises(MissingBlob, match=f"blob {NAMES[0]} is missing from {tmp_path}"):
+            store.get_blob(NAMES[0])
+        with pytest.raises(NoSuchArchive, match=r"no such archive: x\.mfn"):
+            store.get_manifest("x.mfn")
+        store.close()
+
+
+def test_what_cannot_be_read_is_no_missing_blob(tmp_path: Path) -> None:
+    put(tmp_path, NAMES[0], b"")
+    folder = tmp_path / "data" / NAMES[1][:2]
+    folder.write_bytes(b"a file")
+    store = open_store(str(tmp_path))
+    for name in (NAMES[1],):
+        with pytest.raises(StoreError, match=name):
+            store.get_blob(name)
+        with pytest.raises(StoreError, match=name):
+            store.size_of(name)
+    put(tmp_path, NAMES[2] + "/is a directory", b"")
+    with pytest.raises(StoreError, match=NAMES[2]):
+        store.get_blob(NAMES[2])
+    store.close()
+
+
+def test_a_listing_goes_on_while_blobs_come_and_go(tmp_path: Path) -> None:
+    for name in NAMES:
+        put(tmp_path, name, b"x")
+    store = open_store(str(tmp_path))
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            for name in NAMES[20:]:
+                (tmp_path / "data" / name[:2] / name).unlink()
+                put(tmp_path, name, b"x")
+
+    other = threading.Thread(target=churn)
+    other.start()
+    try:
+        for _ in range(100):
+            assert set(NAMES[:20]) <= {name for name, _ in store.blob_names()}
+    finally:
+        stop.set()
+        other.join()
+    store.close()
+
+
+def test_no_descriptor_is_left(tmp_path: Path) -> None:
+    put(tmp_path, NAMES[0], b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    store = open_store(str(tmp_path))
+    next(store.blob_names())
+    blob = store.get_blob(NAMES[0])
+    store.manifests()
+    with pytest.raises(MissingBlob):
+        store.get_blob(NAMES[1])
+    store.close()
+    assert bytes(blob) == b"x", "what was got stays when the store is closed"
+    del blob
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("written", ["{}", "{}/", "local:{}", "local:{}//"])
+def test_a_directory_is_a_store(tmp_path: Path, written: str) -> None:
+    target = tmp_path / "new" / "store"
+    with pytest.raises(NoSuchArchive, match="no store at"):
+        open_store(written.format(target))
+    assert not target.exists()
+    made = local(open_store(written.format(target), create=True))
+    assert (made.path, made.fan_out) == (str(target), True)
+    made.put_manifest("only-directories.mfn", b"no blob")
+    made.close()
+    for again in (open_store(written.format(target)), open_store(written.format(target), create=True)):
+        assert local(again).fan_out, "also while it has no blob"
+        again.close()
+
+
+def test_relative_stores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for word in ("local", "store", "local:other", "./s3", "latest/"):
+        open_store(word, create=True).close()
+    assert sorted(os.listdir(tmp_path)) == ["latest", "local", "other", "s3", "store"]
+    store, name = find_manifest("store/x.mfn")
+    assert (store.path, name) == ("store", "x.mfn")
+    store.close()
+    for word in ("latest", "local:latest", "./latest"):
+        store, name = find_manifest(word)
+        assert (store.path, name) == (".", "latest")
+        store.close()
+
+
+def test_a_flat_store_stays_flat(tmp_path: Path) -> None:
+    put(tmp_path, NAMES[0], b"x", flat=True)
+    (tmp_path / "a.mfn").write_bytes(b"m")
+    for make in (lambda: open_store(str(tmp_path)), lambda: open_store(str(tmp_path), create=True)):
+        store = local(make())
+        assert not store.fan_out
+        store.close()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "somebody's").mkdir()
+    for archive in (f"{tmp_path}/a.mfn", f"local:{tmp_path}/a.mfn"):
+        found, name = find_manifest(archive)
+        assert (name, found.size_of(NAMES[0]), local(found).fan_out) == ("a.mfn", 1, False)
+        found.close()
+    put(tmp_path, NAMES[1], b"xy")
+    found, _ = find_manifest(f"{tmp_path}/latest")
+    assert (found.size_of(NAMES[0]), found.size_of(NAMES[1])) == (None, 2)
+    found.close()
+
+
+def test_a_program_is_written_to(tmp_path: Path, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in (str(program), "program"):
+        monkeypatch.chdir(tmp_path)
+        with contextlib.closing(open_store(word, create=True)) as store:
+            store.put_manifest("x.mfn", word.encode())
+        assert (tmp_path / "stored").read_bytes() == word.encode()
+    with pytest.raises(UsageError, match="can be written to, but not read"):
+        open_store(str(program))
+    program.chmod(0o644)
+    with pytest.raises(StoreError, match="is a file, not a store"):
+        open_store(str(program), create=True)
+    with pytest.raises(NoSuchArchive, match="is a file, not a store"):
+        open_store(str(program))
+
+
+@pytest.mark.parametrize("word", ["s3", "b2", "s3://bucket", "b2:bucket", "s3://bucket/x.mfn", "b2://bucket/latest"])
+def test_clouds_are_refused(word: str) -> None:
+    for call in (lambda: open_store(word), lambda: open_store(word, create=True)):
+        with pytest.raises(UsageError, match="does not reach"):
+            call()
+    if names_archive(word):
+        with pytest.raises(UsageError, match="does not reach"):
+            find_manifest(word)
+
+
+@pytest.mark.parametrize("word", ["", "local:", "store", "store/", "store/.mfn", "x.mfn/", "latest/", "/"])
+def test_what_names_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError):
+        find_manifest(word)
+    assert not names_archive(word) or word.endswith("/.mfn")
+
+
+@pytest.mark.parametrize(
+    ("word", "path"),
+    [("/x.mfn", "/"), ("local:/x.mfn", "/"), ("//latest", "/"), ("local:x.mfn", "."), ("x.mfn", "."), ("./x.mfn", ".")],
+)
+def test_archives_at_the_edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    store, name = find_manifest(word)
+    assert (store.path, name) == (path, word.rpartition("/")[2].removeprefix("local:"))
+    store.close()
+
+
+def test_a_store_that_is_gone(tmp_path: Path) -> None:
+    put(tmp_path / "store", NAMES[0], b"x")
+    store = open_store(str(tmp_path / "store"))
+    shutil.rmtree(tmp_path / "store")
+    calls = [
+        lambda: list(store.blob_names()),
+        lambda: store.manifests(),
+        lambda: store.get_manifest("x.mfn"),
+        lambda: store.get_blob(NAMES[0]),
+    ]
+    for call in calls:
+        try:
+            assert call() == []
+        except PogfastError as error:
+            assert "\n" not in str(error)
+    store.close()
