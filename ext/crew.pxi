@@ -32,6 +32,7 @@ cdef enum Task:
     LEAVE = 1               # all is done, or the crew stops
     PART = 2                # the next step of a large file: `Hand.slab` or `Hand.stream` says which
     FILE = 3                # a file of its own: `Hand.file`
+    CUT = 4                 # a chunk of a file that is cut before it is compressed: `Hand.stream` says of which
 
 
 cdef struct Hand:           # one worker's own things, reused for every small file
@@ -40,9 +41,15 @@ cdef struct Hand:           # one worker's own things, reused for every small fi
     Slab* slab              # the slab of a PART
     Slab* own               # a buffer for small chunks
     Py_ssize_t file
+    void* job               # what is known of the file
+    long long at            # where a chunk of it begins, and its bytes
+    size_t length
     size_t end              # how far a slab's bytes may be read (they grow while it is worked on)
     bint last
     u8* data                # PIECES of plain bytes
+    u8* plain               # a whole chunk of plain bytes, where it must be read before it is compressed
+    size_t plain_room
+    size_t have             # bytes of the chunk that are in `plain`
     void* context           # a zstd context, compressing or decompressing
 
 
@@ -55,7 +62,8 @@ cdef class _Crew:
     cdef int jobs
     cdef bint stopping
     cdef bint no_memory
-    cdef Py_ssize_t count       # files to do
+    cdef Py_ssize_t count       # files to do, as far as they are known
+    cdef bint more              # further files may come
     cdef Py_ssize_t next_file
     cdef Py_ssize_t open_files  # begun and not done
     cdef object failure
@@ -90,6 +98,10 @@ cdef class _Crew:
     cdef object tell(self, Py_ssize_t file):
         """News of a file, with a field `done`. Called with the lock and the GIL held."""
 
+    cdef int refill(self) except -1:
+        """Gets further files from the caller, while `more`. Called with the GIL, without the lock."""
+        return 0
+
     cdef Task take_file(self, Hand* hand) noexcept nogil:
         hand.file = self.next_file
         self.next_file += 1
@@ -97,12 +109,15 @@ cdef class _Crew:
         return FILE
 
     cdef Task wait_or_leave(self) noexcept nogil:
-        return LEAVE if self.open_files == 0 and self.next_file == self.count else NOTHING
+        return LEAVE if self.is_through() else NOTHING
+
+    cdef bint is_through(self) noexcept nogil:
+        return self.open_files == 0 and self.next_file == self.count and not self.more
 
     cdef void file_done(self) noexcept nogil:
         """Called with the lock held."""
         self.open_files -= 1
-        if self.open_files == 0 and self.next_file == self.count:
+        if self.is_through():
             pthread_cond_broadcast(&self.work)
             pthread_cond_signal(&self.news)
 
@@ -176,10 +191,12 @@ cdef class _Crew:
         cdef Py_ssize_t file = 0
         self._start()
         try:
+            self.refill()
             while file < self.count and (news := self._news(file)):
                 for told in news:
                     file += told.done
                     yield told
+                self.refill()
         finally:
             self.stop()
 
@@ -192,6 +209,7 @@ cdef class _Crew:
                     self.look()
                 pthread_mutex_unlock(&self.lock)
             PyErr_CheckSignals()
+            self.refill()
             if self.failure is not None:
                 raise self.failure
             if self.no_memory:
@@ -200,7 +218,8 @@ cdef class _Crew:
                 pthread_mutex_lock(&self.lock)
             # The lock is held with the GIL from here. That is safe: no worker asks for the GIL while it holds the lock.
             try:
-                while file < self.count and self.has_news(file):
+                # A crew that is stopping has a failure, and the file that it was with must not pass for done.
+                while not self.stopping and file < self.count and self.has_news(file):
                     told = self.tell(file)
                     news.append(told)
                     if not told.done:

@@ -15,7 +15,11 @@ The parts, in the order in which a byte meets them:
     seal.pxi     chunk -> name -> padding -> encrypted in place; and the way back: authenticated, decrypted, name checked
     files.pxi    blobs under names in a directory, and files that appear whole
     crew.pxi     what Sealer and Opener share: worker threads, a lock, the first error, news in order
-    sealer.pxi   many files, many workers: read -> compress -> cut -> seal -> put
+    store.pxi    the end of the road: a whole chunk is named, sealed to its end and put into every sink
+    jobs.pxi     files as they come, what has become of each, how they are read
+    stream.pxi   a large file in the `stream` layout: compress -> cut -> seal behind
+    cut.pxi      a large file in the `frames` layout: cut -> compress and seal each chunk, side by side
+    sealer.pxi   many files, many workers, both layouts; small files
     opener.pxi   the mirror: get -> open -> decompress -> write -> rename
 
 The engine knows blobs and files. It knows no manifest and no path policy, and prints nothing.
@@ -32,7 +36,7 @@ from pogfast.errors import CorruptBlob, MissingBlob, WrongBlob, WrongKey
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EEXIST, EINTR, EIO, EISDIR, ENOENT, ENOMEM, errno
+from libc.errno cimport EEXIST, EINTR, EIO, EISDIR, ENOENT, ENOMEM, ENXIO, EPERM, errno
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport mode_t, off_t
@@ -47,5 +51,9 @@ include "buffer.pxi"
 include "seal.pxi"
 include "files.pxi"
 include "crew.pxi"
+include "store.pxi"
+include "jobs.pxi"
+include "stream.pxi"
+include "cut.pxi"
 include "sealer.pxi"
 include "opener.pxi"

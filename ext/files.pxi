@@ -8,6 +8,7 @@ cdef extern from *:
     #endif
     #include <errno.h>
     #include <fcntl.h>
+    #include <poll.h>
     #include <pthread.h>
     #include <stdio.h>
     #include <sys/stat.h>
@@ -16,12 +17,21 @@ cdef extern from *:
     #ifdef __APPLE__
     #define POGFAST_ATIME(s) ((s)->st_atimespec)
     #define POGFAST_MTIME(s) ((s)->st_mtimespec)
+    #define POGFAST_CTIME(s) ((s)->st_ctimespec)
     #else
     #define POGFAST_ATIME(s) ((s)->st_atim)
     #define POGFAST_MTIME(s) ((s)->st_mtim)
+    #define POGFAST_CTIME(s) ((s)->st_ctim)
     #endif
     static void pogfast_errno_set(int code) { errno = code; }
-    typedef struct { long long size, atime_ns, mtime_ns; int regular, directory; } pogfast_facts;
+    #ifndef O_NOATIME
+    #define O_NOATIME 0
+    #endif
+    typedef struct {
+        long long size, atime_ns, mtime_ns, ctime_ns;
+        unsigned long long inode;
+        int regular, directory, sparse;
+    } pogfast_facts;
     static long long pogfast_ns(struct timespec t) {
         if (t.tv_sec > 9223372035LL) return 9223372035999999999LL;
         if (t.tv_sec < -9223372035LL) return -9223372035000000000LL;
@@ -31,6 +41,9 @@ cdef extern from *:
         f->size = s->st_size;
         f->atime_ns = pogfast_ns(POGFAST_ATIME(s));
         f->mtime_ns = pogfast_ns(POGFAST_MTIME(s));
+        f->ctime_ns = pogfast_ns(POGFAST_CTIME(s));
+        f->inode = s->st_ino;
+        f->sparse = S_ISREG(s->st_mode) && (long long)s->st_blocks * 512 < (long long)s->st_size;
         f->regular = S_ISREG(s->st_mode);
         f->directory = S_ISDIR(s->st_mode);
     }
@@ -73,6 +86,22 @@ cdef extern from *:
         return -1;
     #endif
     }
+    /* Where the next bytes at or behind `at` lie that are not in a hole; `end` when there are none. */
+    static long long pogfast_next_data(int fd, long long at, long long end) {
+    #ifdef SEEK_DATA
+        long long data = lseek(fd, at, SEEK_DATA);
+        if (data >= 0) return data;
+        return errno == ENXIO ? end : at;
+    #else
+        (void)fd; (void)end;
+        return at;
+    #endif
+    }
+    /* Whether a descriptor has bytes or an end to read, waiting for it `ms` at most. */
+    static int pogfast_has_bytes(int fd, int ms) {
+        struct pollfd p = { fd, POLLIN, 0 };
+        return poll(&p, 1, ms) != 0;
+    }
     static void pogfast_sequential(int fd) {
     #ifdef POSIX_FADV_SEQUENTIAL
         posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
@@ -83,39 +112,64 @@ cdef extern from *:
     """
     void errno_set "pogfast_errno_set"(int code) nogil
     ctypedef struct Facts "pogfast_facts":
-        long long size, atime_ns, mtime_ns
-        bint regular, directory
+        long long size, atime_ns, mtime_ns, ctime_ns
+        u64 inode
+        bint regular, directory, sparse     # sparse: it has holes, or the file system packs it
     int facts_of "pogfast_facts_of"(int fd, Facts* facts) nogil
     int set_times "pogfast_set_times"(int fd, long long atime_ns, long long mtime_ns) nogil
     void start_writeback "pogfast_start_writeback"(int fd, long long offset, long long n) nogil
     int sync_fs "pogfast_sync_fs"(int fd) nogil
     int open_nameless "pogfast_open_nameless"(int dir) nogil
+    long long next_data "pogfast_next_data"(int fd, long long at, long long end) nogil
+    bint has_bytes "pogfast_has_bytes"(int fd, int ms) nogil
     void sequential "pogfast_sequential"(int fd) nogil
     int c_open "open"(const char* path, int flags, ...) nogil
     int c_openat "openat"(int dir, const char* path, int flags, ...) nogil
     int c_close "close"(int fd) nogil
     Py_ssize_t c_read "read"(int fd, void* p, size_t n) nogil
+    Py_ssize_t c_pread "pread"(int fd, void* p, size_t n, off_t at) nogil
     Py_ssize_t c_write "write"(int fd, const void* p, size_t n) nogil
     Py_ssize_t c_pwrite "pwrite"(int fd, const void* p, size_t n, off_t at) nogil
+    off_t c_lseek "lseek"(int fd, off_t at, int whence) nogil
     int renameat(int from_dir, const char* source, int to_dir, const char* to) nogil
     int linkat(int from_dir, const char* source, int to_dir, const char* to, int flags) nogil
     int unlinkat(int dir, const char* path, int flags) nogil
     int mkdirat(int dir, const char* path, mode_t mode) nogil
     int snprintf(char* out, size_t n, const char* format, ...) nogil
-    int AT_FDCWD, AT_SYMLINK_FOLLOW
-    int O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_NONBLOCK, O_NOFOLLOW
+    int AT_FDCWD, AT_SYMLINK_FOLLOW, SEEK_SET
+    int O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_NONBLOCK, O_NOFOLLOW, O_NOATIME
 
 cdef enum:
     WRITEBACK = 1 << 20         # files of at least so many bytes are sent to the disk at once; below, the sync does it
     PATH_ROOM = 512             # bytes for the paths that are made here
 
 
+cdef int read_some(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
+    """What one read gives: at least a byte, or nothing at the end. 0 or an errno."""
+    cdef Py_ssize_t r = c_read(fd, p, n)
+    while r < 0 and errno == EINTR:
+        r = c_read(fd, p, n)
+    got[0] = r if r > 0 else 0
+    return errno if r < 0 else 0
+
+
 cdef int read_full(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
     """Reads until `n` bytes are there or the file ends. 0 or an errno."""
+    cdef size_t some = 1
+    cdef int error = 0
+    got[0] = 0
+    while got[0] < n and some and error == 0:
+        error = read_some(fd, p + got[0], n - got[0], &some)
+        got[0] += some
+    return error
+
+
+cdef int pread_full(int fd, u8* p, size_t n, off_t at, size_t* got) noexcept nogil:
+    """Reads until `n` bytes from offset `at` on are there or the file ends. 0 or an errno."""
     cdef Py_ssize_t r
     got[0] = 0
     while got[0] < n:
-        r = c_read(fd, p + got[0], n - got[0])
+        r = c_pread(fd, p + got[0], n - got[0], at + <off_t>got[0])
         if r == 0:
             return 0
         if r < 0:
@@ -124,6 +178,15 @@ cdef int read_full(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
             return errno
         got[0] += r
     return 0
+
+
+cdef int open_source(const char* path, bint follow) noexcept nogil:
+    """Opens a file to be read, its access time left alone where that is allowed. A descriptor, or -1 with errno."""
+    cdef int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | (0 if follow else O_NOFOLLOW)
+    cdef int fd = c_open(path, flags | O_NOATIME)
+    if fd < 0 and errno == EPERM:
+        fd = c_open(path, flags)
+    return fd
 
 
 cdef int write_full(int fd, const u8* p, size_t n) noexcept nogil:

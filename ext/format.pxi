@@ -20,6 +20,8 @@ cdef enum:                      # libzstd's own, from zstd.h
     ZSTD_E_END = 2
     ZSTD_RESET_SESSION = 1
     ZSTD_C_LEVEL = 100
+    ZSTD_C_CHECKSUM = 201
+    ZSTD_C_STABLE_IN = 1006     # the input stays where it is, so it is not copied; an experimental parameter since 1.4
 
 cdef u8[4] PAD_MAGIC = [0x50, 0x2A, 0x4D, 0x18]
 

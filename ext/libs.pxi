@@ -43,6 +43,7 @@ cdef struct Zstd:
     size_t (*free_cctx)(void* cctx) noexcept nogil
     size_t (*cctx_set)(void* cctx, int parameter, int value) noexcept nogil
     size_t (*cctx_reset)(void* cctx, int directive) noexcept nogil
+    size_t (*cctx_pledge)(void* cctx, u64 n) noexcept nogil
     size_t (*compress_stream)(void* cctx, ZBuffer* out, ZBuffer* data, int end) noexcept nogil
     size_t (*compress2)(void* cctx, void* dst, size_t capacity, const void* src, size_t n) noexcept nogil
     size_t (*compress_bound)(size_t n) noexcept nogil
@@ -169,6 +170,7 @@ cdef int _load_libraries() except -1:
     lib.take("ZSTD_freeCCtx", <void**>&zstd.free_cctx)
     lib.take("ZSTD_CCtx_setParameter", <void**>&zstd.cctx_set)
     lib.take("ZSTD_CCtx_reset", <void**>&zstd.cctx_reset)
+    lib.take("ZSTD_CCtx_setPledgedSrcSize", <void**>&zstd.cctx_pledge)
     lib.take("ZSTD_compressStream2", <void**>&zstd.compress_stream)
     lib.take("ZSTD_compress2", <void**>&zstd.compress2)
     lib.take("ZSTD_compressBound", <void**>&zstd.compress_bound)

@@ -4,7 +4,7 @@ Buffers are any contiguous bytes-like object. Sizes are bytes, times nanoseconds
 `secret` is S of FORMAT.md (in X25519 mode the public key), `private` the private key or None.
 """
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from mmap import mmap
 from typing import NamedTuple
 
@@ -49,22 +49,56 @@ class BlobDirectory:
     def put(self, name: str, blob: Buffer) -> None:
         """Stores one blob, whole or not at all, in place of what may lie there. Raises OSError."""
 
+class Known(NamedTuple):
+    """A file whose first chunks an earlier run has stored, all of them full: `names` and sizes (`stored`) of their blobs.
+
+    `facts` (size, mtime_ns, ctime_ns, inode) say what it was then; where it is not any more, it is read from its
+    beginning. Only for the `frames` layout.
+    """
+
+    path: bytes
+    names: Sequence[str]
+    stored: Sequence[int]
+    facts: tuple[int, int, int, int]
+
 class Sealed(NamedTuple):
     """News of one file: names of blobs that are stored since the last news, and facts read when it was opened.
 
-    `done` says that these are the last; then `error` is an errno, or 0.
+    `stored` are the blobs' bytes; `sizes` the plain bytes in each, where each blob is a frame of its own. `done` says
+    that these are the last: then `error` is an errno or 0, `changed` says that the file is not what it was when it
+    was opened, and `size` is how many plain bytes went into the blobs. `sparse`: it has holes.
     """
 
     file: int
     names: list[str]
+    stored: list[int]
+    sizes: list[int]
     done: bool
     error: int
+    changed: bool
     size: int
     atime_ns: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
+    sparse: bool
+
+class Tallied(NamedTuple):
+    """What a Sealer has done so far. `blobs_known` lay in every sink already."""
+
+    bytes_read: int
+    bytes_stored: int
+    blobs_new: int
+    blobs_known: int
 
 class Sealer:
-    """Turns files into blobs: read, compress, cut, name, pad, encrypt, store. FORMAT.md's `stream` layout.
+    """Turns files into blobs: read, compress, cut, name, pad, encrypt, store. Both layouts of FORMAT.md.
+
+    `source` gives what to archive, and is asked as the work goes on: a path, a `Known`, or a descriptor that is read to
+    its end in order (a pipe; it stays the caller's). With `frames` a file is cut every `chunk_size` plain bytes and its
+    chunks are made side by side; `slabs` bounds the chunks in flight, each a little more than `chunk_size` bytes (twice
+    that when read from a descriptor). At most `readers` workers read at a time. `follow`: a link to a file is read as
+    the file.
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;
     a torn one is replaced. A function gets each new blob as a read-only view of the engine's own buffer, which is not
@@ -75,20 +109,25 @@ class Sealer:
         self,
         secret: bytes,
         asymmetric: bool,
-        paths: Sequence[bytes],
+        source: Iterable[bytes | int | Known],
         sinks: Sequence[BlobDirectory | Callable[[str, memoryview], None]],
         *,
         chunk_size: int,
         level: int,
         jobs: int,
+        frames: bool = False,
+        slabs: int = 0,
+        readers: int = 0,
+        follow: bool = True,
     ) -> None: ...
     def run(self) -> Generator[Sealed]:
-        """In the order of `paths`: news of the first file that is not done, until all are.
+        """In the order of `source`: news of the first file that is not done, until all are.
 
-        Raises what a sink raised, OSError for a BlobDirectory, MemoryError when a chunk does not fit. To be closed
-        (contextlib.closing) when it is not read to its end: that ends the workers.
+        Raises what `source` or a sink raised, OSError for a BlobDirectory, MemoryError when a chunk does not fit. To be
+        closed (contextlib.closing) when it is not read to its end: that ends the workers.
         """
 
+    def progress(self) -> Tallied: ...
     def stop(self) -> None: ...
 
 VERDICT: dict[str, int]

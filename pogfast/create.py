@@ -1,4 +1,4 @@
-"""Story 1: files -> blobs -> the manifest, last.
+"""Story 1: files -> blobs -> the manifest, last; as pog tells it (backup.py is pogfast's).
 
 Takes what is to be archived as (path, archived name) pairs and knows neither patterns nor flags. The engine turns
 files into blobs; the entries are collected here in the order of the sources. A manifest is stored only after every
@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -83,7 +83,7 @@ def create(
         level=level,
         jobs=jobs,
     )
-    with _store_errors(), contextlib.closing(sealer.run()) as run:
+    with store_errors(), contextlib.closing(sealer.run()) as run:
         for sealed in run:
             source = sources[sealed.file]
             if sealed.file != shown:
@@ -100,19 +100,31 @@ def create(
                 summary.problems.append(problem)
                 report.problem(problem)
                 continue
-            archive.entries[source.name] = manifest.Entry(blobs, _seconds(sealed.atime_ns), _seconds(sealed.mtime_ns))
+            archive.entries[source.name] = manifest.Entry(blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns))
             summary.files += 1
             summary.size += sealed.size
     if sources and not summary.files:
         raise PogfastError("not one of the inputs could be read: no archive was made")
+    summary.manifest_name = conclude(
+        targets, lambda: manifest.seal(archive, key), lambda name: report.manifest(total, total, name)
+    )
+    return summary
+
+
+def conclude(targets: Sequence[Target], seal: Callable[[], bytes], announce: Callable[[str], None]) -> str:
+    """Stores a manifest in every target when all blobs are durable there, and returns its name.
+
+    `seal` makes its bytes; `announce` hears the name before the manifest is stored, and what it raises keeps it from
+    appearing. Raises StoreError.
+    """
     for target in targets:
         target.make_durable()
-    summary.manifest_name = datetime.now().isoformat(timespec="microseconds") + ".mfn"
-    data = manifest.seal(archive, key)
-    report.manifest(total, total, summary.manifest_name)
+    name = datetime.now().isoformat(timespec="microseconds") + ".mfn"
+    data = seal()
+    announce(name)
     for target in targets:
-        target.put_manifest(summary.manifest_name, data)
-    return summary
+        target.put_manifest(name, data)
+    return name
 
 
 def default_jobs() -> int:
@@ -120,14 +132,14 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _seconds(ns: int) -> float:
+def seconds_of(ns: int) -> float:
     """As os.stat gives them, and so as pog writes them."""
     seconds, rest = divmod(ns, 10**9)
     return seconds + rest * 1e-9
 
 
 @contextlib.contextmanager
-def _store_errors() -> Iterator[None]:
+def store_errors() -> Iterator[None]:
     """A system's refusal to write becomes a StoreError that says where, and what to do about it."""
     try:
         yield

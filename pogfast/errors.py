@@ -22,9 +22,14 @@ class UsageError(PogfastError):
 
 
 class SourceError(PogfastError):
-    """A file that was to be archived could not be read; the rest was done."""
+    """A file that was to be archived could not be read; the rest was done. `path` and `reason` where they are known."""
 
     exit_code = 3
+
+    def __init__(self, message: str, hint: str = "", *, path: str = "", reason: str = "") -> None:
+        super().__init__(message, hint)
+        self.path = path
+        self.reason = reason
 
 
 class TargetError(PogfastError):

@@ -1,7 +1,8 @@
 """Keys: a keyfile, a password or a key pair becomes a `Key`, which wraps and unwraps file keys.
 
-FORMAT.md, "Keys". This room knows nothing of blobs, manifests or stores. Secrets stay out of messages, reprs and
-command lines; key files are made with their final permissions and never overwritten.
+FORMAT.md, "Keys"; DESIGN.md, "Commands", for where a key comes from when nobody names one. This room knows nothing of
+blobs, manifests or stores, and asks nobody itself. Secrets stay out of messages, reprs and command lines; key files are
+made with their final permissions and never overwritten.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pogfast._engine import public_key, random_bytes, sealedbox, sealedbox_open, secretbox, secretbox_open
-from pogfast.errors import KeyFileError, WrongKey
+from pogfast.errors import KeyFileError, UsageError, WrongKey
 
 KEY_SIZE = 32
 READ_SIZE = 1 << 20
+PASSWORD_SIZE = 1 << 16  # bytes; a longer first line is the wrong file
+FINGERPRINT_SIZE = 8  # bytes: two keys of one person do not share one by chance
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +47,20 @@ class Key:
     def header_size(self) -> int:
         """Bytes of a wrapped file key."""
         return 80 if self.asymmetric else 72
+
+    @property
+    def fingerprint(self) -> str:
+        """What a person compares: 16 hexadecimal digits in groups of 4, the same for both keys of a pair.
+
+        It says nothing about the secret that a blob would not say to whoever guesses passwords.
+        """
+        digits = self.derive("fingerprint")[:FINGERPRINT_SIZE].hex()
+        return "-".join(digits[i : i + 4] for i in range(0, len(digits), 4))
+
+    def derive(self, purpose: str) -> bytes:
+        """32 bytes that belong to this key and `purpose`, from which neither the secret nor those of another purpose
+        can be found. Not the name secret, nor anything else of FORMAT.md."""
+        return hashlib.blake2b(purpose.encode(), key=self.secret, digest_size=32, person=b"pogfast derive").digest()
 
     def wrap(self, file_key: bytes) -> bytes:
         """A header that holds `file_key`."""
@@ -77,11 +95,14 @@ def from_keyfile(path: str, *, writing: bool = False) -> Key:
     return Key("keyfile", digest.digest())
 
 
-def from_password(password: str) -> Key:
+def from_password(password: str, *, writing: bool = False, source: str = "the password") -> Key:
     """S is Argon2id of the password, with the parameters of FORMAT.md; takes 100 MiB and a fraction of a second.
 
-    Raises KeyFileError when there is not the memory for it.
+    Raises KeyFileError when there is not the memory for it; with `writing` also for an empty one. `source` is for
+    messages.
     """
+    if writing and not password:
+        raise KeyFileError(f"{source} is empty: it protects nothing")
     from argon2.exceptions import HashingError
     from argon2.low_level import Type, hash_secret_raw
 
@@ -101,9 +122,59 @@ def from_password(password: str) -> Key:
     return Key("password", hashed)
 
 
+def from_password_file(path: str, *, writing: bool = False) -> Key:
+    """The password is the first line of a file, without its line end. Raises KeyFileError."""
+    try:
+        with open(path, "rb") as file:
+            line = file.readline(PASSWORD_SIZE)
+    except OSError as error:
+        raise KeyFileError(f"cannot read the password file {path}: {error.strerror}") from error
+    return from_password(_password_in(line, path), writing=writing, source=f"the first line of {path}")
+
+
+def from_password_command(command: str, *, writing: bool = False) -> Key:
+    """The password is the first line that a program prints. `command` is split as a shell would, but no shell runs.
+
+    It gets no standard input, which may be the data; its standard error is ours. Raises KeyFileError when it cannot be
+    run or fails, UsageError when `command` does not parse.
+    """
+    import shlex
+    import subprocess
+
+    try:
+        arguments = shlex.split(command)
+    except ValueError as error:
+        raise UsageError(f"the password command does not parse: {error}") from error
+    if not arguments:
+        raise UsageError("the password command is empty")
+    program = arguments[0]  # what follows may be as secret as the password
+    try:
+        ran = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in it
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise KeyFileError(f"cannot run the password command {program}: {reason}") from error
+    if ran.returncode < 0:
+        raise KeyFileError(f"the password command {program} was ended by signal {-ran.returncode}")
+    if ran.returncode:
+        raise KeyFileError(f"the password command {program} failed: exit status {ran.returncode}")
+    password = _password_in(ran.stdout.partition(b"\n")[0][:PASSWORD_SIZE], program)
+    return from_password(password, writing=writing, source=f"the first line of what {program} printed")
+
+
+def _password_in(line: bytes, source: str) -> str:
+    if len(line) >= PASSWORD_SIZE:
+        raise KeyFileError(f"{source} gives no password: its first line has {PASSWORD_SIZE} bytes and more")
+    return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
+
+
 def from_encryption_keyfile(path: str) -> Key:
     """A public key: seals, and opens manifest indexes. Raises KeyFileError."""
-    return Key("x25519", _read_raw_key(path))
+    key = Key("x25519", _read_raw_key(path))
+    try:
+        key.wrap(bytes(KEY_SIZE))
+    except ValueError as error:  # of low order: whatever is sealed to it, anybody can open
+        raise KeyFileError(f"{path} is not a public key") from error
+    return key
 
 
 def from_decryption_keyfile(path: str) -> Key:
@@ -120,7 +191,98 @@ def _read_raw_key(path: str) -> bytes:
         raise KeyFileError(f"cannot read the keyfile {path}: {error.strerror}") from error
     if len(raw) != KEY_SIZE:
         raise KeyFileError(f"{path} is not a key of a pair: it must have {KEY_SIZE} bytes")
+    if not any(raw):
+        raise KeyFileError(f"{path} is not a key of a pair: it is all zeros", hint="a copy that was cut short, perhaps")
     return raw
+
+
+def from_options(
+    *,
+    keyfile: str | None = None,
+    encryption_keyfile: str | None = None,
+    decryption_keyfile: str | None = None,
+    password_file: str | None = None,
+    password_command: str | None = None,
+    environ: Mapping[str, str],
+    ask: Callable[[], str],
+    writing: bool,
+) -> Key:
+    """The key that a command line means: its one option, else a variable POGFAST_... of `environ`, else a password.
+
+    With both keys of a pair in `environ`, `writing` takes the public one and reading the private one. `ask` returns the
+    password. Raises UsageError when more than one is given, and KeyFileError.
+    """
+    options = {
+        "keyfile": keyfile,
+        "encryption-keyfile": encryption_keyfile,
+        "decryption-keyfile": decryption_keyfile,
+        "password-file": password_file,
+        "password-command": password_command,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if len(given) > 1:
+        raise UsageError(f"one key at a time: {' and '.join(f'--{name}' for name in given)} are given")
+    given = given or _from_environment([*options, "password"], environ, writing)
+    name, value = given.popitem() if given else ("", "")
+    match name:
+        case "keyfile":
+            return from_keyfile(value, writing=writing)
+        case "encryption-keyfile":
+            return from_encryption_keyfile(value)
+        case "decryption-keyfile":
+            return from_decryption_keyfile(value)
+        case "password-file":
+            return from_password_file(value, writing=writing)
+        case "password-command":
+            return from_password_command(value, writing=writing)
+    return from_password(value if name else ask(), writing=writing)
+
+
+def _from_environment(names: list[str], environ: Mapping[str, str], writing: bool) -> dict[str, str]:
+    """The one of `names` that is set, and its value. A variable that is empty is not set."""
+    variables = {name: "POGFAST_" + name.upper().replace("-", "_") for name in names}
+    given = {name: environ[variable] for name, variable in variables.items() if environ.get(variable)}
+    if given.keys() == {"encryption-keyfile", "decryption-keyfile"}:
+        del given["decryption-keyfile" if writing else "encryption-keyfile"]
+    if len(given) > 1:
+        raise UsageError(f"one key at a time: {' and '.join(variables[name] for name in given)} are set")
+    return given
+
+
+class Description(NamedTuple):
+    """What a key file can be, and by each option that takes it the fingerprint of the key that it then is."""
+
+    kind: str
+    fingerprints: dict[str, str]
+
+
+def describe_file(path: str) -> Description:
+    """Says of a key file what can be said: 32 bytes are one key of a pair or a keyfile, and only a name tells which.
+
+    Raises KeyFileError when it is no key at all.
+    """
+    able = {"keyfile": from_keyfile(path, writing=True).fingerprint}
+    for option, read in (
+        ("encryption-keyfile", from_encryption_keyfile),
+        ("decryption-keyfile", from_decryption_keyfile),
+    ):
+        with contextlib.suppress(KeyFileError):
+            able[option] = read(path).fingerprint
+    for ending, option, kind in (
+        (".encrypt", "encryption-keyfile", "the encryption key of a pair (public), by its name"),
+        (".decrypt", "decryption-keyfile", "the decryption key of a pair (private), by its name"),
+    ):
+        if path.endswith(ending) and option in able:
+            return Description(kind, {option: able[option]})
+    if len(able) > 1:
+        return Description("a keyfile of 32 bytes, or a key of a pair", able)
+    return Description("a keyfile", able)
+
+
+def create_symmetric(path: str) -> None:
+    """Makes a keyfile of 32 random bytes, mode 0600. Raises KeyFileError when it exists or cannot be made."""
+    _refuse_existing(path)
+    _write_new(path, random_bytes(KEY_SIZE), 0o600)
 
 
 def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
@@ -130,8 +292,7 @@ def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
     """
     encrypt, decrypt = (os.path.join(directory, f"{name}.{kind}") for kind in ("encrypt", "decrypt"))
     for path in (encrypt, decrypt):
-        if os.path.lexists(path):
-            raise KeyFileError(f"{path} exists already and is not overwritten", hint="move it away, or work elsewhere")
+        _refuse_existing(path)
     private = random_bytes(KEY_SIZE)
     _write_new(decrypt, private, 0o600)
     try:
@@ -141,6 +302,12 @@ def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
             os.unlink(decrypt)
         raise
     return encrypt, decrypt
+
+
+def _refuse_existing(path: str) -> None:
+    """For the message; what decides is O_EXCL."""
+    if os.path.lexists(path):
+        raise KeyFileError(f"{path} exists already and is not overwritten", hint="move it away, or work elsewhere")
 
 
 def _write_new(path: str, data: bytes, mode: int) -> None:

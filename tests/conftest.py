@@ -98,6 +98,19 @@ def pog(tmp_path: Path) -> Runner:
     return call
 
 
+@pytest.fixture
+def pogfast(tmp_path: Path) -> Runner:
+    """The command `pogfast`, in tmp_path unless `cwd` says otherwise, with a cache of this test's own."""
+
+    def call(*arguments: str | bytes | Path, cwd: Path = tmp_path, **more: object) -> Ran:
+        more.setdefault("env", {**os.environ, "POGFAST_CACHE_DIR": str(tmp_path / "cache")})
+        ran = run([sys.executable, "-m", "pogfast.cli", *arguments], cwd, **more)
+        assert "Traceback" not in ran.err, ran.err
+        return ran
+
+    return call
+
+
 def pogcli_python(release: str) -> Path:
     """The interpreter of an environment that holds the real pogcli; made once."""
     # The zstd inside decides the names, so both sides must have the same, also when ours is another than last time.

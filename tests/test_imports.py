@@ -1,6 +1,6 @@
 """Who may import whom, as a table with a reason for each row, held against what the source says.
 
-Imports run downwards only: pog -> inputs -> create | restore -> manifest, stores -> keys -> _engine -> errors.
+Imports run downwards only: pog -> inputs -> create | restore -> manifest, cache, stores -> keys -> _engine -> errors.
 Imports inside functions and for the type checker count as well.
 """
 
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "_engine": ({"errors"}, "the engine knows blobs only: no manifest, no path policy, no printing"),
     "selftest": ({"_engine", "errors"}, "it judges the kernels, and so must not go through anything above them"),
     "keys": ({"_engine", "errors"}, "a key wraps file keys wherever blobs and manifests lie"),
+    "cache": ({"keys", "_engine"}, "names by path and facts: whether a store holds them is for create to ask"),
     "manifest": ({"keys", "_engine", "errors"}, "sealed bytes and back, without I/O"),
     "stores": ({"stores.local", "stores.program", "_engine", "errors"}, "bytes under names: no key, no manifest"),
     "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),

@@ -1,0 +1,334 @@
+# Files as they come: what the caller wants archived, what has become of each, and what every way of reading shares.
+#
+# The caller's iterator is asked a few thousand files ahead of the workers and no further, so that a tree of millions
+# takes no more memory than one of thousands. A job lives from then until its last news is told.
+
+cdef enum:
+    SMALL = 2 * PIECE           # a file that ends within so many bytes is one task
+    FRESH = 2048                # files that wait for a worker: as many as the smallest ones done in LOOK_NS, and more
+    UNTOLD = 65536              # files behind one that takes long
+    WAIT_MS = 200               # how long a pipe is waited for before looking whether the run has been stopped
+
+Sealed = collections.namedtuple(
+    "Sealed", "file names stored sizes done error changed size atime_ns mtime_ns ctime_ns inode sparse"
+)
+
+Known = collections.namedtuple("Known", "path names stored facts")
+
+
+cdef struct Record:             # one blob of a file
+    u8[KEY] digest
+    u64 stored                  # bytes of the blob
+    u64 plain                   # bytes of the file in it; 0 where that is not known (streams)
+    bint ready                  # it is stored
+    bint empty                  # nothing was left of the file for it: there is no such blob
+
+cdef struct FileJob:
+    char* path                  # NULL: `fd` was given
+    int fd
+    int error                   # errno, 0 when all is well
+    bint done
+    bint changed                # it is not any more what it was when it was opened
+    Facts facts                 # as it was opened
+    u64 size                    # plain bytes that were read, or known
+    Record* records
+    Py_ssize_t count            # blobs begun
+    Py_ssize_t room
+    Py_ssize_t told             # records given to run()
+    Record* known               # of its first chunks, if it still is as `expected`
+    Py_ssize_t known_count
+    Facts expected
+    FileJob* next
+
+
+cdef bint same_facts(const Facts* a, const Facts* b) noexcept nogil:
+    return a.size == b.size and a.mtime_ns == b.mtime_ns and a.ctime_ns == b.ctime_ns and a.inode == b.inode
+
+
+cdef void free_job(FileJob* job) noexcept nogil:
+    if job.fd >= 0:
+        c_close(job.fd)
+    free(job.path)
+    free(job.records)
+    free(job.known)
+    free(job)
+
+
+cdef class _Feed(_Storer):
+    """The files of a run, in their order, and the buffers that their chunks are made in."""
+    cdef int level
+    cdef bint frames
+    cdef bint follow            # links to files are read as what they lead to
+    cdef object source          # what there is to archive, as it is asked for
+    cdef FileJob* first         # the oldest that is not told to its end
+    cdef FileJob* fresh         # the oldest that nobody has begun
+    cdef FileJob* newest
+    cdef Py_ssize_t told        # files told to their end
+    cdef int large              # files in the works that are more than one task
+    cdef Slab* spare
+    cdef int slab_count
+    cdef int slab_most
+    cdef int readers            # how many may read at a time
+    cdef int reading
+    cdef Cond may_read
+
+    def __cinit__(self, *args, **kwargs):
+        pthread_cond_init(&self.may_read, NULL)
+
+    # ---- what there is to do ----
+
+    cdef int refill(self) except -1:
+        """Asks the caller for further files, a few thousand ahead of the workers."""
+        cdef FileJob* job
+        while self.more and self.count - self.next_file < FRESH and self.count - self.told < UNTOLD:
+            try:
+                item = next(self.source)
+            except StopIteration:
+                item = None
+            job = NULL if item is None else self.new_job(item)
+            with nogil:
+                pthread_mutex_lock(&self.lock)
+                if job == NULL:
+                    self.more = False
+                    pthread_cond_broadcast(&self.work)
+                else:
+                    self.add(job)
+                pthread_mutex_unlock(&self.lock)
+        return 0
+
+    cdef FileJob* new_job(self, item) except NULL:
+        cdef FileJob* job = <FileJob*>calloc(1, sizeof(FileJob))
+        if job == NULL:
+            raise MemoryError
+        job.fd = -1
+        try:
+            self.fill_job(job, item)
+        except BaseException:
+            free_job(job)
+            raise
+        return job
+
+    cdef int fill_job(self, FileJob* job, item) except -1:
+        if isinstance(item, int):
+            job.fd = os.dup(item)
+            return 0
+        cdef bytes path = item if isinstance(item, bytes) else item.path
+        if b"\0" in path:
+            raise ValueError("a path with a NUL in it")
+        job.path = <char*>malloc(len(path) + 1)
+        if job.path == NULL:
+            raise MemoryError
+        memcpy(job.path, PyBytes_AsString(path), len(path) + 1)
+        if not isinstance(item, bytes):
+            self.fill_known(job, item)
+        return 0
+
+    cdef int fill_known(self, FileJob* job, item) except -1:
+        cdef Py_ssize_t i
+        cdef Record* record
+        job.known_count = len(item.names)
+        job.known = <Record*>calloc(max(job.known_count, 1), sizeof(Record))
+        if job.known == NULL:
+            raise MemoryError
+        for i, (name, stored) in enumerate(zip(item.names, item.stored, strict=True)):
+            record = &job.known[i]
+            read_name(name, record.digest)
+            record.stored, record.plain, record.ready = stored, self.chunk_size, True
+        job.expected.size, job.expected.mtime_ns, job.expected.ctime_ns, job.expected.inode = item.facts
+        return 0
+
+    cdef void add(self, FileJob* job) noexcept nogil:
+        """Called with the lock held."""
+        if self.newest == NULL or self.first == NULL:
+            self.first = job
+        else:
+            self.newest.next = job
+        self.newest = job
+        if self.fresh == NULL:
+            self.fresh = job
+        self.count += 1
+        if self.idle:
+            pthread_cond_signal(&self.work)
+
+    # ---- what has become of it (with the lock) ----
+
+    cdef Py_ssize_t new_record(self, FileJob* job) noexcept nogil:
+        cdef Record* records
+        cdef Py_ssize_t room
+        if job.count == job.room:
+            room = job.room * 2 if job.room else 1
+            records = <Record*>realloc(job.records, room * sizeof(Record))
+            if records == NULL:
+                return -1
+            job.records = records
+            job.room = room
+        memset(&job.records[job.count], 0, sizeof(Record))
+        job.count += 1
+        return job.count - 1
+
+    cdef void note_blob(self, FileJob* job, Py_ssize_t index, Slab* slab, u64 plain) noexcept nogil:
+        """A blob is stored. Called with the lock held."""
+        cdef Record* record = &job.records[index]
+        memcpy(record.digest, slab.digest, KEY)
+        record.stored = blob_size(slab, &self.ring)
+        record.plain = plain
+        record.ready = True
+
+    cdef void job_done(self, FileJob* job, int fd) noexcept nogil:
+        cdef Facts now
+        if job.path != NULL and job.error == 0:
+            job.changed = job.changed or facts_of(fd, &now) != 0 or not same_facts(&now, &job.facts)
+        job.done = True
+        self.file_done()
+
+    cdef bint has_news(self, Py_ssize_t file) noexcept nogil:
+        return self.first.done or self.ready(self.first) > self.first.told
+
+    cdef Py_ssize_t ready(self, FileJob* job) noexcept nogil:
+        """How many of a file's blobs are stored, counted from its first."""
+        cdef Py_ssize_t ready = job.told
+        while ready < job.count and job.records[ready].ready:
+            ready += 1
+        return ready
+
+    cdef object tell(self, Py_ssize_t file):
+        cdef FileJob* job = self.first
+        cdef Facts* facts = &job.facts
+        cdef Py_ssize_t i, ready = self.ready(job)
+        cdef list names = [], stored = [], sizes = []
+        for i in range(job.told, ready):
+            if not job.records[i].empty:
+                names.append(name_of(job.records[i].digest))
+                stored.append(job.records[i].stored)
+                sizes.append(job.records[i].plain)
+        job.told = ready
+        told = Sealed(file, names, stored, sizes, job.done, job.error, job.changed, job.size, facts.atime_ns,
+                      facts.mtime_ns, facts.ctime_ns, facts.inode, facts.sparse)
+        if job.done:
+            self.first = job.next
+            self.told += 1
+            free_job(job)
+        return told
+
+    # ---- buffers ----
+
+    cdef Slab* take_slab(self, void* owner, FileJob* job) noexcept nogil:
+        """An empty slab for the next blob of a file, or NULL when all are in use."""
+        cdef Slab* slab = self.spare
+        if slab != NULL:
+            self.spare = slab.next
+        elif self.slab_count < self.slab_most:
+            slab = slab_new()
+            if slab == NULL:
+                self.give_up_for_memory()
+                return NULL
+            self.slab_count += 1
+        else:
+            return NULL
+        slab_begin(slab)
+        slab.later = self.mostly_known
+        slab.owner = owner
+        slab.index = self.new_record(job)
+        slab.next = NULL
+        if slab.index < 0:
+            self.give_up_for_memory()
+            slab_free(slab)
+            return NULL
+        return slab
+
+    cdef void give_back(self, Slab* slab) noexcept nogil:
+        slab.next = self.spare
+        self.spare = slab
+
+    cdef void free_slabs(self, Slab* slab) noexcept:
+        cdef Slab* following
+        while slab != NULL:
+            following = slab.next
+            slab_free(slab)
+            slab = following
+
+    cdef bint equip(self, Hand* hand) noexcept nogil:
+        """Gives a worker its buffers, on its first file and after a stream took them over."""
+        if hand.own == NULL:
+            hand.own = slab_new()
+            if hand.own == NULL:
+                return False
+        if slab_reserve(hand.own, zstd.compress_bound(SMALL)):
+            return False
+        if hand.data == NULL:
+            hand.data = <u8*>malloc(SMALL)
+        if hand.context == NULL:
+            hand.context = zstd.create_cctx()
+            if hand.context != NULL:
+                zstd.cctx_set(hand.context, ZSTD_C_LEVEL, self.level)
+        return hand.data != NULL and hand.context != NULL
+
+    cdef void let_go(self, Hand* hand) noexcept nogil:
+        slab_free(hand.own)
+        free(hand.data)
+        if hand.plain != NULL:
+            munmap(hand.plain, hand.plain_room)
+        if hand.context != NULL:
+            zstd.free_cctx(hand.context)
+
+    cdef void begin_frame(self, Hand* hand, size_t n, bint alone, bint steady) noexcept nogil:
+        zstd.cctx_reset(hand.context, ZSTD_RESET_SESSION)
+        zstd.cctx_set(hand.context, ZSTD_C_CHECKSUM, not alone)
+        zstd.cctx_set(hand.context, ZSTD_C_STABLE_IN, steady)
+        if not alone:
+            zstd.cctx_pledge(hand.context, n)
+
+    # ---- reading (without the lock) ----
+
+    cdef int open_job(self, FileJob* job) noexcept nogil:
+        """A descriptor of a regular file, or of what was given; -1 with `error` set."""
+        cdef int fd = job.fd
+        job.fd = -1
+        if job.path == NULL:
+            facts_of(fd, &job.facts)
+            return fd
+        fd = open_source(job.path, self.follow)
+        if fd < 0 or facts_of(fd, &job.facts):
+            job.error = errno
+        elif not job.facts.regular:
+            job.error = EISDIR if job.facts.directory else EIO
+        return fd
+
+    cdef int read_on(self, const FileJob* job, int fd, u8* p, size_t n, size_t* got) noexcept nogil:
+        """The next `n` bytes of a file, fewer at its end. A descriptor that was given may be a pipe: it is waited for,
+        but not when the run has been stopped. 0 or an errno."""
+        cdef size_t some
+        cdef int error
+        got[0] = 0
+        if job.path != NULL:
+            self.begin_read()
+            error = read_full(fd, p, n, got)
+            self.end_read()
+            return error
+        while got[0] < n:
+            while not has_bytes(fd, WAIT_MS):
+                if self.stopping:
+                    return EINTR
+            error = read_some(fd, p + got[0], n - got[0], &some)
+            if error or some == 0:
+                return error
+            got[0] += some
+        return 0
+
+    cdef void begin_read(self) noexcept nogil:
+        """Waits until fewer than `readers` read."""
+        if self.readers >= self.jobs:
+            return
+        pthread_mutex_lock(&self.lock)
+        while self.reading >= self.readers:
+            pthread_cond_wait(&self.may_read, &self.lock)
+        self.reading += 1
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void end_read(self) noexcept nogil:
+        if self.readers >= self.jobs:
+            return
+        pthread_mutex_lock(&self.lock)
+        self.reading -= 1
+        pthread_cond_signal(&self.may_read)
+        pthread_mutex_unlock(&self.lock)

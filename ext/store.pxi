@@ -1,0 +1,191 @@
+# The end of the road of a chunk, for whatever cut it: its name, its padding, the rest of its seal, and then every sink
+# that does not hold the blob yet. A sink is a BlobDirectory, or a Python function that gets a view of the buffer.
+
+cdef enum:
+    MOST_SINKS = 16             # targets of one run
+
+
+Tallied = collections.namedtuple("Tallied", "bytes_read bytes_stored blobs_new blobs_known")
+
+cdef struct Tally:
+    u64 read                    # bytes of sources
+    u64 stored                  # bytes of new blobs
+    u64 new
+    u64 known                   # blobs that lay in every sink already
+
+
+cdef struct NameSet:            # digests, open addressing; a digest is random, so its first bytes are its hash
+    u8* slots
+    u8* used
+    size_t size
+    size_t count
+
+
+cdef int names_add(NameSet* names, const u8* digest) noexcept nogil:
+    """1 when the digest is new, 0 when it was there, -1 when there is no memory."""
+    cdef NameSet bigger
+    cdef size_t i, at
+    if names.count * 2 >= names.size:
+        bigger.size = names.size * 2 if names.size else 1024
+        bigger.count = 0
+        bigger.slots = <u8*>malloc(bigger.size * KEY)
+        bigger.used = <u8*>calloc(bigger.size, 1)
+        if bigger.slots == NULL or bigger.used == NULL:
+            free(bigger.slots)
+            free(bigger.used)
+            return -1
+        for i in range(names.size):
+            if names.used[i]:
+                names_add(&bigger, names.slots + i * KEY)
+        free(names.slots)
+        free(names.used)
+        names[0] = bigger
+    memcpy(&at, digest, sizeof(size_t))
+    at %= names.size
+    while names.used[at]:
+        if memcmp(names.slots + at * KEY, digest, KEY) == 0:
+            return 0
+        at = (at + 1) % names.size
+    names.used[at] = 1
+    memcpy(names.slots + at * KEY, digest, KEY)
+    names.count += 1
+    return 1
+
+
+cdef class _Storer(_Crew):
+    """A crew that makes blobs: its key, its sinks, the names that it has claimed."""
+    cdef Ring ring
+    cdef size_t chunk_size
+    cdef tuple sinks
+    cdef Py_ssize_t sink_count
+    cdef Directory** directories    # of each sink; NULL where it is a Python function
+    cdef NameSet claimed            # names that this run has stored or is storing
+    cdef bint mostly_known          # the last blob was stored before: name first, encrypt only what is new
+    cdef Tally tally                # with the lock
+
+    cdef int set_up(self, bytes secret, bint asymmetric, sinks, size_t chunk_size) except -1:
+        cdef Py_ssize_t i
+        # A private key never enters here; a symmetric key can check what is stored already.
+        fill_ring(&self.ring, secret, asymmetric, None)
+        self.chunk_size = chunk_size
+        self.sinks = tuple(sinks)
+        self.sink_count = len(self.sinks)
+        if self.sink_count > MOST_SINKS:
+            raise ValueError(f"at most {MOST_SINKS} targets")
+        self.directories = <Directory**>calloc(MOST_SINKS, sizeof(Directory*))
+        if self.directories == NULL:
+            raise MemoryError
+        for i in range(self.sink_count):
+            if isinstance(self.sinks[i], BlobDirectory):
+                self.directories[i] = &(<BlobDirectory>self.sinks[i]).at
+        return 0
+
+    cdef void forget(self) noexcept:
+        free(self.directories)
+        free(self.claimed.slots)
+        free(self.claimed.used)
+        sodium.memzero(&self.ring, sizeof(Ring))
+        self.close()
+
+    def progress(self):
+        """What has been done so far, in bytes and blobs: see _engine.pyi. May be asked from any thread."""
+        cdef Tally now
+        with nogil:
+            pthread_mutex_lock(&self.lock)
+            now = self.tally
+            pthread_mutex_unlock(&self.lock)
+        return Tallied(now.read, now.stored, now.new, now.known)
+
+    cdef void bad_key(self) noexcept nogil:
+        with gil:
+            self.fail(WrongKey("the encryption key is not an X25519 public key"))
+
+    cdef bint finish(self, Slab* slab, Hand* hand) noexcept nogil:
+        """Names a whole chunk, seals what is left of it and stores the blob wherever it is not yet. False: failed."""
+        cdef int new
+        slab_name(slab, &self.ring)
+        pad(slab, self.chunk_size)
+        pthread_mutex_lock(&self.lock)
+        new = names_add(&self.claimed, slab.digest)
+        pthread_mutex_unlock(&self.lock)
+        if new < 0:
+            self.fail_memory()
+            return False
+        if new == 0:
+            return True
+        return self.store(slab, hand)
+
+    cdef bint store(self, Slab* slab, Hand* hand) noexcept nogil:
+        cdef Py_ssize_t i
+        cdef bint known = True
+        cdef bint[MOST_SINKS] wanted
+        if hand.data == NULL:           # a stream took it over; what is stored is read through it
+            hand.data = <u8*>malloc(SMALL)
+            if hand.data == NULL:
+                self.fail_memory()
+                return False
+        for i in range(self.sink_count):
+            wanted[i] = self.directories[i] == NULL or not directory_has(
+                self.directories[i], slab.digest, blob_size(slab, &self.ring), &self.ring, hand.data)
+            known = known and not wanted[i]
+        self.mostly_known = known
+        if known:
+            self.count_blob(0)
+            return True
+        if slab_encrypt(slab, &self.ring, True):
+            self.bad_key()
+            return False
+        for i in range(self.sink_count):
+            if wanted[i] and not self.put(i, slab):
+                return False
+        self.count_blob(blob_size(slab, &self.ring))
+        return True
+
+    cdef void count_blob(self, size_t stored) noexcept nogil:
+        pthread_mutex_lock(&self.lock)
+        self.tally.stored += stored
+        self.tally.new += stored > 0
+        self.tally.known += stored == 0
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void count_read(self, size_t n) noexcept nogil:
+        pthread_mutex_lock(&self.lock)
+        self.tally.read += n
+        pthread_mutex_unlock(&self.lock)
+
+    cdef bint put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
+        cdef u8* blob = blob_of(slab, &self.ring)
+        cdef size_t size = blob_size(slab, &self.ring)
+        cdef int error
+        if self.directories[sink] == NULL:
+            with gil:
+                return self.hand_out(sink, slab)
+        error = directory_put(self.directories[sink], slab.digest, blob, size)
+        if error:
+            with gil:
+                self.fail(OSError(error, os.strerror(error), self.sinks[sink].path))
+        return error == 0
+
+    cdef bint hand_out(self, Py_ssize_t sink, Slab* slab) noexcept:
+        """Calls a Python sink with one read-only view that is the blob. The buffer is the view's as long as it lives."""
+        cdef Blob blob = Blob.__new__(Blob)
+        blob.base, blob.room = slab.base, slab.room
+        blob.start = blob_of(slab, &self.ring) - slab.base
+        blob.size = blob_size(slab, &self.ring)
+        try:
+            self.sinks[sink](name_of(slab.digest), memoryview(blob))
+        except BaseException as error:
+            self.fail(error)
+            return False
+        finally:
+            if not blob.reclaim():
+                self.move(slab, blob)
+        return True
+
+    cdef void move(self, Slab* slab, Blob blob) noexcept:
+        """A view of a slab is still alive: the slab gets other memory, and a copy for the sinks that come next."""
+        slab.base, slab.room = NULL, 0
+        if slab_reserve(slab, max(self.chunk_size, slab.total)):
+            self.fail(MemoryError("there is no memory for a chunk: choose a smaller chunk size"))
+            return
+        memcpy(slab.base + blob.start, blob.base + blob.start, blob.size)

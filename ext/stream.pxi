@@ -1,0 +1,219 @@
+# A large file in the `stream` layout: two roles, each held by one worker at a time and given up after every piece. The
+# compressor fills a slab, the sealer hashes and encrypts behind it while the bytes are warm. When sealing is the slower
+# part, the compressor runs ahead into a second slab, and then seals that one itself.
+
+cdef enum:
+    AHEAD = 2                   # slabs that one stream may hold: one being filled, one being sealed
+    STEP = 16                   # pieces read at most in one turn as compressor, when hardly anything comes out
+
+
+cdef struct Stream:             # a large file in the `stream` layout
+    FileJob* job
+    int fd
+    void* cctx
+    u8* data
+    size_t at
+    size_t end
+    bint eof
+    bint ended                  # the frame is finished, or broken off
+    bint busy
+    Slab* slab                  # being filled
+    int slabs                   # held, this one included
+    Stream* next
+
+
+cdef class _Streamer(_Feed):
+    cdef Stream* streams
+    cdef Slab* sealing          # slabs of streams with a chunk in them, oldest first
+
+    # ---- who does what (with the lock) ----
+
+    cdef bint pick_stream(self, Hand* hand) noexcept nogil:
+        """The next turn of one of the two roles: sealing before compressing."""
+        cdef Slab* slab = self.sealing
+        cdef Stream* stream = self.streams
+        if self.goes_on(hand):
+            return True
+        while slab != NULL:
+            if not slab.busy and (slab.whole or slab.length - slab.hashed >= PIECE):
+                slab.busy = True
+                hand.slab = slab
+                hand.end = slab.length
+                hand.last = slab.whole
+                return True
+            slab = slab.next
+        while stream != NULL:
+            if not stream.busy and not stream.ended and self.has_room(stream):
+                stream.busy = True
+                hand.stream = stream
+                hand.slab = NULL
+                return True
+            stream = stream.next
+        return False
+
+    cdef bint goes_on(self, Hand* hand) noexcept nogil:
+        """Whether a worker that has just compressed goes on with its stream: when another can seal behind it. Its
+        core has the compressor's tables in its cache, and nobody need be woken for the slowest part of the road."""
+        cdef Stream* stream = self.streams
+        while stream != NULL and stream != hand.stream:
+            stream = stream.next
+        hand.stream = NULL
+        if stream == NULL or stream.busy or stream.ended or not (self.idle or (stream.slab != NULL and stream.slab.busy)):
+            return False
+        if not self.has_room(stream):
+            return False
+        stream.busy = True
+        hand.stream = stream
+        hand.slab = NULL
+        return True
+
+    cdef bint has_room(self, Stream* stream) noexcept nogil:
+        """Gives the stream a slab to fill if it has none. A crew of n holds n + 1 slabs, so that with every worker in
+        a file of its own one chunk can still be sealed while the next is compressed."""
+        cdef Slab* slab
+        cdef Slab** last = &self.sealing
+        if stream.slab != NULL:
+            return True
+        if stream.slabs == AHEAD:
+            return False
+        slab = self.take_slab(stream, stream.job)
+        if slab == NULL:
+            return False
+        while last[0] != NULL:
+            last = &last[0].next
+        last[0] = slab
+        stream.slab = slab
+        stream.slabs += 1
+        return True
+
+    cdef void drop(self, Slab* slab) noexcept nogil:
+        """Takes a slab out of the list of those being sealed, and gives its stream one less."""
+        cdef Slab** at = &self.sealing
+        cdef Stream* stream = <Stream*>slab.owner
+        while at[0] != slab:
+            at = &at[0].next
+            check(at[0] != NULL)
+        at[0] = slab.next
+        self.give_back(slab)
+        stream.slabs -= 1
+        if stream.ended and not stream.slabs and not stream.busy:
+            self.job_done(stream.job, stream.fd)
+            self.end_stream(stream)
+
+    cdef void end_stream(self, Stream* stream) noexcept nogil:
+        cdef Stream** at = &self.streams
+        while at[0] != stream:
+            at = &at[0].next
+        at[0] = stream.next
+        self.large -= 1
+        c_close(stream.fd)
+        zstd.free_cctx(stream.cctx)
+        free(stream.data)
+        free(stream)
+
+    # ---- the work (without the lock) ----
+
+    cdef void begin_stream(self, Hand* hand, FileJob* job, int fd, size_t got) noexcept nogil:
+        """The worker's buffer and context become the stream's: the bytes that are read already stay where they are."""
+        cdef Stream* stream = <Stream*>calloc(1, sizeof(Stream))
+        cdef Stream** last = &self.streams
+        if stream == NULL:
+            c_close(fd)
+            self.fail_memory()
+            return
+        sequential(fd)
+        stream.job = job
+        stream.fd = fd
+        stream.data = hand.data
+        stream.cctx = hand.context
+        stream.end = got
+        job.size = got
+        hand.data = NULL
+        hand.context = NULL
+        zstd.cctx_reset(stream.cctx, ZSTD_RESET_SESSION)
+        pthread_mutex_lock(&self.lock)
+        while last[0] != NULL:
+            last = &last[0].next
+        last[0] = stream
+        self.large += 1
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void compress_step(self, Stream* stream) noexcept nogil:
+        """One turn as compressor: until a piece more is in the slab, or the slab is full, or the file ends."""
+        cdef Slab* slab = stream.slab
+        cdef FileJob* job = stream.job
+        cdef ZBuffer data, out
+        cdef size_t left, goal
+        cdef int reads = 0, error = 0
+        cdef bint ended = False
+        if slab_reserve(slab, self.chunk_size):
+            self.fail_memory()
+            return
+        out.data, out.size, out.pos = chunk_of(slab), self.chunk_size, slab.length
+        goal = min(self.chunk_size, slab.length + PIECE)
+        while out.pos < goal and reads < STEP and not ended:
+            if stream.at == stream.end and not stream.eof:
+                error = self.read_on(job, stream.fd, stream.data, PIECE, &stream.end)
+                self.count_read(stream.end)
+                job.size += stream.end
+                stream.at = 0
+                stream.eof = stream.end == 0
+                reads += 1
+                if error:
+                    break
+            data.data, data.size, data.pos = stream.data, stream.end, stream.at
+            left = zstd.compress_stream(stream.cctx, &out, &data, ZSTD_E_END if stream.eof else ZSTD_E_CONTINUE)
+            stream.at = data.pos
+            if zstd.is_error(left):
+                error = ENOMEM
+                break
+            ended = stream.eof and left == 0
+        check(out.pos <= self.chunk_size)
+        pthread_mutex_lock(&self.lock)
+        check(stream.busy and stream.slab == slab)
+        stream.busy = False
+        slab.length = out.pos
+        if error:
+            job.error = error
+            self.break_off(stream)
+        else:
+            slab.whole = ended or out.pos == self.chunk_size
+            stream.ended = ended
+            if slab.whole:
+                stream.slab = NULL
+                if slab.length == 0:        # the frame had ended with the last full chunk
+                    job.count -= 1
+                    self.drop(slab)
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void break_off(self, Stream* stream) noexcept nogil:
+        """A file that cannot be read further: what is in its open slab is dropped, unless a worker is in it."""
+        cdef Slab* slab = stream.slab
+        stream.ended = True
+        stream.slab = NULL
+        if slab.busy:
+            slab.dropped = True
+        else:
+            self.drop(slab)
+
+    cdef void seal_step(self, Hand* hand) noexcept nogil:
+        """One turn as sealer: hashes and encrypts what is there, a few pieces; finishes the blob when that is all."""
+        cdef Slab* slab = hand.slab
+        cdef Stream* stream = <Stream*>slab.owner
+        cdef size_t end = min(hand.end, slab.hashed + 4 * <size_t>PIECE)
+        cdef bint last = hand.last and end == hand.end
+        cdef bint stored = False
+        while slab.hashed < end:
+            slab_hash(slab, min(end, slab.hashed + PIECE))
+            if not slab.later and slab_encrypt(slab, &self.ring, False):
+                self.bad_key()
+                return
+        if last:
+            stored = self.finish(slab, hand)
+        pthread_mutex_lock(&self.lock)
+        slab.busy = False
+        if last or slab.dropped:
+            if stored:
+                self.note_blob(stream.job, slab.index, slab, 0)
+            self.drop(slab)
+        pthread_mutex_unlock(&self.lock)

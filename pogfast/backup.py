@@ -1,0 +1,658 @@
+"""pogfast's create: trees -> nodes -> blobs -> one manifest that brings all of it back.
+
+Story 1 as `pogfast create` tells it: what lies below the given paths is archived with its metadata, in the `frames`
+layout unless told otherwise; files that the local cache knows, and whose blobs the stores hold, are not read again. It
+knows neither flags nor printing. A source that cannot be read is reported and left out; what changes while it is read
+is read once more; a store that cannot be written to ends the run, and the next run goes on where this one ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shlex
+import socket
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Protocol
+
+from pogfast import __version__, cache, manifest, metadata, tree
+from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied
+from pogfast.create import conclude, default_jobs, seconds_of, store_errors
+from pogfast.errors import PogfastError, SourceError, UsageError
+from pogfast.keys import Key
+from pogfast.stores import Target, open_targets_for
+from pogfast.tree import Node, Selection
+
+CHUNK_SIZE = 50_000_000
+# Bytes that a chunk in flight takes more than its own: zstd's bound for what does not compress, header and padding.
+CHUNK_MARGIN = 1 / 128
+# Seconds between two times that progress is written down, for the case that the run is killed.
+SAVE_EVERY = 2.0
+
+Layout = Literal["frames", "stream"]
+Outcome = Literal["new", "unchanged", "hardlink", "directory", "link", "fifo", "skipped"]
+
+
+class Progress(NamedTuple):
+    """Where a run stands. `bytes_done` are plain bytes that were read or need not be; totals are None until known."""
+
+    files: int
+    bytes_done: int
+    bytes_read: int
+    bytes_stored: int
+    blobs_new: int
+    total_files: int | None
+    total_bytes: int | None
+
+
+class Report(Protocol):
+    """What the caller wants to hear. Files come in the order of the archive, other kinds as they are found."""
+
+    def started(self, progress: Callable[[], Progress]) -> None:
+        """`progress` may be called from any thread until the run ends."""
+
+    def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+    def problem(self, error: PogfastError) -> None: ...
+
+    def concluding(self, manifest: str) -> None:
+        """All blobs are stored; the manifest of this name comes next."""
+
+
+@dataclass
+class Summary:
+    """What was done. Sizes are bytes; `added` went into the first target; `manifest` is "" after a dry run."""
+
+    manifest: str = ""
+    files_new: int = 0
+    files_unchanged: int = 0
+    directories: int = 0
+    others: int = 0  # links, FIFOs and further names of a file
+    bytes_source: int = 0
+    bytes_read: int = 0
+    bytes_stored: int = 0
+    bytes_added: int = 0
+    blobs_new: int = 0
+    blobs_known: int = 0
+    seconds: float = 0.0
+    problems: list[PogfastError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to archive. Sizes in bytes. None: chosen here (`jobs` the cores, `memory` a chunk for each of them)."""
+
+    layout: Layout = "frames"
+    chunk_size: int = CHUNK_SIZE
+    level: int = 3
+    jobs: int | None = None
+    readers: int | None = None
+    memory: int | None = None
+    selection: Selection = field(default_factory=Selection)
+    base: str | None = None
+    tags: Sequence[str] = ()
+    host: str | None = None
+    comment: str = ""
+    cache_directory: str | None = None  # None: the user's; "": none
+    force: bool = False
+    dry_run: bool = False
+    count_ahead: bool = False  # learn totals beside the work, for a display that shows what is left
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("frames", "stream"):
+            raise UsageError(f"no such layout: {self.layout}", hint="frames or stream")
+        if not LEVELS[0] <= self.level <= LEVELS[1]:
+            raise UsageError(f"no such level: {self.level}", hint=f"zstd has {LEVELS[0]} to {LEVELS[1]}")
+        for name in ("chunk_size", "jobs", "readers"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value < 2**31 * (2**31 if name == "chunk_size" else 1):
+                raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {value}")
+        if self.memory is not None and self.memory < self.chunk_memory:
+            raise UsageError(
+                f"one chunk needs {self.chunk_memory} bytes of memory, more than the budget of {self.memory}",
+                hint="allow more memory, or choose a smaller chunk size",
+            )
+
+    @property
+    def chunk_memory(self) -> int:
+        """Bytes that a chunk in flight can take."""
+        return int(self.chunk_size * (1 + CHUNK_MARGIN)) + 64 * 1024
+
+    def slabs(self, jobs: int, in_order: bool) -> int:
+        """How many chunks may be in flight. One that is read in order counts twice: before and after compression."""
+        if self.memory is not None:
+            return max(1, self.memory // self.chunk_memory)
+        return jobs * (2 if in_order else 1) + (self.layout == "stream")
+
+
+def create(
+    paths: Iterable[str],
+    to: str,
+    key: Key,
+    *,
+    report: Report | None = None,
+    stdin_name: str | None = None,
+    command: str | None = None,
+    options: Options | None = None,
+    **more: Any,
+) -> Summary:
+    """Archives what lies at `paths` in every store that `to` names; `more` are fields of Options.
+
+    With `stdin_name` standard input is archived under that name instead, with `command` what that program prints.
+    Raises UsageError, NoSuchInput, StoreError, and PogfastError when nothing could be archived; then no manifest
+    appears. Single sources that cannot be read are in the summary's problems.
+    """
+    options = options or Options(**more)
+    if more and options != Options(**more):
+        raise UsageError("give options, or single ones, not both")
+    report = report or Silent()
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        targets = open_targets_for(to, dry_run=options.dry_run)
+        for target in targets:
+            stack.callback(target.close)
+        run = _Run(key, targets, options, report, list(paths))
+        stack.callback(run.close)
+        if stdin_name is not None:
+            run.archive_stream(stdin_name, command)
+        else:
+            run.archive_trees()
+        if not options.dry_run:
+            run.conclude()
+    run.summary.seconds = time.monotonic() - started
+    return run.summary
+
+
+class Silent:
+    """A report to nobody."""
+
+    def started(self, progress: Callable[[], Progress]) -> None: ...
+
+    def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+    def problem(self, error: PogfastError) -> None: ...
+
+    def concluding(self, manifest: str) -> None: ...
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A file on its way through the engine or past it, in the order of the archive."""
+
+    node: Node
+    facts: dict[str, Any]
+    known: cache.Known | None = None  # all of its blobs, from the cache
+    first: str | None = None  # archived name of the file that this is a further name of
+    read_at: int = 0
+    blobs: list[str] = field(default_factory=list)
+    stored: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+
+class _Run:
+    """One run: what has been found, what is on its way, what is done."""
+
+    def __init__(
+        self, key: Key, targets: Sequence[Target], options: Options, report: Report, paths: Sequence[str]
+    ) -> None:
+        self.key = key
+        self.targets = targets
+        self.options = options
+        self.report = report
+        self.paths = paths
+        self.jobs = options.jobs or default_jobs()
+        self.summary = Summary()
+        self.writer = manifest.Writer(key)
+        self.begun = datetime.now().astimezone()
+        self.trailer: dict[str, dict[str, Any]] = {
+            kind: {} for kind in ("directories", "links", "fifos", "skipped", "unreadable")
+        }
+        self.changed: list[str] = []
+        self.again: list[_Pending] = []
+        self.pending: deque[_Pending] = deque()
+        self.inodes: dict[tuple[int, int], str] = {}  # of files with several names: the first of these
+        self.shared: dict[str, manifest.Entry] = {}  # archived names in `inodes`, once they are done
+        self.distinct: set[int] = set()
+        self.tallied = Tallied(0, 0, 0, 0)
+        self.sealer: Sealer | None = None
+        self.unread = 0  # bytes that needed no reading: of unchanged files, and of holes
+        self.saved_at = time.monotonic()
+        self.totals: tuple[int, int] | None = None
+        self.cache = self._open_cache()
+        report.started(self.progress)
+
+    def _open_cache(self) -> cache.Cache | None:
+        if self.options.cache_directory == "":
+            return None
+        directory = self.options.cache_directory or cache.default_directory()
+        label = "\n".join(target.identity for target in self.targets)
+        opened = cache.Cache.open(directory, label, self.key)
+        if opened.warning:
+            self.report.warning(opened.warning)
+        return opened
+
+    @property
+    def cut(self) -> str:
+        """How files are cut: blobs that were cut otherwise do not fit together."""
+        return f"{self.options.layout} {self.options.chunk_size}"
+
+    def progress(self) -> Progress:
+        now = self._tally()
+        files = self.summary.files_new + self.summary.files_unchanged
+        total_files, total_bytes = self.totals or (None, None)
+        return Progress(files, self.unread + now.bytes_read, now.bytes_read, now.bytes_stored, now.blobs_new, total_files, total_bytes)
+
+    def _tally(self) -> Tallied:
+        """Of all passes so far."""
+        sealer = self.sealer
+        if sealer is None:
+            return self.tallied
+        return Tallied(*map(sum, zip(self.tallied, sealer.progress(), strict=True)))
+
+    def tell(self, what: PogfastError | str) -> None:
+        """What tree.py came across."""
+        if isinstance(what, str):
+            self.report.warning(what)
+        else:
+            self.problem(what)
+
+    def problem(self, error: PogfastError) -> None:
+        self.summary.problems.append(error)
+        if isinstance(error, SourceError):
+            self.trailer["unreadable"][error.path or str(error)] = error.reason or str(error)
+        self.report.problem(error)
+
+    # ---- trees ----
+
+    def archive_trees(self) -> None:
+        with self._counting():
+            self._pass(self._sources())
+            postponed, self.again = self.again, []
+            if postponed and not self.options.dry_run:
+                self._pass(self._sources_again(postponed), last=True)
+        if not self.writer and not self.options.dry_run and not any(map(len, self.trailer.values())):
+            raise PogfastError("nothing could be archived: no archive was made")
+
+    @contextlib.contextmanager
+    def _counting(self) -> Iterator[None]:
+        """Counts what there is beside the work, where somebody wants to see what is left."""
+        if not self.options.count_ahead:
+            yield
+            return
+        ended = threading.Event()
+
+        def count() -> None:
+            files = size = 0
+            for node in tree.walk(self.paths, self.options.selection, base=self.options.base, tell=lambda what: None):
+                if ended.is_set():
+                    return
+                if node.kind == "file":
+                    files += 1
+                    size += node.stat.st_size
+            self.totals = files, size
+
+        thread = threading.Thread(target=count, name="pogfast-count", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _sources(self) -> Iterator[bytes | Known]:
+        """What the engine is to read, in the order of the archive; the rest is dealt with here."""
+        for node in tree.walk(self.paths, self.options.selection, base=self.options.base, tell=self.tell):
+            if node.kind != "file":
+                self._keep_other(node)
+                continue
+            pending = _Pending(node, metadata.facts_of(node.path, node.stat), read_at=time.time_ns())
+            self.pending.append(pending)
+            if node.stat.st_nlink > 1:
+                inode = (node.stat.st_dev, node.stat.st_ino)
+                pending.first = self.inodes.setdefault(inode, node.name)
+                if pending.first != node.name:
+                    self._settle_known()
+                    continue
+                pending.first = None
+            source = self._look_up(pending)
+            if source is None or self.options.dry_run:
+                self._settle_known(source)
+                continue
+            yield source
+
+    def _keep_other(self, node: Node) -> None:
+        kinds: dict[str, tuple[str, Outcome]] = {
+            "directory": ("directories", "directory"),
+            "link": ("links", "link"),
+            "fifo": ("fifos", "fifo"),
+        }
+        if node.kind not in kinds:
+            self.trailer["skipped"][node.path] = f"a {node.kind}"
+            self.report.warning(f"{node.path} is a {node.kind}: passed over")
+            self.report.entry(node.name, node.path, "skipped", 0)
+            return
+        place, outcome = kinds[node.kind]
+        facts = metadata.facts_of(node.path, node.stat)
+        if node.kind == "link":
+            try:
+                facts["target"] = os.readlink(node.path)
+            except OSError as error:
+                self.problem(_unreadable(node.path, error.strerror or "cannot be read"))
+                return
+        self.trailer[place][node.name] = facts
+        if node.kind == "directory":
+            self.summary.directories += 1
+        else:
+            self.summary.others += 1
+        self.report.entry(node.name, node.path, outcome, 0)
+
+    def _look_up(self, pending: _Pending) -> bytes | Known | None:
+        """None when the cache knows all of a file and the stores hold it; else what the engine is to read."""
+        path = os.fsencode(pending.node.path)
+        if self.cache is None or self.options.force:
+            return path
+        facts = _cache_facts(pending.node.stat)
+        known = self.cache.find(os.path.abspath(pending.node.path), facts, self.cut)
+        if known is None:
+            return path
+        held = self._held(known)
+        if known.complete and held == len(known.names):
+            pending.known = known
+            return None
+        full = min(held, facts.size // self.options.chunk_size)
+        if self.options.layout == "stream" or not full or full * self.options.chunk_size >= facts.size:
+            return path
+        return Known(path, known.names[:full], known.stored[:full], tuple(facts))
+
+    def _held(self, known: cache.Known) -> int:
+        """How many of a file's blobs, from the first on, every store holds with the right size."""
+        for number, (name, stored) in enumerate(zip(known.names, known.stored, strict=True)):
+            if any(target.size_of(name) != stored for target in self.targets):
+                return number
+        return len(known.names)
+
+    def _sources_again(self, postponed: Sequence[_Pending]) -> Iterator[bytes]:
+        """Files that changed while they were read, once more."""
+        for old in postponed:
+            if old.first is None:
+                try:
+                    stat = os.lstat(old.node.path)
+                except OSError as error:
+                    self.problem(_unreadable(old.node.path, error.strerror or "it has vanished"))
+                    continue
+                node = old.node._replace(stat=stat)
+                self.pending.append(_Pending(node, metadata.facts_of(node.path, stat), read_at=time.time_ns()))
+                yield os.fsencode(node.path)
+            else:
+                self.pending.append(_Pending(old.node, old.facts, first=old.first))
+                self._settle_known()
+
+    # ---- a stream ----
+
+    def archive_stream(self, name: str, command: str | None) -> None:
+        """Standard input, or what `command` prints, as one file. Raises PogfastError when the command fails."""
+        name = tree.archived_name(name)
+        if not name:
+            raise UsageError("what is read from standard input needs a name", hint="--name=dump.sql")
+        now = time.time_ns()
+        owner = {"mode": 0o600, "uid": os.getuid(), "gid": os.getgid()}
+        facts = {**owner, "mtime_ns": now, "atime_ns": now}
+        node = Node("-", name, "file", os.stat_result((0o100600, 0, 0, 1, 0, 0, 0, 0, 0, 0)))
+        self.pending.append(_Pending(node, facts))
+        if self.options.dry_run:
+            self.pending.clear()
+            return
+        if command is None:
+            self._pass(iter([0]), last=True, in_order=True)
+        else:
+            self._pass_command(command)
+        if not self.writer:
+            raise PogfastError("standard input could not be read: no archive was made")
+
+    def _pass_command(self, command: str) -> None:
+        try:
+            words = shlex.split(command)
+        except ValueError as error:
+            raise UsageError(f"cannot understand the command {command}: {error}") from error
+        if not words:
+            raise UsageError("the command is empty")
+        try:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise PogfastError(f"cannot run {words[0]}: {error.strerror}") from error
+        assert process.stdout is not None
+        try:
+            with process.stdout:
+                self._pass(iter([process.stdout.fileno()]), last=True, in_order=True)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        if process.wait():
+            ended = process.returncode
+            how = f"was killed by signal {-ended}" if ended < 0 else f"ended with exit status {ended}"
+            raise PogfastError(f"{words[0]} {how}: no archive was made")
+
+    # ---- through the engine ----
+
+    def _pass(self, sources: Iterator[bytes | int | Known], *, last: bool = False, in_order: bool = False) -> None:
+        """Archives `sources`. Unless it is the `last` pass, what changes while it is read goes to `again`."""
+        sealer = Sealer(
+            self.key.secret,
+            self.key.asymmetric,
+            sources,
+            [target.blobs for target in self.targets],
+            chunk_size=self.options.chunk_size,
+            level=self.options.level,
+            jobs=self.jobs,
+            frames=self.options.layout == "frames",
+            slabs=self.options.slabs(self.jobs, in_order),
+            readers=self.options.readers or self.jobs,
+            follow=False,
+        )
+        self.sealer = sealer
+        with store_errors(), contextlib.closing(sealer.run()) as run:
+            for sealed in run:
+                self._take(sealed, last)
+        self.tallied, self.sealer = self._tally(), None
+        self.summary.bytes_read = self.tallied.bytes_read
+
+    def _take(self, sealed: Sealed, last: bool) -> None:
+        """News of the oldest file that is in the engine, which is the oldest one pending."""
+        pending = self.pending[0]
+        pending.blobs += sealed.names
+        pending.stored += sealed.stored
+        pending.sizes += sealed.sizes
+        if not sealed.done:
+            self._note_progress(pending, sealed)
+            return
+        self.pending.popleft()
+        if sealed.error:
+            self.problem(_unreadable(pending.node.path, os.strerror(sealed.error)))
+        elif sealed.changed and not last:
+            self.again.append(pending)
+        else:
+            self._finish(pending, sealed)
+        self._note_progress(None, None)
+        self._settle_known()
+
+    def _finish(self, pending: _Pending, sealed: Sealed) -> None:
+        node, facts = pending.node, pending.facts
+        if node.path != "-":
+            facts["mtime_ns"], facts["atime_ns"] = sealed.mtime_ns, sealed.atime_ns
+        more = {"size": sealed.size, **facts}
+        if sealed.sparse:
+            more["sparse"] = True
+            self.unread += max(0, sealed.size - node.stat.st_blocks * 512)
+        if sealed.changed:
+            more["changed"] = True
+            self.changed.append(node.name)
+            self.problem(
+                SourceError(f"{node.path} changed while it was read, twice: archived as it was found", path=node.path)
+            )
+        if self.options.layout == "frames" and len(pending.blobs) > 1:
+            more["sizes"] = pending.sizes
+        self._add(node.name, pending.blobs, pending.stored, more, node)
+        self.summary.files_new += 1
+        self.summary.bytes_source += sealed.size
+        self.report.entry(node.name, node.path, "new", sealed.size)
+        if self.cache is not None and not sealed.changed and node.path != "-":
+            known = cache.Known(pending.blobs, pending.stored, True)
+            self.cache.remember(
+                os.path.abspath(node.path), _sealed_facts(sealed), self.cut, known, read_at_ns=pending.read_at
+            )
+
+    def _settle_known(self, source: object = None) -> None:
+        """Writes down what stands at the head of the line and needs no engine."""
+        while self.pending:
+            pending = self.pending[0]
+            if pending.known is not None:
+                self._finish_unchanged(pending, pending.known)
+            elif pending.first is not None:
+                self._finish_hardlink(pending, pending.first)
+            elif self.options.dry_run:
+                self.summary.files_new += 1
+                self.summary.bytes_source += pending.node.stat.st_size
+                self.report.entry(pending.node.name, pending.node.path, "new", pending.node.stat.st_size)
+            else:
+                return
+            self.pending.popleft()
+
+    def _finish_unchanged(self, pending: _Pending, known: cache.Known) -> None:
+        node = pending.node
+        size = node.stat.st_size
+        more = {"size": size, **pending.facts}
+        if node.stat.st_blocks * 512 < size:
+            more["sparse"] = True
+        if self.options.layout == "frames" and len(known.names) > 1:
+            chunk = self.options.chunk_size
+            more["sizes"] = [min(chunk, size - at) for at in range(0, size, chunk)]
+        self._add(node.name, known.names, known.stored, more, node)
+        self.summary.files_unchanged += 1
+        self.summary.bytes_source += size
+        self.unread += size
+        self.report.entry(node.name, node.path, "unchanged", size)
+
+    def _finish_hardlink(self, pending: _Pending, first: str) -> None:
+        node = pending.node
+        entry = self.shared.get(first)
+        if entry is not None:
+            self.writer.add(
+                node.name,
+                manifest.Entry(entry.blobs, entry.atime, entry.mtime, {**entry.more, "hardlink": first}),
+            )
+            self.summary.others += 1
+            self.report.entry(node.name, node.path, "hardlink", 0)
+        elif any(waiting.node.name == first for waiting in self.again):
+            self.again.append(pending)
+        elif self.options.dry_run:
+            self.summary.others += 1
+            self.report.entry(node.name, node.path, "hardlink", 0)
+        else:
+            self.problem(_unreadable(node.path, f"it is the same file as {first}, which could not be read"))
+
+    def _add(
+        self, name: str, blobs: Sequence[str], stored: Sequence[int], more: dict[str, Any], node: Node
+    ) -> None:
+        entry = manifest.Entry(list(blobs), seconds_of(more["atime_ns"]), seconds_of(more["mtime_ns"]), more)
+        self.writer.add(name, entry)
+        if node.stat.st_nlink > 1:
+            self.shared[name] = entry
+        for blob, size in zip(blobs, stored, strict=True):
+            identity = hash(blob)
+            if identity not in self.distinct:
+                self.distinct.add(identity)
+                self.summary.bytes_stored += size
+
+    def _note_progress(self, pending: _Pending | None, sealed: Sealed | None) -> None:
+        """Now and then the cache is saved, with the part of a large file that is stored."""
+        if self.cache is None or time.monotonic() - self.saved_at < SAVE_EVERY:
+            return
+        if pending is not None and sealed is not None and pending.blobs and self.options.layout == "frames":
+            facts = _sealed_facts(sealed, pending.node.stat.st_size)
+            known = cache.Known(pending.blobs, pending.stored, False)
+            self.cache.remember(
+                os.path.abspath(pending.node.path), facts, self.cut, known, read_at_ns=pending.read_at
+            )
+        self.cache.save(durable=False)
+        self.saved_at = time.monotonic()
+
+    # ---- the end ----
+
+    def conclude(self) -> None:
+        """The manifest, when all that it names is durable."""
+        self.summary.bytes_added = self.tallied.bytes_stored
+        self.summary.blobs_new, self.summary.blobs_known = self.tallied.blobs_new, self.tallied.blobs_known
+        self.summary.manifest = conclude(
+            self.targets, lambda: self.writer.seal(self._trailer()), self.report.concluding
+        )
+        if self.cache is not None:
+            self.cache.save(durable=True)
+            self.cache.close(complete=True)
+            self.cache = None
+
+    def _trailer(self) -> dict[str, Any]:
+        summary, options = self.summary, self.options
+        said = {
+            "program": f"pogfast {__version__}",
+            "time": self.begun.isoformat(),
+            "ended": datetime.now().astimezone().isoformat(),
+            "host": options.host if options.host is not None else socket.gethostname(),
+            "user": _user(),
+            "tags": list(options.tags),
+            "comment": options.comment,
+            "paths": [os.path.abspath(os.path.join(options.base or ".", path)) for path in self.paths],
+            "layout": options.layout,
+            "chunk_size": options.chunk_size,
+            "level": options.level,
+            **self.trailer,
+            "changed": self.changed,
+        }
+        totals = {
+            "files": len(self.writer),
+            "directories": len(self.trailer["directories"]),
+            "links": len(self.trailer["links"]),
+            "fifos": len(self.trailer["fifos"]),
+            "size": summary.bytes_source,
+            "stored": summary.bytes_stored,
+            "added": summary.bytes_added,
+        }
+        return {**{word: value for word, value in said.items() if value not in ("", [], {})}, "totals": totals}
+
+    def close(self) -> None:
+        """After a failure: what was stored so far is written down for the next run."""
+        if self.cache is not None:
+            if not self.options.dry_run:
+                self.cache.save(durable=False)
+            self.cache.close(complete=False)
+            self.cache = None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _unreadable(path: str, reason: str) -> SourceError:
+    return SourceError(f"cannot read {path}: {reason}", path=path, reason=reason)
+
+
+def _cache_facts(stat: os.stat_result) -> cache.Facts:
+    return cache.Facts(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+
+
+def _sealed_facts(sealed: Sealed, size: int | None = None) -> cache.Facts:
+    return cache.Facts(sealed.size if size is None else size, sealed.mtime_ns, sealed.ctime_ns, sealed.inode)

@@ -1,0 +1,468 @@
+"""The cache: which blobs a file had when it was last read, so that an unchanged file is not read again.
+
+One SQLite file per store and key, asked and told by create.py. It knows neither blobs nor stores: whoever finds a name
+here still asks the store for it. Disposable: a file that is damaged, foreign or locked costs one warning and some
+reading, never a backup, and never gives a wrong answer, since each row carries a keyed hash of all that it says. The
+key cannot be found from it, but path names are there in clear text, as in restic's and borg's caches. Bounded: rows go
+whose files were met neither in the last 20 complete runs of this store and key nor within 30 days, and the oldest of a
+cache that fills up (4 GiB, some 20 million rows).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import sqlite3
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from pogfast._engine import random_bytes
+from pogfast.keys import Key
+
+VERSION = 1  # of the rows' meaning; another one is thrown away
+SCHEMA = (
+    # `run`: the one that wrote it; `seen`: the one that last met its file, or one of FRESH_RUNS before that.
+    "CREATE TABLE files (path BLOB PRIMARY KEY, digests BLOB, stored BLOB, complete INTEGER, run INTEGER, "
+    "seen INTEGER, proof BLOB) WITHOUT ROWID",
+    # A part of a run, up to a durable save. `boot`: DURABLE, or the boot that its blobs have not been synced since.
+    "CREATE TABLE runs (number INTEGER PRIMARY KEY, boot TEXT, ended INTEGER)",
+)
+DURABLE = "durable"
+DIGEST_SIZE = 32
+PROOF_SIZE = 16
+BATCH = 4096  # rows that wait in memory; a million are written in 5 s, most of it SQLite's
+WAIT = 1.0  # seconds that another run gets to end
+FRESH_RUNS = 5  # to mark a million rows as seen takes 3 s, so it is not done every time
+KEPT_RUNS = 20
+KEPT_SECONDS = 30 * 24 * 3600
+PAGE_SIZE = 4096
+MAX_PAGES = 4 * 2**30 // PAGE_SIZE
+ROW_OVERHEAD = 40  # bytes of a row beside its three long columns, about
+# How long a file's stamps may stay the same while it changes. Kernels stamp by a tick of at most 10 ms, which comes
+# late on a busy virtual machine; file systems that keep no fractions, by 1 s or (FAT) 2 s.
+TICK_NS = 100_000_000
+COARSE_NS = 2_000_000_000
+PRAGMAS = (
+    f"page_size = {PAGE_SIZE}",
+    "cell_size_check = ON",  # finds damage when a page is loaded
+    "trusted_schema = OFF",
+    # The lock is held until the end: cheap where a lock is a question to a server, and a log without shared memory,
+    # which network file systems do not have.
+    "locking_mode = EXCLUSIVE",
+    "journal_mode = WAL",
+    "synchronous = NORMAL",  # consistent after a power loss; what has to be there as well is synced by save()
+    "wal_autocheckpoint = 16384",
+    "cache_size = -16384",
+)
+DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+FIND = "SELECT digests, stored, complete, run, seen, proof FROM files WHERE path = ?"
+TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# pogfast's cache; to delete it costs some reading.\n"
+
+Row = tuple[bytes, bytes, int, int, int, bytes]  # as FIND has it
+
+
+class Facts(NamedTuple):
+    """What tells that a file has not changed: bytes, and nanoseconds since 1970."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+class Known(NamedTuple):
+    """A file's blobs in order, and the bytes of each in the store; the first ones only when not `complete`."""
+
+    names: list[str]
+    stored: list[int]
+    complete: bool
+
+
+class _Foreign(Exception):
+    """Another program's file, or another version's."""
+
+
+FAILURES = (sqlite3.Error, OSError, _Foreign)
+
+
+class Cache:
+    """The cache of one store and key, for one thread at a time. Nothing here raises because of what the disk does;
+    `warning` says in one line what went wrong first, or is empty."""
+
+    def __init__(self, path: str, proof_key: bytes) -> None:
+        self.warning = ""
+        self._path = path
+        self._keyed = hashlib.blake2b(key=proof_key, digest_size=PROOF_SIZE)
+        self._boot = _boot_id()
+        self._database: sqlite3.Connection | None = None
+        self._run = 0
+        self._stale = 0
+        self._trusted: set[int] = set()
+        self._rows: dict[bytes, Row] = {}
+        self._met: list[bytes] = []
+
+    @classmethod
+    def open(cls, directory: str, store: str, key: Key) -> Cache:
+        """The cache of `store` (any label, always the same) and `key` in a directory, which is made if need be.
+
+        With an empty `directory` there is none: nothing is found.
+        """
+        label = store.encode("utf-8", "surrogateescape")
+        name = hashlib.blake2b(label, key=key.derive("cache name"), digest_size=16).hexdigest()
+        cache = cls(os.path.join(directory, f"{name}.sqlite"), key.derive("cache rows"))
+        if directory:
+            cache._start(directory)
+        return cache
+
+    def find(self, path: str, facts: Facts, cut: str) -> Known | None:
+        """What is known of the file at `path`, an absolute path, as it is now and as `cut` says it is cut up."""
+        if self._database is None:
+            return None
+        raw = os.fsencode(path)
+        row = self._rows.get(raw)
+        if row is None:
+            try:  # `_excused` would take as long as the rest of this function
+                row = self._database.execute(FIND, (raw,)).fetchone()
+            except sqlite3.Error as error:
+                self._fail(error)
+        if row is None:
+            return None
+        digests, stored, complete, run, seen, proof = row
+        # A damaged row can have other types than it was written with.
+        if run not in self._trusted or not isinstance(digests, bytes) or not isinstance(stored, bytes):
+            return None
+        if self._proof(raw, facts, cut, digests, stored, complete, run) != proof:
+            return None
+        if not isinstance(seen, int) or seen <= self._stale:
+            self._met.append(raw)
+            self._write_batch()
+        return Known(_names(digests), _sizes(stored, len(digests) // DIGEST_SIZE), bool(complete))
+
+    def remember(self, path: str, facts: Facts, cut: str, known: Known, *, read_at_ns: int) -> None:
+        """Replaces what is known of `path`. `facts` are those of when reading began, at `read_at_ns`.
+
+        Not kept when the file was changed so shortly before that another change may not have shown in its stamps.
+        """
+        if self._database is None or _is_racy(facts, read_at_ns):
+            return
+        raw = os.fsencode(path)
+        digests, stored, complete = _digests(known.names), _packed(known.stored), int(known.complete)
+        proof = self._proof(raw, facts, cut, digests, stored, complete, self._run)
+        self._rows[raw] = (digests, stored, complete, self._run, self._run, proof)
+        self._write_batch()
+
+    def forget(self, path: str) -> None:
+        """For a file whose blobs the store does not hold."""
+        database, raw = self._database, os.fsencode(path)
+        if database is None:
+            return
+        self._rows.pop(raw, None)
+        with self._excused():
+            _begin(database)
+            database.execute("DELETE FROM files WHERE path = ?", (raw,))
+
+    def save(self, durable: bool) -> None:
+        """What was remembered so far survives this process, and with `durable` a power loss as well: then all blobs
+        named so far must be on the disk already. Otherwise it is trusted only until the machine is booted anew."""
+        database = self._database
+        if database is None:
+            return
+        with self._excused():
+            self._write(database)
+            if database.in_transaction:
+                database.execute("COMMIT")
+            if durable:
+                self._make_durable(database)
+
+    def close(self, complete: bool = False) -> None:
+        """Saves and closes. After a `complete` run, one that met every file it was to meet, old rows are dropped."""
+        self.save(False)
+        if complete and self._database is not None:
+            with self._excused():
+                self._end_run(self._database, int(time.time()))
+        self._disconnect()
+
+    # -- the database
+
+    def _start(self, directory: str) -> None:
+        try:
+            _make_directory(directory)
+            self._connect()
+        except FAILURES as error:
+            if _is_damage(error):
+                self._fail(error)
+            else:
+                self._give_up(error)
+
+    def _connect(self) -> None:
+        """Opens the file and begins a run."""
+        _make_file(self._path)
+        database = sqlite3.connect(self._path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+        self._database = database
+        database.text_factory = bytes  # a damaged text need not be UTF-8
+        for pragma in (*PRAGMAS, f"max_page_count = {MAX_PAGES}"):
+            database.execute(f"PRAGMA {pragma}")
+        _begin(database)
+        _check_schema(database)
+        self._read_runs(database)
+        database.execute("INSERT INTO runs VALUES (?, ?, NULL)", (self._run, self._boot))
+        database.execute("COMMIT")
+
+    def _read_runs(self, database: sqlite3.Connection) -> None:
+        boots = database.execute("SELECT number, boot FROM runs").fetchall()
+        trusted = (DURABLE.encode(), self._boot.encode())
+        self._run = max((number for number, _ in boots), default=0) + 1
+        self._trusted = {number for number, boot in boots if boot in trusted} | {self._run}
+        self._stale = _complete_run(database, FRESH_RUNS)
+
+    def _write_batch(self) -> None:
+        if self._database is not None and max(len(self._rows), len(self._met)) >= BATCH:
+            with self._excused():
+                self._write(self._database)
+
+    def _write(self, database: sqlite3.Connection) -> None:
+        if not (self._rows or self._met):
+            return
+        _begin(database)
+        rows = ((raw, *row) for raw, row in self._rows.items())
+        database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        marks = ((self._run, raw) for raw in self._met)
+        database.executemany("UPDATE files SET seen = ? WHERE path = ?", marks)
+        self._drop_waiting()
+
+    def _make_durable(self, database: sqlite3.Connection) -> None:
+        """One synced transaction, and with it all before it; rows that follow belong to another number."""
+        database.execute("PRAGMA synchronous = FULL")
+        try:
+            _begin(database)
+            database.execute("UPDATE runs SET boot = ? WHERE number = ?", (DURABLE, self._run))
+            database.execute("INSERT INTO runs VALUES (?, ?, NULL)", (self._run + 1, self._boot))
+            database.execute("COMMIT")
+        finally:
+            _roll_back(database)
+            database.execute("PRAGMA synchronous = NORMAL")
+        self._run += 1
+        self._trusted.add(self._run)
+
+    def _end_run(self, database: sqlite3.Connection, now: int) -> None:
+        """Drops rows that nobody has met for long, rows of lost boots, and the oldest ones of a file that fills up."""
+        _begin(database)
+        database.execute("UPDATE runs SET ended = ? WHERE number = ?", (now, self._run))
+        query = "SELECT max(number) FROM runs WHERE number <= ? AND ended <= ?"
+        last = _complete_run(database, KEPT_RUNS + 1)
+        old = database.execute(query, (last, now - KEPT_SECONDS)).fetchone()[0] or 0
+        boots = (DURABLE, self._boot)
+        lost = "SELECT number FROM runs WHERE boot NOT IN (?, ?)"
+        if old or database.execute(f"{lost} LIMIT 1", boots).fetchone():
+            database.execute(f"DELETE FROM files WHERE seen <= ? OR run IN ({lost})", (old, *boots))
+            done = f"(number <= ? OR number IN ({lost})) AND number NOT IN (SELECT DISTINCT run FROM files)"
+            database.execute(f"DELETE FROM runs WHERE {done}", (old, *boots))
+        self._drop_oldest(database)
+        database.execute("COMMIT")
+        if _pragma(database, "freelist_count") > _pragma(database, "page_count") // 2:
+            database.execute("VACUUM")
+
+    def _drop_oldest(self, database: sqlite3.Connection) -> None:
+        """Makes a quarter of the greatest size free for the next run, from rows that no recent run has met."""
+        used = _pragma(database, "page_count") - _pragma(database, "freelist_count")
+        excess = (used - MAX_PAGES * 3 // 4) * PAGE_SIZE
+        if excess <= 0:
+            return
+        size = f"sum(length(path) + length(digests) + length(stored) + {ROW_OVERHEAD})"
+        found = database.execute(f"SELECT seen, {size} FROM files WHERE seen <= ? GROUP BY seen", (self._stale,))
+        last = 0
+        for seen, n in found.fetchall():
+            if excess <= 0:
+                break
+            last, excess = seen, excess - n
+        database.execute("DELETE FROM files WHERE seen <= ?", (last,))
+
+    # -- what goes wrong
+
+    @contextlib.contextmanager
+    def _excused(self) -> Iterator[None]:
+        try:
+            yield
+        except FAILURES as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """After a write that failed it goes on, without what was to be written; after damage, once, it begins anew."""
+        if not _is_damage(error):
+            self._drop_waiting()
+            if self._database is not None:
+                _roll_back(self._database)
+            self._warn(f"cannot write to the cache {self._path}: {_reason(error)}")
+            return
+        first = not self.warning
+        try:
+            self._throw_away(error)
+            if first:
+                self._connect()
+        except FAILURES as again:
+            self._give_up(again)
+
+    def _throw_away(self, error: Exception) -> None:
+        self._disconnect()
+        for ending in ("", "-wal", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path + ending)
+        self._warn(f"the cache {self._path} is thrown away, files are read again: {error}")
+
+    def _give_up(self, error: Exception) -> None:
+        self._disconnect()
+        self._warn(f"cannot use the cache {self._path}, files are read again: {_reason(error)}")
+
+    def _drop_waiting(self) -> None:
+        self._rows.clear()
+        self._met.clear()
+
+    def _disconnect(self) -> None:
+        database, self._database = self._database, None
+        self._drop_waiting()
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+
+    def _warn(self, text: str) -> None:
+        self.warning = self.warning or text
+
+    def _proof(
+        self, raw: bytes, facts: Facts, cut: str, digests: bytes, stored: bytes, complete: int, run: int
+    ) -> bytes:
+        """Of all that a row says; facts and cut are nowhere else. The lengths make that no two rows read the same."""
+        size, mtime_ns, ctime_ns, inode = facts
+        head = f"{size} {mtime_ns} {ctime_ns} {inode} {complete} {run} {len(raw)} {len(digests)} {len(stored)} {cut}\n"
+        proof = self._keyed.copy()
+        proof.update(b"".join((head.encode(), raw, digests, stored)))
+        return proof.digest()
+
+
+def default_directory() -> str:
+    """$POGFAST_CACHE_DIR, else pogfast's place among the user's caches; empty for a user without a home."""
+    if directory := os.environ.get("POGFAST_CACHE_DIR"):
+        return directory
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # the XDG specification has relative ones ignored
+        base = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
+    return os.path.join(base, "pogfast") if os.path.isabs(base) else ""
+
+
+def _make_directory(path: str) -> None:
+    """Makes a directory that is nobody else's business, and that backups can leave out (CACHEDIR.TAG)."""
+    try:
+        os.makedirs(path, mode=0o700)
+    except FileExistsError:
+        return
+    with open(os.path.join(path, "CACHEDIR.TAG"), "w", encoding="utf-8") as tag:
+        tag.write(TAG)
+
+
+def _make_file(path: str) -> None:
+    """SQLite would make it readable to all. What exists is not opened here: closing it would end SQLite's locks."""
+    with contextlib.suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+
+
+def _begin(database: sqlite3.Connection) -> None:
+    if not database.in_transaction:
+        database.execute("BEGIN IMMEDIATE")
+
+
+def _roll_back(database: sqlite3.Connection) -> None:
+    if database.in_transaction:
+        with contextlib.suppress(sqlite3.Error):
+            database.execute("ROLLBACK")
+
+
+def _check_schema(database: sqlite3.Connection) -> None:
+    """Makes the tables of an empty file. Raises _Foreign."""
+    found = [sql for (sql,) in database.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()]
+    if not found:
+        for statement in SCHEMA:
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {VERSION}")
+    elif found != [statement.encode() for statement in SCHEMA] or _pragma(database, "user_version") != VERSION:
+        raise _Foreign("another version or another program wrote it")
+
+
+def _complete_run(database: sqlite3.Connection, n: int) -> int:
+    """The number of the n-th complete run, counted from the last; 0 when there are fewer."""
+    query = "SELECT number FROM runs WHERE ended IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?"
+    found = database.execute(query, (n - 1,)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> int:
+    return int(database.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _is_damage(error: Exception) -> bool:
+    """Also what SQLite says of a file that is not its own. Primary result codes are the low byte."""
+    return isinstance(error, _Foreign) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
+
+
+def _reason(error: Exception) -> str:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+        return "another run is using it"
+    return str(error.strerror if isinstance(error, OSError) else error)
+
+
+def _is_racy(facts: Facts, read_at_ns: int) -> bool:
+    """Whether the file may have changed after `read_at_ns` without new stamps.
+
+    An mtime of the future was set by somebody and says nothing; a ctime cannot be set.
+    """
+    blind = TICK_NS if facts.ctime_ns % 1_000_000_000 else COARSE_NS
+    return read_at_ns - facts.ctime_ns < blind or 0 <= read_at_ns - facts.mtime_ns < blind
+
+
+def _digests(names: list[str]) -> bytes:
+    return b"".join([base64.urlsafe_b64decode(name) for name in names])
+
+
+def _names(digests: bytes) -> list[str]:
+    pieces = [digests[i : i + DIGEST_SIZE] for i in range(0, len(digests), DIGEST_SIZE)]
+    return [base64.urlsafe_b64encode(piece).decode() for piece in pieces]
+
+
+def _packed(sizes: list[int]) -> bytes:
+    """8 bytes each, or 16 where all but the last are equal."""
+    if len(sizes) > 2 and sizes.count(sizes[0]) >= len(sizes) - 1 and sizes[0] == sizes[-2]:
+        sizes = [sizes[0], sizes[-1]]
+    return struct.pack(f"<{len(sizes)}Q", *sizes)
+
+
+def _sizes(packed: bytes, n: int) -> list[int]:
+    sizes = list(struct.unpack(f"<{len(packed) // 8}Q", packed))
+    return sizes if len(sizes) == n else [sizes[0]] * (n - 1) + [sizes[1]]
+
+
+def _boot_id() -> str:
+    """The same until the machine is booted anew; where the system cannot tell, no two processes have the same."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "darwin":
+            return _sysctl("kern.bootsessionuuid")
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+            return file.read().strip()
+    return random_bytes(16).hex()
+
+
+def _sysctl(name: str) -> str:
+    """A text that a BSD kernel knows. Raises OSError."""
+    import ctypes
+
+    value = ctypes.create_string_buffer(256)
+    size = ctypes.c_size_t(len(value))
+    if ctypes.CDLL(None, use_errno=True).sysctlbyname(name.encode(), value, ctypes.byref(size), None, 0):
+        raise OSError(ctypes.get_errno(), f"no {name}")
+    return value.value.decode()
