@@ -62,6 +62,7 @@ class Archive(Mapping[str, Entry]):
         self.name = name
         self.key = key
         self.jobs = jobs or cores()
+        self.manifest = opened
         self.entries = opened.entries
         self.trailer: dict[str, Any] = opened.trailer or {}
         self._threads: Executor | None = None

@@ -361,7 +361,7 @@ DAMAGE: dict[int, tuple[type[DamageError], str]] = {
 
 def units_of(entry: Entry) -> Iterator[tuple[Unit, int]]:
     """What of a file is read as one, and the plain offset where it begins."""
-    sizes = entry.sizes
+    sizes = entry.sizes if entry.blobs else []
     if sizes is None:
         yield Unit(tuple(entry.blobs), -1 if entry.size is None else entry.size), 0
         return

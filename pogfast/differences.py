@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol
 
 from pogfast.archive import Archive, Record
+from pogfast.directories import plain_path
 from pogfast.errors import DamageError, PogfastError, SourceError, UnsafePath
 from pogfast.manifest import Entry
 from pogfast.metadata import facts_of
-from pogfast.survey import Kind, facts_in, kinds_of, sorted_names
+from pogfast.survey import Kind, Thing, sorted_names, things
 
 # Facts that are compared where both sides have them; a file's times are those of its entry.
 METADATA = ("mode", "uid", "gid", "user", "group", "mtime_ns", "xattrs")
@@ -50,13 +51,14 @@ def diff(before: Archive, after: Archive) -> Iterator[Change]:
     """What differs between two archives, in the order of paths. Reads no blob."""
     comparable = _cut(before) == _cut(after)
     for name in sorted_names(before, after):
-        was, now = kinds_of(before, name), kinds_of(after, name)
-        change = Change(name, "type", (now or was)[0], (was or now)[0], _size(before, name), _size(after, name))
+        was, now = things(before, name), things(after, name)
+        first, last = (was or now)[0], (now or was)[0]
+        change = Change(name, "type", last.kind, first.kind, was[0].size if was else None, now[0].size if now else None)
         if not was or not now:
             change.change = "added" if now else "removed"
-        elif was == now:
-            change.metadata = _changed_facts(before, after, name, now[0])
-            content = _content(before, after, name, now[0], comparable)
+        elif [thing.kind for thing in was] == [thing.kind for thing in now]:
+            change.metadata = _changed_facts(first, last)
+            content = _content(first, last, comparable)
             if not content and not change.metadata:
                 continue
             change.change = content or "metadata"
@@ -68,22 +70,15 @@ def _cut(archive: Archive) -> tuple[object, ...]:
     return archive.layout, archive.chunk_size, archive.trailer.get("level")
 
 
-def _size(archive: Archive, name: str) -> int | None:
-    return archive.entries[name].size if name in archive.entries else None
-
-
-def _content(before: Archive, after: Archive, name: str, kind: Kind, comparable: bool) -> What | None:
+def _content(was: Thing, now: Thing, comparable: bool) -> What | None:
     """Whether the content of something differs that both have: that of a file, or the target of a link."""
-    if kind == "link":
-        return None if before.links[name].get("target") == after.links[name].get("target") else "modified"
-    if kind != "file":
-        return None
-    was, now = before.entries[name], after.entries[name]
-    if was.blobs == now.blobs:
+    if was.kind == "link":
+        return None if was.facts.get("target") == now.facts.get("target") else "modified"
+    if was.entry is None or now.entry is None or was.entry.blobs == now.entry.blobs:
         return None
     if comparable or (was.size is not None and now.size is not None and was.size != now.size):
         return "modified"
-    return "uncertain" if _times_differ(was, now) else None
+    return "uncertain" if _times_differ(was.entry, now.entry) else None
 
 
 def _times_differ(was: Entry, now: Entry) -> bool:
@@ -93,9 +88,9 @@ def _times_differ(was: Entry, now: Entry) -> bool:
     return was.mtime != now.mtime
 
 
-def _changed_facts(before: Archive, after: Archive, name: str, kind: Kind) -> list[str]:
-    changed = differing(facts_in(before, name, kind), facts_in(after, name, kind))
-    if kind == "file" and "mtime_ns" not in changed and _times_differ(before.entries[name], after.entries[name]):
+def _changed_facts(was: Thing, now: Thing) -> list[str]:
+    changed = differing(was.facts, now.facts)
+    if was.entry and now.entry and "mtime_ns" not in changed and _times_differ(was.entry, now.entry):
         changed.append("mtime_ns")
     return changed
 
@@ -175,22 +170,22 @@ class _Comparison:
         self.report.started(self.done)
         names = sorted_names(self.archive)
         for name in names:
-            for kind in kinds_of(self.archive, name):
+            for thing in things(self.archive, name):
                 try:
-                    self._one(name, kind)
+                    self._one(thing)
                 except (DamageError, SourceError, UnsafePath) as error:
                     self._problem(error)
             self.done.files += name in self.archive.entries
         self._extra(names)
         return self.done
 
-    def _one(self, name: str, kind: Kind) -> None:
-        path = self._path(name)
+    def _one(self, thing: Thing) -> None:
+        path = self._path(thing.name)
         try:
             there = os.lstat(path)
-            found = self._look(name, kind, path, there)
+            found = self._look(thing, path, there)
         except (FileNotFoundError, NotADirectoryError):
-            found = Difference(name, "missing", kind, _size(self.archive, name))
+            found = Difference(thing.name, "missing", thing.kind, thing.size)
         except OSError as error:
             raise SourceError(f"cannot read {path}: {error.strerror}") from error
         if found:
@@ -199,28 +194,26 @@ class _Comparison:
     def _path(self, name: str) -> str:
         if ".." in name.split("/") or "\0" in name:
             raise UnsafePath(f"{name}: not compared, its path leads out of the directory")
-        return os.path.join(self.path, _plain(name))
+        return os.path.join(self.path, plain_path(name))
 
-    def _look(self, name: str, kind: Kind, path: str, there: os.stat_result) -> Difference | None:
-        found = Difference(name, "type", kind, _size(self.archive, name))
+    def _look(self, thing: Thing, path: str, there: os.stat_result) -> Difference | None:
+        found = Difference(thing.name, "type", thing.kind, thing.size)
         found.size_on_disk = there.st_size if stat.S_ISREG(there.st_mode) else None
-        if _kind_on_disk(there) != kind:
+        if _kind_on_disk(there) != thing.kind:
             return found
         found.difference = "content"
-        found.metadata = self._metadata(name, kind, path, there)
-        if kind == "file" and self._content_differs(found, path):
+        found.metadata = self._metadata(thing, path, there)
+        if thing.kind == "file" and self._content_differs(found, path):
             return found
-        if kind == "link" and os.readlink(path) != self.archive.links[name].get("target"):
+        if thing.kind == "link" and os.readlink(path) != thing.facts.get("target"):
             return found
         found.difference = "metadata"
         return found if found.metadata else None
 
-    def _metadata(self, name: str, kind: Kind, path: str, there: os.stat_result) -> list[str]:
-        changed = differing(facts_in(self.archive, name, kind), facts_of(path, there))
-        if kind == "file":
-            entry = self.archive.entries[name]
-            if "mtime_ns" not in entry.more and entry.mtime != there.st_mtime:
-                changed.append("mtime_ns")
+    def _metadata(self, thing: Thing, path: str, there: os.stat_result) -> list[str]:
+        changed = differing(thing.facts, facts_of(path, there))
+        if thing.entry and "mtime_ns" not in thing.facts and thing.entry.mtime != there.st_mtime:
+            changed.append("mtime_ns")
         return changed
 
     def _content_differs(self, found: Difference, path: str) -> bool:
@@ -242,7 +235,7 @@ class _Comparison:
     def _extra(self, names: list[str]) -> None:
         """What is on the disk only. Of a directory that is only there, nothing below it."""
         known: set[str] = set()
-        for name in map(_plain, names):
+        for name in map(plain_path, names):
             while name not in known:
                 known.add(name)
                 name = name.rpartition("/")[0]
@@ -261,7 +254,7 @@ class _Comparison:
 
     def _directories(self, known: set[str]) -> Iterator[str]:
         """Those of the archive that are directories on the disk as well, and not reached through a link."""
-        named = {_plain(name) for name in self.archive.directories}
+        named = {plain_path(name) for name in self.archive.directories}
         above = {name.rpartition("/")[0] for name in known} - {""}
         elsewhere: set[str] = set()
         for name in sorted(named or above):
@@ -278,11 +271,6 @@ class _Comparison:
     def _problem(self, problem: PogfastError) -> None:
         self.done.problems.append(problem)
         self.report.problem(problem)
-
-
-def _plain(name: str) -> str:
-    """The path below a directory that an archived name stands for."""
-    return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def _keys(archive: Archive, word: str) -> list[str]:

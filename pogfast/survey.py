@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pogfast import manifest
 from pogfast.archive import Archive, Record
@@ -44,11 +44,28 @@ class Item(Record):
     hardlink: str | None = None  # the archived name of the first file of the same inode
 
 
+class Thing(NamedTuple):
+    """Something in an archive, as it is written there. `entry` is a file's."""
+
+    name: str
+    kind: Kind
+    facts: Mapping[str, Any]
+    entry: Entry | None = None
+
+    @property
+    def size(self) -> int | None:
+        """Plain bytes of a file."""
+        return self.entry.size if self.entry else None
+
+
 def listing(archive: Archive) -> Iterator[Item]:
-    """Everything in an archive, in the order of paths: a directory, what is below it, then what follows."""
+    """Everything in an archive, in the order of paths: a directory, what is below it, then what follows.
+
+    Raises CorruptManifest at an entry that is malformed.
+    """
     for name in sorted_names(archive):
-        for kind in kinds_of(archive, name):
-            yield item_of(archive, name, kind)
+        for thing in things(archive, name):
+            yield _item(thing)
 
 
 def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastError], None]) -> Iterator[Item]:
@@ -67,7 +84,7 @@ def sorted_names(*archives: Archive) -> list[str]:
     """The names of all that is in archives, once each, in the order of paths."""
     names: set[str] = set()
     for archive in archives:
-        names.update(archive, *archive.others.values())
+        names.update(archive, archive.directories, archive.links, archive.fifos)
     return sorted(names, key=in_order_of_paths)
 
 
@@ -76,36 +93,46 @@ def in_order_of_paths(name: str) -> str:
     return name.replace("/", "\0")
 
 
-def kinds_of(archive: Archive, name: str) -> list[Kind]:
-    """What a name stands for: one kind in a sound archive."""
-    kinds: list[Kind] = ["file"] if name in archive.entries else []
-    if name in archive.directories:
-        kinds.append("directory")
-    if name in archive.links:
-        kinds.append("link")
-    if name in archive.fifos:
-        kinds.append("fifo")
-    return kinds
-
-
-def facts_in(archive: Archive, name: str, kind: Kind) -> Mapping[str, Any]:
-    """The metadata that an archive has of something."""
-    return archive.entries[name].more if kind == "file" else archive.others[kind][name]
-
-
-def item_of(archive: Archive, name: str, kind: Kind) -> Item:
-    facts = facts_in(archive, name, kind)
-    item = Item(name, kind)
-    for word in ("mode", "uid", "gid", "mtime_ns"):
-        value = facts.get(word)
-        setattr(item, word, value if type(value) is int else None)
-    for word in ("user", "group", "target", "hardlink"):
-        value = facts.get(word)
-        setattr(item, word, value if isinstance(value, str) else None)
-    if kind == "file":
+def things(archive: Archive, name: str) -> list[Thing]:
+    """What an archive has under a name: one in a sound archive."""
+    found: list[Thing] = []
+    if name in archive.entries:
         entry = archive.entries[name]
-        item.size, item.mtime_ns = entry.size, entry.mtime_ns
-    return item
+        found.append(Thing(name, "file", entry.more, entry))
+    if name in archive.directories:
+        found.append(Thing(name, "directory", archive.directories[name]))
+    if name in archive.links:
+        found.append(Thing(name, "link", archive.links[name]))
+    if name in archive.fifos:
+        found.append(Thing(name, "fifo", archive.fifos[name]))
+    return found
+
+
+def _item(thing: Thing) -> Item:
+    facts, entry = thing.facts, thing.entry
+    return Item(
+        thing.name,
+        thing.kind,
+        thing.size,
+        _number(facts, "mode"),
+        _number(facts, "uid"),
+        _number(facts, "gid"),
+        _text(facts, "user"),
+        _text(facts, "group"),
+        entry.mtime_ns if entry else _number(facts, "mtime_ns"),
+        _text(facts, "target"),
+        _text(facts, "hardlink"),
+    )
+
+
+def _number(facts: Mapping[str, Any], word: str) -> int | None:
+    value = facts.get(word)
+    return value if type(value) is int else None
+
+
+def _text(facts: Mapping[str, Any], word: str) -> str | None:
+    value = facts.get(word)
+    return value if isinstance(value, str) else None
 
 
 # ---- in all archives -------------------------------------------------------------------------------------------------
