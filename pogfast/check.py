@@ -24,6 +24,7 @@ from pogfast.errors import (
     CorruptBlob,
     DamageError,
     MissingBlob,
+    NoSuchArchive,
     PogfastError,
     StoreError,
     UsageError,
@@ -192,11 +193,12 @@ def _stores(
     for text in texts:
         if names_archive(text):
             store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path)
-            names = [name]
         else:
-            store = open_store(text)
-            names = [stored.name for stored in store.manifests()]
+            store, name = open_store(text), ""
         opened.callback(store.close)
+        names = [stored.name for stored in store.manifests() if name in ("", stored.name)]
+        if name and not names:
+            raise NoSuchArchive(f"no such archive: {text}")
         _, known = found.setdefault(os.path.realpath(store.path), (store, []))
         known += [name for name in names if name not in known]
     return list(found.values())
