@@ -141,7 +141,7 @@ class _Source(Protocol):
 
 
 def _choose(blobs: _Blobs, entry: Entry, threads: Callable[[], Executor], jobs: int) -> _Source:
-    sizes = entry.sizes
+    sizes = entry.sizes if entry.blobs else []
     if sizes is not None and max(sizes, default=0) <= WHOLE:
         return _Chunks(blobs, sizes, threads, jobs)
     if sizes is not None:
