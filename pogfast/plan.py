@@ -12,11 +12,21 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from pogfast.directories import above, parent_of, plain_path, safe_path
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
-from pogfast.manifest import Manifest
+from pogfast.manifest import Entry
 
 Kind = Literal["file", "directory", "link", "fifo"]
 # Where the trailer has what is no file.
 SECTIONS: dict[Kind, str] = {"directory": "directories", "link": "links", "fifo": "fifos"}
+
+
+class Contents(Protocol):
+    """What is looked at of an opened archive."""
+
+    @property
+    def entries(self) -> Mapping[str, Entry]: ...
+
+    @property
+    def trailer(self) -> Mapping[str, Any] | None: ...
 
 
 class Place(NamedTuple):
@@ -43,7 +53,7 @@ class Plan:
     """
 
     def __init__(
-        self, opened: Manifest, names: Collection[str], exclude: Collection[str], strip_components: int
+        self, opened: Contents, names: Collection[str], exclude: Collection[str], strip_components: int
     ) -> None:
         trailer = opened.trailer or {}
         self.entries = opened.entries
