@@ -75,8 +75,8 @@ def print_help(context: click.Context) -> None:
 class Verb(click.Command):
     """A command with the common options, and its help at a width that people read."""
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more, add_help_option=False)
+    def __init__(self, name: str | None, **more: Any) -> None:
+        super().__init__(name, **{**more, "add_help_option": False})
         self.params += common_options()
 
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
@@ -85,6 +85,15 @@ class Verb(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         ctx.ensure_object(Output).check()
         return super().invoke(ctx)
+
+
+def verb(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Makes a function a verb: its docstring is the help, its first argument the Output."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        return click.command(name, cls=Verb)(click.pass_obj(function))
+
+    return decorate
 
 
 class Group(click.Group):
@@ -127,7 +136,7 @@ class Group(click.Group):
             formatter.write_dl(rows)
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg]
     """A number of bytes, with a unit."""
 
     name = "size"
@@ -138,7 +147,7 @@ class Size(click.ParamType):
         return value if isinstance(value, int) else parse_size(param.opts[-1] if param else "size", value)
 
 
-class PathText(click.ParamType):
+class PathText(click.ParamType):  # type: ignore[type-arg]
     """A path, as it is given: only the shell's completion has to know that it is one."""
 
     name = "path"

@@ -10,17 +10,16 @@ from typing import Any
 
 import click
 
-from pogfast.cli.frame import PATH, Group, Verb, print_help
+from pogfast.cli.frame import PATH, Group, print_help, verb
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command("keygen", cls=Verb)
+@verb("keygen")
 @click.argument("name", metavar="NAME")
 @click.option("--symmetric", is_flag=True, help="A keyfile NAME that both writes and reads.")
-@click.pass_obj
 def keygen(output: Output, name: str, symmetric: bool) -> None:
     """Make a key pair, or a keyfile.
 
@@ -46,9 +45,8 @@ def keygen(output: Output, name: str, symmetric: bool) -> None:
         output.answer(f"fingerprint {fingerprint}")
 
 
-@click.command("show", cls=Verb)
+@verb("show")
 @click.argument("file", metavar="FILE", type=PATH)
-@click.pass_obj
 def show(output: Output, file: str) -> None:
     """Print the kind and the fingerprint of a key file.
 
@@ -69,9 +67,8 @@ key = Group("key", no_args_is_help=False, help="Say what a key file is.", subcom
 key.add_command(show)
 
 
-@click.command("completion", cls=Verb)
+@verb("completion")
 @click.argument("shell", type=click.Choice(SHELLS), metavar="bash|zsh|fish")
-@click.pass_obj
 def completion(output: Output, shell: str) -> None:
     """Print the completion script of a shell.
 
@@ -88,20 +85,21 @@ def completion(output: Output, shell: str) -> None:
     output.print(found(group, {}, "pogfast", COMPLETE).source())
 
 
-@click.command("help", cls=Verb)
-@click.argument("verbs", nargs=-1, metavar="[COMMAND]...")
+@verb("help")
+@click.argument("names", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
-def help_of(context: click.Context, verbs: tuple[str, ...]) -> None:
+def help_of(context: click.Context, output: Output, names: tuple[str, ...]) -> None:
     """Show the help of a command.
 
     Without a command: of pogfast.
     """
     shown: Any = context.parent
-    for verb in verbs:
+    for name in names:
         if not isinstance(shown.command, click.Group):
             raise UsageError(f"{shown.command_path} has no commands")
-        _, command, _ = shown.command.resolve_command(shown, [verb])
-        shown = command.make_context(verb, [], parent=shown, resilient_parsing=True)
+        _, command, _ = shown.command.resolve_command(shown, [name])
+        if command is not None:
+            shown = click.Context(command, parent=shown, info_name=name)
     print_help(shown)
 
 

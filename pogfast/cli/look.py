@@ -9,12 +9,13 @@ from __future__ import annotations
 import stat
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, Verb
+from pogfast.cli.frame import PATH, verb
 from pogfast.cli.options import choice_options, key_of, key_options, look_for, open_archive
 from pogfast.cli.output import Output
 from pogfast.sizes import show_size
@@ -34,13 +35,12 @@ MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "ty
 # ---- list ------------------------------------------------------------------------------------------------------------
 
 
-@click.command("list", cls=Verb)
+@verb("list")
 @click.argument("store", metavar="STORE", type=PATH)
 @click.option("--host", metavar="NAME", help="Only those of this host.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only those with this tag; again for more.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only those that archived PATH.")
 @key_options
-@click.pass_obj
 def list_archives(output: Output, store: str, **options: Any) -> None:
     """List the archives of a store.
 
@@ -85,14 +85,13 @@ def _is_meant(info: ArchiveInfo, host: str | None, tags: tuple[str, ...], path: 
 # ---- ls and find -----------------------------------------------------------------------------------------------------
 
 
-@click.command("ls", cls=Verb)
+@verb("ls")
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
 @click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
 @click.option("--tree", is_flag=True, help="As a tree.")
 @choice_options
 @key_options
-@click.pass_obj
 def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: bool, **options: Any) -> None:
     """List what is in an archive.
 
@@ -113,12 +112,11 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
                 output.answer(_line(item, long))
 
 
-@click.command("find", cls=Verb)
+@verb("find")
 @click.argument("store", metavar="STORE", type=PATH)
 @click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
 @click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
 @key_options
-@click.pass_obj
 def find(output: Output, store: str, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
     """Find names in all archives of a store.
 
@@ -178,42 +176,45 @@ def _facts(item: Item) -> str:
     return f"{mode} {owner:8} {group:8} {size:>13} {_time(time)}"
 
 
-Branch = dict[str, Any]  # a part of a path -> (its item or None, what is below it)
+@dataclass
+class _Branch:
+    """A part of a path, with what is below it."""
+
+    item: Item | None = None
+    below: dict[str, _Branch] = field(default_factory=dict)
+
+    def children(self, indent: str) -> list[tuple[str, str, _Branch, bool]]:
+        """Backwards, as they are taken from a stack, with their indent; and whether one is the last."""
+        return [(indent, name, self.below[name], place == 0) for place, name in enumerate(reversed(self.below))]
 
 
 def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
-    top: Branch = {}
+    top = _Branch()
     for item in items:
-        below, parts = top, item.name.split("/")
-        for part in parts[:-1]:
-            below = below.setdefault(part, [None, {}])[1]
-        below.setdefault(parts[-1], [None, {}])[0] = item
-    stack = [("", *child) for child in _children(top)]
+        branch = top
+        for part in item.name.split("/"):
+            branch = branch.below.setdefault(part, _Branch())
+        branch.item = item
+    stack = top.children("")
     while stack:
-        indent, name, item, below, last = stack.pop()
-        facts = f"{_facts(item)}  " if long and item else ""
-        target = f" -> {item.target}" if item and item.target is not None else ""
+        indent, name, branch, last = stack.pop()
+        facts = target = ""
+        if branch.item:
+            facts = f"{_facts(branch.item)}  " if long else ""
+            target = f" -> {branch.item.target}" if branch.item.target is not None else ""
         output.answer(f"{facts}{indent}{'└── ' if last else '├── '}{name}{target}")
-        deeper = indent + ("    " if last else "│   ")
-        stack += [(deeper, *child) for child in _children(below)]
-
-
-def _children(branch: Branch) -> list[tuple[str, Item | None, Branch, bool]]:
-    """Backwards, as a stack gives them; with whether it is the last of its directory."""
-    names = list(reversed(branch))
-    return [(name, *branch[name], number == 0) for number, name in enumerate(names)]
+        stack += branch.children(indent + ("    " if last else "│   "))
 
 
 # ---- diff ------------------------------------------------------------------------------------------------------------
 
 
-@click.command("diff", cls=Verb)
+@verb("diff")
 @click.argument("before", metavar="ARCHIVE", type=PATH)
 @click.argument("after", metavar="ARCHIVE", type=PATH)
 @click.option("--metadata/--no-metadata", default=True, help="Name also what has only other metadata, or do not.")
 @choice_options
 @key_options
-@click.pass_obj
 def diff(output: Output, before: str, after: str, metadata: bool, **options: Any) -> None:
     """Compare two archives.
 
@@ -258,11 +259,10 @@ def _tell_change(output: Output, change: Change) -> None:
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-@click.command("info", cls=Verb)
+@verb("info")
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @choice_options
 @key_options
-@click.pass_obj
 def info(output: Output, archive: str, **options: Any) -> None:
     """Show the figures of an archive.
 
@@ -299,10 +299,9 @@ def info(output: Output, archive: str, **options: Any) -> None:
     )
 
 
-@click.command("stats", cls=Verb)
+@verb("stats")
 @click.argument("store", metavar="STORE", type=PATH)
 @key_options
-@click.pass_obj
 def stats(output: Output, store: str, **options: Any) -> None:
     """Show the figures of a store.
 

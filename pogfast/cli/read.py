@@ -5,11 +5,12 @@ What is restored, read and checked is in the libraries; here their reports becom
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, SIZE, Verb
+from pogfast.cli.frame import PATH, SIZE, verb
 from pogfast.cli.options import (
     choice_options,
     displayed,
@@ -26,16 +27,17 @@ from pogfast.errors import UsageError
 from pogfast.sizes import show_size
 
 if TYPE_CHECKING:
-    from pogfast import check as checking
-    from pogfast import restore as restoring
+    from pogfast.check import Damage
+    from pogfast.check import Summary as Checked
     from pogfast.differences import Compared, Difference
     from pogfast.progress import Counters, Display
+    from pogfast.recovery import Progress, Summary
 
 
 # ---- restore ---------------------------------------------------------------------------------------------------------
 
 
-@click.command("restore", cls=Verb)
+@verb("restore")
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
 @click.option("--into", required=True, metavar="DIR", type=PATH, help="Restore below DIR, which is made if need be.")
@@ -54,22 +56,23 @@ if TYPE_CHECKING:
 @jobs_option
 @choice_options
 @key_options
-@click.pass_obj
 def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **options: Any) -> None:
     """Bring an archive, or parts of it, back.
 
     A NAME is one that `pogfast ls` shows, with all that is below it; anything else is a pattern. Files that are there
     already and the same are left alone: a second run goes on where the first one ended.
     """
-    from pogfast.api import restore as restore_archive
+    from pogfast import recovery
 
     look_for(archive)
     with displayed(output, "restore", "restore") as display:
         key = key_of(options)
-        report = RestoreReport(output, display, options["dry_run"])
-        summary = restore_archive(archive, key, into, names=names, report=report, **options)
+        choice = {word: options.pop(word) for word in ("host", "tags", "path")}
+        settings = recovery.Options(**options)
+        report = RestoreReport(output, display, settings.dry_run)
+        summary = recovery.restore(archive, key, into, names=names, report=report, options=settings, **choice)
     raise_worst(output, summary.exit_code)
-    _tell_restored(output, summary, options["dry_run"])
+    _tell_restored(output, summary, settings.dry_run)
 
 
 class RestoreReport:
@@ -82,23 +85,24 @@ class RestoreReport:
         self.warning = output.warning
         self.problem = output.problem
 
-    def started(self, progress: restoring.Progress) -> None:
+    def started(self, progress: Callable[[], Progress]) -> None:
         from pogfast.progress import Counters
 
         def counters() -> Counters:
-            figures = {"restored": progress.written}
-            return Counters(progress.files, progress.total_files, progress.size, progress.total_size, figures)
+            now = progress()
+            figures = {"restored": now.bytes_written}
+            return Counters(now.files, now.total_files, now.bytes_done, now.total_bytes, figures)
 
         self.display.watch(counters)
 
-    def file(self, name: str, outcome: restoring.Outcome) -> None:
+    def entry(self, name: str, outcome: str, size: int) -> None:
         if outcome == "refused":
             self.output.refused(name, "something else is there, and is not replaced")
         else:
-            tell_item(self.output, self.display, outcome, name, None, self.dry_run)
+            tell_item(self.output, self.display, outcome, name, size, self.dry_run)
 
 
-def _tell_restored(output: Output, summary: restoring.Summary, dry_run: bool) -> None:
+def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
     output.emit(
         "summary",
         dry_run=dry_run,
@@ -109,13 +113,16 @@ def _tell_restored(output: Output, summary: restoring.Summary, dry_run: bool) ->
         dirs_restored=summary.directories,
         links_restored=summary.links,
         fifos_restored=summary.fifos,
-        bytes_restored=summary.size,
+        bytes_restored=summary.bytes_written,
+        seconds_elapsed=round(summary.seconds, 3),
         error_count=len(summary.problems),
     )
     verb = "would restore" if dry_run else "restored"
+    speed = show_size(summary.bytes_written / summary.seconds if summary.seconds else 0)
     output.info(
-        f"{verb} {summary.files:,} files, {show_size(summary.size)}; {summary.directories:,} directories, "
-        f"{summary.links + summary.fifos:,} others; {summary.unchanged:,} were there already"
+        f"{verb} {summary.files:,} files, {show_size(summary.bytes_written)} in {summary.seconds:.1f} s ({speed}/s); "
+        f"{summary.directories:,} directories, {summary.links + summary.fifos:,} others; "
+        f"{summary.unchanged:,} were there already"
     )
     if summary.deleted:
         output.info(f"{'would delete' if dry_run else 'deleted'} {summary.deleted:,} that the archive does not have")
@@ -129,7 +136,7 @@ def _tell_restored(output: Output, summary: restoring.Summary, dry_run: bool) ->
 # ---- cat -------------------------------------------------------------------------------------------------------------
 
 
-@click.command("cat", cls=Verb)
+@verb("cat")
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("name", metavar="NAME")
 @click.option("--offset", metavar="N", type=click.IntRange(0), default=0, help="Begin at this byte.")
@@ -137,7 +144,6 @@ def _tell_restored(output: Output, summary: restoring.Summary, dry_run: bool) ->
 @jobs_option
 @choice_options
 @key_options
-@click.pass_obj
 def cat(output: Output, archive: str, name: str, offset: int, length: int | None, **options: Any) -> None:
     """Print a file of an archive, or a part of it.
 
@@ -153,7 +159,7 @@ def cat(output: Output, archive: str, name: str, offset: int, length: int | None
 # ---- check -----------------------------------------------------------------------------------------------------------
 
 
-@click.command("check", cls=Verb)
+@verb("check")
 @click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE|STORE...", type=PATH)
 @click.option("--read-data", is_flag=True, help="Read all blobs: authentic, complete, of the right content.")
 @click.option("--read-data-subset", metavar="PART", help="Read a part: 10%, 1/30, or 50G.")
@@ -163,7 +169,6 @@ def cat(output: Output, archive: str, name: str, offset: int, length: int | None
 @jobs_option
 @choice_options
 @key_options
-@click.pass_obj
 def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
     """Check that archives can be restored, or compare one with the disk.
 
@@ -177,14 +182,16 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
             raise UsageError("--against compares one archive")
         _compare(output, archives[0], against, options)
         return
-    from pogfast.api import check as check_archives
+    from pogfast.check import EVERYTHING, Subset
+    from pogfast.check import check as check_archives
 
+    wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)
     for archive in archives:
         look_for(archive)
     with displayed(output, "check", "check") as display:
         key = key_of(options)
         report = CheckReport(output, display)
-        summary = check_archives(*archives, key=key, read_data="100%" if whole else part, report=report, **options)
+        summary = check_archives(archives, key, read_data=wanted, report=report, **options)
     raise_worst(output, summary.exit_code)
     _tell_checked(output, summary)
 
@@ -198,10 +205,10 @@ class CheckReport:
         self.warning = output.warning
         self.problem = output.problem
 
-    def started(self, progress: checking.Summary | Compared) -> None:
+    def started(self, progress: Checked | Compared) -> None:
         self.display.watch(lambda: _counters(progress))
 
-    def damage(self, damage: checking.Damage) -> None:
+    def damage(self, damage: Damage) -> None:
         """A line that names archive, file and offset."""
         self.display.check()
         place = "" if damage.offset is None else f", from byte {damage.offset:,} on"
@@ -221,7 +228,7 @@ class CheckReport:
             self.output.answer(f"{difference.difference:9} {difference.name}{_detail(difference)}")
 
 
-def _counters(progress: checking.Summary | Compared) -> Counters:
+def _counters(progress: Checked | Compared) -> Counters:
     from pogfast.differences import Compared
     from pogfast.progress import Counters
 
@@ -259,7 +266,7 @@ def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -
     )
 
 
-def _tell_checked(output: Output, summary: checking.Summary) -> None:
+def _tell_checked(output: Output, summary: Checked) -> None:
     output.emit(
         "summary",
         num_errors=len(summary.damage) + len(summary.problems),

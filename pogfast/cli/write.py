@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, SIZE, Verb
+from pogfast.cli.frame import PATH, SIZE, verb
 from pogfast.cli.options import displayed, jobs_option, key_of, key_options
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pogfast.tree import Selection
 
 
-@click.command("create", cls=Verb)
+@verb("create")
 @click.argument("paths", nargs=-1, metavar="PATH...", type=PATH)
 @click.option("--to", required=True, metavar="STORE[,STORE]", type=PATH, help="Where the archive goes.")
 @click.option("--name", metavar="NAME", help="What standard input (PATH is -) or a program's output is archived as.")
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Read every file, also those that are known.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be archived.")
 @key_options
-@click.pass_obj
 def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> None:
     """Archive files and directories, with all that a restore needs.
 
@@ -85,7 +84,6 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
             **_settings(options),
         )
         report = Report(output, display, settings.dry_run)
-        _tell_memory(output, settings, stream)
         summary = backup.create(
             sources, to, key, report=report, stdin_name=name if stream else None, command=command, options=settings
         )
@@ -143,14 +141,6 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     return {word: options[word] for word in words}
 
 
-def _tell_memory(output: Output, settings: Options, stream: bool) -> None:
-    from pogfast.create import default_jobs
-
-    slabs = settings.slabs(settings.jobs or default_jobs(), stream)
-    size = show_size(slabs * settings.chunk_memory)
-    output.info(f"memory for chunks in flight: {slabs} of {show_size(settings.chunk_size)}, {size}", 1)
-
-
 class Report:
     """What a run reports, as lines and objects."""
 
@@ -173,6 +163,9 @@ class Report:
 
     def entry(self, name: str, path: str, outcome: str, size: int) -> None:
         tell_item(self.output, self.display, outcome, name, size, self.dry_run)
+
+    def detail(self, text: str) -> None:
+        self.output.info(f"pogfast: {text}", 1)
 
     def concluding(self, manifest: str) -> None:
         """Printed before the manifest is stored: where nobody can be told of an archive, none is made."""
