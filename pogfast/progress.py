@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pogfast.errors import PogfastError
-from pogfast.sizes import show_size
+from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -188,7 +188,7 @@ class Display:
         if not self._pace.seen:
             self._pace.add(self._began, counters._replace(files=0, size=0, figures=dict.fromkeys(counters.figures, 0)))
         total = "" if counters.total_files is None else f"/{counters.total_files:,}"
-        parts = [f"{counters.files:,}{total} files"]
+        parts = [f"{counters.files:,}{total} files" if total else many(counters.files, "file")]
         parts += [f"{show_size(size)} {word}" for word, size in counters.figures.items()]
         parts.append(f"{show_size(self._pace.speed)}/s")
         left = self._pace.seconds_left

@@ -1,4 +1,4 @@
-"""Sizes as people write and read them: 100MB, 1.5k, 2 KiB, and back.
+"""Sizes and numbers as people write and read them: 100MB, 1.5k, 2 KiB, and back.
 
 Decimal units; binary ones with an i. For command lines only: the rest of the package knows bytes. Raises UsageError,
 which names the option.
@@ -30,6 +30,11 @@ def parse_size(option: str, text: str) -> int:
     if not 1 <= size < 2**63:
         raise UsageError(f"{option}={text}: at least one byte, and no more than fits this machine")
     return size
+
+
+def many(number: int, word: str, words: str = "") -> str:
+    """1 file, 2,000 files; `words` where it is not the word with an s."""
+    return f"{number:,} {word if number == 1 else words or word + 's'}"
 
 
 def show_size(size: float) -> str:

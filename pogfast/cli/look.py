@@ -18,7 +18,7 @@ import click
 from pogfast.cli.frame import PATH, verb
 from pogfast.cli.options import choice_options, key_of, key_options, look_for, open_archive
 from pogfast.cli.output import Output
-from pogfast.sizes import show_size
+from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
     from pogfast.archive import ArchiveInfo, Record
@@ -291,9 +291,9 @@ def info(output: Output, archive: str, **options: Any) -> None:
             "links": f"{found.links:,}",
             "fifos": f"{found.fifos:,}",
             "size": _size(found.size),
-            "stored": f"{_size(found.stored)} in {found.blobs:,} blobs" + _ratio(found.ratio),
-            "missing": f"{found.missing:,} blobs" if found.missing else "",
-            "duplicates": f"{found.duplicates:,} files, {_size(found.duplicate_size)}",
+            "stored": f"{_size(found.stored)} in {many(found.blobs, 'blob')}" + _ratio(found.ratio),
+            "missing": many(found.missing, "blob") if found.missing else "",
+            "duplicates": f"{many(found.duplicates, 'file')}, {_size(found.duplicate_size)}",
             "largest": f"{found.largest}, {_size(found.largest_size)}" if found.largest else "",
         },
     )
@@ -328,10 +328,10 @@ def stats(output: Output, store: str, **options: Any) -> None:
             + (f", {found.unreadable:,} that do not open" if found.unreadable else ""),
             "files": _number(found.files),
             "size": _size(found.size),
-            "stored": f"{_size(found.stored)} in {found.blobs:,} blobs" + _ratio(found.ratio),
+            "stored": f"{_size(found.stored)} in {many(found.blobs, 'blob')}" + _ratio(found.ratio),
             "manifests": _size(found.manifests),
-            "not needed": f"{_size(found.orphaned)} in {found.orphans:,} blobs",
-            "missing": f"{found.missing:,} blobs" if found.missing else "",
+            "not needed": f"{_size(found.orphaned)} in {many(found.orphans, 'blob')}",
+            "missing": many(found.missing, "blob") if found.missing else "",
         },
     )
 

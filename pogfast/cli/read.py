@@ -24,7 +24,7 @@ from pogfast.cli.options import (
 from pogfast.cli.output import Output
 from pogfast.cli.write import tell_item
 from pogfast.errors import UsageError
-from pogfast.sizes import show_size
+from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
     from pogfast.check import Damage
@@ -120,17 +120,17 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
     verb = "would restore" if dry_run else "restored"
     speed = show_size(summary.bytes_written / summary.seconds if summary.seconds else 0)
     output.info(
-        f"{verb} {summary.files:,} files, {show_size(summary.bytes_written)} in {summary.seconds:.1f} s ({speed}/s); "
-        f"{summary.directories:,} directories, {summary.links + summary.fifos:,} others; "
+        f"{verb} {many(summary.files, 'file')}, {show_size(summary.bytes_written)} in {summary.seconds:.1f} s ({speed}/s); "
+        f"{many(summary.directories, 'directory', 'directories')}, {many(summary.links + summary.fifos, 'other')}; "
         f"{summary.unchanged:,} were there already"
     )
     if summary.deleted:
         output.info(f"{'would delete' if dry_run else 'deleted'} {summary.deleted:,} that the archive does not have")
     if summary.refused:
         hint = "--overwrite=if-changed replaces them"
-        output.info(f"{len(summary.refused):,} were not restored, since something else is there: {hint}")
+        output.info(f"not restored, since something else is there: {len(summary.refused):,} ({hint})")
     if summary.problems:
-        output.info(f"{len(summary.problems):,} errors, named above")
+        output.info(f"{many(len(summary.problems), 'error')}, named above")
 
 
 # ---- cat -------------------------------------------------------------------------------------------------------------
@@ -261,8 +261,8 @@ def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -
         bytes_compared=compared.size,
     )
     output.info(
-        f"compared {compared.files:,} files, {show_size(compared.size)}: {compared.differences:,} differences, "
-        f"{len(compared.problems):,} errors"
+        f"compared {many(compared.files, 'file')}, {show_size(compared.size)}: "
+        f"{many(compared.differences, 'difference')}, {many(len(compared.problems), 'error')}"
     )
 
 
@@ -279,11 +279,11 @@ def _tell_checked(output: Output, summary: Checked) -> None:
     )
     read = f"; {summary.read:,} of them read, {show_size(summary.read_size)}" if summary.to_read else ""
     output.info(
-        f"checked {summary.archives:,} archives, {summary.files:,} files, {summary.blobs:,} blobs, "
+        f"checked {many(summary.archives, 'archive')}, {many(summary.files, 'file')}, {many(summary.blobs, 'blob')}, "
         f"{show_size(summary.stored)}{read}"
     )
     found = len(summary.damage)
-    output.info(f"{found:,} damaged, named above" if found else "no damage found")
+    output.info(f"damaged: {found:,}, named above" if found else "no damage found")
 
 
 VERBS = {"restore": restore, "cat": cat, "check": check}

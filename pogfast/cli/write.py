@@ -5,6 +5,7 @@ What the options mean is in backup.py and tree.py; here they are read, and what 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from pogfast.cli.frame import PATH, SIZE, verb
 from pogfast.cli.options import displayed, jobs_option, key_of, key_options
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
-from pogfast.sizes import show_size
+from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--files-from", metavar="FILE", type=PATH, multiple=True, help="Paths from FILE (-: standard input), one a line."
 )
-@click.option("-0", "--null", is_flag=True, help="In --files-from and --exclude-from a zero byte ends each line.")
+@click.option("-0", "--null", is_flag=True, help="A zero byte ends each path of --files-from; no patterns.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Kept with the archive; again for more.")
 @click.option("--host", metavar="NAME", help="Kept instead of this machine's name.")
 @click.option("--comment", metavar="TEXT", default="", help="Kept with the archive.")
@@ -72,6 +73,8 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
     name, command = options.pop("name"), options.pop("from_command")
     stream = _is_stream(paths, name, command, options["files_from"])
     stdin_is_data = (stream and command is None) or "-" in options["files_from"] + options["exclude_from"]
+    if stdin_is_data and sys.stdin is None:
+        raise UsageError("standard input is closed: there is nothing to read from it")
     sources = () if stream else _paths(paths, options)
     cache = "" if options.pop("no_cache") else options.pop("cache_dir", None)
     with displayed(output, "create", "archival") as display:
@@ -111,16 +114,14 @@ def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:
 
     yield from given
     for file in options["files_from"]:
-        yield from read_list(file, b"\0" if options["null"] else b"\n")
+        yield from read_list(file, nul=options["null"], base=options["directory"])
 
 
 def _selection(options: dict[str, Any]) -> Selection:
-    from pogfast.tree import Selection, read_list
+    from pogfast.tree import Selection, read_patterns
 
-    exclude = list(options["exclude"])
-    for file in options["exclude_from"]:
-        exclude += read_list(file, b"\0" if options["null"] else b"\n")
-    words = ("exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system")
+    exclude = [*options["exclude"], *(line for file in options["exclude_from"] for line in read_patterns(file))]
+    words = ("iexclude", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system")
     return Selection(exclude=exclude, **{word: options[word] for word in words})
 
 
@@ -212,25 +213,25 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         total_duration=round(summary.seconds, 3),
     )
     if settings.dry_run:
-        output.info(f"would archive {files:,} files, {show_size(summary.bytes_source)}; nothing was written")
+        output.info(f"would archive {many(files, 'file')}, {show_size(summary.bytes_source)}; nothing was written")
         return
     speed = show_size(summary.bytes_read / summary.seconds if summary.seconds else 0)
     packed = f", {ratio:.2f} : 1" if ratio else ""
     output.info(f"archive  {summary.manifest}")
     output.info(
         f"files    {files:,}: {summary.files_new:,} new, {summary.files_unchanged:,} unchanged; "
-        f"{summary.directories:,} directories, {summary.others:,} others"
+        f"{many(summary.directories, 'directory', 'directories')}, {many(summary.others, 'other')}"
     )
     output.info(
         f"read     {show_size(summary.bytes_read)} of {show_size(summary.bytes_source)} "
         f"in {summary.seconds:.1f} s ({speed}/s)"
     )
     output.info(
-        f"stored   {show_size(summary.bytes_added)} new in {summary.blobs_new:,} blobs; "
+        f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}; "
         f"the archive takes {show_size(summary.bytes_stored)}{packed}"
     )
     if output.errors:
-        output.info(f"errors   {output.errors:,}, named above: these are not in the archive")
+        output.info(f"errors   {output.errors:,}, named above: not in the archive")
 
 
 VERBS = {"create": create}
