@@ -32,7 +32,7 @@ def keygen(output: Output, name: str, symmetric: bool) -> None:
         made = {name: "reads and writes: keep it secret, and a copy of it in a safe place"}
         fingerprint = keys.from_keyfile(name).fingerprint
     else:
-        public, private = keys.create_pair(os.path.basename(name), os.path.dirname(name) or ".")
+        public, private = keys.create_pair(os.path.basename(name), os.path.dirname(name))
         made = {
             public: "writes: for machines that make archives",
             private: "reads: keep it secret, and a copy of it in a safe place",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.frame import PATH, verb
-from pogfast.cli.options import choice_options, key_of, key_options, look_for, open_archive
+from pogfast.cli.options import choice_options, key_of, key_options, look_for_archive, look_for_store, open_archive
 from pogfast.cli.output import Output
 from pogfast.sizes import many, show_size
 
@@ -49,7 +49,7 @@ def list_archives(output: Output, store: str, **options: Any) -> None:
     from pogfast.archive import archives
     from pogfast.stores import open_store
 
-    look_for(store)
+    look_for_store(store)
     key = key_of(options)
     opened = open_store(store)
     try:
@@ -126,7 +126,7 @@ def find(output: Output, store: str, patterns: tuple[str, ...], long: bool, **op
     from pogfast.survey import find as find_names
 
     output.during = "find"
-    look_for(store)
+    look_for_store(store)
     key = key_of(options)
     opened = open_store(store)
     try:
@@ -224,8 +224,8 @@ def diff(output: Output, before: str, after: str, metadata: bool, **options: Any
     from pogfast import archive
     from pogfast.differences import diff as differences
 
-    look_for(before)
-    look_for(after)
+    look_for_archive(before)
+    look_for_archive(after)
     key = key_of(options)
     counts: Counter[str] = Counter()
     with _one(archive, before, key, options) as one, _one(archive, after, key, options) as other:
@@ -311,7 +311,7 @@ def stats(output: Output, store: str, **options: Any) -> None:
     from pogfast.survey import stats as figures
 
     output.during = "stats"
-    look_for(store)
+    look_for_store(store)
     key = key_of(options)
     opened = open_store(store)
     try:

@@ -62,20 +62,26 @@ def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: boo
     )
 
 
-def look_for(text: str) -> None:
-    """Whether a store, or the store of an archive, is there: before a password is asked for. Raises UsageError,
-    NoSuchArchive."""
-    from pogfast.stores import find_manifest, names_archive, open_store
+def look_for_archive(text: str) -> None:
+    """Whether the store of an archive is there: before a password is asked for. Raises UsageError, NoSuchArchive."""
+    from pogfast.stores import find_manifest
 
-    store = find_manifest(text)[0] if names_archive(text) else open_store(text)
+    store, _ = find_manifest(text)
     store.close()
+
+
+def look_for_store(text: str) -> None:
+    """The same of a store."""
+    from pogfast.stores import open_store
+
+    open_store(text).close()
 
 
 def open_archive(text: str, options: dict[str, Any]) -> Archive:
     """The archive that an argument and a verb's options mean; to be closed."""
     from pogfast import archive
 
-    look_for(text)
+    look_for_archive(text)
     return archive.open_archive(text, key_of(options), **options)
 
 

@@ -17,7 +17,8 @@ from pogfast.cli.options import (
     jobs_option,
     key_of,
     key_options,
-    look_for,
+    look_for_archive,
+    look_for_store,
     open_archive,
     raise_worst,
 )
@@ -64,7 +65,7 @@ def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **o
     """
     from pogfast import recovery
 
-    look_for(archive)
+    look_for_archive(archive)
     with displayed(output, "restore", "restore") as display:
         key = key_of(options)
         choice = {word: options.pop(word) for word in ("host", "tags", "path")}
@@ -120,7 +121,8 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
     verb = "would restore" if dry_run else "restored"
     speed = show_size(summary.bytes_written / summary.seconds if summary.seconds else 0)
     output.info(
-        f"{verb} {many(summary.files, 'file')}, {show_size(summary.bytes_written)} in {summary.seconds:.1f} s ({speed}/s); "
+        f"{verb} {many(summary.files, 'file')}, {show_size(summary.bytes_written)} in {summary.seconds:.1f} s "
+        f"({speed}/s); "
         f"{many(summary.directories, 'directory', 'directories')}, {many(summary.links + summary.fifos, 'other')}; "
         f"{summary.unchanged:,} were there already"
     )
@@ -184,10 +186,11 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
         return
     from pogfast.check import EVERYTHING, Subset
     from pogfast.check import check as check_archives
+    from pogfast.stores import names_archive
 
     wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)
     for archive in archives:
-        look_for(archive)
+        (look_for_archive if names_archive(archive) else look_for_store)(archive)
     with displayed(output, "check", "check") as display:
         key = key_of(options)
         report = CheckReport(output, display)
@@ -249,7 +252,6 @@ def _detail(difference: Difference) -> str:
 def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -> None:
     from pogfast.differences import compare
 
-    look_for(archive)
     with displayed(output, "check", "check") as display, open_archive(archive, options) as opened:
         compared = compare(opened, path, CheckReport(output, display))
     raise_worst(output, compared.exit_code)

@@ -81,7 +81,7 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
         key = key_of(options, writing=True, stdin_is_data=stdin_is_data)
         settings = backup.Options(
             selection=_selection(options),
-            base=options.pop("directory"),
+            base=options["directory"],
             cache_directory=cache,
             count_ahead=display.style != "none",
             **_settings(options),
