@@ -89,7 +89,8 @@ class _Foreign(Exception):
     """Another program's file, or another version's."""
 
 
-FAILURES = (sqlite3.Error, OSError, _Foreign)
+# Python cannot decode what SQLite says of some damage.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, _Foreign)
 
 
 class Cache:
@@ -130,7 +131,7 @@ class Cache:
         if row is None:
             try:  # `_excused` would take as long as the rest of this function
                 row = self._database.execute(FIND, (raw,)).fetchone()
-            except sqlite3.Error as error:
+            except FAILURES as error:
                 self._fail(error)
         if row is None:
             return None
@@ -317,7 +318,7 @@ class Cache:
         for ending in ("", "-wal", "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path + ending)
-        self._warn(f"the cache {self._path} is thrown away, files are read again: {error}")
+        self._warn(f"the cache {self._path} is thrown away, files are read again: {_reason(error)}")
 
     def _give_up(self, error: Exception) -> None:
         self._disconnect()
@@ -406,14 +407,15 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Also what SQLite says of a file that is not its own. Primary result codes are the low byte."""
-    return isinstance(error, _Foreign) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
+    """Whether the file is not what was written. Primary result codes are the low byte."""
+    return isinstance(error, _Foreign | UnicodeDecodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
 
 
 def _reason(error: Exception) -> str:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
         return "another run is using it"
-    return str(error.strerror if isinstance(error, OSError) else error)
+    text = str(error.strerror if isinstance(error, OSError) else error)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)  # it can quote what is damaged
 
 
 def _is_racy(facts: Facts, read_at_ns: int) -> bool:

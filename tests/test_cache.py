@@ -299,8 +299,10 @@ def test_durable_is_what_came_before(home: Path, monkeypatch: pytest.MonkeyPatch
     remember(cache, "/tree/1", known_of(1))
     cache.save(True)
     remember(cache, "/tree/2", known_of(2))
+    assert found_in(cache, 3) == 3
     cache.save(False)
     cache.save(False)
+    assert found_in(cache, 3) == 3
     cache.close()
     monkeypatch.setattr(cache_module, "_boot_id", lambda: "another boot")
     cache = opened(home)
@@ -575,6 +577,15 @@ def test_a_page_lost_from_the_middle(home: Path, whole: bytes) -> None:
         for page in (bytes(4096), b"\xff" * 4096, whole[:4096], random.Random(n).randbytes(4096)):
             placed(home, whole[:n] + page + whole[n + 4096 :])
             damage(home)
+
+
+@pytest.mark.parametrize("piece", [b"\xff\xfe", b"\n\n", b"\x1b["])
+def test_what_is_damaged_is_not_shown_as_it_is(home: Path, whole: bytes, piece: bytes) -> None:
+    assert whole.count(b"CREATE TABLE files") == 1
+    placed(home, whole.replace(b"TABLE files", b"TAB" + piece + b" files"))
+    warning = damage(home)
+    assert "is thrown away, files are read again: " in warning
+    assert warning.isprintable()
 
 
 @settings(max_examples=200)
