@@ -65,6 +65,7 @@ class Plan:
         self.places: dict[Kind, list[Place]] = {"file": [], "directory": [], "link": [], "fifo": []}
         self._fill()
         self.directories = self._known_directories()
+        self.selected = {place.path for place in self.places["directory"] if place.problem is None}
         self.not_read = _suffixes([*_section(trailer, "unreadable"), *_section(trailer, "skipped")])
 
     def _all(self) -> Iterator[tuple[Kind, str]]:
@@ -146,8 +147,8 @@ class Plan:
 
     def tops(self) -> list[str]:
         """The selected directories that are in no other."""
-        paths = {place.path for place in self.places["directory"] if place.problem is None}
-        return sorted(path for path in paths if not any(directory in paths for directory in above(path)))
+        selected = self.selected
+        return sorted(path for path in selected if not any(directory in selected for directory in above(path)))
 
     def kept(self) -> set[str]:
         """All paths that belong to the archive."""

@@ -165,7 +165,7 @@ def restore_archive(
         plan.check_delete()
     with (
         many_open_files() as most,
-        Directories(into, most, private=plan.directories, make=not options.dry_run) as directories,
+        Directories(into, most, private=plan.directories, ours=plan.selected, make=not options.dry_run) as directories,
     ):
         run = _Run(plan, blobs, key, directories, options, report or Silent())
         run.start()
@@ -388,12 +388,10 @@ class _Run:
 
         Those that were made on the way to something get theirs, too. They are above all that is selected.
         """
-        places = self.plan.places["directory"]
-        selected = {place.path for place in places}
-        self._restore_deepest_first(places)
-        known = self.plan.directories
+        known, selected = self.plan.directories, self.plan.selected
+        self._restore_deepest_first(self.plan.places["directory"])
         on_the_way = [path for path in self.directories.made if path in known and path not in selected]
-        self._restore_deepest_first([Place(-1, known[path], path) for path in on_the_way])
+        self._restore_deepest_first(Place(-1, known[path], path) for path in on_the_way)
 
     def _restore_deepest_first(self, places: Iterable[Place]) -> None:
         for place in sorted(places, key=lambda place: place.path.count("/"), reverse=True):

@@ -338,6 +338,36 @@ def test_others_than_root_get_files_of_their_own() -> None:
         in_child(test)
 
 
+@ROOT
+def test_directories_that_their_owner_may_not_write_to_are_restored_into_again() -> None:
+    def test() -> None:
+        for name in ("d/e/f", "d/g/h", "alone/x"):
+            write(work.tree / name, name.encode())
+        for name in ("d/e", "d/g", "d", "alone"):
+            (work.tree / name).chmod(0o555)
+        made = archive_of(work.tree)
+        work.restore(made)
+        for name in ("d", "d/e", "alone"):
+            (work.out / name).chmod(0o755)
+        (work.out / "d" / "e" / "f").unlink()
+        (work.out / "d" / "e").rmdir()
+        write(work.out / "d" / "surplus", b"1")
+        write(work.out / "alone" / "x", b"changed")
+        for name in ("d", "alone"):
+            (work.out / name).chmod(0o555)
+        assert work.restore(made, names=["alone/x"], overwrite="if-changed").exit_code == 3, "alone is not selected"
+        assert work.messages() == ["alone/x: cannot be written: Permission denied"]
+        assert work.restore(made, overwrite="if-changed", delete=True).exit_code == 0
+        assert work.told.of("deleted") == ["d/surplus"]
+        assert tree_at(work.out) == tree_at(work.tree)
+        for path in (*work.tree.rglob("*"), *work.out.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755)
+
+    with as_nobody() as work:
+        in_child(test)
+
+
 def test_archives_of_pog_come_back_with_its_times_and_modes(work: Work) -> None:
     made = Archive()
     made.add("a/b", b"x" * 25_000, layout="stream")
