@@ -1,19 +1,25 @@
 """Manifests: which blobs make which files, as sealed bytes and back. No I/O, no policy.
 
-FORMAT.md, "The manifest" and "The trailer". create.py collects entries and gets the bytes to store; restore.py gets
-the entries of bytes that it fetched. With a key pair an index of all blob names stands in front, which the public
-key alone opens; the entries need the private key. What does not parse or authenticate is CorruptManifest; only a
-header that does not unwrap is WrongKey.
+FORMAT.md, "The manifest", "Further keys" and "The trailer". create.py adds entries to a Writer, which keeps them as
+compressed JSON only, and gets the bytes to store; restore.py gets the entries of bytes that it fetched, each decoded
+when it is looked at, so that a million of them cost little either way. With a key pair an index of all blob names
+stands in front, which the public key alone opens; the entries need the private key. What does not parse or
+authenticate is CorruptManifest; only a header that does not unwrap is WrongKey.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import msgspec
+import zstandard
 
 from pogfast._engine import compress, decompress, random_bytes, secretbox, secretbox_open
 from pogfast.errors import CorruptManifest, WrongKey
@@ -21,27 +27,97 @@ from pogfast.keys import KEY_SIZE, Key
 
 BOX = 40
 INDEX_HEADER = BOX + 4 + KEY_SIZE
+ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 PADDING_MAGIC = bytes.fromhex("502a4d18")
 TRAILER_MAGIC = bytes.fromhex("5e2a4d18")
+LEVEL = 3
+# JSON waits until there is this much before it is compressed: a call for each entry would cost as much as the work.
+PIECE = 1 << 18
 # 43 letters of urlsafe base64 for 32 bytes; the last carries 4 bits, so its low 2 are zero.
 BLOB_NAME = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]=")
+# Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
+MOST_NS = 2**63 - 1
+MOST_SIZE = 2**63 - 1
+
+ENCODER = msgspec.json.Encoder()
+DECODER = msgspec.json.Decoder()
+ENTRIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+JSON = json.JSONDecoder()
+# What stands between the values of a JSON text.
+MARK = re.compile(r"[ \t\n\r]*([{}:,])[ \t\n\r]*")
 
 
 @dataclass(slots=True)
 class Entry:
-    """One file: its blobs in order, its times in seconds, and whatever further keys its writer gave it."""
+    """One file: its blobs in order, its times in seconds, and whatever further keys its writer gave it.
+
+    `origin` is where it was read, for messages. Properties raise CorruptManifest when the key that they tell of is
+    malformed, so that an entry whose further keys nobody needs can still be restored.
+    """
 
     blobs: list[str]
     atime: float
     mtime: float
     more: dict[str, Any] = field(default_factory=dict)
+    origin: str = field(default="an entry", compare=False, repr=False)
+
+    @property
+    def size(self) -> int | None:
+        """Plain bytes of the file; None when the manifest does not say."""
+        size = self.more.get("size")
+        if size is None:
+            known = not self.blobs or self.more.get("sizes") is not None
+            return sum(self.sizes or []) if known else None
+        if not _is_length(size):
+            raise CorruptManifest(f"{self.origin}: its size is malformed")
+        return int(size)
+
+    @property
+    def sizes(self) -> list[int] | None:
+        """Plain bytes of each blob, where every blob is a frame of its own; None for a stream of several blobs, and
+        when the manifest does not say."""
+        sizes = self.more.get("sizes")
+        known = self.more.get("size") is not None
+        if sizes is None:
+            return [self.size or 0] if known and len(self.blobs) == 1 else None
+        if not isinstance(sizes, list) or len(sizes) != len(self.blobs) or not all(map(_is_length, sizes)):
+            raise CorruptManifest(f"{self.origin}: the sizes of its blobs are malformed")
+        if not _is_length(sum(sizes)) or (known and sum(sizes) != self.size):
+            raise CorruptManifest(f"{self.origin}: the sizes of its blobs do not add up")
+        return sizes
+
+    @property
+    def mtime_ns(self) -> int:
+        """Nanoseconds since 1970, at most what the engine can tell."""
+        return self._ns("mtime_ns", self.mtime)
+
+    @property
+    def atime_ns(self) -> int:
+        """Nanoseconds since 1970, at most what the engine can tell."""
+        return self._ns("atime_ns", self.atime)
+
+    def _ns(self, exact: str, seconds: float) -> int:
+        ns = self.more.get(exact)
+        if ns is None:
+            whole = math.floor(seconds)  # cut as os.utime cuts, so that a file gets the time that pog would give it
+            ns = whole * 10**9 + math.floor((seconds - whole) * 1e9)
+        elif not isinstance(ns, int) or isinstance(ns, bool):
+            raise CorruptManifest(f"{self.origin}: its {exact} is malformed")
+        return max(-MOST_NS, min(ns, MOST_NS))
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_SIZE
 
 
 @dataclass(slots=True)
 class Manifest:
-    """An archive's entries by archived name, in order, and its trailer."""
+    """An archive's entries by archived name, in order, and its trailer.
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    The entries of an opened one are decoded anew each time they are looked at, and raise CorruptManifest then.
+    """
+
+    entries: Mapping[str, Entry] = field(default_factory=dict)
     trailer: dict[str, Any] | None = None
 
     def blob_names(self) -> list[str]:
@@ -53,52 +129,124 @@ def is_blob_name(text: str) -> bool:
     return BLOB_NAME.fullmatch(text) is not None
 
 
+class Writer:
+    """A manifest that is being written: of each entry its compressed JSON is kept, and its name.
+
+    With a key pair also the names of all blobs, for the index.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+        self._names: set[str] = set()
+        self._blobs = bytearray()
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
+        self._frame = bytearray()
+        self._size = 0
+        self._waiting = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Raises ValueError when there is an entry of this name already."""
+        if name in self._names:
+            raise ValueError(f"there are two entries of the name {name!r}")
+        facts = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
+        if entry.more:
+            facts |= {**entry.more, **facts}
+        self._waiting += b"," if self._names else b"{"
+        self._waiting += _dumps(name)
+        self._waiting += b":"
+        self._waiting += _dumps(facts)
+        self._names.add(name)
+        if self._key.asymmetric:
+            for blob in entry.blobs:
+                self._blobs += blob.encode() + b"\n"
+        if len(self._waiting) >= PIECE:
+            self._compress()
+
+    def seal(self, trailer: dict[str, Any] | None = None) -> bytes:
+        """The bytes of the manifest's file; with a key pair the index stands in front. The writer is spent then."""
+        self._waiting += b"}" if self._names else b"{}"
+        self._compress()
+        self._names.clear()
+        frames = self._frame
+        frames += self._compressor.flush()
+        _write_size(frames, self._size)
+        if trailer is not None:
+            content = compress(_dumps(trailer), LEVEL)
+            frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
+        file_key = random_bytes(KEY_SIZE)
+        _pad(frames)
+        box = secretbox(file_key, frames)
+        frames.clear()
+        index = _seal_index(self._blobs, self._key) if self._key.asymmetric else b""
+        return b"".join((index, self._key.wrap(file_key), box))
+
+    def _compress(self) -> None:
+        self._size += len(self._waiting)
+        self._frame += self._compressor.compress(self._waiting)
+        self._waiting.clear()
+
+
 def seal(manifest: Manifest, key: Key) -> bytes:
     """The bytes of the manifest's file; with a key pair the index stands in front."""
-    entries = {
-        path: {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime, **entry.more}
-        for path, entry in manifest.entries.items()
-    }
-    frames = compress(json.dumps(entries).encode())
-    if manifest.trailer is not None:
-        content = compress(json.dumps(manifest.trailer).encode())
-        frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
-    file_key = random_bytes(KEY_SIZE)
-    full = key.wrap(file_key) + secretbox(file_key, _padded(frames))
-    return _seal_index(manifest, key) + full if key.asymmetric else full
+    writer = Writer(key)
+    for name, entry in manifest.entries.items():
+        writer.add(name, entry)
+    return writer.seal(manifest.trailer)
 
 
-def _seal_index(manifest: Manifest, key: Key) -> bytes:
+def _dumps(value: Any) -> bytes:
+    try:
+        return ENCODER.encode(value)
+    except UnicodeEncodeError:  # a name that is not UTF-8: its surrogates are escaped, as pogcli escapes them
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _write_size(frame: bytearray, size: int) -> None:
+    """Puts the content's size into the header of a frame that was begun when it was not known: pog reads no other."""
+    assert frame[4] == 0, "zstd's header says: no size, no checksum, no dictionary; a window follows"
+    frame[4] = 0b11 << 6  # the size has 8 bytes
+    frame[6:6] = size.to_bytes(8, "little")
+
+
+def _seal_index(blobs: bytearray, key: Key) -> bytes:
+    """`blobs` are names, a line each."""
     file_key = random_bytes(KEY_SIZE)
-    box = secretbox(file_key, _padded(compress(json.dumps(sorted(manifest.blob_names())).encode())))
+    frame = bytearray(compress(ENCODER.encode(sorted(blobs.decode().split())), LEVEL))
+    _pad(frame)
+    box = secretbox(file_key, frame)
     return secretbox(key.secret, len(box).to_bytes(4, "big") + file_key) + box
 
 
-def _padded(frames: bytes) -> bytes:
+def _pad(frames: bytearray) -> None:
     n = len(frames) % 256
-    return frames + PADDING_MAGIC + n.to_bytes(4, "little") + random_bytes(n)
+    frames += PADDING_MAGIC + n.to_bytes(4, "little") + random_bytes(n)
 
 
 def open(data: bytes, key: Key, name: str) -> Manifest:
-    """The manifest in the bytes of its file; `name` is for messages. Raises WrongKey and CorruptManifest."""
-    if not key.can_open:
-        raise WrongKey(f"{name}: an encryption key cannot open it", hint="use --decryption-keyfile")
-    full = data
-    if key.asymmetric:
-        _, length = _index_header(data, key, name)
-        full = data[INDEX_HEADER + length :]
-    if len(full) < key.header_size + BOX:
-        raise CorruptManifest(f"{name} is too short to be a manifest")
-    try:
-        file_key = key.unwrap(full[: key.header_size])
-    except WrongKey as error:
-        if key.asymmetric:  # the index opened, so the key is right
-            raise CorruptManifest(f"{name} is damaged: its header does not unwrap") from error
-        raise WrongKey(f"{name}: this key does not open it, or it is not a manifest") from error
-    payload = secretbox_open(file_key, full[key.header_size :])
-    if payload is None:
-        raise CorruptManifest(f"{name} is damaged or cut short")
-    return Manifest(_entries(_json(payload, name), name), _trailer(payload, name))
+    """The manifest in the bytes of its file; `name` is for messages. Raises WrongKey and CorruptManifest.
+
+    An entry that is JSON, but malformed, raises CorruptManifest when it is looked at.
+    """
+    frames = _open_frames(data, key, name)
+    del data  # each of these has the size of the archive's names and facts: none stays longer than it is needed
+    trailer = _trailer(frames, name)
+    with _parsing(name):
+        text = _text(frames)
+        frames.clear()
+        try:
+            return Manifest(_Entries(ENTRIES.decode(text), name), trailer)
+        except (ValueError, RecursionError):  # a name that is not UTF-8; or it is no JSON
+            latin = text.decode("latin-1")
+            del text
+            return Manifest(_Entries(_scan(latin), name), trailer)
+
+
+def open_trailer(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
+    """The trailer of a manifest, None where there is none; its entries are not parsed. Raises as `open` does."""
+    return _trailer(_open_frames(data, key, name), name)
 
 
 def open_index(data: bytes, key: Key, name: str) -> list[str]:
@@ -110,7 +258,11 @@ def open_index(data: bytes, key: Key, name: str) -> list[str]:
     payload = secretbox_open(file_key, data[INDEX_HEADER : INDEX_HEADER + length])
     if payload is None:
         raise CorruptManifest(f"{name}: its index is damaged or cut short")
-    return _blob_names(_json(payload, name), name)
+    with _parsing(name):
+        blobs = _loads(decompress(payload))
+    if not _are_blob_names(blobs):
+        raise CorruptManifest(f"{name}: its index is malformed")
+    return list(blobs)
 
 
 def _index_header(data: bytes, key: Key, name: str) -> tuple[bytes, int]:
@@ -123,69 +275,187 @@ def _index_header(data: bytes, key: Key, name: str) -> tuple[bytes, int]:
     return header[4:], int.from_bytes(header[:4], "big")
 
 
-def _json(payload: bytes, name: str) -> Any:
+class _Frame(NamedTuple):
+    """One zstd frame; of a skippable one the content."""
+
+    magic: bytes
+    data: memoryview
+
+
+def _open_frames(data: bytes, key: Key, name: str) -> list[_Frame]:
+    payload = _payload(data, key, name)
+    with _parsing(name):
+        return list(_frames(payload))
+
+
+def _payload(data: bytes, key: Key, name: str) -> bytes:
+    """What the box behind the index holds."""
+    if not key.can_open:
+        raise WrongKey(f"{name}: an encryption key cannot open it", hint="use --decryption-keyfile")
+    full = memoryview(data)
+    if key.asymmetric:
+        _, length = _index_header(data, key, name)
+        full = full[INDEX_HEADER + length :]
+    if len(full) < key.header_size + BOX:
+        raise CorruptManifest(f"{name} is too short to be a manifest")
     try:
-        return json.loads(decompress(payload))
-    except (ValueError, RecursionError) as error:
-        raise CorruptManifest(f"{name} does not parse: {error}") from error
+        file_key = key.unwrap(bytes(full[: key.header_size]))
+    except WrongKey as error:
+        if key.asymmetric:  # the index opened, so the key is right
+            raise CorruptManifest(f"{name} is damaged: its header does not unwrap") from error
+        raise WrongKey(f"{name}: this key does not open it, or it is not a manifest") from error
+    payload = secretbox_open(file_key, full[key.header_size :])
+    if payload is None:
+        raise CorruptManifest(f"{name} is damaged or cut short")
+    return payload
 
 
-def _entries(content: Any, name: str) -> dict[str, Entry]:
-    if not isinstance(content, dict):
-        raise CorruptManifest(f"{name} is not a manifest: it holds no entries")
-    return {path: _entry(path, facts, name) for path, facts in content.items()}
+def _frames(payload: bytes) -> Iterator[_Frame]:
+    """Every frame of a payload, found by its own length. ValueError when one is cut short, or none."""
+    view, at = memoryview(payload), 0
+    while at < len(view):
+        magic = payload[at : at + 4]
+        if magic == ZSTD_MAGIC:
+            begin, end = at, _frame_end(view, at)
+        elif magic[1:] == PADDING_MAGIC[1:] and magic[0] >> 4 == PADDING_MAGIC[0] >> 4:  # 50 to 5F: skippable
+            begin, end = at + 8, at + 8 + int.from_bytes(view[at + 4 : at + 8], "little")
+        else:
+            raise ValueError("it is not made of zstd frames")
+        if end > len(view):
+            raise ValueError("a zstd frame is cut short")
+        yield _Frame(magic, view[begin:end])
+        at = end
 
 
-def _entry(path: str, facts: Any, name: str) -> Entry:
-    if not isinstance(facts, dict):
-        raise CorruptManifest(f"{name}: the entry {path} is malformed")
-    more = dict(facts)
-    blobs = _blob_names(more.pop("blobs", None), name)
-    return Entry(blobs, _time(more.pop("atime", None), name), _time(more.pop("mtime", None), name), more)
+def _frame_end(payload: memoryview, at: int) -> int:
+    """Where the zstd frame at `at` ends (RFC 8878, 3.1.1): header, blocks, checksum. Beyond the payload when cut."""
+    descriptor = payload[at + 4] if at + 4 < len(payload) else 0
+    single = descriptor >> 5 & 1  # then there is no window, and a size always
+    at += 5 + (1 - single) + (0, 1, 2, 4)[descriptor & 3] + (single, 2, 4, 8)[descriptor >> 6]
+    last = 0
+    while not last and at < len(payload):
+        block = int.from_bytes(payload[at : at + 3], "little")
+        last, repeats, size = block & 1, block >> 1 & 3 == 1, block >> 3
+        at += 3 + (1 if repeats else size)
+    if not last:
+        raise ValueError("a zstd frame is cut short")
+    return at + 4 * (descriptor >> 2 & 1)
 
 
-def _blob_names(content: Any, name: str) -> list[str]:
-    if not isinstance(content, list) or not all(isinstance(blob, str) and is_blob_name(blob) for blob in content):
-        raise CorruptManifest(f"{name}: a list of blobs is malformed")
-    return content
-
-
-def _time(value: Any, name: str) -> float:
-    # JSON has NaN, infinities, and integers beyond what a float holds: not one of them is a time.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise CorruptManifest(f"{name}: an entry's time is malformed")
-    return value
-
-
-def _trailer(payload: bytes, name: str) -> dict[str, Any] | None:
-    """The object between the entries' frame and the padding."""
-    for magic, content in _skippable_frames(payload):
-        if magic == TRAILER_MAGIC:
-            trailer = _json(content, name)
+def _trailer(frames: list[_Frame], name: str) -> dict[str, Any] | None:
+    """The object in the first frame of the trailer's magic."""
+    for frame in frames:
+        if frame.magic == TRAILER_MAGIC:
+            with _parsing(name):
+                trailer = _loads(decompress(frame.data))
             if not isinstance(trailer, dict):
                 raise CorruptManifest(f"{name}: its trailer is malformed")
             return trailer
     return None
 
 
-def _skippable_frames(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """(magic, content) of the skippable frames at the end. The first frame's length is not written anywhere, so a
-    frame counts when it and all behind it reach exactly to the end."""
-    at = payload.find(TRAILER_MAGIC)
-    while at >= 0:
-        frames = _frames_to_end(payload, at)
-        if frames:
-            yield from frames
-            return
-        at = payload.find(TRAILER_MAGIC, at + 1)
+def _text(frames: list[_Frame]) -> bytes:
+    """The JSON of the entries."""
+    content = [frame.data for frame in frames if frame.magic == ZSTD_MAGIC]
+    if len(content) == 1:
+        size = zstandard.frame_content_size(content[0])
+        # A block of 4 bytes holds 128 KiB at most: what says more is not believed, or it would be allocated.
+        if 0 < size <= len(content[0]) << 15:
+            return zstandard.ZstdDecompressor().decompress(content[0])  # once, where `decompress` joins pieces
+    return decompress(b"".join(content))
 
 
-def _frames_to_end(payload: bytes, at: int) -> list[tuple[bytes, bytes]]:
-    frames = []
-    while at < len(payload):
-        magic, size = payload[at : at + 4], int.from_bytes(payload[at + 4 : at + 8], "little")
-        if magic not in (TRAILER_MAGIC, PADDING_MAGIC) or at + 8 + size > len(payload):
-            return []
-        frames.append((magic, payload[at + 8 : at + 8 + size]))
-        at += 8 + size
-    return frames
+@contextlib.contextmanager
+def _parsing(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, RecursionError, zstandard.ZstdError) as error:
+        raise CorruptManifest(f"{name} does not parse: {error}") from error
+
+
+def _loads(text: bytes | msgspec.Raw) -> Any:
+    """The value of a JSON text. ValueError and RecursionError when it is none."""
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError):  # lone surrogates, NaN: only the standard library reads these
+        return json.loads(bytes(text))
+
+
+def _scan(text: str) -> dict[str, bytes]:
+    """The members of a JSON object as their bytes, as ENTRIES takes it apart, of a text with lone surrogates.
+
+    It is UTF-8 read as Latin-1, so that a character takes one byte whatever the names hold. One pair after the
+    other, since a million entries as dictionaries would take gigabytes. Raises ValueError.
+    """
+    members: dict[str, bytes] = {}
+    mark, at = _mark(text, 0, "{")
+    if text.startswith("}", at):
+        mark, at = _mark(text, at, "}")
+    while mark != "}":
+        name, at = _value(text, at)
+        if not name.startswith(b'"'):
+            raise ValueError(f"a name is expected at byte {at - len(name)}")
+        _, at = _mark(text, at, ":")
+        members[json.loads(name)], at = _value(text, at)
+        mark, at = _mark(text, at, ",}")
+    if at < len(text):
+        raise ValueError(f"it goes on behind its end at byte {at}")
+    return members
+
+
+def _mark(text: str, at: int, wanted: str) -> tuple[str, int]:
+    found = MARK.match(text, at)
+    if not found or found[1] not in wanted:
+        raise ValueError(f"one of {wanted} is expected at byte {at}")
+    return found[1], found.end()
+
+
+def _value(text: str, at: int) -> tuple[bytes, int]:
+    """(the bytes of the JSON value at `at`, where it ends)."""
+    _, end = JSON.raw_decode(text, at)
+    return text[at:end].encode("latin-1"), end
+
+
+class _Entries(Mapping[str, Entry]):
+    """Entries as JSON, each decoded when it is looked at."""
+
+    __slots__ = ("_manifest", "_members")
+
+    def __init__(self, members: Mapping[str, msgspec.Raw | bytes], manifest: str) -> None:
+        self._members = members
+        self._manifest = manifest
+
+    def __getitem__(self, name: str) -> Entry:
+        """Raises CorruptManifest when it is malformed."""
+        return _entry(self._members[name], f"{self._manifest}: the entry {name}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._members
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+
+def _entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
+    with _parsing(origin):
+        more = _loads(text)
+    if not isinstance(more, dict):
+        raise CorruptManifest(f"{origin} is malformed")
+    blobs, atime, mtime = more.pop("blobs", None), more.pop("atime", None), more.pop("mtime", None)
+    if not _are_blob_names(blobs):
+        raise CorruptManifest(f"{origin}: its list of blobs is malformed")
+    if not _is_time(atime) or not _is_time(mtime):
+        raise CorruptManifest(f"{origin}: one of its times is malformed")
+    return Entry(blobs, atime, mtime, more, origin)
+
+
+def _are_blob_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(blob, str) and is_blob_name(blob) for blob in value)
+
+
+def _is_time(value: object) -> bool:
+    # JSON has NaN, infinities, and integers beyond what a float holds: not one of them is a time.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
