@@ -80,10 +80,12 @@ class Plan:
         for number, (kind, name) in enumerate(self._all()):
             if not self.choice.picks(plain_path(name), kind == "directory"):
                 continue
-            size, first = _size_and_first(self.entries[name].more) if kind == "file" else (0, "")
+            size, first = 0, ""
             try:
+                if kind == "file":
+                    size, first = self._size_and_first(name)
                 path = self.target(name, kind)
-            except UnsafePath as error:
+            except PogfastError as error:
                 self.places[kind].append(Place(number, name, "", size, first, error))
                 continue
             if path is None:
@@ -96,6 +98,12 @@ class Plan:
             for index, place in enumerate(places):
                 if place.problem is None and self._differ((kind, place.name), last[place.path]):
                     places[index] = superseded(place)
+
+    def _size_and_first(self, name: str) -> tuple[int, str]:
+        """Raises CorruptManifest."""
+        entry = self.entries[name]
+        first = entry.more.get("hardlink")
+        return entry.size or 0, first if isinstance(first, str) else ""
 
     def target(self, name: str, kind: Kind) -> str | None:
         """The path where something goes; None when nothing is left of it. Raises UnsafePath."""
@@ -174,11 +182,6 @@ def _section(trailer: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise CorruptManifest(f"the archive's trailer is malformed: {key}")
     return section
-
-
-def _size_and_first(more: Mapping[str, Any]) -> tuple[int, str]:
-    size, first = more.get("size"), more.get("hardlink")
-    return size if type(size) is int and size > 0 else 0, first if isinstance(first, str) else ""
 
 
 def _suffixes(paths: Iterable[str]) -> set[str]:

@@ -24,7 +24,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, metadata_of, set_metadata
 from pogfast.plan import Contents, Place, Plan
-from pogfast.restore import Outcome, batches, cannot_write, restore_batch, sizes_of
+from pogfast.restore import Outcome, batches, cannot_write, restore_batch
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -250,7 +250,7 @@ class _Run:
             self.directories.open(parent_of(place.path)),
             os.fsencode(leaf_of(place.path)),
             entry.blobs,
-            sizes_of(place.name, entry),
+            entry.sizes,
             -1 if entry.size is None else entry.size,
             entry.atime_ns,
             entry.mtime_ns,
