@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"manifest", "keys", "stores", "stores.local", "_engine", "errors"},
         "story 2: never knows create; names and sweeps unfinished files as local stores do",
     ),
+    "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
     "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
     "pog": (
         {"", "inputs", "create", "restore", "stores", "keys", "errors"},
