@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"restore", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
+    "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
     "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
     "pog": (
         {"", "inputs", "create", "restore", "stores", "keys", "errors"},
