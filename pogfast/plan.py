@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pogfast.directories import above, parent_of, plain_path, safe_path
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
 from pogfast.manifest import Entry
+from pogfast.patterns import Patterns
 
 Kind = Literal["file", "directory", "link", "fifo"]
 # Where the trailer has what is no file.
@@ -78,7 +79,7 @@ class Plan:
     def _fill(self) -> None:
         last: dict[str, tuple[Kind, str]] = {}
         for number, (kind, name) in enumerate(self._all()):
-            if not self.choice.picks(plain_path(name), kind == "directory"):
+            if not self.choice.picks(plain_path(name)):
                 continue
             size, first = 0, ""
             try:
@@ -170,11 +171,11 @@ class Plan:
                     kept.add(path)
         return kept
 
-    def must_stay(self, path: str, is_directory: bool) -> bool:
+    def must_stay(self, path: str) -> bool:
         """Whether something is kept although the archive does not have it: it is excluded, or could not be archived."""
         [prefix] = self.prefixes
         name = f"{prefix}/{path}".strip("/")
-        return name in self.not_read or self.choice.excludes(name, is_directory)
+        return name in self.not_read or self.choice.excludes(name)
 
 
 def _section(trailer: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -193,48 +194,38 @@ def _suffixes(paths: Iterable[str]) -> set[str]:
     return names
 
 
-class _Matcher(Protocol):
-    def matches(self, name: str, is_directory: bool) -> bool: ...
-
-
 class Choice:
     """What `names` (none: everything) select of an archive that holds `paths`, without what `exclude` matches.
 
-    A name that is a path, or a directory above one, is taken as such; any other is a pattern of restic's rules.
+    A name that is a path, or a directory above one, is that and all below; any other is a pattern of restic's rules.
+    What is below an excluded directory is excluded, as create does not look into one. Raises UsageError for what can
+    be no pattern.
     """
 
     def __init__(self, names: Collection[str], exclude: Collection[str], paths: Iterable[str]) -> None:
         given = {name: plain_path(name) for name in names}
         self.exact = _found(set(given.values()), paths) if given else {""}
-        self.patterns = {name: _compiled([name]) for name, path in given.items() if path not in self.exact}
-        self.unmatched = set(self.patterns)
-        self.excluding = _compiled(exclude) if exclude else None
+        self.patterns = {name: Patterns([name]) for name, path in given.items() if path not in self.exact}
+        self.unmatched = dict.fromkeys(self.patterns)
+        self.excluding = Patterns(list(exclude))
         self.chosen = {"": "" in self.exact}
         self.excluded = {"": False}
 
-    def picks(self, path: str, is_directory: bool) -> bool:
+    def picks(self, path: str) -> bool:
         inside = _inherited(self.chosen, parent_of(path), self._matches)
-        return (self._matches(path, is_directory) or inside) and not self.excludes(path, is_directory)
+        return (self._matches(path) or inside) and not self.excludes(path)
 
-    def excludes(self, path: str, is_directory: bool) -> bool:
-        if self.excluding is None:
-            return False
+    def excludes(self, path: str) -> bool:
         matches = self.excluding.matches
-        return matches(path, is_directory) or _inherited(self.excluded, parent_of(path), matches)
+        return bool(self.excluding) and (matches(path) or _inherited(self.excluded, parent_of(path), matches))
 
-    def _matches(self, path: str, is_directory: bool) -> bool:
+    def _matches(self, path: str) -> bool:
         found = path in self.exact
         for name, pattern in self.patterns.items():
-            if pattern.matches(path, is_directory):
+            if pattern.matches(path):
                 found = True
-                self.unmatched.discard(name)
+                self.unmatched.pop(name, None)
         return found
-
-
-def _compiled(patterns: Collection[str]) -> _Matcher:
-    from pogfast.patterns import Patterns  # here, because most restores have none
-
-    return Patterns(list(patterns))
 
 
 def _found(wanted: set[str], paths: Iterable[str]) -> set[str]:
@@ -251,7 +242,7 @@ def _found(wanted: set[str], paths: Iterable[str]) -> set[str]:
     return found | (directories & wanted)
 
 
-def _inherited(known: dict[str, bool], directory: str, matches: Callable[[str, bool], bool]) -> bool:
+def _inherited(known: dict[str, bool], directory: str, matches: Callable[[str], bool]) -> bool:
     """Whether a directory or one above it matches; each is asked once."""
     asked = []
     while directory not in known:
@@ -259,5 +250,5 @@ def _inherited(known: dict[str, bool], directory: str, matches: Callable[[str, b
         directory = parent_of(directory)
     found = known[directory]
     for path in reversed(asked):
-        found = known[path] = matches(path, True) or found
+        found = known[path] = matches(path) or found
     return found

@@ -476,7 +476,7 @@ class _Run:
         """Removes what lies below selected directories and is not in the archive, unless it must stay."""
         kept, must_stay = self.plan.kept(), self.plan.must_stay
         for top in self.plan.tops():
-            if must_stay(top, True):
+            if must_stay(top):
                 continue
             for path, is_directory in self.directories.others(top, kept, must_stay, self._warn):
                 try:

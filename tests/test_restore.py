@@ -501,10 +501,12 @@ def test_a_directory_without_an_entry_of_its_own_is_a_name(work: Work) -> None:
         ([], ["sub", "*.txt"], ["src", "src/a.c", "src/a.h"]),
         (["src", "*.c"], ["sub"], ["src", "src/a.c", "src/a.h"]),
         (["[x].txt"], [], ["[x].txt"]),
+        (["/src/sub/*"], [], ["src/sub/b.c", "src/sub/b.h"]),
+        (["src"], ["src/sub", "!src/sub/b.c"], ["src", "src/a.c", "src/a.h"]),
+        (["src"], ["*.c", "!a.*"], ["src", "src/a.c", "src/a.h", "src/sub", "src/sub/b.h"]),
     ],
 )
 def test_patterns_select(work: Work, names: list[str], exclude: list[str], expected: list[str]) -> None:
-    pytest.importorskip("pogfast.patterns")
     for name in ("src/a.c", "src/a.h", "src/sub/b.c", "src/sub/b.h", "[x].txt", "x.txt"):
         write(work.tree / name, name.encode())
     assert work.restore(archive_of(work.tree), names=names, exclude=exclude).exit_code == 0
@@ -513,13 +515,22 @@ def test_patterns_select(work: Work, names: list[str], exclude: list[str], expec
 
 
 def test_names_that_match_nothing_are_named_and_the_rest_restored(work: Work) -> None:
-    pytest.importorskip("pogfast.patterns")
     furnish(work.tree)
     summary = work.restore(archive_of(work.tree), names=["plain", "nosuch", "no*such", "plain/below"])
     assert work.messages() == [f"{name}: no such file in the archive" for name in ("nosuch", "no*such", "plain/below")]
     assert {type(problem) for problem in summary.problems} == {NoSuchEntry}
     assert summary.exit_code == 3
     assert sorted(tree_at(work.out)) == ["plain"]
+
+
+def test_what_is_no_pattern_is_wrong_usage(work: Work) -> None:
+    made = Archive()
+    made.add("[x", b"1")
+    assert work.restore(made, names=["[x"]).files == 1
+    with pytest.raises(UsageError):
+        work.restore(made, names=["[y"])
+    with pytest.raises(UsageError):
+        work.restore(made, exclude=["[y"])
 
 
 # ---- what is there already -----------------------------------------------------------------------------------------
@@ -1016,7 +1027,6 @@ def test_delete_stays_within_what_is_selected(work: Work) -> None:
 
 
 def test_delete_keeps_what_is_excluded(work: Work) -> None:
-    pytest.importorskip("pogfast.patterns")
     furnish(work.tree)
     made = archive_of(work.tree)
     work.restore(made)
