@@ -77,34 +77,53 @@ class Plan:
                 yield kind, name
 
     def _fill(self) -> None:
-        last: dict[str, tuple[Kind, str]] = {}
+        last: dict[str, int] = {}
         for number, (kind, name) in enumerate(self._all()):
             if not self.choice.picks(plain_path(name)):
                 continue
-            size, first = 0, ""
             try:
-                if kind == "file":
-                    size, first = self._size_and_first(name)
                 path = self.target(name, kind)
-            except PogfastError as error:
-                self.places[kind].append(Place(number, name, "", size, first, error))
+            except UnsafePath as error:
+                self.places[kind].append(Place(number, name, "", problem=error))
                 continue
             if path is None:
                 self.vanished += kind != "directory"
                 continue
             self.prefixes.add(self._prefix(name, path) if self.strip else "")
-            self.places[kind].append(Place(number, name, path, size, first))
-            last[path] = kind, name
-        for kind, places in self.places.items():
-            for index, place in enumerate(places):
-                if place.problem is None and self._differ((kind, place.name), last[place.path]):
-                    places[index] = superseded(place)
+            self.places[kind].append(self._placed(number, kind, name, path))
+            last[path] = number
+        if len(last) < sum(map(len, self.places.values())):
+            self._keep_last(last)
 
-    def _size_and_first(self, name: str) -> tuple[int, str]:
-        """Raises CorruptManifest."""
-        entry = self.entries[name]
-        first = entry.more.get("hardlink")
-        return entry.size or 0, first if isinstance(first, str) else ""
+    def _placed(self, number: int, kind: Kind, name: str, path: str) -> Place:
+        if kind != "file":
+            return Place(number, name, path)
+        try:
+            entry = self.entries[name]
+            first = entry.more.get("hardlink")
+            return Place(number, name, path, entry.size or 0, first if isinstance(first, str) else "")
+        except CorruptManifest as error:
+            return Place(number, name, path, problem=error)
+
+    def _keep_last(self, last: Mapping[str, int]) -> None:
+        """Of what lies at one path the last stays; what is the same is passed over, what is not becomes a problem."""
+        things = {place.number: (kind, place.name) for kind, places in self.places.items() for place in places}
+        for kind, places in self.places.items():
+            kept = []
+            for place in places:
+                if place.problem or place.number == last[place.path]:
+                    kept.append(place)
+                elif self._differ((kind, place.name), things[last[place.path]]):
+                    kept.append(superseded(place))
+            self.places[kind] = kept
+
+    def _differ(self, one: tuple[Kind, str], other: tuple[Kind, str]) -> bool:
+        kind = one[0]
+        if kind != other[0] or kind == "directory":
+            return kind != other[0]
+        if kind == "file":
+            return self.entries[one[1]].blobs != self.entries[other[1]].blobs
+        return bool(self.facts[kind][one[1]] != self.facts[kind][other[1]])
 
     def target(self, name: str, kind: Kind) -> str | None:
         """The path where something goes; None when nothing is left of it. Raises UnsafePath."""
@@ -119,15 +138,6 @@ class Plan:
     def _prefix(self, name: str, path: str) -> str:
         full = plain_path(name)
         return full[: len(full) - len(path)].rstrip("/")
-
-    def _differ(self, one: tuple[Kind, str], other: tuple[Kind, str]) -> bool:
-        """Whether two names at one path are of different things."""
-        kind = one[0]
-        if one == other or kind != other[0] or kind == "directory":
-            return one[0] != other[0]
-        if kind == "file":
-            return self.entries[one[1]].blobs != self.entries[other[1]].blobs
-        return bool(self.facts[kind][one[1]] != self.facts[kind][other[1]])
 
     def _known_directories(self) -> dict[str, str]:
         """Path -> archived name of every directory of the archive, also of those that are only on the way."""

@@ -897,6 +897,16 @@ def test_two_things_at_one_path(work: Work, kind: str) -> None:
     assert tree_at(work.out)["x"][0][:4] == {"link": "0o12", "fifo": "0o10", "directory": "0o40"}[kind]
 
 
+def test_the_same_thing_twice_is_one(work: Work) -> None:
+    made = Archive()
+    for name in ("x", "./x", "/x"):
+        made.add(name, b"1")
+    for section, name in (("links", "l"), ("fifos", "p"), ("directories", "d")):
+        made.trailer[section] |= {name: {"target": "x", "mode": 0o700}, f"./{name}": {"target": "x", "mode": 0o700}}
+    summary = work.restore(made)
+    assert (summary.files, summary.links, summary.fifos, summary.directories, summary.exit_code) == (1, 1, 1, 1, 0)
+
+
 @pytest.mark.parametrize("target", ["", "a\0b", "\ud800", 5, None])
 def test_links_without_a_target_are_named(work: Work, target: object) -> None:
     made = Archive()
@@ -945,9 +955,11 @@ def test_stripped_paths_lie_below_and_lose_their_first_parts(
         assert place.path.split("/") == (parts[strip:] or [""])
         assert ".." not in place.path
         assert place.path or kind == "directory"
-    gone = {name for name in entries if name not in {place.name for kind, place in places if kind == "file"}}
-    assert plan.vanished == len(gone)
-    assert all(len(plain_path(name).split("/")) <= strip for name in gone)
+    parts_of = {name: plain_path(name).split("/") for name in entries}
+    short = [name for name, parts in parts_of.items() if len(parts) <= strip and ".." not in parts and parts != [""]]
+    assert plan.vanished == len(short)
+    there = {tuple(parts_of[place.name]) for kind, place in places if kind == "file"}
+    assert there == {tuple(parts) for name, parts in parts_of.items() if name not in short}, "nothing else is lost"
 
 
 def test_strip_components(work: Work) -> None:
@@ -1066,6 +1078,16 @@ def test_delete_keeps_what_could_not_be_archived(work: Work) -> None:
     work.restore(made, delete=True)
     assert work.told.of("deleted") == ["d/other", "d/sub/other"]
     assert (work.out / "d" / "locked" / "x" / "y").exists()
+
+
+def test_delete_keeps_what_is_malformed_in_the_archive(work: Work) -> None:
+    made = Archive()
+    made.trailer["directories"]["d"] = {"mode": 0o755}
+    made.add("d/f", b"1", size="many")
+    write(work.out / "d" / "f", b"from an older run")
+    write(work.out / "d" / "g", b"1")
+    assert work.restore(made, delete=True).exit_code == 4
+    assert work.told.of("deleted") == ["d/g"]
 
 
 def test_delete_with_stripped_names(work: Work) -> None:
