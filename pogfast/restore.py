@@ -1,29 +1,26 @@
 """Story 2, the mirror of create.py: manifest -> blobs -> files under temporary names -> their own names.
 
-Decides where each entry may lie and what is reported; the engine opens, checks and writes. No entry leaves the
-directory that is restored into, whether by `..`, by an absolute name or through a link. A file that cannot be
-restored is reported and the rest comes back. Blobs are consumed only when every file that needs them is on the disk.
+Decides what is reported; directories.py says where an entry may lie, and the engine opens, checks and writes. What is
+here for itself is pog's restore: files and their times, in place of what is there; recovery.py brings all that was kept
+back, on the same road. A file that cannot be restored is reported and the rest comes back. Blobs are consumed only when
+every file that needs them is on the disk.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import math
 import mmap
 import os
-import stat
 from collections import Counter
-from collections.abc import Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from pogfast import manifest
-from pogfast._engine import VERDICT, Opened, Opener, open_blob, sync_file_system
+from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted, open_blob
+from pogfast.directories import HOPELESS, Directories, leaf_of, many_open_files, parent_of, safe_path
 from pogfast.errors import (
     CorruptBlob,
-    CorruptManifest,
     MissingBlob,
     NoSuchArchive,
     NoSuchEntry,
@@ -36,15 +33,20 @@ from pogfast.errors import (
 )
 from pogfast.keys import Key
 from pogfast.manifest import Entry
+from pogfast.plan import Place, superseded
 from pogfast.stores import Source, open_archive
-from pogfast.stores.local import sweep, temporary_prefix
+from pogfast.stores.local import temporary_prefix
 
-# Directories that are held open at a time; a process may hold 1,024 files by default.
-MOST_DIRECTORIES = 256
-# Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
-MOST_NS = 2**63 - 1
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+
+# Files that the engine is given at a time: what is known of them is in memory.
+MOST_FILES = 32_768
 # Blobs that wait to be consumed: each batch costs one sync.
 CONSUME_BATCH = 256
+
+# What became of something in an archive; "deleted" is what lay below the directory and is not in the archive.
+Outcome = Literal["restored", "unchanged", "refused", "deleted"]
 
 
 class Report(Protocol):
@@ -63,16 +65,6 @@ class Summary:
     problems: list[PogfastError] = field(default_factory=list)
 
 
-class _Place(NamedTuple):
-    """One entry on its way: its number in the archive, its path below the target, and why it cannot go there."""
-
-    number: int
-    name: str
-    entry: Entry
-    parts: tuple[str, ...]
-    problem: PogfastError | None = None
-
-
 def read_archive(archive: str, key: Key) -> manifest.Manifest:
     """The manifest at a path or `local:` URL. Raises NoSuchArchive, WrongKey, CorruptManifest."""
     store, name = open_archive(archive)
@@ -87,146 +79,52 @@ def read_index(archive: str, key: Key) -> list[str]:
         return manifest.open_index(store.get_manifest(name), key, archive)
 
 
-def restore(
-    archive: str,
-    key: Key,
-    into: str,
-    *,
-    names: Collection[str] | None,
-    consume: bool,
-    jobs: int,
-    report: Report,
-) -> Summary:
-    """Restores the entries that `names` selects (None: all) below `into`, in the order of the manifest.
-
-    With `consume` a blob is deleted when every entry that needs it is on the disk, and the manifest when all are.
-    Raises NoSuchArchive, WrongKey, CorruptManifest and StoreError; what is wrong with one entry is reported.
-    """
-    store, manifest_name = open_archive(archive)
-    summary = Summary()
-    with contextlib.closing(store), _Directories(into) as directories:
-        opened = manifest.open(store.get_manifest(manifest_name), key, archive)
-        consumer = _Consumer(opened, store, directories) if consume else None
-
-        def tell(problem: PogfastError) -> None:
-            summary.problems.append(problem)
-            report.problem(problem)
-
-        for batch in _batches(_places(opened, names)):
-            # Closed before the directories are, whatever happens: workers write through their descriptors.
-            with contextlib.closing(_restore_batch(batch, key, store, directories, jobs)) as outcomes:
-                for place in batch:
-                    report.file(place.number + 1, len(opened.entries), place.name)
-                    problem = next(outcomes)
-                    if problem:
-                        tell(problem)
-                        continue
-                    summary.files += 1
-                    if consumer:
-                        consumer.restored(place.entry)
-            directories.close()
-        for name in names or ():
-            if name not in opened.entries:
-                tell(NoSuchEntry(f"{name}: no such file in the archive"))
-        if consumer:
-            consumer.finish(manifest_name if summary.files == len(opened.entries) else None)
-    return summary
+# ---- the road that pog's files and recovery.py's take --------------------------------------------------------------
 
 
-def safe_parts(name: str) -> tuple[str, ...]:
-    """The path of an entry below the directory that is restored into. Raises UnsafePath when it has none there."""
-    parts = tuple(part for part in name.split("/") if part not in ("", "."))
-    if not parts or ".." in parts or "\0" in name:
-        raise UnsafePath(f"{name}: not restored, its path leads out of the directory")
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError as error:
-        raise UnsafePath(f"{name}: not restored, no file here can have this name") from error
-    return parts
-
-
-def _places(opened: manifest.Manifest, names: Collection[str] | None) -> list[_Place]:
-    """Every selected entry with the path where it goes. Of different files that would lie at one path the last is
-    kept."""
-    wanted = None if names is None else set(names)
-    places: list[_Place] = []
-    last: dict[tuple[str, ...], list[str]] = {}
-    for index, (name, entry) in enumerate(opened.entries.items()):
-        if wanted is not None and name not in wanted:
-            continue
-        try:
-            places.append(_Place(index, name, entry, safe_parts(name)))
-            last[places[-1].parts] = entry.blobs
-        except UnsafePath as error:
-            places.append(_Place(index, name, entry, (), error))
-    return [_superseded(place) if place.parts and last[place.parts] != place.entry.blobs else place for place in places]
-
-
-def _superseded(place: _Place) -> _Place:
-    reason = f"{place.name}: not restored, a later entry of the archive has the same path"
-    return place._replace(problem=UnsafePath(reason))
-
-
-def _batches(places: Sequence[_Place]) -> Iterator[list[_Place]]:
-    """Cuts a restore where it would hold too many directories open."""
-    batch: list[_Place] = []
-    parents: set[tuple[str, ...]] = set()
+def batches(places: Iterable[Place], most_directories: int) -> Iterator[list[Place]]:
+    """Cuts a restore where it would hold too many directories open, or too many files in memory."""
+    batch: list[Place] = []
+    parents: set[str] = set()
     for place in places:
-        parents.add(place.parts[:-1])
-        if len(parents) > MOST_DIRECTORIES:
+        parents.add(parent_of(place.path))
+        if len(parents) > most_directories or len(batch) == MOST_FILES:
             yield batch
-            batch, parents = [], {place.parts[:-1]}
+            batch, parents = [], {parent_of(place.path)}
         batch.append(place)
     if batch:
         yield batch
 
 
-def _restore_batch(
-    batch: Sequence[_Place], key: Key, store: Source, directories: _Directories, jobs: int
-) -> Generator[PogfastError | None, None, None]:
-    """For each place in its turn: None when the file is whole and has its name, else what went wrong."""
-    refused: dict[int, PogfastError] = {}
-    files = []
-    for place in batch:
-        try:
-            if place.problem:
-                raise place.problem
-            files.append(_job(place, directories.open(place.parts[:-1])))
-        except PogfastError as error:
-            refused[place.number] = error
-    opener = Opener(
-        key.secret, key.private, key.asymmetric, files, store.blobs, jobs=jobs, temporary=temporary_prefix()
-    )
+def restore_batch(
+    batch: Sequence[Place],
+    ask: Callable[[Place], Wanted | Outcome],
+    key: Key,
+    blobs: BlobDirectory | Callable[[str], Buffer],
+    jobs: int,
+) -> Generator[Opened | Outcome | PogfastError, None, None]:
+    """For each place in its turn what became of it: Opened when the file is whole and has its name now.
+
+    `ask` says what the engine is to do, or that nothing is to be done. To be closed before the directories are,
+    whatever happens: workers write through their descriptors.
+    """
+    asked = [_asked(ask, place) for place in batch]
+    files = [wanted for wanted in asked if isinstance(wanted, Wanted)]
+    opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary_prefix())
     with contextlib.closing(opener.run()) as run:
-        for place in batch:
-            if place.number in refused:
-                yield refused[place.number]
-            else:
-                yield _problem(place, next(run))
+        for place, wanted in zip(batch, asked, strict=True):
+            yield _judged(place.name, wanted.blobs, next(run)) if isinstance(wanted, Wanted) else wanted
 
 
-def _job(place: _Place, directory: int) -> tuple[int, bytes, list[str], list[int] | None, int, int]:
-    """What the engine is asked for. FORMAT.md: `sizes` stands only where every blob is a frame of its own."""
-    entry = place.entry
-    sizes = entry.more.get("sizes")
-    if sizes is not None and not _are_sizes(sizes, len(entry.blobs)):
-        raise CorruptManifest(f"{place.name}: the sizes of its blobs are malformed")
-    return directory, os.fsencode(place.parts[-1]), entry.blobs, sizes, _ns(entry.atime), _ns(entry.mtime)
-
-
-def _are_sizes(sizes: object, count: int) -> bool:
-    return (
-        isinstance(sizes, list)
-        and len(sizes) == count
-        and all(isinstance(size, int) and 0 <= size < 2**63 for size in sizes)
-        and sum(sizes) < 2**63
-    )
-
-
-def _ns(seconds: float) -> int:
-    """Nanoseconds, cut as os.utime cuts them, so that a file gets the time that pog would give it."""
-    whole = math.floor(seconds)
-    return max(-MOST_NS, min(whole * 10**9 + math.floor((seconds - whole) * 1e9), MOST_NS))
+def _asked(ask: Callable[[Place], Wanted | Outcome], place: Place) -> Wanted | Outcome | PogfastError:
+    try:
+        if place.problem:
+            raise place.problem
+        return ask(place)
+    except StoreError:
+        raise
+    except PogfastError as error:
+        return error
 
 
 # What the engine found, as an error. A header that does not unwrap is damage here: the key has opened the manifest.
@@ -237,94 +135,107 @@ DAMAGE: dict[int, tuple[type[PogfastError], str]] = {
     VERDICT["bad frame"]: (CorruptBlob, "does not decompress to the end of the file"),
     VERDICT["not there"]: (MissingBlob, "is missing"),
 }
-# After these no further file can be restored, so the run ends.
-HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 
-def _problem(place: _Place, opened: Opened) -> PogfastError | None:
+def _judged(name: str, blobs: Sequence[str], opened: Opened) -> Opened | PogfastError:
+    """Raises StoreError when no further file can be restored."""
     if opened.verdict == VERDICT["good"]:
-        return None
-    blob = place.entry.blobs[opened.blob] if place.entry.blobs else ""
+        return opened
+    blob = blobs[opened.blob] if blobs else ""
     if opened.verdict in DAMAGE:
         kind, text = DAMAGE[opened.verdict]
-        return kind(f"{place.name}: blob {blob} {text}")
-    reason = os.strerror(opened.errno)
-    if opened.errno in HOPELESS:
-        raise StoreError(f"cannot restore {place.name}: {reason}")
-    if opened.verdict == VERDICT["bad read"]:
-        return TargetError(f"{place.name}: cannot read blob {blob}: {reason}")
-    return TargetError(f"{place.name}: cannot be written: {reason}")
+        return kind(f"{name}: blob {blob} {text}")
+    if opened.verdict == VERDICT["bad read"] and opened.errno not in HOPELESS:
+        return TargetError(f"{name}: cannot read blob {blob}: {os.strerror(opened.errno)}")
+    return cannot_write(name, opened.errno)
 
 
-class _Directories:
-    """Open directories below the one that is restored into: made when needed, never reached through a link."""
+def cannot_write(name: str, code: int) -> TargetError:
+    """Why something could not be made, from an errno. Raises StoreError when no further one could be."""
+    if code in HOPELESS:
+        raise StoreError(f"cannot restore {name}: {os.strerror(code)}")
+    return TargetError(f"{name}: cannot be written: {os.strerror(code)}")
 
-    def __init__(self, into: str) -> None:
+
+# ---- pog's restore -------------------------------------------------------------------------------------------------
+
+
+def restore(
+    archive: str,
+    key: Key,
+    into: str,
+    *,
+    names: Collection[str] | None,
+    consume: bool,
+    jobs: int,
+    report: Report,
+) -> Summary:
+    """As pog does: the entries that `names` selects (None: all) below `into`, in the order of the manifest, in place of
+    files that are there.
+
+    With `consume` a blob is deleted when every entry that needs it is on the disk, and the manifest when all are.
+    Raises NoSuchArchive, WrongKey, CorruptManifest and StoreError; what is wrong with one entry is reported.
+    """
+    store, manifest_name = open_archive(archive)
+    summary = Summary()
+    with contextlib.closing(store), many_open_files() as most, Directories(into, most) as directories:
+        opened = manifest.open(store.get_manifest(manifest_name), key, archive)
+        consumer = _Consumer(opened, store, directories) if consume else None
+
+        def ask(place: Place) -> Wanted:
+            entry = opened.entries[place.name]
+            directory, leaf = directories.open(parent_of(place.path)), os.fsencode(leaf_of(place.path))
+            return Wanted(directory, leaf, entry.blobs, entry.sizes, -1, entry.atime_ns, entry.mtime_ns)
+
+        def tell(problem: PogfastError) -> None:
+            summary.problems.append(problem)
+            report.problem(problem)
+
+        for batch in batches(_places(opened, names), most):
+            with contextlib.closing(restore_batch(batch, ask, key, store.blobs, jobs)) as results:
+                for place in batch:
+                    report.file(place.number + 1, len(opened.entries), place.name)
+                    result = next(results)
+                    if isinstance(result, PogfastError):
+                        tell(result)
+                        continue
+                    summary.files += 1
+                    if consumer:
+                        consumer.restored(opened.entries[place.name])
+            directories.close()
+        for name in names or ():
+            if name not in opened.entries:
+                tell(NoSuchEntry(f"{name}: no such file in the archive"))
+        if consumer:
+            consumer.finish(manifest_name if summary.files == len(opened.entries) else None)
+    return summary
+
+
+def _places(opened: manifest.Manifest, names: Collection[str] | None) -> list[Place]:
+    """Every selected entry with the path where it goes. Of different files that would lie at one path the last is
+    kept."""
+    wanted = None if names is None else set(names)
+    places: list[Place] = []
+    last: dict[str, str] = {}
+    for index, name in enumerate(opened.entries):
+        if wanted is not None and name not in wanted:
+            continue
         try:
-            os.makedirs(into, exist_ok=True)
-            self.root = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
-        except OSError as error:
-            raise StoreError(f"cannot restore into {into}: {error.strerror}") from error
-        self.into = into
-        self.held: dict[tuple[str, ...], int] = {}
+            places.append(Place(index, name, safe_path(name)))
+            last[places[-1].path] = name
+        except UnsafePath as error:
+            places.append(Place(index, name, "", problem=error))
 
-    def __enter__(self) -> _Directories:
-        return self
+    def is_other(name: str, kept: str) -> bool:
+        return name != kept and opened.entries[name].blobs != opened.entries[kept].blobs
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-        os.close(self.root)
-
-    def open(self, parts: tuple[str, ...]) -> int:
-        """A descriptor that stays open until `close`. Raises UnsafePath and TargetError."""
-        if parts not in self.held:
-            directory = os.dup(self.root)
-            for depth, part in enumerate(parts, 1):
-                try:
-                    below = self._step(directory, part, "/".join(parts[:depth]))
-                finally:
-                    os.close(directory)
-                directory = below
-            sweep(directory)
-            self.held[parts] = directory
-        return self.held[parts]
-
-    def _step(self, directory: int, part: str, shown: str) -> int:
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-        try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, dir_fd=directory)
-            return os.open(part, flags, dir_fd=directory)
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(directory, part):
-                raise UnsafePath(f"{shown} is a link: nothing is restored through it") from error
-            if error.errno in HOPELESS:
-                raise StoreError(f"cannot make the directory {shown}: {error.strerror}") from error
-            raise TargetError(f"cannot make the directory {shown}: {error.strerror}") from error
-
-    def close(self) -> None:
-        for directory in self.held.values():
-            os.close(directory)
-        self.held.clear()
-
-    def make_durable(self) -> None:
-        """Returns when all that was restored is on the disk. Raises StoreError."""
-        try:
-            sync_file_system(self.root)
-        except OSError as error:
-            raise StoreError(f"cannot restore into {self.into}: {error.strerror}") from error
-
-
-def _is_link(directory: int, part: str) -> bool:
-    return stat.S_ISLNK(os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode)
+    return [superseded(place) if place.path and is_other(place.name, last[place.path]) else place for place in places]
 
 
 class _Consumer:
     """Deletes each blob when every entry that needs it is on the disk."""
 
-    def __init__(self, opened: manifest.Manifest, store: Source, directories: _Directories) -> None:
+    def __init__(self, opened: manifest.Manifest, store: Source, directories: Directories) -> None:
         self.needed = Counter(blob for entry in opened.entries.values() for blob in set(entry.blobs))
         self.store = store
         self.directories = directories

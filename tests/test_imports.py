@@ -31,10 +31,24 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
     "stores.program": ({"errors"}, "a store knows no other, and a program takes whole files"),
     "create": ({"manifest", "keys", "stores", "_engine", "errors"}, "story 1: never knows restore, flags or patterns"),
-    "restore": (
-        {"manifest", "keys", "stores", "stores.local", "_engine", "errors"},
-        "story 2: never knows create; names and sweeps unfinished files as local stores do",
+    "metadata": ({"errors"}, "what a file has beyond its content, on this system: no archive, no path policy"),
+    "directories": (
+        {"stores.local", "_engine", "errors"},
+        "where a path may lie: no archive, no key; sweeps and names unfinished files as local stores do",
     ),
+    "plan": (
+        {"patterns", "directories", "manifest", "errors"},
+        "what is meant and where it goes, before anything is looked at or fetched",
+    ),
+    "restore": (
+        {"directories", "plan", "manifest", "keys", "stores", "stores.local", "_engine", "errors"},
+        "story 2: never knows create; names unfinished files as local stores do",
+    ),
+    "recovery": (
+        {"restore", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
+        "pogfast's restore on restore's road: never knows create, flags or printing",
+    ),
+    "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
     "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
     "pog": (
         {"", "inputs", "create", "restore", "stores", "keys", "errors"},

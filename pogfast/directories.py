@@ -1,0 +1,303 @@
+"""The directory that is restored into, and those below it: held open, and never reached through a link.
+
+restore.py asks here for descriptors to hand to the engine and for what lies at a path; nothing here knows archives,
+keys or blobs. A path is relative, with `/` between its parts, and "" is the directory itself. Directories are made
+when they are needed; leavings of dead runs are swept from each that is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import resource
+import stat
+from collections.abc import Callable, Container, Iterator
+from types import TracebackType
+
+from pogfast._engine import sync_file_system
+from pogfast.errors import PogfastError, StoreError, TargetError, UnsafePath
+from pogfast.stores.local import sweep, temporary_prefix
+
+# Files that a restore may hold open: most of them are directories. Many systems allow 1,024 unless asked.
+MOST_OPEN = 8192
+# Of these for everything but directories: drafts, blobs, and what the program has open besides.
+KEPT_BACK = 512
+# After these no further file can be restored, so the run ends.
+HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+
+
+def plain_path(name: str) -> str:
+    """An archived name without what means nothing in a path: `/` in front and behind, doubled, and `.` parts."""
+    if name[:1] not in "/." and name[-1] != "/" and "//" not in name and "/." not in name:
+        return name  # nearly all are so, and there may be a million of them
+    return "/".join(part for part in name.split("/") if part not in ("", "."))
+
+
+def safe_path(name: str) -> str:
+    """The path of an entry below the directory that is restored into. Raises UnsafePath when it has none there."""
+    path = plain_path(name)
+    if not path or "\0" in path or (".." in path and ".." in path.split("/")):
+        raise UnsafePath(f"{name}: not restored, its path leads out of the directory")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        raise UnsafePath(f"{name}: not restored, no file here can have this name") from error
+    return path
+
+
+def parent_of(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def leaf_of(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def above(path: str) -> Iterator[str]:
+    """The directories that a path is in, the nearest first, "" the last."""
+    while path:
+        path = parent_of(path)
+        yield path
+
+
+@contextlib.contextmanager
+def many_open_files() -> Iterator[int]:
+    """Lets this process hold more files open for a while. Gives the number of directories that it may hold."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_OPEN if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        yield max(wanted - KEPT_BACK, wanted // 4)
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        wanted = soft
+    try:
+        yield max(wanted - KEPT_BACK, wanted // 4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class Directories:
+    """Open directories below the one that is restored into.
+
+    `most` is how many are held at a time (see `make_room`). Those whose path is in `private` are made for the owner
+    alone, because their permissions come last; those in `ours` get them anew in the end, so that their owner may be
+    allowed to write until then. With `make` false nothing is made; then `open` must not be called.
+    """
+
+    def __init__(
+        self,
+        into: str,
+        most: int,
+        *,
+        private: Container[str] = (),
+        ours: Container[str] = (),
+        make: bool = True,
+    ) -> None:
+        self.into = into
+        self.most = most
+        self.private = private
+        self.ours = ours
+        self.made: set[str] = set()
+        self.held: dict[str, int] = {}
+        self.swept: set[str] = set()
+        self.root = -1
+        try:
+            if make:
+                os.makedirs(into, exist_ok=True)
+            with contextlib.nullcontext() if make else contextlib.suppress(FileNotFoundError):
+                self.root = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise StoreError(f"cannot restore into {into}: {error.strerror}") from error
+
+    def __enter__(self) -> Directories:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if self.root >= 0:
+            os.close(self.root)
+
+    def open(self, path: str) -> int:
+        """A descriptor of a directory, made if need be; it stays open until `close`. Raises UnsafePath, TargetError,
+        and StoreError when no further directory could be made."""
+        if path not in self.held:
+            directory = self._walk(path, self._make)
+            if directory is None:
+                raise TargetError(f"cannot make the directory {path}: it was taken away")
+            self.held[path] = directory
+        if path not in self.swept:
+            self.swept.add(path)
+            if path not in self.made:
+                self._allow(self.held[path], path)
+                sweep(self.held[path])
+        return self.held[path]
+
+    def find(self, path: str) -> int | None:
+        """The same for one that must be there: None when it is not."""
+        if path not in self.held:
+            directory = self._walk(path, self._step)
+            if directory is None:
+                return None
+            self.held[path] = directory
+        return self.held[path]
+
+    def look(self, path: str) -> os.stat_result | None:
+        """What lies at a path, a link as such; None when nothing does. Raises UnsafePath and TargetError."""
+        directory = self.find(parent_of(path))
+        if directory is None:
+            return None
+        try:
+            return os.stat(leaf_of(path), dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise TargetError(f"{path}: cannot be looked at: {error.strerror}") from error
+
+    def make_room(self) -> None:
+        """Closes what is held when it is much. For when no worker writes through it."""
+        if len(self.held) >= self.most:
+            self.close()
+
+    def close(self) -> None:
+        for directory in self.held.values():
+            os.close(directory)
+        self.held.clear()
+
+    def make_durable(self) -> None:
+        """Returns when all that was restored is on the disk. Raises StoreError."""
+        try:
+            sync_file_system(self.root)
+        except OSError as error:
+            raise StoreError(f"cannot restore into {self.into}: {error.strerror}") from error
+
+    def put(
+        self, path: str, replace: bool, make: Callable[[str, int], None], finish: Callable[[int, str], None]
+    ) -> None:
+        """Makes a link or a FIFO, with `replace` in place of a file or link that lies there; whole or not at all.
+
+        `make` gets a name and the directory that it is in, `finish` the directory and the name, while what was there
+        still is. Raises UnsafePath, TargetError, and OSError of either.
+        """
+        directory = self.open(parent_of(path))
+        leaf = leaf_of(path)
+        draft = temporary_prefix().decode() + "0.part" if replace else leaf
+        make(draft, directory)
+        try:
+            finish(directory, draft)
+            if replace:
+                os.rename(draft, leaf, src_dir_fd=directory, dst_dir_fd=directory)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(draft, dir_fd=directory)
+            raise
+
+    def others(
+        self, top: str, kept: Container[str], must_stay: Callable[[str], bool], tell: Callable[[str], None]
+    ) -> list[tuple[str, bool]]:
+        """What lies below a directory and is not in `kept`, as (path, whether it is a directory), the deepest first.
+
+        Left out, with the directories that it is in: what `must_stay`, and what cannot be looked into or is another
+        file system, of which `tell` hears. No link is followed.
+        """
+        waiting, found, staying = [top], [], set[str]()
+        while waiting:
+            path = waiting.pop()
+            self.make_room()
+            try:
+                listed = self._listed(path)
+            except (PogfastError, OSError):
+                tell(f"{path}: kept, it cannot be looked into")
+                staying.update((path, *above(path)))
+                continue
+            for leaf, is_directory, is_mount in listed:
+                below = f"{path}/{leaf}" if path else leaf
+                if must_stay(below) or is_mount:
+                    staying.update(above(below))
+                    if is_mount:
+                        tell(f"{below}: kept, it is another file system")
+                    continue
+                if below not in kept:
+                    found.append((below, is_directory))
+                if is_directory:
+                    waiting.append(below)
+        return [(path, is_directory) for path, is_directory in reversed(found) if path not in staying]
+
+    def _listed(self, path: str) -> list[tuple[str, bool, bool]]:
+        """(name, is it a directory, of another file system) of what is in a directory that may be there."""
+        directory = self.find(path)
+        if directory is None:
+            return []
+        device = os.fstat(directory).st_dev
+        listed = []
+        for leaf in sorted(os.listdir(directory)):
+            there = os.stat(leaf, dir_fd=directory, follow_symlinks=False)
+            is_directory = stat.S_ISDIR(there.st_mode)
+            listed.append((leaf, is_directory, is_directory and there.st_dev != device))
+        return listed
+
+    def remove(self, path: str, is_directory: bool) -> None:
+        """Raises OSError, UnsafePath and TargetError."""
+        directory = self.open(parent_of(path))
+        (os.rmdir if is_directory else os.unlink)(leaf_of(path), dir_fd=directory)
+
+    def _walk(self, path: str, step: Callable[[int, str, str], int | None]) -> int | None:
+        """From the nearest directory that is held."""
+        start = path
+        while start and start not in self.held:
+            start = parent_of(start)
+        above = self.held.get(start, self.root)
+        if above < 0:
+            return None
+        directory: int | None = os.dup(above)
+        at = start
+        for part in path[len(start) :].split("/"):
+            if part and directory is not None:
+                at = f"{at}/{part}" if at else part
+                above = directory
+                try:
+                    directory = step(above, part, at)
+                finally:
+                    os.close(above)
+        return directory
+
+    def _make(self, directory: int, part: str, path: str) -> int | None:
+        self._allow(directory, parent_of(path))
+        with _directory_errors(directory, part, path), contextlib.suppress(FileExistsError):
+            os.mkdir(part, 0o700 if path in self.private else 0o777, dir_fd=directory)
+            self.made.add(path)
+        return self._step(directory, part, path)
+
+    def _allow(self, directory: int, path: str) -> None:
+        """Lets the owner of a directory write to it. Root needs no leave."""
+        if path in self.ours and os.geteuid():
+            found = os.fstat(directory)
+            if found.st_uid == os.geteuid() and found.st_mode & 0o300 != 0o300:
+                os.fchmod(directory, stat.S_IMODE(found.st_mode) | 0o700)
+
+    def _step(self, directory: int, part: str, path: str) -> int | None:
+        with _directory_errors(directory, part, path), contextlib.suppress(FileNotFoundError):
+            return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        return None
+
+
+@contextlib.contextmanager
+def _directory_errors(directory: int, part: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(directory, part):
+            raise UnsafePath(f"{path} is a link: nothing is restored through it") from error
+        if error.errno in HOPELESS:
+            raise StoreError(f"cannot make the directory {path}: {error.strerror}") from error
+        raise TargetError(f"cannot make the directory {path}: {error.strerror}") from error
+
+
+def _is_link(directory: int, part: str) -> bool:
+    return stat.S_ISLNK(os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode)
