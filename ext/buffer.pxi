@@ -48,6 +48,9 @@ cdef u8* map_memory(size_t n) noexcept nogil:
 cdef struct Slab:
     u8* base            # mapped memory; the chunk begins at base + CHUNK_AT
     size_t room         # bytes mapped
+    u8* plain           # mapped memory for the chunk before it is compressed, where that is kept whole
+    size_t plain_room
+    size_t have         # bytes of the chunk that are in it
     size_t length       # bytes of the chunk that are there
     size_t total        # length and padding: what is encrypted
     bint whole          # `length` is final
@@ -98,6 +101,8 @@ cdef void slab_free(Slab* slab) noexcept nogil:
     sodium.memzero(slab.poly_room, POLY_STATE + 16)
     if slab.base != NULL:
         munmap(slab.base, slab.room)
+    if slab.plain != NULL:
+        munmap(slab.plain, slab.plain_room)
     crypto.ctx_free(slab.sha)
     free(slab)
 

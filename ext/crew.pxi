@@ -47,9 +47,6 @@ cdef struct Hand:           # one worker's own things, reused for every small fi
     size_t end              # how far a slab's bytes may be read (they grow while it is worked on)
     bint last
     u8* data                # PIECES of plain bytes
-    u8* plain               # a whole chunk of plain bytes, where it must be read before it is compressed
-    size_t plain_room
-    size_t have             # bytes of the chunk that are in `plain`
     void* context           # a zstd context, compressing or decompressing
 
 

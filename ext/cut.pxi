@@ -30,7 +30,7 @@ cdef class _Cutter(_Streamer):
 
     cdef bint pick_chunk(self, Cut* cut, Hand* hand) noexcept nogil:
         cdef Slab* slab
-        if cut.ended or cut.reading or (cut.in_order and cut.working >= max(1, self.slab_most // 2)):
+        if cut.ended or cut.reading:
             return False
         slab = self.take_slab(cut, cut.job)
         if slab == NULL:
@@ -113,11 +113,11 @@ cdef class _Cutter(_Streamer):
         cdef bint alone = not cut.in_order and cut.size <= <long long>self.chunk_size
         cdef bint hole = False, stored = False, empty
         cdef int error = 0
-        if not self.equip_cut(hand) or slab_reserve(slab, zstd.compress_bound(self.chunk_size)):
+        if not self.equip_cut(hand, slab):
             self.fail_memory()
             self.leave_cut(cut, slab)
             return
-        hand.have = 0
+        slab.have = 0
         if cut.in_order:
             error = self.read_chunk(hand, cut, &n, &alone)
         elif job.facts.sparse and n == self.chunk_size and not alone:
@@ -162,22 +162,23 @@ cdef class _Cutter(_Streamer):
         self.chunk_done(cut)
         pthread_mutex_unlock(&self.lock)
 
-    cdef bint equip_cut(self, Hand* hand) noexcept nogil:
-        if hand.plain == NULL:
-            hand.plain = map_memory(self.chunk_size)
-            hand.plain_room = self.chunk_size
-        return hand.plain != NULL and self.equip(hand)
+    cdef bint equip_cut(self, Hand* hand, Slab* slab) noexcept nogil:
+        if slab.plain == NULL:
+            slab.plain = map_memory(self.chunk_size)
+            slab.plain_room = self.chunk_size
+        return slab.plain != NULL and self.equip(hand) and not slab_reserve(slab, zstd.compress_bound(self.chunk_size))
 
     cdef int read_chunk(self, Hand* hand, Cut* cut, size_t* n, bint* alone) noexcept nogil:
-        """The next chunk of what is read in order, into the worker's own buffer. 0 or an errno."""
+        """The next chunk of what is read in order, into its slab's memory. 0 or an errno."""
+        cdef Slab* slab = hand.slab
         cdef size_t got = 0, one = 0
         cdef int error = 0
         cdef bint ended
         if cut.carried:
-            hand.plain[0] = cut.carry
-        error = self.read_on(cut.job, cut.fd, hand.plain + cut.carried, self.chunk_size - cut.carried, &got)
+            slab.plain[0] = cut.carry
+        error = self.read_on(cut.job, cut.fd, slab.plain + cut.carried, self.chunk_size - cut.carried, &got)
         self.count_read(got)
-        n[0] = hand.have = got + cut.carried
+        n[0] = slab.have = got + cut.carried
         ended = n[0] < self.chunk_size
         if error == 0 and not ended:
             error = self.read_on(cut.job, cut.fd, &cut.carry, 1, &one)
@@ -234,14 +235,14 @@ cdef class _Cutter(_Streamer):
         cdef int error
         slab.later = self.mostly_known
         out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(self.chunk_size), 0
-        data.data, data.size, data.pos = hand.plain, 0, 0
+        data.data, data.size, data.pos = slab.plain, 0, 0
         self.begin_frame(hand, n[0], alone, steady[0])
         while at < n[0]:
             if self.stopping:
                 return EINTR
             piece = min(n[0] - at, <size_t>PIECE)
-            place = hand.plain + at if steady[0] or at < hand.have else hand.data
-            if at >= hand.have:
+            place = slab.plain + at if steady[0] or at < slab.have else hand.data
+            if at >= slab.have:
                 error = self.read_piece(cut, place, piece, hand.at + <long long>at, &next_at, &got)
                 if error:
                     return error
@@ -253,7 +254,7 @@ cdef class _Cutter(_Streamer):
                     piece = got
             at += piece
             if steady[0]:
-                hand.have = max(hand.have, at)
+                slab.have = max(slab.have, at)
                 data.size = at
             else:
                 data.data, data.size, data.pos = place, piece, 0

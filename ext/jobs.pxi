@@ -266,8 +266,6 @@ cdef class _Feed(_Storer):
     cdef void let_go(self, Hand* hand) noexcept nogil:
         slab_free(hand.own)
         free(hand.data)
-        if hand.plain != NULL:
-            munmap(hand.plain, hand.plain_room)
         if hand.context != NULL:
             zstd.free_cctx(hand.context)
 

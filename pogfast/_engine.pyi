@@ -96,8 +96,8 @@ class Sealer:
 
     `source` gives what to archive, and is asked as the work goes on: a path, a `Known`, or a descriptor that is read to
     its end in order (a pipe; it stays the caller's). With `frames` a file is cut every `chunk_size` plain bytes and its
-    chunks are made side by side; `slabs` bounds the chunks in flight, each a little more than `chunk_size` bytes (twice
-    that when read from a descriptor). At most `readers` workers read at a time. `follow`: a link to a file is read as
+    chunks are made side by side; `slabs` bounds the chunks in flight, each a little more than twice `chunk_size` bytes.
+    At most `readers` workers read at a time. `follow`: a link to a file is read as
     the file.
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;

@@ -25,14 +25,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied
 from pogfast.create import conclude, default_jobs, seconds_of, store_errors
-from pogfast.errors import PogfastError, SourceError, UsageError
+from pogfast.errors import NoSuchArchive, PogfastError, SourceError, UsageError
 from pogfast.keys import Key
-from pogfast.stores import Target, open_targets_for
+from pogfast.stores import Target, open_store, open_stores
 from pogfast.tree import Node, Selection
 
 CHUNK_SIZE = 50_000_000
-# Bytes that a chunk in flight takes more than its own: zstd's bound for what does not compress, header and padding.
-CHUNK_MARGIN = 1 / 128
+# What a chunk in flight takes, in chunk sizes: what it becomes, with zstd's bound for what does not compress; in the
+# `frames` layout its plain bytes as well.
+CHUNK_MEMORY = {"stream": 1 + 1 / 128, "frames": 2 + 1 / 128}
 # Seconds between two times that progress is written down, for the case that the run is killed.
 SAVE_EVERY = 2.0
 
@@ -59,6 +60,9 @@ class Report(Protocol):
         """`progress` may be called from any thread until the run ends."""
 
     def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
+
+    def detail(self, text: str) -> None:
+        """For those who want to know how it is done."""
 
     def warning(self, text: str) -> None: ...
 
@@ -125,13 +129,13 @@ class Options:
     @property
     def chunk_memory(self) -> int:
         """Bytes that a chunk in flight can take."""
-        return int(self.chunk_size * (1 + CHUNK_MARGIN)) + 64 * 1024
+        return int(self.chunk_size * CHUNK_MEMORY[self.layout]) + 64 * 1024
 
-    def slabs(self, jobs: int, in_order: bool) -> int:
-        """How many chunks may be in flight. One that is read in order counts twice: before and after compression."""
+    def slabs(self, jobs: int) -> int:
+        """How many chunks may be in flight."""
         if self.memory is not None:
-            return max(1, self.memory // self.chunk_memory)
-        return jobs * (2 if in_order else 1) + (self.layout == "stream")
+            return self.memory // self.chunk_memory
+        return jobs + (self.layout == "stream")
 
 
 def create(
@@ -157,7 +161,7 @@ def create(
     report = report or Silent()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        targets = open_targets_for(to, dry_run=options.dry_run)
+        targets = _look_at(to) if options.dry_run else open_stores(to)
         for target in targets:
             stack.callback(target.close)
         run = _Run(key, targets, options, report, list(paths))
@@ -178,6 +182,8 @@ class Silent:
     def started(self, progress: Callable[[], Progress]) -> None: ...
 
     def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
+
+    def detail(self, text: str) -> None: ...
 
     def warning(self, text: str) -> None: ...
 
@@ -360,7 +366,7 @@ class _Run:
     def _look_up(self, pending: _Pending) -> bytes | Known | None:
         """None when the cache knows all of a file and the stores hold it; else what the engine is to read."""
         path = os.fsencode(pending.node.path)
-        if self.cache is None or self.options.force:
+        if self.cache is None or self.options.force or not self.targets:
             return path
         facts = _cache_facts(pending.node.stat)
         known = self.cache.find(os.path.abspath(pending.node.path), facts, self.cut)
@@ -414,7 +420,7 @@ class _Run:
             self.pending.clear()
             return
         if command is None:
-            self._pass(iter([0]), last=True, in_order=True)
+            self._pass(iter([0]), last=True)
         else:
             self._pass_command(command)
         if not self.writer:
@@ -434,7 +440,7 @@ class _Run:
         assert process.stdout is not None
         try:
             with process.stdout:
-                self._pass(iter([process.stdout.fileno()]), last=True, in_order=True)
+                self._pass(iter([process.stdout.fileno()]), last=True)
         except BaseException:
             process.kill()
             process.wait()
@@ -446,8 +452,12 @@ class _Run:
 
     # ---- through the engine ----
 
-    def _pass(self, sources: Iterator[bytes | int | Known], *, last: bool = False, in_order: bool = False) -> None:
+    def _pass(self, sources: Iterator[bytes | int | Known], *, last: bool = False) -> None:
         """Archives `sources`. Unless it is the `last` pass, what changes while it is read goes to `again`."""
+        slabs = self.options.slabs(self.jobs)
+        self.report.detail(
+            f"{self.jobs} workers, at most {slabs} chunks in flight, {slabs * self.options.chunk_memory} bytes"
+        )
         sealer = Sealer(
             self.key.secret,
             self.key.asymmetric,
@@ -457,7 +467,7 @@ class _Run:
             level=self.options.level,
             jobs=self.jobs,
             frames=self.options.layout == "frames",
-            slabs=self.options.slabs(self.jobs, in_order),
+            slabs=slabs,
             readers=self.options.readers or self.jobs,
             follow=False,
         )
@@ -637,6 +647,15 @@ class _Run:
                 self.cache.save(durable=False)
             self.cache.close(complete=False)
             self.cache = None
+
+
+def _look_at(to: str) -> list[Target]:
+    """For a dry run: the stores that are there already, and tell what they hold."""
+    opened: list[Target] = []
+    for word in to.split(","):
+        with contextlib.suppress(NoSuchArchive, UsageError):
+            opened.append(open_store(word))
+    return opened
 
 
 def _user() -> str:

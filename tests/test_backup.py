@@ -34,7 +34,7 @@ def key(tmp_path: Path) -> Key:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(cache, "RACY_NS", 0)  # files made a moment ago are as good as old ones here
+    monkeypatch.setattr(cache, "_is_racy", lambda facts, read_at_ns: False)  # files made a moment ago are as good as old ones here
 
 
 class Heard(Silent):
@@ -388,8 +388,8 @@ def test_what_cannot_be_meant(wrong: dict[str, Any]) -> None:
 
 def test_the_memory_budget_bounds_the_chunks_in_flight() -> None:
     options = Options(chunk_size=10**6, memory=5 * 10**6)
-    assert options.slabs(jobs=8, in_order=False) == 4
-    assert Options(chunk_size=10**6).slabs(jobs=8, in_order=False) == 8
+    assert options.slabs(jobs=8) == 2
+    assert Options(chunk_size=10**6).slabs(jobs=8) == 8
 
 
 def test_several_stores_get_everything(tmp_path: Path, key: Key, tree: Path) -> None:

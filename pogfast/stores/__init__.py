@@ -30,6 +30,13 @@ class Target(Protocol):
     label: str
 
     @property
+    def identity(self) -> str:
+        """The same for the same store, whatever it was called by whom."""
+
+    def size_of(self, name: str) -> int | None:
+        """The bytes of a blob that is there; None when it is not, or the store cannot tell. Raises StoreError."""
+
+    @property
     def blobs(self) -> BlobDirectory | Callable[[str, memoryview], None]:
         """Where the engine puts blobs: whole or not at all, good ones that are there are kept. Raises StoreError."""
 
@@ -118,6 +125,22 @@ def open_archive(text: str) -> tuple[Source, str]:
         directory, _, name = _local_path(text).rpartition("/")
         return LocalStore.open(directory or ("/" if text.startswith("local:/") else "."), fan_out=True), name
     return LocalStore.open(".", fan_out=False), text
+
+
+def open_stores(text: str) -> list[Target]:
+    """The stores that `text` names, separated by commas, opened to write to. Raises as open_store does."""
+    words = text.split(",")
+    if not all(words):
+        raise UsageError(f"{text}: there is no store between the commas")
+    opened: list[Target] = []
+    try:
+        for word in words:
+            opened.append(open_store(word, create=True))
+    except BaseException:
+        for target in opened:
+            target.close()
+        raise
+    return opened
 
 
 @overload
@@ -217,5 +240,6 @@ __all__ = [
     "names_archive",
     "open_archive",
     "open_store",
+    "open_stores",
     "open_targets",
 ]

@@ -100,6 +100,10 @@ class LocalStore:
         except OSError as error:
             raise NoSuchArchive(f"no store at {path}: {error.strerror}") from error
 
+    @property
+    def identity(self) -> str:
+        return f"local:{os.path.realpath(self.path)}"
+
     def make_folder(self) -> None:
         """Makes data/, by which a store is known not to be flat before its first blob. Raises StoreError."""
         try:

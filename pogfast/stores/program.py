@@ -28,6 +28,14 @@ class ProgramStore:
             )
         self.program = program
 
+    @property
+    def identity(self) -> str:
+        return f"program:{os.path.realpath(self.program)}"
+
+    def size_of(self, name: str) -> int | None:
+        """A program cannot be asked what it has stored."""
+        return None
+
     def blobs(self, name: str, blob: memoryview) -> None:
         self._run(f"data/{name[:2]}/{name}", blob)
 
