@@ -121,6 +121,26 @@ def test_files_are_found_in_all_archives(built: Built) -> None:
     assert [type(problem) for problem in problems] == [CorruptManifest]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("b", ["a/b"]),
+        ("[fz]", ["a/b/f", "a/z"]),
+        ("a/b", ["a/b"]),
+        ("/a/*", ["a/b", "a/l", "a/z"]),
+        ("b/?", ["a/b/f", "a/b/p"]),
+        ("/b", []),
+        ("a/**/f", ["a/b/f"]),
+    ],
+)
+def test_what_a_pattern_finds(built: Built, pattern: str, names: list[str]) -> None:
+    """Not all that is below what it finds."""
+    fill(built)
+    built.seal("a.mfn", TRAILER)
+    with contextlib.closing(open_store(str(built.path))) as store:
+        assert [one.item.name for one in find(store, KEY, [pattern], print)] == names
+
+
 def test_an_archive_in_figures(built: Built) -> None:
     fill(built)
     built.entries.pop("pogs")
