@@ -257,7 +257,15 @@ class _Run:
         now = self._tally()
         files = self.summary.files_new + self.summary.files_unchanged
         total_files, total_bytes = self.totals or (None, None)
-        return Progress(files, self.unread + now.bytes_read, now.bytes_read, now.bytes_stored, now.blobs_new, total_files, total_bytes)
+        return Progress(
+            files,
+            self.unread + now.bytes_read,
+            now.bytes_read,
+            now.bytes_stored,
+            now.blobs_new,
+            total_files,
+            total_bytes,
+        )
 
     def _tally(self) -> Tallied:
         """Of all passes so far."""
@@ -572,9 +580,7 @@ class _Run:
         else:
             self.problem(_unreadable(node.path, f"it is the same file as {first}, which could not be read"))
 
-    def _add(
-        self, name: str, blobs: Sequence[str], stored: Sequence[int], more: dict[str, Any], node: Node
-    ) -> None:
+    def _add(self, name: str, blobs: Sequence[str], stored: Sequence[int], more: dict[str, Any], node: Node) -> None:
         entry = manifest.Entry(list(blobs), seconds_of(more["atime_ns"]), seconds_of(more["mtime_ns"]), more)
         self.writer.add(name, entry)
         if node.stat.st_nlink > 1:
@@ -592,9 +598,7 @@ class _Run:
         if pending is not None and sealed is not None and pending.blobs and self.options.layout == "frames":
             facts = _sealed_facts(sealed, pending.node.stat.st_size)
             known = cache.Known(pending.blobs, pending.stored, False)
-            self.cache.remember(
-                os.path.abspath(pending.node.path), facts, self.cut, known, read_at_ns=pending.read_at
-            )
+            self.cache.remember(os.path.abspath(pending.node.path), facts, self.cut, known, read_at_ns=pending.read_at)
         self.cache.save(durable=False)
         self.saved_at = time.monotonic()
 

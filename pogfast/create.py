@@ -100,7 +100,9 @@ def create(
                 summary.problems.append(problem)
                 report.problem(problem)
                 continue
-            archive.entries[source.name] = manifest.Entry(blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns))
+            archive.entries[source.name] = manifest.Entry(
+                blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns)
+            )
             summary.files += 1
             summary.size += sealed.size
     if sources and not summary.files:

@@ -12,11 +12,21 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from pogfast.directories import above, parent_of, plain_path, safe_path
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
-from pogfast.manifest import Manifest
+from pogfast.manifest import Entry
 
 Kind = Literal["file", "directory", "link", "fifo"]
 # Where the trailer has what is no file.
 SECTIONS: dict[Kind, str] = {"directory": "directories", "link": "links", "fifo": "fifos"}
+
+
+class Contents(Protocol):
+    """What is looked at of an opened archive."""
+
+    @property
+    def entries(self) -> Mapping[str, Entry]: ...
+
+    @property
+    def trailer(self) -> Mapping[str, Any] | None: ...
 
 
 class Place(NamedTuple):
@@ -43,7 +53,7 @@ class Plan:
     """
 
     def __init__(
-        self, opened: Manifest, names: Collection[str], exclude: Collection[str], strip_components: int
+        self, opened: Contents, names: Collection[str], exclude: Collection[str], strip_components: int
     ) -> None:
         trailer = opened.trailer or {}
         self.entries = opened.entries
@@ -55,6 +65,7 @@ class Plan:
         self.places: dict[Kind, list[Place]] = {"file": [], "directory": [], "link": [], "fifo": []}
         self._fill()
         self.directories = self._known_directories()
+        self.selected = {place.path for place in self.places["directory"] if place.problem is None}
         self.not_read = _suffixes([*_section(trailer, "unreadable"), *_section(trailer, "skipped")])
 
     def _all(self) -> Iterator[tuple[Kind, str]]:
@@ -69,10 +80,12 @@ class Plan:
         for number, (kind, name) in enumerate(self._all()):
             if not self.choice.picks(plain_path(name), kind == "directory"):
                 continue
-            size, first = _size_and_first(self.entries[name].more) if kind == "file" else (0, "")
+            size, first = 0, ""
             try:
+                if kind == "file":
+                    size, first = self._size_and_first(name)
                 path = self.target(name, kind)
-            except UnsafePath as error:
+            except PogfastError as error:
                 self.places[kind].append(Place(number, name, "", size, first, error))
                 continue
             if path is None:
@@ -85,6 +98,12 @@ class Plan:
             for index, place in enumerate(places):
                 if place.problem is None and self._differ((kind, place.name), last[place.path]):
                     places[index] = superseded(place)
+
+    def _size_and_first(self, name: str) -> tuple[int, str]:
+        """Raises CorruptManifest."""
+        entry = self.entries[name]
+        first = entry.more.get("hardlink")
+        return entry.size or 0, first if isinstance(first, str) else ""
 
     def target(self, name: str, kind: Kind) -> str | None:
         """The path where something goes; None when nothing is left of it. Raises UnsafePath."""
@@ -136,8 +155,8 @@ class Plan:
 
     def tops(self) -> list[str]:
         """The selected directories that are in no other."""
-        paths = {place.path for place in self.places["directory"] if place.problem is None}
-        return sorted(path for path in paths if not any(directory in paths for directory in above(path)))
+        selected = self.selected
+        return sorted(path for path in selected if not any(directory in selected for directory in above(path)))
 
     def kept(self) -> set[str]:
         """All paths that belong to the archive."""
@@ -163,11 +182,6 @@ def _section(trailer: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise CorruptManifest(f"the archive's trailer is malformed: {key}")
     return section
-
-
-def _size_and_first(more: Mapping[str, Any]) -> tuple[int, str]:
-    size, first = more.get("size"), more.get("hardlink")
-    return size if type(size) is int and size > 0 else 0, first if isinstance(first, str) else ""
 
 
 def _suffixes(paths: Iterable[str]) -> set[str]:

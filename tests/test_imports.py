@@ -31,9 +31,22 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
     "stores.program": ({"errors"}, "a store knows no other, and a program takes whole files"),
     "create": ({"manifest", "keys", "stores", "_engine", "errors"}, "story 1: never knows restore, flags or patterns"),
+    "metadata": ({"errors"}, "what a file has beyond its content, on this system: no archive, no path policy"),
+    "directories": (
+        {"stores.local", "_engine", "errors"},
+        "where a path may lie: no archive, no key; sweeps and names unfinished files as local stores do",
+    ),
+    "plan": (
+        {"patterns", "directories", "manifest", "errors"},
+        "what is meant and where it goes, before anything is looked at or fetched",
+    ),
     "restore": (
-        {"manifest", "keys", "stores", "stores.local", "_engine", "errors"},
-        "story 2: never knows create; names and sweeps unfinished files as local stores do",
+        {"directories", "plan", "manifest", "keys", "stores", "stores.local", "_engine", "errors"},
+        "story 2: never knows create; names unfinished files as local stores do",
+    ),
+    "recovery": (
+        {"restore", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
+        "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
     "reading": (
         {"manifest", "keys", "stores", "_engine", "errors"},
