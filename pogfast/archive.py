@@ -61,7 +61,8 @@ class Archive(Mapping[str, Entry]):
         self.store = store
         self.name = name
         self.key = key
-        self.jobs = jobs or _cores()
+        self.jobs = jobs or cores()
+        self.manifest = opened
         self.entries = opened.entries
         self.trailer: dict[str, Any] = opened.trailer or {}
         self._threads: Executor | None = None
@@ -182,7 +183,8 @@ class Archive(Mapping[str, Entry]):
         return {"directory": self.directories, "link": self.links, "fifo": self.fifos}
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -258,12 +260,12 @@ def find_archive(
 
     A public key alone finds the newest of all by the times in the manifests' names. Raises as `open_archive` does.
     """
-    wanted = _Wanted(host, frozenset(tags), os.path.abspath(path) if path is not None else None)
+    wanted = Filter.of(host, tags, path)
     store, name = find_manifest(text)
     try:
         if name == LATEST:
             return store, _latest(store, key, wanted)
-        if wanted != _Wanted():
+        if wanted != Filter():
             raise UsageError(f"{text} is one archive: host, tag and path choose among those of STORE/{LATEST}")
         return store, name
     except BaseException:
@@ -272,12 +274,16 @@ def find_archive(
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """Which archives are meant."""
+class Filter:
+    """Which archives are meant: of this host, with all these tags, of this absolute path. Empty: all."""
 
     host: str | None = None
     tags: frozenset[str] = frozenset()
     path: str | None = None
+
+    @classmethod
+    def of(cls, host: str | None, tags: Collection[str], path: str | None) -> Filter:
+        return cls(host, frozenset(tags), None if path is None else os.path.abspath(path))
 
     def fits(self, trailer: Mapping[str, Any]) -> bool:
         return (
@@ -292,7 +298,7 @@ class _Wanted:
         return " ".join(words + ([f"of {self.path}"] if self.path is not None else []))
 
 
-def _latest(store: Store, key: Key, wanted: _Wanted) -> str:
+def _latest(store: Store, key: Key, wanted: Filter) -> str:
     """The manifest's name of the newest archive that fits. Those of other keys are passed over.
 
     Raises NoSuchArchive, which says what there is; WrongKey when no manifest opens; and CorruptManifest when a newer
@@ -333,17 +339,17 @@ def _could_be_from(name: str) -> datetime:
         return datetime.max.replace(tzinfo=UTC)
 
 
-def _read_trailer(store: Store, key: Key, name: str, wanted: _Wanted) -> Mapping[str, Any]:
+def _read_trailer(store: Store, key: Key, name: str, wanted: Filter) -> Mapping[str, Any]:
     data = store.get_manifest(name)
     if key.can_open:
         return manifest.open_trailer(data, key, name) or {}
-    if wanted != _Wanted():
+    if wanted != Filter():
         raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
     manifest.open_index(data, key, name)
     return {}
 
 
-def _nothing(store: Store, wanted: _Wanted, there: Iterable[tuple[StoredManifest, Mapping[str, Any]]]) -> NoSuchArchive:
+def _nothing(store: Store, wanted: Filter, there: Iterable[tuple[StoredManifest, Mapping[str, Any]]]) -> NoSuchArchive:
     lines = [
         f"{stored.name} ({', '.join(filter(None, [_text(trailer, 'host'), *_texts(trailer, 'tags')])) or 'no host'})"
         for stored, trailer in there

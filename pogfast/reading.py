@@ -14,7 +14,7 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pogfast._engine import decompress, open_blob
 from pogfast.errors import CorruptBlob, DamageError, MissingBlob, StoreError, WrongBlob, WrongKey
@@ -23,7 +23,6 @@ from pogfast.manifest import Entry
 from pogfast.stores import Store
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from zstandard import ZstdDecompressionObj
 
     from pogfast._engine import Buffer
@@ -73,7 +72,7 @@ class EntryFile(io.RawIOBase):
         self._position += len(content)
         return content
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         out = memoryview(buffer).cast("B")
         piece = self._source.read_at(self._position)[: len(out)] if len(out) else b""
         out[: len(piece)] = piece
@@ -141,7 +140,7 @@ class _Source(Protocol):
 
 
 def _choose(blobs: _Blobs, entry: Entry, threads: Callable[[], Executor], jobs: int) -> _Source:
-    sizes = entry.sizes
+    sizes = entry.sizes if entry.blobs else []
     if sizes is not None and max(sizes, default=0) <= WHOLE:
         return _Chunks(blobs, sizes, threads, jobs)
     if sizes is not None:

@@ -107,7 +107,9 @@ def test_what_is_cut_comes_back(
     full = size // CHUNK - (size % CHUNK == 0)
     known = max(0, min(known, full))
     facts = (size, result.last.mtime_ns, result.last.ctime_ns, result.last.inode)
-    [continued] = seal([Known(os.fsencode(place / "file"), result.names[:known], result.stored[:known], facts)], again := Shelf())
+    [continued] = seal(
+        [Known(os.fsencode(place / "file"), result.names[:known], result.stored[:known], facts)], again := Shelf()
+    )
     assert (continued.names, continued.sizes, continued.stored) == (result.names, result.sizes, result.stored)
     assert again.blobs.keys() == set(result.names[known:])
     assert continued.last.size == size

@@ -48,6 +48,26 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"restore", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
+    "reading": (
+        {"manifest", "keys", "stores", "_engine", "errors"},
+        "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
+    ),
+    "archive": (
+        {"reading", "manifest", "keys", "stores", "errors"},
+        "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
+    ),
+    "survey": (
+        {"archive", "manifest", "plan", "patterns", "directories", "keys", "stores", "errors"},
+        "what is there, counted and listed: never a blob's content; names mean what they mean in restore",
+    ),
+    "differences": (
+        {"survey", "archive", "manifest", "metadata", "directories", "errors"},
+        "two archives, or one and the disk: facts are read as create reads them",
+    ),
+    "check": (
+        {"archive", "manifest", "keys", "stores", "_engine", "errors"},
+        "reads as restore does, through the engine, and never writes: so it knows neither restore nor paths",
+    ),
     "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
     "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
     "pog": (
@@ -58,6 +78,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
 # Module -> packages from outside the standard library, each with what for.
 OUTSIDE: dict[str, dict[str, str]] = {
     "keys": {"argon2": "Argon2id with 8 lanes, which libsodium's own cannot do; only when a password is used"},
+    "reading": {"zstandard": "streams are decompressed while they are read; frames that can be held need none of it"},
     "restore": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
 # What a command that only prints its help has no time for.

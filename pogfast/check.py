@@ -1,0 +1,386 @@
+"""Whether a store still has what its archives need, and whether that is what was stored.
+
+Every blob that an archive names is looked up in one listing of the store; with `read_data` the engine reads them as
+for a restore (authenticated, its name's content, decompressed, of the right length) and writes nothing. What is damaged
+is traced to the files that need it. A blob that many files and archives need is read once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol
+
+from pogfast import manifest
+from pogfast._engine import VERDICT, Opened, Opener, Wanted
+from pogfast.archive import Filter, Record, cores, find_archive
+from pogfast.errors import (
+    CorruptBlob,
+    DamageError,
+    MissingBlob,
+    NoSuchArchive,
+    PogfastError,
+    StoreError,
+    UsageError,
+    WrongBlob,
+    WrongKey,
+)
+from pogfast.keys import Key
+from pogfast.manifest import Entry, Manifest
+from pogfast.stores import Store, names_archive, open_store
+
+# What the engine is given at a time, so that a million of them are not all in its memory.
+BATCH = 8192
+SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+class Unit(NamedTuple):
+    """What is read as one: a blob that is a frame of its own, or all blobs of a stream. `size` is of its plain bytes,
+    -1 when it is not known."""
+
+    blobs: tuple[str, ...]
+    size: int
+
+
+@dataclass(frozen=True)
+class Subset:
+    """A part of what is stored: 10% of the blobs, at random; 1/30, the first of 30 parts that make the whole; or 50G,
+    at random and at most so many bytes."""
+
+    kind: Literal["percent", "part", "size"]
+    number: float  # percent, which part, or bytes
+    of: int = 1  # parts
+
+    @classmethod
+    def parse(cls, text: str) -> Subset:
+        """Raises UsageError."""
+        with contextlib.suppress(ValueError, OverflowError):
+            if text.endswith("%"):
+                percent = float(text[:-1])
+                if 0 < percent <= 100:
+                    return cls("percent", percent)
+            elif "/" in text:
+                part, parts = (int(number) for number in text.split("/"))
+                if 1 <= part <= parts:
+                    return cls("part", part, parts)
+            elif size := SIZE.fullmatch(text):
+                unit = size[2].upper()
+                return cls("size", int(float(size[1]) * (BINARY[unit] if size[3] and unit else SIZES[unit])))
+        raise UsageError(f"{text} is no part of the data", hint="write 10%, 1/30 or 50G")
+
+    def choose(self, units: Sequence[Unit], stored: dict[str, int]) -> list[Unit]:
+        """Those of `units` that are meant. `stored` are the bytes of the blobs."""
+        if self.kind == "part":
+            return [unit for unit in units if _number(unit.blobs[0]) % self.of == self.number - 1]
+        if self.kind == "percent":
+            count = round(len(units) * self.number / 100)
+            return random.sample(units, max(count, min(1, len(units))))
+        room, chosen = self.number, []
+        for unit in random.sample(units, len(units)):
+            size = _stored_size(unit, stored)
+            if size <= room:
+                room -= size
+                chosen.append(unit)
+        return chosen
+
+
+EVERYTHING = Subset("percent", 100)
+
+
+def _number(blob: str) -> int:
+    """The same for every archive and every machine, and spread evenly: names are hashes."""
+    return int.from_bytes(urlsafe_b64decode(blob)[:8], "big")
+
+
+def _stored_size(unit: Unit, stored: dict[str, int]) -> int:
+    return sum(stored.get(blob, 0) for blob in set(unit.blobs))
+
+
+@dataclass(slots=True)
+class Damage(Record):
+    """Something in an archive that cannot be restored as it was. What is damaged as a whole has no file, and a public
+    key alone cannot tell which file it is."""
+
+    archive: str  # its manifest's name
+    name: str | None  # archived name of the file
+    blob: str | None
+    offset: int | None  # plain offset in the file from which on it is damaged; None: not known
+    error: str
+
+
+@dataclass
+class Summary:
+    """Counters that another thread may read while a check runs, and at the end what was found. Sizes are bytes."""
+
+    total_archives: int = 0
+    archives: int = 0  # looked at
+    files: int = 0  # of these
+    blobs: int = 0  # distinct ones that are needed and there
+    stored: int = 0  # their bytes
+    to_read: int = 0  # of these, blobs
+    to_read_size: int = 0
+    read: int = 0
+    read_size: int = 0
+    damage: list[Damage] = field(default_factory=list)
+    problems: list[PogfastError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """Damage before all else."""
+        codes = [problem.exit_code for problem in self.problems]
+        return DamageError.exit_code if self.damage else max(codes, default=0)
+
+
+class Report(Protocol):
+    """What the caller wants to hear."""
+
+    def started(self, progress: Summary) -> None:
+        """Before anything else; the same object is counted up."""
+
+    def damage(self, damage: Damage) -> None: ...
+
+    def problem(self, error: PogfastError) -> None:
+        """Something that could not be checked."""
+
+    def warning(self, text: str) -> None: ...
+
+
+def check(
+    archives: Sequence[str],
+    key: Key,
+    *,
+    read_data: Subset | None = None,
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    jobs: int | None = None,
+    report: Report,
+) -> Summary:
+    """Checks archives and, of words that name a store, all its archives that `host`, `tags` and `path` choose.
+
+    Without `read_data` only that all blobs are there, of a size that they can have. With a public key alone no more
+    can be done. Raises UsageError, NoSuchArchive and StoreError; WrongKey when not one archive opens.
+    """
+    if read_data and not key.can_open:
+        raise WrongKey("an encryption key cannot read data", hint="use --decryption-keyfile")
+    wanted = Filter.of(host, tags, path)
+    if wanted != Filter() and not key.can_open:
+        raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+    with contextlib.ExitStack() as opened:
+        stores = _stores(archives, key, wanted, opened)
+        summary = Summary(total_archives=sum(len(names) for _, names in stores))
+        report.started(summary)
+        if not key.can_open:
+            report.warning("an encryption key cannot open archives: only the presence and size of blobs are checked")
+        for store, names in stores:
+            _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
+    return summary
+
+
+def _stores(
+    texts: Sequence[str], key: Key, wanted: Filter, opened: contextlib.ExitStack
+) -> list[tuple[Store, list[str]]]:
+    """Each store once, with the manifests to check in it. They are closed with `opened`."""
+    found: dict[str, tuple[Store, list[str]]] = {}
+    for text in texts:
+        if names_archive(text):
+            store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path)
+        else:
+            store, name = open_store(text), ""
+        opened.callback(store.close)
+        names = [stored.name for stored in store.manifests() if name in ("", stored.name)]
+        if name and not names:
+            raise NoSuchArchive(f"no such archive: {text}")
+        _, known = found.setdefault(os.path.realpath(store.path), (store, []))
+        known += [name for name in names if name not in known]
+    return list(found.values())
+
+
+class _Check:
+    """The archives of one store."""
+
+    def __init__(
+        self, store: Store, names: list[str], key: Key, wanted: Filter, summary: Summary, report: Report
+    ) -> None:
+        self.store = store
+        self.names = names
+        self.key = key
+        self.wanted = wanted
+        self.summary = summary
+        self.report = report
+        self.there = dict(store.blob_names())
+        self.needed: set[str] = set()
+        self.units: set[Unit] = set()
+        self.refused: WrongKey | None = None
+        self.bad: dict[Unit, tuple[DamageError, str, int]] = {}  # what is wrong, with which blob, from which offset on
+
+    def run(self, read_data: Subset | None, jobs: int) -> None:
+        look = self._look_at_files if self.key.can_open else self._look_at_index
+        readable = [name for name in self.names if look(name)]
+        if not readable and self.refused and not self.summary.damage:
+            raise self.refused
+        there = self.needed & self.there.keys()
+        self.summary.blobs += len(there)
+        self.summary.stored += sum(self.there[blob] for blob in there)
+        if read_data:
+            self._read(read_data.choose(sorted(self.units), self.there), jobs)
+            if self.bad:
+                for name in readable:
+                    self._trace(name)
+
+    # ---- what is there ----
+
+    def _look_at_index(self, name: str) -> bool:
+        """All that a public key opens. Whether it did."""
+        try:
+            blobs = manifest.open_index(self.store.get_manifest(name), self.key, name)
+        except PogfastError as error:
+            return self._refuse(name, error)
+        for blob in sorted(set(blobs)):
+            wrong = self._wrong_size(blob, None)
+            if wrong:
+                self._tell(Damage(name, None, blob, None, str(wrong)))
+        self.needed.update(blobs)
+        self.summary.archives += 1
+        return True
+
+    def _look_at_files(self, name: str) -> bool:
+        """Whether it opens and is meant."""
+        try:
+            opened = self._open(name)
+            if not self.wanted.fits(opened.trailer or {}):
+                self.summary.total_archives -= 1
+                return False
+            full = _full_size(opened, self.key)
+            for file, entry in opened.entries.items():
+                self._look_at_file(name, file, entry, full)
+        except PogfastError as error:
+            return self._refuse(name, error)
+        self.summary.archives += 1
+        return True
+
+    def _open(self, name: str) -> Manifest:
+        return manifest.open(self.store.get_manifest(name), self.key, name)
+
+    def _look_at_file(self, archive: str, name: str, entry: Entry, full: int | None) -> None:
+        self.summary.files += 1
+        self.needed.update(entry.blobs)
+        for unit, offset in units_of(entry):
+            whole = True
+            for index, blob in enumerate(unit.blobs):
+                wrong = self._wrong_size(blob, full if index < len(unit.blobs) - 1 else None)
+                if wrong:
+                    whole = False
+                    self._tell(Damage(archive, name, blob, None if index else offset, f"{name}: {wrong}"))
+            if whole:
+                self.units.add(unit)
+
+    def _wrong_size(self, blob: str, full: int | None) -> DamageError | None:
+        """What is wrong with a blob as far as its size shows; `full` is the one that it must have, if it must."""
+        size = self.there.get(blob)
+        if size is None:
+            return MissingBlob(f"blob {blob} is missing")
+        if size <= self.key.header_size + manifest.BOX or (full is not None and size < full):
+            return CorruptBlob(f"blob {blob} is cut short: it has {size} bytes")
+        if full is not None and size > full:
+            return CorruptBlob(f"blob {blob} has {size} bytes instead of {full}")
+        return None
+
+    def _refuse(self, name: str, error: PogfastError) -> bool:
+        if isinstance(error, DamageError):
+            self._tell(Damage(name, None, None, None, str(error)))
+        else:
+            self.refused = error if isinstance(error, WrongKey) else self.refused
+            self.summary.problems.append(error)
+            self.report.problem(error)
+        return False
+
+    def _tell(self, damage: Damage) -> None:
+        self.summary.damage.append(damage)
+        self.report.damage(damage)
+
+    # ---- what is in it ----
+
+    def _read(self, units: Sequence[Unit], jobs: int) -> None:
+        self.summary.to_read += sum(len(unit.blobs) for unit in units)
+        self.summary.to_read_size += sum(_stored_size(unit, self.there) for unit in units)
+        for start in range(0, len(units), BATCH):
+            batch = units[start : start + BATCH]
+            wanted = [
+                Wanted(-1, b"", list(unit.blobs), [unit.size] if _is_frame(unit) else None, unit.size, 0, 0)
+                for unit in batch
+            ]
+            key = self.key
+            opener = Opener(key.secret, key.private, key.asymmetric, wanted, self.store.blobs, jobs=jobs)
+            with contextlib.closing(opener.run()) as run:
+                for unit, opened in zip(batch, run, strict=True):
+                    self._judge(unit, opened)
+
+    def _judge(self, unit: Unit, opened: Opened) -> None:
+        self.summary.read += len(unit.blobs)
+        self.summary.read_size += _stored_size(unit, self.there)
+        if opened.verdict == VERDICT["good"]:
+            return
+        blob = unit.blobs[opened.blob]
+        if opened.verdict in DAMAGE:
+            kind, said = DAMAGE[opened.verdict]
+        elif opened.errno == errno.EIO:  # the disk cannot give it back any more
+            kind, said = CorruptBlob, f"cannot be read: {os.strerror(opened.errno)}"
+        else:
+            problem = StoreError(f"cannot read blob {blob} in {self.store.label}: {os.strerror(opened.errno)}")
+            self.summary.problems.append(problem)
+            self.report.problem(problem)
+            return
+        self.bad[unit] = kind(f"blob {blob} {said}"), blob, opened.offset
+
+    def _trace(self, archive: str) -> None:
+        """Says of which files what is damaged is a part."""
+        for name, entry in self._open(archive).entries.items():
+            for unit, start in units_of(entry):
+                if unit in self.bad:
+                    error, blob, offset = self.bad[unit]
+                    place = start + offset if offset >= 0 else None
+                    self._tell(Damage(archive, name, blob, place, f"{name}: {error}"))
+
+
+# What the engine found, as an error. A header that does not unwrap is damage here: the key has opened the manifest.
+DAMAGE: dict[int, tuple[type[DamageError], str]] = {
+    VERDICT["bad header"]: (CorruptBlob, "is damaged: its header does not unwrap"),
+    VERDICT["bad body"]: (CorruptBlob, "is damaged or cut short"),
+    VERDICT["bad name"]: (WrongBlob, "holds the content of another blob"),
+    VERDICT["bad frame"]: (CorruptBlob, "does not decompress to what its file should be"),
+    VERDICT["not there"]: (MissingBlob, "is missing"),
+}
+
+
+def units_of(entry: Entry) -> Iterator[tuple[Unit, int]]:
+    """What of a file is read as one, and the plain offset where it begins."""
+    sizes = entry.sizes if entry.blobs else []
+    if sizes is None:
+        yield Unit(tuple(entry.blobs), -1 if entry.size is None else entry.size), 0
+        return
+    offset = 0
+    for blob, size in zip(entry.blobs, sizes, strict=True):
+        yield Unit((blob,), size), offset
+        offset += size
+
+
+def _is_frame(unit: Unit) -> bool:
+    return len(unit.blobs) == 1 and unit.size >= 0
+
+
+def _full_size(opened: Manifest, key: Key) -> int | None:
+    """Bytes of a blob of a stream that is not its last, where the trailer says how streams were cut."""
+    trailer = opened.trailer or {}
+    size = trailer.get("chunk_size")
+    if trailer.get("layout") != "stream" or type(size) is not int:
+        return None
+    return key.header_size + manifest.BOX + size
