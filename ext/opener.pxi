@@ -6,31 +6,64 @@
 # blob is opened and decompressed to its place by whoever is free. A file is written under a temporary name and gets
 # its own when it is whole; nothing is decompressed that has not been authenticated.
 
-Opened = collections.namedtuple("Opened", "file done verdict blob errno")
+Wanted = collections.namedtuple(
+    "Wanted", "directory leaf blobs sizes size atime_ns mtime_ns mode uid gid xattrs sparse replace",
+    defaults=(-1, -1, -1, (), False, True),
+)
+Opened = collections.namedtuple("Opened", "file done verdict blob errno offset soft")
 
 cdef enum:
     SMALL_BLOB = 2 * PIECE      # a file of one blob of at most so many bytes is one task
+    HOLE = 4096                 # zeros of so many bytes, at a multiple of it, become a hole where holes are wanted
+    SMALL_TWIN = 3 * PIECE // 2 # plain bytes that surely make a small blob
+    LARGE = 1 << 20             # files of at least so many bytes are given their room before they are written
+
+cdef struct Xattr:              # an extended attribute; borrowed from Opener.keep
+    const char* name
+    const char* value
+    size_t size
 
 cdef struct OpenJob:
-    int directory               # borrowed descriptor
+    int directory               # borrowed descriptor; -1: nothing is written, the content is only checked
     const char* leaf            # borrowed from Opener.keep
     u8* digests
     long long* at               # where each blob's bytes begin in the file, and the file's length; NULL: not known
+    long long size              # of the file, -1 when not known
     Py_ssize_t count
+    Py_ssize_t* same            # of each blob: where in the file it comes again, -1 nowhere; NULL: none comes twice
+    u8* again                   # of each blob: whether it has come before
+    Py_ssize_t twin             # the next small file of the same one blob, -1 for none
+    bint is_twin                # of one before it, which brings the content for it
     long long atime_ns
     long long mtime_ns
+    int mode                    # -1: what the umask leaves
+    int uid
+    int gid
+    Xattr* xattrs
+    Py_ssize_t xattr_count
+    bint sparse
+    bint replace
     int verdict                 # the first thing that went wrong, GOOD when nothing did
     int code                    # its errno
     Py_ssize_t bad              # the blob it was with
+    long long offset            # where that begins in the file, -1 when not known
+    int soft                    # errno of what was not set of its metadata
     bint done
+
+cdef struct Flow:               # plain bytes on their way into a file
+    int fd                      # -1: they go nowhere
+    bint sparse
+    long long at                # where they begin
+    long long written
+    size_t left                 # 0 when a frame has just ended
+    bint zeros                  # nothing but zeros so far
 
 cdef struct Way:
     Py_ssize_t file
     Draft draft                 # the unfinished file
     bint drafted
     void* dctx
-    size_t left                 # 0 when a frame has just ended
-    long long written
+    Flow flow                   # of blobs in order
     Py_ssize_t next_open        # blobs before it are opened or being opened
     Py_ssize_t next_write       # blobs before it are in the file (in order only)
     int working                 # workers in it
@@ -38,6 +71,34 @@ cdef struct Way:
     Slab* ready                 # opened blobs, in no order
     int slabs                   # held
     Way* next
+
+
+cdef bint is_zero(const u8* p, size_t n) noexcept nogil:
+    return p[0] == 0 and memcmp(p, p + 1, n - 1) == 0
+
+
+cdef int flow_write(Flow* flow, const u8* p, size_t n) noexcept nogil:
+    """Writes what comes next; where holes are wanted, not what would be one. 0 or an errno."""
+    cdef size_t block, run = 0, done = 0
+    cdef long long at = flow.at + flow.written
+    cdef int error = 0
+    flow.written += n
+    if flow.fd < 0:
+        return 0
+    if not flow.sparse:
+        return pwrite_full(flow.fd, p, n, at)
+    while done < n and error == 0:
+        block = min(n - done, <size_t>(HOLE - (at + <long long>done) % HOLE))
+        if is_zero(p + done, block):
+            if run < done:
+                error = pwrite_full(flow.fd, p + run, done - run, at + <long long>run)
+            run = done + block
+        else:
+            flow.zeros = False
+        done += block
+    if run < n and error == 0:
+        error = pwrite_full(flow.fd, p + run, n - run, at + <long long>run)
+    return error
 
 
 cdef class Opener(_Crew):
@@ -73,29 +134,88 @@ cdef class Opener(_Crew):
         self.count = len(self.keep)
         for i in range(self.count):
             self.read_job(&self.files[i], self.keep[i])
+        self.find_twins()
 
-    cdef int read_job(self, OpenJob* job, tuple asked) except -1:
+    cdef int find_twins(self) except -1:
+        """Small files of the same one blob: it is fetched for the first of them, and for all."""
+        cdef OpenJob* job
+        cdef Py_ssize_t i, before
+        cdef dict last = {}
+        for i in range(self.count):
+            job = &self.files[i]
+            job.twin = -1
+            if job.count != 1 or not 0 <= job.size <= SMALL_TWIN:
+                continue
+            name = self.keep[i].blobs[0]
+            before = last.get(name, -1)
+            last[name] = i
+            if before >= 0:
+                self.files[before].twin = i
+                job.is_twin = True
+        return 0
+
+    cdef int read_job(self, OpenJob* job, asked) except -1:
         cdef Py_ssize_t i
-        directory, leaf, names, sizes, atime_ns, mtime_ns = asked
-        job.directory = directory
-        job.leaf = PyBytes_AsString(leaf)
-        job.atime_ns, job.mtime_ns = atime_ns, mtime_ns
+        names, sizes = asked.blobs, asked.sizes
+        job.directory = asked.directory
+        job.leaf = PyBytes_AsString(asked.leaf)
+        job.size = asked.size
+        job.atime_ns, job.mtime_ns = asked.atime_ns, asked.mtime_ns
+        job.mode, job.uid, job.gid = asked.mode, asked.uid, asked.gid
+        job.sparse, job.replace = asked.sparse, asked.replace
+        self.read_xattrs(job, asked.xattrs)
+        job.offset = -1
         job.digests = <u8*>malloc(max(len(names) * KEY, 1))
         if job.digests == NULL:
             raise MemoryError
         for i, name in enumerate(names):
             read_name(name, job.digests + i * KEY)
         job.count = len(names)
-        if sizes is None or len(names) < 2:
+        if sizes is None:
             return 0
         if len(sizes) != len(names):
             raise ValueError("as many sizes as names")
+        job.size = sum(sizes)
+        if len(names) < 2:
+            return 0
         job.at = <long long*>malloc((job.count + 1) * sizeof(long long))
         if job.at == NULL:
             raise MemoryError
         job.at[0] = 0
         for i, size in enumerate(sizes):
             job.at[i + 1] = job.at[i] + size
+        if len(set(names)) < len(names):
+            self.find_repeats(job, names)
+        return 0
+
+    cdef int read_xattrs(self, OpenJob* job, xattrs) except -1:
+        cdef Xattr* xattr
+        cdef bytes name, value
+        if not xattrs:
+            return 0
+        job.xattrs = <Xattr*>calloc(len(xattrs), sizeof(Xattr))
+        if job.xattrs == NULL:
+            raise MemoryError
+        for name, value in xattrs:
+            xattr = &job.xattrs[job.xattr_count]
+            xattr.name, xattr.value, xattr.size = PyBytes_AsString(name), PyBytes_AsString(value), len(value)
+            job.xattr_count += 1
+        return 0
+
+    cdef int find_repeats(self, OpenJob* job, list names) except -1:
+        cdef Py_ssize_t i, before
+        cdef dict last = {}
+        job.same = <Py_ssize_t*>malloc(job.count * sizeof(Py_ssize_t))
+        job.again = <u8*>calloc(job.count, 1)
+        if job.same == NULL or job.again == NULL:
+            raise MemoryError
+        for i, name in enumerate(names):
+            before = last.get(name, -1)
+            last[name] = i
+            job.same[i] = -1
+            if before >= 0:
+                job.same[before] = i
+                job.again[i] = 1
         return 0
 
     def __dealloc__(self):
@@ -109,6 +229,9 @@ cdef class Opener(_Crew):
             for i in range(self.count):
                 free(self.files[i].digests)
                 free(self.files[i].at)
+                free(self.files[i].same)
+                free(self.files[i].xattrs)
+                free(self.files[i].again)
             free(self.files)
         sodium.memzero(&self.ring, sizeof(Ring))
         self.close()
@@ -123,6 +246,8 @@ cdef class Opener(_Crew):
                 hand.stream = way
                 return PART
             way = way.next
+        while self.next_file < self.count and self.files[self.next_file].is_twin:
+            self.next_file += 1
         if self.next_file < self.count and self.way_count < self.jobs:
             return self.take_file(hand)
         return self.wait_or_leave()
@@ -142,6 +267,8 @@ cdef class Opener(_Crew):
                 hand.last = True            # opened: to be decompressed
                 way.writing = True
                 return True
+        while way.next_open < job.count and job.again != NULL and job.again[way.next_open]:
+            way.next_open += 1
         if way.next_open < job.count and way.slabs < (AHEAD if job.at == NULL else self.jobs):
             hand.slab = self.take_slab()
             if hand.slab == NULL:
@@ -182,9 +309,9 @@ cdef class Opener(_Crew):
         zstd.free_dctx(way.dctx)
         free(way)
 
-    cdef void note(self, OpenJob* job, int verdict, int code, Py_ssize_t blob) noexcept nogil:
+    cdef void note(self, OpenJob* job, int verdict, int code, Py_ssize_t blob, long long offset) noexcept nogil:
         if job.verdict == GOOD:
-            job.verdict, job.code, job.bad = verdict, code, blob
+            job.verdict, job.code, job.bad, job.offset = verdict, code, blob, offset
 
     # ---- the work (without the lock) ----
 
@@ -214,50 +341,63 @@ cdef class Opener(_Crew):
     cdef void begin_file(self, Hand* hand) noexcept nogil:
         cdef OpenJob* job = &self.files[hand.file]
         cdef long long size = 0
-        cdef int fd = -1
+        cdef int fd = -1, code = 0, verdict = GOOD
         if not self.equip(hand):
             self.fail_memory()
             return
-        if job.count > 1 or (job.count == 1 and self.directory == NULL):
+        if job.count > 1 or (job.count == 1 and self.directory == NULL and job.twin < 0):
             self.begin_way(hand)
             return
-        if job.count == 1:
+        if job.count == 1 and self.directory != NULL:
             fd = directory_get(self.directory, job.digests, &size)
             if fd < 0:
-                self.note(job, NOT_THERE if errno == ENOENT else <int>BAD_READ, errno, 0)
-            elif size > SMALL_BLOB:
+                code = errno
+                verdict = NOT_THERE if code == ENOENT else <int>BAD_READ
+            elif size > SMALL_BLOB and job.twin < 0:
                 c_close(fd)
                 self.begin_way(hand)
                 return
-        if job.verdict == GOOD:
-            self.open_small(hand, job, fd, size)
-        if fd >= 0:
-            c_close(fd)
-        pthread_mutex_lock(&self.lock)
-        job.done = True
-        self.file_done()
-        pthread_mutex_unlock(&self.lock)
+            else:
+                verdict = self.load(hand.own, fd, size, job.digests, &code)
+                c_close(fd)
+        elif job.count == 1:
+            verdict = self.load_called(hand.own, job.digests)
+        self.bring_small(hand, job, verdict, code)
 
-    cdef void open_small(self, Hand* hand, OpenJob* job, int fd, long long size) noexcept nogil:
-        cdef size_t left = 0
-        cdef long long written = 0
-        cdef int verdict = GOOD, code = 0
+    cdef void bring_small(self, Hand* hand, OpenJob* job, int verdict, int code) noexcept nogil:
+        """A file whose blob, if it has one, is opened; and all its twins."""
+        cdef OpenJob* twin = job
+        cdef OpenJob* following
+        while twin != NULL:
+            following = &self.files[twin.twin] if twin.twin >= 0 else NULL
+            if verdict != GOOD:
+                self.note(twin, verdict, code, 0, 0)
+            else:
+                self.write_small(hand, twin)
+            pthread_mutex_lock(&self.lock)
+            twin.done = True
+            if following == NULL:
+                self.file_done()
+            pthread_mutex_unlock(&self.lock)
+            twin = following
+
+    cdef void write_small(self, Hand* hand, OpenJob* job) noexcept nogil:
+        cdef int verdict, code = 0
         cdef Draft draft
-        if fd >= 0:
-            verdict = self.load(hand.own, fd, size, job.digests, &code)
+        cdef Flow flow
+        verdict = self.begin_draft(&draft, job, &code)
         if verdict == GOOD:
-            verdict = self.begin_draft(&draft, hand.file, &code)
+            self.begin_flow(&flow, job, &draft, 0)
+            if job.count:
+                zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
+                verdict = self.decompress(hand, hand.context, hand.own, &flow, &code)
+                if verdict == GOOD and flow.left:
+                    verdict = BAD_FRAME
             if verdict == GOOD:
-                if fd >= 0:
-                    zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
-                    verdict = self.decompress(hand, hand.context, hand.own, draft.fd, -1, &left, &written, &code)
-                    if verdict == GOOD and left:
-                        verdict = BAD_FRAME
-                if verdict == GOOD:
-                    verdict = self.settle(&draft, job, &code)
-                draft_end(&draft, verdict == GOOD)
+                verdict = self.settle(&draft, job, flow.written, &code)
+            draft_end(&draft, verdict == GOOD)
         if verdict != GOOD:
-            self.note(job, verdict, code, 0)
+            self.note(job, verdict, code, 0, 0)
 
     cdef void begin_way(self, Hand* hand) noexcept nogil:
         cdef OpenJob* job = &self.files[hand.file]
@@ -271,9 +411,10 @@ cdef class Opener(_Crew):
             self.fail_memory()
             return
         way.file = hand.file
-        way.drafted = self.begin_draft(&way.draft, hand.file, &code) == GOOD
+        way.drafted = self.begin_draft(&way.draft, job, &code) == GOOD
         if not way.drafted:
-            self.note(job, BAD_WRITE, code, 0)
+            self.note(job, BAD_WRITE, code, 0, 0)
+        self.begin_flow(&way.flow, job, &way.draft, 0)
         pthread_mutex_lock(&self.lock)
         while last[0] != NULL:
             last = &last[0].next
@@ -297,21 +438,21 @@ cdef class Opener(_Crew):
             way.ready = slab.next
             self.give_back(way, slab)
         if job.verdict == GOOD:
-            verdict = self.settle(&way.draft, job, &code)
+            verdict = self.settle(&way.draft, job, way.flow.written if job.at == NULL else job.size, &code)
             if verdict != GOOD:
-                self.note(job, verdict, code, job.count - 1)
+                self.note(job, verdict, code, job.count - 1, -1)
         self.end_way(way, job.verdict == GOOD)
         job.done = True
         self.file_done()
 
     cdef void open_step(self, Hand* hand) noexcept nogil:
-        """Opens one blob of a file; in the `frames` layout puts its bytes in their place, too."""
+        """Opens one blob of a file; in the `frames` layout puts its bytes in their places, too."""
         cdef Way* way = <Way*>hand.stream
         cdef OpenJob* job = &self.files[way.file]
         cdef Slab* slab = hand.slab
         cdef const u8* digest = job.digests + slab.index * KEY
-        cdef long long size = 0, written = 0
-        cdef size_t left = 0
+        cdef long long size = 0
+        cdef Py_ssize_t bad = slab.index, brought = 0
         cdef int code = 0, verdict = GOOD
         cdef int fd = -1
         if not self.equip(hand):
@@ -328,15 +469,12 @@ cdef class Opener(_Crew):
                 verdict = self.load(slab, fd, size, digest, &code)
                 c_close(fd)
         if verdict == GOOD and job.at != NULL:
-            zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
-            verdict = self.decompress(hand, hand.context, slab, way.draft.fd, job.at[slab.index], &left, &written, &code)
-            if verdict == GOOD and (left or written != job.at[slab.index + 1] - job.at[slab.index]):
-                verdict = BAD_FRAME
+            verdict = self.bring_chunk(hand, way, &bad, &brought, &code)
         pthread_mutex_lock(&self.lock)
         if verdict != GOOD:
-            self.note(job, verdict, code, slab.index)
+            self.note(job, verdict, code, bad, job.at[bad] if job.at != NULL else -1)
         if verdict != GOOD or job.at != NULL:
-            way.next_write += job.at != NULL
+            way.next_write += brought
             self.give_back(way, slab)
         else:
             slab.next = way.ready
@@ -344,20 +482,45 @@ cdef class Opener(_Crew):
         self.step_done(way)
         pthread_mutex_unlock(&self.lock)
 
+    cdef int bring_chunk(self, Hand* hand, Way* way, Py_ssize_t* index, Py_ssize_t* brought, int* code) noexcept nogil:
+        """Decompresses an opened chunk to every place of the file that it has. `index` becomes the place where it went
+        wrong."""
+        cdef OpenJob* job = &self.files[way.file]
+        cdef Flow flow
+        cdef long long wanted
+        cdef bint silent = False        # further places need nothing but the right length
+        cdef int verdict
+        while True:
+            wanted = job.at[index[0] + 1] - job.at[index[0]]
+            if not silent:
+                self.begin_flow(&flow, job, &way.draft, job.at[index[0]])
+                zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
+                verdict = self.decompress(hand, hand.context, hand.slab, &flow, code)
+                if verdict != GOOD:
+                    return verdict
+            if flow.left or flow.written != wanted:
+                return BAD_FRAME
+            silent = flow.fd < 0 or (flow.sparse and flow.zeros)
+            brought[0] += 1
+            if job.same == NULL or job.same[index[0]] < 0:
+                return GOOD
+            index[0] = job.same[index[0]]
+
     cdef void decompress_step(self, Hand* hand) noexcept nogil:
         cdef Way* way = <Way*>hand.stream
         cdef OpenJob* job = &self.files[way.file]
         cdef Slab* slab = hand.slab
+        cdef long long begun = way.flow.written
         cdef int code = 0, verdict
         if not self.equip(hand):
             self.fail_memory()
             return
-        verdict = self.decompress(hand, way.dctx, slab, way.draft.fd, -1, &way.left, &way.written, &code)
-        if verdict == GOOD and way.left and slab.index == job.count - 1:
+        verdict = self.decompress(hand, way.dctx, slab, &way.flow, &code)
+        if verdict == GOOD and way.flow.left and slab.index == job.count - 1:
             verdict = BAD_FRAME
         pthread_mutex_lock(&self.lock)
         if verdict != GOOD:
-            self.note(job, verdict, code, slab.index)
+            self.note(job, verdict, code, slab.index, begun)
         way.writing = False
         way.next_write += 1
         self.give_back(way, slab)
@@ -435,41 +598,82 @@ cdef class Opener(_Crew):
             self.fail(error)
             return BAD_CALL
 
-    cdef int decompress(self, Hand* hand, void* dctx, Slab* slab, int fd, long long at, size_t* left,
-                        long long* written, int* code) noexcept nogil:
-        """Decompresses an opened chunk into a file: at its end, or with `at` from there on."""
+    cdef int decompress(self, Hand* hand, void* dctx, Slab* slab, Flow* flow, int* code) noexcept nogil:
+        """Decompresses an opened chunk into a file, behind what the flow has written."""
         cdef ZBuffer data, out
         data.data, data.size, data.pos = chunk_of(slab), slab.length, 0
         out.data, out.size, out.pos = hand.data, 2 * PIECE, 0
         # A full buffer may mean that there is more behind it, unless the frame has just ended.
-        while data.pos < data.size or (out.pos == out.size and left[0]):
+        while data.pos < data.size or (out.pos == out.size and flow.left):
             out.pos = 0
-            left[0] = zstd.decompress_stream(dctx, &out, &data)
-            if zstd.is_error(left[0]):
+            flow.left = zstd.decompress_stream(dctx, &out, &data)
+            if zstd.is_error(flow.left):
                 return BAD_FRAME
             if self.stopping:
                 code[0] = EINTR
                 return BAD_WRITE
             if out.pos == 0:
                 continue
-            code[0] = write_full(fd, out.data, out.pos) if at < 0 else pwrite_full(fd, out.data, out.pos, at + written[0])
+            code[0] = flow_write(flow, out.data, out.pos)
             if code[0]:
                 return BAD_WRITE
-            written[0] += out.pos
         return GOOD
 
-    # ---- the file: unfinished under a temporary name, then whole under its own ----
+    # ---- the file: unfinished without its name, then whole ----
 
-    cdef int begin_draft(self, Draft* draft, Py_ssize_t file, int* code) noexcept nogil:
-        code[0] = draft_begin(draft, self.files[file].directory, self.prefix, file, b"part")
+    cdef void begin_flow(self, Flow* flow, const OpenJob* job, const Draft* draft, long long at) noexcept nogil:
+        flow.fd = draft.fd
+        flow.sparse = job.sparse
+        flow.at = at
+        flow.written = 0
+        flow.left = 0
+        flow.zeros = True
+
+    cdef int begin_draft(self, Draft* draft, const OpenJob* job, int* code) noexcept nogil:
+        """A private file, when its permissions are to be set; room for it, when it is large."""
+        cdef size_t number = job - self.files
+        draft.fd = -1
+        draft.nameless = True
+        if job.directory < 0:
+            return GOOD
+        code[0] = draft_begin(draft, job.directory, self.prefix, number, b"part", 0o666 if job.mode < 0 else 0o600)
+        if code[0]:
+            return BAD_WRITE
+        if job.size >= LARGE and not job.sparse:
+            code[0] = give_room(draft.fd, job.size)
+            if code[0]:
+                draft_end(draft, False)
+                return BAD_WRITE
+        return GOOD
+
+    cdef int settle(self, Draft* draft, OpenJob* job, long long length, int* code) noexcept nogil:
+        """Owner, permissions, attributes and times, then the name. A link of that name is replaced, not followed."""
+        if job.size >= 0 and length != job.size:
+            return BAD_FRAME
+        if draft.fd < 0:
+            return GOOD
+        if job.sparse and ftruncate(draft.fd, length):
+            code[0] = errno
+            return BAD_WRITE
+        if job.mode >= 0:
+            self.set_metadata(draft.fd, job)
+        if set_times(draft.fd, job.atime_ns, job.mtime_ns):
+            code[0] = errno
+            return BAD_WRITE
+        code[0] = draft_publish(draft, job.directory, job.leaf, job.replace)
         return BAD_WRITE if code[0] else GOOD
 
-    cdef int settle(self, Draft* draft, OpenJob* job, int* code) noexcept nogil:
-        """Times, then the name. A link of that name is replaced, not followed."""
-        code[0] = errno if set_times(draft.fd, job.atime_ns, job.mtime_ns) else 0
-        if code[0] == 0:
-            code[0] = draft_publish(draft, job.directory, job.leaf)
-        return BAD_WRITE if code[0] else GOOD
+    cdef void set_metadata(self, int fd, OpenJob* job) noexcept nogil:
+        cdef int mode = job.mode
+        cdef Py_ssize_t i
+        if (job.uid >= 0 or job.gid >= 0) and fchown(fd, <unsigned>job.uid, <unsigned>job.gid):
+            job.soft = errno
+            mode &= 0o1777      # nobody's set-uid program becomes somebody else's
+        if fchmod(fd, mode) and not job.soft:
+            job.soft = errno
+        for i in range(job.xattr_count):
+            if set_xattr(fd, job.xattrs[i].name, job.xattrs[i].value, job.xattrs[i].size) and not job.soft:
+                job.soft = errno
 
     # ---- the caller ----
 
@@ -489,4 +693,4 @@ cdef class Opener(_Crew):
 
     cdef object tell(self, Py_ssize_t file):
         cdef OpenJob* job = &self.files[file]
-        return Opened(file, True, job.verdict, job.bad, job.code)
+        return Opened(file, True, job.verdict, job.bad, job.code, job.offset, job.soft)

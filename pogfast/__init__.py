@@ -1,6 +1,45 @@
 """pogfast: file encryption and backup at the speed of the machine, in the format of pog.
 
-Importing the package imports nothing else: a command must be able to answer --help at once.
+`create`, `restore`, `check`, `open_archive`, `open_store`, `Key` and `errors` are the commands' words as a Python
+interface. Importing the package imports nothing else, since a command must be able to answer --help at once: each name
+is looked up in its module when it is used. __init__.pyi tells type checkers what they are.
 """
 
+import sys
+
 __version__ = "0.1.0"
+__all__ = ["Key", "__version__", "check", "create", "errors", "open_archive", "open_store", "restore"]
+
+# Name -> the module that has it.
+PUBLIC = {
+    "Key": "pogfast.keys",
+    "check": "pogfast.check",
+    "create": "pogfast.backup",
+    "open_archive": "pogfast.archive",
+    "open_store": "pogfast.stores",
+    "restore": "pogfast.recovery",
+}
+
+
+class _Package(type(sys)):
+    """`pogfast.create` is the function, also when the module of that name has been imported, which would hide it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in PUBLIC:
+            super().__setattr__(name, value)
+
+
+def __getattr__(name: str) -> object:
+    if name in PUBLIC or name == "errors":
+        from importlib import import_module
+
+        module = import_module(PUBLIC.get(name, "pogfast.errors"))
+        return getattr(module, name) if name in PUBLIC else module
+    raise AttributeError(f"module 'pogfast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -132,21 +132,51 @@ class Sealer:
 
 VERDICT: dict[str, int]
 
+class Wanted(NamedTuple):
+    """One file that an Opener is asked for.
+
+    `directory` is a descriptor, `leaf` the file's name in it; with -1 nothing is written, and the content is only
+    checked. `sizes` are the plain bytes of each blob, where each is a frame of its own; `size` those of the whole file,
+    -1 when not known. With a `mode` (permission bits) the file is nobody else's until it has its owner (`uid` and `gid`,
+    -1: left alone), mode, `xattrs` and times; with -1 it is what the umask leaves. `sparse`: zeros become holes.
+    Without `replace` a name that is taken is an error (EEXIST).
+    """
+
+    directory: int
+    leaf: bytes
+    blobs: list[str]
+    sizes: list[int] | None
+    size: int
+    atime_ns: int
+    mtime_ns: int
+    mode: int = -1
+    uid: int = -1
+    gid: int = -1
+    xattrs: Sequence[tuple[bytes, bytes]] = ()
+    sparse: bool = False
+    replace: bool = True
+
 class Opened(NamedTuple):
-    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with."""
+    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with, an errno
+    where the system refused, and at which plain byte of the file that blob begins (-1: not known).
+
+    `soft` is an errno when the file is there, but its owner or an attribute could not be set.
+    """
 
     file: int
     done: bool
     verdict: int
     blob: int
     errno: int
+    offset: int
+    soft: int
 
 class Opener:
     """Turns blobs into files: read, authenticate, decrypt, check the name, decompress, write. Both layouts.
 
-    Each file is (descriptor of a directory, name in it, blobs' names, their plain sizes or None, atime and mtime in
-    ns). With sizes every blob is a frame of its own and they are restored in parallel, each to its place. A file
-    appears under its name when it is whole.
+    With sizes every blob is a frame of its own, and they are restored in parallel, each to its place; one that comes
+    several times in a file is fetched once, and so is that of small files which are all the same. A file appears under
+    its name when it is whole.
     """
 
     def __init__(
@@ -154,7 +184,7 @@ class Opener:
         secret: bytes,
         private: bytes | None,
         asymmetric: bool,
-        files: Sequence[tuple[int, bytes, list[str], list[int] | None, int, int]],
+        files: Sequence[Wanted],
         source: BlobDirectory | Callable[[str], Buffer],
         *,
         jobs: int,

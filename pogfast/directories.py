@@ -197,7 +197,7 @@ class Directories:
             raise
 
     def others(
-        self, top: str, kept: Container[str], must_stay: Callable[[str, bool], bool], tell: Callable[[str], None]
+        self, top: str, kept: Container[str], must_stay: Callable[[str], bool], tell: Callable[[str], None]
     ) -> list[tuple[str, bool]]:
         """What lies below a directory and is not in `kept`, as (path, whether it is a directory), the deepest first.
 
@@ -216,7 +216,7 @@ class Directories:
                 continue
             for leaf, is_directory, is_mount in listed:
                 below = f"{path}/{leaf}" if path else leaf
-                if must_stay(below, is_directory) or is_mount:
+                if must_stay(below) or is_mount:
                     staying.update(above(below))
                     if is_mount:
                         tell(f"{below}: kept, it is another file system")

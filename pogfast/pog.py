@@ -8,14 +8,14 @@ Everything but the answer goes to standard error, one line each; no failure ends
 from __future__ import annotations
 
 import getopt
-import os
 import sys
+
+from pogfast.console import Console, guarded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-    from pogfast.errors import PogfastError
     from pogfast.keys import Key
 
 POG_VERSION = "0.1.4"  # the release whose command line this is
@@ -98,16 +98,6 @@ FORMS = (
     ),
 )
 
-SIZE_UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
-SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
-SIZE_WORDS = {"byte": "", "kilobyte": "k", "megabyte": "m", "gigabyte": "g", "terabyte": "t", "petabyte": "p"}
-SIZE_WORDS |= {"kibibyte": "kib", "mebibyte": "mib", "gibibyte": "gib", "tebibyte": "tib", "pebibyte": "pib"}
-SIZE_WORDS |= {"kb": "k", "mb": "m", "gb": "g", "tb": "t", "pb": "p"}
-
-# Names beyond these are counted, not shown, when short names clash.
-MOST_NOTES = 20
-
-
 def parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """(options without their dashes -> values, inputs), as docopt 0.6.2 reads them. Raises UsageError.
 
@@ -142,21 +132,10 @@ def _fits(options: dict[str, str], allowed: set[str], groups: tuple[set[str], ..
 
 
 def parse_size(text: str) -> int:
-    """Bytes in `100MB`, `1.5k`, `2 KiB`, `10 bytes`: decimal units, binary ones with an i. Raises UsageError."""
-    from pogfast.errors import UsageError
+    """The bytes of --chunk-size. Raises UsageError."""
+    from pogfast.sizes import parse_size
 
-    number = text.strip()
-    unit = number.lstrip("0123456789.")
-    digits = number[: len(number) - len(unit)]
-    unit = unit.strip().lower()
-    unit = SIZE_WORDS.get(unit.removesuffix("s") if len(unit) > 3 else unit, unit)
-    try:
-        size = int(float(digits) * SIZE_UNITS[unit]) if "." in digits else int(digits) * SIZE_UNITS[unit]
-    except (KeyError, ValueError) as error:
-        raise UsageError(f"--chunk-size={text}: not a size", hint="write 50MB, 4MiB or a number of bytes") from error
-    if not 1 <= size < 2**63:
-        raise UsageError(f"--chunk-size={text}: a chunk has at least one byte, and fits this machine")
-    return size
+    return parse_size("--chunk-size", text)
 
 
 def parse_number(name: str, text: str, least: int, most: int) -> int:
@@ -171,75 +150,9 @@ def parse_number(name: str, text: str, least: int, most: int) -> int:
     return number
 
 
-class Console:
-    """What the user sees: pog's lines on standard output, everything else on standard error."""
+class PogConsole(Console):
+    """What create.py and restore.py report, as pog prints it."""
 
-    def __init__(self, command: str = "pog") -> None:
-        self.command = command
-        self.exit_code = 0
-        self.notes = 0
-        self.watched = sys.stdout is not None and sys.stdout.isatty()
-
-    def print(self, line: str) -> None:
-        """A line of the answer. A name that is not UTF-8 is printed as the bytes that it is."""
-        try:
-            raw = os.fsencode(line)
-        except UnicodeEncodeError:
-            raw = line.encode("utf-8", "backslashreplace")
-        self._write(raw + b"\n")
-
-    def _write(self, raw: bytes) -> None:
-        from pogfast.errors import PogfastError
-
-        if sys.stdout is None:
-            raise PogfastError("standard output is closed")
-        try:
-            sys.stdout.buffer.write(raw)
-            if self.watched:
-                sys.stdout.buffer.flush()
-        except OSError as error:
-            raise self.cannot_print(error) from error
-
-    def flush(self) -> None:
-        if sys.stdout is None:
-            return
-        try:
-            sys.stdout.buffer.flush()
-        except OSError as error:
-            raise self.cannot_print(error) from error
-
-    def cannot_print(self, error: OSError) -> PogfastError:
-        from pogfast.errors import PogfastError
-
-        # What could not be written would be tried again, and complained about, when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return PogfastError(f"cannot write to standard output: {error.strerror}")
-
-    def note(self, kind: str, text: str, hint: str = "") -> None:
-        """A line on standard error; control characters in it are shown, not sent to the terminal."""
-        for line in (f"{self.command}: {kind}: {text}", hint and f"  {hint}"):
-            if line and sys.stderr is not None:
-                print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line), file=sys.stderr)
-
-    def problem(self, error: PogfastError) -> None:
-        """Something failed and the rest goes on. The exit code will tell the worst: damage before all else."""
-        self.note("error", str(error), error.hint)
-        self.exit_code = 4 if 4 in (self.exit_code, error.exit_code) else self.exit_code or error.exit_code
-
-    def tell(self, what: PogfastError | str) -> None:
-        """What inputs.py came across: a problem, or something to know."""
-        if not isinstance(what, str):
-            self.problem(what)
-            return
-        self.notes += 1
-        if self.notes <= MOST_NOTES:
-            self.note("warning", what)
-
-    def count_notes(self) -> None:
-        if self.notes > MOST_NOTES:
-            self.note("warning", f"{self.notes - MOST_NOTES} more like these")
-
-    # What create.py and restore.py report.
     def file(self, index: int, total: int, path: str) -> None:
         self.print(f"*** {index}/{total}: {path}")
 
@@ -254,47 +167,10 @@ class Console:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command `pog`. Returns its exit code."""
-    return guarded(Console(), lambda console: _pog(console, sys.argv[1:] if arguments is None else arguments))
+    return guarded(PogConsole("pog"), lambda console: _pog(console, sys.argv[1:] if arguments is None else arguments))
 
 
-def guarded(console: Console, command: Callable[[Console], None]) -> int:
-    """Runs a command. Whatever it ends in becomes one line on standard error and an exit code."""
-    from pogfast.errors import PogfastError
-
-    try:
-        _end_on_sigterm()
-        command(console)
-        console.flush()
-    except PogfastError as error:
-        console.note("error", str(error), error.hint)
-        return error.exit_code
-    except KeyboardInterrupt:
-        console.note("error", "interrupted; what is stored already is kept, run the command again to go on")
-        return 130
-    except MemoryError as error:
-        console.note("error", str(error) or "out of memory")
-        return 1
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        console.note("error", f"{where}{error.strerror or error}")
-        return 1
-    return console.exit_code
-
-
-def _end_on_sigterm() -> None:
-    """SIGTERM ends a run as Ctrl-C does: unfinished files are taken away."""
-    import signal
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:
-        return  # called from another thread than the main one: signals are somebody else's there
-
-
-def _pog(console: Console, arguments: Sequence[str]) -> None:
+def _pog(console: PogConsole, arguments: Sequence[str]) -> None:
     options, inputs = parse(arguments)
     if "help" in options:
         console.print(HELP.rstrip("\n"))
@@ -312,7 +188,7 @@ def _pog(console: Console, arguments: Sequence[str]) -> None:
         _encrypt(console, options, inputs)
 
 
-def _encrypt(console: Console, options: dict[str, str], inputs: Sequence[str]) -> None:
+def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast.create import create, default_jobs
     from pogfast.inputs import find_sources
     from pogfast.stores import check_targets, open_targets
@@ -342,7 +218,7 @@ def _encrypt(console: Console, options: dict[str, str], inputs: Sequence[str]) -
             target.close()
 
 
-def _decrypt(console: Console, options: dict[str, str], inputs: Sequence[str]) -> None:
+def _decrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast.create import default_jobs
     from pogfast.errors import PogfastError
     from pogfast.restore import cat_blobs, restore
@@ -375,7 +251,7 @@ def _by_archive(inputs: Sequence[str]) -> tuple[list[str], list[tuple[str, list[
     return blobs, archives
 
 
-def _dump_manifests(console: Console, options: dict[str, str], inputs: Sequence[str]) -> None:
+def _dump_manifests(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast.restore import read_archive
 
     key = _key(options, writing=False)
@@ -388,7 +264,7 @@ def _dump_manifests(console: Console, options: dict[str, str], inputs: Sequence[
                 console.print(blob)
 
 
-def _dump_indexes(console: Console, options: dict[str, str], inputs: Sequence[str]) -> None:
+def _dump_indexes(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast.restore import read_index
 
     key = _key(options, writing=False)
@@ -399,7 +275,7 @@ def _dump_indexes(console: Console, options: dict[str, str], inputs: Sequence[st
             console.print(blob)
 
 
-def _head(console: Console, archive: str) -> None:
+def _head(console: PogConsole, archive: str) -> None:
     """Which manifest comes next: on standard error, as pog has it."""
     console.flush()
     if sys.stderr is not None:
@@ -408,6 +284,7 @@ def _head(console: Console, archive: str) -> None:
 
 def _key(options: dict[str, str], *, writing: bool) -> Key:
     from pogfast import keys
+    from pogfast.prompt import password
 
     if options.get("encryption-keyfile"):
         return keys.from_encryption_keyfile(options["encryption-keyfile"])
@@ -415,50 +292,16 @@ def _key(options: dict[str, str], *, writing: bool) -> Key:
         return keys.from_decryption_keyfile(options["decryption-keyfile"])
     if options.get("keyfile"):
         return keys.from_keyfile(options["keyfile"], writing=writing)
-    return keys.from_password(_password(writing))
-
-
-def _password(twice: bool) -> str:
-    """Asked for at the terminal; without one it is read from standard input, a line each time."""
-    from pogfast.errors import UsageError
-
-    while True:
-        password = _ask()
-        if twice and not password:
-            raise UsageError("an empty password protects nothing")
-        if not twice or _ask() == password:
-            return password
-        print("The passwords differ, once more.", file=sys.stderr)
-
-
-def _ask() -> str:
-    from pogfast.errors import UsageError
-
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        line = sys.stdin.readline() if sys.stdin is not None else ""
-        if not line:
-            raise UsageError(
-                "no password: there is no terminal, and standard input has ended",
-                hint="give --keyfile, or the password on standard input (twice when writing)",
-            ) from None
-        return line.rstrip("\r\n")
-    from getpass import getpass
-
-    try:
-        return getpass("Password: ")
-    except EOFError:
-        raise UsageError("no password was given") from None
+    return keys.from_password(password(twice=writing))
 
 
 def create_keypair(arguments: Sequence[str] | None = None) -> int:
     """The command `pog-create-keypair`. Returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    return guarded(Console("pog-create-keypair"), lambda console: _create_keypair(console, given))
+    return guarded(PogConsole("pog-create-keypair"), lambda console: _create_keypair(console, given))
 
 
-def _create_keypair(console: Console, arguments: Sequence[str]) -> None:
+def _create_keypair(console: PogConsole, arguments: Sequence[str]) -> None:
     if list(arguments) in (["-h"], ["--help"]):
         console.print(KEYPAIR_HELP.rstrip("\n"))
         return

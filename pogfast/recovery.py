@@ -205,9 +205,8 @@ class _Run:
         self.summary = Summary()
         self.files = 0  # that need no more work
         self.bytes_done = 0  # of these
-        self.first: dict[
-            str, str
-        ] = {}  # archived name of the first file of an inode -> path of one that is there, or will be
+        # Archived name of the first file of an inode -> path of one of its files that is there, or will be.
+        self.first: dict[str, str] = {}
         self.awaited: set[str] = set()  # these paths
         self.whole: set[str] = set()  # those that are there
 
@@ -389,13 +388,11 @@ class _Run:
         Those that were made on the way to something get theirs, too. They are above all that is selected.
         """
         known, selected = self.plan.directories, self.plan.selected
-        self._restore_deepest_first(self.plan.places["directory"])
-        on_the_way = [path for path in self.directories.made if path in known and path not in selected]
-        self._restore_deepest_first(Place(-1, known[path], path) for path in on_the_way)
-
-    def _restore_deepest_first(self, places: Iterable[Place]) -> None:
-        for place in sorted(places, key=lambda place: place.path.count("/"), reverse=True):
+        for place in _deepest_first(self.plan.places["directory"]):
             self.summary.directories += self._guarded(place, self._directory)
+        on_the_way = [path for path in self.directories.made if path in known and path not in selected]
+        for place in _deepest_first(Place(-1, known[path], path) for path in on_the_way):
+            self._guarded(place, self._directory_on_the_way)
 
     def _guarded(self, place: Place, restore: Callable[[Place], Outcome | None]) -> bool:
         """Whether something that is no file was restored. Tells what became of it."""
@@ -466,6 +463,10 @@ class _Run:
         self._set_metadata(place, self.directories.open(place.path), ".", metadata)
         return "restored" if place.path in self.directories.made else None
 
+    def _directory_on_the_way(self, place: Place) -> None:
+        """It was not asked for, so nothing is told of it."""
+        self._directory(place)
+
     def _set_metadata(self, place: Place, directory: int, name: str, metadata: Metadata) -> None:
         for failed in set_metadata(directory, name, metadata):
             self._warn(f"{place.name}: {failed}")
@@ -476,7 +477,7 @@ class _Run:
         """Removes what lies below selected directories and is not in the archive, unless it must stay."""
         kept, must_stay = self.plan.kept(), self.plan.must_stay
         for top in self.plan.tops():
-            if must_stay(top, True):
+            if must_stay(top):
                 continue
             for path, is_directory in self.directories.others(top, kept, must_stay, self._warn):
                 try:
@@ -505,6 +506,10 @@ class _Run:
     def _warn(self, text: str) -> None:
         self.summary.warnings += 1
         self.report.warning(text)
+
+
+def _deepest_first(places: Iterable[Place]) -> list[Place]:
+    return sorted(places, key=lambda place: place.path.count("/"), reverse=True)
 
 
 def _is_same_file(entry: Entry, there: os.stat_result) -> bool:

@@ -501,10 +501,12 @@ def test_a_directory_without_an_entry_of_its_own_is_a_name(work: Work) -> None:
         ([], ["sub", "*.txt"], ["src", "src/a.c", "src/a.h"]),
         (["src", "*.c"], ["sub"], ["src", "src/a.c", "src/a.h"]),
         (["[x].txt"], [], ["[x].txt"]),
+        (["/src/sub/*"], [], ["src/sub/b.c", "src/sub/b.h"]),
+        (["src"], ["src/sub", "!src/sub/b.c"], ["src", "src/a.c", "src/a.h"]),
+        (["src"], ["*.c", "!a.*"], ["src", "src/a.c", "src/a.h", "src/sub", "src/sub/b.h"]),
     ],
 )
 def test_patterns_select(work: Work, names: list[str], exclude: list[str], expected: list[str]) -> None:
-    pytest.importorskip("pogfast.patterns")
     for name in ("src/a.c", "src/a.h", "src/sub/b.c", "src/sub/b.h", "[x].txt", "x.txt"):
         write(work.tree / name, name.encode())
     assert work.restore(archive_of(work.tree), names=names, exclude=exclude).exit_code == 0
@@ -513,13 +515,22 @@ def test_patterns_select(work: Work, names: list[str], exclude: list[str], expec
 
 
 def test_names_that_match_nothing_are_named_and_the_rest_restored(work: Work) -> None:
-    pytest.importorskip("pogfast.patterns")
     furnish(work.tree)
     summary = work.restore(archive_of(work.tree), names=["plain", "nosuch", "no*such", "plain/below"])
     assert work.messages() == [f"{name}: no such file in the archive" for name in ("nosuch", "no*such", "plain/below")]
     assert {type(problem) for problem in summary.problems} == {NoSuchEntry}
     assert summary.exit_code == 3
     assert sorted(tree_at(work.out)) == ["plain"]
+
+
+def test_what_is_no_pattern_is_wrong_usage(work: Work) -> None:
+    made = Archive()
+    made.add("[x", b"1")
+    assert work.restore(made, names=["[x"]).files == 1
+    with pytest.raises(UsageError):
+        work.restore(made, names=["[y"])
+    with pytest.raises(UsageError):
+        work.restore(made, exclude=["[y"])
 
 
 # ---- what is there already -----------------------------------------------------------------------------------------
@@ -886,6 +897,16 @@ def test_two_things_at_one_path(work: Work, kind: str) -> None:
     assert tree_at(work.out)["x"][0][:4] == {"link": "0o12", "fifo": "0o10", "directory": "0o40"}[kind]
 
 
+def test_the_same_thing_twice_is_one(work: Work) -> None:
+    made = Archive()
+    for name in ("x", "./x", "/x"):
+        made.add(name, b"1")
+    for section, name in (("links", "l"), ("fifos", "p"), ("directories", "d")):
+        made.trailer[section] |= {name: {"target": "x", "mode": 0o700}, f"./{name}": {"target": "x", "mode": 0o700}}
+    summary = work.restore(made)
+    assert (summary.files, summary.links, summary.fifos, summary.directories, summary.exit_code) == (1, 1, 1, 1, 0)
+
+
 @pytest.mark.parametrize("target", ["", "a\0b", "\ud800", 5, None])
 def test_links_without_a_target_are_named(work: Work, target: object) -> None:
     made = Archive()
@@ -934,9 +955,11 @@ def test_stripped_paths_lie_below_and_lose_their_first_parts(
         assert place.path.split("/") == (parts[strip:] or [""])
         assert ".." not in place.path
         assert place.path or kind == "directory"
-    gone = {name for name in entries if name not in {place.name for kind, place in places if kind == "file"}}
-    assert plan.vanished == len(gone)
-    assert all(len(plain_path(name).split("/")) <= strip for name in gone)
+    parts_of = {name: plain_path(name).split("/") for name in entries}
+    short = [name for name, parts in parts_of.items() if len(parts) <= strip and ".." not in parts and parts != [""]]
+    assert plan.vanished == len(short)
+    found = {tuple(parts_of[place.name][strip:]) for kind, place in places if kind == "file"}
+    assert found == {tuple(parts[strip:]) for name, parts in parts_of.items() if name not in short}, "nothing is lost"
 
 
 def test_strip_components(work: Work) -> None:
@@ -1016,7 +1039,6 @@ def test_delete_stays_within_what_is_selected(work: Work) -> None:
 
 
 def test_delete_keeps_what_is_excluded(work: Work) -> None:
-    pytest.importorskip("pogfast.patterns")
     furnish(work.tree)
     made = archive_of(work.tree)
     work.restore(made)
@@ -1056,6 +1078,16 @@ def test_delete_keeps_what_could_not_be_archived(work: Work) -> None:
     work.restore(made, delete=True)
     assert work.told.of("deleted") == ["d/other", "d/sub/other"]
     assert (work.out / "d" / "locked" / "x" / "y").exists()
+
+
+def test_delete_keeps_what_is_malformed_in_the_archive(work: Work) -> None:
+    made = Archive()
+    made.trailer["directories"]["d"] = {"mode": 0o755}
+    made.add("d/f", b"1", size="many")
+    write(work.out / "d" / "f", b"from an older run")
+    write(work.out / "d" / "g", b"1")
+    assert work.restore(made, delete=True).exit_code == 4
+    assert work.told.of("deleted") == ["d/g"]
 
 
 def test_delete_with_stripped_names(work: Work) -> None:

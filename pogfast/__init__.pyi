@@ -1,0 +1,12 @@
+"""The public names and their types; __init__.py looks them up when they are used."""
+
+from pogfast import errors as errors
+from pogfast.archive import open_archive as open_archive
+from pogfast.backup import create as create
+from pogfast.check import check as check
+from pogfast.keys import Key as Key
+from pogfast.recovery import restore as restore
+from pogfast.stores import open_store as open_store
+
+__version__: str
+__all__ = ["Key", "__version__", "check", "create", "errors", "open_archive", "open_store", "restore"]

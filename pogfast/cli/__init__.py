@@ -1,0 +1,98 @@
+"""`pogfast VERB ...`: the tool's own command. One library call a verb; what a verb needs is imported when it runs.
+
+Until then nothing but click and the standard library is imported, so that --help answers at once. The verbs are in
+write.py, read.py, look.py and keys.py; what all of them share is in frame.py and output.py. Whatever a command ends in
+is one line on standard error and an exit code; a traceback only with --debug.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from pogfast.cli.frame import Group, usage_error
+from pogfast.cli.output import Output
+from pogfast.console import guarded
+from pogfast.errors import PogfastError
+
+COMPLETE = "_POGFAST_COMPLETE"
+# Verb -> the module that has it, and its line in the help.
+VERBS = {
+    "create": ("pogfast.cli.write", "Archive files and directories, with all that a restore needs."),
+    "restore": ("pogfast.cli.read", "Bring an archive, or parts of it, back."),
+    "list": ("pogfast.cli.look", "List the archives of a store."),
+    "ls": ("pogfast.cli.look", "List what is in an archive."),
+    "find": ("pogfast.cli.look", "Find names in all archives of a store."),
+    "cat": ("pogfast.cli.read", "Print a file of an archive, or a part of it."),
+    "diff": ("pogfast.cli.look", "Compare two archives."),
+    "info": ("pogfast.cli.look", "Show the figures of an archive."),
+    "stats": ("pogfast.cli.look", "Show the figures of a store."),
+    "check": ("pogfast.cli.read", "Check that archives can be restored, or compare one with the disk."),
+    "keygen": ("pogfast.cli.keys", "Make a key pair, or a keyfile."),
+    "key": ("pogfast.cli.keys", "Say what a key file is."),
+    "completion": ("pogfast.cli.keys", "Print the completion script of a shell."),
+    "help": ("pogfast.cli.keys", "Show the help of a command."),
+}
+
+HELP = """\
+Encrypts files into archives, and brings them back.
+
+STORE is a directory, local:/DIR, or (to write to) a program; several have commas between them. ARCHIVE is
+STORE/NAME.mfn as `pogfast list STORE` shows it, or STORE/latest.
+
+The key is the one of --keyfile, --encryption-keyfile, --decryption-keyfile, --password-file or --password-command, else
+that of POGFAST_KEYFILE and so on, else of POGFAST_PASSWORD; else a password is asked for.
+"""
+EPILOG = """\
+Exit codes: 0 done, 1 nothing was done, 2 wrong usage, 3 done but for what is named, 4 damage found, 10 no such store or
+archive, 12 wrong key, 130 interrupted.
+"""
+
+
+def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        from pogfast import __version__
+
+        context.ensure_object(Output).print(f"pogfast {__version__}")
+        context.exit()
+
+
+group = Group("pogfast", table=VERBS, no_args_is_help=False, help=HELP, epilog=EPILOG, subcommand_metavar="COMMAND ...")
+group.params.append(
+    click.Option(
+        ["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_version,
+        help="Show the version, and end.",
+    )
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command `pogfast`. Returns its exit code."""
+    return guarded(Output(), lambda output: _run(output, sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(output: Output, arguments: Sequence[str]) -> None:
+    if COMPLETE in os.environ:
+        from click.shell_completion import shell_complete
+
+        output.exit_code = shell_complete(group, {}, "pogfast", COMPLETE, os.environ[COMPLETE])
+        return
+    try:
+        with group.make_context("pogfast", list(arguments), obj=output) as context:
+            group.invoke(context)
+    except click.exceptions.Exit as ended:
+        output.exit_code = ended.exit_code
+    except click.ClickException as error:
+        raise usage_error(error) from error
+    except (PogfastError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        text = f"a defect of pogfast: {type(error).__name__}: {error}"
+        raise PogfastError(text, hint="please report it, with what --debug shows") from error

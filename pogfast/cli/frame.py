@@ -1,0 +1,181 @@
+"""How a verb of `pogfast` is made: its help, the options that stand before or after it, sizes, and usage errors.
+
+Everything here is click's; what the options mean is for the verbs. Imports click and the standard library only, since
+--help goes through here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.output import Output
+from pogfast.errors import PogfastError, UsageError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+WIDTH = 100  # columns of help on a wide terminal, and without one
+
+
+def _width() -> int:
+    """Columns of help. (click would import shutil to ask, which takes as long as 20 % of Python's start.)"""
+    for descriptor in (1, 2):
+        try:
+            return min(os.get_terminal_size(descriptor).columns - 2, WIDTH)
+        except OSError:
+            continue
+    return WIDTH
+
+
+def common_options() -> list[click.Parameter]:
+    """What every verb takes, and `pogfast` itself before the verb."""
+    return [
+        _common("-q", "--quiet", "quiet", help="No progress and no summary: only the answer and errors."),
+        _common("-v", "--verbose", "verbose", count=True, help="Say more; -vv names every file."),
+        _common("--json", "json", help="The answer as JSON lines on standard output."),
+        _common("--debug", "debug", help="Show a traceback when something fails."),
+        click.Option(
+            ["-h", "--help"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_help,
+            help="Show this, and end.",
+        ),
+    ]
+
+
+def _common(*names: str, count: bool = False, help: str) -> click.Option:
+    return click.Option(
+        names, is_flag=not count, count=count, expose_value=False, is_eager=True, callback=_set, help=help
+    )
+
+
+def _set(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    """The volume adds up, wherever it is said."""
+    output = context.find_object(Output)
+    if output is not None and value:
+        setattr(output, str(parameter.name), value + getattr(output, str(parameter.name)))
+
+
+def _help(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        print_help(context)
+        context.exit()
+
+
+def print_help(context: click.Context) -> None:
+    context.ensure_object(Output).print(context.get_help())
+
+
+class Verb(click.Command):
+    """A command with the common options, and its help at a width that people read."""
+
+    def __init__(self, name: str | None, **more: Any) -> None:
+        super().__init__(name, **{**more, "add_help_option": False})
+        self.params += common_options()
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        return super().make_context(info_name, args, *rest, **extra, terminal_width=_width())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        ctx.ensure_object(Output).check()
+        return super().invoke(ctx)
+
+
+def verb(name: str) -> Callable[[Callable[..., None]], click.Command]:
+    """Makes a function a verb: its docstring is the help, its first argument the Output."""
+
+    def decorate(function: Callable[..., None]) -> click.Command:
+        return click.command(name, cls=Verb)(click.pass_obj(function))
+
+    return decorate
+
+
+class Group(click.Group):
+    """A command with verbs. `table` has a module, imported when its verb runs, and one line of help for each."""
+
+    def __init__(self, *arguments: Any, table: dict[str, tuple[str, str]] | None = None, **more: Any) -> None:
+        super().__init__(*arguments, **more, add_help_option=False)
+        self.table = table or {}
+        self.params += common_options()
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
+        return super().make_context(info_name, args, *rest, **extra, terminal_width=_width())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.table, *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in self.table:
+            from importlib import import_module
+
+            return import_module(self.table[cmd_name][0]).VERBS[cmd_name]  # type: ignore[no-any-return]
+        return self.commands.get(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name in self.list_commands(ctx):
+            return super().resolve_command(ctx, args)
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, self.list_commands(ctx), 1)
+        meant = f"is {near[0]} meant? " if near else ""
+        raise UsageError(f"no such command: {name}", hint=f"{meant}see {ctx.command_path} --help")
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, text) for name, (_, text) in self.table.items()]
+        rows += [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, with a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from pogfast.sizes import parse_size
+
+        return value if isinstance(value, int) else parse_size(param.opts[-1] if param else "size", value)
+
+
+class PathText(click.ParamType):  # type: ignore[type-arg]
+    """A path, as it is given: only the shell's completion has to know that it is one."""
+
+    name = "path"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file")]
+
+
+SIZE = Size()
+PATH = PathText()
+
+
+def usage_error(error: click.ClickException) -> PogfastError:
+    """click's complaint as one of ours: one line, and where the help is."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "pogfast"
+    return UsageError(text[:1].lower() + text[1:], hint=f"see {path} --help")
+
+
+def apply(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
+    """Several decorators as one, in the order of the help."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate

@@ -1,0 +1,393 @@
+"""`pogfast list`, `ls`, `find`, `diff`, `info` and `stats`: the verbs that look and touch nothing.
+
+What there is to see comes from archive.py, survey.py and differences.py as records; here these become lines for people,
+or objects with restic's words.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, verb
+from pogfast.cli.options import choice_options, key_of, key_options, look_for, open_archive
+from pogfast.cli.output import Output
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from pogfast.archive import ArchiveInfo, Record
+    from pogfast.differences import Change
+    from pogfast.survey import Item
+
+# A kind, in restic's word and in the first letter of `ls -l`.
+TYPES = {"file": "file", "directory": "dir", "link": "symlink", "fifo": "fifo"}
+MODES = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO}
+# restic's modifiers; ? is ours: the archives are cut differently, so only reading would tell.
+MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "type": "T", "uncertain": "?"}
+
+
+# ---- list ------------------------------------------------------------------------------------------------------------
+
+
+@verb("list")
+@click.argument("store", metavar="STORE", type=PATH)
+@click.option("--host", metavar="NAME", help="Only those of this host.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only those with this tag; again for more.")
+@click.option("--path", metavar="PATH", type=PATH, help="Only those that archived PATH.")
+@key_options
+def list_archives(output: Output, store: str, **options: Any) -> None:
+    """List the archives of a store.
+
+    By time, the newest last. Each with its host, files, their size, what its blobs take in the store, and its tags.
+    """
+    from pogfast.archive import archives
+    from pogfast.stores import open_store
+
+    look_for(store)
+    key = key_of(options)
+    opened = open_store(store)
+    try:
+        infos = [info for info in archives(opened, key) if _is_meant(info, **options)]
+    finally:
+        opened.close()
+    if output.json:
+        for info in infos:
+            output.emit("snapshot", id=info.name, hostname=info.host, **_without(info, "name", "host"))
+        return
+    rows = [
+        [
+            _time(info.time),
+            info.host,
+            _number(info.files),
+            _size(info.size),
+            _size(info.stored),
+            info.name,
+            ", ".join(info.tags) + (f" ({info.problem})" if info.problem else ""),
+        ]
+        for info in infos
+    ]
+    _print_table(output, ["time", "host", "files", "size", "stored", "archive", "tags"], rows, right={2, 3, 4})
+
+
+def _is_meant(info: ArchiveInfo, host: str | None, tags: tuple[str, ...], path: str | None) -> bool:
+    from os.path import abspath
+
+    fits = set(tags) <= set(info.tags) and (path is None or abspath(path) in info.paths)
+    return fits and host in (None, info.host)
+
+
+# ---- ls and find -----------------------------------------------------------------------------------------------------
+
+
+@verb("ls")
+@click.argument("archive", metavar="ARCHIVE", type=PATH)
+@click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
+@click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
+@click.option("--tree", is_flag=True, help="As a tree.")
+@choice_options
+@key_options
+def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: bool, **options: Any) -> None:
+    """List what is in an archive.
+
+    All of it, or what the names and patterns mean, as `restore` would take them.
+    """
+    from pogfast.survey import select
+
+    output.during = "ls"
+    with open_archive(archive, options) as opened:
+        items = select(opened, names, output.problem)
+        if output.json:
+            for item in items:
+                output.emit("node", **_node(item))
+        elif tree:
+            _print_tree(output, items, long)
+        else:
+            for item in items:
+                output.answer(_line(item, long))
+
+
+@verb("find")
+@click.argument("store", metavar="STORE", type=PATH)
+@click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+@click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
+@key_options
+def find(output: Output, store: str, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
+    """Find names in all archives of a store.
+
+    A pattern without a / is held against every part of a path. Each line has the archive, and the name.
+    """
+    from pogfast.stores import open_store
+    from pogfast.survey import find as find_names
+
+    output.during = "find"
+    look_for(store)
+    key = key_of(options)
+    opened = open_store(store)
+    try:
+        for found in find_names(opened, key, patterns, output.problem):
+            if output.json:
+                output.emit("match", snapshot=found.archive, time=_iso(found.time), **_node(found.item))
+            else:
+                output.answer(f"{found.archive}  {_line(found.item, long)}")
+    finally:
+        opened.close()
+
+
+def _node(item: Item) -> dict[str, Any]:
+    """restic's words for something in an archive; what is not known is left out."""
+    words = {
+        "name": item.name.rpartition("/")[2],
+        "type": TYPES[item.kind],
+        "path": item.name,
+        "uid": item.uid,
+        "gid": item.gid,
+        "user": item.user,
+        "group": item.group,
+        "size": item.size,
+        "mode": item.mode,
+        "permissions": None if item.mode is None else stat.filemode(item.mode | MODES[item.kind]),
+        "mtime": None if item.mtime_ns is None else _iso(_moment(item.mtime_ns)),
+        "mtime_ns": item.mtime_ns,
+        "linktarget": item.target,
+        "hardlink": item.hardlink,
+    }
+    return {word: value for word, value in words.items() if value is not None}
+
+
+def _line(item: Item, long: bool) -> str:
+    if not long:
+        return item.name
+    return f"{_facts(item)}  {item.name}" + (f" -> {item.target}" if item.target is not None else "")
+
+
+def _facts(item: Item) -> str:
+    """As `ls -l` has them, with ? for what the archive does not say."""
+    mode = "?" * 10 if item.mode is None else stat.filemode(item.mode | MODES[item.kind])
+    owner = item.user or ("?" if item.uid is None else str(item.uid))
+    group = item.group or ("?" if item.gid is None else str(item.gid))
+    size = "" if item.kind != "file" else "?" if item.size is None else f"{item.size}"
+    time = None if item.mtime_ns is None else _moment(item.mtime_ns)
+    return f"{mode} {owner:8} {group:8} {size:>13} {_time(time)}"
+
+
+@dataclass
+class _Branch:
+    """A part of a path, with what is below it."""
+
+    item: Item | None = None
+    below: dict[str, _Branch] = field(default_factory=dict)
+
+    def children(self, indent: str) -> list[tuple[str, str, _Branch, bool]]:
+        """Backwards, as they are taken from a stack, with their indent; and whether one is the last."""
+        return [(indent, name, self.below[name], place == 0) for place, name in enumerate(reversed(self.below))]
+
+
+def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
+    top = _Branch()
+    for item in items:
+        branch = top
+        for part in item.name.split("/"):
+            branch = branch.below.setdefault(part, _Branch())
+        branch.item = item
+    stack = top.children("")
+    while stack:
+        indent, name, branch, last = stack.pop()
+        facts = target = ""
+        if branch.item:
+            facts = f"{_facts(branch.item)}  " if long else ""
+            target = f" -> {branch.item.target}" if branch.item.target is not None else ""
+        output.answer(f"{facts}{indent}{'└── ' if last else '├── '}{name}{target}")
+        stack += branch.children(indent + ("    " if last else "│   "))
+
+
+# ---- diff ------------------------------------------------------------------------------------------------------------
+
+
+@verb("diff")
+@click.argument("before", metavar="ARCHIVE", type=PATH)
+@click.argument("after", metavar="ARCHIVE", type=PATH)
+@click.option("--metadata/--no-metadata", default=True, help="Name also what has only other metadata, or do not.")
+@choice_options
+@key_options
+def diff(output: Output, before: str, after: str, metadata: bool, **options: Any) -> None:
+    """Compare two archives.
+
+    + added, - removed, M other content, U only other metadata, T another kind, ? may have other content: the archives
+    are cut differently. No blob is read.
+    """
+    from pogfast import archive
+    from pogfast.differences import diff as differences
+
+    look_for(before)
+    look_for(after)
+    key = key_of(options)
+    counts: Counter[str] = Counter()
+    with _one(archive, before, key, options) as one, _one(archive, after, key, options) as other:
+        for change in differences(one, other):
+            if change.change != "metadata" or metadata:
+                counts[change.change] += 1
+                _tell_change(output, change)
+    output.emit("statistics", source_snapshot=one.name, target_snapshot=other.name, **{w: counts[w] for w in MODIFIERS})
+    if counts:
+        output.info(", ".join(f"{count:,} {word}" for word, count in counts.items()))
+    else:
+        output.info("no difference")
+
+
+def _one(archive: Any, text: str, key: Any, options: dict[str, Any]) -> Any:
+    """An archive; --host and so on choose among those of STORE/latest."""
+    from pogfast.stores import LATEST
+
+    return archive.open_archive(text, key, **(options if text.rpartition("/")[2] == LATEST else {}))
+
+
+def _tell_change(output: Output, change: Change) -> None:
+    modifier = MODIFIERS[change.change]
+    if output.json:
+        output.emit("change", path=change.name, modifier=modifier, **_without(change, "name"))
+        return
+    why = f"  ({', '.join(change.metadata)})" if change.change == "metadata" else ""
+    output.answer(f"{modifier} {change.name}{why}")
+
+
+# ---- figures ---------------------------------------------------------------------------------------------------------
+
+
+@verb("info")
+@click.argument("archive", metavar="ARCHIVE", type=PATH)
+@choice_options
+@key_options
+def info(output: Output, archive: str, **options: Any) -> None:
+    """Show the figures of an archive.
+
+    When and how it was made, what is in it, what its blobs take in the store, and what is in it twice.
+    """
+    from pogfast.survey import info as figures
+
+    with open_archive(archive, options) as opened:
+        found = figures(opened)
+    if output.json:
+        output.emit("info", id=found.name, **_without(found, "name"))
+        return
+    _print_pairs(
+        output,
+        {
+            "archive": found.name,
+            "time": _time(found.time),
+            "host": found.host,
+            "tags": ", ".join(found.tags),
+            "comment": found.comment,
+            "paths": ", ".join(found.paths),
+            "made by": found.program,
+            "layout": found.layout + (f", chunks of {_size(found.chunk_size)}" if found.chunk_size else ""),
+            "files": f"{found.files:,}" + (f", {found.unknown:,} of unknown size" if found.unknown else ""),
+            "directories": f"{found.directories:,}",
+            "links": f"{found.links:,}",
+            "fifos": f"{found.fifos:,}",
+            "size": _size(found.size),
+            "stored": f"{_size(found.stored)} in {many(found.blobs, 'blob')}" + _ratio(found.ratio),
+            "missing": many(found.missing, "blob") if found.missing else "",
+            "duplicates": f"{many(found.duplicates, 'file')}, {_size(found.duplicate_size)}",
+            "largest": f"{found.largest}, {_size(found.largest_size)}" if found.largest else "",
+        },
+    )
+
+
+@verb("stats")
+@click.argument("store", metavar="STORE", type=PATH)
+@key_options
+def stats(output: Output, store: str, **options: Any) -> None:
+    """Show the figures of a store.
+
+    Its archives, its blobs, what they take, and what no archive needs any more.
+    """
+    from pogfast.stores import open_store
+    from pogfast.survey import stats as figures
+
+    output.during = "stats"
+    look_for(store)
+    key = key_of(options)
+    opened = open_store(store)
+    try:
+        found = figures(opened, key, output.problem)
+    finally:
+        opened.close()
+    if output.json:
+        output.emit("stats", **found.as_dict())
+        return
+    _print_pairs(
+        output,
+        {
+            "archives": f"{found.archives:,}"
+            + (f", {found.unreadable:,} that do not open" if found.unreadable else ""),
+            "files": _number(found.files),
+            "size": _size(found.size),
+            "stored": f"{_size(found.stored)} in {many(found.blobs, 'blob')}" + _ratio(found.ratio),
+            "manifests": _size(found.manifests),
+            "not needed": f"{_size(found.orphaned)} in {many(found.orphans, 'blob')}",
+            "missing": many(found.missing, "blob") if found.missing else "",
+        },
+    )
+
+
+# ---- how things are shown --------------------------------------------------------------------------------------------
+
+
+def _without(record: Record, *words: str) -> dict[str, Any]:
+    return {word: value for word, value in record.as_dict().items() if word not in words}
+
+
+def _moment(ns: int) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(ns // 10**9).astimezone().replace(microsecond=ns % 10**9 // 1000)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
+
+
+def _time(time: datetime | None) -> str:
+    return "?" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _number(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def _size(size: int | None) -> str:
+    return "?" if size is None else show_size(size)
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f", {ratio:.2f} : 1"
+
+
+def _print_table(output: Output, head: list[str], rows: list[list[str]], right: set[int]) -> None:
+    if not rows:
+        output.info("no archives")
+        return
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in [head, *rows]:
+        cells = [
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        output.answer("  ".join(cells).rstrip())
+
+
+def _print_pairs(output: Output, pairs: dict[str, str]) -> None:
+    """Those that have something to say."""
+    for word, text in pairs.items():
+        if text:
+            output.answer(f"{word:12} {text}")
+
+
+VERBS = {"list": list_archives, "ls": ls, "find": find, "diff": diff, "info": info, "stats": stats}

@@ -1,0 +1,112 @@
+"""Options that several verbs share, and what they become: a key, an archive, a display of what is going on.
+
+The libraries that this takes are imported by the functions, when a verb runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, apply
+from pogfast.cli.output import Output
+from pogfast.console import Console
+
+if TYPE_CHECKING:
+    from pogfast.archive import Archive
+    from pogfast.keys import Key
+    from pogfast.progress import Display, Style
+
+key_options = apply(
+    [
+        click.option("--keyfile", metavar="FILE", type=PATH, help="The secret is what is in FILE."),
+        click.option("--encryption-keyfile", metavar="FILE", type=PATH, help="The public key of a pair: writes."),
+        click.option(
+            "--decryption-keyfile", metavar="FILE", type=PATH, help="The private key of a pair: reads, and writes too."
+        ),
+        click.option("--password-file", metavar="FILE", type=PATH, help="The password is the first line of FILE."),
+        click.option(
+            "--password-command", metavar="COMMAND", help="The password is the first line that COMMAND prints."
+        ),
+    ]
+)
+
+choice_options = apply(
+    [
+        click.option("--host", metavar="NAME", help="Of STORE/latest: the latest of this host."),
+        click.option("--tag", "tags", metavar="TAG", multiple=True, help="The latest with this tag; again for more."),
+        click.option("--path", metavar="PATH", type=PATH, help="The latest that archived PATH."),
+    ]
+)
+
+jobs_option = click.option("--jobs", metavar="N", type=click.IntRange(1), help="Workers.  [default: the cores]")
+
+
+def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: bool = False) -> Key:
+    """The key that a verb's options, the environment or the user give; its options are taken out. Raises UsageError,
+    KeyFileError."""
+    from pogfast import keys
+    from pogfast.prompt import password
+
+    words = ("keyfile", "encryption_keyfile", "decryption_keyfile", "password_file", "password_command")
+    return keys.from_options(
+        **{word: options.pop(word) for word in words},
+        environ=os.environ,
+        ask=lambda: password(twice=writing, stdin_is_data=stdin_is_data),
+        writing=writing,
+    )
+
+
+def look_for(text: str) -> None:
+    """Whether a store, or the store of an archive, is there: before a password is asked for. Raises UsageError,
+    NoSuchArchive."""
+    from pogfast.stores import find_manifest, names_archive, open_store
+
+    store = find_manifest(text)[0] if names_archive(text) else open_store(text)
+    store.close()
+
+
+def open_archive(text: str, options: dict[str, Any]) -> Archive:
+    """The archive that an argument and a verb's options mean; to be closed."""
+    from pogfast import archive
+
+    look_for(text)
+    return archive.open_archive(text, key_of(options), **options)
+
+
+@contextlib.contextmanager
+def displayed(output: Output, label: str, during: str) -> Iterator[Display]:
+    """Tells how far a verb is while this is entered. `during` is restic's word for what a problem belongs to."""
+    from pogfast.progress import Display
+
+    def emit(words: dict[str, Any]) -> None:
+        output.emit("status", **words, error_count=output.errors)
+        output.flush()
+
+    output.during = during
+    with Display(label, _style(output), lambda line: Console.say(output, line), emit) as shown:
+        output.display = shown
+        try:
+            yield shown
+        finally:
+            output.display = None
+
+
+def _style(output: Output) -> Style:
+    if output.quiet:
+        return "none"
+    if output.json:
+        return "json"
+    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        return "bar"
+    return "lines" if output.verbose else "none"
+
+
+def raise_worst(output: Output, exit_code: int) -> None:
+    """Damage before all else."""
+    output.exit_code = 4 if 4 in (output.exit_code, exit_code) else output.exit_code or exit_code

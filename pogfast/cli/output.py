@@ -1,0 +1,101 @@
+"""What `pogfast` says, for people and as JSON lines, at the chosen volume.
+
+The answer goes to standard output; progress, summaries for people and errors to standard error. With --json standard
+output has one object a line, each with a `message_type`: restic's words where restic has one (docs/commands.md lists
+them all). Knows no verb; imports nothing that --help has no time for.
+"""
+
+from __future__ import annotations
+
+from pogfast.console import Console, visible
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pogfast.errors import PogfastError
+    from pogfast.progress import Display
+
+
+class Output(Console):
+    """The console of `pogfast`. `volume` is -1 with --quiet, else how often -v was given."""
+
+    def __init__(self) -> None:
+        super().__init__("pogfast")
+        self.quiet = False
+        self.verbose = 0
+        self.json = False
+        self.debug = False
+        self.errors = 0
+        self.during = ""  # what a problem belongs to, in restic's words
+        self.display: Display | None = None
+
+    @property
+    def volume(self) -> int:
+        return -1 if self.quiet else self.verbose
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot be meant together."""
+        if self.quiet and self.verbose:
+            from pogfast.errors import UsageError
+
+            raise UsageError("--quiet and --verbose do not go together")
+
+    def answer(self, line: str) -> None:
+        """A line of the answer for people: names as they are, but nothing that a terminal would obey."""
+        self.print(visible(line) if self.watched else line)
+
+    def emit(self, message_type: str, **words: object) -> None:
+        """An object of the answer, where --json asks for them. Names that are not UTF-8 have surrogate escapes."""
+        if not self.json:
+            return
+        from json import dumps
+
+        self.write(dumps({"message_type": message_type, **words}).encode() + b"\n")
+
+    def say(self, line: str) -> None:
+        """A line on standard error, above the progress bar where there is one."""
+        if self.display is None:
+            super().say(line)
+        else:
+            self.display.say(visible(line))
+
+    def info(self, line: str, volume: int = 0) -> None:
+        """Something to know for people, from this volume on. With --json the objects say it."""
+        if self.volume >= volume and not self.json:
+            self.say(line)
+
+    def problem(self, error: PogfastError) -> None:
+        self.errors += 1
+        super().problem(error)
+        words = {"during": self.during, "item": getattr(error, "path", ""), "code": error.exit_code}
+        self.emit("error", error={"message": str(error)}, **words)
+
+    def refused(self, name: str, why: str) -> None:
+        """Something that was asked for was not done; it is no failure of its own."""
+        self.errors += 1
+        self.note("error", f"{name}: {why}")
+        self.emit("error", error={"message": why}, during=self.during, item=name, code=3)
+
+    def damage(self, text: str, **words: object) -> None:
+        """Something that is not what was stored."""
+        self.errors += 1
+        self.note("error", text)
+        self.emit("error", error={"message": text}, during=self.during, code=4, **words)
+
+    def warning(self, text: str) -> None:
+        self.note("warning", text)
+        self.emit("warning", message=text)
+
+    def fail(self, exit_code: int, text: str, hint: str = "") -> int:
+        from pogfast.errors import PogfastError
+
+        if self.debug:
+            from traceback import print_exc
+
+            print_exc()
+        super().fail(exit_code, text, hint)
+        try:
+            self.emit("exit_error", code=exit_code, message=text)
+            self.flush()
+        except PogfastError:
+            pass  # there is nobody to tell, and the reason has been given
+        return exit_code

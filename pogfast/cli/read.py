@@ -1,0 +1,289 @@
+"""`pogfast restore`, `cat` and `check`: the verbs that read blobs, and what they tell.
+
+What is restored, read and checked is in the libraries; here their reports become lines and objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, SIZE, verb
+from pogfast.cli.options import (
+    choice_options,
+    displayed,
+    jobs_option,
+    key_of,
+    key_options,
+    look_for,
+    open_archive,
+    raise_worst,
+)
+from pogfast.cli.output import Output
+from pogfast.cli.write import tell_item
+from pogfast.errors import UsageError
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from pogfast.check import Damage
+    from pogfast.check import Summary as Checked
+    from pogfast.differences import Compared, Difference
+    from pogfast.progress import Counters, Display
+    from pogfast.recovery import Progress, Summary
+
+
+# ---- restore ---------------------------------------------------------------------------------------------------------
+
+
+@verb("restore")
+@click.argument("archive", metavar="ARCHIVE", type=PATH)
+@click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
+@click.option("--into", required=True, metavar="DIR", type=PATH, help="Restore below DIR, which is made if need be.")
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what matches; again for more.")
+@click.option(
+    "--overwrite",
+    type=click.Choice(["never", "if-changed", "always"]),
+    default="never",
+    show_default=True,
+    help="What to do where another file is: name it and go on, or replace it, or replace the same file too.",
+)
+@click.option("--delete", is_flag=True, help="Delete what is in restored directories and not in the archive.")
+@click.option("--strip-components", metavar="N", type=click.IntRange(0), default=0, help="Drop N parts of each path.")
+@click.option("--numeric-owner", is_flag=True, help="Owners by number, whatever their names here.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be restored.")
+@jobs_option
+@choice_options
+@key_options
+def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **options: Any) -> None:
+    """Bring an archive, or parts of it, back.
+
+    A NAME is one that `pogfast ls` shows, with all that is below it; anything else is a pattern. Files that are there
+    already and the same are left alone: a second run goes on where the first one ended.
+    """
+    from pogfast import recovery
+
+    look_for(archive)
+    with displayed(output, "restore", "restore") as display:
+        key = key_of(options)
+        choice = {word: options.pop(word) for word in ("host", "tags", "path")}
+        settings = recovery.Options(**options)
+        report = RestoreReport(output, display, settings.dry_run)
+        summary = recovery.restore(archive, key, into, names=names, report=report, options=settings, **choice)
+    raise_worst(output, summary.exit_code)
+    _tell_restored(output, summary, settings.dry_run)
+
+
+class RestoreReport:
+    """What a restore reports, as lines and objects."""
+
+    def __init__(self, output: Output, display: Display, dry_run: bool) -> None:
+        self.output = output
+        self.display = display
+        self.dry_run = dry_run
+        self.warning = output.warning
+        self.problem = output.problem
+
+    def started(self, progress: Callable[[], Progress]) -> None:
+        from pogfast.progress import Counters
+
+        def counters() -> Counters:
+            now = progress()
+            figures = {"restored": now.bytes_written}
+            return Counters(now.files, now.total_files, now.bytes_done, now.total_bytes, figures)
+
+        self.display.watch(counters)
+
+    def entry(self, name: str, outcome: str, size: int) -> None:
+        if outcome == "refused":
+            self.output.refused(name, "something else is there, and is not replaced")
+        else:
+            tell_item(self.output, self.display, outcome, name, size, self.dry_run)
+
+
+def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
+    output.emit(
+        "summary",
+        dry_run=dry_run,
+        files_restored=summary.files,
+        files_skipped=summary.unchanged,
+        files_refused=len(summary.refused),
+        files_deleted=summary.deleted,
+        dirs_restored=summary.directories,
+        links_restored=summary.links,
+        fifos_restored=summary.fifos,
+        bytes_restored=summary.bytes_written,
+        seconds_elapsed=round(summary.seconds, 3),
+        error_count=len(summary.problems),
+    )
+    verb = "would restore" if dry_run else "restored"
+    speed = show_size(summary.bytes_written / summary.seconds if summary.seconds else 0)
+    output.info(
+        f"{verb} {many(summary.files, 'file')}, {show_size(summary.bytes_written)} in {summary.seconds:.1f} s ({speed}/s); "
+        f"{many(summary.directories, 'directory', 'directories')}, {many(summary.links + summary.fifos, 'other')}; "
+        f"{summary.unchanged:,} were there already"
+    )
+    if summary.deleted:
+        output.info(f"{'would delete' if dry_run else 'deleted'} {summary.deleted:,} that the archive does not have")
+    if summary.refused:
+        hint = "--overwrite=if-changed replaces them"
+        output.info(f"not restored, since something else is there: {len(summary.refused):,} ({hint})")
+    if summary.problems:
+        output.info(f"{many(len(summary.problems), 'error')}, named above")
+
+
+# ---- cat -------------------------------------------------------------------------------------------------------------
+
+
+@verb("cat")
+@click.argument("archive", metavar="ARCHIVE", type=PATH)
+@click.argument("name", metavar="NAME")
+@click.option("--offset", metavar="N", type=click.IntRange(0), default=0, help="Begin at this byte.")
+@click.option("--length", metavar="SIZE", type=SIZE, help="At most so much.")
+@jobs_option
+@choice_options
+@key_options
+def cat(output: Output, archive: str, name: str, offset: int, length: int | None, **options: Any) -> None:
+    """Print a file of an archive, or a part of it.
+
+    Only the blobs that the part lies in are read.
+    """
+    if output.json:
+        raise UsageError("what cat prints is the file itself: there is no --json")
+    with open_archive(archive, options) as opened:
+        for piece in opened.read(name, offset, length):
+            output.write(piece)
+
+
+# ---- check -----------------------------------------------------------------------------------------------------------
+
+
+@verb("check")
+@click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE|STORE...", type=PATH)
+@click.option("--read-data", is_flag=True, help="Read all blobs: authentic, complete, of the right content.")
+@click.option("--read-data-subset", metavar="PART", help="Read a part: 10%, 1/30, or 50G.")
+@click.option(
+    "--against", metavar="PATH", type=PATH, help="Compare an archive with what lies below PATH, byte for byte."
+)
+@jobs_option
+@choice_options
+@key_options
+def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
+    """Check that archives can be restored, or compare one with the disk.
+
+    Without an option: that every blob is there and has a size that it can have.
+    """
+    whole, part = options.pop("read_data"), options.pop("read_data_subset")
+    if sum((whole, part is not None, against is not None)) > 1:
+        raise UsageError("--read-data, --read-data-subset and --against do not go together")
+    if against is not None:
+        if len(archives) > 1:
+            raise UsageError("--against compares one archive")
+        _compare(output, archives[0], against, options)
+        return
+    from pogfast.check import EVERYTHING, Subset
+    from pogfast.check import check as check_archives
+
+    wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)
+    for archive in archives:
+        look_for(archive)
+    with displayed(output, "check", "check") as display:
+        key = key_of(options)
+        report = CheckReport(output, display)
+        summary = check_archives(archives, key, read_data=wanted, report=report, **options)
+    raise_worst(output, summary.exit_code)
+    _tell_checked(output, summary)
+
+
+class CheckReport:
+    """What a check or a comparison reports, as lines and objects."""
+
+    def __init__(self, output: Output, display: Display) -> None:
+        self.output = output
+        self.display = display
+        self.warning = output.warning
+        self.problem = output.problem
+
+    def started(self, progress: Checked | Compared) -> None:
+        self.display.watch(lambda: _counters(progress))
+
+    def damage(self, damage: Damage) -> None:
+        """A line that names archive, file and offset."""
+        self.display.check()
+        place = "" if damage.offset is None else f", from byte {damage.offset:,} on"
+        self.output.damage(
+            f"{damage.archive}: {damage.error}{place}",
+            archive=damage.archive,
+            item=damage.name,
+            blob=damage.blob,
+            offset=damage.offset,
+        )
+
+    def difference(self, difference: Difference) -> None:
+        self.display.check()
+        if self.output.json:
+            self.output.emit("difference", **difference.as_dict())
+        else:
+            self.output.answer(f"{difference.difference:9} {difference.name}{_detail(difference)}")
+
+
+def _counters(progress: Checked | Compared) -> Counters:
+    from pogfast.differences import Compared
+    from pogfast.progress import Counters
+
+    if isinstance(progress, Compared):
+        return Counters(progress.files, progress.total_files, progress.size, None, {"compared": progress.size})
+    size, total = progress.read_size, progress.to_read_size
+    return Counters(progress.files, None, size, total or None, {"read": size})
+
+
+def _detail(difference: Difference) -> str:
+    if difference.difference == "content" and difference.offset is not None:
+        return f" (from byte {difference.offset:,} on)"
+    if difference.difference == "content" and difference.size != difference.size_on_disk:
+        return f" ({difference.size} bytes in the archive, {difference.size_on_disk} on the disk)"
+    return f" ({', '.join(difference.metadata)})" if difference.metadata else ""
+
+
+def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -> None:
+    from pogfast.differences import compare
+
+    look_for(archive)
+    with displayed(output, "check", "check") as display, open_archive(archive, options) as opened:
+        compared = compare(opened, path, CheckReport(output, display))
+    raise_worst(output, compared.exit_code)
+    output.emit(
+        "summary",
+        num_errors=len(compared.problems),
+        num_differences=compared.differences,
+        files=compared.files,
+        bytes_compared=compared.size,
+    )
+    output.info(
+        f"compared {many(compared.files, 'file')}, {show_size(compared.size)}: "
+        f"{many(compared.differences, 'difference')}, {many(len(compared.problems), 'error')}"
+    )
+
+
+def _tell_checked(output: Output, summary: Checked) -> None:
+    output.emit(
+        "summary",
+        num_errors=len(summary.damage) + len(summary.problems),
+        archives=summary.archives,
+        files=summary.files,
+        blobs=summary.blobs,
+        bytes_stored=summary.stored,
+        blobs_read=summary.read,
+        bytes_read=summary.read_size,
+    )
+    read = f"; {summary.read:,} of them read, {show_size(summary.read_size)}" if summary.to_read else ""
+    output.info(
+        f"checked {many(summary.archives, 'archive')}, {many(summary.files, 'file')}, {many(summary.blobs, 'blob')}, "
+        f"{show_size(summary.stored)}{read}"
+    )
+    found = len(summary.damage)
+    output.info(f"damaged: {found:,}, named above" if found else "no damage found")
+
+
+VERBS = {"restore": restore, "cat": cat, "check": check}

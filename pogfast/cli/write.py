@@ -1,0 +1,237 @@
+"""`pogfast create`: its options, and what it tells of a run.
+
+What the options mean is in backup.py and tree.py; here they are read, and what is reported becomes lines or objects.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, SIZE, verb
+from pogfast.cli.options import displayed, jobs_option, key_of, key_options
+from pogfast.cli.output import Output
+from pogfast.errors import UsageError
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from pogfast.backup import Options, Progress, Summary
+    from pogfast.progress import Display
+    from pogfast.tree import Selection
+
+
+@verb("create")
+@click.argument("paths", nargs=-1, metavar="PATH...", type=PATH)
+@click.option("--to", required=True, metavar="STORE[,STORE]", type=PATH, help="Where the archive goes.")
+@click.option("--name", metavar="NAME", help="What standard input (PATH is -) or a program's output is archived as.")
+@click.option("--from-command", metavar="COMMAND", help="Archive what COMMAND prints; if it fails there is no archive.")
+@click.option("-C", "--directory", metavar="DIR", type=PATH, help="Paths, and lists of them, are below DIR.")
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what matches; again for more.")
+@click.option("--iexclude", metavar="PATTERN", multiple=True, help="The same, whether letters are large or small.")
+@click.option("--exclude-from", metavar="FILE", type=PATH, multiple=True, help="Patterns from FILE, one a line.")
+@click.option("--exclude-if-present", metavar="NAME", multiple=True, help="Leave out what is in directories with NAME.")
+@click.option("--exclude-caches", is_flag=True, help="Leave out directories that say they are caches (CACHEDIR.TAG).")
+@click.option("--exclude-larger-than", metavar="SIZE", type=SIZE, help="Leave out larger files.")
+@click.option("-x", "--one-file-system", is_flag=True, help="Stay in the file systems of the paths that are given.")
+@click.option(
+    "--files-from", metavar="FILE", type=PATH, multiple=True, help="Paths from FILE (-: standard input), one a line."
+)
+@click.option("-0", "--null", is_flag=True, help="A zero byte ends each path of --files-from; no patterns.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Kept with the archive; again for more.")
+@click.option("--host", metavar="NAME", help="Kept instead of this machine's name.")
+@click.option("--comment", metavar="TEXT", default="", help="Kept with the archive.")
+@click.option("--chunk-size", metavar="SIZE", type=SIZE, default="50MB", show_default=True, help="Cut files so often.")
+@click.option("--level", metavar="N", type=int, default=3, show_default=True, help="zstd's level, up to 22.")
+@click.option(
+    "--layout",
+    type=click.Choice(["frames", "stream"]),
+    default="frames",
+    show_default=True,
+    help="frames: each chunk alone, on every core. stream: one stream a file, as pog.",
+)
+@jobs_option
+@click.option("--readers", metavar="N", type=click.IntRange(1), help="Files that are read at a time.  [default: jobs]")
+@click.option("--memory", metavar="SIZE", type=SIZE, help="At most so much for chunks in flight.")
+@click.option("--no-cache", is_flag=True, help="Read every file; remember nothing.")
+@click.option("--cache-dir", metavar="DIR", type=PATH, help="Where it is remembered what files had.")
+@click.option("--force", is_flag=True, help="Read every file, also those that are known.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be archived.")
+@key_options
+def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> None:
+    """Archive files and directories, with all that a restore needs.
+
+    Files that have not changed since the last run into the same store are not read again. With - for PATH standard
+    input is archived, under --name. Patterns are restic's: *.tmp, /srv/**/cache, !keep.tmp.
+    """
+    from pogfast import backup
+    from pogfast.stores import check_targets
+
+    check_targets(to)
+    name, command = options.pop("name"), options.pop("from_command")
+    stream = _is_stream(paths, name, command, options["files_from"])
+    stdin_is_data = (stream and command is None) or "-" in options["files_from"] + options["exclude_from"]
+    if stdin_is_data and sys.stdin is None:
+        raise UsageError("standard input is closed: there is nothing to read from it")
+    sources = () if stream else _paths(paths, options)
+    cache = "" if options.pop("no_cache") else options.pop("cache_dir", None)
+    with displayed(output, "create", "archival") as display:
+        key = key_of(options, writing=True, stdin_is_data=stdin_is_data)
+        settings = backup.Options(
+            selection=_selection(options),
+            base=options.pop("directory"),
+            cache_directory=cache,
+            count_ahead=display.style != "none",
+            **_settings(options),
+        )
+        report = Report(output, display, settings.dry_run)
+        summary = backup.create(
+            sources, to, key, report=report, stdin_name=name if stream else None, command=command, options=settings
+        )
+    tell_summary(output, summary, settings)
+
+
+def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, lists: tuple[str, ...]) -> bool:
+    """Whether one stream is archived, not files. Raises UsageError."""
+    stream = command is not None or "-" in paths
+    if command is not None and (paths or lists):
+        raise UsageError("--from-command archives what a program prints, and no paths beside it")
+    if "-" in paths and (len(paths) > 1 or lists):
+        raise UsageError("- archives standard input, and no paths beside it", hint="a file of that name is ./-")
+    if stream and not name:
+        raise UsageError("what is archived needs a name", hint="give --name=NAME")
+    if name is not None and not stream:
+        raise UsageError("--name is for standard input (PATH is -) and --from-command")
+    if not (stream or paths or lists):
+        raise UsageError("nothing to archive is given", hint="see pogfast create --help")
+    return stream
+
+
+def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:
+    from pogfast.tree import read_list
+
+    yield from given
+    for file in options["files_from"]:
+        yield from read_list(file, nul=options["null"], base=options["directory"])
+
+
+def _selection(options: dict[str, Any]) -> Selection:
+    from pogfast.tree import Selection, read_patterns
+
+    exclude = [*options["exclude"], *(line for file in options["exclude_from"] for line in read_patterns(file))]
+    words = ("iexclude", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system")
+    return Selection(exclude=exclude, **{word: options[word] for word in words})
+
+
+def _settings(options: dict[str, Any]) -> dict[str, Any]:
+    words = (
+        "layout",
+        "chunk_size",
+        "level",
+        "jobs",
+        "readers",
+        "memory",
+        "tags",
+        "host",
+        "comment",
+        "force",
+        "dry_run",
+    )
+    return {word: options[word] for word in words}
+
+
+class Report:
+    """What a run reports, as lines and objects."""
+
+    def __init__(self, output: Output, display: Display, dry_run: bool) -> None:
+        self.output = output
+        self.display = display
+        self.dry_run = dry_run
+        self.warning = output.warning
+        self.problem = output.problem
+
+    def started(self, progress: Callable[[], Progress]) -> None:
+        from pogfast.progress import Counters
+
+        def counters() -> Counters:
+            now = progress()
+            figures = {"read": now.bytes_read, "stored": now.bytes_stored}
+            return Counters(now.files, now.total_files, now.bytes_done, now.total_bytes, figures)
+
+        self.display.watch(counters)
+
+    def entry(self, name: str, path: str, outcome: str, size: int) -> None:
+        tell_item(self.output, self.display, outcome, name, size, self.dry_run)
+
+    def detail(self, text: str) -> None:
+        self.output.info(f"pogfast: {text}", 1)
+
+    def concluding(self, manifest: str) -> None:
+        """Printed before the manifest is stored: where nobody can be told of an archive, none is made."""
+        self.display.stop()
+        self.display.check()
+        if not self.output.json and not self.output.quiet:
+            self.output.answer(manifest)
+        self.output.flush()
+
+
+def tell_item(output: Output, display: Display, outcome: str, name: str, size: int | None, dry_run: bool) -> None:
+    """What became of one name: the answer of a dry run, else for who wants to know all."""
+    display.check()
+    if output.json:
+        if dry_run or output.volume >= 2:
+            output.emit("verbose_status", action=outcome, item=name, data_size=size)
+    elif dry_run:
+        output.answer(f"{outcome:10} {name}")
+    else:
+        output.info(f"{outcome:10} {name}", 2)
+
+
+def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
+    """restic's words as far as it has them."""
+    ratio = summary.bytes_source / summary.bytes_stored if summary.bytes_stored else None
+    files = summary.files_new + summary.files_unchanged
+    output.emit(
+        "summary",
+        snapshot_id=summary.manifest or None,
+        dry_run=settings.dry_run,
+        files_new=summary.files_new,
+        files_unmodified=summary.files_unchanged,
+        dirs=summary.directories,
+        others=summary.others,
+        data_blobs=summary.blobs_new,
+        blobs_known=summary.blobs_known,
+        bytes_read=summary.bytes_read,
+        data_added_packed=summary.bytes_added,
+        total_files_processed=files,
+        total_bytes_processed=summary.bytes_source,
+        total_bytes_stored=summary.bytes_stored,
+        ratio=ratio,
+        error_count=output.errors,
+        total_duration=round(summary.seconds, 3),
+    )
+    if settings.dry_run:
+        output.info(f"would archive {many(files, 'file')}, {show_size(summary.bytes_source)}; nothing was written")
+        return
+    speed = show_size(summary.bytes_read / summary.seconds if summary.seconds else 0)
+    packed = f", {ratio:.2f} : 1" if ratio else ""
+    output.info(f"archive  {summary.manifest}")
+    output.info(
+        f"files    {files:,}: {summary.files_new:,} new, {summary.files_unchanged:,} unchanged; "
+        f"{many(summary.directories, 'directory', 'directories')}, {many(summary.others, 'other')}"
+    )
+    output.info(
+        f"read     {show_size(summary.bytes_read)} of {show_size(summary.bytes_source)} "
+        f"in {summary.seconds:.1f} s ({speed}/s)"
+    )
+    output.info(
+        f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}; "
+        f"the archive takes {show_size(summary.bytes_stored)}{packed}"
+    )
+    if output.errors:
+        output.info(f"errors   {output.errors:,}, named above: not in the archive")
+
+
+VERBS = {"create": create}

@@ -1,0 +1,270 @@
+"""How far a long run is, told while it goes on: a bar on a terminal, a plain line now and then, or JSON.
+
+A thread of its own asks for counters four times a second and at a signal (SIGUSR1, SIGINFO), whatever the main thread
+does; the work is never asked to stop for it. rich is imported by that thread, on a terminal only, and only when there
+is something to wait for. Knows no verb: it is given a label, a function that returns `Counters`, and where to tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pogfast.errors import PogfastError
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+Style = Literal["bar", "lines", "json", "none"]
+
+TICK = 0.25  # seconds between two looks at the counters
+LINES_EVERY = 10.0  # seconds between two plain lines
+JSON_EVERY = 1.0
+PACE_OVER = 10.0  # seconds that speed and time left are reckoned from
+BAR_WIDTH = 24
+SIGNALS = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name)]
+
+
+class Counters(NamedTuple):
+    """Where a run stands. `size` are plain bytes of what needs no more work; totals are None until they are known.
+
+    `figures` are further bytes by what was done with them ("read", "stored"); the first gives the speed.
+    """
+
+    files: int
+    total_files: int | None
+    size: int
+    total_size: int | None
+    figures: dict[str, int]
+
+    @property
+    def share(self) -> float | None:
+        """What is done of all, 0 to 1."""
+        for done, total in ((self.size, self.total_size), (self.files, self.total_files)):
+            if total:
+                return min(done / total, 1.0)
+        return None
+
+
+class Pace:
+    """Speed and time left, from the last seconds."""
+
+    def __init__(self) -> None:
+        self.seen: deque[tuple[float, int, float]] = deque()  # time, bytes of the first figure, share
+
+    def add(self, now: float, counters: Counters) -> None:
+        self.seen.append((now, next(iter(counters.figures.values()), counters.size), counters.share or 0.0))
+        while now - self.seen[0][0] > PACE_OVER:
+            self.seen.popleft()
+
+    def _gained(self) -> tuple[float, int, float]:
+        (began, size, share), (now, size_now, share_now) = self.seen[0], self.seen[-1]
+        return now - began, size_now - size, share_now - share
+
+    @property
+    def speed(self) -> float:
+        """Bytes a second."""
+        seconds, size, _ = self._gained() if self.seen else (0.0, 0, 0.0)
+        return size / seconds if seconds else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        seconds, _, share = self._gained() if self.seen else (0.0, 0, 0.0)
+        return (1 - self.seen[-1][2]) * seconds / share if share > 0 else None
+
+
+class Display:
+    """Tells how far a run is while it is entered.
+
+    `say` writes a line to standard error, `emit` a JSON object's words to standard output. What goes wrong with `emit`
+    is raised by `check` and at the end, in the thread that does the work.
+    """
+
+    def __init__(self, label: str, style: Style, say: Callable[[str], None], emit: Callable[[dict[str, Any]], None]):
+        self.label = label
+        self.style = style
+        self.failure: PogfastError | None = None
+        self._say = say
+        self._emit = emit
+        self._counters: Callable[[], Counters] | None = None
+        self._began = self._told = time.monotonic()
+        self._pace = Pace()
+        self._bar: _Bar | None = None
+        self._lock = threading.Lock()  # of the bar: lines and the bar itself come from two threads
+        self._ended = False
+        self._wake, self._waker = os.pipe()
+        self._thread = threading.Thread(target=self._run, name="pogfast-progress", daemon=True)
+        self._restore = contextlib.ExitStack()
+
+    def __enter__(self) -> Display:
+        for descriptor in (self._wake, self._waker):
+            os.set_blocking(descriptor, False)
+        if threading.current_thread() is threading.main_thread():
+            self._restore.enter_context(_signals_to(self._waker))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        if error is None:
+            self.check()
+
+    def stop(self) -> None:
+        """Takes the bar away and tells no more. Lines go on."""
+        if self._ended:
+            return
+        self._ended = True
+        os.write(self._waker, b"\0")
+        self._thread.join()
+        self._restore.close()
+        os.close(self._wake)
+        os.close(self._waker)
+
+    def watch(self, counters: Callable[[], Counters]) -> None:
+        """From now on there is something to tell. `counters` is called from another thread."""
+        self._counters = counters
+
+    def check(self) -> None:
+        """Raises what kept the display from telling."""
+        if self.failure:
+            raise self.failure
+
+    def say(self, line: str) -> None:
+        """A line on standard error, above the bar."""
+        with self._lock:
+            if self._bar:
+                self._bar.say(line)
+            else:
+                self._say(line)
+
+    # ---- the thread ----
+
+    def _run(self) -> None:
+        while not self._ended:
+            ready, _, _ = select.select([self._wake], [], [], TICK)
+            numbers = os.read(self._wake, 512) if ready else b""
+            if any(number in numbers for number in SIGNALS):
+                self.say(f"pogfast: {self.label}: {self._line()}")
+            if not self._ended and self._counters:
+                self._tick(time.monotonic(), self._counters())
+        with self._lock:
+            if self._bar:
+                self._bar.stop()
+                self._bar = None
+
+    def _tick(self, now: float, counters: Counters) -> None:
+        self._pace.add(now, counters)
+        if self.style == "bar":
+            with self._lock:
+                self._bar = self._bar or _Bar(self.label)
+                self._bar.show(counters.share, self._line())
+        elif self.style == "lines" and now - self._told >= LINES_EVERY:
+            self._told = now
+            self.say(f"pogfast: {self.label}: {self._line()}")
+        elif self.style == "json" and now - self._told >= JSON_EVERY and not self.failure:
+            self._told = now
+            try:
+                self._emit(self._status(now, counters))
+            except PogfastError as error:
+                self.failure = error
+
+    def _line(self) -> str:
+        """Where the run stands, in one line."""
+        if not self._counters:
+            return "beginning"
+        counters = self._counters()
+        if not self._pace.seen:
+            self._pace.add(self._began, counters._replace(files=0, size=0, figures=dict.fromkeys(counters.figures, 0)))
+        total = "" if counters.total_files is None else f"/{counters.total_files:,}"
+        parts = [f"{counters.files:,}{total} files" if total else many(counters.files, "file")]
+        parts += [f"{show_size(size)} {word}" for word, size in counters.figures.items()]
+        parts.append(f"{show_size(self._pace.speed)}/s")
+        left = self._pace.seconds_left
+        return ", ".join(parts if left is None else [*parts, f"{show_seconds(left)} left"])
+
+    def _status(self, now: float, counters: Counters) -> dict[str, Any]:
+        """restic's words, and one of our own for each figure."""
+        words: dict[str, Any] = {"seconds_elapsed": int(now - self._began)}
+        left = self._pace.seconds_left
+        if left is not None:
+            words["seconds_remaining"] = int(left)
+        words["percent_done"] = counters.share or 0.0
+        for word, total in (("total_files", counters.total_files), ("total_bytes", counters.total_size)):
+            if total is not None:
+                words[word] = total
+        return {
+            **words,
+            "files_done": counters.files,
+            "bytes_done": counters.size,
+            **{f"bytes_{word}": size for word, size in counters.figures.items()},
+        }
+
+
+@contextlib.contextmanager
+def _signals_to(descriptor: int) -> Iterator[None]:
+    """Writes a byte to `descriptor` for every signal, also while the main thread is in the engine."""
+    before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, lambda number, frame: None) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.siginterrupt(number, False)  # no system call of the work is to fail for it
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+
+
+class _Bar:
+    """A line with a bar at the foot of the terminal, gone at the end."""
+
+    def __init__(self, label: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.table import Column
+
+        text = TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        self.progress: Progress = Progress(
+            TextColumn(label),
+            BarColumn(BAR_WIDTH),
+            text,
+            console=Console(file=sys.stderr),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self.task = self.progress.add_task("", total=None, line="")
+        self.progress.start()
+
+    def show(self, share: float | None, line: str) -> None:
+        total = None if share is None else 1.0
+        percent = "" if share is None else f"{share:4.0%}  "
+        self.progress.update(self.task, total=total, completed=share or 0.0, line=percent + line, refresh=True)
+
+    def say(self, line: str) -> None:
+        from rich.text import Text
+
+        self.progress.console.print(Text(line), soft_wrap=True)
+
+    def stop(self) -> None:
+        self.progress.stop()
+
+
+def show_seconds(seconds: float) -> str:
+    """0:07, 1:20:00."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

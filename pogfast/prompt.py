@@ -1,0 +1,52 @@
+"""Asking for a password: at the terminal, and without one on standard input, a line each time.
+
+Shared by `pog` and `pogfast`. What becomes of the password is for keys.py to know; it is not shown, kept or put into a
+message here.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def password(*, twice: bool, stdin_is_data: bool = False) -> str:
+    """What the user types, `twice`: until both are the same. With `stdin_is_data` only a terminal will do.
+
+    Raises UsageError when there is nobody to ask.
+    """
+    from pogfast.errors import UsageError
+
+    while True:
+        given = _ask(stdin_is_data)
+        if twice and not given:
+            raise UsageError("an empty password protects nothing")
+        if not twice or _ask(stdin_is_data) == given:
+            return given
+        print("The passwords differ, once more.", file=sys.stderr)
+
+
+def _ask(stdin_is_data: bool) -> str:
+    from pogfast.errors import UsageError
+
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        if stdin_is_data:
+            raise UsageError(
+                "no password: there is no terminal, and standard input is what is archived",
+                hint="give a keyfile, or the password in a file",
+            ) from None
+        line = sys.stdin.readline() if sys.stdin is not None else ""
+        if not line:
+            raise UsageError(
+                "no password: there is no terminal, and standard input has ended",
+                hint="give --keyfile, or the password on standard input (twice when writing)",
+            ) from None
+        return line.rstrip("\r\n")
+    from getpass import getpass
+
+    try:
+        return getpass("Password: ")
+    except EOFError:
+        raise UsageError("no password was given") from None

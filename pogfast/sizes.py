@@ -1,0 +1,47 @@
+"""Sizes and numbers as people write and read them: 100MB, 1.5k, 2 KiB, and back.
+
+Decimal units; binary ones with an i. For command lines only: the rest of the package knows bytes. Raises UsageError,
+which names the option.
+"""
+
+from __future__ import annotations
+
+UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
+UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
+WORDS = {"byte": "", "kilobyte": "k", "megabyte": "m", "gigabyte": "g", "terabyte": "t", "petabyte": "p"}
+WORDS |= {"kibibyte": "kib", "mebibyte": "mib", "gibibyte": "gib", "tebibyte": "tib", "pebibyte": "pib"}
+WORDS |= {"kb": "k", "mb": "m", "gb": "g", "tb": "t", "pb": "p"}
+SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def parse_size(option: str, text: str) -> int:
+    """The bytes that an option's value means, at least one and fewer than 2**63. Raises UsageError."""
+    from pogfast.errors import UsageError
+
+    number = text.strip()
+    unit = number.lstrip("0123456789.")
+    digits = number[: len(number) - len(unit)]
+    unit = unit.strip().lower()
+    unit = WORDS.get(unit.removesuffix("s") if len(unit) > 3 else unit, unit)
+    try:
+        size = int(float(digits) * UNITS[unit]) if "." in digits else int(digits) * UNITS[unit]
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{option}={text}: not a size", hint="write 50MB, 4MiB or a number of bytes") from error
+    if not 1 <= size < 2**63:
+        raise UsageError(f"{option}={text}: at least one byte, and no more than fits this machine")
+    return size
+
+
+def many(number: int, word: str, words: str = "") -> str:
+    """1 file, 2,000 files; `words` where it is not the word with an s."""
+    return f"{number:,} {word if number == 1 else words or word + 's'}"
+
+
+def show_size(size: float) -> str:
+    """Three digits and a unit: 1.23 GB."""
+    unit = 0
+    while size >= 999.5 and unit < len(SHOWN) - 1:
+        size /= 1000
+        unit += 1
+    digits = 0 if unit == 0 or size >= 99.95 else 1 if size >= 9.995 else 2
+    return f"{size:.{digits}f} {SHOWN[unit]}"
