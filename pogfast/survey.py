@@ -73,7 +73,7 @@ def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastE
     rules. No words: all. A word that means nothing goes to `problem`, behind the last item."""
     choice = Choice(words, (), (plain_path(name) for name in sorted_names(archive)))
     for item in listing(archive):
-        if choice.picks(plain_path(item.name), item.kind == "directory"):
+        if choice.picks(plain_path(item.name)):
             yield item
     for word in words:
         if word in choice.unmatched:
