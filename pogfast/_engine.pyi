@@ -50,7 +50,7 @@ class BlobDirectory:
         """Stores one blob, whole or not at all, in place of what may lie there. Raises OSError."""
 
 class Known(NamedTuple):
-    """A file whose first chunks an earlier run has stored, all of them full: `names` and sizes (`stored`) of their blobs.
+    """A file whose first chunks, all of them full, an earlier run has stored: `names` and bytes (`stored`) of the blobs.
 
     `facts` (size, mtime_ns, ctime_ns, inode) say what it was then; where it is not any more, it is read from its
     beginning. Only for the `frames` layout.
@@ -136,9 +136,9 @@ class Wanted(NamedTuple):
     """One file that an Opener is asked for.
 
     `directory` is a descriptor, `leaf` the file's name in it; with -1 nothing is written, and the content is only
-    checked. `sizes` are the plain bytes of each blob, where each is a frame of its own; `size` those of the whole file,
-    -1 when not known. With a `mode` (permission bits) the file is nobody else's until it has its owner (`uid` and `gid`,
-    -1: left alone), mode, `xattrs` and times; with -1 it is what the umask leaves. `sparse`: zeros become holes.
+    checked. `sizes` are the plain bytes of each blob, where each is a frame of its own; `size` those of the whole
+    file, -1 when not known. With a `mode` (permission bits) the file is nobody else's until it has its owner (`uid` and
+    `gid`, -1: left alone), mode, `xattrs` and times; with -1 it is what the umask leaves. `sparse`: zeros become holes.
     Without `replace` a name that is taken is an error (EEXIST).
     """
 
@@ -157,8 +157,8 @@ class Wanted(NamedTuple):
     replace: bool = True
 
 class Opened(NamedTuple):
-    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with, an errno
-    where the system refused, and at which plain byte of the file that blob begins (-1: not known).
+    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with, an
+    errno where the system refused, and at which plain byte of the file that blob begins (-1: not known).
 
     `soft` is an errno when the file is there, but its owner or an attribute could not be set.
     """

@@ -14,7 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Sealer, Wanted, public_key, seal_blob, use_nameless_files
+from pogfast._engine import (
+    VERDICT,
+    BlobDirectory,
+    Opened,
+    Opener,
+    Sealer,
+    Wanted,
+    public_key,
+    seal_blob,
+    use_nameless_files,
+)
 from pogfast.errors import MissingBlob, StoreError
 
 SECRET = bytes(range(32))
@@ -74,7 +84,9 @@ def restore(
     """Restores each (names, sizes) to out/0, out/1 ..."""
     out.mkdir(exist_ok=True)
     with opened(store) as source, opened(out) as target:
-        asked = [Wanted(target, str(number).encode(), names, sizes, -1, 0, 0) for number, (names, sizes) in enumerate(files)]
+        asked = [
+            Wanted(target, str(number).encode(), names, sizes, -1, 0, 0) for number, (names, sizes) in enumerate(files)
+        ]
         opener = Opener(key.secret, key.private, key.public, asked, BlobDirectory(source, False), jobs=jobs)
         return list(opener.run())
 
