@@ -36,7 +36,7 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
-from pogfast.stores import open_store
+from pogfast.stores import LocalStore, open_store
 
 SECRET = os.urandom(32)
 KEY = keys.Key("keyfile", SECRET)
@@ -479,6 +479,7 @@ def test_lengths_that_are_not_the_contents_are_damage(
     built.add("one", content[:CHUNK], size=CHUNK + off)
     built.add("several", content, sizes=[CHUNK, CHUNK + off, CHUNK], size=3 * CHUNK + off)
     built.add("last", content, sizes=[CHUNK, CHUNK, CHUNK + off], size=3 * CHUNK + off)
+    built.add("middle", content, sizes=[CHUNK, CHUNK + off, CHUNK - off], size=3 * CHUNK)
     built.add("stream", content, "stream", size=3 * CHUNK + off)
     with built.open() as archive:
         for name in archive:
@@ -595,15 +596,20 @@ def test_the_newest_is_newest_by_time(built: Built) -> None:
         open_archive(f"{store}/renamed.mfn", KEY, host="c")
 
 
-def test_no_more_manifests_than_needed_are_opened_for_the_newest(built: Built) -> None:
+def test_no_more_manifests_than_needed_are_opened_for_the_newest(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     for day in range(1, 29):
         built.seal(f"2026-01-{day:02}T12:00:00.000000.mfn", {"time": f"2026-01-{day:02}T12:00:00+00:00"})
-    store = open_store(str(built.path))
-    for day in range(1, 26):
-        (built.path / f"2026-01-{day:02}T12:00:00.000000.mfn").write_bytes(b"not even looked at")
-    store.close()
+    opened: list[str] = []
+    get_manifest = LocalStore.get_manifest
+
+    def get(store: LocalStore, name: str) -> bytes:
+        opened.append(name[:10])
+        return get_manifest(store, name)
+
+    monkeypatch.setattr(LocalStore, "get_manifest", get)
     with open_archive(f"{built.path}/latest", KEY) as archive:
         assert archive.name.startswith("2026-01-28")
+    assert opened == ["2026-01-28", "2026-01-28"], "its trailer, then the archive"
 
 
 def test_without_a_trailer_the_name_tells_the_time(built: Built) -> None:

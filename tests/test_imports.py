@@ -65,7 +65,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "two archives, or one and the disk: facts are read as create reads them",
     ),
     "check": (
-        {"archive", "manifest", "keys", "stores", "_engine", "errors"},
+        {"archive", "reading", "manifest", "keys", "stores", "sizes", "_engine", "errors"},
         "reads as restore does, through the engine, and never writes: so it knows neither restore nor paths",
     ),
     "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
