@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "story 2: never knows create; names and sweeps unfinished files as local stores do",
     ),
     "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
-    "tree": ({"patterns", "errors"}, "paths become nodes; it opens no file, and what is done with them is not its business"),
+    "tree": ({"patterns", "errors"}, "paths become nodes; their content is not its business"),
     "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
     "pog": (
         {"", "inputs", "create", "restore", "stores", "keys", "errors"},
