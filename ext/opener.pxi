@@ -668,8 +668,7 @@ cdef class Opener(_Crew):
         if job.sparse and ftruncate(draft.fd, length):
             code[0] = errno
             return BAD_WRITE
-        if job.mode >= 0:
-            self.set_metadata(draft.fd, job)
+        self.set_metadata(draft.fd, job)
         if set_times(draft.fd, job.atime_ns, job.mtime_ns):
             code[0] = errno
             return BAD_WRITE
@@ -681,8 +680,8 @@ cdef class Opener(_Crew):
         cdef Py_ssize_t i
         if (job.uid >= 0 or job.gid >= 0) and fchown(fd, <unsigned>job.uid, <unsigned>job.gid):
             job.soft = errno
-            mode &= 0o1777      # nobody's set-uid program becomes somebody else's
-        if fchmod(fd, mode) and not job.soft:
+            mode &= ~0o6000     # nobody's set-uid program becomes somebody else's
+        if job.mode >= 0 and fchmod(fd, mode) and not job.soft:
             job.soft = errno
         for i in range(job.xattr_count):
             if set_xattr(fd, job.xattrs[i].name, job.xattrs[i].value, job.xattrs[i].size) and not job.soft:
