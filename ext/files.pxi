@@ -12,6 +12,7 @@ cdef extern from *:
     #include <pthread.h>
     #include <stdio.h>
     #include <sys/stat.h>
+    #include <sys/statvfs.h>
     #include <time.h>
     #include <unistd.h>
     #if defined(__linux__) || defined(__APPLE__)
@@ -100,10 +101,13 @@ cdef extern from *:
         return at;
     #endif
     }
-    /* Room for a file before it is written. 0 or an errno; where a file system cannot, it is done without. */
+    /* Room for a file before it is written. 0 or an errno; where a file system cannot, it is done without. One that has
+       not so much must be asked first: it would be filled to the last byte before it says so, for all to see. */
     static int pogfast_give_room(int fd, long long size) {
     #ifdef __linux__
+        struct statvfs s;
         int error;
+        if (fstatvfs(fd, &s) == 0 && s.f_frsize && size / (long long)s.f_frsize > (long long)s.f_bavail) return ENOSPC;
         do error = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, size) ? errno : 0; while (error == EINTR);
         return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL ? 0 : error;
     #else
