@@ -32,6 +32,7 @@ from pogfast.errors import CorruptBlob, MissingBlob, WrongBlob, WrongKey
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.errno cimport EEXIST, EINTR, EIO, EISDIR, ENOENT, ENOMEM, errno
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset

@@ -208,13 +208,7 @@ cdef struct Draft:
 
 cdef int draft_begin(Draft* draft, int dir, const char* prefix, size_t number, const char* suffix) noexcept nogil:
     """An empty file without its name. `prefix`, `number` and `suffix` make one that nobody else uses. 0 or an errno."""
-    draft.dir = dir
-    draft.fd = open_nameless(dir) if HAS_NAMELESS else -1
-    draft.nameless = draft.fd >= 0
-    snprintf(draft.path, PATH_ROOM, b"%s%zx.%s", prefix, number, suffix)
-    if not draft.nameless:
-        draft.fd = c_openat(dir, draft.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, <int>0o666)
-    return 0 if draft.fd >= 0 else errno
+    return draft_begin_as(draft, dir, prefix, number, suffix, 0o666)
 
 
 cdef int draft_publish(Draft* draft, int dir, const char* path) noexcept nogil:
@@ -367,3 +361,90 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
         sodium.memzero(&lock, sizeof(Lock))
     c_close(fd)
     return verdict == GOOD
+
+
+# ---- files that are restored: their room, their holes, and what they are beyond their bytes ------------------------
+
+cdef extern from *:
+    """
+    #include <sys/types.h>
+    #include <sys/xattr.h>
+    /* Room on the disk for a whole file. 0, also where there is no such thing, or an errno. Not posix_fallocate: where
+       the file system cannot, glibc's writes to every block instead. */
+    static int pogfast_reserve(int fd, long long size) {
+    #ifdef __linux__
+        int failed;
+        do failed = fallocate(fd, 0, 0, size); while (failed && errno == EINTR);
+        return !failed || errno == EOPNOTSUPP || errno == EINVAL || errno == ENOSYS ? 0 : errno;
+    #else
+        (void)fd; (void)size;
+        return 0;
+    #endif
+    }
+    static int pogfast_set_xattr(int fd, const char *name, const void *value, size_t n) {
+    #ifdef __APPLE__
+        return fsetxattr(fd, name, value, n, 0, 0);
+    #else
+        return fsetxattr(fd, name, value, n, 0);
+    #endif
+    }
+    """
+    int reserve "pogfast_reserve"(int fd, long long size) nogil
+    int set_xattr "pogfast_set_xattr"(int fd, const char* name, const void* value, size_t n) nogil
+    int c_fchown "fchown"(int fd, unsigned uid, unsigned gid) nogil
+    int c_fchmod "fchmod"(int fd, mode_t mode) nogil
+    int c_ftruncate "ftruncate"(int fd, off_t size) nogil
+
+cdef enum:
+    BLOCK = 4096                # what a hole is made of: the block of most file systems
+
+
+cdef int draft_begin_as(Draft* draft, int dir, const char* prefix, size_t number, const char* suffix,
+                        mode_t mode) noexcept nogil:
+    """As draft_begin, with permission bits of its own from the beginning."""
+    cdef int error
+    draft.dir = dir
+    draft.fd = open_nameless(dir) if HAS_NAMELESS else -1
+    draft.nameless = draft.fd >= 0
+    snprintf(draft.path, PATH_ROOM, b"%s%zx.%s", prefix, number, suffix)
+    if not draft.nameless:
+        draft.fd = c_openat(dir, draft.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, <int>mode)
+    elif mode != 0o666 and c_fchmod(draft.fd, mode):    # nobody else can have opened it: it has no name
+        error = errno
+        c_close(draft.fd)
+        return error
+    return 0 if draft.fd >= 0 else errno
+
+
+cdef int draft_publish_new(Draft* draft, int dir, const char* path) noexcept nogil:
+    """Gives a draft its name where nothing has it yet. 0 or an errno, EEXIST when something has."""
+    cdef char[64] source
+    if draft.nameless:
+        snprintf(source, 64, b"/proc/self/fd/%d", draft.fd)
+        return errno if linkat(AT_FDCWD, source, dir, path, AT_SYMLINK_FOLLOW) else 0
+    if linkat(draft.dir, draft.path, dir, path, 0):
+        return errno
+    unlinkat(draft.dir, draft.path, 0)
+    return 0
+
+
+cdef bint is_zero(const u8* p, size_t n) noexcept nogil:
+    """Whether `n` bytes, at least one, are all zero."""
+    return p[0] == 0 and memcmp(p, p + 1, n - 1) == 0
+
+
+cdef int pwrite_sparse(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
+    """As pwrite_full into a file that was never written there: what is zero from one BLOCK's edge to the next is left
+    out. The two ends of a block that lies across two calls are left out each by itself, so it is a hole all the same."""
+    cdef size_t start = 0, end = 0, next
+    cdef int error
+    while end < n:
+        next = min(n, end + BLOCK - <size_t>(at + end) % BLOCK)
+        if is_zero(p + end, next - end):
+            if end > start:
+                error = pwrite_full(fd, p + start, end - start, at + start)
+                if error:
+                    return error
+            start = next
+        end = next
+    return pwrite_full(fd, p + start, end - start, at + start)

@@ -20,6 +20,7 @@ cdef enum:                      # libzstd's own, from zstd.h
     ZSTD_E_END = 2
     ZSTD_RESET_SESSION = 1
     ZSTD_C_LEVEL = 100
+    DENSEST = 32768             # plain bytes that one byte of a frame makes at most: a block of 128 KiB takes four
 
 cdef u8[4] PAD_MAGIC = [0x50, 0x2A, 0x4D, 0x18]
 

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple, Protocol
 
 from pogfast import manifest
-from pogfast._engine import VERDICT, Opened, Opener, open_blob, sync_file_system
+from pogfast._engine import VERDICT, Opened, Opener, Wanted, open_blob, sync_file_system
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -205,13 +205,14 @@ def _restore_batch(
                 yield _problem(place, next(run))
 
 
-def _job(place: _Place, directory: int) -> tuple[int, bytes, list[str], list[int] | None, int, int]:
+def _job(place: _Place, directory: int) -> Wanted:
     """What the engine is asked for. FORMAT.md: `sizes` stands only where every blob is a frame of its own."""
     entry = place.entry
     sizes = entry.more.get("sizes")
     if sizes is not None and not _are_sizes(sizes, len(entry.blobs)):
         raise CorruptManifest(f"{place.name}: the sizes of its blobs are malformed")
-    return directory, os.fsencode(place.parts[-1]), entry.blobs, sizes, _ns(entry.atime), _ns(entry.mtime)
+    leaf = os.fsencode(place.parts[-1])
+    return Wanted(directory, leaf, entry.blobs, sizes, -1, _ns(entry.atime), _ns(entry.mtime))
 
 
 def _are_sizes(sizes: object, count: int) -> bool:
