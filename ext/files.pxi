@@ -108,7 +108,7 @@ cdef extern from *:
         struct statvfs s;
         int error;
         if (fstatvfs(fd, &s) == 0 && s.f_frsize && size / (long long)s.f_frsize > (long long)s.f_bavail) return ENOSPC;
-        do error = fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, size) ? errno : 0; while (error == EINTR);
+        do error = fallocate(fd, 0, 0, size) ? errno : 0; while (error == EINTR);
         return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL ? 0 : error;
     #else
         (void)fd; (void)size;
@@ -474,3 +474,31 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
         sodium.memzero(&lock, sizeof(Lock))
     c_close(fd)
     return verdict == GOOD
+
+
+# ---- files that are restored: their room, their holes, and what they are beyond their bytes ------------------------
+
+cdef enum:
+    BLOCK = 4096                # what a hole is made of: the block of most file systems
+
+
+cdef bint is_zero(const u8* p, size_t n) noexcept nogil:
+    """Whether `n` bytes, at least one, are all zero."""
+    return p[0] == 0 and memcmp(p, p + 1, n - 1) == 0
+
+
+cdef int pwrite_sparse(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
+    """As pwrite_full into a file that was never written there: what is zero from one BLOCK's edge to the next is left
+    out. The two ends of a block that lies across two calls are left out each by itself, so it is a hole all the same."""
+    cdef size_t start = 0, end = 0, next
+    cdef int error
+    while end < n:
+        next = min(n, end + BLOCK - <size_t>(at + end) % BLOCK)
+        if is_zero(p + end, next - end):
+            if end > start:
+                error = pwrite_full(fd, p + start, end - start, at + start)
+                if error:
+                    return error
+            start = next
+        end = next
+    return pwrite_full(fd, p + start, end - start, at + start)

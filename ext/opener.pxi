@@ -1,10 +1,12 @@
-# Story 2 of the engine, the mirror of sealer.pxi: blobs into files, in both layouts of FORMAT.md.
+# Story 2 of the engine, the mirror of sealer.pxi: blobs into files, in both layouts of FORMAT.md, or only verified.
 #
-# A small file of one blob is one task. A larger one is a way back with two kinds of steps: opening its next blob
-# (read, authenticate, decrypt, check the name), which several workers do at once, and decompressing the opened blobs
-# in their order, which one does at a time. Where the plain length of every blob is known (the `frames` layout), each
-# blob is opened and decompressed to its place by whoever is free. A file is written under a temporary name and gets
-# its own when it is whole; nothing is decompressed that has not been authenticated.
+# A file of one small blob that no other file needs is one task. Of any other a Way is held while it comes back. A blob
+# that is a frame of its own is opened once and goes to every place where it stands, in this file and in others: places
+# of one blob form a ring, and who picks the blob promises it to as many of them as it can serve. Parts of files get
+# its bytes while it is decompressed; files that it makes whole are then made of it by whoever is free. A stream has
+# two kinds of steps: opening its next blob, which several workers do at once, and decompressing the opened ones in
+# their order, which one does at a time. A file has no name, or a temporary one, until it is whole; nothing is
+# decompressed that has not been authenticated.
 
 Wanted = collections.namedtuple(
     "Wanted", "directory leaf blobs sizes size atime_ns mtime_ns mode uid gid xattrs sparse replace",
@@ -14,91 +16,86 @@ Opened = collections.namedtuple("Opened", "file done verdict blob errno offset s
 
 cdef enum:
     SMALL_BLOB = 2 * PIECE      # a file of one blob of at most so many bytes is one task
-    HOLE = 4096                 # zeros of so many bytes, at a multiple of it, become a hole where holes are wanted
-    SMALL_TWIN = 3 * PIECE // 2 # plain bytes that surely make a small blob
-    LARGE = 1 << 20             # files of at least so many bytes are given their room before they are written
+    OPEN_AHEAD = 2              # blobs of a stream in memory: one being decompressed, one being opened
+    MOST_WAYS = 224             # with one draft more for each worker that is at a small file, at most 256 on 32 cores
+    RESERVED = 1 << 20          # files of at least so many bytes get their room on the disk before they are written
 
-cdef struct Xattr:              # an extended attribute; borrowed from Opener.keep
-    const char* name
+cdef unsigned NOBODY = 0xFFFFFFFF       # for chown: left alone
+
+cdef struct Place:              # one blob of one file
+    u8[KEY] digest
+    long long at                # where its plain bytes begin in the file; -1 in a stream, where only writing it tells
+    Py_ssize_t next             # the next place of this blob, in a ring; itself where there is no other, and in streams
+    Py_ssize_t follow           # the next place that the same Load fills, -1 behind the last
+    int file
+    bint taken                  # a Load will fill it, or has
+
+cdef struct Attribute:
+    const char* name            # borrowed from Opener.keep, as its value
     const char* value
-    size_t size
+    Py_ssize_t size
 
 cdef struct OpenJob:
-    int directory               # borrowed descriptor; -1: nothing is written, the content is only checked
     const char* leaf            # borrowed from Opener.keep
-    u8* digests
-    long long* at               # where each blob's bytes begin in the file, and the file's length; NULL: not known
-    long long size              # of the file, -1 when not known
-    Py_ssize_t count
-    Py_ssize_t* same            # of each blob: where in the file it comes again, -1 nowhere; NULL: none comes twice
-    u8* again                   # of each blob: whether it has come before
-    Py_ssize_t twin             # the next small file of the same one blob, -1 for none
-    bint is_twin                # of one before it, which brings the content for it
+    Attribute* attributes
+    Py_ssize_t attribute_count
+    Py_ssize_t first            # its first place
+    Py_ssize_t count            # of its places
+    Py_ssize_t left             # places that are not filled
+    Py_ssize_t follow           # the next file that is made whole of the same Load, -1 behind the last
+    long long size              # plain bytes, -1: not known
     long long atime_ns
     long long mtime_ns
-    int mode                    # -1: what the umask leaves
-    int uid
-    int gid
-    Xattr* xattrs
-    Py_ssize_t xattr_count
+    Way* way                    # while it is held
+    Py_ssize_t bad              # the blob that the first thing that went wrong was with
+    long long offset            # where its plain bytes begin, -1: not known
+    int verdict                 # what went wrong first, GOOD when nothing did
+    int code                    # its errno
+    int soft                    # errno of what it could not be given beyond its bytes
+    int working                 # workers in it, or on their way
+    int directory               # borrowed descriptor; -1: it is only verified
+    int mode                    # -1: the system's choice
+    unsigned uid
+    unsigned gid
+    bint stream
     bint sparse
     bint replace
-    int verdict                 # the first thing that went wrong, GOOD when nothing did
-    int code                    # its errno
-    Py_ssize_t bad              # the blob it was with
-    long long offset            # where that begins in the file, -1 when not known
-    int soft                    # errno of what was not set of its metadata
+    bint begun                  # counted in open_files
     bint done
-
-cdef struct Flow:               # plain bytes on their way into a file
-    int fd                      # -1: they go nowhere
-    bint sparse
-    long long at                # where they begin
-    long long written
-    size_t left                 # 0 when a frame has just ended
-    bint zeros                  # nothing but zeros so far
 
 cdef struct Way:
     Py_ssize_t file
     Draft draft                 # the unfinished file
     bint drafted
+    Py_ssize_t next_open        # no place before it is left to be picked
+    # Of a stream only:
     void* dctx
-    Flow flow                   # of blobs in order
-    Py_ssize_t next_open        # blobs before it are opened or being opened
-    Py_ssize_t next_write       # blobs before it are in the file (in order only)
-    int working                 # workers in it
-    bint writing                # one of them decompresses
-    Slab* ready                 # opened blobs, in no order
-    int slabs                   # held
+    size_t frame_left           # 0 when a frame has just ended
+    long long written
+    bint writing                # a worker decompresses
+    Load* ready                 # opened, in no order
+    int loads                   # held
     Way* next
 
+cdef enum Step:
+    TO_OPEN                     # and, where it is a frame of its own, to be decompressed to its places
+    TO_DECOMPRESS               # a stream's next part
+    TO_SHARE                    # opened; whole files are made of it
 
-cdef bint is_zero(const u8* p, size_t n) noexcept nogil:
-    return p[0] == 0 and memcmp(p, p + 1, n - 1) == 0
-
-
-cdef int flow_write(Flow* flow, const u8* p, size_t n) noexcept nogil:
-    """Writes what comes next; where holes are wanted, not what would be one. 0 or an errno."""
-    cdef size_t block, run = 0, done = 0
-    cdef long long at = flow.at + flow.written
-    cdef int error = 0
-    flow.written += n
-    if flow.fd < 0:
-        return 0
-    if not flow.sparse:
-        return pwrite_full(flow.fd, p, n, at)
-    while done < n and error == 0:
-        block = min(n - done, <size_t>(HOLE - (at + <long long>done) % HOLE))
-        if is_zero(p + done, block):
-            if run < done:
-                error = pwrite_full(flow.fd, p + run, done - run, at + <long long>run)
-            run = done + block
-        else:
-            flow.zeros = False
-        done += block
-    if run < n and error == 0:
-        error = pwrite_full(flow.fd, p + run, n - run, at + <long long>run)
-    return error
+cdef struct Load:               # one blob in memory, and where it goes
+    Step step
+    Slab* slab
+    Py_ssize_t place            # the one it was picked for
+    Way* stream                 # that it belongs to, NULL when it is a frame of its own
+    Py_ssize_t parts            # the first place that is filled while it is decompressed, -1: none
+    Py_ssize_t last_part
+    Py_ssize_t files            # the first file to be made of it, -1: none
+    Py_ssize_t last_file
+    int workers                 # that make files of it
+    int verdict
+    int code
+    Load* next                  # in the list it is in
+    Load* older                 # of all that there are
 
 
 cdef class Opener(_Crew):
@@ -110,129 +107,138 @@ cdef class Opener(_Crew):
     cdef bytes temporary
     cdef const char* prefix
     cdef OpenJob* files
+    cdef Place* places
+    cdef Py_ssize_t place_count
     cdef Way* ways
     cdef int way_count
-    cdef Slab* spare
-    cdef int slab_count
+    cdef Load* loads            # all
+    cdef Load* spare
+    cdef Load* shared           # those that files can be made of
+    cdef int load_count
 
     def __init__(self, bytes secret, bytes private, bint asymmetric, files, source, *, int jobs,
                  bytes temporary=b".pogfast-"):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t file, places = 0
         fill_ring(&self.ring, secret, asymmetric, private)
         if not self.ring.can_open or jobs < 1:
             raise ValueError("needs a key that can open, and at least one worker")
+        if len(files) >= 1 << 31:
+            raise ValueError("too many files at a time")
         self.jobs = jobs
         self.source = source
         if isinstance(source, BlobDirectory):
             self.directory = &(<BlobDirectory>source).at
         self.temporary = temporary
         self.prefix = self.temporary
-        self.keep = list(files)
-        self.files = <OpenJob*>calloc(max(len(self.keep), 1), sizeof(OpenJob))
-        if self.files == NULL:
+        self.keep = []
+        for wanted in files:
+            places += len(wanted[2])
+        self.files = <OpenJob*>calloc(max(len(files), 1), sizeof(OpenJob))
+        self.places = <Place*>malloc(max(places, 1) * sizeof(Place))
+        if self.files == NULL or self.places == NULL:
             raise MemoryError
-        self.count = len(self.keep)
-        for i in range(self.count):
-            self.read_job(&self.files[i], self.keep[i])
-        self.find_twins()
+        self.count = len(files)
+        for file, wanted in enumerate(files):
+            self.read_job(file, wanted)
+        self.join_rings()
 
-    cdef int find_twins(self) except -1:
-        """Small files of the same one blob: it is fetched for the first of them, and for all."""
-        cdef OpenJob* job
-        cdef Py_ssize_t i, before
-        cdef dict last = {}
-        for i in range(self.count):
-            job = &self.files[i]
-            job.twin = -1
-            if job.count != 1 or not 0 <= job.size <= SMALL_TWIN:
-                continue
-            name = self.keep[i].blobs[0]
-            before = last.get(name, -1)
-            last[name] = i
-            if before >= 0:
-                self.files[before].twin = i
-                job.is_twin = True
-        return 0
-
-    cdef int read_job(self, OpenJob* job, asked) except -1:
-        cdef Py_ssize_t i
-        names, sizes = asked.blobs, asked.sizes
-        job.directory = asked.directory
-        job.leaf = PyBytes_AsString(asked.leaf)
-        job.size = asked.size
-        job.atime_ns, job.mtime_ns = asked.atime_ns, asked.mtime_ns
-        job.mode, job.uid, job.gid = asked.mode, asked.uid, asked.gid
-        job.sparse, job.replace = asked.sparse, asked.replace
-        self.read_xattrs(job, asked.xattrs)
+    cdef int read_job(self, int file, wanted) except -1:
+        cdef OpenJob* job = &self.files[file]
+        cdef Place* place
+        cdef long long at = 0
+        directory, leaf, names, sizes, size, atime_ns, mtime_ns, mode, uid, gid, xattrs, sparse, replace = wanted
+        job.directory = directory
+        job.leaf = PyBytes_AsString(leaf)
+        self.keep.append(leaf)
+        job.atime_ns, job.mtime_ns = atime_ns, mtime_ns
+        job.mode, job.sparse, job.replace = mode, sparse, replace
+        job.uid, job.gid = NOBODY if uid < 0 else uid, NOBODY if gid < 0 else gid
+        job.size = max(size, -1)
         job.offset = -1
-        job.digests = <u8*>malloc(max(len(names) * KEY, 1))
-        if job.digests == NULL:
-            raise MemoryError
-        for i, name in enumerate(names):
-            read_name(name, job.digests + i * KEY)
-        job.count = len(names)
-        if sizes is None:
-            return 0
-        if len(sizes) != len(names):
-            raise ValueError("as many sizes as names")
-        job.size = sum(sizes)
-        if len(names) < 2:
-            return 0
-        job.at = <long long*>malloc((job.count + 1) * sizeof(long long))
-        if job.at == NULL:
-            raise MemoryError
-        job.at[0] = 0
-        for i, size in enumerate(sizes):
-            job.at[i + 1] = job.at[i] + size
-        if len(set(names)) < len(names):
-            self.find_repeats(job, names)
+        job.first, job.count, job.left = self.place_count, len(names), len(names)
+        job.stream = job.count > 1 and sizes is None
+        for name in names:
+            place = &self.places[self.place_count]
+            read_name(name, place.digest)
+            place.file, place.at, place.taken = file, -1 if job.stream else 0, False
+            self.place_count += 1
+        if sizes is not None:
+            self.read_sizes(job, sizes)
+        if xattrs:
+            self.read_attributes(job, xattrs)
         return 0
 
-    cdef int read_xattrs(self, OpenJob* job, xattrs) except -1:
-        cdef Xattr* xattr
-        cdef bytes name, value
-        if not xattrs:
-            return 0
-        job.xattrs = <Xattr*>calloc(len(xattrs), sizeof(Xattr))
-        if job.xattrs == NULL:
+    cdef int read_sizes(self, OpenJob* job, sizes) except -1:
+        cdef Py_ssize_t place = job.first
+        cdef long long at = 0
+        if len(sizes) != job.count or sum(sizes) >= 1 << 63:
+            raise ValueError("as many sizes as names, of a file that can be")
+        for size in sizes:
+            if size < 0:
+                raise ValueError("a size is negative")
+            self.places[place].at = at
+            at += size
+            place += 1
+        if job.size >= 0 and job.size != at:
+            self.note(job, BAD_FRAME, 0, 0, -1)
+        job.size = at
+        return 0
+
+    cdef int read_attributes(self, OpenJob* job, xattrs) except -1:
+        cdef Attribute* attribute
+        job.attributes = <Attribute*>malloc(len(xattrs) * sizeof(Attribute))
+        if job.attributes == NULL:
             raise MemoryError
         for name, value in xattrs:
-            xattr = &job.xattrs[job.xattr_count]
-            xattr.name, xattr.value, xattr.size = PyBytes_AsString(name), PyBytes_AsString(value), len(value)
-            job.xattr_count += 1
+            attribute = &job.attributes[job.attribute_count]
+            attribute.name, attribute.value = PyBytes_AsString(name), PyBytes_AsString(value)
+            attribute.size = len(value)
+            self.keep.append((name, value))
+            job.attribute_count += 1
         return 0
 
-    cdef int find_repeats(self, OpenJob* job, list names) except -1:
-        cdef Py_ssize_t i, before
-        cdef dict last = {}
-        job.same = <Py_ssize_t*>malloc(job.count * sizeof(Py_ssize_t))
-        job.again = <u8*>calloc(job.count, 1)
-        if job.same == NULL or job.again == NULL:
+    cdef int join_rings(self) except -1:
+        """Joins the places of each blob, in the order of the files, by a table of the last place of each."""
+        cdef size_t mask = 1, slot
+        cdef Py_ssize_t at
+        cdef Py_ssize_t* last
+        cdef Place* place
+        while mask < 2 * <size_t>self.place_count:
+            mask *= 2
+        last = <Py_ssize_t*>calloc(mask, sizeof(Py_ssize_t))
+        if last == NULL:
             raise MemoryError
-        for i, name in enumerate(names):
-            before = last.get(name, -1)
-            last[name] = i
-            job.same[i] = -1
-            if before >= 0:
-                job.same[before] = i
-                job.again[i] = 1
+        mask -= 1
+        with nogil:
+            for at in range(self.place_count):
+                place = &self.places[at]
+                place.next = at
+                if place.at < 0:
+                    continue
+                memcpy(&slot, place.digest, sizeof(size_t))
+                slot &= mask
+                while last[slot] and memcmp(self.places[last[slot] - 1].digest, place.digest, KEY):
+                    slot = (slot + 1) & mask
+                if last[slot]:
+                    place.next = self.places[last[slot] - 1].next
+                    self.places[last[slot] - 1].next = at
+                last[slot] = at + 1
+        free(last)
         return 0
 
     def __dealloc__(self):
-        cdef Py_ssize_t i
-        cdef Slab* slab
-        while self.spare != NULL:
-            slab = self.spare
-            self.spare = slab.next
-            slab_free(slab)
+        cdef Py_ssize_t file
+        cdef Load* load
+        while self.loads != NULL:
+            load = self.loads
+            self.loads = load.older
+            slab_free(load.slab)
+            free(load)
         if self.files != NULL:
-            for i in range(self.count):
-                free(self.files[i].digests)
-                free(self.files[i].at)
-                free(self.files[i].same)
-                free(self.files[i].xattrs)
-                free(self.files[i].again)
-            free(self.files)
+            for file in range(self.count):
+                free(self.files[file].attributes)
+        free(self.files)
+        free(self.places)
         sodium.memzero(&self.ring, sizeof(Ring))
         self.close()
 
@@ -240,99 +246,260 @@ cdef class Opener(_Crew):
 
     cdef Task pick(self, Hand* hand) noexcept nogil:
         cdef Way* way = self.ways
+        if self.shared != NULL:
+            return self.pick_share(hand)
         while way != NULL:
             if self.pick_step(way, hand):
-                way.working += 1
-                hand.stream = way
                 return PART
             way = way.next
-        while self.next_file < self.count and self.files[self.next_file].is_twin:
+        return self.pick_file(hand)
+
+    cdef Task pick_share(self, Hand* hand) noexcept nogil:
+        cdef Load* load = self.shared
+        hand.stream = load
+        hand.file = load.files
+        load.workers += 1
+        load.files = self.files[hand.file].follow
+        if load.files < 0:
+            self.shared = load.next
+        return PART
+
+    cdef Task pick_file(self, Hand* hand) noexcept nogil:
+        """The next file that has not begun. A new one begins where the others leave nothing to do."""
+        cdef OpenJob* job
+        cdef int code = 0
+        while self.next_file < self.count:
+            job = &self.files[self.next_file]
+            if not (job.begun or job.done):
+                if self.way_count >= MOST_WAYS or (self.way_count >= self.jobs and not self.has_load()):
+                    break
+                if self.is_lone(job):
+                    job.begun = True
+                    return self.take_file(hand)
+                if job.verdict == GOOD and self.begin_way(self.next_file, &code):
+                    self.note(job, BAD_WRITE, code, 0, -1)
+                self.begin(job)
+                self.end_if_over(job)
             self.next_file += 1
-        if self.next_file < self.count and self.way_count < self.jobs:
-            return self.take_file(hand)
+            if job.way != NULL and self.pick_step(job.way, hand):
+                return PART
         return self.wait_or_leave()
 
-    cdef Slab** next_ready(self, Way* way) noexcept nogil:
-        """Where the opened blob hangs that is to be decompressed next; NULL hangs there when it is not ready. Before a
-        bad blob all are written all the same, to learn where in the file it begins."""
-        cdef OpenJob* job = &self.files[way.file]
-        cdef Slab** at = &way.ready
-        cdef Py_ssize_t wanted = way.next_write
-        if job.at != NULL or (job.verdict != GOOD and wanted >= job.bad):
-            wanted = -1
-        while at[0] != NULL and at[0].index != wanted:
-            at = &at[0].next
-        return at
+    cdef bint is_lone(self, OpenJob* job) noexcept nogil:
+        """Whether a file may be one task: one blob that nothing else needs, or none. Its size is seen then."""
+        return job.count == 0 or (job.count == 1 and self.directory != NULL and
+                                  self.places[job.first].next == job.first)
 
     cdef bint pick_step(self, Way* way, Hand* hand) noexcept nogil:
-        """The next step of a file: decompressing before opening, so that little is in flight."""
         cdef OpenJob* job = &self.files[way.file]
-        cdef Slab** at
-        if job.at == NULL and not way.writing:
-            at = self.next_ready(way)
+        cdef Load* load = NULL
+        if job.verdict == GOOD:
+            load = self.pick_stream(way, job) if job.stream else self.pick_place(way, job)
+        hand.stream = load
+        return load != NULL
+
+    cdef Load* pick_stream(self, Way* way, OpenJob* job) noexcept nogil:
+        """The next step of a stream: decompressing before opening, so that little is in flight."""
+        cdef Load** at = &way.ready
+        cdef Load* load
+        if not way.writing:
+            while at[0] != NULL and at[0].place != job.first + job.count - job.left:
+                at = &at[0].next
             if at[0] != NULL:
-                hand.slab = at[0]
-                at[0] = hand.slab.next
-                hand.last = True            # opened: to be decompressed
+                load = at[0]
+                at[0] = load.next
+                load.step = TO_DECOMPRESS
                 way.writing = True
-                return True
+                job.working += 1
+                return load
+        if way.next_open == job.count or way.loads == OPEN_AHEAD:
+            return NULL
+        load = self.take_load(job.first + way.next_open)
+        if load != NULL:
+            load.stream = way
+            way.loads += 1
+            way.next_open += 1
+            job.working += 1
+        return load
+
+    cdef Load* pick_place(self, Way* way, OpenJob* job) noexcept nogil:
+        """The next blob of a file that nobody has picked, promised to every place of it that can be served."""
+        cdef Load* load
+        cdef Py_ssize_t first, at
+        while way.next_open < job.count and self.places[job.first + way.next_open].taken:
+            way.next_open += 1
+        if way.next_open == job.count:
+            return NULL
+        first = at = job.first + way.next_open
+        load = self.take_load(first)
+        if load == NULL:
+            return NULL
+        while self.places[at].taken or self.promise(load, at):
+            at = self.places[at].next
+            if at == first:
+                break
+        return load
+
+    cdef bint promise(self, Load* load, Py_ssize_t at) noexcept nogil:
+        """Whether a place can be served. If not, it would take one more draft: its file fetches the blob again."""
+        cdef Place* place = &self.places[at]
+        cdef OpenJob* job = &self.files[place.file]
+        cdef int code
         if job.verdict != GOOD:
-            return False
-        while way.next_open < job.count and job.again != NULL and job.again[way.next_open]:
-            way.next_open += 1
-        if way.next_open < job.count and way.slabs < (AHEAD if job.at == NULL else self.jobs):
-            hand.slab = self.take_slab()
-            if hand.slab == NULL:
-                return False
-            hand.slab.index = way.next_open
-            hand.last = False
-            way.next_open += 1
-            way.slabs += 1
             return True
-        return False
-
-    cdef Slab* take_slab(self) noexcept nogil:
-        cdef Slab* slab = self.spare
-        if slab != NULL:
-            self.spare = slab.next
-        elif self.slab_count <= self.jobs:
-            slab = slab_new()
-            if slab == NULL:
-                self.give_up_for_memory()
+        if job.count > 1 and job.directory >= 0 and job.way == NULL:
+            if self.way_count >= MOST_WAYS or self.begin_way(place.file, &code):
+                return False
+            self.begin(job)
+        place.taken = True
+        job.working += 1
+        if job.directory >= 0 and job.count == 1:
+            self.begin(job)
+            job.follow = -1
+            if load.files < 0:
+                load.files = place.file
             else:
-                self.slab_count += 1
-        return slab
+                self.files[load.last_file].follow = place.file
+            load.last_file = place.file
+        else:
+            place.follow = -1
+            if load.parts < 0:
+                load.parts = at
+            else:
+                self.places[load.last_part].follow = at
+            load.last_part = at
+        return True
 
-    cdef void give_back(self, Way* way, Slab* slab) noexcept nogil:
-        slab.next = self.spare
-        self.spare = slab
-        way.slabs -= 1
+    cdef bint has_load(self) noexcept nogil:
+        return self.spare != NULL or self.load_count <= self.jobs
+
+    cdef Load* take_load(self, Py_ssize_t place) noexcept nogil:
+        cdef Load* load = self.spare
+        if load != NULL:
+            self.spare = load.next
+        elif self.load_count <= self.jobs:
+            load = self.new_load()
+        if load != NULL:
+            load.step = TO_OPEN
+            load.place = place
+            load.stream = NULL
+            load.parts = load.files = -1
+        return load
+
+    cdef Load* new_load(self) noexcept nogil:
+        cdef Load* load = <Load*>calloc(1, sizeof(Load))
+        if load != NULL:
+            load.slab = slab_new()
+        if load == NULL or load.slab == NULL:
+            free(load)
+            self.give_up_for_memory()
+            return NULL
+        load.older = self.loads
+        self.loads = load
+        self.load_count += 1
+        return load
+
+    cdef void give_back(self, Load* load) noexcept nogil:
+        load.next = self.spare
+        self.spare = load
+        if load.stream != NULL:
+            load.stream.loads -= 1
+
+    cdef void begin(self, OpenJob* job) noexcept nogil:
+        if not job.begun:
+            job.begun = True
+            self.open_files += 1
+
+    cdef int begin_way(self, Py_ssize_t file, int* code) noexcept nogil:
+        """Holds a file, with its draft where it is written in parts. GOOD, or BAD_WRITE when there can be none."""
+        cdef OpenJob* job = &self.files[file]
+        cdef Way* way = <Way*>calloc(1, sizeof(Way))
+        cdef Way** last = &self.ways
+        cdef int verdict = GOOD
+        if way != NULL and job.stream:
+            way.dctx = zstd.create_dctx()
+        if way == NULL or (job.stream and way.dctx == NULL):
+            self.give_up_for_memory()
+            verdict, code[0] = BAD_WRITE, ENOMEM
+        elif job.directory >= 0 and job.count > 1:
+            verdict = self.begin_draft(&way.draft, file, code)
+            way.drafted = verdict == GOOD
+        if verdict != GOOD:
+            if way != NULL:
+                zstd.free_dctx(way.dctx)
+            free(way)
+            return verdict
+        way.file = file
+        while last[0] != NULL:
+            last = &last[0].next
+        last[0] = way
+        self.way_count += 1
+        job.way = way
+        return GOOD
 
     cdef void end_way(self, Way* way, bint keep) noexcept nogil:
-        """Takes a file off the list, without its name unless it was finished."""
+        """Lets a file go, without its name unless it was finished."""
         cdef Way** at = &self.ways
+        cdef Load* load
+        while way.ready != NULL:
+            load = way.ready
+            way.ready = load.next
+            self.give_back(load)
         while at[0] != way:
             at = &at[0].next
         at[0] = way.next
         self.way_count -= 1
+        self.files[way.file].way = NULL
         if way.drafted:
             draft_end(&way.draft, keep)
         zstd.free_dctx(way.dctx)
         free(way)
 
     cdef void note(self, OpenJob* job, int verdict, int code, Py_ssize_t blob, long long offset) noexcept nogil:
-        if job.verdict == GOOD or blob < job.bad:
-            job.verdict, job.code, job.bad, job.offset = verdict, code, blob, offset
+        if job.verdict == GOOD:
+            job.verdict, job.code, job.bad = verdict, code, blob
+            job.offset = offset if verdict != BAD_WRITE else -1
+
+    cdef void end_if_over(self, OpenJob* job) noexcept nogil:
+        """Ends a file that nobody works in when it is whole, or beyond help. Leaves the lock while it gets its name."""
+        cdef int verdict, code = 0
+        cdef bint named = False
+        check(job.working >= 0 and job.left >= 0 and not job.done)
+        if job.working or (job.verdict == GOOD and job.left):
+            return
+        if job.verdict == GOOD and job.way != NULL and job.way.drafted:
+            pthread_mutex_unlock(&self.lock)
+            verdict = self.settle(&job.way.draft, job, job.way.written if job.stream else job.size, &code)
+            pthread_mutex_lock(&self.lock)
+            if verdict != GOOD:
+                self.note(job, verdict, code, job.count - 1, -1)
+            named = verdict == GOOD
+        if job.way != NULL:
+            self.end_way(job.way, named)
+        job.done = True
+        if job.begun:
+            self.file_done()
 
     # ---- the work (without the lock) ----
 
     cdef void do(self, Hand* hand) noexcept nogil:
-        if hand.task == FILE:
-            self.begin_file(hand)
-        elif hand.last:
-            self.decompress_step(hand)
+        cdef Load* load = <Load*>hand.stream
+        if hand.own == NULL:
+            hand.own = slab_new()
+        if hand.data == NULL:
+            hand.data = <u8*>malloc(2 * PIECE)
+        if hand.context == NULL:
+            hand.context = zstd.create_dctx()
+        if hand.own == NULL or hand.data == NULL or hand.context == NULL:
+            self.fail_memory()
+        elif hand.task == FILE:
+            self.do_file(hand)
+        elif load.step == TO_DECOMPRESS:
+            self.decompress_step(hand, load)
+        elif load.step == TO_SHARE:
+            self.share_step(hand, load)
         else:
-            self.open_step(hand)
+            self.open_step(hand, load)
 
     cdef void let_go(self, Hand* hand) noexcept nogil:
         slab_free(hand.own)
@@ -340,205 +507,174 @@ cdef class Opener(_Crew):
         if hand.context != NULL:
             zstd.free_dctx(hand.context)
 
-    cdef bint equip(self, Hand* hand) noexcept nogil:
-        if hand.own == NULL:
-            hand.own = slab_new()
-        if hand.data == NULL:
-            hand.data = <u8*>malloc(2 * PIECE)
-        if hand.context == NULL:
-            hand.context = zstd.create_dctx()
-        return hand.own != NULL and hand.data != NULL and hand.context != NULL
-
-    cdef void begin_file(self, Hand* hand) noexcept nogil:
+    cdef void do_file(self, Hand* hand) noexcept nogil:
+        """A file of one small blob or none, from beginning to end. It becomes a way when the blob is large."""
         cdef OpenJob* job = &self.files[hand.file]
         cdef long long size = 0
-        cdef int fd = -1, code = 0, verdict = GOOD
-        if not self.equip(hand):
-            self.fail_memory()
-            return
-        if job.count > 1 or (job.count == 1 and self.directory == NULL and job.twin < 0):
-            self.begin_way(hand)
-            return
-        if job.count == 1 and self.directory != NULL:
-            fd = directory_get(self.directory, job.digests, &size)
+        cdef int fd = -1, verdict = job.verdict, code = 0
+        cdef Slab* slab = NULL
+        if verdict == GOOD and job.count:
+            fd = directory_get(self.directory, self.places[job.first].digest, &size)
             if fd < 0:
                 code = errno
                 verdict = NOT_THERE if code == ENOENT else <int>BAD_READ
-            elif size > SMALL_BLOB and job.twin < 0:
-                c_close(fd)
-                self.begin_way(hand)
-                return
-            else:
-                verdict = self.load(hand.own, fd, size, job.digests, &code)
-                c_close(fd)
-        elif job.count == 1:
-            verdict = self.load_called(hand.own, job.digests)
-        self.bring_small(hand, job, verdict, code)
-
-    cdef void bring_small(self, Hand* hand, OpenJob* job, int verdict, int code) noexcept nogil:
-        """A file whose blob, if it has one, is opened; and all its twins."""
-        cdef OpenJob* twin = job
-        cdef OpenJob* following
-        while twin != NULL:
-            following = &self.files[twin.twin] if twin.twin >= 0 else NULL
-            if verdict != GOOD:
-                self.note(twin, verdict, code, 0, 0)
-            else:
-                self.write_small(hand, twin)
-            pthread_mutex_lock(&self.lock)
-            twin.done = True
-            if following == NULL:
-                self.file_done()
-            pthread_mutex_unlock(&self.lock)
-            twin = following
-
-    cdef void write_small(self, Hand* hand, OpenJob* job) noexcept nogil:
-        cdef int verdict, code = 0
-        cdef Draft draft
-        cdef Flow flow
-        verdict = self.begin_draft(&draft, job, &code)
-        if verdict == GOOD:
-            self.begin_flow(&flow, job, &draft, 0)
+        if verdict == GOOD and size <= SMALL_BLOB:
             if job.count:
-                zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
-                verdict = self.decompress(hand, hand.context, hand.own, &flow, &code)
-                if verdict == GOOD and flow.left:
-                    verdict = BAD_FRAME
+                slab = hand.own
+                verdict = self.load(slab, fd, size, self.places[job.first].digest, &code)
             if verdict == GOOD:
-                verdict = self.settle(&draft, job, flow.written, &code)
-            draft_end(&draft, verdict == GOOD)
+                verdict = self.make_file(hand, slab, &code)
+        if fd >= 0:
+            c_close(fd)
+        if verdict == BROKEN_OFF:
+            return
+        pthread_mutex_lock(&self.lock)
+        if verdict == GOOD and size > SMALL_BLOB:
+            verdict = self.begin_way(hand.file, &code)
+        else:
+            job.left = 0
         if verdict != GOOD:
             self.note(job, verdict, code, 0, 0)
+        self.end_if_over(job)
+        pthread_mutex_unlock(&self.lock)
 
-    cdef void begin_way(self, Hand* hand) noexcept nogil:
+    cdef int make_file(self, Hand* hand, Slab* slab, int* code) noexcept nogil:
+        """A file of one opened blob, or with NULL of none, from its draft to its name; or only looked at."""
         cdef OpenJob* job = &self.files[hand.file]
-        cdef Way* way = <Way*>calloc(1, sizeof(Way))
-        cdef Way** last = &self.ways
-        cdef int code = 0
-        if way != NULL:
-            way.dctx = zstd.create_dctx()
-        if way == NULL or way.dctx == NULL:
-            free(way)
-            self.fail_memory()
-            return
-        way.file = hand.file
-        way.drafted = self.begin_draft(&way.draft, job, &code) == GOOD
-        if not way.drafted:
-            self.note(job, BAD_WRITE, code, 0, 0)
-        self.begin_flow(&way.flow, job, &way.draft, 0)
-        pthread_mutex_lock(&self.lock)
-        while last[0] != NULL:
-            last = &last[0].next
-        last[0] = way
-        self.way_count += 1
-        way.working = 1
-        self.step_done(way)
-        pthread_mutex_unlock(&self.lock)
-
-    cdef void step_done(self, Way* way) noexcept nogil:
-        """A worker leaves a file; the last one of a file that is whole, or beyond help, ends it. With the lock."""
-        cdef OpenJob* job = &self.files[way.file]
-        cdef Slab* slab
-        cdef int code = 0, verdict
-        check(way.working > 0 and way.next_write <= job.count)
-        way.working -= 1
-        if way.working or (job.verdict == GOOD and way.next_write < job.count) or self.next_ready(way)[0] != NULL:
-            return
-        if job.verdict != GOOD and job.offset < 0 and job.at == NULL and way.next_write == job.bad:
-            job.offset = way.flow.written
-        while way.ready != NULL:
-            slab = way.ready
-            way.ready = slab.next
-            self.give_back(way, slab)
-        if job.verdict == GOOD:
-            verdict = self.settle(&way.draft, job, way.flow.written if job.at == NULL else job.size, &code)
+        cdef size_t left = 0
+        cdef long long written = 0
+        cdef int verdict = GOOD
+        cdef Draft draft
+        draft.fd = -1
+        if job.directory >= 0:
+            verdict = self.begin_draft(&draft, hand.file, code)
             if verdict != GOOD:
-                self.note(job, verdict, code, job.count - 1, -1)
-        self.end_way(way, job.verdict == GOOD)
-        job.done = True
-        self.file_done()
-
-    cdef void open_step(self, Hand* hand) noexcept nogil:
-        """Opens one blob of a file; in the `frames` layout puts its bytes in their places, too."""
-        cdef Way* way = <Way*>hand.stream
-        cdef OpenJob* job = &self.files[way.file]
-        cdef Slab* slab = hand.slab
-        cdef const u8* digest = job.digests + slab.index * KEY
-        cdef long long size = 0
-        cdef Py_ssize_t bad = slab.index, brought = 0
-        cdef int code = 0, verdict = GOOD
-        cdef int fd = -1
-        if not self.equip(hand):
-            self.fail_memory()
-            return
-        if self.directory == NULL:
-            verdict = self.load_called(slab, digest)
-        else:
-            fd = directory_get(self.directory, digest, &size)
-            if fd < 0:
-                code = errno
-                verdict = NOT_THERE if code == ENOENT else <int>BAD_READ
-            else:
-                verdict = self.load(slab, fd, size, digest, &code)
-                c_close(fd)
-        if verdict == GOOD and job.at != NULL:
-            verdict = self.bring_chunk(hand, way, &bad, &brought, &code)
-        pthread_mutex_lock(&self.lock)
-        if verdict != GOOD:
-            self.note(job, verdict, code, bad, job.at[bad] if job.at != NULL else -1)
-        if verdict != GOOD or job.at != NULL:
-            way.next_write += brought
-            self.give_back(way, slab)
-        else:
-            slab.next = way.ready
-            way.ready = slab
-        self.step_done(way)
-        pthread_mutex_unlock(&self.lock)
-
-    cdef int bring_chunk(self, Hand* hand, Way* way, Py_ssize_t* index, Py_ssize_t* brought, int* code) noexcept nogil:
-        """Decompresses an opened chunk to every place of the file that it has. `index` becomes the place where it went
-        wrong."""
-        cdef OpenJob* job = &self.files[way.file]
-        cdef Flow flow
-        cdef long long wanted
-        cdef bint silent = False        # further places need nothing but the right length
-        cdef int verdict
-        while True:
-            wanted = job.at[index[0] + 1] - job.at[index[0]]
-            if not silent:
-                self.begin_flow(&flow, job, &way.draft, job.at[index[0]])
-                zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
-                verdict = self.decompress(hand, hand.context, hand.slab, &flow, code)
-                if verdict != GOOD:
-                    return verdict
-            if flow.left or flow.written != wanted:
-                return BAD_FRAME
-            silent = flow.fd < 0 or (flow.sparse and flow.zeros)
-            brought[0] += 1
-            if job.same == NULL or job.same[index[0]] < 0:
-                return GOOD
-            index[0] = job.same[index[0]]
-
-    cdef void decompress_step(self, Hand* hand) noexcept nogil:
-        cdef Way* way = <Way*>hand.stream
-        cdef OpenJob* job = &self.files[way.file]
-        cdef Slab* slab = hand.slab
-        cdef long long begun = way.flow.written
-        cdef int code = 0, verdict
-        if not self.equip(hand):
-            self.fail_memory()
-            return
-        verdict = self.decompress(hand, way.dctx, slab, &way.flow, &code)
-        if verdict == GOOD and way.flow.left and slab.index == job.count - 1:
+                return verdict
+        if slab != NULL:
+            zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
+            verdict = self.decompress(hand, hand.context, slab, job, draft.fd, &left, &written, code)
+        if verdict == GOOD and (left or (job.size >= 0 and written != job.size)):
             verdict = BAD_FRAME
+        if job.directory >= 0:
+            if verdict == GOOD:
+                verdict = self.settle(&draft, job, written, code)
+            draft_end(&draft, verdict == GOOD)
+        return verdict
+
+    cdef void open_step(self, Hand* hand, Load* load) noexcept nogil:
+        load.code = 0
+        load.verdict = self.fetch(load.slab, self.places[load.place].digest, &load.code)
+        if load.verdict == GOOD and load.parts >= 0:
+            self.spread(hand, load)
+        if load.verdict == BROKEN_OFF:
+            return
+        pthread_mutex_lock(&self.lock)
+        if load.stream != NULL:
+            self.queue(load)
+        else:
+            self.end_parts(load)
+            self.share(load)
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void queue(self, Load* load) noexcept nogil:
+        """A stream's blob waits for those before it, a bad one too, so that it is known where its bytes would begin.
+        With the lock."""
+        cdef Way* way = load.stream
+        if load.verdict != GOOD:
+            way.next_open = self.files[way.file].count
+        load.next = way.ready
+        way.ready = load
+        self.files[way.file].working -= 1
+        self.end_if_over(&self.files[way.file])
+
+    cdef void end_parts(self, Load* load) noexcept nogil:
+        """With the lock."""
+        cdef Py_ssize_t at = load.parts
+        cdef Place* place
+        cdef OpenJob* job
+        while at >= 0:
+            place = &self.places[at]
+            job = &self.files[place.file]
+            if load.verdict != GOOD:
+                self.note(job, load.verdict, load.code, at - job.first, place.at)
+            at = place.follow
+            job.working -= 1
+            job.left -= 1
+            self.end_if_over(job)
+
+    cdef void share(self, Load* load) noexcept nogil:
+        """Offers an opened blob to whoever is free, to make files of it. With the lock."""
+        cdef Py_ssize_t file = load.files
+        cdef OpenJob* job
+        if load.verdict == GOOD and file >= 0:
+            load.step = TO_SHARE
+            load.next = self.shared
+            self.shared = load
+            return
+        while file >= 0:
+            job = &self.files[file]
+            self.note(job, load.verdict, load.code, 0, 0)
+            job.working -= 1
+            self.end_if_over(job)
+            file = job.follow
+        self.give_back(load)
+
+    cdef void share_step(self, Hand* hand, Load* load) noexcept nogil:
+        """Makes one file of an opened blob."""
+        cdef OpenJob* job = &self.files[hand.file]
+        cdef int code = 0
+        cdef int verdict = self.make_file(hand, load.slab, &code)
+        if verdict == BROKEN_OFF:
+            return
         pthread_mutex_lock(&self.lock)
         if verdict != GOOD:
-            self.note(job, verdict, code, slab.index, begun)
-        way.writing = False
-        way.next_write += verdict == GOOD
-        self.give_back(way, slab)
-        self.step_done(way)
+            self.note(job, verdict, code, 0, 0)
+        job.left = 0
+        job.working -= 1
+        self.end_if_over(job)
+        load.workers -= 1
+        if load.files < 0 and load.workers == 0:
+            self.give_back(load)
         pthread_mutex_unlock(&self.lock)
+
+    cdef void decompress_step(self, Hand* hand, Load* load) noexcept nogil:
+        """Decompresses an opened blob to the end of a stream."""
+        cdef Way* way = load.stream
+        cdef OpenJob* job = &self.files[way.file]
+        cdef long long offset = way.written
+        cdef int verdict = load.verdict, code = load.code
+        if verdict == GOOD:
+            verdict = self.decompress(hand, way.dctx, load.slab, job, way.draft.fd if way.drafted else -1,
+                                      &way.frame_left, &way.written, &code)
+        if verdict == GOOD and job.left == 1 and (way.frame_left or (job.size >= 0 and way.written != job.size)):
+            verdict = BAD_FRAME
+        if verdict == BROKEN_OFF:
+            return
+        pthread_mutex_lock(&self.lock)
+        if verdict != GOOD:
+            self.note(job, verdict, code, load.place - job.first, offset)
+        way.writing = False
+        self.give_back(load)
+        job.working -= 1
+        job.left -= 1
+        self.end_if_over(job)
+        pthread_mutex_unlock(&self.lock)
+
+    # ---- a blob, from where it lies to its plain bytes ----
+
+    cdef int fetch(self, Slab* slab, const u8* digest, int* code) noexcept nogil:
+        cdef long long size = 0
+        cdef int fd, verdict
+        if self.directory == NULL:
+            with gil:
+                return self.load_from_call(slab, digest)
+        fd = directory_get(self.directory, digest, &size)
+        if fd < 0:
+            code[0] = errno
+            return NOT_THERE if code[0] == ENOENT else <int>BAD_READ
+        verdict = self.load(slab, fd, size, digest, code)
+        c_close(fd)
+        return verdict
 
     cdef int load(self, Slab* slab, int fd, long long size, const u8* digest, int* code) noexcept nogil:
         """Reads a blob into a buffer, authenticating each piece while it is warm; then decrypts it and checks that it
@@ -569,135 +705,176 @@ cdef class Opener(_Crew):
                 verdict = BAD_READ
             elif got == 0:
                 verdict = BAD_BODY
+            elif self.stopping:
+                verdict = BROKEN_OFF
         if verdict == GOOD:
             verdict = lock_end(&lock)
         if verdict == GOOD:
-            verdict = slab_unlock(slab, &lock, &self.ring, digest)
+            verdict = slab_unlock(slab, &lock, &self.ring, digest, &self.stopping)
         sodium.memzero(&lock, sizeof(Lock))
         return verdict
 
-    cdef int load_called(self, Slab* slab, const u8* digest) noexcept nogil:
-        """The same for a source that is a Python function."""
-        with gil:
-            return self.load_from_call(slab, digest)
-
     cdef int load_from_call(self, Slab* slab, const u8* digest) noexcept:
-        cdef Lock lock
+        """The same for a source that is a Python function."""
         cdef const u8[::1] blob
         cdef const u8* p
-        cdef size_t head = self.ring.header + BOX
+        cdef size_t size
         cdef int verdict
         try:
             blob = self.source(name_of(digest))
-            if <size_t>blob.shape[0] < head:
-                return BAD_BODY
-            slab.total = blob.shape[0] - head
-            if slab_reserve(slab, slab.total):
+            size = blob.shape[0]
+            p = &blob[0] if size else NULL
+            if slab_reserve(slab, size):
                 raise MemoryError("there is no memory for a blob")
-            p = &blob[0]
             with nogil:
-                memcpy(blob_of(slab, &self.ring), p, head + slab.total)
-                verdict = lock_begin(&lock, &self.ring, p)
-                if verdict == GOOD:
-                    sodium.poly_update(poly_of_lock(&lock), chunk_of(slab), slab.total)
-                    verdict = lock_end(&lock)
-                if verdict == GOOD:
-                    verdict = slab_unlock(slab, &lock, &self.ring, digest)
-                sodium.memzero(&lock, sizeof(Lock))
+                verdict = slab_open(slab, &self.ring, p, size, digest, &self.stopping)
             return verdict
         except MissingBlob:
             return NOT_THERE
         except BaseException as error:
             self.fail(error)
-            return BAD_CALL
+            return BROKEN_OFF
 
-    cdef int decompress(self, Hand* hand, void* dctx, Slab* slab, Flow* flow, int* code) noexcept nogil:
-        """Decompresses an opened chunk into a file, behind what the flow has written."""
+    cdef Py_ssize_t next_piece(self, void* dctx, ZBuffer* data, ZBuffer* out, size_t* left) noexcept nogil:
+        """Plain bytes of what is left of `data`: how many lie in `out` now. 0 behind the last, -1 when malformed."""
+        # A full buffer may mean that there is more behind it, unless the frame has just ended.
+        while data.pos < data.size or (out.pos == out.size and left[0]):
+            out.pos = 0
+            left[0] = zstd.decompress_stream(dctx, out, data)
+            if zstd.is_error(left[0]):
+                return -1
+            if out.pos:
+                return out.pos
+        return 0
+
+    cdef int decompress(self, Hand* hand, void* dctx, Slab* slab, OpenJob* job, int fd, size_t* left,
+                        long long* written, int* code) noexcept nogil:
+        """Decompresses an opened chunk to the end of a file, or nowhere when there is no descriptor."""
         cdef ZBuffer data, out
+        cdef Py_ssize_t n
         data.data, data.size, data.pos = chunk_of(slab), slab.length, 0
         out.data, out.size, out.pos = hand.data, 2 * PIECE, 0
-        # A full buffer may mean that there is more behind it, unless the frame has just ended.
-        while data.pos < data.size or (out.pos == out.size and flow.left):
-            out.pos = 0
-            flow.left = zstd.decompress_stream(dctx, &out, &data)
-            if zstd.is_error(flow.left):
-                return BAD_FRAME
+        while True:
+            n = self.next_piece(dctx, &data, &out, left)
+            if n <= 0:
+                return BAD_FRAME if n else GOOD
             if self.stopping:
-                code[0] = EINTR
-                return BAD_WRITE
-            if out.pos == 0:
-                continue
-            code[0] = flow_write(flow, out.data, out.pos)
-            if code[0]:
-                return BAD_WRITE
-        return GOOD
+                return BROKEN_OFF
+            if job.size >= 0 and n > job.size - written[0]:
+                return BAD_FRAME
+            if fd >= 0:
+                code[0] = (pwrite_sparse if job.sparse else pwrite_full)(fd, out.data, n, written[0])
+                if code[0]:
+                    return BAD_WRITE
+            written[0] += n
 
-    # ---- the file: unfinished without its name, then whole ----
+    cdef void spread(self, Hand* hand, Load* load) noexcept nogil:
+        """Decompresses an opened chunk once, to every part that waits for it. What is wrong with one alone, its length
+        or its file, is noted with it."""
+        cdef ZBuffer data, out
+        cdef size_t left = 0
+        cdef long long written = 0
+        cdef Py_ssize_t n, at
+        cdef bint zero, wanted = True
+        data.data, data.size, data.pos = chunk_of(load.slab), load.slab.length, 0
+        out.data, out.size, out.pos = hand.data, 2 * PIECE, 0
+        zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
+        while wanted:
+            n = self.next_piece(hand.context, &data, &out, &left)
+            if n <= 0:
+                break
+            zero, wanted = is_zero(out.data, n), False
+            at = load.parts
+            while at >= 0:
+                if self.stopping:
+                    load.verdict = BROKEN_OFF
+                    return
+                wanted |= self.put_part(at, out.data, n, written, zero)
+                at = self.places[at].follow
+            written += n
+        if wanted and (n < 0 or left):
+            load.verdict = BAD_FRAME
+            return
+        at = load.parts
+        while at >= 0:
+            if self.length_of(at) >= 0 and self.length_of(at) != written:
+                self.note_part(at, BAD_FRAME, 0)
+            at = self.places[at].follow
 
-    cdef void begin_flow(self, Flow* flow, const OpenJob* job, const Draft* draft, long long at) noexcept nogil:
-        flow.fd = draft.fd
-        flow.sparse = job.sparse
-        flow.at = at
-        flow.written = 0
-        flow.left = 0
-        flow.zeros = True
+    cdef bint put_part(self, Py_ssize_t at, const u8* p, size_t n, long long written, bint zero) noexcept nogil:
+        """Writes a piece of a blob to one of its places. Whether that wants the next piece, too."""
+        cdef OpenJob* job = &self.files[self.places[at].file]
+        cdef long long length = self.length_of(at)
+        cdef int fd, code
+        if job.verdict != GOOD:
+            return False
+        if length >= 0 and <long long>n > length - written:
+            self.note_part(at, BAD_FRAME, 0)
+            return False
+        if job.directory < 0 or (zero and job.sparse):
+            return True
+        fd = job.way.draft.fd
+        code = (pwrite_sparse if job.sparse else pwrite_full)(fd, p, n, self.places[at].at + written)
+        if code:
+            self.note_part(at, BAD_WRITE, code)
+        return code == 0
 
-    cdef int begin_draft(self, Draft* draft, const OpenJob* job, int* code) noexcept nogil:
-        """A private file, when its permissions are to be set; room for it, when it is large."""
-        cdef size_t number = job - self.files
-        draft.fd = -1
-        draft.nameless = True
-        if job.directory < 0:
-            return GOOD
-        code[0] = draft_begin(draft, job.directory, self.prefix, number, b"part", 0o666 if job.mode < 0 else 0o600)
+    cdef long long length_of(self, Py_ssize_t at) noexcept nogil:
+        """The plain bytes of a blob that is a frame of its own, -1 where that is not known."""
+        cdef OpenJob* job = &self.files[self.places[at].file]
+        if job.size < 0:
+            return -1
+        return (self.places[at + 1].at if at + 1 < job.first + job.count else job.size) - self.places[at].at
+
+    cdef void note_part(self, Py_ssize_t at, int verdict, int code) noexcept nogil:
+        cdef OpenJob* job = &self.files[self.places[at].file]
+        pthread_mutex_lock(&self.lock)
+        self.note(job, verdict, code, at - job.first, self.places[at].at)
+        pthread_mutex_unlock(&self.lock)
+
+    # ---- the file: unfinished under a temporary name or none, then whole under its own ----
+
+    cdef int begin_draft(self, Draft* draft, Py_ssize_t file, int* code) noexcept nogil:
+        cdef OpenJob* job = &self.files[file]
+        code[0] = draft_begin(draft, job.directory, self.prefix, file, b"part", 0o600 if job.mode >= 0 else 0o666)
         if code[0]:
             return BAD_WRITE
-        if job.size >= LARGE and not job.sparse:
+        if job.size >= RESERVED and not job.sparse:
             code[0] = give_room(draft.fd, job.size)
             if code[0]:
                 draft_end(draft, False)
-                return BAD_WRITE
-        return GOOD
-
-    cdef int settle(self, Draft* draft, OpenJob* job, long long length, int* code) noexcept nogil:
-        """Owner, permissions, attributes and times, then the name. A link of that name is replaced, not followed."""
-        if job.size >= 0 and length != job.size:
-            return BAD_FRAME
-        if draft.fd < 0:
-            return GOOD
-        if job.sparse and ftruncate(draft.fd, length):
-            code[0] = errno
-            return BAD_WRITE
-        self.set_metadata(draft.fd, job)
-        if set_times(draft.fd, job.atime_ns, job.mtime_ns):
-            code[0] = errno
-            return BAD_WRITE
-        code[0] = draft_publish(draft, job.directory, job.leaf, job.replace)
         return BAD_WRITE if code[0] else GOOD
 
-    cdef void set_metadata(self, int fd, OpenJob* job) noexcept nogil:
+    cdef int settle(self, Draft* draft, OpenJob* job, long long size, int* code) noexcept nogil:
+        """What a whole file of `size` bytes is beyond them, then its name. A link of that name is never followed."""
+        code[0] = errno if job.sparse and ftruncate(draft.fd, size) else 0
+        if code[0] == 0:
+            self.dress(draft.fd, job)
+            code[0] = errno if set_times(draft.fd, job.atime_ns, job.mtime_ns) else 0
+        if code[0] == 0:
+            code[0] = draft_publish(draft, job.directory, job.leaf, job.replace)
+        return BAD_WRITE if code[0] else GOOD
+
+    cdef void dress(self, int fd, OpenJob* job) noexcept nogil:
+        """Owner, attributes and permissions, in this order: a change of owner takes capabilities away, and whoever may
+        not write to a file cannot give it attributes. Without its owner a file is not to run as somebody else."""
         cdef int mode = job.mode
         cdef Py_ssize_t i
-        if (job.uid >= 0 or job.gid >= 0) and fchown(fd, <unsigned>job.uid, <unsigned>job.gid):
+        if (job.uid != NOBODY or job.gid != NOBODY) and fchown(fd, job.uid, job.gid):
             job.soft = errno
-            mode &= ~0o6000     # nobody's set-uid program becomes somebody else's
-        if job.mode >= 0 and fchmod(fd, mode) and not job.soft:
-            job.soft = errno
-        for i in range(job.xattr_count):
-            if set_xattr(fd, job.xattrs[i].name, job.xattrs[i].value, job.xattrs[i].size) and not job.soft:
-                job.soft = errno
+            mode &= 0o1777
+        for i in range(job.attribute_count):
+            if set_xattr(fd, job.attributes[i].name, job.attributes[i].value, job.attributes[i].size):
+                job.soft = job.soft or errno
+        if job.mode >= 0 and fchmod(fd, mode):
+            job.soft = job.soft or errno
 
     # ---- the caller ----
 
     def stop(self):
         """Ends the workers, and takes away the files that are not finished."""
-        cdef Slab* slab
         _Crew.stop(self)
         while self.ways != NULL:
-            while self.ways.ready != NULL:
-                slab = self.ways.ready
-                self.ways.ready = slab.next
-                self.give_back(self.ways, slab)
             self.end_way(self.ways, False)
 
     cdef bint has_news(self, Py_ssize_t file) noexcept nogil:

@@ -32,6 +32,10 @@ def open_blob(secret: bytes, private: bytes | None, blob: Buffer, name: str | No
     """The chunk in a blob. Raises errors.WrongKey (the header does not unwrap), CorruptBlob, and WrongBlob when
     `name` is given and is not the content's (by neither naming rule)."""
 
+def read_chunk(secret: bytes, private: bytes | None, blob: Buffer, name: str, size: int) -> bytes:
+    """The plain bytes of a blob that is a frame of its own, exactly `size` of them (-1: not known). Raises as
+    open_blob does; CorruptBlob, too, when it does not decompress to that length."""
+
 def use_nameless_files(wanted: bool) -> bool:
     """Switches files that have no name until they are whole off, and on again where the system has them. For tests."""
 
@@ -133,34 +137,27 @@ class Sealer:
 VERDICT: dict[str, int]
 
 class Wanted(NamedTuple):
-    """One file that an Opener is asked for.
+    """One file that an Opener is asked for."""
 
-    `directory` is a descriptor, `leaf` the file's name in it; with -1 nothing is written, and the content is only
-    checked. `sizes` are the plain bytes of each blob, where each is a frame of its own; `size` those of the whole
-    file, -1 when not known. With a `mode` (permission bits) the file is nobody else's until it has its owner (`uid` and
-    `gid`, -1: left alone), mode, `xattrs` and times; with -1 it is what the umask leaves. `sparse`: zeros become holes.
-    Without `replace` a name that is taken is an error (EEXIST).
-    """
-
-    directory: int
-    leaf: bytes
+    directory: int  # descriptor; -1: nothing is written, the file is only verified
+    leaf: bytes  # its name there; b"" when verifying
     blobs: list[str]
-    sizes: list[int] | None
-    size: int
+    sizes: list[int] | None  # plain length of each blob, where every blob is a frame of its own
+    size: int  # plain length of the file, -1 when not known
     atime_ns: int
     mtime_ns: int
-    mode: int = -1
-    uid: int = -1
-    gid: int = -1
-    xattrs: Sequence[tuple[bytes, bytes]] = ()
-    sparse: bool = False
-    replace: bool = True
+    mode: int = ...  # permission bits, which it has before its name (until then 0600); -1: 0666 & ~umask
+    uid: int = ...  # -1: left alone
+    gid: int = ...
+    xattrs: Sequence[tuple[bytes, bytes]] = ...
+    sparse: bool = ...  # blocks of 4 KiB that are zero become holes; else a large file of known size is preallocated
+    replace: bool = ...  # False: EEXIST, a "bad write", when the name is there already
 
 class Opened(NamedTuple):
-    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with, an
-    errno where the system refused, and at which plain byte of the file that blob begins (-1: not known).
+    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with.
 
-    `soft` is an errno when the file is there, but its owner or an attribute could not be set.
+    `offset` is where the plain bytes of that blob begin in the file, -1 when not known or not damaged. `soft` is the
+    errno of an owner, attribute or mode that could not be set, or 0: the file is there all the same.
     """
 
     file: int
@@ -174,9 +171,11 @@ class Opened(NamedTuple):
 class Opener:
     """Turns blobs into files: read, authenticate, decrypt, check the name, decompress, write. Both layouts.
 
-    With sizes every blob is a frame of its own, and they are restored in parallel, each to its place; one that comes
-    several times in a file is fetched once, and so is that of small files which are all the same. A file appears under
-    its name when it is whole.
+    With one blob, or with sizes, every blob is a frame of its own: blobs are restored in parallel, each to its place,
+    and each is fetched once for all its places in all files, as long as at most 256 files need to be open for that;
+    what then is left is fetched again. A length that is not what was said is a "bad frame". A file appears under its
+    name when it is whole. A function as source is called from worker threads, and raises MissingBlob for what is not
+    there; anything else that it raises ends the run.
     """
 
     def __init__(
