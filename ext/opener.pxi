@@ -252,21 +252,32 @@ cdef class Opener(_Crew):
             return self.take_file(hand)
         return self.wait_or_leave()
 
+    cdef Slab** next_ready(self, Way* way) noexcept nogil:
+        """Where the opened blob hangs that is to be decompressed next; NULL hangs there when it is not ready. Before a
+        bad blob all are written all the same, to learn where in the file it begins."""
+        cdef OpenJob* job = &self.files[way.file]
+        cdef Slab** at = &way.ready
+        cdef Py_ssize_t wanted = way.next_write
+        if job.at != NULL or (job.verdict != GOOD and wanted >= job.bad):
+            wanted = -1
+        while at[0] != NULL and at[0].index != wanted:
+            at = &at[0].next
+        return at
+
     cdef bint pick_step(self, Way* way, Hand* hand) noexcept nogil:
         """The next step of a file: decompressing before opening, so that little is in flight."""
         cdef OpenJob* job = &self.files[way.file]
-        cdef Slab** at = &way.ready
-        if job.verdict != GOOD:
-            return False
+        cdef Slab** at
         if job.at == NULL and not way.writing:
-            while at[0] != NULL and at[0].index != way.next_write:
-                at = &at[0].next
+            at = self.next_ready(way)
             if at[0] != NULL:
                 hand.slab = at[0]
                 at[0] = hand.slab.next
                 hand.last = True            # opened: to be decompressed
                 way.writing = True
                 return True
+        if job.verdict != GOOD:
+            return False
         while way.next_open < job.count and job.again != NULL and job.again[way.next_open]:
             way.next_open += 1
         if way.next_open < job.count and way.slabs < (AHEAD if job.at == NULL else self.jobs):
@@ -310,7 +321,7 @@ cdef class Opener(_Crew):
         free(way)
 
     cdef void note(self, OpenJob* job, int verdict, int code, Py_ssize_t blob, long long offset) noexcept nogil:
-        if job.verdict == GOOD:
+        if job.verdict == GOOD or blob < job.bad:
             job.verdict, job.code, job.bad, job.offset = verdict, code, blob, offset
 
     # ---- the work (without the lock) ----
@@ -431,8 +442,10 @@ cdef class Opener(_Crew):
         cdef int code = 0, verdict
         check(way.working > 0 and way.next_write <= job.count)
         way.working -= 1
-        if way.working or (job.verdict == GOOD and way.next_write < job.count):
+        if way.working or (job.verdict == GOOD and way.next_write < job.count) or self.next_ready(way)[0] != NULL:
             return
+        if job.verdict != GOOD and job.offset < 0 and job.at == NULL and way.next_write == job.bad:
+            job.offset = way.flow.written
         while way.ready != NULL:
             slab = way.ready
             way.ready = slab.next
@@ -522,7 +535,7 @@ cdef class Opener(_Crew):
         if verdict != GOOD:
             self.note(job, verdict, code, slab.index, begun)
         way.writing = False
-        way.next_write += 1
+        way.next_write += verdict == GOOD
         self.give_back(way, slab)
         self.step_done(way)
         pthread_mutex_unlock(&self.lock)
@@ -655,8 +668,7 @@ cdef class Opener(_Crew):
         if job.sparse and ftruncate(draft.fd, length):
             code[0] = errno
             return BAD_WRITE
-        if job.mode >= 0:
-            self.set_metadata(draft.fd, job)
+        self.set_metadata(draft.fd, job)
         if set_times(draft.fd, job.atime_ns, job.mtime_ns):
             code[0] = errno
             return BAD_WRITE
@@ -668,8 +680,8 @@ cdef class Opener(_Crew):
         cdef Py_ssize_t i
         if (job.uid >= 0 or job.gid >= 0) and fchown(fd, <unsigned>job.uid, <unsigned>job.gid):
             job.soft = errno
-            mode &= 0o1777      # nobody's set-uid program becomes somebody else's
-        if fchmod(fd, mode) and not job.soft:
+            mode &= ~0o6000     # nobody's set-uid program becomes somebody else's
+        if job.mode >= 0 and fchmod(fd, mode) and not job.soft:
             job.soft = errno
         for i in range(job.xattr_count):
             if set_xattr(fd, job.xattrs[i].name, job.xattrs[i].value, job.xattrs[i].size) and not job.soft:

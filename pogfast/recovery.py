@@ -359,7 +359,7 @@ class _Run:
         if outcome or self.options.dry_run:
             return outcome or "restored"
         source, there = self.directories.look(path), self.directories.look(place.path)
-        if source is None or not _is_same_file(entry, source):
+        if source is None:
             return None
         if there and os.path.samestat(source, there):
             return "unchanged"

@@ -1,9 +1,9 @@
 """The inputs of an archive: given paths become a stream of everything below them, named as tar names it.
 
-Looks at names and facts (lstat, once each) and opens nothing but directories, tag files and lists of inputs; what becomes
-of a node is its reader's business. Nothing is kept of what was passed on, so a million files take the memory of the
-widest directory, and of that the names only: the facts of a million files would fill a gigabyte. Links are not followed,
-but for a given path that ends with `/`. What cannot be read is told, and the walk goes on.
+Looks at names and facts (lstat, once each) and opens nothing but directories, tag files and lists of inputs; what
+becomes of a node is its reader's business. Nothing is kept of what was passed on, so a million files take the memory of
+the widest directory, and only of its names: facts of a million files would fill a gigabyte. Links are not followed, but
+for a given path that ends with `/`. What cannot be read is told, and the walk goes on.
 """
 
 from __future__ import annotations
@@ -93,7 +93,6 @@ class _Level(NamedTuple):
     path: str  # these three stand before a leaf
     name: str
     absolute: str  # empty when there are no patterns
-    device: int  # of the given path that it lies below
     shared: bool  # whether another given path reaches the names here as well
 
 
@@ -158,11 +157,10 @@ class _Walk:
 
     def _say_what_is_stripped(self, given: str) -> None:
         """Once for each kind, as tar does."""
-        leading = ["the leading /"] * given.startswith("/") + ["what leads up to .."] * (".." in given.split("/"))
-        for what in leading:
-            if what not in self.said:
-                self.said.add(what)
-                self.tell(f"names in the archive are without {what}")
+        what = "what leads up to .." if ".." in given.split("/") else "the leading /" if given[:1] == "/" else ""
+        if what and what not in self.said:
+            self.said.add(what)
+            self.tell(f"names in the archive are without {what}")
 
     def _excludes(self, absolute: str) -> bool:
         return any(excludes(absolute) for excludes in self.excluding)
@@ -176,7 +174,7 @@ class _Walk:
             yield top
         levels: list[_Level] = []
         if claim != "clash" and self._enters(top, device, watched):
-            levels.append(self._open(top, absolute, device, top.name in names.contested))
+            levels.append(self._open(top, absolute, top.name in names.contested))
         while levels:
             level = levels[-1]
             while level.leaves:
@@ -190,7 +188,7 @@ class _Walk:
                     yield node
                 if claim != "clash" and self._enters(node, device, watched):
                     shared = level.shared or node.name in names.contested
-                    levels.append(self._open(node, level.absolute + leaf, device, shared))
+                    levels.append(self._open(node, level.absolute + leaf, shared))
                     break
             else:
                 levels.pop()
@@ -224,7 +222,7 @@ class _Walk:
             return False
         return not watched or self.names.enter(node)
 
-    def _open(self, node: Node, absolute: str, device: int, shared: bool) -> _Level:
+    def _open(self, node: Node, absolute: str, shared: bool) -> _Level:
         """A directory's leaves, sorted; none when it cannot be read, only the tags when it holds one."""
         path = node.path if node.path.endswith("/") else f"{node.path}/"
         try:
@@ -236,14 +234,14 @@ class _Walk:
         leaves = list(tags) or leaves
         leaves.sort(key=os.fsencode, reverse=True)
         name = f"{node.name}/" if node.name else ""
-        return _Level(leaves, path, name, f"{absolute.rstrip('/')}/" if self.excluding else "", device, shared)
+        return _Level(leaves, path, name, f"{absolute.rstrip('/')}/" if self.excluding else "", shared)
 
     def _begins(self, path: str, header: bytes) -> bool:
         """Whether a tag file begins with its header. A FIFO of that name is not waited for."""
         if not header:
             return True
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 return os.read(descriptor, len(header)) == header
             finally:

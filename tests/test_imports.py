@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "reads as restore does, through the engine, and never writes: so it knows neither restore nor paths",
     ),
     "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
-    "tree": ({"patterns", "errors"}, "paths become nodes; it opens no file, and what is done with them is not its business"),
+    "tree": ({"patterns", "errors"}, "paths become nodes; their content is not its business"),
     "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
     "pog": (
         {"", "inputs", "create", "restore", "stores", "keys", "errors"},

@@ -13,7 +13,7 @@ import oracle
 import pytest
 import zstandard
 from conftest import Runner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pogfast import keys, manifest
@@ -293,6 +293,7 @@ CONTENTS = st.builds(
 )
 
 
+@example(content=b"a" * 400_000, checksum=False, size=True, level=3)  # repeating blocks
 @given(content=CONTENTS, checksum=st.booleans(), size=st.booleans(), level=st.sampled_from([-5, 1, 3, 19]))
 def test_a_frame_of_any_kind_ends_where_it_ends(content: bytes, checksum: bool, size: bool, level: int) -> None:
     """Raw, repeating and compressed blocks, every width of the size, a checksum or none. The trailer alone does not
@@ -305,9 +306,10 @@ def test_a_frame_of_any_kind_ends_where_it_ends(content: bytes, checksum: bool, 
         assert list(manifest.open(sealed(frames), SYMMETRIC, "m").entries) == [content.hex()]
 
 
+@pytest.mark.parametrize("checksum", [True, False])
 @pytest.mark.parametrize("size", [True, False])
-def test_a_frame_that_is_cut_short_is_damage(size: bool) -> None:
-    compressor = zstandard.ZstdCompressor(write_checksum=True, write_content_size=size)
+def test_a_frame_that_is_cut_short_is_damage(size: bool, checksum: bool) -> None:
+    compressor = zstandard.ZstdCompressor(write_checksum=checksum, write_content_size=size)
     frame = compressor.compress(b'{"a": ' + FACTS.encode() + b"}")
     for frames in (frame + TRAILER, TRAILER + frame):
         for length in range(1, len(frames)):

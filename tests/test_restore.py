@@ -42,7 +42,7 @@ from pogfast.errors import (
 )
 from pogfast.keys import from_keyfile
 from pogfast.metadata import facts_of
-from pogfast.plan import Plan
+from pogfast.plan import Place, Plan
 from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive
 from pogfast.restore import Outcome
 
@@ -687,6 +687,10 @@ def test_a_dry_run_touches_nothing_and_says_what_would_be(work: Work, overwrite:
     write(work.out / "d" / "surplus", b"1")
     (work.out / "again").unlink()
     write(work.out / "again" / "x", b"a directory")
+    shutil.rmtree(work.out / "none")
+    write(work.out / "none", b"in the way")
+    made.trailer["directories"]["new"] = made.trailer["directories"]["away"] = {"mode": 0o755}
+    (work.out / "away").symlink_to("/etc")
     before = {path: untouched(path) for path in work.out.rglob("*")}
     options = {"overwrite": overwrite, "delete": True}
     dry = work.restore(made, dry_run=True, **options)
@@ -695,7 +699,8 @@ def test_a_dry_run_touches_nothing_and_says_what_would_be(work: Work, overwrite:
     assert made.fetched == []
     real = work.restore(made, **options)
     assert sorted(told.entries) == sorted(work.told.entries)
-    assert work.messages() != []
+    assert "cannot make the directory none: Not a directory" in work.messages()
+    assert "away is a link: nothing is restored through it" in work.messages()
     assert same(dry) == same(real)
 
 
@@ -728,7 +733,7 @@ def linked(work: Work) -> Archive:
     made = Archive()
     for name in ("first", "b", "c"):
         made.add(name, b"x" * 25_000, **facts, **({} if name == "first" else {"hardlink": "first"}))
-    made.add("liar", b"other content", hardlink="first")
+    made.add("liar", b"y" * 25_000, **facts, hardlink="first")
     made.add("lost", b"5", hardlink="not in the archive")
     return made
 
@@ -736,9 +741,9 @@ def linked(work: Work) -> Archive:
 def test_hard_links_are_hard_links_again(work: Work, linked: Archive) -> None:
     summary = work.restore(linked)
     assert names_of_inode(work.out, "first") == ["b", "c", "first"]
-    assert (work.out / "liar").read_bytes() == b"other content"
+    assert (work.out / "liar").read_bytes() == b"y" * 25_000
     assert (work.out / "lost").read_bytes() == b"5"
-    assert (summary.files, summary.bytes_written) == (5, 25_000 + 13 + 1)
+    assert (summary.files, summary.bytes_written) == (5, 25_000 + 25_000 + 1)
 
 
 def test_a_hard_link_to_what_is_not_selected_is_a_copy_and_the_next_links_to_it(work: Work, linked: Archive) -> None:
@@ -752,6 +757,8 @@ def test_a_hard_link_to_what_is_there_already(work: Work, linked: Archive) -> No
     work.restore(linked, names=["c"])
     assert linked.fetched == []
     assert names_of_inode(work.out, "first") == ["c", "first"]
+    assert work.restore(linked, names=["c"], overwrite="always").unchanged == 1
+    assert sorted(os.listdir(work.out)) == ["c", "first"]
     os.utime(work.out / "first", ns=(0, 0))  # no longer what the archive has
     work.restore(linked, names=["b"])
     assert names_of_inode(work.out, "b") == ["b"]
@@ -1045,7 +1052,7 @@ def test_delete_keeps_what_is_excluded(work: Work) -> None:
     surplus(work.out)
     (work.out / "d" / "third").unlink()
     write(work.out / "d" / "third", b"mine")
-    work.restore(made, exclude=["it", "third", "e"], delete=True)
+    assert work.restore(made, exclude=["it", "third", "e"], delete=True).exit_code == 0
     assert work.told.of("deleted") == ["d/link", "d/surplus", "none/x"]
     assert (work.out / "d" / "more" / "of" / "it").exists()
     assert (work.out / "d" / "third").read_bytes() == b"mine"
@@ -1069,12 +1076,13 @@ def test_delete_does_not_follow_links(work: Work) -> None:
 def test_delete_keeps_what_could_not_be_archived(work: Work) -> None:
     """A file that create could not read is not in the archive: what lies there may be the only copy."""
     made = Archive()
-    for name in ("d", "d/locked", "d/sub"):
+    for name in ("d", "d/locked", "d/sub", "e"):
         made.trailer["directories"][name] = {"mode": 0o755}
-    made.trailer["unreadable"] = {"/home/d/secret": "Permission denied", "d/locked": "Permission denied"}
+    made.trailer["unreadable"] = {"/home/d/secret": "Permission denied", "d/locked": "Permission denied", "e": "no"}
     made.trailer["skipped"] = {"/home/d/sub/socket": "a socket"}
     for name in ("secret", "other", "locked/x/y", "sub/socket", "sub/other"):
         write(work.out / "d" / name, b"1")
+    write(work.out / "e" / "x", b"1")
     work.restore(made, delete=True)
     assert work.told.of("deleted") == ["d/other", "d/sub/other"]
     assert (work.out / "d" / "locked" / "x" / "y").exists()
@@ -1096,7 +1104,9 @@ def test_delete_with_stripped_names(work: Work) -> None:
     made.trailer["directories"] |= {"home": {"mode": 0o755}, "home/me": {"mode": 0o700}}
     work.restore(made, strip_components=2)
     surplus(work.out)
+    mode = work.out.stat().st_mode
     work.restore(made, strip_components=2, delete=True)
+    assert work.out.stat().st_mode == mode != 0o40700, "which has no metadata in the archive"
     assert work.told.of("deleted") == sorted(
         ["d/surplus", "d/more", "d/more/of", "d/more/of/it", "d/link", "d/e/pipe", "none/x", "top"]
     ), "home/me has become the directory itself"
@@ -1204,7 +1214,12 @@ def test_a_full_disk_ends_the_run(work: Work, monkeypatch: pytest.MonkeyPatch) -
     def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(os, "mkdir", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", full)
+        with pytest.raises(StoreError, match="No space left"):
+            work.restore(made)
+    made.trailer["links"]["l"] = {"target": "x"}
+    monkeypatch.setattr(os, "symlink", full)
     with pytest.raises(StoreError, match="No space left"):
         work.restore(made)
 
@@ -1221,6 +1236,21 @@ def test_what_may_not_be_written_is_named(work: Work) -> None:
         patch.setattr(os, "mkfifo", refuse)
         assert work.restore(made).exit_code == 3
     assert work.messages() == ["l: cannot be written: Permission denied", "p: cannot be written: Permission denied"]
+
+
+def test_nothing_is_left_of_what_could_not_be_put_in_place(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, os.strerror(13))
+
+    made = Archive()
+    made.trailer["links"]["l"] = {"target": "x"}
+    made.trailer["fifos"]["p"] = {}
+    write(work.out / "l", b"1")
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(recovery, "set_metadata", refuse)
+    assert work.restore(made, overwrite="always").exit_code == 3
+    assert os.listdir(work.out) == ["l"]
+    assert (work.out / "l").read_bytes() == b"1"
 
 
 # ---- many of everything --------------------------------------------------------------------------------------------
@@ -1246,6 +1276,11 @@ def test_batches_do_not_show(
             opened.append(len(self.held))
             return descriptor
 
+    def watched(batch: list[Place], *more: Any) -> Any:
+        assert len(batch) <= most_files
+        return restore_module.restore_batch(batch, *more)
+
+    monkeypatch.setattr(recovery, "restore_batch", watched)
     monkeypatch.setattr(restore_module, "MOST_FILES", most_files)
     monkeypatch.setattr(recovery, "many_open_files", few)
     monkeypatch.setattr(recovery, "Directories", Watching)
