@@ -504,6 +504,20 @@ def test_authentic_noise_is_damage(built: Built, kind: str) -> None:
                 archive.open(name).read()
 
 
+GREEDY = oracle.zstandard.MAGIC_NUMBER.to_bytes(4, "little") + b"\xe0" + (2**45).to_bytes(8, "little") + b"\x01\0\0"
+FRAME = oracle.zstandard.ZstdCompressor().compress(text(CHUNK))
+
+
+@pytest.mark.parametrize("chunk", [FRAME + b"noise", FRAME + FRAME, GREEDY], ids=["noise", "two", "greedy"])
+def test_what_is_not_the_one_frame_that_it_should_be_is_damage(built: Built, chunk: bytes) -> None:
+    """One that asks for 32 TB is not given them."""
+    built.put(ORACLE.name(chunk), ORACLE.seal(chunk))
+    facts = {"atime": 0, "mtime": 0, "size": 2 * CHUNK, "sizes": [CHUNK, CHUNK]}
+    built.entries["f"] = {"blobs": [ORACLE.name(chunk)] * 2, **facts}
+    with built.open() as archive, pytest.raises(CorruptBlob, match=r"^f, from byte 0 on"):
+        archive.open("f").read()
+
+
 def test_several_frames_in_a_blob_are_one_file(built: Built) -> None:
     chunk = oracle.compress_as_pog(b"one, ") + oracle.pad(b"", None) + oracle.compress_as_pog(b"two")
     built.put(ORACLE.name(chunk), ORACLE.seal(oracle.pad(chunk)))

@@ -79,7 +79,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
 # Module -> packages from outside the standard library, each with what for.
 OUTSIDE: dict[str, dict[str, str]] = {
     "keys": {"argon2": "Argon2id with 8 lanes, which libsodium's own cannot do; only when a password is used"},
-    "reading": {"zstandard": "streams are decompressed while they are read; frames that can be held need none of it"},
+    "reading": {"zstandard": "what is read is decompressed a little at a time, which the engine does for whole files only"},
     "restore": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
 # What a command that only prints its help has no time for.

@@ -64,7 +64,7 @@ def is_flat(path: str) -> bool:
         return False
     if not any(_is_manifest(name) for name in names):
         return False
-    # Without a blob beside them they may be all that is left of another store; beside blobs a data/ may be somebody's data.
+    # Without a blob beside them they may be a store's that has none; beside blobs a data/ may be somebody's data.
     return any(_is_like_a_blob(name) for name in names) and not any(len(name) == 2 for name in folders)
 
 
