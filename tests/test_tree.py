@@ -477,9 +477,12 @@ def test_files_larger_than(here: Path) -> None:
     for name, size in (("d/4", 4), ("d/5", 5), ("6", 6)):
         make(here, name)
         Path(name).write_bytes(bytes(size))
-    os.symlink("x" * 100, "link")
-    assert Walked("d", "6", "link", exclude_larger_than=4).names == ["d", "d/4", "link"]
-    assert Walked("d", exclude_larger_than=0).names == ["d"]
+    make(here, "d/e/5")
+    for link in ("link", "d/link"):
+        os.symlink("x" * 100, link)
+    assert Walked("d", "6", "link", exclude_larger_than=4).names == ["d", "d/4", "d/e", "d/link", "link"]
+    assert Walked("d", "6", exclude_larger_than=5).names == ["d", "d/4", "d/5", "d/e", "d/e/5", "d/link"]
+    assert Walked("d", exclude_larger_than=0).names == ["d", "d/e", "d/link"]
 
 
 @pytest.mark.parametrize(
@@ -533,6 +536,9 @@ def test_given_paths_that_are_not_there(tree: Path) -> None:
         "a/x: Not a directory",
         "nul\0: no path has such characters",
     ]
+    told: list[PogfastError | str] = []
+    next(walk(["nosuch", "a"], Selection(), tell=told.append))
+    assert len(told) == 1, "as soon as another is there, not at the end"
     walked = Walked("", "a", base=str(tree))
     assert walked.names == ["a"]
     assert walked.errors == ["an empty path: No such file or directory"]
