@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 
 from pogfast import directories as directories_module
 from pogfast import manifest, metadata, recovery
-from pogfast import restore as restore_module
 from pogfast._engine import BlobDirectory
 from pogfast.directories import Directories, many_open_files, plain_path, safe_path
 from pogfast.errors import (
@@ -47,6 +46,7 @@ from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive
 from pogfast.restore import Outcome
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
+ROAD = sys.modules["pogfast.restore"]  # `pogfast.restore` is the function
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 BAD = os.fsdecode(b"bad\xff\xfe")
 
@@ -415,7 +415,7 @@ def test_archives_of_pog_come_back_with_its_times_and_modes(work: Work) -> None:
 
 def test_what_cannot_be_set_is_a_warning(work: Work) -> None:
     made = Archive()
-    made.add("f", b"1", xattrs={"nonsense.x": "AA=="})
+    made.add("f", b"1", mode=0o600, xattrs={"nonsense.x": "AA=="})
     made.trailer["directories"]["d"] = {"mode": 0o700, "xattrs": {"nonsense.y": "AA=="}}
     made.trailer["fifos"]["p"] = {"mode": 0o600, "xattrs": {"user.z": ""}}
     assert work.restore(made).exit_code == 0
@@ -1278,10 +1278,10 @@ def test_batches_do_not_show(
 
     def watched(batch: list[Place], *more: Any) -> Any:
         assert len(batch) <= most_files
-        return restore_module.restore_batch(batch, *more)
+        return ROAD.restore_batch(batch, *more)
 
     monkeypatch.setattr(recovery, "restore_batch", watched)
-    monkeypatch.setattr(restore_module, "MOST_FILES", most_files)
+    monkeypatch.setattr(ROAD, "MOST_FILES", most_files)
     monkeypatch.setattr(recovery, "many_open_files", few)
     monkeypatch.setattr(recovery, "Directories", Watching)
     assert work.restore(made).exit_code == 0
