@@ -94,29 +94,55 @@ def compress(const u8[::1] data, int level=3):
 
 def decompress(const u8[::1] data):
     """The content of all zstd frames in `data`, skippable ones passed over. ValueError when malformed or cut short."""
-    cdef bytes piece = PyBytes_FromStringAndSize(NULL, 1 << 20)
+    return decompressed(&data[0] if data.shape[0] else NULL, data.shape[0], -1)
+
+
+cdef bytes decompressed(const u8* p, size_t n, long long size):
+    """The content of all zstd frames in `n` bytes; with a `size` that is not negative, exactly so many bytes.
+
+    One allocation where the length is known, from `size` or from the first frame's header, and is one that `n` bytes
+    can have. ValueError when malformed, cut short or of another length.
+    """
+    cdef unsigned long long room = zstd.frame_size(p, n) if size < 0 else size
     cdef ZBuffer out, src
     cdef size_t left = 1
+    cdef bytes piece
     cdef list parts = []
+    if room > n * <unsigned long long>DENSEST:      # so are the two values that say "unknown" and "no frame"
+        if size >= 0:
+            raise ValueError(f"cannot decompress: {n} bytes do not hold {size}")
+        room = 1 << 20
     cdef void* dctx = zstd.create_dctx()
     if dctx == NULL:
         raise MemoryError
-    src.data = <u8*>&data[0] if data.shape[0] else NULL
-    src.size = data.shape[0]
-    src.pos = 0
+    src.data, src.size, src.pos = <u8*>p, n, 0
     try:
+        piece = _fresh(&out, room)
         while True:
-            out.data = <u8*>PyBytes_AS_STRING(piece)
-            out.size = 1 << 20
-            out.pos = 0
-            left = zstd.decompress_stream(dctx, &out, &src)
+            with nogil:
+                left = zstd.decompress_stream(dctx, &out, &src)
             if zstd.is_error(left):
                 raise ValueError(f"cannot decompress: {_zstd_error(left)}")
-            parts.append(out.data[:out.pos])
+            if size >= 0 and parts and out.pos:
+                raise ValueError(f"cannot decompress: it is longer than {size} bytes")
             if src.pos == src.size and (out.pos < out.size or not left):
                 break
+            if out.pos == out.size:
+                parts.append(piece)
+                piece = _fresh(&out, 1 << 20)
     finally:
         zstd.free_dctx(dctx)
     if left:
         raise ValueError("cannot decompress: the frame is cut short")
-    return b"".join(parts)
+    if size >= 0 and not parts and out.pos < <size_t>size:
+        raise ValueError(f"cannot decompress: it is shorter than {size} bytes")
+    if out.pos:
+        parts.append(piece if out.pos == out.size else piece[:out.pos])
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+cdef bytes _fresh(ZBuffer* out, size_t room):
+    """A bytes object to be filled through `out`."""
+    cdef bytes piece = PyBytes_FromStringAndSize(NULL, room)
+    out.data, out.size, out.pos = <u8*>PyBytes_AS_STRING(piece), room, 0
+    return piece

@@ -12,8 +12,12 @@ cdef extern from *:
     #include <pthread.h>
     #include <stdio.h>
     #include <sys/stat.h>
+    #include <sys/statvfs.h>
     #include <time.h>
     #include <unistd.h>
+    #if defined(__linux__) || defined(__APPLE__)
+    #include <sys/xattr.h>
+    #endif
     #ifdef __APPLE__
     #define POGFAST_ATIME(s) ((s)->st_atimespec)
     #define POGFAST_MTIME(s) ((s)->st_mtimespec)
@@ -78,11 +82,11 @@ cdef extern from *:
     #endif
     }
     /* A file without a name, on the file system of a directory; -1 where there is no such thing. */
-    static int pogfast_open_nameless(int dir) {
+    static int pogfast_open_nameless(int dir, int mode) {
     #ifdef O_TMPFILE
-        return openat(dir, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, 0666);
+        return openat(dir, ".", O_WRONLY | O_TMPFILE | O_CLOEXEC, mode);
     #else
-        (void)dir;
+        (void)dir; (void)mode;
         return -1;
     #endif
     }
@@ -95,6 +99,31 @@ cdef extern from *:
     #else
         (void)fd; (void)end;
         return at;
+    #endif
+    }
+    /* Room for a file before it is written. 0 or an errno; where a file system cannot, it is done without. One that has
+       not so much must be asked first: it would be filled to the last byte before it says so, for all to see. */
+    static int pogfast_give_room(int fd, long long size) {
+    #ifdef __linux__
+        struct statvfs s;
+        int error;
+        if (fstatvfs(fd, &s) == 0 && s.f_frsize && size / (long long)s.f_frsize > (long long)s.f_bavail) return ENOSPC;
+        do error = fallocate(fd, 0, 0, size) ? errno : 0; while (error == EINTR);
+        return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL ? 0 : error;
+    #else
+        (void)fd; (void)size;
+        return 0;
+    #endif
+    }
+    static int pogfast_set_xattr(int fd, const char *name, const void *value, size_t n) {
+    #ifdef __linux__
+        return fsetxattr(fd, name, value, n, 0);
+    #elif defined(__APPLE__)
+        return fsetxattr(fd, name, value, n, 0, 0);
+    #else
+        (void)fd; (void)name; (void)value; (void)n;
+        errno = ENOTSUP;
+        return -1;
     #endif
     }
     /* Whether a descriptor has bytes or an end to read, waiting for it `ms` at most. */
@@ -119,7 +148,12 @@ cdef extern from *:
     int set_times "pogfast_set_times"(int fd, long long atime_ns, long long mtime_ns) nogil
     void start_writeback "pogfast_start_writeback"(int fd, long long offset, long long n) nogil
     int sync_fs "pogfast_sync_fs"(int fd) nogil
-    int open_nameless "pogfast_open_nameless"(int dir) nogil
+    int open_nameless "pogfast_open_nameless"(int dir, int mode) nogil
+    int give_room "pogfast_give_room"(int fd, long long size) nogil
+    int set_xattr "pogfast_set_xattr"(int fd, const char* name, const void* value, size_t n) nogil
+    int fchown(int fd, unsigned uid, unsigned gid) nogil
+    int fchmod(int fd, mode_t mode) nogil
+    int ftruncate(int fd, off_t size) nogil
     long long next_data "pogfast_next_data"(int fd, long long at, long long end) nogil
     bint has_bytes "pogfast_has_bytes"(int fd, int ms) nogil
     void sequential "pogfast_sequential"(int fd) nogil
@@ -269,36 +303,46 @@ cdef struct Draft:
     char[PATH_ROOM] path        # its temporary name, when it has or needs one
 
 
-cdef int draft_begin(Draft* draft, int dir, const char* prefix, size_t number, const char* suffix) noexcept nogil:
+cdef int draft_begin(Draft* draft, int dir, const char* prefix, size_t number, const char* suffix,
+                     int mode) noexcept nogil:
     """An empty file without its name. `prefix`, `number` and `suffix` make one that nobody else uses. 0 or an errno."""
     draft.dir = dir
-    draft.fd = open_nameless(dir) if HAS_NAMELESS else -1
+    draft.fd = open_nameless(dir, mode) if HAS_NAMELESS else -1
     draft.nameless = draft.fd >= 0
     snprintf(draft.path, PATH_ROOM, b"%s%zx.%s", prefix, number, suffix)
     if not draft.nameless:
-        draft.fd = c_openat(dir, draft.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, <int>0o666)
+        draft.fd = c_openat(dir, draft.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
     return 0 if draft.fd >= 0 else errno
 
 
-cdef int draft_publish(Draft* draft, int dir, const char* path) noexcept nogil:
-    """Gives a draft its name, in place of a file or link that has it. 0 or an errno; then it can be tried again."""
+cdef int draft_publish(Draft* draft, int dir, const char* path, bint replace) noexcept nogil:
+    """Gives a draft its name, with `replace` in place of a file or link that has it. 0 or an errno; then it can be tried
+    again."""
     cdef char[64] source
     if draft.nameless:
         snprintf(source, 64, b"/proc/self/fd/%d", draft.fd)
         if linkat(AT_FDCWD, source, dir, path, AT_SYMLINK_FOLLOW) == 0:
             return 0
-        if errno != EEXIST:
+        if errno != EEXIST or not replace:
             return errno
         # Only a rename replaces a file, and only what has a name can be renamed.
         if linkat(AT_FDCWD, source, draft.dir, draft.path, AT_SYMLINK_FOLLOW):
             return errno
         draft.nameless = False
+    if not replace:
+        if linkat(draft.dir, draft.path, dir, path, 0):
+            return errno
+        unlinkat(draft.dir, draft.path, 0)
+        return 0
     return errno if renameat(draft.dir, draft.path, dir, path) else 0
 
 
 cdef int draft_end(Draft* draft, bint published) noexcept nogil:
     """Closes a draft; one that got no name is gone. 0 or an errno."""
-    cdef int error = errno if c_close(draft.fd) else 0
+    cdef int error = 0
+    if draft.fd < 0:            # one that was never meant to be a file
+        return 0
+    error = errno if c_close(draft.fd) else 0
     if not published and not draft.nameless:
         unlinkat(draft.dir, draft.path, 0)
     return error
@@ -369,18 +413,18 @@ cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_
     cdef int error
     blob_path(at, digest, path)
     # No two workers write from one buffer at a time, so its address makes the temporary name unique in this process.
-    error = draft_begin(&draft, at.fd, at.prefix, <size_t>p, b"tmp")
+    error = draft_begin(&draft, at.fd, at.prefix, <size_t>p, b"tmp", 0o666)
     if error:
         return error
     error = write_full(draft.fd, p, n)
     if error == 0 and n >= WRITEBACK:
         start_writeback(draft.fd, 0, 0)
     if error == 0:
-        error = draft_publish(&draft, at.fd, path)
+        error = draft_publish(&draft, at.fd, path, True)
     if error == ENOENT and at.fan_out:
         error = make_folders(at, path)
         if error == 0:
-            error = draft_publish(&draft, at.fd, path)
+            error = draft_publish(&draft, at.fd, path, True)
     draft_end(&draft, error == 0)
     return error
 
@@ -430,3 +474,31 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
         sodium.memzero(&lock, sizeof(Lock))
     c_close(fd)
     return verdict == GOOD
+
+
+# ---- files that are restored: their room, their holes, and what they are beyond their bytes ------------------------
+
+cdef enum:
+    BLOCK = 4096                # what a hole is made of: the block of most file systems
+
+
+cdef bint is_zero(const u8* p, size_t n) noexcept nogil:
+    """Whether `n` bytes, at least one, are all zero."""
+    return p[0] == 0 and memcmp(p, p + 1, n - 1) == 0
+
+
+cdef int pwrite_sparse(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
+    """As pwrite_full into a file that was never written there: what is zero from one BLOCK's edge to the next is left
+    out. The two ends of a block that lies across two calls are left out each by itself, so it is a hole all the same."""
+    cdef size_t start = 0, end = 0, next
+    cdef int error
+    while end < n:
+        next = min(n, end + BLOCK - <size_t>(at + end) % BLOCK)
+        if is_zero(p + end, next - end):
+            if end > start:
+                error = pwrite_full(fd, p + start, end - start, at + start)
+                if error:
+                    return error
+            start = next
+        end = next
+    return pwrite_full(fd, p + start, end - start, at + start)

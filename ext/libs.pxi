@@ -47,6 +47,7 @@ cdef struct Zstd:
     size_t (*compress_stream)(void* cctx, ZBuffer* out, ZBuffer* data, int end) noexcept nogil
     size_t (*compress2)(void* cctx, void* dst, size_t capacity, const void* src, size_t n) noexcept nogil
     size_t (*compress_bound)(size_t n) noexcept nogil
+    unsigned long long (*frame_size)(const void* src, size_t n) noexcept nogil
     void* (*create_dctx)() noexcept nogil
     size_t (*free_dctx)(void* dctx) noexcept nogil
     size_t (*dctx_reset)(void* dctx, int directive) noexcept nogil
@@ -174,6 +175,7 @@ cdef int _load_libraries() except -1:
     lib.take("ZSTD_compressStream2", <void**>&zstd.compress_stream)
     lib.take("ZSTD_compress2", <void**>&zstd.compress2)
     lib.take("ZSTD_compressBound", <void**>&zstd.compress_bound)
+    lib.take("ZSTD_getFrameContentSize", <void**>&zstd.frame_size)
     lib.take("ZSTD_createDCtx", <void**>&zstd.create_dctx)
     lib.take("ZSTD_freeDCtx", <void**>&zstd.free_dctx)
     lib.take("ZSTD_DCtx_reset", <void**>&zstd.dctx_reset)

@@ -26,7 +26,7 @@ cdef enum Verdict:
     NOT_THERE = 5           # no such blob
     BAD_READ = 6            # the system could not read it: errno says why
     BAD_WRITE = 7           # the restored file could not be written: errno says why
-    BAD_CALL = 8            # a Python store raised
+    BROKEN_OFF = 8          # the run ends: a Python store raised, or it was stopped
 
 # The same for the caller: Opened.verdict is one of these.
 VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad name": BAD_NAME, "bad frame": BAD_FRAME,
@@ -67,12 +67,34 @@ cdef str name_of(const u8* digest):
     return base64.urlsafe_b64encode(digest[:KEY]).decode()
 
 
+cdef int letter_bits(u8 c) noexcept nogil:
+    """The six bits of a letter of urlsafe base64, -1 when it is none."""
+    if c'A' <= c <= c'Z':
+        return c - c'A'
+    if c'a' <= c <= c'z':
+        return c - c'a' + 26
+    if c'0' <= c <= c'9':
+        return c - c'0' + 52
+    return 62 if c == c'-' else 63 if c == c'_' else -1
+
+
 cdef int read_name(str name, u8* digest) except -1:
-    """The sha256 in a blob's name. ValueError when it is not one."""
-    cdef bytes raw = base64.b64decode(name.encode("ascii"), b"-_", validate=True)
-    if len(raw) != KEY or len(name) != NAME:
+    """The sha256 in a blob's name. ValueError when it is not one. Not base64's: a list of a million names is read."""
+    cdef Py_ssize_t n = 0, i
+    cdef const char* letters = PyUnicode_AsUTF8AndSize(name, &n)
+    cdef unsigned bits = 0
+    cdef int six, left = 0
+    if n != NAME or letters[NAME - 1] != c'=':
         raise ValueError("not a blob's name")
-    memcpy(digest, <const u8*>raw, KEY)
+    for i in range(NAME - 1):
+        six = letter_bits(<u8>letters[i])
+        if six < 0:
+            raise ValueError("not a blob's name")
+        bits, left = bits << 6 | six, left + 6
+        if left >= 8:
+            left -= 8
+            digest[0] = <u8>(bits >> left)
+            digest += 1
     return 0
 
 
@@ -274,11 +296,11 @@ cdef bint is_name(const Ring* ring, const u8* content, const u8* name) noexcept 
     return memcmp(digest, name, KEY) == 0
 
 
-cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name) noexcept nogil:
+cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, const bint* stop) noexcept nogil:
     """Decrypts the authenticated payload in a buffer, hashes it while warm, and finds its chunk's length.
 
     With a `name` (a digest) the length is the one whose hash makes the name; BAD_NAME when there is none. Without,
-    it is the shortest at which padding stands.
+    it is the shortest at which padding stands. BROKEN_OFF when `stop` becomes true.
     """
     cdef u8* m = chunk_of(slab)
     cdef size_t total = slab.total, at = 0, end
@@ -296,6 +318,8 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name) n
         return GOOD
     crypto.init(slab.sha, SHA256_MD, NULL)
     while at < tail:
+        if stop[0]:
+            return BROKEN_OFF
         end = min(tail, FIRST + ((at + PIECE) // SALSA_BLOCK) * SALSA_BLOCK)
         decrypt(lock, m, at, end)
         crypto.update(slab.sha, m + at, end - at)
@@ -311,6 +335,33 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name) n
             verdict = GOOD
             break
     crypto.ctx_free(branch)
+    return verdict
+
+
+cdef int slab_open(Slab* slab, const Ring* ring, const u8* blob, size_t size, const u8* name,
+                   const bint* stop) noexcept nogil:
+    """Copies a blob into a buffer that has room for it, each piece authenticated while it is warm, and unlocks it."""
+    cdef Lock lock
+    cdef size_t head = ring.header + BOX, at = 0, n
+    cdef int verdict
+    if size < head:
+        return BAD_BODY
+    slab.total = size - head
+    check(CHUNK_AT + slab.total <= slab.room)
+    verdict = lock_begin(&lock, ring, blob)
+    while verdict == GOOD and at < slab.total:
+        if stop[0]:
+            verdict = BROKEN_OFF
+            break
+        n = min(slab.total - at, <size_t>PIECE)
+        memcpy(chunk_of(slab) + at, blob + head + at, n)
+        sodium.poly_update(poly_of_lock(&lock), chunk_of(slab) + at, n)
+        at += n
+    if verdict == GOOD:
+        verdict = lock_end(&lock)
+    if verdict == GOOD:
+        verdict = slab_unlock(slab, &lock, ring, name, stop)
+    sodium.memzero(&lock, sizeof(Lock))
     return verdict
 
 
@@ -359,43 +410,52 @@ cdef dict VERDICTS = {
     BAD_HEADER: (WrongKey, "this key does not open {}, or its header is damaged"),
     BAD_BODY: (CorruptBlob, "blob {} is damaged or cut short"),
     BAD_NAME: (WrongBlob, "blob {} holds another blob's content"),
-    BAD_FRAME: (CorruptBlob, "blob {} does not decompress"),
-    NOT_THERE: (MissingBlob, "blob {} is missing"),
 }
 
+cdef bint NEVER = False     # what one blob at a time is stopped by
 
-def open_blob(bytes secret, bytes private, const u8[::1] blob, str name=None):
-    """The chunk in a blob. WrongKey when its header does not unwrap, CorruptBlob when it does not authenticate,
-    WrongBlob when `name` is given and is not its content's."""
-    cdef Ring ring
-    cdef Lock lock
-    cdef u8[KEY] digest
-    cdef int verdict = BAD_BODY
-    cdef Slab* slab = slab_new()
-    fill_ring(&ring, secret, private is not None, private)
-    if name is not None:
-        read_name(name, digest)
-    if slab == NULL or slab_reserve(slab, blob.shape[0]):
-        slab_free(slab)
-        raise MemoryError
-    cdef const u8* p = &blob[0] if blob.shape[0] else NULL
-    cdef size_t size = blob.shape[0]
-    cdef const u8* wanted = digest if name is not None else NULL
-    try:
+
+cdef class _OpenedBlob:
+    """The chunk in a blob, in a buffer of its own. WrongKey when the blob's header does not unwrap, CorruptBlob when it
+    does not authenticate, WrongBlob when `name` is given and is not its content's."""
+    cdef Slab* slab
+
+    def __cinit__(self, bytes secret, bytes private, const u8[::1] blob, str name):
+        cdef Ring ring
+        cdef u8[KEY] digest
+        cdef int verdict
+        cdef const u8* p = &blob[0] if blob.shape[0] else NULL
+        cdef size_t size = blob.shape[0]
+        cdef const u8* wanted = NULL
+        fill_ring(&ring, secret, private is not None, private)
+        if name is not None:
+            read_name(name, digest)
+            wanted = digest
+        self.slab = slab_new()
+        if self.slab == NULL or slab_reserve(self.slab, size):
+            raise MemoryError
         with nogil:
-            if size >= ring.header + BOX:
-                slab.total = size - ring.header - BOX
-                verdict = lock_begin(&lock, &ring, p)
-                if verdict == GOOD:
-                    memcpy(chunk_of(slab), p + ring.header + BOX, slab.total)
-                    sodium.poly_update(poly_of_lock(&lock), chunk_of(slab), slab.total)
-                    verdict = lock_end(&lock)
-                if verdict == GOOD:
-                    verdict = slab_unlock(slab, &lock, &ring, wanted)
+            verdict = slab_open(self.slab, &ring, p, size, wanted, &NEVER)
+        sodium.memzero(&ring, sizeof(Ring))
         if verdict != GOOD:
             kind, text = VERDICTS[verdict]
             raise kind(text.format(name or "the blob"))
-        return chunk_of(slab)[:slab.length]
-    finally:
-        sodium.memzero(&lock, sizeof(Lock))
-        slab_free(slab)
+
+    def __dealloc__(self):
+        slab_free(self.slab)
+
+
+def open_blob(bytes secret, bytes private, const u8[::1] blob, str name=None):
+    """The chunk in a blob. Raises as _OpenedBlob says."""
+    cdef _OpenedBlob opened = _OpenedBlob(secret, private, blob, name)
+    return chunk_of(opened.slab)[:opened.slab.length]
+
+
+def read_chunk(bytes secret, bytes private, const u8[::1] blob, str name, long long size):
+    """The plain bytes of a blob that is a frame of its own, exactly `size` of them (-1: not known). Raises as
+    _OpenedBlob says; CorruptBlob, too, when the chunk does not decompress to that length."""
+    cdef _OpenedBlob opened = _OpenedBlob(secret, private, blob, name)
+    try:
+        return decompressed(chunk_of(opened.slab), opened.slab.length, size)
+    except ValueError as error:
+        raise CorruptBlob(f"blob {name}: {error}") from error

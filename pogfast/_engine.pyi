@@ -32,6 +32,10 @@ def open_blob(secret: bytes, private: bytes | None, blob: Buffer, name: str | No
     """The chunk in a blob. Raises errors.WrongKey (the header does not unwrap), CorruptBlob, and WrongBlob when
     `name` is given and is not the content's (by neither naming rule)."""
 
+def read_chunk(secret: bytes, private: bytes | None, blob: Buffer, name: str, size: int) -> bytes:
+    """The plain bytes of a blob that is a frame of its own, exactly `size` of them (-1: not known). Raises as
+    open_blob does; CorruptBlob, too, when it does not decompress to that length."""
+
 def use_nameless_files(wanted: bool) -> bool:
     """Switches files that have no name until they are whole off, and on again where the system has them. For tests."""
 
@@ -50,7 +54,7 @@ class BlobDirectory:
         """Stores one blob, whole or not at all, in place of what may lie there. Raises OSError."""
 
 class Known(NamedTuple):
-    """A file whose first chunks an earlier run has stored, all of them full: `names` and sizes (`stored`) of their blobs.
+    """A file whose first chunks, all of them full, an earlier run has stored: `names` and bytes (`stored`) of the blobs.
 
     `facts` (size, mtime_ns, ctime_ns, inode) say what it was then; where it is not any more, it is read from its
     beginning. Only for the `frames` layout.
@@ -132,21 +136,46 @@ class Sealer:
 
 VERDICT: dict[str, int]
 
+class Wanted(NamedTuple):
+    """One file that an Opener is asked for."""
+
+    directory: int  # descriptor; -1: nothing is written, the file is only verified
+    leaf: bytes  # its name there; b"" when verifying
+    blobs: list[str]
+    sizes: list[int] | None  # plain length of each blob, where every blob is a frame of its own
+    size: int  # plain length of the file, -1 when not known
+    atime_ns: int
+    mtime_ns: int
+    mode: int = ...  # permission bits, which it has before its name (until then 0600); -1: 0666 & ~umask
+    uid: int = ...  # -1: left alone
+    gid: int = ...
+    xattrs: Sequence[tuple[bytes, bytes]] = ...
+    sparse: bool = ...  # blocks of 4 KiB that are zero become holes; else a large file of known size is preallocated
+    replace: bool = ...  # False: EEXIST, a "bad write", when the name is there already
+
 class Opened(NamedTuple):
-    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with."""
+    """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with.
+
+    `offset` is where the plain bytes of that blob begin in the file, -1 when not known or not damaged. `soft` is the
+    errno of an owner, attribute or mode that could not be set, or 0: the file is there all the same.
+    """
 
     file: int
     done: bool
     verdict: int
     blob: int
     errno: int
+    offset: int
+    soft: int
 
 class Opener:
     """Turns blobs into files: read, authenticate, decrypt, check the name, decompress, write. Both layouts.
 
-    Each file is (descriptor of a directory, name in it, blobs' names, their plain sizes or None, atime and mtime in
-    ns). With sizes every blob is a frame of its own and they are restored in parallel, each to its place. A file
-    appears under its name when it is whole.
+    With one blob, or with sizes, every blob is a frame of its own: blobs are restored in parallel, each to its place,
+    and each is fetched once for all its places in all files, as long as at most 256 files need to be open for that;
+    what then is left is fetched again. A length that is not what was said is a "bad frame". A file appears under its
+    name when it is whole. A function as source is called from worker threads, and raises MissingBlob for what is not
+    there; anything else that it raises ends the run.
     """
 
     def __init__(
@@ -154,7 +183,7 @@ class Opener:
         secret: bytes,
         private: bytes | None,
         asymmetric: bool,
-        files: Sequence[tuple[int, bytes, list[str], list[int] | None, int, int]],
+        files: Sequence[Wanted],
         source: BlobDirectory | Callable[[str], Buffer],
         *,
         jobs: int,

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied
@@ -387,7 +387,7 @@ class _Run:
         full = min(held, facts.size // self.options.chunk_size)
         if self.options.layout == "stream" or not full or full * self.options.chunk_size >= facts.size:
             return path
-        return Known(path, known.names[:full], known.stored[:full], tuple(facts))
+        return Known(path, known.names[:full], known.stored[:full], facts)
 
     def _held(self, known: cache.Known) -> int:
         """How many of a file's blobs, from the first on, every store holds with the right size."""
@@ -658,7 +658,7 @@ def _look_at(to: str) -> list[Target]:
     opened: list[Target] = []
     for word in to.split(","):
         with contextlib.suppress(NoSuchArchive, UsageError):
-            opened.append(open_store(word))
+            opened.append(cast(Target, open_store(word)))  # nothing but what it holds is asked of it
     return opened
 
 

@@ -29,12 +29,13 @@ SCHEMA = (
     # `run`: the one that wrote it; `seen`: the one that last met its file, or one of FRESH_RUNS before that.
     "CREATE TABLE files (path BLOB PRIMARY KEY, digests BLOB, stored BLOB, complete INTEGER, run INTEGER, "
     "seen INTEGER, proof BLOB) WITHOUT ROWID",
-    # A part of a run, up to a durable save. `boot`: DURABLE, or the boot that its blobs have not been synced since.
+    # A part of a run, up to a durable save. `boot`: DURABLE, or the one in which its blobs were stored but not synced.
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, boot TEXT, ended INTEGER)",
 )
 DURABLE = "durable"
 DIGEST_SIZE = 32
 PROOF_SIZE = 16
+MAX_BLOBS = 1 << 21  # of one row, 100 TB in blobs of 50 MB; of a larger file the first ones are kept
 BATCH = 4096  # rows that wait in memory; a million are written in 5 s, most of it SQLite's
 WAIT = 1.0  # seconds that another run gets to end
 FRESH_RUNS = 5  # to mark a million rows as seen takes 3 s, so it is not done every time
@@ -60,6 +61,7 @@ PRAGMAS = (
     "cache_size = -16384",
 )
 DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+NEW_RUN = "INSERT OR IGNORE INTO runs VALUES (?, ?, NULL)"
 FIND = "SELECT digests, stored, complete, run, seen, proof FROM files WHERE path = ?"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# pogfast's cache; to delete it costs some reading.\n"
 
@@ -87,7 +89,8 @@ class _Foreign(Exception):
     """Another program's file, or another version's."""
 
 
-FAILURES = (sqlite3.Error, OSError, _Foreign)
+# Python cannot decode what SQLite says of some damage.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, _Foreign)
 
 
 class Cache:
@@ -128,7 +131,7 @@ class Cache:
         if row is None:
             try:  # `_excused` would take as long as the rest of this function
                 row = self._database.execute(FIND, (raw,)).fetchone()
-            except sqlite3.Error as error:
+            except FAILURES as error:
                 self._fail(error)
         if row is None:
             return None
@@ -146,10 +149,13 @@ class Cache:
     def remember(self, path: str, facts: Facts, cut: str, known: Known, *, read_at_ns: int) -> None:
         """Replaces what is known of `path`. `facts` are those of when reading began, at `read_at_ns`.
 
-        Not kept when the file was changed so shortly before that another change may not have shown in its stamps.
+        Not kept when the file was changed so shortly before that another change may not have shown in its stamps. Takes
+        1 us a blob: what is told again and again of a file that grows past 100,000 is better told less often.
         """
         if self._database is None or _is_racy(facts, read_at_ns):
             return
+        if len(known.names) > MAX_BLOBS:
+            known = Known(known.names[:MAX_BLOBS], known.stored[:MAX_BLOBS], False)
         raw = os.fsencode(path)
         digests, stored, complete = _digests(known.names), _packed(known.stored), int(known.complete)
         proof = self._proof(raw, facts, cut, digests, stored, complete, self._run)
@@ -210,13 +216,14 @@ class Cache:
         _begin(database)
         _check_schema(database)
         self._read_runs(database)
-        database.execute("INSERT INTO runs VALUES (?, ?, NULL)", (self._run, self._boot))
+        database.execute(NEW_RUN, (self._run, self._boot))  # a file that cannot be written to says so now
         database.execute("COMMIT")
 
     def _read_runs(self, database: sqlite3.Connection) -> None:
         boots = database.execute("SELECT number, boot FROM runs").fetchall()
         trusted = (DURABLE.encode(), self._boot.encode())
-        self._run = max((number for number, _ in boots), default=0) + 1
+        # By the clock, so that a number that was lost with the power does not come again.
+        self._run = max([int(time.time()), *(number + 1 for number, _ in boots)])
         self._trusted = {number for number, boot in boots if boot in trusted} | {self._run}
         self._stale = _complete_run(database, FRESH_RUNS)
 
@@ -229,6 +236,7 @@ class Cache:
         if not (self._rows or self._met):
             return
         _begin(database)
+        database.execute(NEW_RUN, (self._run, self._boot))
         rows = ((raw, *row) for raw, row in self._rows.items())
         database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         marks = ((self._run, raw) for raw in self._met)
@@ -236,23 +244,20 @@ class Cache:
         self._drop_waiting()
 
     def _make_durable(self, database: sqlite3.Connection) -> None:
-        """One synced transaction, and with it all before it; rows that follow belong to another number."""
+        """One synced transaction, and with it all before it. Whatever interrupts it, later rows have another number."""
+        number = self._run
+        self._trusted.add(number + 1)
+        self._run += 1
         database.execute("PRAGMA synchronous = FULL")
         try:
-            _begin(database)
-            database.execute("UPDATE runs SET boot = ? WHERE number = ?", (DURABLE, self._run))
-            database.execute("INSERT INTO runs VALUES (?, ?, NULL)", (self._run + 1, self._boot))
-            database.execute("COMMIT")
+            database.execute("UPDATE runs SET boot = ? WHERE number = ?", (DURABLE, number))
         finally:
-            _roll_back(database)
             database.execute("PRAGMA synchronous = NORMAL")
-        self._run += 1
-        self._trusted.add(self._run)
 
     def _end_run(self, database: sqlite3.Connection, now: int) -> None:
         """Drops rows that nobody has met for long, rows of lost boots, and the oldest ones of a file that fills up."""
         _begin(database)
-        database.execute("UPDATE runs SET ended = ? WHERE number = ?", (now, self._run))
+        database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (self._run, self._boot, now))
         query = "SELECT max(number) FROM runs WHERE number <= ? AND ended <= ?"
         last = _complete_run(database, KEPT_RUNS + 1)
         old = database.execute(query, (last, now - KEPT_SECONDS)).fetchone()[0] or 0
@@ -292,12 +297,13 @@ class Cache:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """After a write that failed it goes on, without what was to be written; after damage, once, it begins anew."""
+        """It goes on without what was not saved yet; after damage it begins anew, once."""
         if not _is_damage(error):
             self._drop_waiting()
-            if self._database is not None:
-                _roll_back(self._database)
-            self._warn(f"cannot write to the cache {self._path}: {_reason(error)}")
+            if self._database is not None and self._database.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+            self._warn(f"the cache {self._path} fails, some files may be read again: {_reason(error)}")
             return
         first = not self.warning
         try:
@@ -312,7 +318,7 @@ class Cache:
         for ending in ("", "-wal", "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path + ending)
-        self._warn(f"the cache {self._path} is thrown away, files are read again: {error}")
+        self._warn(f"the cache {self._path} is thrown away, files are read again: {_reason(error)}")
 
     def _give_up(self, error: Exception) -> None:
         self._disconnect()
@@ -378,12 +384,6 @@ def _begin(database: sqlite3.Connection) -> None:
         database.execute("BEGIN IMMEDIATE")
 
 
-def _roll_back(database: sqlite3.Connection) -> None:
-    if database.in_transaction:
-        with contextlib.suppress(sqlite3.Error):
-            database.execute("ROLLBACK")
-
-
 def _check_schema(database: sqlite3.Connection) -> None:
     """Makes the tables of an empty file. Raises _Foreign."""
     found = [sql for (sql,) in database.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()]
@@ -407,14 +407,15 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Also what SQLite says of a file that is not its own. Primary result codes are the low byte."""
-    return isinstance(error, _Foreign) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
+    """Whether the file is not what was written. Primary result codes are the low byte."""
+    return isinstance(error, _Foreign | UnicodeDecodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
 
 
 def _reason(error: Exception) -> str:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
         return "another run is using it"
-    return str(error.strerror if isinstance(error, OSError) else error)
+    text = str(error.strerror if isinstance(error, OSError) else error)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)  # it can quote what is damaged
 
 
 def _is_racy(facts: Facts, read_at_ns: int) -> bool:
@@ -437,7 +438,7 @@ def _names(digests: bytes) -> list[str]:
 
 def _packed(sizes: list[int]) -> bytes:
     """8 bytes each, or 16 where all but the last are equal."""
-    if len(sizes) > 2 and sizes.count(sizes[0]) >= len(sizes) - 1 and sizes[0] == sizes[-2]:
+    if len(sizes) > 2 and sizes[:-1].count(sizes[0]) == len(sizes) - 1:
         sizes = [sizes[0], sizes[-1]]
     return struct.pack(f"<{len(sizes)}Q", *sizes)
 

@@ -11,9 +11,9 @@ import contextlib
 import errno
 import os
 import random
-import re
 from base64 import urlsafe_b64decode
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -33,13 +33,12 @@ from pogfast.errors import (
 )
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
+from pogfast.reading import EntryFile
+from pogfast.sizes import parse_size
 from pogfast.stores import Store, names_archive, open_store
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
 BATCH = 8192
-SIZES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-BINARY = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
 
 
 class Unit(NamedTuple):
@@ -62,7 +61,7 @@ class Subset:
     @classmethod
     def parse(cls, text: str) -> Subset:
         """Raises UsageError."""
-        with contextlib.suppress(ValueError, OverflowError):
+        with contextlib.suppress(ValueError, UsageError):
             if text.endswith("%"):
                 percent = float(text[:-1])
                 if 0 < percent <= 100:
@@ -71,9 +70,8 @@ class Subset:
                 part, parts = (int(number) for number in text.split("/"))
                 if 1 <= part <= parts:
                     return cls("part", part, parts)
-            elif size := SIZE.fullmatch(text):
-                unit = size[2].upper()
-                return cls("size", int(float(size[1]) * (BINARY[unit] if size[3] and unit else SIZES[unit])))
+            else:
+                return cls("size", parse_size("", text))
         raise UsageError(f"{text} is no part of the data", hint="write 10%, 1/30 or 50G")
 
     def choose(self, units: Sequence[Unit], stored: dict[str, int]) -> list[Unit]:
@@ -82,7 +80,7 @@ class Subset:
             return [unit for unit in units if _number(unit.blobs[0]) % self.of == self.number - 1]
         if self.kind == "percent":
             count = round(len(units) * self.number / 100)
-            return random.sample(units, max(count, min(1, len(units))))
+            return sorted(random.sample(units, max(count, min(1, len(units)))))
         room, chosen = self.number, []
         for unit in random.sample(units, len(units)):
             size = _stored_size(unit, stored)
@@ -347,8 +345,22 @@ class _Check:
             for unit, start in units_of(entry):
                 if unit in self.bad:
                     error, blob, offset = self.bad[unit]
-                    place = start + offset if offset >= 0 else None
-                    self._tell(Damage(archive, name, blob, place, f"{name}: {error}"))
+                    if offset < 0:
+                        offset = self._good_bytes(name, entry)
+                        self.bad[unit] = error, blob, offset
+                    self._tell(Damage(archive, name, blob, start + offset, f"{name}: {error}"))
+
+    def _good_bytes(self, name: str, entry: Entry) -> int:
+        """How much of a damaged stream can be read: the engine stops where it is, before it knows."""
+        good = 0
+        with (
+            ThreadPoolExecutor(1) as thread,
+            EntryFile(name, entry, self.key, self.store, lambda: thread, 1) as file,
+            contextlib.suppress(PogfastError),
+        ):
+            for piece in file.pieces():
+                good += len(piece)
+        return good
 
 
 # What the engine found, as an error. A header that does not unwrap is damage here: the key has opened the manifest.

@@ -71,7 +71,7 @@ def create(
     """
     total = len(sources) + 1
     summary = Summary()
-    archive = manifest.Manifest()
+    entries: dict[str, manifest.Entry] = {}
     blobs: list[str] = []
     shown = -1
     sealer = Sealer(
@@ -100,15 +100,13 @@ def create(
                 summary.problems.append(problem)
                 report.problem(problem)
                 continue
-            archive.entries[source.name] = manifest.Entry(
-                blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns)
-            )
+            entries[source.name] = manifest.Entry(blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns))
             summary.files += 1
             summary.size += sealed.size
     if sources and not summary.files:
         raise PogfastError("not one of the inputs could be read: no archive was made")
     summary.manifest_name = conclude(
-        targets, lambda: manifest.seal(archive, key), lambda name: report.manifest(total, total, name)
+        targets, lambda: manifest.seal(manifest.Manifest(entries), key), lambda name: report.manifest(total, total, name)
     )
     return summary
 

@@ -83,13 +83,23 @@ class Directories:
     """Open directories below the one that is restored into.
 
     `most` is how many are held at a time (see `make_room`). Those whose path is in `private` are made for the owner
-    alone, because their permissions come last. With `make` false nothing is made; then `open` must not be called.
+    alone, because their permissions come last; those in `ours` get them anew in the end, so that their owner may be
+    allowed to write until then. With `make` false nothing is made; then `open` must not be called.
     """
 
-    def __init__(self, into: str, most: int, *, private: Container[str] = (), make: bool = True) -> None:
+    def __init__(
+        self,
+        into: str,
+        most: int,
+        *,
+        private: Container[str] = (),
+        ours: Container[str] = (),
+        make: bool = True,
+    ) -> None:
         self.into = into
         self.most = most
         self.private = private
+        self.ours = ours
         self.made: set[str] = set()
         self.held: dict[str, int] = {}
         self.swept: set[str] = set()
@@ -123,6 +133,7 @@ class Directories:
         if path not in self.swept:
             self.swept.add(path)
             if path not in self.made:
+                self._allow(self.held[path], path)
                 sweep(self.held[path])
         return self.held[path]
 
@@ -186,7 +197,7 @@ class Directories:
             raise
 
     def others(
-        self, top: str, kept: Container[str], must_stay: Callable[[str, bool], bool], tell: Callable[[str], None]
+        self, top: str, kept: Container[str], must_stay: Callable[[str], bool], tell: Callable[[str], None]
     ) -> list[tuple[str, bool]]:
         """What lies below a directory and is not in `kept`, as (path, whether it is a directory), the deepest first.
 
@@ -205,7 +216,7 @@ class Directories:
                 continue
             for leaf, is_directory, is_mount in listed:
                 below = f"{path}/{leaf}" if path else leaf
-                if must_stay(below, is_directory) or is_mount:
+                if must_stay(below) or is_mount:
                     staying.update(above(below))
                     if is_mount:
                         tell(f"{below}: kept, it is another file system")
@@ -231,7 +242,7 @@ class Directories:
 
     def remove(self, path: str, is_directory: bool) -> None:
         """Raises OSError, UnsafePath and TargetError."""
-        directory = self.find(parent_of(path))
+        directory = self.open(parent_of(path))
         (os.rmdir if is_directory else os.unlink)(leaf_of(path), dir_fd=directory)
 
     def _walk(self, path: str, step: Callable[[int, str, str], int | None]) -> int | None:
@@ -255,10 +266,18 @@ class Directories:
         return directory
 
     def _make(self, directory: int, part: str, path: str) -> int | None:
+        self._allow(directory, parent_of(path))
         with _directory_errors(directory, part, path), contextlib.suppress(FileExistsError):
             os.mkdir(part, 0o700 if path in self.private else 0o777, dir_fd=directory)
             self.made.add(path)
         return self._step(directory, part, path)
+
+    def _allow(self, directory: int, path: str) -> None:
+        """Lets the owner of a directory write to it. Root needs no leave."""
+        if path in self.ours and os.geteuid():
+            found = os.fstat(directory)
+            if found.st_uid == os.geteuid() and found.st_mode & 0o300 != 0o300:
+                os.fchmod(directory, stat.S_IMODE(found.st_mode) | 0o700)
 
     def _step(self, directory: int, part: str, path: str) -> int | None:
         with _directory_errors(directory, part, path), contextlib.suppress(FileNotFoundError):

@@ -172,8 +172,8 @@ def from_encryption_keyfile(path: str) -> Key:
     key = Key("x25519", _read_raw_key(path))
     try:
         key.wrap(bytes(KEY_SIZE))
-    except ValueError as error:  # of low order: whatever is sealed to it, anybody can open
-        raise KeyFileError(f"{path} is not a public key") from error
+    except ValueError as error:  # a point of low order
+        raise KeyFileError(f"{path} is not a public key: anybody could open what is sealed to it") from error
     return key
 
 

@@ -440,8 +440,10 @@ class _Entries(Mapping[str, Entry]):
 
 
 def _entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
-    with _parsing(origin):
+    try:
         more = _loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorruptManifest(f"{origin} does not parse: {error}") from error
     if not isinstance(more, dict):
         raise CorruptManifest(f"{origin} is malformed")
     blobs, atime, mtime = more.pop("blobs", None), more.pop("atime", None), more.pop("mtime", None)

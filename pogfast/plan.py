@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 from pogfast.directories import above, parent_of, plain_path, safe_path
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
 from pogfast.manifest import Entry
+from pogfast.patterns import Patterns
 
 Kind = Literal["file", "directory", "link", "fifo"]
 # Where the trailer has what is no file.
@@ -65,6 +66,7 @@ class Plan:
         self.places: dict[Kind, list[Place]] = {"file": [], "directory": [], "link": [], "fifo": []}
         self._fill()
         self.directories = self._known_directories()
+        self.selected = {place.path for place in self.places["directory"] if place.problem is None}
         self.not_read = _suffixes([*_section(trailer, "unreadable"), *_section(trailer, "skipped")])
 
     def _all(self) -> Iterator[tuple[Kind, str]]:
@@ -75,26 +77,53 @@ class Plan:
                 yield kind, name
 
     def _fill(self) -> None:
-        last: dict[str, tuple[Kind, str]] = {}
+        last: dict[str, int] = {}
         for number, (kind, name) in enumerate(self._all()):
-            if not self.choice.picks(plain_path(name), kind == "directory"):
+            if not self.choice.picks(plain_path(name)):
                 continue
-            size, first = _size_and_first(self.entries[name].more) if kind == "file" else (0, "")
             try:
                 path = self.target(name, kind)
             except UnsafePath as error:
-                self.places[kind].append(Place(number, name, "", size, first, error))
+                self.places[kind].append(Place(number, name, "", problem=error))
                 continue
             if path is None:
                 self.vanished += kind != "directory"
                 continue
             self.prefixes.add(self._prefix(name, path) if self.strip else "")
-            self.places[kind].append(Place(number, name, path, size, first))
-            last[path] = kind, name
+            self.places[kind].append(self._placed(number, kind, name, path))
+            last[path] = number
+        if len(last) < sum(map(len, self.places.values())):
+            self._keep_last(last)
+
+    def _placed(self, number: int, kind: Kind, name: str, path: str) -> Place:
+        if kind != "file":
+            return Place(number, name, path)
+        try:
+            entry = self.entries[name]
+            first = entry.more.get("hardlink")
+            return Place(number, name, path, entry.size or 0, first if isinstance(first, str) else "")
+        except CorruptManifest as error:
+            return Place(number, name, path, problem=error)
+
+    def _keep_last(self, last: Mapping[str, int]) -> None:
+        """Of what lies at one path the last stays; what is the same is passed over, what is not becomes a problem."""
+        things = {place.number: (kind, place.name) for kind, places in self.places.items() for place in places}
         for kind, places in self.places.items():
-            for index, place in enumerate(places):
-                if place.problem is None and self._differ((kind, place.name), last[place.path]):
-                    places[index] = superseded(place)
+            kept = []
+            for place in places:
+                if place.problem or place.number == last[place.path]:
+                    kept.append(place)
+                elif self._differ((kind, place.name), things[last[place.path]]):
+                    kept.append(superseded(place))
+            self.places[kind] = kept
+
+    def _differ(self, one: tuple[Kind, str], other: tuple[Kind, str]) -> bool:
+        kind = one[0]
+        if kind != other[0] or kind == "directory":
+            return kind != other[0]
+        if kind == "file":
+            return self.entries[one[1]].blobs != self.entries[other[1]].blobs
+        return bool(self.facts[kind][one[1]] != self.facts[kind][other[1]])
 
     def target(self, name: str, kind: Kind) -> str | None:
         """The path where something goes; None when nothing is left of it. Raises UnsafePath."""
@@ -109,15 +138,6 @@ class Plan:
     def _prefix(self, name: str, path: str) -> str:
         full = plain_path(name)
         return full[: len(full) - len(path)].rstrip("/")
-
-    def _differ(self, one: tuple[Kind, str], other: tuple[Kind, str]) -> bool:
-        """Whether two names at one path are of different things."""
-        kind = one[0]
-        if one == other or kind != other[0] or kind == "directory":
-            return one[0] != other[0]
-        if kind == "file":
-            return self.entries[one[1]].blobs != self.entries[other[1]].blobs
-        return bool(self.facts[kind][one[1]] != self.facts[kind][other[1]])
 
     def _known_directories(self) -> dict[str, str]:
         """Path -> archived name of every directory of the archive, also of those that are only on the way."""
@@ -146,8 +166,8 @@ class Plan:
 
     def tops(self) -> list[str]:
         """The selected directories that are in no other."""
-        paths = {place.path for place in self.places["directory"] if place.problem is None}
-        return sorted(path for path in paths if not any(directory in paths for directory in above(path)))
+        selected = self.selected
+        return sorted(path for path in selected if not any(directory in selected for directory in above(path)))
 
     def kept(self) -> set[str]:
         """All paths that belong to the archive."""
@@ -161,11 +181,11 @@ class Plan:
                     kept.add(path)
         return kept
 
-    def must_stay(self, path: str, is_directory: bool) -> bool:
+    def must_stay(self, path: str) -> bool:
         """Whether something is kept although the archive does not have it: it is excluded, or could not be archived."""
         [prefix] = self.prefixes
         name = f"{prefix}/{path}".strip("/")
-        return name in self.not_read or self.choice.excludes(name, is_directory)
+        return name in self.not_read or self.choice.excludes(name)
 
 
 def _section(trailer: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -173,11 +193,6 @@ def _section(trailer: Mapping[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(section, dict):
         raise CorruptManifest(f"the archive's trailer is malformed: {key}")
     return section
-
-
-def _size_and_first(more: Mapping[str, Any]) -> tuple[int, str]:
-    size, first = more.get("size"), more.get("hardlink")
-    return size if type(size) is int and size > 0 else 0, first if isinstance(first, str) else ""
 
 
 def _suffixes(paths: Iterable[str]) -> set[str]:
@@ -189,48 +204,38 @@ def _suffixes(paths: Iterable[str]) -> set[str]:
     return names
 
 
-class _Matcher(Protocol):
-    def matches(self, name: str, is_directory: bool) -> bool: ...
-
-
 class Choice:
     """What `names` (none: everything) select of an archive that holds `paths`, without what `exclude` matches.
 
-    A name that is a path, or a directory above one, is taken as such; any other is a pattern of restic's rules.
+    A name that is a path, or a directory above one, is that and all below; any other is a pattern of restic's rules.
+    What is below an excluded directory is excluded, as create does not look into one. Raises UsageError for what can
+    be no pattern.
     """
 
     def __init__(self, names: Collection[str], exclude: Collection[str], paths: Iterable[str]) -> None:
         given = {name: plain_path(name) for name in names}
         self.exact = _found(set(given.values()), paths) if given else {""}
-        self.patterns = {name: _compiled([name]) for name, path in given.items() if path not in self.exact}
-        self.unmatched = set(self.patterns)
-        self.excluding = _compiled(exclude) if exclude else None
+        self.patterns = {name: Patterns([name]) for name, path in given.items() if path not in self.exact}
+        self.unmatched = dict.fromkeys(self.patterns)
+        self.excluding = Patterns(list(exclude))
         self.chosen = {"": "" in self.exact}
         self.excluded = {"": False}
 
-    def picks(self, path: str, is_directory: bool) -> bool:
+    def picks(self, path: str) -> bool:
         inside = _inherited(self.chosen, parent_of(path), self._matches)
-        return (self._matches(path, is_directory) or inside) and not self.excludes(path, is_directory)
+        return (self._matches(path) or inside) and not self.excludes(path)
 
-    def excludes(self, path: str, is_directory: bool) -> bool:
-        if self.excluding is None:
-            return False
+    def excludes(self, path: str) -> bool:
         matches = self.excluding.matches
-        return matches(path, is_directory) or _inherited(self.excluded, parent_of(path), matches)
+        return bool(self.excluding) and (matches(path) or _inherited(self.excluded, parent_of(path), matches))
 
-    def _matches(self, path: str, is_directory: bool) -> bool:
+    def _matches(self, path: str) -> bool:
         found = path in self.exact
         for name, pattern in self.patterns.items():
-            if pattern.matches(path, is_directory):
+            if pattern.matches(path):
                 found = True
-                self.unmatched.discard(name)
+                self.unmatched.pop(name, None)
         return found
-
-
-def _compiled(patterns: Collection[str]) -> _Matcher:
-    from pogfast.patterns import Patterns  # here, because most restores have none
-
-    return Patterns(list(patterns))
 
 
 def _found(wanted: set[str], paths: Iterable[str]) -> set[str]:
@@ -247,7 +252,7 @@ def _found(wanted: set[str], paths: Iterable[str]) -> set[str]:
     return found | (directories & wanted)
 
 
-def _inherited(known: dict[str, bool], directory: str, matches: Callable[[str, bool], bool]) -> bool:
+def _inherited(known: dict[str, bool], directory: str, matches: Callable[[str], bool]) -> bool:
     """Whether a directory or one above it matches; each is asked once."""
     asked = []
     while directory not in known:
@@ -255,5 +260,5 @@ def _inherited(known: dict[str, bool], directory: str, matches: Callable[[str, b
         directory = parent_of(directory)
     found = known[directory]
     for path in reversed(asked):
-        found = known[path] = matches(path, True) or found
+        found = known[path] = matches(path) or found
     return found

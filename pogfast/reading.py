@@ -14,19 +14,18 @@ import itertools
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pogfast._engine import decompress, open_blob
+from zstandard import ZstdDecompressor, ZstdError, frame_content_size
+
+from pogfast._engine import open_blob
 from pogfast.errors import CorruptBlob, DamageError, MissingBlob, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.stores import Store
 
 if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
     from zstandard import ZstdDecompressionObj
-
-    from pogfast._engine import Buffer
 
 # A chunk of at most so many plain bytes is held whole; a longer one is decompressed while it is read.
 WHOLE = 128 << 20
@@ -34,17 +33,6 @@ WHOLE = 128 << 20
 HELD = 64 << 20
 # Bytes that are decompressed at a time: 4 of them can become 128 KiB, so this is 64 MiB at the worst.
 FEED = 2048
-
-
-def read_chunk(secret: bytes, private: bytes | None, blob: Buffer, name: str, size: int) -> bytes:
-    """The engine has this one soon."""
-    try:
-        plain = decompress(open_blob(secret, private, blob, name))
-    except ValueError as error:
-        raise CorruptBlob("does not decompress") from error
-    if size not in (-1, len(plain)):
-        raise CorruptBlob("has another length")
-    return plain
 
 
 class EntryFile(io.RawIOBase):
@@ -73,7 +61,7 @@ class EntryFile(io.RawIOBase):
         self._position += len(content)
         return content
 
-    def readinto(self, buffer: WriteableBuffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         out = memoryview(buffer).cast("B")
         piece = self._source.read_at(self._position)[: len(out)] if len(out) else b""
         out[: len(piece)] = piece
@@ -167,9 +155,17 @@ class _Blobs:
 
     def plain(self, index: int, offset: int, size: int) -> bytes:
         """The plain bytes of a blob that is a frame of its own."""
-        blob = self.names[index]
         with self.errors(index, offset):
-            return read_chunk(self.key.secret, self.key.private, self.store.get_blob(blob), blob, size)
+            chunk = self.chunk(index)
+        try:
+            plain = None
+            if frame_content_size(chunk) in (-1, size):  # more than that is not even allocated
+                plain = ZstdDecompressor().decompress(chunk, max_output_size=max(size, 1), allow_extra_data=False)
+        except ZstdError as error:
+            raise self.damage(CorruptBlob, index, offset, "does not decompress") from error
+        if plain is None or len(plain) != size:
+            raise self.damage(CorruptBlob, index, offset, "has another length than its entry says")
+        return plain
 
     @contextlib.contextmanager
     def errors(self, index: int, offset: int) -> Iterator[None]:
@@ -336,8 +332,6 @@ class _Stream:
             raise self.blobs.damage(CorruptBlob, last, self.made, "has another length than its entry says")
 
     def _decompress(self, index: int, chunk: bytes) -> Iterator[bytes]:
-        from zstandard import ZstdDecompressor, ZstdError  # here, because frames that can be held need none of it
-
         whole = memoryview(chunk)
         for at in range(0, len(whole), FEED):
             data: bytes | memoryview = whole[at : at + FEED]

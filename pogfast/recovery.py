@@ -24,7 +24,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, metadata_of, set_metadata
 from pogfast.plan import Contents, Place, Plan
-from pogfast.restore import Outcome, batches, cannot_write, restore_batch, sizes_of
+from pogfast.restore import Outcome, batches, cannot_write, restore_batch
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -165,7 +165,7 @@ def restore_archive(
         plan.check_delete()
     with (
         many_open_files() as most,
-        Directories(into, most, private=plan.directories, make=not options.dry_run) as directories,
+        Directories(into, most, private=plan.directories, ours=plan.selected, make=not options.dry_run) as directories,
     ):
         run = _Run(plan, blobs, key, directories, options, report or Silent())
         run.start()
@@ -205,9 +205,8 @@ class _Run:
         self.summary = Summary()
         self.files = 0  # that need no more work
         self.bytes_done = 0  # of these
-        self.first: dict[
-            str, str
-        ] = {}  # archived name of the first file of an inode -> path of one that is there, or will be
+        # Archived name of the first file of an inode -> path of one of its files that is there, or will be.
+        self.first: dict[str, str] = {}
         self.awaited: set[str] = set()  # these paths
         self.whole: set[str] = set()  # those that are there
 
@@ -250,7 +249,7 @@ class _Run:
             self.directories.open(parent_of(place.path)),
             os.fsencode(leaf_of(place.path)),
             entry.blobs,
-            sizes_of(place.name, entry),
+            entry.sizes,
             -1 if entry.size is None else entry.size,
             entry.atime_ns,
             entry.mtime_ns,
@@ -360,7 +359,7 @@ class _Run:
         if outcome or self.options.dry_run:
             return outcome or "restored"
         source, there = self.directories.look(path), self.directories.look(place.path)
-        if source is None or not _is_same_file(entry, source):
+        if source is None:
             return None
         if there and os.path.samestat(source, there):
             return "unchanged"
@@ -388,16 +387,12 @@ class _Run:
 
         Those that were made on the way to something get theirs, too. They are above all that is selected.
         """
-        places = self.plan.places["directory"]
-        selected = {place.path for place in places}
-        self._restore_deepest_first(places)
-        known = self.plan.directories
-        on_the_way = [path for path in self.directories.made if path in known and path not in selected]
-        self._restore_deepest_first([Place(-1, known[path], path) for path in on_the_way])
-
-    def _restore_deepest_first(self, places: Iterable[Place]) -> None:
-        for place in sorted(places, key=lambda place: place.path.count("/"), reverse=True):
+        known, selected = self.plan.directories, self.plan.selected
+        for place in _deepest_first(self.plan.places["directory"]):
             self.summary.directories += self._guarded(place, self._directory)
+        on_the_way = [path for path in self.directories.made if path in known and path not in selected]
+        for place in _deepest_first(Place(-1, known[path], path) for path in on_the_way):
+            self._guarded(place, self._directory_on_the_way)
 
     def _guarded(self, place: Place, restore: Callable[[Place], Outcome | None]) -> bool:
         """Whether something that is no file was restored. Tells what became of it."""
@@ -468,6 +463,10 @@ class _Run:
         self._set_metadata(place, self.directories.open(place.path), ".", metadata)
         return "restored" if place.path in self.directories.made else None
 
+    def _directory_on_the_way(self, place: Place) -> None:
+        """It was not asked for, so nothing is told of it."""
+        self._directory(place)
+
     def _set_metadata(self, place: Place, directory: int, name: str, metadata: Metadata) -> None:
         for failed in set_metadata(directory, name, metadata):
             self._warn(f"{place.name}: {failed}")
@@ -478,7 +477,7 @@ class _Run:
         """Removes what lies below selected directories and is not in the archive, unless it must stay."""
         kept, must_stay = self.plan.kept(), self.plan.must_stay
         for top in self.plan.tops():
-            if must_stay(top, True):
+            if must_stay(top):
                 continue
             for path, is_directory in self.directories.others(top, kept, must_stay, self._warn):
                 try:
@@ -507,6 +506,10 @@ class _Run:
     def _warn(self, text: str) -> None:
         self.summary.warnings += 1
         self.report.warning(text)
+
+
+def _deepest_first(places: Iterable[Place]) -> list[Place]:
+    return sorted(places, key=lambda place: place.path.count("/"), reverse=True)
 
 
 def _is_same_file(entry: Entry, there: os.stat_result) -> bool:

@@ -9,7 +9,6 @@ every file that needs them is on the disk.
 from __future__ import annotations
 
 import contextlib
-import math
 import mmap
 import os
 from collections import Counter
@@ -22,7 +21,6 @@ from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted, open
 from pogfast.directories import HOPELESS, Directories, leaf_of, many_open_files, parent_of, safe_path
 from pogfast.errors import (
     CorruptBlob,
-    CorruptManifest,
     MissingBlob,
     NoSuchArchive,
     NoSuchEntry,
@@ -35,7 +33,6 @@ from pogfast.errors import (
 )
 from pogfast.keys import Key
 from pogfast.manifest import Entry
-from pogfast.metadata import MOST_NS
 from pogfast.plan import Place, superseded
 from pogfast.stores import Source, open_archive
 from pogfast.stores.local import temporary_prefix
@@ -160,29 +157,6 @@ def cannot_write(name: str, code: int) -> TargetError:
     return TargetError(f"{name}: cannot be written: {os.strerror(code)}")
 
 
-def sizes_of(name: str, entry: Entry) -> list[int] | None:
-    """FORMAT.md: they stand only where every blob is a frame of its own."""
-    sizes = entry.more.get("sizes")
-    if sizes is not None and not _are_sizes(sizes, len(entry.blobs)):
-        raise CorruptManifest(f"{name}: the sizes of its blobs are malformed")
-    return sizes
-
-
-def _are_sizes(sizes: object, count: int) -> bool:
-    return (
-        isinstance(sizes, list)
-        and len(sizes) == count
-        and all(isinstance(size, int) and 0 <= size < 2**63 for size in sizes)
-        and sum(sizes) < 2**63
-    )
-
-
-def _ns(seconds: float) -> int:
-    """Nanoseconds, cut as os.utime cuts them, so that a file gets the time that pog would give it."""
-    whole = math.floor(seconds)
-    return max(-MOST_NS, min(whole * 10**9 + math.floor((seconds - whole) * 1e9), MOST_NS))
-
-
 # ---- pog's restore -------------------------------------------------------------------------------------------------
 
 
@@ -211,8 +185,7 @@ def restore(
         def ask(place: Place) -> Wanted:
             entry = opened.entries[place.name]
             directory, leaf = directories.open(parent_of(place.path)), os.fsencode(leaf_of(place.path))
-            times = _ns(entry.atime), _ns(entry.mtime)
-            return Wanted(directory, leaf, entry.blobs, sizes_of(place.name, entry), -1, *times)
+            return Wanted(directory, leaf, entry.blobs, entry.sizes, -1, entry.atime_ns, entry.mtime_ns)
 
         def tell(problem: PogfastError) -> None:
             summary.problems.append(problem)

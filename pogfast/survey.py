@@ -73,7 +73,7 @@ def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastE
     rules. No words: all. A word that means nothing goes to `problem`, behind the last item."""
     choice = Choice(words, (), (plain_path(name) for name in sorted_names(archive)))
     for item in listing(archive):
-        if choice.picks(plain_path(item.name), item.kind == "directory"):
+        if choice.picks(plain_path(item.name)):
             yield item
     for word in words:
         if word in choice.unmatched:
@@ -148,12 +148,23 @@ class Found(Record):
 
 
 def find(store: Store, key: Key, patterns: Iterable[str], problem: Callable[[PogfastError], None]) -> Iterator[Found]:
-    """What matches one of `patterns` (restic's rules) in the archives of a store, in the order of their manifests'
-    names. An archive that does not open goes to `problem`. Raises StoreError."""
-    matcher = Patterns(list(patterns))
+    """What matches one of `patterns` in the archives of a store, in the order of their manifests' names.
+
+    A pattern with a `/` is matched with whole names, any other with their last part. An archive that does not open goes
+    to `problem`. Raises StoreError, and UsageError for what is no pattern.
+    """
+    given = list(patterns)
+    leaves = Patterns([pattern for pattern in given if "/" not in pattern])
+    paths = Patterns([pattern for pattern in given if "/" in pattern])
+
+    def is_meant(name: str) -> bool:
+        parent, _, leaf = name.rpartition("/")
+        # What matches includes all below it: that alone is no reason to be found.
+        return leaves.matches(leaf) or (paths.matches(name) and not paths.matches(parent))
+
     for archive in _opened(store, key, problem):
         for item in listing(archive):
-            if matcher.matches(item.name, item.kind == "directory"):
+            if is_meant(item.name):
                 yield Found(archive.name, archive.time, item)
 
 

@@ -104,7 +104,7 @@ def pogfast(tmp_path: Path) -> Runner:
 
     def call(*arguments: str | bytes | Path, cwd: Path = tmp_path, **more: object) -> Ran:
         more.setdefault("env", {**os.environ, "POGFAST_CACHE_DIR": str(tmp_path / "cache")})
-        ran = run([sys.executable, "-m", "pogfast.cli", *arguments], cwd, **more)
+        ran = run([sys.executable, "-m", "pogfast", *arguments], cwd, **more)
         assert "Traceback" not in ran.err, ran.err
         return ran
 

@@ -36,7 +36,7 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
-from pogfast.stores import open_store
+from pogfast.stores import LocalStore, open_store
 
 SECRET = os.urandom(32)
 KEY = keys.Key("keyfile", SECRET)
@@ -479,6 +479,7 @@ def test_lengths_that_are_not_the_contents_are_damage(
     built.add("one", content[:CHUNK], size=CHUNK + off)
     built.add("several", content, sizes=[CHUNK, CHUNK + off, CHUNK], size=3 * CHUNK + off)
     built.add("last", content, sizes=[CHUNK, CHUNK, CHUNK + off], size=3 * CHUNK + off)
+    built.add("middle", content, sizes=[CHUNK, CHUNK + off, CHUNK - off], size=3 * CHUNK)
     built.add("stream", content, "stream", size=3 * CHUNK + off)
     with built.open() as archive:
         for name in archive:
@@ -501,6 +502,20 @@ def test_authentic_noise_is_damage(built: Built, kind: str) -> None:
         for name in archive:
             with pytest.raises(CorruptBlob, match=f"^{name}, from byte"):
                 archive.open(name).read()
+
+
+GREEDY = oracle.zstandard.MAGIC_NUMBER.to_bytes(4, "little") + b"\xe0" + (2**45).to_bytes(8, "little") + b"\x01\0\0"
+FRAME = oracle.zstandard.ZstdCompressor().compress(text(CHUNK))
+
+
+@pytest.mark.parametrize("chunk", [FRAME + b"noise", FRAME + FRAME, GREEDY], ids=["noise", "two", "greedy"])
+def test_what_is_not_the_one_frame_that_it_should_be_is_damage(built: Built, chunk: bytes) -> None:
+    """One that asks for 32 TB is not given them."""
+    built.put(ORACLE.name(chunk), ORACLE.seal(chunk))
+    facts = {"atime": 0, "mtime": 0, "size": 2 * CHUNK, "sizes": [CHUNK, CHUNK]}
+    built.entries["f"] = {"blobs": [ORACLE.name(chunk)] * 2, **facts}
+    with built.open() as archive, pytest.raises(CorruptBlob, match=r"^f, from byte 0 on"):
+        archive.open("f").read()
 
 
 def test_several_frames_in_a_blob_are_one_file(built: Built) -> None:
@@ -595,15 +610,20 @@ def test_the_newest_is_newest_by_time(built: Built) -> None:
         open_archive(f"{store}/renamed.mfn", KEY, host="c")
 
 
-def test_no_more_manifests_than_needed_are_opened_for_the_newest(built: Built) -> None:
+def test_no_more_manifests_than_needed_are_opened_for_the_newest(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     for day in range(1, 29):
         built.seal(f"2026-01-{day:02}T12:00:00.000000.mfn", {"time": f"2026-01-{day:02}T12:00:00+00:00"})
-    store = open_store(str(built.path))
-    for day in range(1, 26):
-        (built.path / f"2026-01-{day:02}T12:00:00.000000.mfn").write_bytes(b"not even looked at")
-    store.close()
+    opened: list[str] = []
+    get_manifest = LocalStore.get_manifest
+
+    def get(store: LocalStore, name: str) -> bytes:
+        opened.append(name[:10])
+        return get_manifest(store, name)
+
+    monkeypatch.setattr(LocalStore, "get_manifest", get)
     with open_archive(f"{built.path}/latest", KEY) as archive:
         assert archive.name.startswith("2026-01-28")
+    assert opened == ["2026-01-28", "2026-01-28"], "its trailer, then the archive"
 
 
 def test_without_a_trailer_the_name_tells_the_time(built: Built) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import os
 import pwd
 import random
@@ -174,6 +175,7 @@ NUMBERS = st.integers(0, 2**64 - 1)
 FACTS_OF_FILES = st.builds(Facts, NUMBERS, st.integers(-(2**40), NOW - 2 * COARSE_NS), st.just(5), NUMBERS)
 SIZES = st.one_of(
     st.lists(st.integers(0, 2**63), max_size=6),
+    st.lists(st.integers(0, 1), max_size=6),
     st.tuples(NUMBERS, st.integers(1, 20), NUMBERS).map(lambda parts: [parts[0]] * parts[1] + [parts[2]]),
     st.tuples(NUMBERS, NUMBERS, st.integers(1, 20)).map(lambda parts: [parts[0]] + [parts[1]] * parts[2]),
 )
@@ -212,6 +214,18 @@ def test_the_blobs_of_a_huge_file_in_the_middle_of_it(home: Path) -> None:
     cache.close()
     assert opened(home).find("/disk.img", FACTS, CUT) == Known(names, sizes, False)
     assert database(home).stat().st_size < 4 << 20
+
+
+def test_of_more_blobs_than_a_row_holds_the_first_are_kept(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "MAX_BLOBS", 10)
+    cache = opened(home)
+    for i, blobs in enumerate((9, 10, 11)):
+        remember(cache, f"/{i}", known_of(i, blobs))
+    assert [cache.find(f"/{i}", FACTS, CUT) for i in range(3)] == [
+        known_of(0, 9),
+        known_of(1, 10),
+        known_of(2, 10, complete=False),
+    ]
 
 
 # -- files that change while nobody looks
@@ -285,8 +299,10 @@ def test_durable_is_what_came_before(home: Path, monkeypatch: pytest.MonkeyPatch
     remember(cache, "/tree/1", known_of(1))
     cache.save(True)
     remember(cache, "/tree/2", known_of(2))
+    assert found_in(cache, 3) == 3
     cache.save(False)
     cache.save(False)
+    assert found_in(cache, 3) == 3
     cache.close()
     monkeypatch.setattr(cache_module, "_boot_id", lambda: "another boot")
     cache = opened(home)
@@ -302,6 +318,38 @@ def test_an_earlier_run_is_not_made_durable_by_a_later_one(home: Path, monkeypat
     cache.close()
     monkeypatch.setattr(cache_module, "_boot_id", lambda: "another boot")
     assert found(home, 2) == 1
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("place", ["PRAGMA synchronous = FULL", "UPDATE runs", "PRAGMA synchronous = NORMAL"])
+def test_what_follows_an_interrupted_save_is_not_durable(
+    home: Path, monkeypatch: pytest.MonkeyPatch, place: str, late: bool
+) -> None:
+    """Ctrl-C comes before or after any statement, and the run still tells what it has done."""
+    armed = []
+
+    class Interrupted(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:
+            hit = armed and sql.startswith(place)
+            if hit and not late:
+                raise KeyboardInterrupt
+            cursor = super().execute(sql, *parameters)
+            if hit:
+                raise KeyboardInterrupt
+            return cursor
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(sqlite3.connect, factory=Interrupted))
+    cache = opened(home)
+    remember(cache, "/tree/0", known_of(0))
+    armed.append(place)
+    with pytest.raises(KeyboardInterrupt):
+        cache.save(True)
+    armed.clear()
+    remember(cache, "/tree/1", known_of(1))
+    cache.close()
+    assert found(home, 2) == 2
+    monkeypatch.setattr(cache_module, "_boot_id", lambda: "another boot")
+    assert opened(home).find("/tree/1", FACTS, CUT) is None
 
 
 def test_rows_of_a_lost_boot_go_with_the_next_complete_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,6 +579,15 @@ def test_a_page_lost_from_the_middle(home: Path, whole: bytes) -> None:
             damage(home)
 
 
+@pytest.mark.parametrize("piece", [b"\xff\xfe", b"\n\n", b"\x1b["])
+def test_what_is_damaged_is_not_shown_as_it_is(home: Path, whole: bytes, piece: bytes) -> None:
+    assert whole.count(b"CREATE TABLE files") == 1
+    placed(home, whole.replace(b"TABLE files", b"TAB" + piece + b" files"))
+    warning = damage(home)
+    assert "is thrown away, files are read again: " in warning
+    assert warning.isprintable()
+
+
 @settings(max_examples=200)
 @given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=40)), min_size=1))
 def test_random_bytes_anywhere(tmp_path_factory: pytest.TempPathFactory, whole: bytes, places: list) -> None:
@@ -703,7 +760,7 @@ def test_a_file_that_may_not_grow(home: Path) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
     said = run_python(limit + FILL, home).stdout.split("\n")
     assert said[:2] == ["", "300"]
-    assert said[2].startswith(f"cannot write to the cache {database(home)}: ")
+    assert said[2].startswith(f"the cache {database(home)} fails, some files may be read again: ")
     assert found(home, 20_000) > 1000
 
 
@@ -719,8 +776,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
     assert "Traceback" not in ran.stderr
     said = ran.stdout.split("\n")
     assert said[:2] == ["", "300"]
-    assert "cannot write to the cache" in said[2]
-    assert "full" in said[2]
+    assert said[2].endswith(" fails, some files may be read again: database or disk is full")
     assert int(said[3]) > 1000
 
 

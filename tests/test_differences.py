@@ -295,6 +295,16 @@ def test_all_that_can_be_otherwise(tree: Tree) -> None:
     assert found[0].as_dict()["name"] == "d"
 
 
+def test_nothing_is_extra_behind_a_link(tree: Tree) -> None:
+    """A directory that is a link now: what lies where it leads is not the archive's to judge."""
+    archive = tree.archive()
+    (tree.root / "d").rename(tree.root.parent / "moved")
+    (tree.root / "d").symlink_to(tree.root.parent / "moved")
+    (tree.root / "d" / "e" / "new").write_bytes(b"")
+    found, _, _ = compared(tree, archive)
+    assert [(one.name, one.difference) for one in found] == [("d", "type"), ("d/e", "metadata")]
+
+
 def test_all_is_missing_from_an_empty_directory(tree: Tree, tmp_path: Path) -> None:
     archive = tree.archive()
     shutil.rmtree(tree.root)

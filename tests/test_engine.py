@@ -14,7 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Sealer, public_key, seal_blob, use_nameless_files
+from pogfast._engine import (
+    VERDICT,
+    BlobDirectory,
+    Opened,
+    Opener,
+    Sealer,
+    Wanted,
+    public_key,
+    seal_blob,
+    use_nameless_files,
+)
 from pogfast.errors import MissingBlob, StoreError
 
 SECRET = bytes(range(32))
@@ -74,7 +84,9 @@ def restore(
     """Restores each (names, sizes) to out/0, out/1 ..."""
     out.mkdir(exist_ok=True)
     with opened(store) as source, opened(out) as target:
-        asked = [(target, str(number).encode(), names, sizes, 0, 0) for number, (names, sizes) in enumerate(files)]
+        asked = [
+            Wanted(target, str(number).encode(), names, sizes, -1, 0, 0) for number, (names, sizes) in enumerate(files)
+        ]
         opener = Opener(key.secret, key.private, key.public, asked, BlobDirectory(source, False), jobs=jobs)
         return list(opener.run())
 
@@ -373,7 +385,7 @@ def test_a_source_may_be_a_function(tmp_path: Path) -> None:
             raise MissingBlob(name) from None
 
     with opened(tmp_path) as target:
-        asked = [(target, str(number).encode(), names, None, 0, 0) for number, (names, _) in enumerate(files)]
+        asked = [Wanted(target, str(number).encode(), names, None, -1, 0, 0) for number, (names, _) in enumerate(files)]
         told = list(Opener(SECRET, None, False, asked, fetch, jobs=2).run())
     assert [NAMED[one.verdict] for one in told] == ["good", "good", "not there"]
     assert [(tmp_path / str(number)).read_bytes() for number in (0, 1)] == contents[:2]
@@ -396,7 +408,7 @@ def test_stopping_in_the_middle_leaves_no_unfinished_file(tmp_path: Path, size: 
         run.close()
         assert not [name for name in os.listdir(store) if name.startswith(".")]
         sealed = seal(files, [sink], chunk_size=50_000)
-        asked = [(target, str(n).encode(), names, None, 0, 0) for n, (names, _) in enumerate(sealed)]
+        asked = [Wanted(target, str(n).encode(), names, None, -1, 0, 0) for n, (names, _) in enumerate(sealed)]
         back = Opener(SECRET, None, False, asked, sink, jobs=2).run()
         next(back)
         back.close()

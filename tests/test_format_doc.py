@@ -141,3 +141,33 @@ def test_the_archive_is_restored(tmp_path: Path, request: pytest.FixtureRequest,
     assert (ran.code, ran.out) == (0, b"*** 1/1: hello.txt\n"), ran.err
     assert (tmp_path / "hello.txt").read_bytes() == HEX["content"]
     assert (tmp_path / "hello.txt").stat().st_mtime == 1580000000.25
+
+
+def keys_of(section: str) -> list[str]:
+    """What the first column of a section's table names."""
+    [text] = re.findall(rf"^## {section}\n(.*?)^## ", DOCUMENT, re.MULTILINE | re.DOTALL)
+    return re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)))
+
+
+def test_the_keys_that_are_written_are_described() -> None:
+    facts = ["mode", "uid", "gid", "user", "group", "mtime_ns", "atime_ns", "xattrs"]
+    assert keys_of("Further keys of an entry") == ["size", "sizes", *facts, "sparse", "hardlink", "changed"]
+    assert keys_of("The trailer") == [
+        "program", "time", "ended", "host", "user", "tags", "comment", "paths", "layout", "chunk_size", "level",
+        "directories", "links", "fifos", "skipped", "unreadable", "changed", "totals",
+    ]  # fmt: skip
+    [told] = re.findall(r"Facts are an object of the keys (.*?),\s+each", DOCUMENT, re.DOTALL)
+    assert re.findall(r"`(\w+)`", told) == facts
+
+
+def test_the_trailer_stands_where_it_is_said_to_stand() -> None:
+    [magic] = re.findall(r"^    trailer = ((?:[0-9A-F]{2} ){4})\|\| u32le\(", DOCUMENT, re.MULTILINE)
+    data = manifest.seal(manifest.Manifest({}, {"host": "h"}), keys.Key("keyfile", S))
+    payload = nacl.secret.SecretBox(nacl.secret.SecretBox(S).decrypt(data[:72])).decrypt(data[72:])
+    frame = zstandard.ZstdDecompressor().decompressobj()
+    assert frame.decompress(payload) == b"{}"
+    behind = frame.unused_data
+    assert behind[:4] == bytes.fromhex(magic)
+    length = int.from_bytes(behind[4:8], "little")
+    assert json.loads(zstandard.ZstdDecompressor().decompress(behind[8 : 8 + length])) == {"host": "h"}
+    unpad(payload, len(payload) - len(behind) + 8 + length)

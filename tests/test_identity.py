@@ -13,6 +13,8 @@ from conftest import Ran, Runner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pogfast.keys import from_keyfile
+
 CHUNK = 1000
 
 names = st.binary(min_size=1, max_size=40).filter(
@@ -89,7 +91,7 @@ def test_create_and_restore_is_the_identity(
     top = os.fsencode(place / "top")
     build(top, ("directory", tree, 0o755, 10**18))
     (place / "key").write_bytes(b"a secret")
-    key = pogfast.Key.from_keyfile(str(place / "key"))
+    key = from_keyfile(str(place / "key"))
     summary = pogfast.create(
         ["top"], str(place / "store"), key, base=str(place), chunk_size=CHUNK, layout=layout, cache_directory=""
     )

@@ -31,10 +31,45 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
     "stores.program": ({"errors"}, "a store knows no other, and a program takes whole files"),
     "create": ({"manifest", "keys", "stores", "_engine", "errors"}, "story 1: never knows restore, flags or patterns"),
-    "restore": (
-        {"manifest", "keys", "stores", "stores.local", "_engine", "errors"},
-        "story 2: never knows create; names and sweeps unfinished files as local stores do",
+    "metadata": ({"errors"}, "what a file has beyond its content, on this system: no archive, no path policy"),
+    "directories": (
+        {"stores.local", "_engine", "errors"},
+        "where a path may lie: no archive, no key; sweeps and names unfinished files as local stores do",
     ),
+    "plan": (
+        {"patterns", "directories", "manifest", "errors"},
+        "what is meant and where it goes, before anything is looked at or fetched",
+    ),
+    "restore": (
+        {"directories", "plan", "manifest", "keys", "stores", "stores.local", "_engine", "errors"},
+        "story 2: never knows create; names unfinished files as local stores do",
+    ),
+    "recovery": (
+        {"restore", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
+        "pogfast's restore on restore's road: never knows create, flags or printing",
+    ),
+    "reading": (
+        {"manifest", "keys", "stores", "_engine", "errors"},
+        "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
+    ),
+    "archive": (
+        {"reading", "manifest", "keys", "stores", "errors"},
+        "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
+    ),
+    "survey": (
+        {"archive", "manifest", "plan", "patterns", "directories", "keys", "stores", "errors"},
+        "what is there, counted and listed: never a blob's content; names mean what they mean in restore",
+    ),
+    "differences": (
+        {"survey", "archive", "manifest", "metadata", "directories", "errors"},
+        "two archives, or one and the disk: facts are read as create reads them",
+    ),
+    "check": (
+        {"archive", "reading", "manifest", "keys", "stores", "sizes", "_engine", "errors"},
+        "reads as restore does, through the engine, and never writes: so it knows neither restore nor paths",
+    ),
+    "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
+    "tree": ({"patterns", "errors"}, "paths become nodes; their content is not its business"),
     "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
     "pog": (
         {"", "inputs", "create", "restore", "stores", "keys", "errors"},
@@ -44,6 +79,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
 # Module -> packages from outside the standard library, each with what for.
 OUTSIDE: dict[str, dict[str, str]] = {
     "keys": {"argon2": "Argon2id with 8 lanes, which libsodium's own cannot do; only when a password is used"},
+    "reading": {"zstandard": "what is read is decompressed a little at a time, which the engine does for whole files only"},
     "restore": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
 # What a command that only prints its help has no time for.

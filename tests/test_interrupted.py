@@ -18,7 +18,7 @@ from pogfast._engine import open_blob
 from pogfast.keys import from_keyfile
 
 ROUNDS = 50
-COMMAND = [sys.executable, "-m", "pogfast.cli", "create", "tree", "--to=store", "--keyfile=key", "--chunk-size=1MB"]
+COMMAND = [sys.executable, "-m", "pogfast", "create", "tree", "--to=store", "--keyfile=key", "--chunk-size=1MB"]
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from hypothesis import strategies as st
 
 from pogfast import directories as directories_module
 from pogfast import manifest, metadata, recovery
-from pogfast import restore as restore_module
 from pogfast._engine import BlobDirectory
 from pogfast.directories import Directories, many_open_files, plain_path, safe_path
 from pogfast.errors import (
@@ -42,11 +41,12 @@ from pogfast.errors import (
 )
 from pogfast.keys import from_keyfile
 from pogfast.metadata import facts_of
-from pogfast.plan import Plan
-from pogfast.recovery import Progress, Silent, Summary, restore_archive
+from pogfast.plan import Place, Plan
+from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive
 from pogfast.restore import Outcome
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
+ROAD = sys.modules["pogfast.restore"]  # `pogfast.restore` is the function
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 BAD = os.fsdecode(b"bad\xff\xfe")
 
@@ -254,6 +254,30 @@ def test_a_store_that_is_a_directory(work: Work) -> None:
     assert tree_at(work.out) == tree_at(work.tree)
 
 
+def test_an_archive_by_its_name(work: Work) -> None:
+    """As the command line has it: the archive is found, and its store closed again."""
+    furnish(work.tree)
+    made, store, key = archive_of(work.tree), work.top / "store", from_keyfile(str(work.key))
+    for name, blob in made.blobs.items():
+        write(store / "data" / name[:2] / name, blob)
+    write(store / "2026-01-01T00:00:00.000000.mfn", oracle.seal_manifest(KEY, made.entries, made.trailer))
+    before = len(os.listdir("/dev/fd"))
+    assert recovery.restore(f"{store}/latest", key, str(work.out), jobs=2).problems == []
+    assert tree_at(work.out) == tree_at(work.tree)
+    again = recovery.restore(f"{store}/2026-01-01T00:00:00.000000.mfn", key, str(work.out), names=["d"])
+    assert (again.files, again.unchanged) == (0, 5)
+    assert len(os.listdir("/dev/fd")) == before
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"overwrite": "perhaps"}, {"strip_components": -1}, {"jobs": 0}, {"options": Options(), "dry_run": True}]
+)
+def test_options_that_cannot_be_meant(work: Work, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        work.restore(Archive(), **wrong)
+    assert not work.out.exists()
+
+
 @ROOT
 def test_owners_come_back_for_root(work: Work) -> None:
     furnish(work.tree)
@@ -338,6 +362,36 @@ def test_others_than_root_get_files_of_their_own() -> None:
         in_child(test)
 
 
+@ROOT
+def test_directories_that_their_owner_may_not_write_to_are_restored_into_again() -> None:
+    def test() -> None:
+        for name in ("d/e/f", "d/g/h", "alone/x"):
+            write(work.tree / name, name.encode())
+        for name in ("d/e", "d/g", "d", "alone"):
+            (work.tree / name).chmod(0o555)
+        made = archive_of(work.tree)
+        work.restore(made)
+        for name in ("d", "d/e", "alone"):
+            (work.out / name).chmod(0o755)
+        (work.out / "d" / "e" / "f").unlink()
+        (work.out / "d" / "e").rmdir()
+        write(work.out / "d" / "surplus", b"1")
+        write(work.out / "alone" / "x", b"changed content")
+        for name in ("d", "alone"):
+            (work.out / name).chmod(0o555)
+        assert work.restore(made, names=["alone/x"], overwrite="if-changed").exit_code == 3, "alone is not selected"
+        assert work.messages() == ["alone/x: cannot be written: Permission denied"]
+        assert work.restore(made, overwrite="if-changed", delete=True).exit_code == 0
+        assert work.told.of("deleted") == ["d/surplus"]
+        assert tree_at(work.out) == tree_at(work.tree)
+        for path in (*work.tree.rglob("*"), *work.out.rglob("*")):
+            if path.is_dir():
+                path.chmod(0o755)
+
+    with as_nobody() as work:
+        in_child(test)
+
+
 def test_archives_of_pog_come_back_with_its_times_and_modes(work: Work) -> None:
     made = Archive()
     made.add("a/b", b"x" * 25_000, layout="stream")
@@ -361,7 +415,7 @@ def test_archives_of_pog_come_back_with_its_times_and_modes(work: Work) -> None:
 
 def test_what_cannot_be_set_is_a_warning(work: Work) -> None:
     made = Archive()
-    made.add("f", b"1", xattrs={"nonsense.x": "AA=="})
+    made.add("f", b"1", mode=0o600, xattrs={"nonsense.x": "AA=="})
     made.trailer["directories"]["d"] = {"mode": 0o700, "xattrs": {"nonsense.y": "AA=="}}
     made.trailer["fifos"]["p"] = {"mode": 0o600, "xattrs": {"user.z": ""}}
     assert work.restore(made).exit_code == 0
@@ -447,10 +501,12 @@ def test_a_directory_without_an_entry_of_its_own_is_a_name(work: Work) -> None:
         ([], ["sub", "*.txt"], ["src", "src/a.c", "src/a.h"]),
         (["src", "*.c"], ["sub"], ["src", "src/a.c", "src/a.h"]),
         (["[x].txt"], [], ["[x].txt"]),
+        (["/src/sub/*"], [], ["src/sub/b.c", "src/sub/b.h"]),
+        (["src"], ["src/sub", "!src/sub/b.c"], ["src", "src/a.c", "src/a.h"]),
+        (["src"], ["*.c", "!a.*"], ["src", "src/a.c", "src/a.h", "src/sub", "src/sub/b.h"]),
     ],
 )
 def test_patterns_select(work: Work, names: list[str], exclude: list[str], expected: list[str]) -> None:
-    pytest.importorskip("pogfast.patterns")
     for name in ("src/a.c", "src/a.h", "src/sub/b.c", "src/sub/b.h", "[x].txt", "x.txt"):
         write(work.tree / name, name.encode())
     assert work.restore(archive_of(work.tree), names=names, exclude=exclude).exit_code == 0
@@ -459,13 +515,22 @@ def test_patterns_select(work: Work, names: list[str], exclude: list[str], expec
 
 
 def test_names_that_match_nothing_are_named_and_the_rest_restored(work: Work) -> None:
-    pytest.importorskip("pogfast.patterns")
     furnish(work.tree)
     summary = work.restore(archive_of(work.tree), names=["plain", "nosuch", "no*such", "plain/below"])
     assert work.messages() == [f"{name}: no such file in the archive" for name in ("nosuch", "no*such", "plain/below")]
     assert {type(problem) for problem in summary.problems} == {NoSuchEntry}
     assert summary.exit_code == 3
     assert sorted(tree_at(work.out)) == ["plain"]
+
+
+def test_what_is_no_pattern_is_wrong_usage(work: Work) -> None:
+    made = Archive()
+    made.add("[x", b"1")
+    assert work.restore(made, names=["[x"]).files == 1
+    with pytest.raises(UsageError):
+        work.restore(made, names=["[y"])
+    with pytest.raises(UsageError):
+        work.restore(made, exclude=["[y"])
 
 
 # ---- what is there already -----------------------------------------------------------------------------------------
@@ -622,6 +687,10 @@ def test_a_dry_run_touches_nothing_and_says_what_would_be(work: Work, overwrite:
     write(work.out / "d" / "surplus", b"1")
     (work.out / "again").unlink()
     write(work.out / "again" / "x", b"a directory")
+    shutil.rmtree(work.out / "none")
+    write(work.out / "none", b"in the way")
+    made.trailer["directories"]["new"] = made.trailer["directories"]["away"] = {"mode": 0o755}
+    (work.out / "away").symlink_to("/etc")
     before = {path: untouched(path) for path in work.out.rglob("*")}
     options = {"overwrite": overwrite, "delete": True}
     dry = work.restore(made, dry_run=True, **options)
@@ -630,7 +699,8 @@ def test_a_dry_run_touches_nothing_and_says_what_would_be(work: Work, overwrite:
     assert made.fetched == []
     real = work.restore(made, **options)
     assert sorted(told.entries) == sorted(work.told.entries)
-    assert work.messages() != []
+    assert "cannot make the directory none: Not a directory" in work.messages()
+    assert "away is a link: nothing is restored through it" in work.messages()
     assert same(dry) == same(real)
 
 
@@ -663,7 +733,7 @@ def linked(work: Work) -> Archive:
     made = Archive()
     for name in ("first", "b", "c"):
         made.add(name, b"x" * 25_000, **facts, **({} if name == "first" else {"hardlink": "first"}))
-    made.add("liar", b"other content", hardlink="first")
+    made.add("liar", b"y" * 25_000, **facts, hardlink="first")
     made.add("lost", b"5", hardlink="not in the archive")
     return made
 
@@ -671,9 +741,9 @@ def linked(work: Work) -> Archive:
 def test_hard_links_are_hard_links_again(work: Work, linked: Archive) -> None:
     summary = work.restore(linked)
     assert names_of_inode(work.out, "first") == ["b", "c", "first"]
-    assert (work.out / "liar").read_bytes() == b"other content"
+    assert (work.out / "liar").read_bytes() == b"y" * 25_000
     assert (work.out / "lost").read_bytes() == b"5"
-    assert (summary.files, summary.bytes_written) == (5, 25_000 + 13 + 1)
+    assert (summary.files, summary.bytes_written) == (5, 25_000 + 25_000 + 1)
 
 
 def test_a_hard_link_to_what_is_not_selected_is_a_copy_and_the_next_links_to_it(work: Work, linked: Archive) -> None:
@@ -687,6 +757,8 @@ def test_a_hard_link_to_what_is_there_already(work: Work, linked: Archive) -> No
     work.restore(linked, names=["c"])
     assert linked.fetched == []
     assert names_of_inode(work.out, "first") == ["c", "first"]
+    assert work.restore(linked, names=["c"], overwrite="always").unchanged == 1
+    assert sorted(os.listdir(work.out)) == ["c", "first"]
     os.utime(work.out / "first", ns=(0, 0))  # no longer what the archive has
     work.restore(linked, names=["b"])
     assert names_of_inode(work.out, "b") == ["b"]
@@ -832,6 +904,16 @@ def test_two_things_at_one_path(work: Work, kind: str) -> None:
     assert tree_at(work.out)["x"][0][:4] == {"link": "0o12", "fifo": "0o10", "directory": "0o40"}[kind]
 
 
+def test_the_same_thing_twice_is_one(work: Work) -> None:
+    made = Archive()
+    for name in ("x", "./x", "/x"):
+        made.add(name, b"1")
+    for section, name in (("links", "l"), ("fifos", "p"), ("directories", "d")):
+        made.trailer[section] |= {name: {"target": "x", "mode": 0o700}, f"./{name}": {"target": "x", "mode": 0o700}}
+    summary = work.restore(made)
+    assert (summary.files, summary.links, summary.fifos, summary.directories, summary.exit_code) == (1, 1, 1, 1, 0)
+
+
 @pytest.mark.parametrize("target", ["", "a\0b", "\ud800", 5, None])
 def test_links_without_a_target_are_named(work: Work, target: object) -> None:
     made = Archive()
@@ -880,9 +962,11 @@ def test_stripped_paths_lie_below_and_lose_their_first_parts(
         assert place.path.split("/") == (parts[strip:] or [""])
         assert ".." not in place.path
         assert place.path or kind == "directory"
-    gone = {name for name in entries if name not in {place.name for kind, place in places if kind == "file"}}
-    assert plan.vanished == len(gone)
-    assert all(len(plain_path(name).split("/")) <= strip for name in gone)
+    parts_of = {name: plain_path(name).split("/") for name in entries}
+    short = [name for name, parts in parts_of.items() if len(parts) <= strip and ".." not in parts and parts != [""]]
+    assert plan.vanished == len(short)
+    found = {tuple(parts_of[place.name][strip:]) for kind, place in places if kind == "file"}
+    assert found == {tuple(parts[strip:]) for name, parts in parts_of.items() if name not in short}, "nothing is lost"
 
 
 def test_strip_components(work: Work) -> None:
@@ -962,14 +1046,13 @@ def test_delete_stays_within_what_is_selected(work: Work) -> None:
 
 
 def test_delete_keeps_what_is_excluded(work: Work) -> None:
-    pytest.importorskip("pogfast.patterns")
     furnish(work.tree)
     made = archive_of(work.tree)
     work.restore(made)
     surplus(work.out)
     (work.out / "d" / "third").unlink()
     write(work.out / "d" / "third", b"mine")
-    work.restore(made, exclude=["it", "third", "e"], delete=True)
+    assert work.restore(made, exclude=["it", "third", "e"], delete=True).exit_code == 0
     assert work.told.of("deleted") == ["d/link", "d/surplus", "none/x"]
     assert (work.out / "d" / "more" / "of" / "it").exists()
     assert (work.out / "d" / "third").read_bytes() == b"mine"
@@ -993,15 +1076,26 @@ def test_delete_does_not_follow_links(work: Work) -> None:
 def test_delete_keeps_what_could_not_be_archived(work: Work) -> None:
     """A file that create could not read is not in the archive: what lies there may be the only copy."""
     made = Archive()
-    for name in ("d", "d/locked", "d/sub"):
+    for name in ("d", "d/locked", "d/sub", "e"):
         made.trailer["directories"][name] = {"mode": 0o755}
-    made.trailer["unreadable"] = {"/home/d/secret": "Permission denied", "d/locked": "Permission denied"}
+    made.trailer["unreadable"] = {"/home/d/secret": "Permission denied", "d/locked": "Permission denied", "e": "no"}
     made.trailer["skipped"] = {"/home/d/sub/socket": "a socket"}
     for name in ("secret", "other", "locked/x/y", "sub/socket", "sub/other"):
         write(work.out / "d" / name, b"1")
+    write(work.out / "e" / "x", b"1")
     work.restore(made, delete=True)
     assert work.told.of("deleted") == ["d/other", "d/sub/other"]
     assert (work.out / "d" / "locked" / "x" / "y").exists()
+
+
+def test_delete_keeps_what_is_malformed_in_the_archive(work: Work) -> None:
+    made = Archive()
+    made.trailer["directories"]["d"] = {"mode": 0o755}
+    made.add("d/f", b"1", size="many")
+    write(work.out / "d" / "f", b"from an older run")
+    write(work.out / "d" / "g", b"1")
+    assert work.restore(made, delete=True).exit_code == 4
+    assert work.told.of("deleted") == ["d/g"]
 
 
 def test_delete_with_stripped_names(work: Work) -> None:
@@ -1010,7 +1104,9 @@ def test_delete_with_stripped_names(work: Work) -> None:
     made.trailer["directories"] |= {"home": {"mode": 0o755}, "home/me": {"mode": 0o700}}
     work.restore(made, strip_components=2)
     surplus(work.out)
+    mode = work.out.stat().st_mode
     work.restore(made, strip_components=2, delete=True)
+    assert work.out.stat().st_mode == mode != 0o40700, "which has no metadata in the archive"
     assert work.told.of("deleted") == sorted(
         ["d/surplus", "d/more", "d/more/of", "d/more/of/it", "d/link", "d/e/pipe", "none/x", "top"]
     ), "home/me has become the directory itself"
@@ -1077,6 +1173,10 @@ def test_damage_of_a_hard_linked_file_is_told_for_each_name(work: Work, linked: 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        ({"size": -1}, "its size is malformed"),
+        ({"sizes": [1, 2]}, "the sizes of its blobs are malformed"),
+        ({"mtime_ns": "x"}, "its metadata is malformed"),
+        ({"blobs": "x"}, ""),
         ({"mode": "x"}, "f: its metadata is malformed"),
         ({"xattrs": {"user.x": "?"}}, "f: its metadata is malformed"),
     ],
@@ -1087,7 +1187,8 @@ def test_malformed_entries_are_named(work: Work, more: dict[str, object], messag
     made.add("g", b"2")
     made.trailer["directories"]["d"] = "not an object"
     assert work.restore(made).exit_code == 4
-    assert work.messages() == [message, "d: its metadata is malformed"]
+    assert message in work.messages()[0]
+    assert work.messages()[1:] == ["d: its metadata is malformed"]
     assert [name for name in tree_at(work.out) if name != "d"] == ["g"]
 
 
@@ -1113,7 +1214,12 @@ def test_a_full_disk_ends_the_run(work: Work, monkeypatch: pytest.MonkeyPatch) -
     def full(*_: object, **__: object) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(os, "mkdir", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", full)
+        with pytest.raises(StoreError, match="No space left"):
+            work.restore(made)
+    made.trailer["links"]["l"] = {"target": "x"}
+    monkeypatch.setattr(os, "symlink", full)
     with pytest.raises(StoreError, match="No space left"):
         work.restore(made)
 
@@ -1130,6 +1236,21 @@ def test_what_may_not_be_written_is_named(work: Work) -> None:
         patch.setattr(os, "mkfifo", refuse)
         assert work.restore(made).exit_code == 3
     assert work.messages() == ["l: cannot be written: Permission denied", "p: cannot be written: Permission denied"]
+
+
+def test_nothing_is_left_of_what_could_not_be_put_in_place(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, os.strerror(13))
+
+    made = Archive()
+    made.trailer["links"]["l"] = {"target": "x"}
+    made.trailer["fifos"]["p"] = {}
+    write(work.out / "l", b"1")
+    monkeypatch.setattr(os, "rename", refuse)
+    monkeypatch.setattr(recovery, "set_metadata", refuse)
+    assert work.restore(made, overwrite="always").exit_code == 3
+    assert os.listdir(work.out) == ["l"]
+    assert (work.out / "l").read_bytes() == b"1"
 
 
 # ---- many of everything --------------------------------------------------------------------------------------------
@@ -1155,7 +1276,12 @@ def test_batches_do_not_show(
             opened.append(len(self.held))
             return descriptor
 
-    monkeypatch.setattr(restore_module, "MOST_FILES", most_files)
+    def watched(batch: list[Place], *more: Any) -> Any:
+        assert len(batch) <= most_files
+        return ROAD.restore_batch(batch, *more)
+
+    monkeypatch.setattr(recovery, "restore_batch", watched)
+    monkeypatch.setattr(ROAD, "MOST_FILES", most_files)
     monkeypatch.setattr(recovery, "many_open_files", few)
     monkeypatch.setattr(recovery, "Directories", Watching)
     assert work.restore(made).exit_code == 0

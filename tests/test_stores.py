@@ -90,23 +90,28 @@ def test_what_cannot_be_read_is_no_missing_blob(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_listing_goes_on_while_blobs_come_and_go(tmp_path: Path) -> None:
-    for name in NAMES:
-        put(tmp_path, name, b"x")
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_listing_goes_on_while_blobs_come_and_go(tmp_path: Path, flat: bool) -> None:
+    """Also when one goes between being listed and being looked at."""
+    names = [f"xx{number:041}=" for number in range(500)]
+    for name in names:
+        put(tmp_path, name, b"x", flat=flat)
+    (tmp_path / "a.mfn").touch()
     store = open_store(str(tmp_path))
     stop = threading.Event()
 
     def churn() -> None:
         while not stop.is_set():
-            for name in NAMES[20:]:
-                (tmp_path / "data" / name[:2] / name).unlink()
-                put(tmp_path, name, b"x")
+            for name in names[250:]:
+                (tmp_path / name if flat else tmp_path / "data" / "xx" / name).unlink()
+            for name in names[250:]:
+                put(tmp_path, name, b"x", flat=flat)
 
     other = threading.Thread(target=churn)
     other.start()
     try:
         for _ in range(100):
-            assert set(NAMES[:20]) <= {name for name, _ in store.blob_names()}
+            assert set(names[:250]) <= {name for name, _ in store.blob_names()}
     finally:
         stop.set()
         other.join()

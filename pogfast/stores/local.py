@@ -64,9 +64,8 @@ def is_flat(path: str) -> bool:
         return False
     if not any(_is_manifest(name) for name in names):
         return False
-    # Beside blobs a data/ may well be somebody's data.
-    beside = any(_is_like_a_blob(name) for name in names)
-    return "data" not in names or (beside and not any(len(name) == 2 for name in folders))
+    # Without a blob beside them they may be a store's that has none; beside blobs a data/ may be somebody's data.
+    return any(_is_like_a_blob(name) for name in names) and not any(len(name) == 2 for name in folders)
 
 
 class LocalStore:
