@@ -956,7 +956,7 @@ COMPLETE = {
         'printf "%%s\\n" "${COMPREPLY[@]}"'
     ),
     "zsh": (
-        "compdef() { :; }; compadd() { :; }; _describe() { print -l -- ${(P)2}; }; _path_files() { print -l files; }; "
+        "compdef() { :; }; compadd() { print -l -- ${(P)@[-1]}; }; _describe() { print -l -- ${(P)3}; }; "
         'words=(pogfast %s); CURRENT=$((%d + 1)); eval "$(pogfast completion zsh)"; _pogfast_completion'
     ),
     "fish": "pogfast completion fish | source; complete -C 'pogfast %s' # %d",
