@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zstandard import ZstdDecompressor, ZstdError, frame_content_size
+from zstandard import ZstdDecompressor, ZstdError
 
-from pogfast._engine import open_blob
+from pogfast._engine import open_blob, read_chunk
 from pogfast.errors import CorruptBlob, DamageError, MissingBlob, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
 from pogfast.manifest import Entry
@@ -155,17 +155,9 @@ class _Blobs:
 
     def plain(self, index: int, offset: int, size: int) -> bytes:
         """The plain bytes of a blob that is a frame of its own."""
+        blob = self.names[index]
         with self.errors(index, offset):
-            chunk = self.chunk(index)
-        try:
-            plain = None
-            if frame_content_size(chunk) in (-1, size):  # more than that is not even allocated
-                plain = ZstdDecompressor().decompress(chunk, max_output_size=max(size, 1), allow_extra_data=False)
-        except ZstdError as error:
-            raise self.damage(CorruptBlob, index, offset, "does not decompress") from error
-        if plain is None or len(plain) != size:
-            raise self.damage(CorruptBlob, index, offset, "has another length than its entry says")
-        return plain
+            return read_chunk(self.key.secret, self.key.private, self.store.get_blob(blob), blob, size)
 
     @contextlib.contextmanager
     def errors(self, index: int, offset: int) -> Iterator[None]:
@@ -178,7 +170,7 @@ class _Blobs:
         except WrongKey as error:  # the key has opened the manifest
             raise self.damage(CorruptBlob, index, offset, "is damaged: its header does not unwrap") from error
         except CorruptBlob as error:
-            raise self.damage(CorruptBlob, index, offset, "is damaged or cut short") from error
+            raise self.damage(CorruptBlob, index, offset, "is damaged, cut short or of another length") from error
         except StoreError as error:
             raise StoreError(f"{self.name}, from byte {offset} on: {error}") from error
 
