@@ -5,12 +5,15 @@ The command is walked, the source is searched; neither side can change without t
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
+from conftest import run
 
 import pogfast
 from pogfast import errors
@@ -132,3 +135,16 @@ def test_the_variables() -> None:
     assert len(made) == 6
     shown = set(re.findall(r"POGFAST_[A-Z_]+", section("Environment")))
     assert shown == made | {name for name in named if "COMPLETE" not in name}
+
+
+def test_the_python_page(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "python.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"a picture")
+    environment = {**os.environ, "POGFAST_CACHE_DIR": str(tmp_path / "cache")}
+    ran = run([sys.executable, "-c", program.replace("/tmp/backup", "backup")], tmp_path, env=environment)
+    assert (ran.code, ran.err) == (0, "")
+    name, _, _ = ran.lines[0].split()
+    assert ran.lines[1:] == ["photos/cat.jpg 9", "b'ture'", "1 0 []", f"['{name}']"]
+    assert set(re.findall(r"^- `(\w+)", page, re.MULTILINE)) == set(pogfast.__all__) - {"__version__"}
