@@ -813,7 +813,7 @@ def test_the_bar_on_a_terminal(work: Path) -> None:
         command.expect("pogfast: create: 0 files, .* read, ")
         feed(b"")
         command.expect(r"\.mfn\r\n")
-        command.expect("mfn.*files    1: 1 new")
+        command.expect("files    1: 1 new")
         command.expect(pexpect.EOF)
         command.close()
         assert command.exitstatus == 0
