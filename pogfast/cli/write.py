@@ -172,7 +172,7 @@ class Report:
         """Printed before the manifest is stored: where nobody can be told of an archive, none is made."""
         self.display.stop()
         self.display.check()
-        if not self.output.json and not self.output.quiet:
+        if not self.output.json:
             self.output.answer(manifest)
         self.output.flush()
 
@@ -217,7 +217,6 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         return
     speed = show_size(summary.bytes_read / summary.seconds if summary.seconds else 0)
     packed = f", {ratio:.2f} : 1" if ratio else ""
-    output.info(f"archive  {summary.manifest}")
     output.info(
         f"files    {files:,}: {summary.files_new:,} new, {summary.files_unchanged:,} unchanged; "
         f"{many(summary.directories, 'directory', 'directories')}, {many(summary.others, 'other')}"
