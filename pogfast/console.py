@@ -45,8 +45,10 @@ class Console:
 
         if sys.stdout is None:
             raise PogfastError("standard output is closed")
+        rest = memoryview(raw)
         try:
-            sys.stdout.buffer.write(raw)
+            while rest:  # `python -u` writes what the system takes at once
+                rest = rest[sys.stdout.buffer.write(rest) :]
             if self.watched:
                 sys.stdout.buffer.flush()
         except OSError as error:

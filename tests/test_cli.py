@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -48,6 +49,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "key").write_bytes(b"a key")
     for name in [name for name in os.environ if name.startswith("POGFAST_")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # as it is for users: what is printed waits to be flushed
     monkeypatch.setenv("POGFAST_KEYFILE", str(tmp_path / "key"))
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path
@@ -837,6 +839,26 @@ def test_no_bar_where_none_is_wanted(work: Path, cli: Runner, store: str) -> Non
             assert b"\x1b" not in command.before
 
 
+def test_an_answer_longer_than_a_pipe_takes_at_once(work: Path, cli: Runner) -> None:
+    """Unbuffered, a signal in the middle of a write leaves the rest of it to be written."""
+    content = os.urandom(3_000_000)
+    (work / "tree" / "f").write_bytes(content)
+    assert cli("create", "tree/f", "--to", "store").code == 0
+    program = "import signal, sys; from pogfast.cli import main; signal.signal(signal.SIGALRM, lambda *_: None); "
+    program += (
+        "signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01); code = main(); signal.setitimer(signal.ITIMER_REAL, 0); "
+    )
+    program += "sys.exit(code)"
+    command = [sys.executable, "-u", "-c", program, "cat", "store/latest", "tree/f"]
+    process = subprocess.Popen(command, cwd=work, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    pieces = []
+    while piece := process.stdout.read(100_000):
+        pieces.append(piece)
+        time.sleep(0.01)
+    assert (process.wait(60), b"".join(pieces) == content) == (0, True)
+
+
 def test_control_characters_are_shown_on_a_terminal_and_kept_elsewhere(work: Path, cli: Runner) -> None:
     (work / "odd").mkdir()
     for name in (b"n\nl", b"\x1b[31mred", b"bad\xff"):
@@ -869,10 +891,18 @@ def running(work: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         stderr=subprocess.PIPE,
         start_new_session=True,
     )
+
+    def end() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # its own session: what it has started as well
+
+    watchdog = threading.Timer(60, end)  # what still holds its pipes would let a test wait for ever
+    watchdog.start()
     try:
         yield process
     finally:
-        process.kill()
+        watchdog.cancel()
+        end()
         process.communicate()
 
 
