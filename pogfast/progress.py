@@ -235,24 +235,27 @@ class _Bar:
         from rich.progress import BarColumn, Progress, TextColumn
         from rich.table import Column
 
-        text = TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+        console = Console(file=sys.stderr)
         self.progress: Progress = Progress(
-            TextColumn(label),
-            BarColumn(BAR_WIDTH),
-            text,
-            console=Console(file=sys.stderr),
+            TextColumn(label, table_column=Column(no_wrap=True, min_width=len(label))),
+            BarColumn(min(BAR_WIDTH, console.width // 6)),
+            TextColumn("{task.fields[line]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            console=console,
             auto_refresh=False,
             transient=True,
             redirect_stdout=False,
             redirect_stderr=False,
         )
         self.task = self.progress.add_task("", total=None, line="")
-        self.progress.start()
+        self.shown = False
 
     def show(self, share: float | None, line: str) -> None:
         total = None if share is None else 1.0
         percent = "" if share is None else f"{share:4.0%}  "
-        self.progress.update(self.task, total=total, completed=share or 0.0, line=percent + line, refresh=True)
+        self.progress.update(self.task, total=total, completed=share or 0.0, line=percent + line, refresh=self.shown)
+        if not self.shown:
+            self.progress.start()
+            self.shown = True
 
     def say(self, line: str) -> None:
         from rich.text import Text

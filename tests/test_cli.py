@@ -21,10 +21,12 @@ from typing import Any
 import pexpect
 import pytest
 from conftest import Ran, Runner, run
+from test_docs import json_words
 
 import pogfast
 from pogfast.cli import VERBS, group, main
 
+JSON_WORDS = json_words()
 COMMAND = [sys.executable, "-m", "pogfast"]
 BIG = os.urandom(300_000)
 FILES = {
@@ -80,8 +82,11 @@ def one_line(ran: Ran, code: int, *words: str) -> None:
 
 
 def objects(ran: Ran) -> list[dict[str, Any]]:
-    """The JSON lines of a run that printed nothing else."""
-    return [json.loads(line) for line in ran.out.splitlines()]
+    """The JSON lines of a run that printed nothing else, in words that are documented."""
+    found = [json.loads(line) for line in ran.out.splitlines()]
+    for words in found:
+        assert words.keys() <= JSON_WORDS[words["message_type"]] | {"message_type"}, words
+    return found
 
 
 def only(ran: Ran, message_type: str) -> list[dict[str, Any]]:
@@ -897,6 +902,7 @@ def test_json_status_lines_while_it_runs(work: Path) -> None:
         assert process.wait(60) == 0
     assert {found["message_type"] for found in told} == {"status"}
     assert told[1]["seconds_elapsed"] - told[0]["seconds_elapsed"] >= 1, "not more than one a second"
+    assert told[0].keys() <= JSON_WORDS["status"] | {"message_type"}
     assert {"percent_done", "files_done", "bytes_done", "bytes_read", "bytes_stored", "error_count"} <= told[0].keys()
     assert json.loads(rest.splitlines()[-1])["message_type"] == "summary"
 

@@ -1,6 +1,7 @@
 """Who may import whom, as a table with a reason for each row, held against what the source says.
 
-Imports run downwards only: pog -> inputs -> create | restore -> manifest, cache, stores -> keys -> _engine -> errors.
+Imports run downwards only: cli -> backup | recovery | check ..., pog -> inputs, and then create | restore -> manifest,
+cache, stores -> keys -> _engine -> errors.
 Imports inside functions and for the type checker count as well.
 """
 
@@ -71,17 +72,59 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
     "tree": ({"patterns", "errors"}, "paths become nodes; their content is not its business"),
     "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
+    "backup": (
+        {"", "create", "tree", "metadata", "cache", "manifest", "keys", "stores", "_engine", "errors"},
+        "pogfast's create on create's road: never knows restore, flags or printing",
+    ),
+    "console": ({"errors"}, "lines and exit codes: no verb, and nothing that --help has no time for"),
+    "prompt": ({"errors"}, "a password is asked for; what it becomes is for keys to know"),
+    "sizes": ({"errors"}, "text and numbers of bytes"),
+    "progress": ({"sizes", "errors"}, "counters are shown: of what is for the verbs to say"),
     "pog": (
-        {"", "inputs", "create", "restore", "stores", "keys", "errors"},
+        {"", "console", "prompt", "sizes", "inputs", "create", "restore", "stores", "keys", "errors"},
         "a command line: one library call a mode; blobs and manifests are below what it sees",
     ),
+    "__main__": ({"cli"}, "the command where its script is not on the PATH"),
+    "cli": (
+        {"", "cli.frame", "cli.output", "console", "errors"},
+        "the verbs' names: their modules are imported by name when they run, so that --help answers at once",
+    ),
+    "cli.frame": ({"cli.output", "sizes", "errors"}, "what a verb is made of, whatever it does"),
+    "cli.output": ({"console", "progress", "errors"}, "lines and objects: no verb, no archive"),
+    "cli.options": (
+        {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "keys"},
+        "what several verbs take: a key, an archive, a display",
+    ),
+    "cli.write": (
+        {"cli.frame", "cli.options", "cli.output", "progress", "sizes", "backup", "tree", "stores", "errors"},
+        "create: one library call",
+    ),
+    "cli.read": (
+        {"cli.frame", "cli.options", "cli.output", "cli.write", "progress", "sizes", "errors"}
+        | {"recovery", "check", "differences", "stores"},
+        "restore, cat and check: one library call each; what became of a name is told as by create",
+    ),
+    "cli.look": (
+        {"cli.frame", "cli.options", "cli.output", "sizes", "archive", "survey", "differences", "stores"},
+        "what there is to see: nothing that writes or reads blobs",
+    ),
+    "cli.keys": ({"cli", "cli.frame", "cli.output", "keys", "errors"}, "no archive, no store"),
 }
 # Module -> packages from outside the standard library, each with what for.
 OUTSIDE: dict[str, dict[str, str]] = {
     "keys": {"argon2": "Argon2id with 8 lanes, which libsodium's own cannot do; only when a password is used"},
-    "reading": {"zstandard": "what is read is decompressed a little at a time, which the engine does for whole files only"},
+    "reading": {
+        "zstandard": "what is read is decompressed a little at a time; the engine does that for whole files only"
+    },
+    "manifest": {
+        "msgspec": "a million entries in seconds; names that are not UTF-8 it leaves to json",
+        "zstandard": "entries are compressed a few at a time, in memory",
+    },
+    "progress": {"rich": "the bar, on a terminal only"},
     "restore": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
+for verbs in ("cli", "cli.frame", "cli.options", "cli.write", "cli.read", "cli.look", "cli.keys"):
+    OUTSIDE[verbs] = {"click": "verbs, options, help and completion"}
 # What a command that only prints its help has no time for.
 HEAVY = [
     *("_cffi_backend", "argon2", "ctypes", "dataclasses", "hashlib", "json", "nacl", "subprocess", "tempfile"),
