@@ -1,6 +1,6 @@
 """The cache: which blobs a file had when it was last read, so that an unchanged file is not read again.
 
-One SQLite file per store and key, asked and told by create.py. It knows neither blobs nor stores: whoever finds a name
+One SQLite file per store and key, asked and told by backup.py. It knows neither blobs nor stores: whoever finds a name
 here still asks the store for it. Disposable: a file that is damaged, foreign or locked costs one warning and some
 reading, never a backup, and never gives a wrong answer, since each row carries a keyed hash of all that it says. The
 key cannot be found from it, but path names are there in clear text, as in restic's and borg's caches. Bounded: rows go
