@@ -275,7 +275,7 @@ def ratio(a: list[float], b: list[float]) -> str:
     return f"{min(b) / min(a):.2f} ({statistics.median(b) / statistics.median(a):.2f})"
 
 
-def machine(options: argparse.Namespace, script: str = "compare.py") -> str:
+def machine(options: argparse.Namespace) -> str:
     """When, on what and how it was measured; without the places where this machine keeps its data."""
     import zstandard
 
@@ -288,7 +288,7 @@ def machine(options: argparse.Namespace, script: str = "compare.py") -> str:
         f"{platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, zstd {release} (zstandard {zstandard.__version__}), "
         f"{options.runs} runs of each side in alternation. "
-        f"Command: `python bench/{script} --only {options.only} --runs {options.runs}{scale}`\n"
+        f"Command: `python bench/compare.py --only {options.only} --runs {options.runs}{scale}`\n"
     )
 
 
@@ -342,14 +342,9 @@ def minima(row: list[str]) -> str:
 
 
 def put_into_readme() -> None:
-    put_between("measured", readme_table(RESULTS.read_text()))
-
-
-def put_between(part: str, text: str) -> None:
-    """Replaces what stands between a part's markers in the README."""
-    begin, end = f"<!-- {part} -->\n", f"<!-- /{part} -->"
+    begin, end = "<!-- measured -->\n", "<!-- /measured -->"
     head, _, rest = README.read_text().partition(begin)
-    README.write_text(head + begin + text + end + rest.partition(end)[2])
+    README.write_text(head + begin + readme_table(RESULTS.read_text()) + end + rest.partition(end)[2])
 
 
 # ---- the comparisons -----------------------------------------------------------------------------------------------

@@ -56,7 +56,6 @@ POGFAST_TEST_QUICK=1 run_tests "$work/debug" .
 say "every benchmark once, on tiny data"
 run_tests "$work/wheel" --benchmark-disable "$checkout/bench"
 "$work/wheel/bin/python" bench/compare.py --scale 0.002 --runs 1 --dir "$work/bench"
-"$work/wheel/bin/python" bench/peers.py --scale 0.002 --runs 1 --dir "$work/bench"
 
 say "the tests on the wheel"
 run_tests "$work/wheel" . "$@"
