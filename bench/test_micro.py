@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from pogfast._engine import blob_name, compress, decompress, open_blob, seal_blob
+from pogfast._engine import blob_name, compress, decompress, open_blob, read_chunk, seal_blob
 
 SECRET = bytes(range(32))
 SIZES = {"64KB": 64_000, "4MB": 4_000_000}
@@ -67,3 +67,9 @@ def test_compress(benchmark: BenchmarkFixture, content: bytes) -> None:
 def test_decompress(benchmark: BenchmarkFixture, content: bytes) -> None:
     frame = compress(content)
     assert benchmark(decompress, frame) == content
+
+
+def test_read_chunk(benchmark: BenchmarkFixture, content: bytes) -> None:
+    """open_blob and decompress in one, with lengths checked: what a read of an archive's part costs."""
+    name, blob = seal_blob(SECRET, False, compress(content), CHUNK_SIZE)
+    assert benchmark(read_chunk, SECRET, None, blob, name, len(content)) == content

@@ -36,27 +36,20 @@ build() {
 
 make_keys() (
   cd "$work"
-  "$venv/bin/pog-create-keypair"
+  "$venv/bin/pogfast" keygen mine
 )
 
 archive() {
-  "$venv/bin/pog" --encryption-keyfile="$work/pki.encrypt" --save-to="local:$work/store" "${inputs[@]}" >"$work/said"
-  printf '   %s files in %s blobs\n' "$(($(grep -c '^\*\*\*' "$work/said") - 1))" "$(find "$work/store/data" -type f | wc -l)"
+  "$venv/bin/pogfast" create "${inputs[@]}" --to "$work/store" --encryption-keyfile "$work/mine.encrypt" --no-cache
 }
 
-check() { # with the public key alone: every blob that the manifest needs is in the store
-  "$venv/bin/pog" --encryption-keyfile="$work/pki.encrypt" --dump-manifest-index "local:$work/store/$manifest" \
-    >"$work/index" 2>/dev/null
-  while read -r blob; do
-    [ -s "$work/store/data/${blob:0:2}/$blob" ] || fail "$blob is missing"
-  done <"$work/index"
-  printf '   all %s blobs that it needs are there\n' "$(sort -u "$work/index" | wc -l)"
+check() { # with the public key, which every machine may have, then with the private key, which reads all of it
+  "$venv/bin/pogfast" check "$work/store" --encryption-keyfile "$work/mine.encrypt"
+  "$venv/bin/pogfast" check "$work/store" --read-data --decryption-keyfile "$work/mine.decrypt"
 }
 
 restore() {
-  mkdir "$work/restored"
-  (cd "$work/restored" && "$venv/bin/pog" --decryption-keyfile="$work/pki.decrypt" \
-    --decrypt "local:$work/store/$manifest" >/dev/null)
+  "$venv/bin/pogfast" restore "$work/store/latest" --into "$work/restored" --decryption-keyfile "$work/mine.decrypt"
 }
 
 compare() { # every file below the inputs with its restored copy
@@ -79,15 +72,14 @@ else
 fi
 step "making a key pair" make_keys
 step "archiving ${inputs[*]}" archive
-manifest=$(basename "$work"/store/*.mfn)
-step "checking $manifest" check
+step "checking it" check
 step "restoring into $work/restored" restore
 step "comparing with the source" compare
 
 cat <<END
 
 Done. Look around in $work, and delete it when you have seen enough:
-  pki.encrypt  the public key: writes archives        store/     the archive: what a thief would see
-  pki.decrypt  the private key: reads them            restored/  the files as they came back
-The command is $venv/bin/pog; README.md goes on from here.
+  mine.encrypt  the public key: writes archives        store/     the archive: what a thief would see
+  mine.decrypt  the private key: reads them            restored/  the files as they came back
+The command is $venv/bin/pogfast; README.md goes on from here.
 END

@@ -23,9 +23,17 @@ cdef extern from *:
         (void)p; (void)n;
     #endif
     }
+    static void pogfast_give_back(void* p, size_t n) {
+    #ifdef __linux__
+        madvise(p, n, MADV_DONTNEED);
+    #else
+        (void)p; (void)n;
+    #endif
+    }
     """
     int MAP_ANONYMOUS, MAP_NORESERVE
     void pogfast_advise_huge(void* p, size_t n) nogil
+    void pogfast_give_back(void* p, size_t n) nogil
 
 cdef enum:
     PAGE = 4096
@@ -81,6 +89,13 @@ cdef int slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
         return -1
     slab.room = need
     return 0
+
+
+cdef void slab_trim(Slab* slab, size_t keep) noexcept nogil:
+    """Gives the memory of a slab beyond `keep` bytes back to the system, until it is needed again."""
+    keep = (keep + HUGE - 1) // HUGE * HUGE
+    if keep < slab.room:
+        pogfast_give_back(slab.base + keep, slab.room - keep)
 
 
 cdef Slab* slab_new() noexcept nogil:

@@ -157,6 +157,9 @@ cdef class _Cutter(_Streamer):
         return there
 
     cdef void leave_cut(self, Cut* cut, Slab* slab) noexcept nogil:
+        # Beside its plain bytes a chunk that hardly compressed is more than a chunk should take for long.
+        if slab.have > self.chunk_size // 2 and slab.length > self.chunk_size // 2:
+            slab_trim(slab, self.chunk_size // 2)
         pthread_mutex_lock(&self.lock)
         self.give_back(slab)
         self.chunk_done(cut)

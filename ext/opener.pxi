@@ -18,6 +18,7 @@ cdef enum:
     SMALL_BLOB = 2 * PIECE      # a file of one blob of at most so many bytes is one task
     OPEN_AHEAD = 2              # blobs of a stream in memory: one being decompressed, one being opened
     MOST_WAYS = 224             # with one draft more for each worker that is at a small file, at most 256 on 32 cores
+    SPARE_FDS = 16              # and four a worker: what is left of a process's descriptors by files begun early
     RESERVED = 1 << 20          # files of at least so many bytes get their room on the disk before they are written
 
 cdef unsigned NOBODY = 0xFFFFFFFF       # for chown: left alone
@@ -111,6 +112,7 @@ cdef class Opener(_Crew):
     cdef Py_ssize_t place_count
     cdef Way* ways
     cdef int way_count
+    cdef long last_fd           # the highest descriptor that a file begun early may have
     cdef Load* loads            # all
     cdef Load* spare
     cdef Load* shared           # those that files can be made of
@@ -130,6 +132,7 @@ cdef class Opener(_Crew):
             self.directory = &(<BlobDirectory>source).at
         self.temporary = temporary
         self.prefix = self.temporary
+        self.last_fd = os.sysconf("SC_OPEN_MAX") - 4 * jobs - SPARE_FDS
         self.keep = []
         for wanted in files:
             places += len(wanted[2])
@@ -349,6 +352,9 @@ cdef class Opener(_Crew):
             return True
         if job.count > 1 and job.directory >= 0 and job.way == NULL:
             if self.way_count >= MOST_WAYS or self.begin_way(place.file, &code):
+                return False
+            if job.way.draft.fd > self.last_fd:     # the lowest that is free is taken, so few are left
+                self.end_way(job.way, False)
                 return False
             self.begin(job)
         place.taken = True

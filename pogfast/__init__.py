@@ -5,28 +5,18 @@ interface. Importing the package imports nothing else, since a command must be a
 is looked up in its module when it is used. __init__.pyi tells type checkers what they are.
 """
 
-import sys
-
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Key", "__version__", "check", "create", "errors", "open_archive", "open_store", "restore"]
 
 # Name -> the module that has it.
 PUBLIC = {
     "Key": "pogfast.keys",
-    "check": "pogfast.check",
+    "check": "pogfast.checking",
     "create": "pogfast.backup",
     "open_archive": "pogfast.archive",
     "open_store": "pogfast.stores",
     "restore": "pogfast.recovery",
 }
-
-
-class _Package(type(sys)):
-    """`pogfast.create` is the function, also when the module of that name has been imported, which would hide it."""
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if name not in PUBLIC:
-            super().__setattr__(name, value)
 
 
 def __getattr__(name: str) -> object:
@@ -40,6 +30,3 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-sys.modules[__name__].__class__ = _Package

@@ -3,7 +3,7 @@
 from pogfast import errors as errors
 from pogfast.archive import open_archive as open_archive
 from pogfast.backup import create as create
-from pogfast.check import check as check
+from pogfast.checking import check as check
 from pogfast.keys import Key as Key
 from pogfast.recovery import restore as restore
 from pogfast.stores import open_store as open_store

@@ -54,7 +54,7 @@ class BlobDirectory:
         """Stores one blob, whole or not at all, in place of what may lie there. Raises OSError."""
 
 class Known(NamedTuple):
-    """A file whose first chunks, all of them full, an earlier run has stored: `names` and bytes (`stored`) of the blobs.
+    """A file whose first chunks, all of them full, an earlier run has stored: names and bytes (`stored`) of the blobs.
 
     `facts` (size, mtime_ns, ctime_ns, inode) say what it was then; where it is not any more, it is read from its
     beginning. Only for the `frames` layout.

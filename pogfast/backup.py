@@ -24,9 +24,9 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied
-from pogfast.create import conclude, default_jobs, seconds_of, store_errors
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, UsageError
 from pogfast.keys import Key
+from pogfast.sealing import conclude, default_jobs, seconds_of, store_errors
 from pogfast.stores import Target, open_store, open_stores
 from pogfast.tree import Node, Selection
 

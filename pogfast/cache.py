@@ -1,6 +1,6 @@
 """The cache: which blobs a file had when it was last read, so that an unchanged file is not read again.
 
-One SQLite file per store and key, asked and told by create.py. It knows neither blobs nor stores: whoever finds a name
+One SQLite file per store and key, asked and told by backup.py. It knows neither blobs nor stores: whoever finds a name
 here still asks the store for it. Disposable: a file that is damaged, foreign or locked costs one warning and some
 reading, never a backup, and never gives a wrong answer, since each row carries a keyed hash of all that it says. The
 key cannot be found from it, but path names are there in clear text, as in restic's and borg's caches. Bounded: rows go
@@ -60,7 +60,12 @@ PRAGMAS = (
     "wal_autocheckpoint = 16384",
     "cache_size = -16384",
 )
-DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+# What the system refuses. All else that SQLite says (CORRUPT, NOTADB, ERROR for a format of tomorrow) is of the file.
+REFUSALS = {
+    *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH),
+}
 NEW_RUN = "INSERT OR IGNORE INTO runs VALUES (?, ?, NULL)"
 FIND = "SELECT digests, stored, complete, run, seen, proof FROM files WHERE path = ?"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# pogfast's cache; to delete it costs some reading.\n"
@@ -200,7 +205,7 @@ class Cache:
             _make_directory(directory)
             self._connect()
         except FAILURES as error:
-            if _is_damage(error):
+            if self._is_damage(error):
                 self._fail(error)
             else:
                 self._give_up(error)
@@ -279,9 +284,9 @@ class Cache:
         if excess <= 0:
             return
         size = f"sum(length(path) + length(digests) + length(stored) + {ROW_OVERHEAD})"
-        found = database.execute(f"SELECT seen, {size} FROM files WHERE seen <= ? GROUP BY seen", (self._stale,))
+        query = f"SELECT seen, {size} FROM files WHERE seen <= ? GROUP BY seen ORDER BY seen"
         last = 0
-        for seen, n in found.fetchall():
+        for seen, n in database.execute(query, (self._stale,)).fetchall():
             if excess <= 0:
                 break
             last, excess = seen, excess - n
@@ -298,7 +303,7 @@ class Cache:
 
     def _fail(self, error: Exception) -> None:
         """It goes on without what was not saved yet; after damage it begins anew, once."""
-        if not _is_damage(error):
+        if not self._is_damage(error):
             self._drop_waiting()
             if self._database is not None and self._database.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
@@ -312,6 +317,12 @@ class Cache:
                 self._connect()
         except FAILURES as again:
             self._give_up(again)
+
+    def _is_damage(self, error: Exception) -> bool:
+        """Whether the file is not what was written."""
+        if _code(error) == sqlite3.SQLITE_READONLY:  # it can say so itself, in a header that is damaged
+            return os.access(self._path, os.W_OK)
+        return not isinstance(error, OSError) and _code(error) not in REFUSALS
 
     def _throw_away(self, error: Exception) -> None:
         self._disconnect()
@@ -372,11 +383,7 @@ def _make_directory(path: str) -> None:
 def _make_file(path: str) -> None:
     """SQLite would make it readable to all. What exists is not opened here: closing it would end SQLite's locks."""
     with contextlib.suppress(FileExistsError):
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.fchmod(file, 0o600)
-        finally:
-            os.close(file)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _begin(database: sqlite3.Connection) -> None:
@@ -406,13 +413,13 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
     return int(database.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-def _is_damage(error: Exception) -> bool:
-    """Whether the file is not what was written. Primary result codes are the low byte."""
-    return isinstance(error, _Foreign | UnicodeDecodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE
+def _code(error: Exception) -> int:
+    """SQLite's primary result code, the low byte; 0 for other errors."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _reason(error: Exception) -> str:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+    if _code(error) == sqlite3.SQLITE_BUSY:
         return "another run is using it"
     text = str(error.strerror if isinstance(error, OSError) else error)
     return "".join(letter if letter.isprintable() else "?" for letter in text)  # it can quote what is damaged

@@ -1,6 +1,6 @@
 """The directory that is restored into, and those below it: held open, and never reached through a link.
 
-restore.py asks here for descriptors to hand to the engine and for what lies at a path; nothing here knows archives,
+opening.py asks here for descriptors to hand to the engine and for what lies at a path; nothing here knows archives,
 keys or blobs. A path is relative, with `/` between its parts, and "" is the directory itself. Directories are made
 when they are needed; leavings of dead runs are swept from each that is opened.
 """

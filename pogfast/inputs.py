@@ -12,8 +12,8 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 
-from pogfast.create import Source
 from pogfast.errors import NoSuchInput, PogfastError, SourceError
+from pogfast.sealing import Source
 
 # Receives what is wrong with a part of an input while the rest goes on, and what was passed over.
 Tell = Callable[[PogfastError | str], None]

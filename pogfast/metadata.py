@@ -1,6 +1,6 @@
 """What is kept of a file beyond its content: permissions, owner, times, extended attributes. Both ways.
 
-create.py asks for the facts of what it found and puts them into entries and the trailer; restore.py hands them to the
+backup.py asks for the facts of what it found and puts them into entries and the trailer; recovery.py hands them to the
 engine for files, and sets them here on directories, links and FIFOs, when nothing below them is to be written any
 more. This room knows neither archives nor paths: it works on a name in an open directory and never follows a link.
 What a system or a user cannot set is told, not raised. POSIX ACLs are the attributes system.posix_acl_*.

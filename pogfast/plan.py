@@ -1,7 +1,7 @@
 """What of an archive is restored, and where each of it goes.
 
 Names and patterns select archived names; the names that are left become paths below the directory that is restored
-into, some of their parts stripped. Nothing is looked at on the disk, and no blob is known here: restore.py asks for
+into, some of their parts stripped. Nothing is looked at on the disk, and no blob is known here: opening.py asks for
 the plan and carries it out.
 """
 

@@ -1,6 +1,6 @@
 """`pog` and `pog-create-keypair`: pogcli's command lines, to the letter on standard output, without its defects.
 
-One library call a mode; what files mean is in inputs.py, what is done with them in create.py and restore.py. Nothing
+One library call a mode; what files mean is in inputs.py, what is done with them in sealing.py and opening.py. Nothing
 but the standard library is imported before the command line has been understood, so that --help answers at once.
 Everything but the answer goes to standard error, one line each; no failure ends in a traceback.
 """
@@ -151,7 +151,7 @@ def parse_number(name: str, text: str, least: int, most: int) -> int:
 
 
 class PogConsole(Console):
-    """What create.py and restore.py report, as pog prints it."""
+    """What sealing.py and opening.py report, as pog prints it."""
 
     def file(self, index: int, total: int, path: str) -> None:
         self.print(f"*** {index}/{total}: {path}")
@@ -189,8 +189,8 @@ def _pog(console: PogConsole, arguments: Sequence[str]) -> None:
 
 
 def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
-    from pogfast.create import create, default_jobs
     from pogfast.inputs import find_sources
+    from pogfast.sealing import create, default_jobs
     from pogfast.stores import check_targets, open_targets
 
     chunk_size = parse_size(options.get("chunk-size", "100MB"))
@@ -219,9 +219,9 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
 
 
 def _decrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
-    from pogfast.create import default_jobs
     from pogfast.errors import PogfastError
-    from pogfast.restore import cat_blobs, restore
+    from pogfast.opening import cat_blobs, restore
+    from pogfast.sealing import default_jobs
 
     key = _key(options, writing=False)
     consume = "consume" in options
@@ -252,7 +252,7 @@ def _by_archive(inputs: Sequence[str]) -> tuple[list[str], list[tuple[str, list[
 
 
 def _dump_manifests(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
-    from pogfast.restore import read_archive
+    from pogfast.opening import read_archive
 
     key = _key(options, writing=False)
     for archive in inputs:
@@ -265,7 +265,7 @@ def _dump_manifests(console: PogConsole, options: dict[str, str], inputs: Sequen
 
 
 def _dump_indexes(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
-    from pogfast.restore import read_index
+    from pogfast.opening import read_index
 
     key = _key(options, writing=False)
     for archive in inputs:

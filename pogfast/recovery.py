@@ -1,6 +1,6 @@
 """pogfast's restore: an archive -> everything that was kept of its files, directories, links and FIFOs.
 
-Story 2 as `pogfast restore` tells it. plan.py says what is meant and where it goes, restore.py has the road that files
+Story 2 as `pogfast restore` tells it. plan.py says what is meant and where it goes, opening.py has the road that files
 take through the engine; here is decided what may be replaced, and the order of it all: files, hard links to them, links
 (so that nothing is written through them), what is to be deleted, and the metadata of directories last. A second run
 goes on where the first ended. It knows neither flags nor printing.
@@ -23,8 +23,8 @@ from pogfast.errors import CorruptManifest, PogfastError, StoreError, TargetErro
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, metadata_of, set_metadata
+from pogfast.opening import Outcome, batches, cannot_write, restore_batch
 from pogfast.plan import Contents, Place, Plan
-from pogfast.restore import Outcome, batches, cannot_write, restore_batch
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer

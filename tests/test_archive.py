@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 
 from pogfast import keys, reading
 from pogfast.archive import Archive, archives, find_archive, open_archive
-from pogfast.create import Source, create
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -36,6 +35,7 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
+from pogfast.sealing import Source, create
 from pogfast.stores import LocalStore, open_store
 
 SECRET = os.urandom(32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import os
 import pwd
@@ -364,10 +365,8 @@ def test_rows_of_a_lost_boot_go_with_the_next_complete_run(home: Path, monkeypat
 
 
 def query(home: Path, sql: str) -> list[tuple]:
-    connection = sqlite3.connect(database(home))
-    rows = connection.execute(sql).fetchall()
-    connection.close()
-    return rows
+    with contextlib.closing(sqlite3.connect(database(home))) as connection:
+        return connection.execute(sql).fetchall()
 
 
 def test_every_beginning_of_the_log_is_a_state_that_was(home: Path, tmp_path: Path) -> None:
@@ -579,10 +578,17 @@ def test_a_page_lost_from_the_middle(home: Path, whole: bytes) -> None:
             damage(home)
 
 
-@pytest.mark.parametrize("piece", [b"\xff\xfe", b"\n\n", b"\x1b["])
+def test_every_byte_of_the_header(home: Path, whole: bytes) -> None:
+    """Where a file says of what format it is, and whether it may be written to."""
+    for at in range(100):
+        placed(home, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        damage(home)
+
+
+@pytest.mark.parametrize("piece", [b"\xff\xfe", b'"\n', b" \x1b"])
 def test_what_is_damaged_is_not_shown_as_it_is(home: Path, whole: bytes, piece: bytes) -> None:
     assert whole.count(b"CREATE TABLE files") == 1
-    placed(home, whole.replace(b"TABLE files", b"TAB" + piece + b" files"))
+    placed(home, whole.replace(b"TABLE files", b"TABLE" + piece + b"iles"))
     warning = damage(home)
     assert "is thrown away, files are read again: " in warning
     assert warning.isprintable()
@@ -847,7 +853,7 @@ def test_a_cache_that_fills_up_loses_its_oldest_first(home: Path, monkeypatch: p
     kept = sorted(paths_in(home))
     assert kept == list(range(kept[0], 10_000))
     assert kept[0] % 500 == 0
-    assert 2500 <= len(kept) < 9_000
+    assert 6000 <= len(kept) < 9_000
 
 
 def test_more_files_than_it_holds_are_not_remembered_and_drop_no_others(
@@ -861,7 +867,8 @@ def test_more_files_than_it_holds_are_not_remembered_and_drop_no_others(
         for i in range(20_000):
             if cache.find(f"/tree/{i}", FACTS, CUT) is None:
                 remember(cache, f"/tree/{i}", known_of(i))
-        cache.save(True)
+            if i % 500 == 499:
+                cache.save(True)
         cache.close(complete=True)
         assert cache.warning.endswith("database or disk is full")
         assert database(home).stat().st_size <= 256 * 4096
@@ -940,10 +947,10 @@ def test_many_files_are_found_fast_in_little_memory(home: Path) -> None:
     paths = [f"/tree/{i}" for i in range(20_000)]
     seconds = []
     for _ in range(3):
-        begin = time.perf_counter()
+        begin = time.process_time()  # other work on the machine is not its fault
         assert all(cache.find(path, FACTS, CUT) for path in paths)
-        seconds.append(time.perf_counter() - begin)
-    assert min(seconds) < 0.6, "it takes 0.16 s where nothing else runs"
+        seconds.append(time.process_time() - begin)
+    assert min(seconds) < 0.6, "it takes 0.16 s here"
     tracemalloc.start()
     assert all(cache.find(path, FACTS, CUT) for path in paths)
     peak = tracemalloc.get_traced_memory()[1]

@@ -22,9 +22,9 @@ from test_archive import CHUNK, DAMAGE, KEY, ORACLE, Built, Silent, flip, key_of
 
 from pogfast import keys
 from pogfast.archive import open_archive
-from pogfast.check import Damage, Subset, Summary, Unit, check
-from pogfast.create import Source, create
+from pogfast.checking import Damage, Subset, Summary, Unit, check
 from pogfast.errors import NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
+from pogfast.sealing import Source, create
 from pogfast.stores import open_store
 
 module = sys.modules[Subset.__module__]  # pogfast.check is the function

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "stores": ({"stores.local", "stores.program", "_engine", "errors"}, "bytes under names: no key, no manifest"),
     "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
     "stores.program": ({"errors"}, "a store knows no other, and a program takes whole files"),
-    "create": ({"manifest", "keys", "stores", "_engine", "errors"}, "story 1: never knows restore, flags or patterns"),
+    "sealing": ({"manifest", "keys", "stores", "_engine", "errors"}, "story 1: never knows restore, flags or patterns"),
     "metadata": ({"errors"}, "what a file has beyond its content, on this system: no archive, no path policy"),
     "directories": (
         {"stores.local", "_engine", "errors"},
@@ -41,12 +41,12 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"patterns", "directories", "manifest", "errors"},
         "what is meant and where it goes, before anything is looked at or fetched",
     ),
-    "restore": (
+    "opening": (
         {"directories", "plan", "manifest", "keys", "stores", "stores.local", "_engine", "errors"},
         "story 2: never knows create; names unfinished files as local stores do",
     ),
     "recovery": (
-        {"restore", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
+        {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
     "reading": (
@@ -65,15 +65,15 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"survey", "archive", "manifest", "metadata", "directories", "errors"},
         "two archives, or one and the disk: facts are read as create reads them",
     ),
-    "check": (
+    "checking": (
         {"archive", "reading", "manifest", "keys", "stores", "sizes", "_engine", "errors"},
         "reads as restore does, through the engine, and never writes: so it knows neither restore nor paths",
     ),
     "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
     "tree": ({"patterns", "errors"}, "paths become nodes; their content is not its business"),
-    "inputs": ({"create", "errors"}, "paths become create's sources; what is done with them is not its business"),
+    "inputs": ({"sealing", "errors"}, "paths become sealing's sources; what is done with them is not its business"),
     "backup": (
-        {"", "create", "tree", "metadata", "cache", "manifest", "keys", "stores", "_engine", "errors"},
+        {"", "sealing", "tree", "metadata", "cache", "manifest", "keys", "stores", "_engine", "errors"},
         "pogfast's create on create's road: never knows restore, flags or printing",
     ),
     "console": ({"errors"}, "lines and exit codes: no verb, and nothing that --help has no time for"),
@@ -81,7 +81,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "sizes": ({"errors"}, "text and numbers of bytes"),
     "progress": ({"sizes", "errors"}, "counters are shown: of what is for the verbs to say"),
     "pog": (
-        {"", "console", "prompt", "sizes", "inputs", "create", "restore", "stores", "keys", "errors"},
+        {"", "console", "prompt", "sizes", "inputs", "sealing", "opening", "stores", "keys", "errors"},
         "a command line: one library call a mode; blobs and manifests are below what it sees",
     ),
     "__main__": ({"cli"}, "the command where its script is not on the PATH"),
@@ -101,7 +101,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "cli.read": (
         {"cli.frame", "cli.options", "cli.output", "cli.write", "progress", "sizes", "errors"}
-        | {"recovery", "check", "differences", "stores"},
+        | {"recovery", "checking", "differences", "stores"},
         "restore, cat and check: one library call each; what became of a name is told as by create",
     ),
     "cli.look": (
@@ -121,14 +121,14 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "zstandard": "entries are compressed a few at a time, in memory",
     },
     "progress": {"rich": "the bar, on a terminal only"},
-    "restore": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
+    "opening": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
 for verbs in ("cli", "cli.frame", "cli.options", "cli.write", "cli.read", "cli.look", "cli.keys"):
     OUTSIDE[verbs] = {"click": "verbs, options, help and completion"}
 # What a command that only prints its help has no time for.
 HEAVY = [
     *("_cffi_backend", "argon2", "ctypes", "dataclasses", "hashlib", "json", "nacl", "subprocess", "tempfile"),
-    *("threading", "typing", "zstandard", "pogfast._engine", "pogfast.create", "pogfast.inputs", "pogfast.restore"),
+    *("threading", "typing", "zstandard", "pogfast._engine", "pogfast.sealing", "pogfast.inputs", "pogfast.opening"),
 ]
 
 
@@ -187,8 +187,8 @@ def test_no_row_allows_more_than_is_used() -> None:
 def test_imports_run_downwards() -> None:
     order = list(TopologicalSorter({name: below for name, (below, _) in MAY_IMPORT.items()}).static_order())
     assert order.index("errors") < order.index("_engine") < order.index("keys") < order.index("manifest")
-    assert "restore" not in MAY_IMPORT["create"][0]
-    assert "create" not in MAY_IMPORT["restore"][0]
+    assert "opening" not in MAY_IMPORT["sealing"][0]
+    assert "sealing" not in MAY_IMPORT["opening"][0]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import random
+import resource
 import stat
 import threading
 import time
@@ -321,21 +322,23 @@ def test_more_files_than_may_be_open_share_a_blob(tmp_path: Path, drafts: bool) 
         assert 600 / 256 <= blobs.fetched[name] <= 40
 
 
-def test_a_place_that_no_descriptor_is_left_for_is_served_later(tmp_path: Path) -> None:
-    """With 40 descriptors, files that share a blob are restored a few at a time."""
-    import resource
-
+@pytest.mark.parametrize("called", [False, True])
+def test_files_begun_early_leave_descriptors_to_the_others(tmp_path: Path, called: bool, drafts: bool) -> None:
+    """With 60 descriptors, files that share a blob are restored a few at a time, and small ones between them."""
     blobs = Blobs()
-    made = [blobs.frames(b"shared" * 1000, b"%d" % number) for number in range(100)]
+    shared = b"shared" * 1000
+    made = [blobs.frames(*[shared, b"%d" % number][number % 2 :]) for number in range(0, 300, 3)]
+    source = blobs if called else blobs.in_directory(tmp_path / "store")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(int(fd) for fd in os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 60, limits[1]))
     try:
-        told = restore(blobs, tmp_path / "out", made)
+        told = restore(source, tmp_path / "out", made)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert verdicts(told) == ["good"] * 100
     assert contents(tmp_path / "out") == {str(number): file.content for number, file in enumerate(made)}
+    assert not called or blobs.fetched[made[0].blobs[0]] < 50 / 4
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------------

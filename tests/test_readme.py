@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import re
 import subprocess
@@ -137,29 +137,48 @@ def test_the_exit_codes_are_those_of_the_errors() -> None:
     assert codes == {kind.exit_code for kind in kinds} | {0, 130}
 
 
-def compare() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compare", ROOT / "bench" / "compare.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["compare"] = module  # its dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "bench")
+    return importlib.import_module("tables")
 
 
-def test_the_figures_are_the_measured_ones() -> None:
-    shown = README.partition("<!-- measured -->\n")[2].partition("<!-- /measured -->")[0]
-    table = compare().readme_table((ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8"))
+def shown(part: str) -> str:
+    assert README.count(f"<!-- {part} -->\n") == 1
+    return README.partition(f"<!-- {part} -->\n")[2].partition(f"<!-- /{part} -->")[0]
+
+
+def test_the_figures_are_the_measured_ones(tables: ModuleType) -> None:
+    results = (ROOT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
+    table = tables.readme_table(results)
     assert table.count("\n|") >= 5, "three kinds of data and the memory of two"
-    assert shown == table, "bench/compare.py --readme makes it anew"
+    assert shown("measured") == table, "bench/compare.py --readme makes it anew"
+    assert shown("peers") == tables.readme_peers(results), "bench/compare.py --readme makes it anew"
 
 
-def test_the_table_is_read_out_of_the_results() -> None:
+def test_the_table_is_read_out_of_the_results(tables: ModuleType) -> None:
     cells = "1.50 (1.60) | 5.40 (5.50) | 3.60 (3.44) | 1.2 (1.3) | 5.3 (5.4) | 4.42 (4.15) | 226 | 427"
     results = "# Measured\n\n<!-- speed -->\n2026-01-01, a machine. Command: `x`\n\n"
     for title in ("Writing", "Restoring", "Memory (writing)"):
         results += f"### {title}\n\n| | head |\n|---|---|\n| thing | {cells} |\n\n"
-    table = compare().readme_table(results)
+    table = tables.readme_table(results)
     assert "| thing | 1.50 | 5.40 | **3.6** | 1.50 | 5.40 | **3.6** |\n" in table
     assert "| peak memory, thing | 226 MB | 427 MB | **1.9** | | | |\n" in table
     assert "\n\n2026-01-01, a machine: [bench/RESULTS.md]" in table
+
+
+def test_the_table_of_peers_is_read_out_of_the_results(tables: ModuleType) -> None:
+    runs = importlib.import_module("runs")
+    ours, theirs = (runs.Figures([wall, wall + 1], [1.0, 2.0], [10**6], 10**6) for wall in (2.0, 5.0))
+    rows = {"thing": {"pogfast": ours, "pog": ours, "peer 1.2": theirs}, "other": {"pogfast": theirs, "peer 1.2": ours}}
+    results = "# Measured\n\n<!-- peers -->\n2026-01-01, a machine. Command: `x`\n\n"
+    results += "\n".join(tables.peers_table(title, rows) for title in (tables.WRITING, tables.RESTORING))
+    table = tables.readme_peers(results)
+    assert table.startswith(
+        "| seconds, the best runs | thing: writing | thing: restoring | other: writing | other: restoring |\n"
+    )
+    assert "\n| pogfast | 2.00 (**1.0**) | 2.00 (**1.0**) | 5.00 (**1.0**) | 5.00 (**1.0**) |\n" in table
+    assert "\n| peer 1.2 | 5.00 (**2.5**) | 5.00 (**2.5**) | 2.00 (**0.4**) | 2.00 (**0.4**) |\n" in table
+    assert "\n| pog |" not in table
+    assert "2026-01-01, a machine: [bench/RESULTS.md]" in table
+    assert tables.readme_peers("# Measured\n") == ""

@@ -41,12 +41,12 @@ from pogfast.errors import (
 )
 from pogfast.keys import from_keyfile
 from pogfast.metadata import facts_of
+from pogfast.opening import Outcome
 from pogfast.plan import Place, Plan
 from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive
-from pogfast.restore import Outcome
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
-ROAD = sys.modules["pogfast.restore"]  # `pogfast.restore` is the function
+ROAD = sys.modules["pogfast.opening"]  # `pogfast.restore` is the function
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 BAD = os.fsdecode(b"bad\xff\xfe")
 

@@ -23,7 +23,9 @@ def key_of(vector: Vector) -> keys.Key:
     if vector.mode == "x25519":
         return keys.from_decryption_keyfile(str(vector.file("pki.decrypt")))
     password = vector.expected["password"]
-    return PASSWORD_KEYS.setdefault(password, keys.from_password(password))
+    if password not in PASSWORD_KEYS:
+        PASSWORD_KEYS[password] = keys.from_password(password)
+    return PASSWORD_KEYS[password]
 
 
 def oracle_key(vector: Vector) -> oracle.OracleKey:

@@ -28,8 +28,8 @@ from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.check import Damage
-    from pogfast.check import Summary as Checked
+    from pogfast.checking import Damage
+    from pogfast.checking import Summary as Checked
     from pogfast.differences import Compared, Difference
     from pogfast.progress import Counters, Display
     from pogfast.recovery import Progress, Summary
@@ -184,8 +184,8 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
             raise UsageError("--against compares one archive")
         _compare(output, archives[0], against, options)
         return
-    from pogfast.check import EVERYTHING, Subset
-    from pogfast.check import check as check_archives
+    from pogfast.checking import EVERYTHING, Subset
+    from pogfast.checking import check as check_archives
     from pogfast.stores import names_archive
 
     wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)

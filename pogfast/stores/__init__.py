@@ -2,7 +2,7 @@
 
 A store knows no key, no manifest's content and no compression. What it gives the engine, `blobs`, is a
 `BlobDirectory`, which the engine reaches without the GIL, or a function of a blob's name. A byte comes here from the
-engine (blobs) or from create.py (manifests), and goes back to the engine and to those who read. `open_targets`,
+engine (blobs) or from sealing.py (manifests), and goes back to the engine and to those who read. `open_targets`,
 `check_targets` and `open_archive` read pog's words, `open_store` and `find_manifest` pogfast's.
 """
 

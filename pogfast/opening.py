@@ -1,4 +1,4 @@
-"""Story 2, the mirror of create.py: manifest -> blobs -> files under temporary names -> their own names.
+"""Story 2, the mirror of sealing.py: manifest -> blobs -> files under temporary names -> their own names.
 
 Decides what is reported; directories.py says where an entry may lie, and the engine opens, checks and writes. What is
 here for itself is pog's restore: files and their times, in place of what is there; recovery.py brings all that was kept

@@ -106,7 +106,9 @@ def create(
     if sources and not summary.files:
         raise PogfastError("not one of the inputs could be read: no archive was made")
     summary.manifest_name = conclude(
-        targets, lambda: manifest.seal(manifest.Manifest(entries), key), lambda name: report.manifest(total, total, name)
+        targets,
+        lambda: manifest.seal(manifest.Manifest(entries), key),
+        lambda name: report.manifest(total, total, name),
     )
     return summary
 

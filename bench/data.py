@@ -1,0 +1,104 @@
+"""The data that compare.py measures with: each workload is made once for each scale, and kept.
+
+It knows no tool. Random bytes cost the ciphers and the hash as much as any, and the compressor nothing; a tar of /usr
+is what compresses; small files are what a file system and an interpreter are slow with.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+# Of the whole data, scale 1.
+TITLES = {
+    "random": "1 GB random",
+    "tar": "1 GB tar of /usr",
+    "small": "20,000 small files",
+    "one": "one file of 1 GB",
+    "eight": "eight files of 200 MB",
+}
+BIG = 10**9  # bytes of random and of the tar
+FILES = 20_000  # small files, in 200 directories, log-normal sizes around 5 KB
+EIGHT_SIZE = 200_000_000
+
+
+def title(workload: str, scale: float) -> str:
+    """What a table calls a workload, and that its data is not whole where it is not."""
+    return TITLES[workload] + ("" if scale == 1 else f", times {scale:g}")
+
+
+def make_data(home: Path, workload: str, scale: float) -> Path:
+    """The directory with the input of a workload."""
+    if workload == "one":
+        return make_data(home, "random", scale)
+    place = home / f"{workload}-{scale:g}"
+    if not (place / "made").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        (place / "data").mkdir(parents=True)
+        {"random": _random, "tar": _tar, "small": _small, "eight": _eight}[workload](place / "data", scale)
+        (place / "made").touch()
+    return place / "data"
+
+
+def _write(path: Path, pieces: Iterator[bytes]) -> None:
+    with path.open("wb") as out:
+        for piece in pieces:
+            out.write(piece)
+
+
+def _random(place: Path, scale: float) -> None:
+    _write(place / "random", _random_pieces(int(BIG * scale)))
+
+
+def _random_pieces(size: int) -> Iterator[bytes]:
+    while size > 0:
+        yield os.urandom(min(size, 1 << 20))
+        size -= 1 << 20
+
+
+def _tar(place: Path, scale: float) -> None:
+    _write(place / "usr.tar", _usr(int(BIG * scale)))
+
+
+def _usr(size: int) -> Iterator[bytes]:
+    """The first bytes of a tar of /usr."""
+    with subprocess.Popen(["tar", "cf", "-", "/usr"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tar:
+        assert tar.stdout is not None
+        while size > 0 and (piece := tar.stdout.read(min(size, 1 << 20))):
+            yield piece
+            size -= len(piece)
+        tar.kill()
+
+
+def _small(place: Path, scale: float) -> None:
+    count = max(int(FILES * scale), 10)
+    source = random.Random(1)
+    sizes = [int(source.lognormvariate(8.5, 1.3)) for _ in range(count)]
+    _write(place.with_name("source"), _usr(sum(sizes)))
+    with place.with_name("source").open("rb") as source_file:
+        for number, size in enumerate(sizes):
+            directory = place / f"{number % 200:03}"
+            directory.mkdir(exist_ok=True)
+            (directory / f"{number}").write_bytes(source_file.read(size))
+    place.with_name("source").unlink()
+
+
+def _eight(place: Path, scale: float) -> None:
+    for number in range(8):
+        _write(place / f"{number}", _random_pieces(int(EIGHT_SIZE * scale)))
+
+
+def warm(directory: Path) -> None:
+    """Reads all of it into the page cache, so that no run waits for the disk to read."""
+    for file in files_below(directory):
+        with file.open("rb") as source:
+            while source.read(1 << 20):
+                pass
+
+
+def files_below(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())

@@ -1,0 +1,148 @@
+"""Runs the sides of compare.py in alternation, and measures each run from outside. It knows no tool and makes no table.
+
+A byte of the input is in the page cache before the clock starts; what a side makes of it is compared with the input, or
+with what another side made, after the clock has stopped. Whatever fails or differs ends the program, unreported.
+"""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data import files_below, warm
+from sides import Pipeline, Side
+
+
+@dataclass
+class Figures:
+    """What the runs of one side took, and what it stored."""
+
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    memory: list[int] = field(default_factory=list)  # bytes
+    stored: int = 0  # bytes
+
+
+Row = dict[str, Figures]  # of each side, by its name
+
+
+# A process's peak memory is never seen below that of the one that started it, so a small one starts and measures them.
+LAUNCHER = """
+import os, sys, time
+measured, *words = sys.argv[1:]
+commands = [[]]
+for word in words:
+    if word == "|":
+        commands.append([])
+    else:
+        commands[-1].append(word)
+started = time.perf_counter()
+children, source = [], os.dup(0)
+for command in commands:
+    following, sink = os.pipe() if command is not commands[-1] else (None, os.dup(1))
+    actions = [(os.POSIX_SPAWN_DUP2, source, 0), (os.POSIX_SPAWN_DUP2, sink, 1)]
+    children.append(os.posix_spawnp(command[0], command, os.environ, file_actions=actions))
+    os.close(source)
+    os.close(sink)
+    source = following
+ended = [os.wait4(child, 0) for child in children]
+wall = time.perf_counter() - started
+codes = [os.waitstatus_to_exitcode(status) for _, status, _ in ended]
+cpu = sum(usage.ru_utime + usage.ru_stime for _, _, usage in ended)
+memory = sum(usage.ru_maxrss for _, _, usage in ended)
+with open(measured, "w") as out:
+    print(next(filter(None, codes), 0), wall, cpu, memory, file=out)
+"""
+
+
+@dataclass
+class Bench:
+    """One comparison: where it works, of which sides and how often."""
+
+    home: Path
+    sides: tuple[Side, ...]
+    runs: int
+
+    def __post_init__(self) -> None:
+        self.outputs = Path(tempfile.mkdtemp(prefix="runs-", dir=self.home))
+
+    def fresh(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self.outputs))
+
+    def run(self, side: Side, commands: Pipeline, cwd: Path) -> tuple[float, float, int]:
+        """Runs commands to their end, (wall seconds, CPU seconds, peak bytes); nobody reads what they print, as under
+        cron."""
+        log, measured = self.outputs / "log", self.outputs / "measured"
+        words = [word for command in commands for word in ("|", *command)][1:]
+        with log.open("wb") as out:
+            subprocess.run(
+                [sys.executable, "-I", "-S", "-c", LAUNCHER, measured, *words],
+                cwd=cwd,
+                env={**os.environ, **side.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                check=True,
+            )
+        code, wall, cpu, memory = measured.read_text().split()
+        if code != "0":
+            said = log.read_text(errors="replace")[-2000:]
+            sys.exit(f"not reported: {' '.join(words)} ended with {code}\n{said}")
+        return float(wall), float(cpu), int(memory) * (1 if sys.platform == "darwin" else 1024)
+
+    def timed(self, side: Side, commands: Pipeline, cwd: Path, figures: Figures) -> None:
+        os.sync()
+        wall, cpu, memory = self.run(side, commands, cwd)
+        figures.wall.append(wall)
+        figures.cpu.append(cpu)
+        figures.memory.append(memory)
+
+    def write(self, source: Path) -> tuple[Row, dict[str, Path]]:
+        """(figures, a store) of each side."""
+        figures = {side.name: Figures() for side in self.sides}
+        stores: dict[str, Path] = {}
+        blobs: dict[str, set[str]] = {}
+        for _ in range(self.runs):
+            for side in self.sides:
+                store = self.fresh()
+                if commands := side.prepare(store):
+                    self.run(side, commands, store)
+                warm(source)
+                self.timed(side, side.write(source, store), store, figures[side.name])
+                files = files_below(store)
+                figures[side.name].stored = sum(file.stat().st_size for file in files)
+                written = {file.name for file in files if file.suffix != ".mfn"}
+                if side.naming and blobs.setdefault(side.naming, written) != written:
+                    sys.exit(f"not reported: {side.name} made other blobs than the run before it")
+                if stores.setdefault(side.name, store) != store:
+                    self.clear(store)
+        return figures, stores
+
+    def restore(self, source: Path, stores: dict[str, Path]) -> Row:
+        figures = {side.name: Figures() for side in self.sides}
+        wanted = {file.name: file for file in files_below(source)}
+        for _ in range(self.runs):
+            for side in self.sides:
+                into, store = self.fresh(), stores[side.name]
+                side.lay_out(store, into)
+                laid_out = set(files_below(into))
+                warm(store)
+                self.timed(side, side.restore(store, into), into, figures[side.name])
+                restored = {file.name: file for file in files_below(into) if file not in laid_out}
+                if restored.keys() != wanted.keys() or any(
+                    not filecmp.cmp(file, restored[name], shallow=False) for name, file in wanted.items()
+                ):
+                    sys.exit(f"not reported: what {side.name} restored differs from its source")
+                self.clear(into)
+        return figures
+
+    def clear(self, place: Path) -> None:
+        """Removes what is large; many small files stay until the end."""
+        for file in files_below(place):
+            if file.stat().st_size > 10**6:
+                file.unlink()

@@ -1,0 +1,169 @@
+"""Makes tables of measured figures, puts them into RESULTS.md, and makes the README's tables out of that.
+
+It runs nothing and knows no tool but by the names in the figures.
+Ratios are those of minima, since other work on the machine only ever adds time, with those of medians in brackets.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+
+from runs import Row
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+README = HERE.parent / "README.md"
+OURS = "pogfast"  # the side that all peers are held against
+
+
+def pair_table(title: str, rows: dict[str, Row], mine: str, theirs: str) -> str:
+    lines = [
+        f"### {title}",
+        "",
+        f"| | {mine}: wall s, min (median) | {theirs} | ratio of minima (medians) "
+        f"| {mine}: CPU s, min (median) | {theirs} | ratio | {mine}: peak MB | {theirs} |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, figures in rows.items():
+        a, b = figures[mine], figures[theirs]
+        lines.append(
+            f"| {name} | {spread(a.wall)} | {spread(b.wall)} | {ratio(a.wall, b.wall)} "
+            f"| {spread(a.cpu)} | {spread(b.cpu)} | {ratio(a.cpu, b.cpu)} "
+            f"| {max(a.memory) / 1e6:.0f} | {max(b.memory) / 1e6:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def peers_table(title: str, rows: dict[str, Row]) -> str:
+    """Every side of every workload in a row of its own, beside pogfast's."""
+    lines = [
+        f"### {title}",
+        "",
+        f"| | wall s, min (median) | times {OURS}'s, minima (medians) | CPU s, min (median) | times {OURS}'s "
+        "| peak MB | stored MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for workload, figures in rows.items():
+        ours = figures[OURS]
+        for side, its in figures.items():
+            stored = f"{its.stored / 1e6:.1f}" if its.stored else ""
+            lines.append(
+                f"| {workload}: {side} | {spread(its.wall)} | {ratio(ours.wall, its.wall)} "
+                f"| {spread(its.cpu)} | {ratio(ours.cpu, its.cpu)} | {max(its.memory) / 1e6:.0f} | {stored} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def help_table(row: Row, base: str) -> str:
+    lines = ["### --help", "", f"| | wall s, min (median) | times `{base}` |", "|---|---|---|"]
+    shortest = min(row[base].wall)
+    lines += [f"| {name} | {spread(f.wall)} | {min(f.wall) / shortest:.1f} |" for name, f in row.items()]
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    digits = 3 if min(values) < 0.2 else 2
+    return f"{min(values):.{digits}f} ({statistics.median(values):.{digits}f})"
+
+
+def ratio(a: list[float], b: list[float]) -> str:
+    return f"{min(b) / min(a):.2f} ({statistics.median(b) / statistics.median(a):.2f})"
+
+
+# ---- RESULTS.md ----------------------------------------------------------------------------------------------------
+
+
+def put_into_results(part: str, text: str) -> None:
+    """Replaces what stands between this part's markers, or appends it."""
+    old = RESULTS.read_text() if RESULTS.exists() else "# Measured\n"
+    RESULTS.write_text(between_markers(old, part, text) or f"{old}\n<!-- {part} -->\n{text}<!-- /{part} -->\n")
+
+
+def between_markers(page: str, part: str, text: str) -> str | None:
+    """The page with `text` between the markers of `part`; None when it has none."""
+    begin, end = f"<!-- {part} -->\n", f"<!-- /{part} -->"
+    head, found, rest = page.partition(begin)
+    return head + begin + text + end + rest.partition(end)[2] if found else None
+
+
+def rows_of(results: str, title: str) -> dict[str, list[str]]:
+    """The rows of one table in RESULTS.md, by their first cell."""
+    _, _, rest = results.partition(f"### {title}\n")
+    lines = rest.lstrip("\n").partition("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return {row[0]: row[1:] for row in cells[2:]}
+
+
+# ---- the README's tables -------------------------------------------------------------------------------------------
+
+
+def readme_table(results: str) -> str:
+    """What the README shows of pog beside pogcli: the minima of wall seconds, and peak memory."""
+    written, restored, memory = (rows_of(results, title) for title in ("Writing", "Restoring", "Memory (writing)"))
+    lines = [
+        "| seconds, the best runs | `pog` writes | pogcli 0.1.4 | ratio | `pog` restores | pogcli 0.1.4 | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in written.items():
+        lines.append(f"| {name} | {minima(row)} | {minima(restored[name])} |")
+    for name, row in memory.items():
+        mine, theirs = row[6:8]
+        lines.append(f"| peak memory, {name} | {mine} MB | {theirs} MB | **{float(theirs) / float(mine):.1f}** | | | |")
+    if where := measured_on(results, "speed"):
+        lines += ["", f"{where}: [bench/RESULTS.md](bench/RESULTS.md) has the medians and CPU seconds."]
+    return "\n".join(lines) + "\n"
+
+
+def minima(row: list[str]) -> str:
+    mine, theirs, times = (first(cell) for cell in row[:3])
+    return f"{mine} | {theirs} | **{float(times):.1f}**"
+
+
+def first(cell: str) -> str:
+    """The minimum in a cell `minimum (median)`."""
+    return cell.split()[0]
+
+
+WRITING, RESTORING = "Writing, beside its peers", "Restoring, beside its peers"
+
+
+def readme_peers(results: str) -> str:
+    """What the README shows of pogfast beside its peers: seconds of the best runs; "" when none is measured."""
+    written, restored = (rows_of(results, title) for title in (WRITING, RESTORING))
+    if not written:
+        return ""
+    workloads, sides = (list(dict.fromkeys(names)) for names in zip(*(row.split(": ") for row in written), strict=True))
+    heads = [f"{workload}: {what}" for workload in workloads for what in ("writing", "restoring")]
+    lines = [f"| seconds, the best runs | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    for side in sides:
+        if side != "pog":  # has a table of its own
+            cells = [peer(rows[f"{workload}: {side}"]) for workload in workloads for rows in (written, restored)]
+            lines.append(f"| {side} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"In brackets how many times {OURS}'s seconds. {measured_on(results, 'peers')}: "
+        "[bench/RESULTS.md](bench/RESULTS.md) has the medians, CPU seconds, memory and stored sizes.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def peer(row: list[str]) -> str:
+    wall, times = (first(cell) for cell in row[:2])
+    return f"{wall} (**{float(times):.1f}**)"
+
+
+def measured_on(results: str, part: str) -> str:
+    """The day and machine of a part of RESULTS.md."""
+    found = re.search(rf"<!-- {part} -->\n(.*?)\. Command:", results)
+    return found[1] if found else ""
+
+
+def put_into_readme() -> None:
+    results, readme = RESULTS.read_text(), README.read_text()
+    for part, text in (("measured", readme_table(results)), ("peers", readme_peers(results))):
+        page = between_markers(readme, part, text)
+        assert page is not None, f"README.md has no markers for {part}"
+        readme = page
+    README.write_text(readme)
