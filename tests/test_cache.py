@@ -887,7 +887,7 @@ def test_more_files_than_it_holds_are_not_remembered_and_drop_no_others(
     for run in range(8):
         cache = opened(memory)
         if run:
-            assert found_in(cache, 20_000) >= 4000
+            assert found_in(cache, 20_000) >= 10_000
         for i in range(20_000):
             if cache.find(f"/tree/{i}", FACTS, CUT) is None:
                 remember(cache, f"/tree/{i}", known_of(i))
