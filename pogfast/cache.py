@@ -43,6 +43,7 @@ KEPT_RUNS = 20
 KEPT_SECONDS = 30 * 24 * 3600
 PAGE_SIZE = 4096
 MAX_PAGES = 4 * 2**30 // PAGE_SIZE
+SPARE_PAGES = 16  # beyond them, for the table of runs: a cache that is full can still drop rows
 ROW_OVERHEAD = 40  # bytes of a row beside its three long columns, about
 # How long a file's stamps may stay the same while it changes. Kernels stamp by a tick of at most 10 ms, which comes
 # late on a busy virtual machine; file systems that keep no fractions, by 1 s or (FAT) 2 s.
@@ -216,13 +217,20 @@ class Cache:
         database = sqlite3.connect(self._path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         self._database = database
         database.text_factory = bytes  # a damaged text need not be UTF-8
-        for pragma in (*PRAGMAS, f"max_page_count = {MAX_PAGES}"):
+        for pragma in PRAGMAS:
             database.execute(f"PRAGMA {pragma}")
+        _limit(database, MAX_PAGES + SPARE_PAGES)
         _begin(database)
         _check_schema(database)
         self._read_runs(database)
-        database.execute(NEW_RUN, (self._run, self._boot))  # a file that cannot be written to says so now
-        database.execute("COMMIT")
+        try:
+            database.execute(NEW_RUN, (self._run, self._boot))  # a file that cannot be written to says so now
+            database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_FULL:
+                raise
+            self._fail(error)  # it can be read all the same
+        _limit(database, MAX_PAGES)
 
     def _read_runs(self, database: sqlite3.Connection) -> None:
         boots = database.execute("SELECT number, boot FROM runs").fetchall()
@@ -261,6 +269,7 @@ class Cache:
 
     def _end_run(self, database: sqlite3.Connection, now: int) -> None:
         """Drops rows that nobody has met for long, rows of lost boots, and the oldest ones of a file that fills up."""
+        _limit(database, MAX_PAGES + SPARE_PAGES)
         _begin(database)
         database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (self._run, self._boot, now))
         query = "SELECT max(number) FROM runs WHERE number <= ? AND ended <= ?"
@@ -384,6 +393,11 @@ def _make_file(path: str) -> None:
     """SQLite would make it readable to all. What exists is not opened here: closing it would end SQLite's locks."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _limit(database: sqlite3.Connection, pages: int) -> None:
+    """What would make the file longer fails, as on a disk that is full."""
+    database.execute(f"PRAGMA max_page_count = {pages}")
 
 
 def _begin(database: sqlite3.Connection) -> None:
