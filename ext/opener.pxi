@@ -117,6 +117,7 @@ cdef class Opener(_Crew):
     cdef Load* spare
     cdef Load* shared           # those that files can be made of
     cdef int load_count
+    cdef u64 brought            # plain bytes that are in their places
 
     def __init__(self, bytes secret, bytes private, bint asymmetric, files, source, *, int jobs,
                  bytes temporary=b".pogfast-"):
@@ -773,6 +774,12 @@ cdef class Opener(_Crew):
                 if code[0]:
                     return BAD_WRITE
             written[0] += n
+            self.count_brought(n)
+
+    cdef void count_brought(self, size_t n) noexcept nogil:
+        pthread_mutex_lock(&self.lock)
+        self.brought += n
+        pthread_mutex_unlock(&self.lock)
 
     cdef void spread(self, Hand* hand, Load* load) noexcept nogil:
         """Decompresses an opened chunk once, to every part that waits for it. What is wrong with one alone, its length
@@ -817,6 +824,7 @@ cdef class Opener(_Crew):
         if length >= 0 and <long long>n > length - written:
             self.note_part(at, BAD_FRAME, 0)
             return False
+        self.count_brought(n)
         if job.directory < 0 or (zero and job.sparse):
             return True
         fd = job.way.draft.fd
@@ -876,6 +884,15 @@ cdef class Opener(_Crew):
             job.soft = job.soft or errno
 
     # ---- the caller ----
+
+    def written(self):
+        """Plain bytes that are in their places so far, in unfinished files as well: see _engine.pyi."""
+        cdef u64 now
+        with nogil:
+            pthread_mutex_lock(&self.lock)
+            now = self.brought
+            pthread_mutex_unlock(&self.lock)
+        return now
 
     def stop(self):
         """Ends the workers, and takes away the files that are not finished."""

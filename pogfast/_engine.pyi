@@ -192,4 +192,7 @@ class Opener:
     def run(self) -> Generator[Opened]:
         """In the order of `files`, one for each. To be closed when it is not read to its end."""
 
+    def written(self) -> int:
+        """Plain bytes that are in their places so far, in unfinished files as well. May be asked from any thread."""
+
     def stop(self) -> None: ...

@@ -295,7 +295,8 @@ class _Run:
             postponed, self.again = self.again, []
             if postponed and not self.options.dry_run:
                 self._pass(self._sources_again(postponed), last=True)
-        if not self.writer and not self.options.dry_run and not any(map(len, self.trailer.values())):
+        kept = [len(self.writer), *(len(self.trailer[kind]) for kind in ("directories", "links", "fifos"))]
+        if not any(kept) and not self.options.dry_run:
             raise PogfastError("nothing could be archived: no archive was made")
 
     @contextlib.contextmanager
@@ -341,7 +342,7 @@ class _Run:
                 pending.first = None
             source = self._look_up(pending)
             if source is None or self.options.dry_run:
-                self._settle_known(source)
+                self._settle_known()
                 continue
             yield source
 
@@ -464,7 +465,7 @@ class _Run:
         """Archives `sources`. Unless it is the `last` pass, what changes while it is read goes to `again`."""
         slabs = self.options.slabs(self.jobs)
         self.report.detail(
-            f"{self.jobs} workers, at most {slabs} chunks in flight, {slabs * self.options.chunk_memory} bytes"
+            f"{self.jobs} workers, at most {slabs} chunks in flight, {slabs * self.options.chunk_memory / 1e6:.0f} MB"
         )
         sealer = Sealer(
             self.key.secret,
@@ -531,7 +532,7 @@ class _Run:
                 os.path.abspath(node.path), _sealed_facts(sealed), self.cut, known, read_at_ns=pending.read_at
             )
 
-    def _settle_known(self, source: object = None) -> None:
+    def _settle_known(self) -> None:
         """Writes down what stands at the head of the line and needs no engine."""
         while self.pending:
             pending = self.pending[0]

@@ -102,15 +102,18 @@ def restore_batch(
     key: Key,
     blobs: BlobDirectory | Callable[[str], Buffer],
     jobs: int,
+    watch: Callable[[Callable[[], int]], None] = lambda written: None,
 ) -> Generator[Opened | Outcome | PogfastError, None, None]:
     """For each place in its turn what became of it: Opened when the file is whole and has its name now.
 
-    `ask` says what the engine is to do, or that nothing is to be done. To be closed before the directories are,
+    `ask` says what the engine is to do, or that nothing is to be done. `watch` gets a function that tells how many plain
+    bytes are written so far, in unfinished files as well. To be closed before the directories are,
     whatever happens: workers write through their descriptors.
     """
     asked = [_asked(ask, place) for place in batch]
     files = [wanted for wanted in asked if isinstance(wanted, Wanted)]
     opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary_prefix())
+    watch(opener.written)
     with contextlib.closing(opener.run()) as run:
         for place, wanted in zip(batch, asked, strict=True):
             yield _judged(place.name, wanted.blobs, next(run)) if isinstance(wanted, Wanted) else wanted

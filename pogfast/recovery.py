@@ -205,6 +205,8 @@ class _Run:
         self.summary = Summary()
         self.files = 0  # that need no more work
         self.bytes_done = 0  # of these
+        self.written: Callable[[], int] = lambda: 0  # plain bytes that the engine has written in this batch
+        self.settled = 0  # of these, those of files that are done
         # Archived name of the first file of an inode -> path of one of its files that is there, or will be.
         self.first: dict[str, str] = {}
         self.awaited: set[str] = set()  # these paths
@@ -215,7 +217,9 @@ class _Run:
         total_files, total_bytes = len(files), sum(place.size for place in files)
 
         def progress() -> Progress:
-            return Progress(self.files, self.bytes_done, self.summary.bytes_written, total_files, total_bytes)
+            unfinished = max(0, self.written() - self.settled)
+            done, written = self.bytes_done + unfinished, self.summary.bytes_written + unfinished
+            return Progress(self.files, done, written, total_files, total_bytes)
 
         self.report.started(progress)
         for problem in self.plan.missing():
@@ -233,11 +237,15 @@ class _Run:
 
     def restore_files(self, places: Iterable[Place]) -> None:
         for batch in batches(places, self.directories.most):
-            run = restore_batch(batch, self._ask, self.key, self.blobs, self.jobs)
+            run = restore_batch(batch, self._ask, self.key, self.blobs, self.jobs, self._watch)
             with contextlib.closing(run) as results:
                 for place in batch:
                     self._settle(place, next(results), place.size)
             self.directories.close()
+            self._watch(lambda: 0)
+
+    def _watch(self, written: Callable[[], int]) -> None:
+        self.written, self.settled = written, 0
 
     def _ask(self, place: Place) -> Wanted | Outcome:
         entry = self.entries[place.name]
@@ -283,6 +291,7 @@ class _Run:
             self._warn(f"{place.name}: not all of its metadata can be set: {os.strerror(result.soft)}")
         outcome: Outcome = "restored" if isinstance(result, Opened) else result
         if outcome == "restored":
+            self.settled += written
             self.summary.files += 1
             self.summary.bytes_written += written
         if outcome != "refused" and place.path in self.awaited:

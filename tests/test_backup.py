@@ -335,6 +335,8 @@ def test_sockets_are_named_and_passed_over(tmp_path: Path, key: Key, tree: Path)
 
 
 def test_nothing_at_all(tmp_path: Path, key: Key) -> None:
+    with pytest.raises(PogfastError, match="nothing could be archived"):
+        create(tmp_path, key, "/proc/self/mem")
     with pytest.raises(NoSuchInput):
         create(tmp_path, key, "not there")
     assert not list(tmp_path.glob("store/*.mfn"))

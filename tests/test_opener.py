@@ -970,3 +970,21 @@ def test_any_name_is_the_one_that_is_fetched(digest: bytes) -> None:
 
     [told] = Opener(SECRET, None, False, [Wanted(-1, b"", [name], None, -1, 0, 0)], fetch, jobs=1).run()
     assert (NAMED[told.verdict], asked) == ("not there", [name])
+
+
+def test_bytes_are_counted_while_a_file_is_not_done(tmp_path: Path) -> None:
+    """What a display of one huge file needs."""
+    data = [os.urandom(10_000) for _ in range(8)]
+    blobs = dict(seal_blob(SECRET, False, oracle.frame_chunks(piece, 10_000)[0], 10**6) for piece in data)
+    seen: list[int] = []
+
+    def fetch(name: str) -> bytes:
+        seen.append(opener.written())
+        return blobs[name]
+
+    wanted = Wanted(-1, b"", list(blobs), [10_000] * 8, -1, 0, 0)
+    opener = Opener(SECRET, None, False, [wanted], fetch, jobs=1)
+    [told] = opener.run()
+    assert told.verdict == VERDICT["good"]
+    assert seen == [10_000 * number for number in range(8)]
+    assert opener.written() == 80_000
