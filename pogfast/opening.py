@@ -106,9 +106,9 @@ def restore_batch(
 ) -> Generator[Opened | Outcome | PogfastError, None, None]:
     """For each place in its turn what became of it: Opened when the file is whole and has its name now.
 
-    `ask` says what the engine is to do, or that nothing is to be done. `watch` gets a function that tells how many plain
-    bytes are written so far, in unfinished files as well. To be closed before the directories are,
-    whatever happens: workers write through their descriptors.
+    `ask` says what the engine is to do, or that nothing is to be done. `watch` gets a function that tells how many
+    plain bytes are written so far, in unfinished files as well. To be closed before the directories are, whatever
+    happens: workers write through their descriptors.
     """
     asked = [_asked(ask, place) for place in batch]
     files = [wanted for wanted in asked if isinstance(wanted, Wanted)]

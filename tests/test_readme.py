@@ -111,9 +111,8 @@ def test_the_examples_do_what_they_say(tmp_path: Path) -> None:
         for command, output in steps(block):
             shell.run(command, output)
     [program] = blocks("python")
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=shell.home, env=shell.environment, capture_output=True, text=True, check=False
-    )
+    python = [sys.executable, "-c", program]
+    done = subprocess.run(python, cwd=shell.home, env=shell.environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("b'35185'\n", "")
     assert len(set(shell.names.values())) == len(shell.names), "different names in the README are different things"
 
