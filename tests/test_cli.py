@@ -39,6 +39,10 @@ FILES = {
 }
 
 
+# Seconds after which a file is told from one that was changed right after it was read (cache.TICK_NS, and more).
+OLD_ENOUGH = 0.2
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tree, a key in the environment, and a cache of its own."""
@@ -236,6 +240,7 @@ def test_failures_are_one_line(cli: Runner, arguments: list[str], code: int, wor
 
 
 def test_common_options_stand_before_the_verb_or_behind_it(cli: Runner, store: str) -> None:
+    time.sleep(OLD_ENOUGH)
     behind = cli("ls", f"{store}/latest", "--json")
     assert cli("--json", "ls", f"{store}/latest").out == behind.out
     assert only(behind, "node")
@@ -309,6 +314,7 @@ def test_create_and_restore(work: Path, cli: Runner) -> None:
 
 
 def test_a_second_run_reads_no_file(cli: Runner, store: str) -> None:
+    time.sleep(OLD_ENOUGH)
     ran = cli("create", "tree", "--to", store)
     assert "5: 0 new, 5 unchanged" in ran.err
     assert summary(cli("create", "tree", "--to", store, "--json"))["bytes_read"] == 0
@@ -452,6 +458,7 @@ def test_verbose_says_how_much_memory(cli: Runner) -> None:
 
 
 def test_a_dry_run_of_create_writes_nothing(work: Path, cli: Runner, store: str) -> None:
+    time.sleep(OLD_ENOUGH)
     (work / "tree" / "new").write_bytes(b"new")
     before = everything(work)
     ran = cli("create", "tree", "--to", store, "-n")
