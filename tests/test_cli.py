@@ -72,6 +72,7 @@ def cli(work: Path) -> Runner:
 @pytest.fixture
 def store(cli: Runner) -> str:
     """A store with an archive of the tree."""
+    time.sleep(OLD_ENOUGH)
     ran = cli("create", "tree", "--to", "store")
     assert ran.code == 0, ran.err
     return "store"
@@ -240,7 +241,6 @@ def test_failures_are_one_line(cli: Runner, arguments: list[str], code: int, wor
 
 
 def test_common_options_stand_before_the_verb_or_behind_it(cli: Runner, store: str) -> None:
-    time.sleep(OLD_ENOUGH)
     behind = cli("ls", f"{store}/latest", "--json")
     assert cli("--json", "ls", f"{store}/latest").out == behind.out
     assert only(behind, "node")
@@ -314,7 +314,6 @@ def test_create_and_restore(work: Path, cli: Runner) -> None:
 
 
 def test_a_second_run_reads_no_file(cli: Runner, store: str) -> None:
-    time.sleep(OLD_ENOUGH)
     ran = cli("create", "tree", "--to", store)
     assert "5: 0 new, 5 unchanged" in ran.err
     assert summary(cli("create", "tree", "--to", store, "--json"))["bytes_read"] == 0
@@ -458,7 +457,6 @@ def test_verbose_says_how_much_memory(cli: Runner) -> None:
 
 
 def test_a_dry_run_of_create_writes_nothing(work: Path, cli: Runner, store: str) -> None:
-    time.sleep(OLD_ENOUGH)
     (work / "tree" / "new").write_bytes(b"new")
     before = everything(work)
     ran = cli("create", "tree", "--to", store, "-n")
