@@ -22,7 +22,7 @@ from pogfast.errors import CorruptManifest, NoSuchArchive, NoSuchEntry, PogfastE
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
-from pogfast.stores import LATEST, MANIFEST, Store, StoredManifest, find_manifest
+from pogfast.stores import LATEST, MANIFEST, Store, Stored, find_manifest
 
 # The time in a manifest's name is its writer's local one, without a zone: in UTC it is at most so much later.
 MOST_WEST = timedelta(hours=12)
@@ -306,7 +306,7 @@ def _latest(store: Store, key: Key, wanted: Filter) -> str:
     """
     newest: tuple[datetime, str] | None = None
     refused: WrongKey | None = None
-    there: list[tuple[StoredManifest, Mapping[str, Any]]] = []
+    there: list[tuple[Stored, Mapping[str, Any]]] = []
     for stored in sorted(store.manifests(), key=lambda stored: _could_be_from(stored.name), reverse=True):
         if newest and _could_be_from(stored.name) < newest[0]:
             break
@@ -349,7 +349,7 @@ def _read_trailer(store: Store, key: Key, name: str, wanted: Filter) -> Mapping[
     return {}
 
 
-def _nothing(store: Store, wanted: Filter, there: Iterable[tuple[StoredManifest, Mapping[str, Any]]]) -> NoSuchArchive:
+def _nothing(store: Store, wanted: Filter, there: Iterable[tuple[Stored, Mapping[str, Any]]]) -> NoSuchArchive:
     lines = [
         f"{stored.name} ({', '.join(filter(None, [_text(trailer, 'host'), *_texts(trailer, 'tags')])) or 'no host'})"
         for stored, trailer in there

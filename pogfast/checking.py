@@ -214,7 +214,7 @@ class _Check:
         self.wanted = wanted
         self.summary = summary
         self.report = report
-        self.there = dict(store.blob_names())
+        self.there = {blob.name: blob.size for blob in store.blob_names()}
         self.needed: set[str] = set()
         self.units: set[Unit] = set()
         self.refused: WrongKey | None = None

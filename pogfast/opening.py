@@ -255,7 +255,9 @@ class _Consumer:
     def finish(self, manifest_name: str | None) -> None:
         """Deletes what may go, after a sync of what was restored."""
         self.directories.make_durable()
-        self.store.delete(self.done, manifest_name)
+        self.store.delete_blobs(self.done)
+        if manifest_name is not None:
+            self.store.delete_manifests([manifest_name])
         self.done = []
 
 

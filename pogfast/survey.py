@@ -280,7 +280,7 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
     """Goes through all blobs and archives of a store. An archive that does not open goes to `problem`. While there is
     one, its blobs may count as orphans. Raises StoreError."""
     found = Stats()
-    there = dict(store.blob_names())
+    there = {blob.name: blob.size for blob in store.blob_names()}
     found.blobs, found.stored = len(there), sum(there.values())
     needed: set[str] = set()
     for stored in store.manifests():

@@ -680,7 +680,7 @@ def test_all_archives_of_a_store(built: Built) -> None:
     (built.path / "other.mfn").write_bytes(oracle.seal_manifest(oracle.OracleKey(bytes(32)), {}, {}))
     with contextlib.closing(open_store(str(built.path))) as store:
         listed = archives(store, KEY)
-        stored = sum(size for _, size in store.blob_names() if size > 300)
+        stored = sum(blob.size for blob in store.blob_names() if blob.size > 300)
     assert [info.name.partition("T")[0] for info in listed] == [
         "other.mfn",
         "renamed.mfn",

@@ -53,8 +53,13 @@ def test_what_lies_in_a_store(tmp_path: Path, flat: bool) -> None:
         (tmp_path / "data" / "AA" / NAMES[-1]).parent.mkdir(exist_ok=True)
         (tmp_path / "data" / "AA" / NAMES[-1]).write_bytes(b"in a folder that is not its own")
     store = open_store(str(tmp_path))
-    assert store.manifests() == [("a.mfn", 2), ("b.mfn", 1)]
-    assert sorted(store.blob_names()) == [(name, length) for length, name in enumerate(NAMES)]
+    assert [stored[:2] for stored in store.manifests()] == [("a.mfn", 2), ("b.mfn", 1)]
+    assert sorted(stored[:2] for stored in store.blob_names()) == [(name, length) for length, name in enumerate(NAMES)]
+    assert {*store.blob_names(), *store.manifests()} == {
+        (path.name, path.stat().st_size, path.stat().st_mtime)
+        for path in tmp_path.rglob("*")
+        if path.name in {*NAMES, "a.mfn", "b.mfn"} and "noise" not in str(path) and path.parent.name != "AA"
+    }
     assert [store.size_of(name) for name in NAMES] == list(range(40))
     assert [bytes(store.get_blob(name)) for name in NAMES] == [bytes(length) for length in range(40)]
     store.close()
@@ -111,7 +116,7 @@ def test_a_listing_goes_on_while_blobs_come_and_go(tmp_path: Path, flat: bool) -
     other.start()
     try:
         for _ in range(100):
-            assert set(names[:250]) <= {name for name, _ in store.blob_names()}
+            assert set(names[:250]) <= {stored.name for stored in store.blob_names()}
     finally:
         stop.set()
         other.join()

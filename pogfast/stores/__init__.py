@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from pogfast._engine import BlobDirectory
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
-from pogfast.stores.local import MANIFEST, LocalStore, StoredManifest, is_flat
+from pogfast.stores.local import MANIFEST, LocalStore, Stored, is_flat
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -60,8 +60,11 @@ class Source(Protocol):
     def get_manifest(self, name: str) -> bytes:
         """Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
 
-    def delete(self, blobs: Iterable[str], manifest: str | None = None) -> None:
-        """Deletes blobs, then a manifest; those that are gone already are fine. Raises StoreError."""
+    def delete_blobs(self, names: Iterable[str]) -> None:
+        """Those that are gone already are fine. Raises StoreError."""
+
+    def delete_manifests(self, names: Iterable[str]) -> None:
+        """As delete_blobs."""
 
     def close(self) -> None: ...
 
@@ -71,11 +74,11 @@ class Store(Source, Protocol):
 
     path: str
 
-    def manifests(self) -> list[StoredManifest]:
-        """Names and bytes of the manifests, by name. Raises StoreError."""
+    def manifests(self) -> list[Stored]:
+        """The manifests, by name. Raises StoreError."""
 
-    def blob_names(self) -> Iterator[tuple[str, int]]:
-        """Names and bytes of the blobs, in no order. Raises StoreError."""
+    def blob_names(self) -> Iterator[Stored]:
+        """The blobs, in no order. Raises StoreError."""
 
     def size_of(self, name: str) -> int | None:
         """The bytes of a blob, None when it is not there. Raises StoreError."""
@@ -233,7 +236,7 @@ __all__ = [
     "LocalStore",
     "Source",
     "Store",
-    "StoredManifest",
+    "Stored",
     "Target",
     "check_targets",
     "find_manifest",

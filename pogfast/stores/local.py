@@ -45,11 +45,13 @@ def sweep(directory: int) -> None:
                 os.unlink(name, dir_fd=directory)
 
 
-class StoredManifest(NamedTuple):
-    """A manifest that lies in a store: its name there, and its bytes."""
+class Stored(NamedTuple):
+    """A blob or manifest that lies in a store: its name there, its bytes, and when it was written (seconds since
+    1970, by the store's clock)."""
 
     name: str
     size: int
+    modified: float
 
 
 def is_flat(path: str) -> bool:
@@ -133,9 +135,9 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}") from error
 
-    def manifests(self) -> list[StoredManifest]:
+    def manifests(self) -> list[Stored]:
         """What ends in .mfn, by name. Raises StoreError."""
-        return sorted(StoredManifest(*found) for found in self._files(".", _is_manifest))
+        return sorted(self._files(".", _is_manifest))
 
     def get_manifest(self, name: str) -> bytes:
         try:
@@ -146,15 +148,15 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot read {name}: {error.strerror}") from error
 
-    def blob_names(self) -> Iterator[tuple[str, int]]:
+    def blob_names(self) -> Iterator[Stored]:
         """Every blob with its bytes, in no order, while it goes through the directories. Raises StoreError."""
         if not self.fan_out:
             yield from self._files(".", _is_like_a_blob)
             return
         for folder in self._folders():
-            for name, size in self._files(f"data/{folder}", _is_like_a_blob):
-                if name.startswith(folder):
-                    yield name, size
+            for stored in self._files(f"data/{folder}", _is_like_a_blob):
+                if stored.name.startswith(folder):
+                    yield stored
 
     def size_of(self, name: str) -> int | None:
         """The bytes of a blob, None when it is not there. Raises StoreError."""
@@ -189,7 +191,7 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot list data in {self.label}: {error.strerror}") from error
 
-    def _files(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, int]]:
+    def _files(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[Stored]:
         """The files in a directory whose names are `wanted`, with their bytes. What vanishes meanwhile is not there."""
         try:
             with self._scan(folder) as entries:
@@ -198,7 +200,7 @@ class LocalStore:
                         with contextlib.suppress(FileNotFoundError):
                             facts = entry.stat()
                             if stat.S_ISREG(facts.st_mode):
-                                yield entry.name, facts.st_size
+                                yield Stored(entry.name, facts.st_size, facts.st_mtime)
         except OSError as error:
             raise StoreError(f"cannot list {folder} in {self.label}: {error.strerror}") from error
 
@@ -211,9 +213,14 @@ class LocalStore:
         finally:
             os.close(directory)
 
-    def delete(self, blobs: Iterable[str], manifest: str | None = None) -> None:
-        paths = [self._path(name) for name in blobs]
-        for path in paths if manifest is None else [*paths, manifest]:
+    def delete_blobs(self, names: Iterable[str]) -> None:
+        self._delete(self._path(name) for name in names)
+
+    def delete_manifests(self, names: Iterable[str]) -> None:
+        self._delete(names)
+
+    def _delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
             try:
                 os.unlink(path, dir_fd=self.directory)
             except FileNotFoundError:
