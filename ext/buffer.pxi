@@ -38,6 +38,7 @@ cdef extern from *:
 cdef enum:
     PAGE = 4096
     HUGE = 2 << 20
+    KEPT = 16 << 20         # of a blob's memory when that is given back: new memory has its price
     # The chunk begins here in every buffer, whatever its header: 64-byte aligned, so that the block counter of the
     # cipher and the cache lines agree, with room for the header, nonce and tag in front.
     CHUNK_AT = 128
@@ -54,7 +55,8 @@ cdef u8* map_memory(size_t n) noexcept nogil:
 
 
 cdef struct Slab:
-    u8* base            # mapped memory; the chunk begins at base + CHUNK_AT
+    u8* base            # mapped memory
+    size_t chunk_at     # where in it the chunk begins
     size_t room         # bytes mapped
     u8* plain           # mapped memory for the chunk before it is compressed, where that is kept whole
     size_t plain_room
@@ -71,6 +73,13 @@ cdef struct Slab:
     u8[KEY] file_key
     void* sha           # EVP_MD_CTX
     u8[POLY_STATE + 16] poly_room
+    void* drafts        # a Draft for each sink, while the blob is written behind its making; behind.pxi
+    size_t ready        # bytes of the blob that the writer may have
+    size_t written      # bytes that are in the drafts; the first page comes last
+    bint lined_up       # waits for the writer
+    bint writing        # the writer is at it
+    int write_error
+    Slab* behind        # the next that waits
     Slab* next          # in the list of slabs being sealed, oldest first, or of free ones
     void* owner         # the stream it belongs to
     Py_ssize_t index    # which blob of its file
@@ -78,7 +87,7 @@ cdef struct Slab:
 
 cdef int slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
     """Room for a chunk of `chunk` bytes, its header and padding. 0, or -1 when there is no memory."""
-    cdef size_t need = (CHUNK_AT + chunk + PAD_MOST + PAGE - 1) // PAGE * PAGE
+    cdef size_t need = (slab.chunk_at + chunk + PAD_MOST + PAGE - 1) // PAGE * PAGE
     if slab.room >= need:
         return 0
     if slab.base != NULL:
@@ -91,17 +100,28 @@ cdef int slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
     return 0
 
 
-cdef void slab_trim(Slab* slab, size_t keep) noexcept nogil:
-    """Gives the memory of a slab beyond `keep` bytes back to the system, until it is needed again."""
+cdef void give_back_behind(u8* memory, size_t room, size_t keep) noexcept nogil:
+    """Gives mapped memory beyond `keep` bytes back to the system, until it is needed again."""
     keep = (keep + HUGE - 1) // HUGE * HUGE
-    if keep < slab.room:
-        pogfast_give_back(slab.base + keep, slab.room - keep)
+    if keep < room:
+        pogfast_give_back(memory + keep, room - keep)
 
 
-cdef Slab* slab_new() noexcept nogil:
+cdef void slab_let_go(Slab* slab, const u8* start, const u8* end) noexcept nogil:
+    """Gives memory of a blob back to the system, by whole huge pages: up to `end`, from the last one that a call which
+    ended at `start` had left; what the next blob needs at once is kept."""
+    cdef size_t first = (<size_t>slab.base + KEPT + HUGE - 1) // HUGE * HUGE
+    cdef size_t begin = max(first, <size_t>start // HUGE * HUGE)
+    cdef size_t stop = <size_t>end // HUGE * HUGE
+    if begin < stop:
+        pogfast_give_back(<void*>begin, stop - begin)
+
+
+cdef Slab* slab_new(size_t chunk_at) noexcept nogil:
     cdef Slab* slab = <Slab*>calloc(1, sizeof(Slab))
     if slab == NULL:
         return NULL
+    slab.chunk_at = chunk_at
     slab.sha = crypto.ctx_new()
     if slab.sha == NULL:
         free(slab)

@@ -4,8 +4,19 @@
 
 cdef enum:
     PROBE = 4 * PIECE           # of a chunk: what does not compress here is not expected to further on
-    WORTH = 64 * PIECE          # larger chunks are worth the trial, for the memory that it spares
+    WORTH = 16 * PIECE          # larger chunks are worth the trial
+    RAW_BLOCK = 128 << 10       # the most that zstd allows in one of its blocks
+    RAW_HEADER = 14
+    TRIAL = 16 * RAW_BLOCK      # as often what did not compress at first is tried again
     AGAIN = -1                  # no errno: a chunk is to be made anew
+
+
+cdef enum Manner:               # how a chunk becomes a frame
+    # All of it is kept in memory, and zstd finds matches in it without copying what it reads into a ring of its own,
+    # whose seam costs it a fifth of its speed.
+    STEADY
+    STREAMED                    # read piece by piece: half the memory
+    RAW                         # it does not compress: a frame of raw blocks, at the speed of hashing and encrypting
 
 
 cdef struct Cut:                # a large file in the `frames` layout
@@ -20,6 +31,29 @@ cdef struct Cut:                # a large file in the `frames` layout
     bint ended                  # no further chunk begins
     int working                 # workers in it
     Cut* next
+
+
+# A frame of raw blocks, RFC 8878: no checksum, since the plain bytes themselves are authenticated, and level 3's window.
+
+cdef size_t raw_header(u8* out, size_t n) noexcept nogil:
+    """Says that `n` bytes follow. Returns RAW_HEADER."""
+    cdef int i
+    memcpy(out, b"\x28\xb5\x2f\xfd\xc0\x58", 6)
+    for i in range(8):
+        out[6 + i] = <u8>(<u64>n >> 8 * i)
+    return RAW_HEADER
+
+
+cdef u8* raw_block(u8* out, size_t n, bint last) noexcept nogil:
+    """Begins a block of `n` bytes. Returns where they go."""
+    cdef size_t head = n << 3 | last
+    out[0], out[1], out[2] = <u8>head, <u8>(head >> 8), <u8>(head >> 16)
+    return out + 3
+
+
+cdef bint compresses(Hand* hand, const u8* p, size_t n) noexcept nogil:
+    """Whether zstd makes `n` bytes shorter by a part of 32 at least."""
+    return n >= RAW_BLOCK and not zstd.is_error(zstd.compress2(hand.context, hand.data, n - n // 32, p, n))
 
 
 cdef class _Cutter(_Streamer):
@@ -157,9 +191,6 @@ cdef class _Cutter(_Streamer):
         return there
 
     cdef void leave_cut(self, Cut* cut, Slab* slab) noexcept nogil:
-        # Beside its plain bytes a chunk that hardly compressed is more than a chunk should take for long.
-        if slab.have > self.chunk_size // 2 and slab.length > self.chunk_size // 2:
-            slab_trim(slab, self.chunk_size // 2)
         pthread_mutex_lock(&self.lock)
         self.give_back(slab)
         self.chunk_done(cut)
@@ -217,34 +248,45 @@ cdef class _Cutter(_Streamer):
         """Compresses the chunk of `n` bytes into its slab; hashes and encrypts behind. A file of one chunk as pog does,
         others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there, 0 when that
         is nothing. 0 or an errno."""
-        cdef bint steady = not alone
-        cdef int error = self.pack_frame(hand, cut, n, alone, &steady)
+        cdef Manner manner = STREAMED if alone else STEADY
+        cdef int error
+        self.make_room(hand.slab, cut, manner)
+        error = self.pack_frame(hand, cut, n, alone, &manner)
         while error == AGAIN and n[0]:
-            slab_begin(hand.slab)
-            error = self.pack_frame(hand, cut, n, alone, &steady)
+            self.begin_again(hand.slab)
+            hand.slab.later = self.mostly_known
+            self.make_room(hand.slab, cut, manner)
+            if manner == RAW:
+                error = self.pack_raw(hand, cut, n, &manner)
+            else:
+                error = self.pack_frame(hand, cut, n, alone, &manner)
         return 0 if error == AGAIN else error
 
-    cdef int pack_frame(self, Hand* hand, Cut* cut, size_t* n, bint alone, bint* steady) noexcept nogil:
-        """One try of `pack`. AGAIN when `n` or `steady` were not what they should be, and are now: a frame says its length
-        up front, and what does not compress needs not be `steady`.
+    cdef void make_room(self, Slab* slab, const Cut* cut, Manner manner) noexcept nogil:
+        """A slab has memory for all of the plain bytes or for all of the blob, not for both."""
+        if manner == STEADY or cut.in_order:
+            give_back_behind(slab.base, slab.room, KEPT)
+        else:
+            give_back_behind(slab.plain, slab.plain_room, PROBE)
 
-        `steady`: all of the chunk is kept in memory, and zstd finds matches in it without copying what it reads into a
-        ring of its own, whose seam costs it a fifth of its speed. Otherwise a chunk needs half the memory."""
+    cdef int pack_frame(self, Hand* hand, Cut* cut, size_t* n, bint alone, Manner* manner) noexcept nogil:
+        """One try of `pack`. AGAIN when `n` or `manner` were not what they should be, and are now: a frame says its length
+        up front."""
+        cdef bint steady = manner[0] == STEADY
         cdef Slab* slab = hand.slab
         cdef ZBuffer data, out
         cdef size_t at = 0, got, piece, left = 0
         cdef long long next_at = -1
         cdef u8* place
         cdef int error
-        slab.later = self.mostly_known
         out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(self.chunk_size), 0
         data.data, data.size, data.pos = slab.plain, 0, 0
-        self.begin_frame(hand, n[0], alone, steady[0])
+        self.begin_frame(hand, n[0], alone, steady)
         while at < n[0]:
             if self.stopping:
                 return EINTR
             piece = min(n[0] - at, <size_t>PIECE)
-            place = slab.plain + at if steady[0] or at < slab.have else hand.data
+            place = slab.plain + at if steady or at < slab.have else hand.data
             if at >= slab.have:
                 error = self.read_piece(cut, place, piece, hand.at + <long long>at, &next_at, &got)
                 if error:
@@ -256,7 +298,7 @@ cdef class _Cutter(_Streamer):
                         return AGAIN
                     piece = got
             at += piece
-            if steady[0]:
+            if steady:
                 slab.have = max(slab.have, at)
                 data.size = at
             else:
@@ -264,8 +306,8 @@ cdef class _Cutter(_Streamer):
             left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
             if zstd.is_error(left):
                 return ENOMEM
-            if steady[0] and n[0] > WORTH and at == PROBE and out.pos > PROBE - PROBE // 32:
-                steady[0] = False
+            if steady and n[0] > WORTH and at == PROBE and out.pos > PROBE - PROBE // 32:
+                manner[0] = RAW
                 return AGAIN
             slab.length = out.pos
             self.follow_up(slab, PIECE)
@@ -273,6 +315,39 @@ cdef class _Cutter(_Streamer):
         if left or data.pos < data.size:
             return ENOMEM
         slab.length = out.pos
+        self.follow_up(slab, 1)
+        return 0
+
+    cdef int pack_raw(self, Hand* hand, Cut* cut, size_t* n, Manner* manner) noexcept nogil:
+        """As pack_frame: bytes are read to where they are encrypted. AGAIN as well when some of them would compress."""
+        cdef Slab* slab = hand.slab
+        cdef size_t at = 0, got, block
+        cdef long long next_at = -1
+        cdef u8* place
+        cdef int error
+        self.begin_frame(hand, n[0], False, False)      # what is tried is tried at the run's level
+        slab.length = raw_header(chunk_of(slab), n[0])
+        while at < n[0]:
+            if self.stopping:
+                return EINTR
+            block = min(n[0] - at, <size_t>RAW_BLOCK)
+            place = raw_block(chunk_of(slab) + slab.length, block, at + block == n[0])
+            if at + block <= slab.have:
+                memcpy(place, slab.plain + at, block)
+            else:
+                error = self.read_piece(cut, place, block, hand.at + <long long>at, &next_at, &got)
+                if error:
+                    return error
+                if got < block:
+                    cut.job.changed = True
+                    n[0] = at + got
+                    return AGAIN
+            if at % TRIAL == 0 and compresses(hand, place, block):
+                manner[0] = STREAMED
+                return AGAIN
+            at += block
+            slab.length = place + block - chunk_of(slab)
+            self.follow_up(slab, PIECE)
         self.follow_up(slab, 1)
         return 0
 
@@ -285,3 +360,4 @@ cdef class _Cutter(_Streamer):
             if not slab.later and slab_encrypt(slab, &self.ring, False):
                 self.bad_key()
                 return
+        self.write_behind(slab)

@@ -16,6 +16,7 @@ The parts, in the order in which a byte meets them:
     files.pxi    blobs under names in a directory, and files that appear whole
     crew.pxi     what Sealer and Opener share: worker threads, a lock, the first error, news in order
     store.pxi    the end of the road: a whole chunk is named, sealed to its end and put into every sink
+    behind.pxi   large blobs are written while they are made
     jobs.pxi     files as they come, what has become of each, how they are read
     stream.pxi   a large file in the `stream` layout: compress -> cut -> seal behind
     cut.pxi      a large file in the `frames` layout: cut -> compress and seal each chunk, side by side
@@ -36,7 +37,7 @@ from pogfast.errors import CorruptBlob, MissingBlob, WrongBlob, WrongKey
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EEXIST, EINTR, EIO, EISDIR, ENOENT, ENOMEM, ENXIO, EPERM, errno
+from libc.errno cimport EEXIST, EINTR, EINVAL, EIO, EISDIR, ENOENT, ENOMEM, ENXIO, EPERM, errno
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -53,6 +54,7 @@ include "seal.pxi"
 include "files.pxi"
 include "crew.pxi"
 include "store.pxi"
+include "behind.pxi"
 include "jobs.pxi"
 include "stream.pxi"
 include "cut.pxi"

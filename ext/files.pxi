@@ -73,6 +73,16 @@ cdef extern from *:
         (void)fd; (void)offset; (void)n;
     #endif
     }
+    /* Makes writes go around the page cache, or not. -1 where there is no such thing. */
+    static int pogfast_direct(int fd, int on) {
+    #ifdef O_DIRECT
+        int flags = fcntl(fd, F_GETFL);
+        return flags < 0 ? -1 : fcntl(fd, F_SETFL, on ? flags | O_DIRECT : flags & ~O_DIRECT);
+    #else
+        (void)fd; (void)on;
+        return -1;
+    #endif
+    }
     static int pogfast_sync_fs(int fd) {
     #ifdef __linux__
         return syncfs(fd);
@@ -147,6 +157,7 @@ cdef extern from *:
     int facts_of "pogfast_facts_of"(int fd, Facts* facts) nogil
     int set_times "pogfast_set_times"(int fd, long long atime_ns, long long mtime_ns) nogil
     void start_writeback "pogfast_start_writeback"(int fd, long long offset, long long n) nogil
+    int set_direct "pogfast_direct"(int fd, bint on) nogil
     int sync_fs "pogfast_sync_fs"(int fd) nogil
     int open_nameless "pogfast_open_nameless"(int dir, int mode) nogil
     int give_room "pogfast_give_room"(int fd, long long size) nogil
@@ -174,7 +185,7 @@ cdef extern from *:
     int O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_NONBLOCK, O_NOFOLLOW, O_NOATIME
 
 cdef enum:
-    WRITEBACK = 1 << 20         # files of at least so many bytes are sent to the disk at once; below, the sync does it
+    LARGE = 1 << 20             # bytes of a blob from which on the disk gets it at once; below, the sync does it
     PATH_ROOM = 512             # bytes for the paths that are made here
 
 
@@ -300,6 +311,7 @@ cdef struct Draft:
     int fd
     int dir                     # borrowed: where its temporary name lies
     bint nameless
+    bint direct                 # written around the page cache
     char[PATH_ROOM] path        # its temporary name, when it has or needs one
 
 
@@ -307,12 +319,45 @@ cdef int draft_begin(Draft* draft, int dir, const char* prefix, size_t number, c
                      int mode) noexcept nogil:
     """An empty file without its name. `prefix`, `number` and `suffix` make one that nobody else uses. 0 or an errno."""
     draft.dir = dir
+    draft.direct = False
     draft.fd = open_nameless(dir, mode) if HAS_NAMELESS else -1
     draft.nameless = draft.fd >= 0
     snprintf(draft.path, PATH_ROOM, b"%s%zx.%s", prefix, number, suffix)
     if not draft.nameless:
         draft.fd = c_openat(dir, draft.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode)
     return 0 if draft.fd >= 0 else errno
+
+
+cdef int draft_write(Draft* draft, const u8* p, size_t n, off_t at) noexcept nogil:
+    """Bytes of a large draft, by whole pages and from memory that is as well aligned. 0 or an errno."""
+    cdef int error
+    if draft.direct:
+        error = pwrite_full(draft.fd, p, n, at)
+        if error != EINVAL:
+            return error
+        draft_go_through_cache(draft)      # not on this file system
+    error = pwrite_full(draft.fd, p, n, at)
+    if error == 0:
+        start_writeback(draft.fd, at, n)
+    return error
+
+
+cdef void draft_go_through_cache(Draft* draft) noexcept nogil:
+    if draft.direct:
+        set_direct(draft.fd, False)
+        draft.direct = False
+
+
+cdef int draft_fill(Draft* draft, const u8* p, size_t n, size_t written) noexcept nogil:
+    """The rest of a large draft of `n` bytes: the first page, and what lies behind `written`, a multiple of it."""
+    cdef size_t whole = n // PAGE * PAGE
+    cdef int error = 0
+    if written < whole:
+        error = draft_write(draft, p + written, whole - written, written)
+    if error == 0:
+        error = draft_write(draft, p, PAGE, 0)
+    draft_go_through_cache(draft)
+    return error or pwrite_full(draft.fd, p + whole, n - whole, whole)
 
 
 cdef int draft_publish(Draft* draft, int dir, const char* path, bint replace) noexcept nogil:
@@ -408,24 +453,33 @@ cdef int make_folders(const Directory* at, const char* path) noexcept nogil:
 
 cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_t n) noexcept nogil:
     """Stores a blob under its name, in place of what may lie there. 0 or an errno; then nothing has appeared."""
-    cdef char[PATH_ROOM] path
     cdef Draft draft
     cdef int error
-    blob_path(at, digest, path)
     # No two workers write from one buffer at a time, so its address makes the temporary name unique in this process.
     error = draft_begin(&draft, at.fd, at.prefix, <size_t>p, b"tmp", 0o666)
     if error:
         return error
-    error = write_full(draft.fd, p, n)
-    if error == 0 and n >= WRITEBACK:
-        start_writeback(draft.fd, 0, 0)
+    if n < LARGE:
+        error = write_full(draft.fd, p, n)
+    else:
+        draft.direct = set_direct(draft.fd, True) == 0
+        error = draft_fill(&draft, p, n, PAGE)
     if error == 0:
-        error = draft_publish(&draft, at.fd, path, True)
+        error = blob_publish(at, digest, &draft)
+    draft_end(&draft, error == 0)
+    return error
+
+
+cdef int blob_publish(const Directory* at, const u8* digest, Draft* draft) noexcept nogil:
+    """Gives a draft that is a whole blob its name. 0 or an errno."""
+    cdef char[PATH_ROOM] path
+    cdef int error
+    blob_path(at, digest, path)
+    error = draft_publish(draft, at.fd, path, True)
     if error == ENOENT and at.fan_out:
         error = make_folders(at, path)
         if error == 0:
-            error = draft_publish(&draft, at.fd, path, True)
-    draft_end(&draft, error == 0)
+            error = draft_publish(draft, at.fd, path, True)
     return error
 
 

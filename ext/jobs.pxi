@@ -54,7 +54,7 @@ cdef void free_job(FileJob* job) noexcept nogil:
     free(job)
 
 
-cdef class _Feed(_Storer):
+cdef class _Feed(_Behind):
     """The files of a run, in their order, and the buffers that their chunks are made in."""
     cdef int level
     cdef bint frames
@@ -218,7 +218,7 @@ cdef class _Feed(_Storer):
         if slab != NULL:
             self.spare = slab.next
         elif self.slab_count < self.slab_most:
-            slab = slab_new()
+            slab = slab_new(PAGE + self.ring.header + BOX)
             if slab == NULL:
                 self.give_up_for_memory()
                 return NULL
@@ -237,6 +237,9 @@ cdef class _Feed(_Storer):
         return slab
 
     cdef void give_back(self, Slab* slab) noexcept nogil:
+        if slab.drafts != NULL:     # it has broken off
+            self.recall(slab)
+            self.end_drafts(slab)
         slab.next = self.spare
         self.spare = slab
 
@@ -244,13 +247,14 @@ cdef class _Feed(_Storer):
         cdef Slab* following
         while slab != NULL:
             following = slab.next
+            self.end_drafts(slab)
             slab_free(slab)
             slab = following
 
     cdef bint equip(self, Hand* hand) noexcept nogil:
         """Gives a worker its buffers, on its first file and after a stream took them over."""
         if hand.own == NULL:
-            hand.own = slab_new()
+            hand.own = slab_new(PAGE + self.ring.header + BOX)
             if hand.own == NULL:
                 return False
         if slab_reserve(hand.own, zstd.compress_bound(SMALL)):

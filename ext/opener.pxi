@@ -396,7 +396,7 @@ cdef class Opener(_Crew):
     cdef Load* new_load(self) noexcept nogil:
         cdef Load* load = <Load*>calloc(1, sizeof(Load))
         if load != NULL:
-            load.slab = slab_new()
+            load.slab = slab_new(CHUNK_AT)
         if load == NULL or load.slab == NULL:
             free(load)
             self.give_up_for_memory()
@@ -492,7 +492,7 @@ cdef class Opener(_Crew):
     cdef void do(self, Hand* hand) noexcept nogil:
         cdef Load* load = <Load*>hand.stream
         if hand.own == NULL:
-            hand.own = slab_new()
+            hand.own = slab_new(CHUNK_AT)
         if hand.data == NULL:
             hand.data = <u8*>malloc(2 * PIECE)
         if hand.context == NULL:

@@ -105,7 +105,7 @@ cdef inline void* poly_of(Slab* slab) noexcept nogil:
 
 
 cdef inline u8* chunk_of(Slab* slab) noexcept nogil:
-    return slab.base + CHUNK_AT
+    return slab.base + slab.chunk_at
 
 
 cdef void slab_begin(Slab* slab) noexcept nogil:
@@ -122,7 +122,7 @@ cdef size_t padded(size_t length, size_t chunk_size) noexcept nogil:
 cdef void pad(Slab* slab, size_t chunk_size) noexcept nogil:
     cdef u8* p = chunk_of(slab) + slab.length
     slab.total = padded(slab.length, chunk_size)
-    check(slab.hashed == slab.length and CHUNK_AT + slab.total <= slab.room)
+    check(slab.hashed == slab.length and slab.chunk_at + slab.total <= slab.room)
     if slab.total == slab.length:
         return
     memcpy(p, PAD_MAGIC, 4)
@@ -161,7 +161,7 @@ cdef void encrypt_to(Slab* slab, size_t end) noexcept nogil:
     """Encrypts bytes [sealed, end) piece by piece. Every end but the last lies FIRST behind a multiple of 64."""
     cdef u8* chunk = chunk_of(slab)
     cdef size_t n
-    check(end <= slab.hashed + PAD_MOST and CHUNK_AT + end <= slab.room)
+    check(end <= slab.hashed + PAD_MOST and slab.chunk_at + end <= slab.room)
     while slab.sealed < end:
         check((slab.sealed + FIRST) % SALSA_BLOCK == 0)
         n = min(end - slab.sealed, <size_t>PIECE)
@@ -347,7 +347,7 @@ cdef int slab_open(Slab* slab, const Ring* ring, const u8* blob, size_t size, co
     if size < head:
         return BAD_BODY
     slab.total = size - head
-    check(CHUNK_AT + slab.total <= slab.room)
+    check(slab.chunk_at + slab.total <= slab.room)
     verdict = lock_begin(&lock, ring, blob)
     while verdict == GOOD and at < slab.total:
         if stop[0]:
@@ -383,7 +383,7 @@ def blob_name(bytes secret, const u8[::1] chunk):
 def seal_blob(bytes secret, bint asymmetric, const u8[::1] chunk, size_t chunk_size):
     """(name, blob) of one chunk, padded when it is shorter than `chunk_size`."""
     cdef Ring ring
-    cdef Slab* slab = slab_new()
+    cdef Slab* slab = slab_new(CHUNK_AT)
     cdef int failed
     if slab == NULL or slab_reserve(slab, chunk.shape[0]):
         slab_free(slab)
@@ -431,7 +431,7 @@ cdef class _OpenedBlob:
         if name is not None:
             read_name(name, digest)
             wanted = digest
-        self.slab = slab_new()
+        self.slab = slab_new(CHUNK_AT)
         if self.slab == NULL or slab_reserve(self.slab, size):
             raise MemoryError
         with nogil:

@@ -153,14 +153,16 @@ cdef class _Storer(_Crew):
         self.tally.read += n
         pthread_mutex_unlock(&self.lock)
 
+    cdef int put_directory(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
+        """0 or an errno."""
+        return directory_put(self.directories[sink], slab.digest, blob_of(slab, &self.ring), blob_size(slab, &self.ring))
+
     cdef bint put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
-        cdef u8* blob = blob_of(slab, &self.ring)
-        cdef size_t size = blob_size(slab, &self.ring)
         cdef int error
         if self.directories[sink] == NULL:
             with gil:
                 return self.hand_out(sink, slab)
-        error = directory_put(self.directories[sink], slab.digest, blob, size)
+        error = self.put_directory(sink, slab)
         if error:
             with gil:
                 self.fail(OSError(error, os.strerror(error), self.sinks[sink].path))

@@ -208,6 +208,7 @@ cdef class _Streamer(_Feed):
             if not slab.later and slab_encrypt(slab, &self.ring, False):
                 self.bad_key()
                 return
+        self.write_behind(slab)
         if last:
             stored = self.finish(slab, hand)
         pthread_mutex_lock(&self.lock)

@@ -1,0 +1,176 @@
+"""Large blobs that are written while they are made: the same blobs everywhere, and nothing left of what was dropped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import oracle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pogfast._engine import BlobDirectory, Sealer, seal_blob, use_nameless_files
+
+SECRET = bytes(range(32))
+KEY = oracle.OracleKey(SECRET)
+STEP = 4 << 20  # behind.pxi
+PAGE = 4096
+CHUNK = 3 * STEP
+
+
+@pytest.fixture(params=["nameless", "named", "memory"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Both kinds of unfinished files, and a file system in memory, which has no page cache to go around."""
+    if request.param != "memory":
+        use_nameless_files(request.param == "nameless")
+        yield tmp_path
+        use_nameless_files(True)
+        return
+    if not os.path.isdir("/dev/shm"):
+        pytest.skip("no file system in memory here")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+@contextlib.contextmanager
+def shelves(*places: Path) -> Iterator[list[BlobDirectory]]:
+    descriptors = []
+    for directory in places:
+        directory.mkdir(exist_ok=True)
+        descriptors.append(os.open(directory, os.O_RDONLY))
+    yield [
+        BlobDirectory(descriptor, True, path=str(place)) for descriptor, place in zip(descriptors, places, strict=True)
+    ]
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def seal(source: list[Path], sinks: list[object], *, frames: bool, chunk_size: int = CHUNK) -> list[list[str]]:
+    paths = [os.fsencode(path) for path in source]
+    sealer = Sealer(SECRET, False, paths, sinks, chunk_size=chunk_size, level=1, jobs=2, frames=frames)
+    names: list[list[str]] = [[] for _ in source]
+    with contextlib.closing(sealer.run()) as run:
+        for news in run:
+            names[news.file] += news.names
+    return names
+
+
+def files_in(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("frames", [True, False], ids=["frames", "stream"])
+@pytest.mark.parametrize("random", [1.0, 0.3])
+def test_every_sink_has_the_same_blobs(place: Path, random: float, frames: bool) -> None:
+    size = 2 * CHUNK + 12345
+    data = os.urandom(int(random * size)).rjust(size, b".")
+    source = place / "source"
+    source.write_bytes(data)
+    kept: dict[str, bytes] = {}
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with shelves(place / "one", place / "two") as (one, two):
+        [names] = seal([source], [one, lambda name, view: kept.update({name: bytes(view)}), two], frames=frames)
+        assert seal([source], [one], frames=frames) == [names]
+    assert files_in(place / "one") == files_in(place / "two") == kept
+    assert kept.keys() == set(names)
+    assert oracle.open_file(KEY, [kept[name] for name in names]) == data
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@settings(max_examples=20)
+@given(
+    sizes=st.lists(
+        st.builds(
+            lambda steps, more: max(0, steps * STEP + more),
+            st.integers(0, 4),
+            st.sampled_from([-PAGE - 113, -PAGE - 112, -113, -112, -1, 0, 1, PAGE - 112, 2 * PAGE, 300_000]),
+        ),
+        max_size=3,
+    ),
+    frames=st.booleans(),
+)
+def test_lengths_around_every_write(tmp_path_factory: pytest.TempPathFactory, sizes: list[int], frames: bool) -> None:
+    place = tmp_path_factory.mktemp("lengths")
+    contents = [os.urandom(size) for size in sizes]
+    source = [place / str(number) for number in range(len(sizes))]
+    for path, data in zip(source, contents, strict=True):
+        path.write_bytes(data)
+    with shelves(place / "store") as sinks:
+        sealed = seal(source, sinks, frames=frames, chunk_size=3 * STEP)
+    blobs = files_in(place / "store")
+    assert blobs.keys() == {name for names in sealed for name in names}
+    for data, names in zip(contents, sealed, strict=True):
+        assert oracle.open_file(KEY, [blobs[name] for name in names]) == data
+
+
+def test_what_is_stored_already_is_written_once(place: Path) -> None:
+    """Three equal files, side by side: their drafts are begun before anyone knows."""
+    data = os.urandom(3 * CHUNK)
+    source = [place / str(number) for number in range(3)]
+    for path in source:
+        path.write_bytes(data)
+    with shelves(place / "store") as sinks:
+        first, *others = seal(source, sinks, frames=True)
+        before = {path: path.stat().st_ino for path in (place / "store").rglob("*")}
+        assert seal(source[:1], sinks, frames=True) == [first]
+    assert others == [first, first]
+    assert files_in(place / "store").keys() == set(first)
+    assert {path: path.stat().st_ino for path in (place / "store").rglob("*")} == before
+
+
+def test_a_run_that_is_left_leaves_nothing_unfinished(place: Path) -> None:
+    source = place / "source"
+    source.write_bytes(os.urandom(6 * CHUNK))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with shelves(place / "store") as sinks:
+        sealer = Sealer(SECRET, False, [os.fsencode(source)], sinks, chunk_size=CHUNK, level=1, jobs=2, frames=True)
+        with contextlib.closing(sealer.run()) as run:
+            next(run)
+        del sealer, run
+        for name, blob in files_in(place / "store").items():
+            assert name == KEY.name(oracle.chunk_of(KEY, KEY.open(blob), name))
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_memory_that_the_disk_cannot_take_from(tmp_path: Path) -> None:
+    """A write around the page cache is refused where the memory is not aligned, and goes through the cache then."""
+    name, blob = seal_blob(SECRET, False, os.urandom(3_000_000), CHUNK)
+    with shelves(tmp_path) as (shelf,):
+        for shift in (0, 1, 511, 512):
+            (tmp_path / "data" / name[:2] / name).unlink(missing_ok=True)
+            shelf.put(name, memoryview(bytes(shift) + blob)[shift:])
+            assert files_in(tmp_path) == {name: blob}
+
+
+@pytest.mark.parametrize("layout", ["frames", "stream"])
+@pytest.mark.parametrize("full", ["no room", "too large"])
+def test_a_disk_that_is_full_in_the_middle_of_a_blob(tmp_path: Path, full: str, layout: str) -> None:
+    (tmp_path / "source").write_bytes(os.urandom(40_000_000))
+    (tmp_path / "key").write_bytes(SECRET)
+    store = tmp_path / "store"
+    store.mkdir()
+    if full == "no room":
+        limit = [
+            "unshare",
+            "-rm",
+            "sh",
+            "-c",
+            f'mount -t tmpfs -o size=14m none {store} && "$@"; c=$?; find {store} -type f; exit $c',
+        ]
+        if subprocess.run([*limit, "sh", "true"], capture_output=True, check=False).returncode:
+            pytest.skip("no file system can be mounted here")
+    else:
+        limit = ["sh", "-c", f'ulimit -f 14000; trap "" XFSZ; "$@"; c=$?; find {store} -type f; exit $c']
+    words = ["create", "source", "--to", str(store), "--keyfile", "key", "--no-cache", "-q", f"--layout={layout}"]
+    command = [sys.executable, "-m", "pogfast", *words]
+    ended = subprocess.run([*limit, "sh", *command], cwd=tmp_path, capture_output=True, check=False, text=True)
+    assert ended.returncode == 1
+    said = "No space left on device" if full == "no room" else "File too large"
+    assert ended.stderr.splitlines()[0] == f"pogfast: error: cannot write to {store}: {said}"
+    assert ended.stdout == ""
