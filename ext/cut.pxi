@@ -4,7 +4,6 @@
 
 cdef enum:
     PROBE = 4 * PIECE           # of a chunk: what does not compress here is not expected to further on
-    WORTH = 16 * PIECE          # larger chunks are worth the trial
     RAW_BLOCK = 128 << 10       # the most that zstd allows in one of its blocks
     RAW_HEADER = 14
     TRIAL = 16 * RAW_BLOCK      # as often what did not compress at first is tried again

@@ -20,6 +20,10 @@ cdef enum:                      # libzstd's own, from zstd.h
     ZSTD_E_END = 2
     ZSTD_RESET_SESSION = 1
     ZSTD_C_LEVEL = 100
+    ZSTD_C_WINDOW = 101
+    ZSTD_C_HASH = 102
+    ZSTD_C_CHAIN = 103
+    ZSTD_C_MIN_MATCH = 105
     ZSTD_C_CHECKSUM = 201
     ZSTD_C_STABLE_IN = 1006     # the input stays where it is, so it is not copied; an experimental parameter since 1.4
     DENSEST = 32768             # plain bytes that one byte of a frame makes at most: a block of 128 KiB takes four
