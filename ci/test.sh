@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All that must hold before a change is kept, from nothing, in a directory that is removed at the end: the quick start,
-# an sdist and the wheel made from it, lint and types, the tests on a build with checks, every benchmark once on tiny
+# an sdist and the wheel made from it, lint and types, the engine's tests on a build with checks, every benchmark once on tiny
 # data, and at last the whole tests on the installed wheel. Arguments go to that last pytest.
 #
 # PYTHON is the interpreter (python3); POGFAST_TEST_CACHE a directory for the environments of the pogcli releases that
@@ -48,10 +48,11 @@ say "lint and types"
 "$work/wheel/bin/ruff" check .
 "$work/wheel/bin/mypy" --strict pogfast
 
-say "the tests on a build with checks"
+say "the engine's tests on a build with checks"
 "$python" -m venv "$work/debug"
 POGFAST_DEBUG=1 "$work/debug/bin/pip" install --quiet "${sdist[0]}[test]"
-POGFAST_TEST_QUICK=1 run_tests "$work/debug" .
+POGFAST_TEST_QUICK=1 run_tests "$work/debug" \
+  test_behind.py test_engine.py test_frames.py test_identity.py test_kernels.py test_opener.py test_vectors.py
 
 say "every benchmark once, on tiny data"
 run_tests "$work/wheel" --benchmark-disable "$checkout/bench"

@@ -50,6 +50,11 @@ cdef struct Hand:           # one worker's own things, reused for every small fi
     void* context           # a zstd context, compressing or decompressing
 
 
+def cores():
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 cdef class _Crew:
     """Worker threads, their lock, and the first failure, which stops them all."""
     cdef Mutex lock

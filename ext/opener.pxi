@@ -118,6 +118,7 @@ cdef class Opener(_Crew):
     cdef Load* shared           # those that files can be made of
     cdef int load_count
     cdef u64 brought            # plain bytes that are in their places
+    cdef u64 fetched            # bytes of blobs that were read
 
     def __init__(self, bytes secret, bytes private, bint asymmetric, files, source, *, int jobs,
                  bytes temporary=b".pogfast-"):
@@ -700,6 +701,7 @@ cdef class Opener(_Crew):
         code[0] = read_full(fd, blob, min(head + slab.total, <size_t>PIECE), &got)
         if code[0]:
             return BAD_READ
+        self.count_fetched(got)
         verdict = lock_begin(&lock, &self.ring, blob) if got >= head else <int>BAD_BODY
         got -= head
         while verdict == GOOD:
@@ -708,6 +710,7 @@ cdef class Opener(_Crew):
             if at == slab.total:
                 break
             code[0] = read_full(fd, chunk_of(slab) + at, min(slab.total - at, <size_t>PIECE), &got)
+            self.count_fetched(got)
             if code[0]:
                 verdict = BAD_READ
             elif got == 0:
@@ -734,6 +737,7 @@ cdef class Opener(_Crew):
             if slab_reserve(slab, size):
                 raise MemoryError("there is no memory for a blob")
             with nogil:
+                self.count_fetched(size)
                 verdict = slab_open(slab, &self.ring, p, size, digest, &self.stopping)
             return verdict
         except MissingBlob:
@@ -779,6 +783,11 @@ cdef class Opener(_Crew):
     cdef void count_brought(self, size_t n) noexcept nogil:
         pthread_mutex_lock(&self.lock)
         self.brought += n
+        pthread_mutex_unlock(&self.lock)
+
+    cdef void count_fetched(self, size_t n) noexcept nogil:
+        pthread_mutex_lock(&self.lock)
+        self.fetched += n
         pthread_mutex_unlock(&self.lock)
 
     cdef void spread(self, Hand* hand, Load* load) noexcept nogil:
@@ -906,3 +915,12 @@ cdef class Opener(_Crew):
     cdef object tell(self, Py_ssize_t file):
         cdef OpenJob* job = &self.files[file]
         return Opened(file, True, job.verdict, job.bad, job.code, job.offset, job.soft)
+
+    def read(self):
+        """Bytes of blobs that were read so far: see _engine.pyi."""
+        cdef u64 now
+        with nogil:
+            pthread_mutex_lock(&self.lock)
+            now = self.fetched
+            pthread_mutex_unlock(&self.lock)
+        return now

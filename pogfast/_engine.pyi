@@ -39,6 +39,9 @@ def read_chunk(secret: bytes, private: bytes | None, blob: Buffer, name: str, si
 def use_nameless_files(wanted: bool) -> bool:
     """Switches files that have no name until they are whole off, and on again where the system has them. For tests."""
 
+def cores() -> int:
+    """How many this process may use."""
+
 def sync_file_system(fd: int) -> None: ...
 
 class BlobDirectory:
@@ -194,5 +197,8 @@ class Opener:
 
     def written(self) -> int:
         """Plain bytes that are in their places so far, in unfinished files as well. May be asked from any thread."""
+
+    def read(self) -> int:
+        """Bytes of blobs that were read so far. May be asked from any thread."""
 
     def stop(self) -> None: ...

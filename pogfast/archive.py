@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from pogfast import manifest
+from pogfast._engine import cores
 from pogfast.errors import CorruptManifest, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
 from pogfast.keys import Key
 from pogfast.manifest import Entry
@@ -181,11 +182,6 @@ class Archive(Mapping[str, Entry]):
     def others(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What is no file, by kind: names and facts."""
         return {"directory": self.directories, "link": self.links, "fifo": self.fifos}
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 # ---- words of a trailer, as far as they are what FORMAT.md says ------------------------------------------------------

@@ -23,10 +23,10 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from pogfast import __version__, cache, manifest, metadata, tree
-from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied
+from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, UsageError
 from pogfast.keys import Key
-from pogfast.sealing import conclude, default_jobs, seconds_of, store_errors
+from pogfast.sealing import conclude, seconds_of, store_errors
 from pogfast.stores import Target, open_store, open_stores
 from pogfast.tree import Node, Selection
 
@@ -217,7 +217,7 @@ class _Run:
         self.options = options
         self.report = report
         self.paths = paths
-        self.jobs = options.jobs or default_jobs()
+        self.jobs = options.jobs or cores()
         self.summary = Summary()
         self.writer = manifest.Writer(key)
         self.begun = datetime.now().astimezone()

@@ -12,14 +12,14 @@ import errno
 import os
 import random
 from base64 import urlsafe_b64decode
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from pogfast import manifest
-from pogfast._engine import VERDICT, Opened, Opener, Wanted
-from pogfast.archive import Filter, Record, cores, find_archive
+from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
+from pogfast.archive import Filter, Record, find_archive
 from pogfast.errors import (
     CorruptBlob,
     DamageError,
@@ -127,6 +127,7 @@ class Summary:
     to_read_size: int = 0
     read: int = 0
     read_size: int = 0
+    unsettled: Callable[[], int] = lambda: 0  # bytes that were read of what is not through
     damage: list[Damage] = field(default_factory=list)
     problems: list[PogfastError] = field(default_factory=list)
 
@@ -151,6 +152,18 @@ class Report(Protocol):
     def warning(self, text: str) -> None: ...
 
 
+class Silent:
+    """A report to nobody."""
+
+    def started(self, progress: Summary) -> None: ...
+
+    def damage(self, damage: Damage) -> None: ...
+
+    def problem(self, error: PogfastError) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+
 def check(
     archives: Sequence[str],
     key: Key,
@@ -160,13 +173,14 @@ def check(
     tags: Collection[str] = (),
     path: str | None = None,
     jobs: int | None = None,
-    report: Report,
+    report: Report | None = None,
 ) -> Summary:
     """Checks archives and, of words that name a store, all its archives that `host`, `tags` and `path` choose.
 
     Without `read_data` only that all blobs are there, of a size that they can have. With a public key alone no more
     can be done. Raises UsageError, NoSuchArchive and StoreError; WrongKey when not one archive opens.
     """
+    report = report or Silent()
     if read_data and not key.can_open:
         raise WrongKey("an encryption key cannot read data", hint="use --decryption-keyfile")
     wanted = Filter.of(host, tags, path)
@@ -318,9 +332,14 @@ class _Check:
             ]
             key = self.key
             opener = Opener(key.secret, key.private, key.asymmetric, wanted, self.store.blobs, jobs=jobs)
+            self._watch(opener.read, self.summary.read_size)
             with contextlib.closing(opener.run()) as run:
                 for unit, opened in zip(batch, run, strict=True):
                     self._judge(unit, opened)
+            self.summary.unsettled = lambda: 0
+
+    def _watch(self, read: Callable[[], int], settled: int) -> None:
+        self.summary.unsettled = lambda: max(0, settled + read() - self.summary.read_size)
 
     def _judge(self, unit: Unit, opened: Opened) -> None:
         self.summary.read += len(unit.blobs)

@@ -6,13 +6,16 @@ one, says what to do next. Damage never looks like a wrong key, nor the other wa
 
 
 class PogfastError(Exception):
-    """The root of the tree. `exit_code` is what a command that ends with it returns."""
+    """The root of the tree. `exit_code` is what a command that ends with it returns; `path` and `reason` say which file
+    or entry it is about, and what is wrong with it, where that is known."""
 
     exit_code = 1
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, path: str = "", reason: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.path = path
+        self.reason = reason
 
 
 class UsageError(PogfastError):
@@ -22,14 +25,9 @@ class UsageError(PogfastError):
 
 
 class SourceError(PogfastError):
-    """A file that was to be archived could not be read; the rest was done. `path` and `reason` where they are known."""
+    """A file that was to be archived could not be read; the rest was done."""
 
     exit_code = 3
-
-    def __init__(self, message: str, hint: str = "", *, path: str = "", reason: str = "") -> None:
-        super().__init__(message, hint)
-        self.path = path
-        self.reason = reason
 
 
 class TargetError(PogfastError):

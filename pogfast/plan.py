@@ -151,7 +151,7 @@ class Plan:
 
     def missing(self) -> list[NoSuchEntry]:
         """A problem for each name and pattern that matched nothing."""
-        return [NoSuchEntry(f"{name}: no such file in the archive") for name in self.choice.unmatched]
+        return [NoSuchEntry(f"{name}: no such file in the archive", path=name) for name in self.choice.unmatched]
 
     # ---- what may be deleted ----
 

@@ -189,8 +189,9 @@ def _pog(console: PogConsole, arguments: Sequence[str]) -> None:
 
 
 def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
+    from pogfast._engine import cores
     from pogfast.inputs import find_sources
-    from pogfast.sealing import create, default_jobs
+    from pogfast.sealing import create
     from pogfast.stores import check_targets, open_targets
 
     chunk_size = parse_size(options.get("chunk-size", "100MB"))
@@ -210,7 +211,7 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
             targets,
             chunk_size=chunk_size,
             level=level,
-            jobs=min(concurrency, default_jobs()),
+            jobs=min(concurrency, cores()),
             report=console,
         )
     finally:
@@ -219,9 +220,9 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
 
 
 def _decrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
+    from pogfast._engine import cores
     from pogfast.errors import PogfastError
     from pogfast.opening import cat_blobs, restore
-    from pogfast.sealing import default_jobs
 
     key = _key(options, writing=False)
     consume = "consume" in options
@@ -234,7 +235,7 @@ def _decrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
         except OSError as error:
             raise console.cannot_print(error) from error
     for archive, names in archives:
-        restore(archive, key, ".", names=names or None, consume=consume, jobs=default_jobs(), report=console)
+        restore(archive, key, ".", names=names or None, consume=consume, jobs=cores(), report=console)
 
 
 def _by_archive(inputs: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
-from pogfast._engine import BlobDirectory, Opened, Wanted
+from pogfast._engine import BlobDirectory, Opened, Wanted, cores
 from pogfast.archive import open_archive
 from pogfast.directories import Directories, leaf_of, many_open_files, parent_of
 from pogfast.errors import CorruptManifest, PogfastError, StoreError, TargetError, UsageError
@@ -178,10 +178,6 @@ def restore_archive(
     return run.summary
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class _Run:
     """Carries a plan out."""
 
@@ -200,7 +196,7 @@ class _Run:
         self.key = key
         self.directories = directories
         self.options = options
-        self.jobs = options.jobs or _cores()
+        self.jobs = options.jobs or cores()
         self.report = report
         self.summary = Summary()
         self.files = 0  # that need no more work
@@ -223,7 +219,7 @@ class _Run:
 
         self.report.started(progress)
         for problem in self.plan.missing():
-            self._problem(problem)
+            self._problem(problem, problem.path)
         if self.plan.vanished:
             self._warn(f"{self.plan.vanished} names have no more parts than are stripped: not restored")
 
@@ -285,7 +281,7 @@ class _Run:
         self.files += 1
         self.bytes_done += place.size
         if isinstance(result, PogfastError):
-            self._problem(result)
+            self._problem(result, place.name)
             return
         if isinstance(result, Opened) and result.soft:
             self._warn(f"{place.name}: not all of its metadata can be set: {os.strerror(result.soft)}")
@@ -414,10 +410,10 @@ class _Run:
             raise
         except OSError as error:
             outcome = None
-            self._problem(cannot_write(place.name, error.errno or 0))
+            self._problem(cannot_write(place.name, error.errno or 0), place.name)
         except PogfastError as error:
             outcome = None
-            self._problem(error)
+            self._problem(error, place.name)
         if outcome:
             self._tell(place, outcome)
         return outcome == "restored"
@@ -494,7 +490,7 @@ class _Run:
                         self.directories.make_room()
                         self.directories.remove(path, is_directory)
                 except OSError as error:
-                    self._problem(TargetError(f"{path}: cannot be deleted: {error.strerror}"))
+                    self._problem(TargetError(f"{path}: cannot be deleted: {error.strerror}"), path)
                 else:
                     self.summary.deleted += 1
                     self.report.entry(path, "deleted", 0)
@@ -508,7 +504,8 @@ class _Run:
             self.summary.refused.append(place.name)
         self.report.entry(place.name, outcome, place.size)
 
-    def _problem(self, problem: PogfastError) -> None:
+    def _problem(self, problem: PogfastError, path: str) -> None:
+        problem.path = problem.path or path
         self.summary.problems.append(problem)
         self.report.problem(problem)
 

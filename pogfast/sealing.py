@@ -129,11 +129,6 @@ def conclude(targets: Sequence[Target], seal: Callable[[], bytes], announce: Cal
     return name
 
 
-def default_jobs() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def seconds_of(ns: int) -> float:
     """As os.stat gives them, and so as pog writes them."""
     seconds, rest = divmod(ns, 10**9)

@@ -153,7 +153,7 @@ class _Walk:
         errors.clear()
 
     def _unreadable(self, path: str, error: OSError) -> None:
-        self.tell(SourceError(f"cannot read {path}: {error.strerror}"))
+        self.tell(SourceError(f"cannot read {path}: {error.strerror}", path=path, reason=error.strerror or ""))
 
     def _say_what_is_stripped(self, given: str) -> None:
         """Once for each kind, as tar does."""
@@ -212,7 +212,8 @@ class _Walk:
         """`claim`, after what is wrong with it was told."""
         if claim == "clash":
             hint = "archive it in a run of its own, or from another directory (-C)"
-            self.tell(SourceError(f"cannot archive {node.path}: its archived name {node.name} is another's", hint))
+            what = f"cannot archive {node.path}: its archived name {node.name} is another's"
+            self.tell(SourceError(what, hint, path=node.path))
         elif claim == "joined" and node.name:
             self.tell(f"{node.path} and another directory are one in the archive: {node.name}")
         return claim

@@ -403,6 +403,30 @@ def test_only_the_part_is_read(built: Built) -> None:
     assert len(summary.damage) == 5
 
 
+def test_what_is_read_is_counted_before_it_is_through(built: Built) -> None:
+    """What a display of one huge file needs; nobody has to listen."""
+    built.add("f", text(10 * CHUNK), "stream", CHUNK)
+    built.seal()
+    seen: list[int] = []
+
+    class Watching(Heard):
+        def started(self, progress: Summary) -> None:
+            super().started(progress)
+            watching = progress.__class__.__setattr__
+
+            def watch(_: Summary, name: str, value: Any) -> None:
+                watching(progress, name, value)
+                if name == "read":  # the engine has told of the file, and it is not settled yet
+                    seen.append(progress.unsettled())
+
+            progress.__class__ = type("Watched", (Summary,), {"__setattr__": watch})
+
+    summary = check([str(built.path)], KEY, read_data=EVERYTHING, report=Watching())
+    assert seen[-1] == summary.stored == summary.read_size
+    assert summary.unsettled() == 0
+    assert check([str(built.path)], KEY).blobs == summary.blobs
+
+
 def test_many_batches(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BATCH", 3)
     names = built.add("f", text(10 * CHUNK))

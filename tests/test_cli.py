@@ -500,6 +500,8 @@ def test_what_is_restored(work: Path, cli: Runner, store: str) -> None:
     ran = cli("restore", f"{store}/latest", "nosuch", "tree/f", "--into", "more")
     assert ran.code == 3
     assert "pogfast: error: nosuch: " in ran.err
+    ran = cli("restore", f"{store}/latest", "nosuch", "--into", "more", "--json")
+    assert [error["item"] for error in only(ran, "error")] == ["nosuch"]
     assert (work / "more" / "tree" / "f").read_bytes() == b"hi\n"
 
 

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
     ),
     "archive": (
-        {"reading", "manifest", "keys", "stores", "errors"},
+        {"reading", "manifest", "keys", "stores", "_engine", "errors"},
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "survey": (
@@ -81,8 +81,8 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "sizes": ({"errors"}, "text and numbers of bytes"),
     "progress": ({"sizes", "errors"}, "counters are shown: of what is for the verbs to say"),
     "pog": (
-        {"", "console", "prompt", "sizes", "inputs", "sealing", "opening", "stores", "keys", "errors"},
-        "a command line: one library call a mode; blobs and manifests are below what it sees",
+        {"", "console", "prompt", "sizes", "inputs", "sealing", "opening", "stores", "keys", "_engine", "errors"},
+        "a command line: one library call a mode, on so many cores; blobs and manifests are below what it sees",
     ),
     "__main__": ({"cli"}, "the command where its script is not on the PATH"),
     "cli": (

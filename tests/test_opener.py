@@ -976,15 +976,22 @@ def test_bytes_are_counted_while_a_file_is_not_done(tmp_path: Path) -> None:
     """What a display of one huge file needs."""
     data = [os.urandom(10_000) for _ in range(8)]
     blobs = dict(seal_blob(SECRET, False, oracle.frame_chunks(piece, 10_000)[0], 10**6) for piece in data)
-    seen: list[int] = []
+    seen: list[tuple[int, int]] = []
 
     def fetch(name: str) -> bytes:
-        seen.append(opener.written())
+        seen.append((opener.written(), opener.read()))
         return blobs[name]
 
     wanted = Wanted(-1, b"", list(blobs), [10_000] * 8, -1, 0, 0)
     opener = Opener(SECRET, None, False, [wanted], fetch, jobs=1)
     [told] = opener.run()
     assert told.verdict == VERDICT["good"]
-    assert seen == [10_000 * number for number in range(8)]
-    assert opener.written() == 80_000
+    read = [sum(map(len, list(blobs.values())[:number])) for number in range(9)]
+    assert seen == [(10_000 * number, read[number]) for number in range(8)]
+    assert (opener.written(), opener.read()) == (80_000, read[8])
+    for name, blob in blobs.items():
+        (tmp_path / name).write_bytes(blob)
+    with opened(tmp_path) as directory:
+        opener = Opener(SECRET, None, False, [wanted], BlobDirectory(directory, False), jobs=2)
+        assert [told.verdict for told in opener.run()] == [VERDICT["good"]]
+    assert (opener.written(), opener.read()) == (80_000, read[8])

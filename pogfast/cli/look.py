@@ -120,7 +120,7 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
 def find(output: Output, store: str, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
     """Find names in all archives of a store.
 
-    A pattern without a / is held against every part of a path. Each line has the archive, and the name.
+    A pattern without a / is held against the last part of a name. Each line has the archive, and the name.
     """
     from pogfast.stores import open_store
     from pogfast.survey import find as find_names

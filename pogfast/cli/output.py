@@ -66,7 +66,7 @@ class Output(Console):
     def problem(self, error: PogfastError) -> None:
         self.errors += 1
         super().problem(error)
-        words = {"during": self.during, "item": getattr(error, "path", ""), "code": error.exit_code}
+        words = {"during": self.during, "item": error.path, "code": error.exit_code}
         self.emit("error", error={"message": str(error)}, **words)
 
     def refused(self, name: str, why: str) -> None:
