@@ -68,10 +68,10 @@ cdef class _Behind(_Storer):
             drafts[i].fd = -1
         slab.drafts = drafts
         for i in range(self.sink_count):
-            if self.directories[i] != NULL and error == 0:
+            if self.directories[i] != NULL and not self.gone[i] and error == 0:
                 error = draft_begin(&drafts[i], self.directories[i].fd, self.directories[i].prefix, <size_t>slab, b"tmp", 0o666)
                 drafts[i].direct = error == 0 and set_direct(drafts[i].fd, True) == 0
-        slab.written, slab.write_error = PAGE, 0
+        slab.written = PAGE
         if error:
             self.end_drafts(slab)
         return error == 0
@@ -114,10 +114,8 @@ cdef class _Behind(_Storer):
         if slab.drafts == NULL:
             return _Storer.put_directory(self, sink, slab)
         check(not slab.lined_up and not slab.writing)
-        if slab.write_error:
-            return slab.write_error
         draft = &(<Draft*>slab.drafts)[sink]
-        error = draft_fill(draft, blob_of(slab, &self.ring), blob_size(slab, &self.ring), slab.written)
+        error = draft.error or draft_fill(draft, blob_of(slab, &self.ring), blob_size(slab, &self.ring), slab.written)
         if error == 0:
             error = blob_publish(self.directories[sink], slab.digest, draft)
         if error == 0:
@@ -134,7 +132,6 @@ cdef class _Behind(_Storer):
     cdef void write_on(self) noexcept nogil:
         cdef Slab* slab
         cdef size_t start, end
-        cdef int error
         pthread_mutex_lock(&self.lock)
         while not self.over:
             slab = self.waiting
@@ -145,34 +142,30 @@ cdef class _Behind(_Storer):
             slab.lined_up, slab.writing = False, True
             start, end = slab.written, slab.ready // PAGE * PAGE
             pthread_mutex_unlock(&self.lock)
-            error = self.write_drafts(slab, start, end)
+            self.write_drafts(slab, start, end)
             pthread_mutex_lock(&self.lock)
             slab.writing = False
             slab.written = end
-            slab.write_error = error
-            if error == 0:
-                self.line_up(slab)
+            self.line_up(slab)
             pthread_cond_broadcast(&self.wrote)
         pthread_mutex_unlock(&self.lock)
 
-    cdef int write_drafts(self, Slab* slab, size_t start, size_t end) noexcept nogil:
-        """Bytes [start, end) of a blob into its drafts, both PAGE's multiples. 0 or an errno."""
+    cdef void write_drafts(self, Slab* slab, size_t start, size_t end) noexcept nogil:
+        """Bytes [start, end) of a blob into its drafts, both PAGE's multiples."""
         cdef u8* blob = blob_of(slab, &self.ring)
         cdef Draft* drafts = <Draft*>slab.drafts
         cdef Py_ssize_t i
-        cdef int error = 0
         for i in range(self.sink_count):
-            if drafts[i].fd >= 0 and error == 0:
-                error = draft_write(&drafts[i], blob + start, end - start, start)
-        if self.all_drafts and error == 0:
+            if drafts[i].fd >= 0 and drafts[i].error == 0:
+                drafts[i].error = draft_write(&drafts[i], blob + start, end - start, start)
+        if self.all_drafts:
             slab_let_go(slab, blob + start, blob + end)
-        return error
 
     # ---- with the lock ----
 
     cdef void line_up(self, Slab* slab) noexcept nogil:
         cdef Slab** last = &self.waiting
-        if slab.lined_up or slab.writing or slab.write_error or slab.ready < slab.written + STEP_BEHIND:
+        if slab.lined_up or slab.writing or slab.ready < slab.written + STEP_BEHIND:
             return
         while last[0] != NULL:
             last = &last[0].behind

@@ -78,7 +78,6 @@ cdef struct Slab:
     size_t written      # bytes that are in the drafts; the first page comes last
     bint lined_up       # waits for the writer
     bint writing        # the writer is at it
-    int write_error
     Slab* behind        # the next that waits
     Slab* next          # in the list of slabs being sealed, oldest first, or of free ones
     void* owner         # the stream it belongs to

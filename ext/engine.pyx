@@ -32,7 +32,7 @@ import importlib.util
 import os
 import threading
 
-from pogfast.errors import CorruptBlob, MissingBlob, WrongBlob, WrongKey
+from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, WrongKey
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo

@@ -312,6 +312,7 @@ cdef struct Draft:
     int dir                     # borrowed: where its temporary name lies
     bint nameless
     bint direct                 # written around the page cache
+    int error                   # an errno, when it could not be written
     char[PATH_ROOM] path        # its temporary name, when it has or needs one
 
 
@@ -320,6 +321,7 @@ cdef int draft_begin(Draft* draft, int dir, const char* prefix, size_t number, c
     """An empty file without its name. `prefix`, `number` and `suffix` make one that nobody else uses. 0 or an errno."""
     draft.dir = dir
     draft.direct = False
+    draft.error = 0
     draft.fd = open_nameless(dir, mode) if HAS_NAMELESS else -1
     draft.nameless = draft.fd >= 0
     snprintf(draft.path, PATH_ROOM, b"%s%zx.%s", prefix, number, suffix)

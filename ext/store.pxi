@@ -59,6 +59,9 @@ cdef class _Storer(_Crew):
     cdef tuple sinks
     cdef Py_ssize_t sink_count
     cdef Directory** directories    # of each sink; NULL where it is a Python function
+    cdef tuple holds                # of each sink: asks a Python sink for a blob; None where that cannot be asked
+    cdef readonly dict lost         # sink -> why it gets no more blobs; the others go on
+    cdef bint[MOST_SINKS] gone      # the same
     cdef NameSet claimed            # names that this run has stored or is storing
     cdef bint mostly_known          # the last blob was stored before: name first, encrypt only what is new
     cdef Tally tally                # with the lock
@@ -69,6 +72,8 @@ cdef class _Storer(_Crew):
         fill_ring(&self.ring, secret, asymmetric, None)
         self.chunk_size = chunk_size
         self.sinks = tuple(sinks)
+        self.holds = tuple(getattr(sink, "holds", None) for sink in self.sinks)
+        self.lost = {}
         self.sink_count = len(self.sinks)
         if self.sink_count > MOST_SINKS:
             raise ValueError(f"at most {MOST_SINKS} targets")
@@ -125,8 +130,7 @@ cdef class _Storer(_Crew):
                 self.fail_memory()
                 return False
         for i in range(self.sink_count):
-            wanted[i] = self.directories[i] == NULL or not directory_has(
-                self.directories[i], slab.digest, blob_size(slab, &self.ring), &self.ring, hand.data)
+            wanted[i] = not self.gone[i] and not self.has(i, slab, hand.data)
             known = known and not wanted[i]
         self.mostly_known = known
         if known:
@@ -140,6 +144,35 @@ cdef class _Storer(_Crew):
                 return False
         self.count_blob(blob_size(slab, &self.ring))
         return True
+
+    cdef bint has(self, Py_ssize_t sink, Slab* slab, u8* scratch) noexcept nogil:
+        """Whether a sink holds a good blob of this name, as far as that can be told."""
+        cdef size_t size = blob_size(slab, &self.ring)
+        if self.directories[sink] != NULL:
+            return directory_has(self.directories[sink], slab.digest, size, &self.ring, scratch)
+        with gil:
+            return self.ask(sink, slab, size)
+
+    cdef bint ask(self, Py_ssize_t sink, Slab* slab, size_t size) noexcept:
+        if self.holds[sink] is None:
+            return False
+        try:
+            return self.holds[sink](name_of(slab.digest), size)
+        except BaseException as error:
+            self.lose(sink, error)
+            return True
+
+    cdef bint lose(self, Py_ssize_t sink, object error) noexcept:
+        """A sink has failed: the others go on without it; the last one, or what is no failure of a store, ends the run.
+        Whether it goes on. Called with the GIL."""
+        if self.gone[sink]:
+            return True
+        self.lost[sink] = error
+        self.gone[sink] = True
+        if isinstance(error, (OSError, StoreError)) and len(self.lost) < self.sink_count:
+            return True
+        self.fail(error)
+        return False
 
     cdef void count_blob(self, size_t stored) noexcept nogil:
         pthread_mutex_lock(&self.lock)
@@ -165,8 +198,8 @@ cdef class _Storer(_Crew):
         error = self.put_directory(sink, slab)
         if error:
             with gil:
-                self.fail(OSError(error, os.strerror(error), self.sinks[sink].path))
-        return error == 0
+                return self.lose(sink, OSError(error, os.strerror(error), self.sinks[sink].path))
+        return True
 
     cdef bint hand_out(self, Py_ssize_t sink, Slab* slab) noexcept:
         """Calls a Python sink with one read-only view that is the blob. The buffer is the view's as long as it lives."""
@@ -177,17 +210,16 @@ cdef class _Storer(_Crew):
         try:
             self.sinks[sink](name_of(slab.digest), memoryview(blob))
         except BaseException as error:
-            self.fail(error)
-            return False
+            return self.lose(sink, error)
         finally:
             if not blob.reclaim():
-                self.move(slab, blob)
+                self.move(sink, slab, blob)
         return True
 
-    cdef void move(self, Slab* slab, Blob blob) noexcept:
-        """A view of a slab is still alive: the slab gets other memory, and a copy for the sinks that come next."""
+    cdef void move(self, Py_ssize_t sink, Slab* slab, Blob blob) noexcept:
+        """A view of a slab is still alive: the slab gets other memory, and a copy if a sink comes next."""
         slab.base, slab.room = NULL, 0
         if slab_reserve(slab, max(self.chunk_size, slab.total)):
             self.fail(MemoryError("there is no memory for a chunk: choose a smaller chunk size"))
-            return
-        memcpy(slab.base + blob.start, blob.base + blob.start, blob.size)
+        elif sink < self.sink_count - 1:
+            memcpy(slab.base + blob.start, blob.base + blob.start, blob.size)

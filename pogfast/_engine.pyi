@@ -56,6 +56,8 @@ class BlobDirectory:
     def put(self, name: str, blob: Buffer) -> None:
         """Stores one blob, whole or not at all, in place of what may lie there. Raises OSError."""
 
+Sink = BlobDirectory | Callable[[str, memoryview], None]
+
 class Known(NamedTuple):
     """A file whose first chunks, all of them full, an earlier run has stored: names and bytes (`stored`) of the blobs.
 
@@ -109,15 +111,19 @@ class Sealer:
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;
     a torn one is replaced. A function gets each new blob as a read-only view of the engine's own buffer, which is not
-    used again while a view of it lives. It is called from worker threads.
+    used again while a view of it lives; where it has a method `holds`, that is asked first whether it has the blob, by
+    name and size. Both are called from worker threads. A sink that fails (OSError, StoreError) gets no more blobs and
+    is `lost`; the last of them ends the run.
     """
+
+    lost: dict[int, BaseException]  # index of a sink -> why
 
     def __init__(
         self,
         secret: bytes,
         asymmetric: bool,
         source: Iterable[bytes | int | Known],
-        sinks: Sequence[BlobDirectory | Callable[[str, memoryview], None]],
+        sinks: Sequence[Sink],
         *,
         chunk_size: int,
         level: int,
@@ -130,8 +136,8 @@ class Sealer:
     def run(self) -> Generator[Sealed]:
         """In the order of `source`: news of the first file that is not done, until all are.
 
-        Raises what `source` or a sink raised, OSError for a BlobDirectory, MemoryError when a chunk does not fit. To be
-        closed (contextlib.closing) when it is not read to its end: that ends the workers.
+        Raises what `source` or the last sink raised, OSError for a BlobDirectory, MemoryError when a chunk does not
+        fit. To be closed (contextlib.closing) when it is not read to its end: that ends the workers.
         """
 
     def progress(self) -> Tallied: ...

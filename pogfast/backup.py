@@ -24,10 +24,11 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
-from pogfast.errors import NoSuchArchive, PogfastError, SourceError, UsageError
+from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key
 from pogfast.sealing import conclude, seconds_of, store_errors
 from pogfast.stores import Target, open_store, open_stores
+from pogfast.stores.targets import Targets
 from pogfast.tree import Node, Selection
 
 CHUNK_SIZE = 50_000_000
@@ -161,11 +162,14 @@ def create(
     report = report or Silent()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        targets = _look_at(to) if options.dry_run else open_stores(to)
+        missing: list[StoreLost] = []
+        targets = _look_at(to) if options.dry_run else open_stores(to, missing.append)
         for target in targets:
             stack.callback(target.close)
         run = _Run(key, targets, options, report, list(paths))
         stack.callback(run.close)
+        for lost in missing:
+            run.problem(lost)
         if stdin_name is not None:
             run.archive_stream(stdin_name, command)
         else:
@@ -213,7 +217,7 @@ class _Run:
         self, key: Key, targets: Sequence[Target], options: Options, report: Report, paths: Sequence[str]
     ) -> None:
         self.key = key
-        self.targets = targets
+        self.targets = Targets(targets, self.problem)
         self.options = options
         self.report = report
         self.paths = paths
@@ -242,7 +246,8 @@ class _Run:
         if self.options.cache_directory == "":
             return None
         directory = self.options.cache_directory or cache.default_directory()
-        label = "\n".join(target.identity for target in self.targets)
+        # Of several stores the first: what is known of a file is asked of every one before it is believed.
+        label = next((target.identity for target in self.targets.left), "")
         opened = cache.Cache.open(directory, label, self.key)
         if opened.warning:
             self.report.warning(opened.warning)
@@ -375,7 +380,7 @@ class _Run:
     def _look_up(self, pending: _Pending) -> bytes | Known | None:
         """None when the cache knows all of a file and the stores hold it; else what the engine is to read."""
         path = os.fsencode(pending.node.path)
-        if self.cache is None or self.options.force or not self.targets:
+        if self.cache is None or self.options.force or not self.targets.left:
             return path
         facts = _cache_facts(pending.node.stat)
         known = self.cache.find(os.path.abspath(pending.node.path), facts, self.cut)
@@ -393,7 +398,7 @@ class _Run:
     def _held(self, known: cache.Known) -> int:
         """How many of a file's blobs, from the first on, every store holds with the right size."""
         for number, (name, stored) in enumerate(zip(known.names, known.stored, strict=True)):
-            if any(target.size_of(name) != stored for target in self.targets):
+            if any(target.size_of(name) != stored for target in self.targets.left):
                 return number
         return len(known.names)
 
@@ -471,7 +476,7 @@ class _Run:
             self.key.secret,
             self.key.asymmetric,
             sources,
-            [target.blobs for target in self.targets],
+            self.targets.sinks,
             chunk_size=self.options.chunk_size,
             level=self.options.level,
             jobs=self.jobs,
@@ -483,7 +488,9 @@ class _Run:
         self.sealer = sealer
         with store_errors(), contextlib.closing(sealer.run()) as run:
             for sealed in run:
+                self.targets.drop(sealer.lost)
                 self._take(sealed, last)
+            self.targets.drop(sealer.lost)
         self.tallied, self.sealer = self._tally(), None
         self.summary.bytes_read = self.tallied.bytes_read
 

@@ -74,6 +74,12 @@ class StoreError(PogfastError):
     """A store cannot be read or written: no space, no permission, a program that failed."""
 
 
+class StoreLost(PogfastError):
+    """One of several stores cannot be written to any more; the others have the archive."""
+
+    exit_code = 3
+
+
 class NoSuchArchive(PogfastError):
     """There is no such store, archive or blob."""
 

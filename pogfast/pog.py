@@ -203,7 +203,7 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
     sources = find_sources(inputs, absolute="store-absolute-paths" in options, tell=console.tell)
     console.count_notes()
     key = _key(options, writing=True)
-    targets = open_targets(options.get("save-to"))
+    targets = open_targets(options.get("save-to"), console.problem)
     try:
         create(
             sources,

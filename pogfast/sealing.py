@@ -21,6 +21,7 @@ from pogfast._engine import Sealer
 from pogfast.errors import PogfastError, SourceError, StoreError
 from pogfast.keys import Key
 from pogfast.stores import Target
+from pogfast.stores.targets import Targets
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -66,11 +67,17 @@ def create(
 ) -> Summary:
     """Archives `sources` to every target in pog's `stream` layout and returns what was done.
 
-    `chunk_size` is in bytes, `level` one of zstd's, `jobs` the number of workers. Raises StoreError when a target
-    cannot be written to, and PogfastError when not one source could be read; then no manifest appears.
+    `chunk_size` is in bytes, `level` one of zstd's, `jobs` the number of workers. Raises StoreError when no target
+    can be written to, and PogfastError when not one source could be read; then no manifest appears.
     """
     total = len(sources) + 1
     summary = Summary()
+
+    def tell(problem: PogfastError) -> None:
+        summary.problems.append(problem)
+        report.problem(problem)
+
+    kept = Targets(targets, tell)
     entries: dict[str, manifest.Entry] = {}
     blobs: list[str] = []
     shown = -1
@@ -78,13 +85,14 @@ def create(
         key.secret,
         key.asymmetric,
         [os.fsencode(source.path) for source in sources],
-        [target.blobs for target in targets],
+        kept.sinks,
         chunk_size=chunk_size,
         level=level,
         jobs=jobs,
     )
     with store_errors(), contextlib.closing(sealer.run()) as run:
         for sealed in run:
+            kept.drop(sealer.lost)
             source = sources[sealed.file]
             if sealed.file != shown:
                 report.file(sealed.file + 1, total, source.path)
@@ -96,36 +104,33 @@ def create(
             if not sealed.done:
                 continue
             if sealed.error:
-                problem = SourceError(f"cannot read {source.path}: {os.strerror(sealed.error)}")
-                summary.problems.append(problem)
-                report.problem(problem)
+                tell(SourceError(f"cannot read {source.path}: {os.strerror(sealed.error)}"))
                 continue
             entries[source.name] = manifest.Entry(blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns))
             summary.files += 1
             summary.size += sealed.size
+    kept.drop(sealer.lost)
     if sources and not summary.files:
         raise PogfastError("not one of the inputs could be read: no archive was made")
     summary.manifest_name = conclude(
-        targets,
+        kept,
         lambda: manifest.seal(manifest.Manifest(entries), key),
         lambda name: report.manifest(total, total, name),
     )
     return summary
 
 
-def conclude(targets: Sequence[Target], seal: Callable[[], bytes], announce: Callable[[str], None]) -> str:
+def conclude(targets: Targets, seal: Callable[[], bytes], announce: Callable[[str], None]) -> str:
     """Stores a manifest in every target when all blobs are durable there, and returns its name.
 
     `seal` makes its bytes; `announce` hears the name before the manifest is stored, and what it raises keeps it from
     appearing. Raises StoreError.
     """
-    for target in targets:
-        target.make_durable()
+    targets.each(lambda target: target.make_durable())
     name = datetime.now().isoformat(timespec="microseconds") + ".mfn"
     data = seal()
     announce(name)
-    for target in targets:
-        target.put_manifest(name, data)
+    targets.each(lambda target: target.put_manifest(name, data))
     return name
 
 

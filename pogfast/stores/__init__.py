@@ -9,15 +9,15 @@ engine (blobs) or from sealing.py (manifests), and goes back to the engine and t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from pogfast._engine import BlobDirectory
-from pogfast.errors import NoSuchArchive, StoreError, UsageError
+from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores.local import MANIFEST, LocalStore, Stored, is_flat
 
 if TYPE_CHECKING:
-    from pogfast._engine import Buffer
+    from pogfast._engine import Buffer, Sink
 
 CLOUDS = {"s3": "S3", "b2": "Backblaze B2"}
 # The newest archive of a store, as the last part of an archive's name.
@@ -37,7 +37,7 @@ class Target(Protocol):
         """The bytes of a blob that is there; None when it is not, or the store cannot tell. Raises StoreError."""
 
     @property
-    def blobs(self) -> BlobDirectory | Callable[[str, memoryview], None]:
+    def blobs(self) -> Sink:
         """Where the engine puts blobs: whole or not at all, good ones that are there are kept. Raises StoreError."""
 
     def make_durable(self) -> None:
@@ -87,16 +87,16 @@ class Store(Source, Protocol):
         """What is stored under a blob's name, whole. Raises MissingBlob, and StoreError when it cannot be read."""
 
 
-def open_targets(text: str | None) -> list[Target]:
+def open_targets(text: str | None, lost: Callable[[StoreLost], None]) -> list[Target]:
     """The stores that `text` names, separated by commas; none named: the working directory, flat, as pog writes.
 
-    Raises UsageError for what cannot be meant or is not supported, StoreError for a store that cannot be used; both
-    before anything is written.
+    One of several that cannot be used is left out, and `lost` hears of it. Raises UsageError for what cannot be meant
+    or is not supported, StoreError for a store that cannot be used; both before anything is written.
     """
     check_targets(text)
     if not text:
         return [LocalStore.create(".", fan_out=False)]
-    return [_open_target(word) for word in text.split(",")]
+    return _open_each(text.split(","), _open_target, lost)
 
 
 def check_targets(text: str | None) -> None:
@@ -130,15 +130,30 @@ def open_archive(text: str) -> tuple[Source, str]:
     return LocalStore.open(".", fan_out=False), text
 
 
-def open_stores(text: str) -> list[Target]:
-    """The stores that `text` names, separated by commas, opened to write to. Raises as open_store does."""
+def open_stores(text: str, lost: Callable[[StoreLost], None]) -> list[Target]:
+    """The stores that `text` names, separated by commas, opened to write to. One of several that cannot be used is left
+    out, and `lost` hears of it. Raises as open_store does."""
     words = text.split(",")
     if not all(words):
         raise UsageError(f"{text}: there is no store between the commas")
+    return _open_each(words, lambda word: open_store(word, create=True), lost)
+
+
+def _open_each(
+    words: Sequence[str], open_one: Callable[[str], Target], lost: Callable[[StoreLost], None]
+) -> list[Target]:
     opened: list[Target] = []
+    failed: list[StoreError] = []
     try:
         for word in words:
-            opened.append(open_store(word, create=True))
+            try:
+                opened.append(open_one(word))
+            except StoreError as error:
+                failed.append(error)
+        if not opened:
+            raise failed[0]
+        for failure in failed:
+            lost(StoreLost(str(failure), failure.hint or "the next run brings it up to date"))
     except BaseException:
         for target in opened:
             target.close()
