@@ -69,6 +69,7 @@ cdef class _Crew:
     cdef Py_ssize_t next_file
     cdef Py_ssize_t open_files  # begun and not done
     cdef object failure
+    cdef tuple outside          # sinks, or the source
     cdef list threads
 
     def __cinit__(self, *args, **kwargs):
@@ -76,6 +77,7 @@ cdef class _Crew:
         pthread_cond_init(&self.work, NULL)
         pthread_cond_init(&self.news, NULL)
         self.threads = []
+        self.outside = ()
 
     cdef void close(self) noexcept:
         pthread_mutex_destroy(&self.lock)
@@ -158,13 +160,25 @@ cdef class _Crew:
 
     def stop(self):
         """Ends the workers after the step that each is at, and waits for them. Harmless when they are gone."""
+        cdef bint through
         with nogil:
             pthread_mutex_lock(&self.lock)
             self.stopping = True
+            through = self.is_through()
             pthread_cond_broadcast(&self.work)
             pthread_mutex_unlock(&self.lock)
+        if not through or self.failure is not None:
+            self.abandon()
         while self.threads:
             self.threads.pop().join()
+
+    cdef int abandon(self) except -1:
+        """The run ends early: no worker is to wait for a Python sink or source any longer than it must."""
+        for place in self.outside:
+            act = getattr(place, "abandon", None)
+            if act is not None:
+                act()
+        return 0
 
     cdef void fail(self, object error) noexcept:
         """Keeps the first failure and stops the crew. Called with the GIL, without the lock."""

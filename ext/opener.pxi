@@ -130,6 +130,7 @@ cdef class Opener(_Crew):
             raise ValueError("too many files at a time")
         self.jobs = jobs
         self.source = source
+        self.outside = (source,)
         if isinstance(source, BlobDirectory):
             self.directory = &(<BlobDirectory>source).at
         self.temporary = temporary

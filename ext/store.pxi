@@ -72,6 +72,7 @@ cdef class _Storer(_Crew):
         fill_ring(&self.ring, secret, asymmetric, None)
         self.chunk_size = chunk_size
         self.sinks = tuple(sinks)
+        self.outside = self.sinks
         self.holds = tuple(getattr(sink, "holds", None) for sink in self.sinks)
         self.lost = {}
         self.sink_count = len(self.sinks)

@@ -113,7 +113,7 @@ class Sealer:
     a torn one is replaced. A function gets each new blob as a read-only view of the engine's own buffer, which is not
     used again while a view of it lives; where it has a method `holds`, that is asked first whether it has the blob, by
     name and size. Both are called from worker threads. A sink that fails (OSError, StoreError) gets no more blobs and
-    is `lost`; the last of them ends the run.
+    is `lost`; the last of them ends the run. Where there is a method `abandon`, it is called when the run ends early.
     """
 
     lost: dict[int, BaseException]  # index of a sink -> why

@@ -193,7 +193,8 @@ def check(
         if not key.can_open:
             report.warning("an encryption key cannot open archives: only the presence and size of blobs are checked")
         for store, names in stores:
-            _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
+            workers = jobs or max(cores(), store.parallel)
+            _Check(store, names, key, wanted, summary, report).run(read_data, workers)
     return summary
 
 
@@ -331,7 +332,7 @@ class _Check:
                 for unit in batch
             ]
             key = self.key
-            opener = Opener(key.secret, key.private, key.asymmetric, wanted, self.store.blobs, jobs=jobs)
+            opener = Opener(key.secret, key.private, key.asymmetric, wanted, self.store.source, jobs=jobs)
             self._watch(opener.read, self.summary.read_size)
             with contextlib.closing(opener.run()) as run:
                 for unit, opened in zip(batch, run, strict=True):

@@ -195,7 +195,7 @@ def restore(
             report.problem(problem)
 
         for batch in batches(_places(opened, names), most):
-            with contextlib.closing(restore_batch(batch, ask, key, store.blobs, jobs)) as results:
+            with contextlib.closing(restore_batch(batch, ask, key, store.source, max(jobs, store.parallel))) as results:
                 for place in batch:
                     report.file(place.number + 1, len(opened.entries), place.name)
                     result = next(results)

@@ -9,6 +9,7 @@ goes on where the first ended. It knows neither flags nor printing.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import stat
 import time
@@ -133,9 +134,11 @@ def restore(
 
     Everything else is restore_archive's. Raises NoSuchArchive, WrongKey, CorruptManifest, UsageError and StoreError.
     """
+    options = _chosen(options, more)
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
-        blobs = opened.store.blobs
-        return restore_archive(opened, blobs, key, into, names=names, report=report, options=options, **more)
+        jobs = options.jobs or max(cores(), opened.store.parallel)
+        options = dataclasses.replace(options, jobs=jobs)
+        return restore_archive(opened, opened.store.source, key, into, names=names, report=report, options=options)
 
 
 def restore_archive(
@@ -156,9 +159,7 @@ def restore_archive(
     A directory is never replaced by anything else, nor anything else by one. Directories get their metadata always.
     Raises UsageError, CorruptManifest (the trailer) and StoreError; what is wrong with one entry is in the problems.
     """
-    options = options or Options(**more)
-    if more and options != Options(**more):
-        raise UsageError("give options, or single ones, not both")
+    options = _chosen(options, more)
     started = time.monotonic()
     plan = Plan(opened, names, options.exclude, options.strip_components)
     if options.delete:
@@ -176,6 +177,12 @@ def restore_archive(
         run.restore_directories()
     run.summary.seconds = time.monotonic() - started
     return run.summary
+
+
+def _chosen(options: Options | None, more: dict[str, Any]) -> Options:
+    if options is not None and more:
+        raise UsageError("give options, or single ones, not both")
+    return options or Options(**more)
 
 
 class _Run:

@@ -192,7 +192,8 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         (["key", "sho"], ["no such command: sho", "is show meant?", "pogfast key --help"]),
         (["create", "tree"], ["--to"]),
         (["create", "--to", "store"], ["nothing to archive"]),
-        (["create", "tree", "--to", "s3://bucket"], ["S3"]),
+        (["create", "tree", "--to", "b2://bucket"], ["does not reach B2"]),
+        (["create", "tree", "--to", "s3://"], ["names no bucket"]),
         (["create", "tree", "--to", "store,"], ["empty"]),
         (["create", "-", "--to", "store"], ["name"]),
         (["create", "-", "tree", "--to", "store", "--name", "n"], ["no paths beside it"]),
@@ -757,7 +758,7 @@ def test_nothing_is_asked_before_the_cheap_checks(cli: Runner, monkeypatch: pyte
         ["list", "nosuch"],
         ["ls", "nosuch/latest"],
         ["check", "nosuch"],
-        ["create", "tree", "--to", "s3://x"],
+        ["create", "tree", "--to", "s3://"],
     ):
         assert "password" not in cli(*arguments).err
 

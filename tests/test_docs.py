@@ -63,6 +63,7 @@ def flags(parameter: click.Parameter) -> list[str]:
 COMMON = documented(section("Every command"))
 SHARED = {
     "keys": documented(section("Keys")),
+    "services": documented(section("Services")),
     "which archive": documented(section("Which archive")),
     "every command": [flag for flag in COMMON if flag != "--version"],
 }

@@ -28,7 +28,16 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "keys": ({"_engine", "errors"}, "a key wraps file keys wherever blobs and manifests lie"),
     "cache": ({"keys", "_engine"}, "names by path and facts: whether a store holds them is for create to ask"),
     "manifest": ({"keys", "_engine", "errors"}, "sealed bytes and back, without I/O"),
-    "stores": ({"stores.local", "stores.program", "_engine", "errors"}, "bytes under names: no key, no manifest"),
+    "stores": (
+        {"stores.local", "stores.program", "stores.remote", "stores.s3", "stores.settings", "_engine", "errors"},
+        "bytes under names: no key, no manifest",
+    ),
+    "stores.remote": (
+        {"stores.local", "_engine", "errors"},
+        "any object service: no vendor; blobs and manifests are named as in a directory",
+    ),
+    "stores.s3": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
+    "stores.settings": ({"errors"}, "what the environment says of services"),
     "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
     "stores.targets": ({"stores", "_engine", "errors"}, "several stores as one: of which kinds is not its business"),
     "stores.program": ({"errors"}, "a store knows no other, and a program takes whole files"),
@@ -108,7 +117,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "cli.frame": ({"cli.output", "sizes", "errors"}, "what a verb is made of, whatever it does"),
     "cli.output": ({"console", "progress", "errors"}, "lines and objects: no verb, no archive"),
     "cli.options": (
-        {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "keys"},
+        {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "stores.settings", "keys"},
         "what several verbs take: a key, an archive, a display",
     ),
     "cli.write": (
@@ -137,6 +146,12 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "zstandard": "entries are compressed a few at a time, in memory",
     },
     "progress": {"rich": "the bar, on a terminal only"},
+    "stores.remote": {"tenacity": "trying again, with growing pauses that can be cut short"},
+    "stores.s3": {
+        "boto3": "S3: signing, credentials, regions; imported when a bucket is opened",
+        "botocore": "boto3's failures and settings",
+        "urllib3": "what boto3 lets through when a body breaks off",
+    },
     "opening": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
 for verbs in ("cli", "cli.frame", "cli.options", "cli.write", "cli.read", "cli.look", "cli.keys"):

@@ -13,7 +13,15 @@ import pytest
 
 from pogfast import stores
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, StoreError, UsageError
-from pogfast.stores import LocalStore, find_manifest, names_archive, open_store
+from pogfast.stores import (
+    LocalStore,
+    check_stores,
+    check_targets,
+    find_manifest,
+    names_archive,
+    open_archive,
+    open_store,
+)
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
 NAMES = sorted(KEY.name(bytes([number])) for number in range(40))
@@ -201,14 +209,29 @@ def test_a_program_is_written_to(tmp_path: Path, program: Path, monkeypatch: pyt
         open_store(str(program))
 
 
-@pytest.mark.parametrize("word", ["s3", "b2", "s3://bucket", "b2:bucket", "s3://bucket/x.mfn", "b2://bucket/latest"])
-def test_clouds_are_refused(word: str) -> None:
-    for call in (lambda: open_store(word), lambda: open_store(word, create=True)):
-        with pytest.raises(UsageError, match="does not reach"):
+@pytest.mark.parametrize("word", ["s3://", "s3:///x", "b2://bucket", "b2://bucket/latest"])
+def test_words_of_services_that_cannot_be_meant(word: str) -> None:
+    for call in (lambda: open_store(word), lambda: open_store(word, create=True), lambda: check_stores(f"x,{word}")):
+        with pytest.raises(UsageError, match="does not reach B2|names no bucket"):
             call()
     if names_archive(word):
-        with pytest.raises(UsageError, match="does not reach"):
+        with pytest.raises(UsageError, match="does not reach B2"):
             find_manifest(word)
+
+
+def test_pogs_words_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("S3_BUCKET_NAME", raising=False)
+    for word in ("s3", "s3:", "s3://", "local,s3"):
+        with pytest.raises(UsageError, match="names no bucket"):
+            check_targets(word)
+    monkeypatch.setenv("S3_BUCKET_NAME", "bucket")
+    for word in ("s3", "s3:bucket", "s3://bucket/prefix"):
+        check_targets(word)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "s3").mkdir()
+    store, name = open_archive("s3/x.mfn")
+    assert (store.path, name) == (".", "s3/x.mfn"), "a directory of that name is one"
+    store.close()
 
 
 @pytest.mark.parametrize("word", ["", "local:", "store", "store/", "store/.mfn", "x.mfn/", "latest/", "/"])

@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.frame import PATH, verb
-from pogfast.cli.options import choice_options, key_of, key_options, look_for_archive, look_for_store, open_archive
+from pogfast.cli.options import (
+    choice_options,
+    key_of,
+    key_options,
+    look_for_archive,
+    look_for_store,
+    open_archive,
+    service_options,
+)
 from pogfast.cli.output import Output
 from pogfast.sizes import many, show_size
 
@@ -41,6 +49,7 @@ MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "ty
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only those with this tag; again for more.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only those that archived PATH.")
 @key_options
+@service_options
 def list_archives(output: Output, store: str, **options: Any) -> None:
     """List the archives of a store.
 
@@ -92,6 +101,7 @@ def _is_meant(info: ArchiveInfo, host: str | None, tags: tuple[str, ...], path: 
 @click.option("--tree", is_flag=True, help="As a tree.")
 @choice_options
 @key_options
+@service_options
 def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: bool, **options: Any) -> None:
     """List what is in an archive.
 
@@ -117,6 +127,7 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
 @click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
 @click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
 @key_options
+@service_options
 def find(output: Output, store: str, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
     """Find names in all archives of a store.
 
@@ -215,6 +226,7 @@ def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
 @click.option("--metadata/--no-metadata", default=True, help="Name also what has only other metadata, or do not.")
 @choice_options
 @key_options
+@service_options
 def diff(output: Output, before: str, after: str, metadata: bool, **options: Any) -> None:
     """Compare two archives.
 
@@ -263,6 +275,7 @@ def _tell_change(output: Output, change: Change) -> None:
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @choice_options
 @key_options
+@service_options
 def info(output: Output, archive: str, **options: Any) -> None:
     """Show the figures of an archive.
 
@@ -302,6 +315,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
 @verb("stats")
 @click.argument("store", metavar="STORE", type=PATH)
 @key_options
+@service_options
 def stats(output: Output, store: str, **options: Any) -> None:
     """Show the figures of a store.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,6 +35,32 @@ key_options = apply(
         ),
     ]
 )
+
+
+def _set(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value is not None and not context.resilient_parsing:
+        from pogfast.stores import settings
+
+        settings.change(**{str(parameter.name): value})
+
+
+def _service(name: str, **more: Any) -> Callable[[Any], Any]:
+    return click.option(name, **more, expose_value=False, callback=_set)
+
+
+service_options = apply(
+    [
+        _service("--s3-endpoint", metavar="URL", help="An S3 service other than AWS."),
+        _service("--parallel", metavar="N", type=click.IntRange(1, 64), help="Requests to a service at a time.  [8]"),
+        _service(
+            "--retry-for",
+            metavar="SECONDS",
+            type=click.FloatRange(0),
+            help="How long to try what may pass.  [300]",
+        ),
+    ]
+)
+storage_class_option = _service("--storage-class", metavar="CLASS", help="Of blobs in S3; manifests stay standard.")
 
 choice_options = apply(
     [

@@ -21,6 +21,7 @@ from pogfast.cli.options import (
     look_for_store,
     open_archive,
     raise_worst,
+    service_options,
 )
 from pogfast.cli.output import Output
 from pogfast.cli.write import tell_item
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @jobs_option
 @choice_options
 @key_options
+@service_options
 def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **options: Any) -> None:
     """Bring an archive, or parts of it, back.
 
@@ -146,6 +148,7 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
 @jobs_option
 @choice_options
 @key_options
+@service_options
 def cat(output: Output, archive: str, name: str, offset: int, length: int | None, **options: Any) -> None:
     """Print a file of an archive, or a part of it.
 
@@ -171,6 +174,7 @@ def cat(output: Output, archive: str, name: str, offset: int, length: int | None
 @jobs_option
 @choice_options
 @key_options
+@service_options
 def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
     """Check that archives can be restored, or compare one with the disk.
 

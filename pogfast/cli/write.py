@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.frame import PATH, SIZE, verb
-from pogfast.cli.options import displayed, jobs_option, key_of, key_options
+from pogfast.cli.options import displayed, jobs_option, key_of, key_options, service_options, storage_class_option
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Read every file, also those that are known.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be archived.")
 @key_options
+@service_options
+@storage_class_option
 def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> None:
     """Archive files and directories, with all that a restore needs.
 
@@ -67,9 +69,9 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
     input is archived, under --name. Patterns are restic's: *.tmp, /srv/**/cache, !keep.tmp.
     """
     from pogfast import backup
-    from pogfast.stores import check_targets
+    from pogfast.stores import check_stores
 
-    check_targets(to)
+    check_stores(to)
     name, command = options.pop("name"), options.pop("from_command")
     stream = _is_stream(paths, name, command, options["files_from"])
     stdin_is_data = (stream and command is None) or "-" in options["files_from"] + options["exclude_from"]

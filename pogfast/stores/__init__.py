@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from pogfast._engine import BlobDirectory
 from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
+from pogfast.stores import settings
 from pogfast.stores.local import MANIFEST, LocalStore, Stored, is_flat
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
+    from pogfast.stores.remote import RemoteStore
 
-CLOUDS = {"s3": "S3", "b2": "Backblaze B2"}
+# Services, and where pog finds the name of a bucket that is not given.
+CLOUDS = {"s3": "S3_BUCKET_NAME", "b2": "B2_BUCKET_NAME"}
 # The newest archive of a store, as the last part of an archive's name.
 LATEST = "latest"
 
@@ -55,7 +58,12 @@ class Source(Protocol):
     label: str
 
     @property
-    def blobs(self) -> BlobDirectory: ...
+    def source(self) -> BlobDirectory | Callable[[str], Buffer]:
+        """Where the engine gets blobs from."""
+
+    @property
+    def parallel(self) -> int:
+        """Blobs that are worth asking for at a time: more than there are cores where each has to be waited for."""
 
     def get_manifest(self, name: str) -> bytes:
         """Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
@@ -104,10 +112,13 @@ def check_targets(text: str | None) -> None:
     for word in text.split(",") if text else []:
         if not word:
             raise UsageError("--save-to has an empty target between its commas")
-        _refuse_clouds(word)
+        _pogs_cloud(word)
 
 
 def _open_target(word: str) -> Target:
+    cloud = _pogs_cloud(word)
+    if cloud:
+        return _open_cloud(cloud)
     if word == "local":
         return LocalStore.create(".", fan_out=True)
     if word.startswith("local:"):
@@ -120,23 +131,33 @@ def _open_target(word: str) -> Target:
 def open_archive(text: str) -> tuple[Source, str]:
     """The store that holds an archive, and its manifest's name there.
 
-    `local:DIR/NAME.mfn` has its blobs in DIR/data; the manifest of any other path has them in the working directory,
-    flat, as pog reads. Raises UsageError and NoSuchArchive.
+    `local:DIR/NAME.mfn` has its blobs in DIR/data, as a bucket has; the manifest of any other path has them in the
+    working directory, flat, as pog reads. Raises UsageError, StoreError and NoSuchArchive.
     """
-    _refuse_clouds(text)
+    place, _, name = text.rpartition("/")
+    cloud = _pogs_cloud(place) if ":" in place else None
+    if cloud:
+        return _open_cloud(cloud), name
     if text.startswith("local:"):
         directory, _, name = _local_path(text).rpartition("/")
         return LocalStore.open(directory or ("/" if text.startswith("local:/") else "."), fan_out=True), name
     return LocalStore.open(".", fan_out=False), text
 
 
+def check_stores(text: str) -> None:
+    """What open_stores would say of the words alone. Touches nothing. Raises UsageError."""
+    for word in text.split(","):
+        if not word:
+            raise UsageError(f"{text}: there is an empty store between the commas")
+        if _is_cloud(word):
+            _bucket_of(word)
+
+
 def open_stores(text: str, lost: Callable[[StoreLost], None]) -> list[Target]:
     """The stores that `text` names, separated by commas, opened to write to. One of several that cannot be used is left
     out, and `lost` hears of it. Raises as open_store does."""
-    words = text.split(",")
-    if not all(words):
-        raise UsageError(f"{text}: there is no store between the commas")
-    return _open_each(words, lambda word: open_store(word, create=True), lost)
+    check_stores(text)
+    return _open_each(text.split(","), lambda word: open_store(word, create=True), lost)
 
 
 def _open_each(
@@ -170,7 +191,8 @@ def open_store(text: str, *, create: Literal[False] = False) -> Store: ...
 
 
 def open_store(text: str, *, create: bool = False) -> Target | Store:
-    """The store that `text` names in pogfast's grammar: DIRECTORY, local:/DIRECTORY, or a program to write to.
+    """The store that `text` names in pogfast's grammar: DIRECTORY, local:/DIRECTORY, s3://BUCKET[/PREFIX], or a program
+    to write to.
 
     A directory is a fan-out store, unless it holds manifests and no data/: then it is flat, as pog writes, also for
     what is added. With `create` it is opened to write to, and made if need be. Raises UsageError for what cannot be
@@ -178,7 +200,8 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
     """
     if not text:
         raise UsageError("a store without a name", hint="name a directory")
-    _refuse_clouds(text)
+    if _is_cloud(text):
+        return _open_cloud(text)
     path = _local_path(text) if text.startswith("local:") else text
     path = path.rstrip("/") or "/"
     if os.path.isfile(path):
@@ -236,13 +259,54 @@ def _local_path(text: str) -> str:
     return path
 
 
-def _refuse_clouds(text: str) -> None:
-    scheme = text.partition(":")[0]
-    if scheme in CLOUDS:
+def _is_cloud(text: str) -> bool:
+    return text.partition("://")[0] in CLOUDS and "://" in text
+
+
+def _bucket_of(text: str) -> tuple[str, str]:
+    """(bucket, prefix) in a service. Raises UsageError."""
+    scheme, _, place = text.partition("://")
+    bucket, _, prefix = place.partition("/")
+    if not bucket:
+        raise UsageError(f"{text} names no bucket", hint=f"write {scheme}://BUCKET[/PREFIX]")
+    if scheme == "b2":
         raise UsageError(
-            f"{text}: this release does not reach {CLOUDS[scheme]} yet",
-            hint="use local:/DIR, or a program that uploads what it is given",
+            f"{text}: this release does not reach B2 by its own protocol",
+            hint="B2 speaks S3 too: s3://BUCKET with --s3-endpoint=https://s3.REGION.backblazeb2.com",
         )
+    return bucket, prefix.strip("/")
+
+
+def _pogs_cloud(word: str) -> str | None:
+    """A service in pog's words, written as pogfast writes it: s3 and s3:BUCKET are s3://BUCKET. Raises UsageError."""
+    scheme, colon, rest = word.partition(":")
+    if scheme not in CLOUDS:
+        return None
+    place = rest.removeprefix("//") if colon else os.environ.get(CLOUDS[scheme], "")
+    if not place.strip("/"):
+        hint = f"write {scheme}://BUCKET, or set {CLOUDS[scheme]}"
+        raise UsageError(f"{word} names no bucket", hint=hint)
+    _bucket_of(f"{scheme}://{place}")
+    return f"{scheme}://{place}"
+
+
+def _open_cloud(text: str) -> RemoteStore:
+    """Raises UsageError, StoreError and NoSuchArchive: one request shows whether the bucket can be reached."""
+    bucket, prefix = _bucket_of(text)
+    from pogfast.stores.remote import RemoteStore
+    from pogfast.stores.s3 import S3Service
+
+    said = settings.current()
+    service = S3Service(
+        bucket,
+        prefix,
+        endpoint=said.s3_endpoint,
+        storage_class=said.storage_class,
+        parallel=said.parallel,
+    )
+    store = RemoteStore(service, text.rstrip("/"), parallel=said.parallel, retry_for=said.retry_for)
+    store.look()
+    return store
 
 
 __all__ = [
@@ -253,6 +317,7 @@ __all__ = [
     "Store",
     "Stored",
     "Target",
+    "check_stores",
     "check_targets",
     "find_manifest",
     "names_archive",

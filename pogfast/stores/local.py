@@ -102,6 +102,12 @@ class LocalStore:
             raise NoSuchArchive(f"no store at {path}: {error.strerror}") from error
 
     @property
+    def source(self) -> BlobDirectory:
+        return self.blobs
+
+    parallel = 1  # the workers wait for a disk together
+
+    @property
     def identity(self) -> str:
         return f"local:{os.path.realpath(self.path)}"
 

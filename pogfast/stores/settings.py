@@ -1,0 +1,71 @@
+"""How services are reached: what the environment says, unless a caller says otherwise.
+
+A context variable, so that no library function on the way from a command to a store has to pass it on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pogfast.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of every service that is opened while they are in force."""
+
+    s3_endpoint: str | None = None  # a URL; None: what boto3 finds (AWS_ENDPOINT_URL), else AWS
+    storage_class: str | None = None  # of blobs in S3, never of manifests; None: the bucket's
+    parallel: int = 8  # requests at a time
+    retry_for: float = 300.0  # seconds that a failure which may pass is tried again
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> Settings:
+        """POGFAST_S3_ENDPOINT, POGFAST_STORAGE_CLASS, POGFAST_PARALLEL and POGFAST_RETRY_FOR. Raises UsageError."""
+        return cls(
+            environ.get("POGFAST_S3_ENDPOINT") or None,
+            environ.get("POGFAST_STORAGE_CLASS") or None,
+            int(_number(environ, "POGFAST_PARALLEL", cls.parallel, 1)),
+            _number(environ, "POGFAST_RETRY_FOR", cls.retry_for, 0),
+        )
+
+
+def _number(environ: Mapping[str, str], name: str, default: float, least: float) -> float:
+    text = environ.get(name)
+    if not text:
+        return default
+    try:
+        number = float(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number < 1e9:
+        raise UsageError(f"{name}={text} is not a number from {least:g} on")
+    return number
+
+
+_SETTINGS: ContextVar[Settings | None] = ContextVar("settings", default=None)
+
+
+def current() -> Settings:
+    """Those in force. Raises UsageError."""
+    return _SETTINGS.get() or Settings.of(os.environ)
+
+
+def change(**words: Any) -> None:
+    """From now on, in this context."""
+    _SETTINGS.set(replace(current(), **words))
+
+
+@contextlib.contextmanager
+def using(**words: Any) -> Iterator[None]:
+    """While the block runs. For libraries: `with using(s3_endpoint="http://nas:9000"): pogfast.create(...)`."""
+    token = _SETTINGS.set(replace(current(), **words))
+    try:
+        yield
+    finally:
+        _SETTINGS.reset(token)

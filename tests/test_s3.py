@@ -1,0 +1,482 @@
+"""S3: the store's verbs, the commands, interop with pogcli, and what networks and busy services do; on real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import zstandard
+from botocore.config import Config
+from conftest import Ran, Runner, run
+from faultproxy import Fault, Proxy, proxied
+from servers import Server, environment_of, free_port, installed, moto, rclone
+
+from pogfast.errors import MissingBlob, NoSuchArchive, StoreError
+from pogfast.stores import open_store
+from pogfast.stores.remote import RemoteStore
+
+NAMES = [f"{letter}{'-' * 42}=" for letter in "ABC"]
+
+
+@pytest.fixture(scope="session")
+def moto_server() -> Iterator[Server]:
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with rclone(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def server(request: pytest.FixtureRequest) -> Server:
+    return request.getfixturevalue(f"{request.param}_server")
+
+
+@pytest.fixture
+def proxy(rclone_server: Server) -> Iterator[Proxy]:
+    with proxied(rclone_server.url) as made:
+        yield made
+
+
+def client_of(server: Server) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=server.url,
+        aws_access_key_id=server.key,
+        aws_secret_access_key=server.secret,
+        region_name="us-east-1",
+        config=Config(request_checksum_calculation="when_required", response_checksum_validation="when_required"),
+    )
+
+
+def new_bucket(server: Server, request: pytest.FixtureRequest) -> str:
+    name = f"b{abs(hash(request.node.nodeid)) % 10**12}-{time.monotonic_ns()}"
+    client_of(server).create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture
+def bucket(server: Server, request: pytest.FixtureRequest) -> str:
+    return new_bucket(server, request)
+
+
+@pytest.fixture
+def shelf(rclone_server: Server, request: pytest.FixtureRequest) -> str:
+    """A bucket behind the proxy."""
+    return new_bucket(rclone_server, request)
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    for number in range(12):
+        (tmp_path / "tree" / "d" / f"{number}").write_bytes(os.urandom(1000 + number))
+    (tmp_path / "tree" / "large").write_bytes(os.urandom(3_000_000))
+    (tmp_path / "tree" / "empty").touch()
+    return tmp_path
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def command(pogfast: Runner, work: Path) -> Command:
+    def call(url: str, *words: str, **more: str) -> Ran:
+        environment = {**os.environ, **environment_of(url), "POGFAST_CACHE_DIR": str(work / "cache"), **more}
+        return pogfast(*words, env=environment, cwd=work)
+
+    return call
+
+
+def with_key(*words: str) -> list[str]:
+    return [*words, "--keyfile", "key"]
+
+
+def create(*more: str, to: str) -> list[str]:
+    return with_key("create", "tree", "--to", to, "--chunk-size", "500kB", *more)
+
+
+def assert_restored(work: Path, ran: Ran, into: str = "out") -> None:
+    assert ran.code == 0, ran.err
+    wanted, got = work / "tree", work / into / "tree"
+    files = [path.relative_to(wanted) for path in wanted.rglob("*") if path.is_file()]
+    assert len(files) == 14
+    for file in files:
+        assert (got / file).read_bytes() == (wanted / file).read_bytes()
+
+
+@contextlib.contextmanager
+def opened(
+    url: str, text: str, monkeypatch: pytest.MonkeyPatch, *, create: bool = False, **more: str
+) -> Iterator[RemoteStore]:
+    for name, value in {**environment_of(url), **more}.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(text, create=create)
+    yield store
+    store.close()
+
+
+# ---- the store's verbs ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "/deep/er"])
+def test_what_is_put_is_there(server: Server, bucket: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = f"s3://{bucket}{prefix}"
+    content = {name: os.urandom(1000 + number) for number, name in enumerate(NAMES)}
+    with opened(server.url, place, monkeypatch, create=True) as store:
+        assert (list(store.blob_names()), store.manifests(), store.size_of(NAMES[0])) == ([], [], None)
+        for name, data in content.items():
+            store.blobs(name, memoryview(data))
+        store.put_manifest("2026-11-23T12:34:56.012345.mfn", b"a manifest")
+        assert store.blobs.holds(NAMES[1], 1001)
+        assert not store.blobs.holds(NAMES[1], 1002)
+    with opened(server.url, place, monkeypatch) as store:
+        assert sorted(stored[:2] for stored in store.blob_names()) == [(name, len(content[name])) for name in NAMES]
+        assert all(abs(stored.modified - time.time()) < 60 for stored in store.blob_names())
+        assert [stored[:2] for stored in store.manifests()] == [("2026-11-23T12:34:56.012345.mfn", 10)]
+        assert store.get_manifest("2026-11-23T12:34:56.012345.mfn") == b"a manifest"
+        assert [bytes(store.get_blob(name)) for name in NAMES] == list(content.values())
+        store.delete_blobs([NAMES[0], "Z" * 43 + "="])
+        store.delete_blobs([NAMES[0]])
+        assert store.size_of(NAMES[0]) is None
+        with pytest.raises(MissingBlob, match=f"blob {NAMES[0]} is missing from {place}"):
+            store.get_blob(NAMES[0])
+        store.delete_manifests(["2026-11-23T12:34:56.012345.mfn"])
+        assert store.manifests() == []
+        with pytest.raises(NoSuchArchive, match=r"no such archive: 2026"):
+            store.get_manifest("2026-11-23T12:34:56.012345.mfn")
+
+
+def test_noise_in_a_bucket_is_not_a_blob(
+    moto_server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = new_bucket(moto_server, request)
+    client = client_of(moto_server)
+    for key in ("data/x", f"data/ZZ/{NAMES[0]}", f"data/{NAMES[0]}", "deep/a.mfn", "note", f"other/data/AA/{NAMES[0]}"):
+        client.put_object(Bucket=name, Key=key, Body=b"noise")
+    with opened(moto_server.url, f"s3://{name}", monkeypatch) as store:
+        assert (list(store.blob_names()), store.manifests()) == ([], [])
+
+
+def test_a_listing_of_several_pages(
+    moto_server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = new_bucket(moto_server, request)
+    names = {f"{number:042}A=" for number in range(1100)}
+    with opened(moto_server.url, f"s3://{name}", monkeypatch, create=True) as store:
+        for blob in names:
+            store.blobs(blob, memoryview(b"content"))
+        store.make_durable()
+        assert {stored.name for stored in store.blob_names()} == names
+        assert store.requests["list"] == 1 + 2
+        store.delete_blobs(names)
+        assert list(store.blob_names()) == []
+        assert (store.requests["put"], store.requests["delete"]) == (1100, 2)
+
+
+def test_an_object_larger_than_a_part(
+    moto_server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pogfast.stores import s3
+
+    monkeypatch.setattr(s3, "PART", 5 << 20)
+    data = os.urandom(12_000_000)
+    with opened(moto_server.url, f"s3://{new_bucket(moto_server, request)}", monkeypatch, create=True) as store:
+        store.blobs(NAMES[0], memoryview(data))
+        store.make_durable()
+        assert bytes(store.get_blob(NAMES[0])) == data
+
+
+# ---- the commands --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["", "/pre/fix"])
+def test_a_backup_and_the_way_back(command: Command, server: Server, bucket: str, work: Path, prefix: str) -> None:
+    store = f"s3://{bucket}{prefix}"
+    ran = command(server.url, *create(to=store))
+    assert ran.code == 0, ran.err
+    assert_restored(work, command(server.url, *with_key("restore", f"{store}/latest", "--into", "out")))
+    assert command(server.url, *with_key("check", store, "--read-data")).code == 0
+    assert command(server.url, *with_key("cat", f"{store}/latest", "tree/d/3")).out == (work / "tree/d/3").read_bytes()
+    listed = command(server.url, *with_key("list", store, "--json")).out.decode()
+    assert len(listed.splitlines()) == 1
+    assert command(server.url, *with_key("ls", f"{store}/{ran.out.decode().strip()}", "tree/d")).code == 0
+    again = command(server.url, *create("--json", to=store))
+    [summary] = [line for line in map(json.loads, again.out.splitlines()) if line["message_type"] == "summary"]
+    assert (summary["files_new"], summary["files_unmodified"]) == (0, 14)
+    assert command(server.url, *with_key("stats", store, "--json")).code == 0
+
+
+def test_pog_and_pogcli_share_a_bucket(
+    pog: Runner, moto_server: Server, request: pytest.FixtureRequest, work: Path
+) -> None:
+    environment = {**os.environ, **moto_server.environment, "AWS_ENDPOINT_URL": moto_server.url}
+    wanted = ("pogcli==0.1.4", f"zstandard=={zstandard.__version__}", "boto3")
+    theirs = [str(installed(f"pogcli-s3-{zstandard.__version__}", *wanted) / "python"), "-m", "pog.pog"]
+    bucket = new_bucket(moto_server, request)
+    (work / "our").mkdir()
+    (work / "their").mkdir()
+    ran = pog("--keyfile=key", f"--save-to=s3://{bucket}", "tree/large", "tree/d", env=environment, cwd=work)
+    assert ran.code == 0, ran.err
+    [ours] = [line for line in ran.lines if line.endswith(".mfn")]
+    ours = ours.split()[-1]
+    back = run([*theirs, "--keyfile=../key", "--decrypt", f"s3://{bucket}/{ours}"], work / "their", env=environment)
+    assert back.code == 0, back.err
+    assert (work / "their" / "tree/d/3").read_bytes() == (work / "tree/d/3").read_bytes()
+    known = {item["Key"] for item in client_of(moto_server).list_objects_v2(Bucket=bucket)["Contents"]}
+    named = {**environment, "S3_BUCKET_NAME": bucket}
+    assert run([*theirs, "--keyfile=key", "--save-to=s3", "tree/large", "tree/d"], work, env=named).code == 0
+    added = {item["Key"] for item in client_of(moto_server).list_objects_v2(Bucket=bucket)["Contents"]} - known
+    assert len(added) == 1, "the same blobs, and one more manifest"
+    [theirs_manifest] = added
+    back = pog("--keyfile=../key", "--decrypt", f"s3://{bucket}/{theirs_manifest}", env=named, cwd=work / "our")
+    assert back.code == 0, back.err
+    assert (work / "our" / "tree/large").read_bytes() == (work / "tree/large").read_bytes()
+    assert pog("--keyfile=key", "--save-to=s3", "tree/empty", env=named, cwd=work).code == 0
+
+
+def test_several_targets_one_of_them_a_bucket(command: Command, server: Server, bucket: str, work: Path) -> None:
+    assert command(server.url, *create(to=f"s3://{bucket},local")).code == 0
+    names = {path.name for path in (work / "local" / "data").rglob("*=")}
+    listed = client_of(server).list_objects_v2(Bucket=bucket, Prefix="data/")["Contents"]
+    assert {item["Key"].rpartition("/")[2] for item in listed} == names
+    ran = command(server.url, *create("--force", to="s3://nosuchbucket-at-all,local"))
+    assert ran.code == 3
+    assert "s3://nosuchbucket-at-all: there is no such bucket" in ran.err
+
+
+def test_blobs_have_the_class_that_is_asked_for(
+    command: Command, moto_server: Server, request: pytest.FixtureRequest
+) -> None:
+    bucket = new_bucket(moto_server, request)
+    assert command(moto_server.url, *create("--storage-class", "GLACIER_IR", to=f"s3://{bucket}")).code == 0
+    listed = client_of(moto_server).list_objects_v2(Bucket=bucket)["Contents"]
+    assert {(item["Key"][:5] == "data/", item["StorageClass"]) for item in listed} == {
+        (True, "GLACIER_IR"),
+        (False, "STANDARD"),
+    }
+
+
+# ---- what cannot be ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "said"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "the secret key is wrong"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, 1, "the access key is not known there"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, 1, "there are no credentials for S3"),
+        ({"AWS_PROFILE": "nosuch"}, 1, "nosuch"),
+        ({"POGFAST_S3_ENDPOINT": "not a url"}, 1, "not a url"),
+        ({"POGFAST_RETRY_FOR": "x"}, 2, "POGFAST_RETRY_FOR=x is not a number"),
+    ],
+)
+def test_what_is_set_wrong_is_one_line(
+    command: Command, rclone_server: Server, shelf: str, change: dict[str, str], code: int, said: str
+) -> None:
+    for words in (create(to=f"s3://{shelf}"), with_key("list", f"s3://{shelf}")):
+        ran = command(rclone_server.url, *words, **change)
+        assert ran.code == code, ran.err
+        first, *more = ran.err.splitlines()
+        assert first.startswith("pogfast: error: ")
+        assert said in first
+        assert len(more) <= 1
+
+
+def test_a_bucket_that_is_not_there(command: Command, server: Server) -> None:
+    ran = command(server.url, *with_key("list", "s3://no-such-bucket-here"))
+    assert ran.code == 10
+    assert "s3://no-such-bucket-here: there is no such bucket" in ran.err
+    assert command(server.url, *create(to="s3://no-such-bucket-here")).code == 10
+    assert command(server.url, *with_key("list", "s3://")).code == 2
+
+
+def test_nobody_answers(command: Command) -> None:
+    ran = command(f"http://127.0.0.1:{free_port()}", *create("--retry-for", "0", to="s3://bucket"))
+    assert ran.code == 1
+    assert ran.err.startswith("pogfast: error: cannot reach s3://bucket: ")
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "said"),
+    [
+        ("AccessDenied", 403, "access denied"),
+        ("RequestTimeTooSkewed", 403, "the clock of this machine is wrong"),
+        ("AuthorizationHeaderMalformed", 400, "the bucket is in another region"),
+        ("SlowDown", 503, "the service is busy: SlowDown"),
+        ("NeverHeardOfIt", 400, "NeverHeardOfIt injected"),
+    ],
+)
+def test_what_a_service_says_is_told(
+    command: Command, proxy: Proxy, shelf: str, code: str, status: int, said: str
+) -> None:
+    proxy.faults = [Fault("^PUT ", times=-1, status=status, code=code)]
+    ran = command(proxy.url, *create("--retry-for", "0.5", to=f"s3://{shelf}"))
+    assert ran.code == 1
+    assert said in ran.err
+    assert not any(line.endswith(".mfn") for line in ran.lines)
+    proxy.faults = []
+    assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
+
+
+# ---- what may pass -------------------------------------------------------------------------------------------------
+
+WRITING = {
+    "a burst of 503": Fault("^PUT ", times=5, status=503, code="SlowDown"),
+    "500 on a listing": Fault("^GET .*list-type", times=2, status=500),
+    "a connection cut in a PUT": Fault("^PUT ", times=3, skip=2, cut_request=True),
+    "the answer of a blob lost": Fault("^PUT .*data", times=4, skip=1, lose_answer=True),
+    "the answer of the manifest lost": Fault("^PUT .*mfn", times=1, lose_answer=True),
+    "a listing cut": Fault("^GET .*list-type", times=1, cut_answer=100),
+}
+READING = {
+    "a burst of 503": Fault("^GET .*data/", times=5, status=503, code="ServiceUnavailable"),
+    "a blob cut": Fault("^GET .*data/", times=6, cut_answer=700),
+    "a blob cut at its first byte": Fault("^GET .*data/", times=2, cut_answer=0),
+    "the manifest cut": Fault("^GET .*mfn", times=1, cut_answer=50),
+    "an answer lost": Fault("^GET ", times=3, lose_answer=True),
+}
+
+
+@pytest.mark.parametrize("case", WRITING)
+def test_writing_goes_on(command: Command, proxy: Proxy, shelf: str, work: Path, case: str) -> None:
+    proxy.faults = [WRITING[case].__class__(**vars(WRITING[case]))]
+    ran = command(proxy.url, *create(to=f"s3://{shelf}"))
+    assert ran.code == 0, ran.err
+    assert proxy.faults[0].times == 0, "it has happened"
+    assert_restored(work, command(proxy.url, *with_key("restore", f"s3://{shelf}/latest", "--into", "out")))
+
+
+@pytest.mark.parametrize("case", READING)
+def test_reading_goes_on_where_it_broke(command: Command, proxy: Proxy, shelf: str, work: Path, case: str) -> None:
+    assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
+    proxy.faults = [READING[case].__class__(**vars(READING[case]))]
+    assert_restored(work, command(proxy.url, *with_key("restore", f"s3://{shelf}/latest", "--into", "out")))
+    assert proxy.faults[0].times == 0, "it has happened"
+
+
+def test_what_was_read_is_not_read_again(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = os.urandom(5_000_000)
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
+        store.blobs(NAMES[0], memoryview(data))
+        store.make_durable()
+        proxy.faults = [Fault("^GET .*data/", times=1, cut_answer=4_000_000)]
+        assert bytes(store.get_blob(NAMES[0])) == data
+    assert [length for request, _, length in proxy.seen if "GET" in request and "data/A" in request] == [
+        5_000_000,
+        1_000_000,
+    ]
+
+
+def test_an_altered_body_never_passes_for_the_blob(command: Command, proxy: Proxy, shelf: str, work: Path) -> None:
+    assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
+    proxy.faults = [Fault("^GET .*data/", times=1, flip=500)]
+    ran = command(proxy.url, *with_key("restore", f"s3://{shelf}/latest", "--into", "out"))
+    assert ran.code in (3, 4)
+    assert_restored(work, command(proxy.url, *with_key("restore", f"s3://{shelf}/latest", "--into", "out")))
+
+
+def test_a_lost_answer_is_looked_up(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 tries twice; then the store looks whether the blob is there, and does not send it again."""
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
+        proxy.faults = [Fault("^PUT ", times=-1, lose_answer=True)]
+        store.blobs(NAMES[0], memoryview(b"content"))
+        store.make_durable()
+    assert proxy.count("^PUT ") == 2
+
+
+def test_ctrl_c_while_nobody_answers(shelf: str, proxy: Proxy, work: Path) -> None:
+    proxy.faults = [Fault("^PUT ", times=-1, status=503, code="SlowDown")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pogfast", *create(to=f"s3://{shelf}")],
+        cwd=work,
+        env={**os.environ, **environment_of(proxy.url), "POGFAST_CACHE_DIR": str(work / "cache")},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    while not proxy.count("^PUT "):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert b"Traceback" not in said
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("moment", [1, 4, 12])
+def test_a_run_that_is_killed_is_continued(command: Command, proxy: Proxy, shelf: str, work: Path, moment: int) -> None:
+    """kill -9 after some uploads; a second run, a check of every byte, and pogcli's way back from a download."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pogfast", *create("--parallel", "1", to=f"s3://{shelf}")],
+        cwd=work,
+        env={**os.environ, **environment_of(proxy.url), "POGFAST_CACHE_DIR": str(work / "cache")},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    while proxy.count("^PUT ") < moment and process.poll() is None:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    before = proxy.count("^PUT ")
+    ran = command(proxy.url, *create(to=f"s3://{shelf}"))
+    assert ran.code == 0, ran.err
+    assert proxy.count("^PUT ") <= before + 20
+    assert command(proxy.url, *with_key("check", f"s3://{shelf}", "--read-data")).code == 0
+    assert_restored(work, command(proxy.url, *with_key("restore", f"s3://{shelf}/latest", "--into", "out")))
+
+
+def test_a_server_that_is_killed_and_comes_back(
+    command: Command, tmp_path: Path, work: Path, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "served").mkdir()
+    with rclone(tmp_path / "served") as server, proxied(server.url) as proxy:
+        bucket = new_bucket(server, request)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pogfast", *create("--parallel", "1", to=f"s3://{bucket}")],
+            cwd=work,
+            env={**os.environ, **environment_of(proxy.url), "POGFAST_CACHE_DIR": str(work / "cache")},
+            stderr=subprocess.PIPE,
+        )
+        while proxy.count("^PUT ") < 4:
+            time.sleep(0.002)
+        server.kill()
+        time.sleep(1)
+        server.start_again()
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+        assert_restored(work, command(server.url, *with_key("restore", f"s3://{bucket}/latest", "--into", "out")))
+
+
+def test_damage_in_a_bucket_is_named(command: Command, server: Server, bucket: str) -> None:
+    assert command(server.url, *create(to=f"s3://{bucket}")).code == 0
+    client = client_of(server)
+    keys = [item["Key"] for item in client.list_objects_v2(Bucket=bucket, Prefix="data/")["Contents"]]
+    client.put_object(Bucket=bucket, Key=keys[0], Body=b"x" * 1200)
+    client.delete_object(Bucket=bucket, Key=keys[1])
+    ran = command(server.url, *with_key("check", f"s3://{bucket}", "--read-data"))
+    assert ran.code == 4
+    for key in keys[:2]:
+        assert key.rpartition("/")[2] in ran.err
+
+
+def test_errors_reach_the_library(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        pytest.raises(StoreError, match="no such bucket"),
+        opened(moto_server.url, "s3://nobody-has-this", monkeypatch),
+    ):
+        pass
