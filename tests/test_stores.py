@@ -212,7 +212,7 @@ def test_a_program_is_written_to(tmp_path: Path, program: Path, monkeypatch: pyt
 @pytest.mark.parametrize("word", ["s3://", "s3:///x", "b2://bucket", "b2://bucket/latest"])
 def test_words_of_services_that_cannot_be_meant(word: str) -> None:
     for call in (lambda: open_store(word), lambda: open_store(word, create=True), lambda: check_stores(f"x,{word}")):
-        with pytest.raises(UsageError, match="does not reach B2|names no bucket"):
+        with pytest.raises(UsageError, match=r"does not reach B2|names no bucket"):
             call()
     if names_archive(word):
         with pytest.raises(UsageError, match="does not reach B2"):
