@@ -617,7 +617,10 @@ class _Run:
         self.summary.bytes_added = self.tallied.bytes_stored
         self.summary.blobs_new, self.summary.blobs_known = self.tallied.blobs_new, self.tallied.blobs_known
         self.summary.manifest = conclude(
-            self.targets, lambda: self.writer.seal(self._trailer()), self.report.concluding
+            self.targets,
+            lambda: self.writer.seal(self._trailer()),
+            lambda data: set(manifest.open_index(data, self.key, "the manifest")),
+            self.report.concluding,
         )
         if self.cache is not None:
             self.cache.save(durable=True)

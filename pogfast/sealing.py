@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
@@ -115,22 +115,28 @@ def create(
     summary.manifest_name = conclude(
         kept,
         lambda: manifest.seal(manifest.Manifest(entries), key),
+        lambda data: {blob for entry in entries.values() for blob in entry.blobs},
         lambda name: report.manifest(total, total, name),
     )
     return summary
 
 
-def conclude(targets: Targets, seal: Callable[[], bytes], announce: Callable[[str], None]) -> str:
+def conclude(
+    targets: Targets,
+    seal: Callable[[], bytes],
+    blobs: Callable[[bytes], Collection[str]],
+    announce: Callable[[str], None],
+) -> str:
     """Stores a manifest in every target when all blobs are durable there, and returns its name.
 
-    `seal` makes its bytes; `announce` hears the name before the manifest is stored, and what it raises keeps it from
-    appearing. Raises StoreError.
+    `seal` makes its bytes, `blobs` says what these name; `announce` hears the name before the manifest is stored, and
+    what it raises keeps it from appearing. Raises StoreError.
     """
     targets.each(lambda target: target.make_durable())
     name = datetime.now().isoformat(timespec="microseconds") + ".mfn"
     data = seal()
     announce(name)
-    targets.each(lambda target: target.put_manifest(name, data))
+    targets.publish(name, data, lambda: blobs(data))
     return name
 
 

@@ -39,8 +39,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "stores.s3": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
     "stores.settings": ({"errors"}, "what the environment says of services"),
     "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
-    "stores.targets": ({"stores", "_engine", "errors"}, "several stores as one: of which kinds is not its business"),
-    "stores.program": ({"errors"}, "a store knows no other, and a program takes whole files"),
+    "stores.targets": (
+        {"stores", "stores.local", "_engine", "errors"},
+        "several stores as one: of which kinds is not its business",
+    ),
+    "stores.program": ({"stores.local", "errors"}, "a store knows no other, and a program takes whole files"),
     "sealing": (
         {"manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
         "story 1: never knows restore, flags or patterns",
@@ -69,6 +72,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "archive": (
         {"reading", "manifest", "keys", "stores", "_engine", "errors"},
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
+    ),
+    "retention": ({"errors"}, "a policy over times and tags: no store, no manifest"),
+    "pruning": (
+        {"retention", "archive", "manifest", "keys", "stores", "stores.targets", "errors"},
+        "what goes and when: names of blobs only, and never their bytes",
     ),
     "survey": (
         {"archive", "manifest", "plan", "patterns", "directories", "keys", "stores", "errors"},
@@ -133,6 +141,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"cli.frame", "cli.options", "cli.output", "sizes", "archive", "survey", "differences", "stores"},
         "what there is to see: nothing that writes or reads blobs",
     ),
+    "cli.manage": (
+        {"cli.frame", "cli.options", "cli.output", "sizes", "pruning", "retention", "stores", "errors"},
+        "prune and undelete: one library call each",
+    ),
     "cli.keys": ({"cli", "cli.frame", "cli.output", "keys", "errors"}, "no archive, no store"),
 }
 # Module -> packages from outside the standard library, each with what for.
@@ -154,7 +166,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
     },
     "opening": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
-for verbs in ("cli", "cli.frame", "cli.options", "cli.write", "cli.read", "cli.look", "cli.keys"):
+for verbs in ("cli", "cli.frame", "cli.options", "cli.write", "cli.read", "cli.look", "cli.manage", "cli.keys"):
     OUTSIDE[verbs] = {"click": "verbs, options, help and completion"}
 # What a command that only prints its help has no time for.
 HEAVY = [

@@ -1,8 +1,8 @@
 """`pogfast VERB ...`: the tool's own command. One library call a verb; what a verb needs is imported when it runs.
 
 Until then nothing but click and the standard library is imported, so that --help answers at once. The verbs are in
-write.py, read.py, look.py and keys.py; what all of them share is in frame.py and output.py. Whatever a command ends in
-is one line on standard error and an exit code; a traceback only with --debug.
+write.py, read.py, look.py, manage.py and keys.py; what all of them share is in frame.py and output.py. Whatever a
+command ends in is one line on standard error and an exit code; a traceback only with --debug.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ VERBS = {
     "info": ("pogfast.cli.look", "Show the figures of an archive."),
     "stats": ("pogfast.cli.look", "Show the figures of a store."),
     "check": ("pogfast.cli.read", "Check that archives can be restored, or compare one with the disk."),
+    "prune": ("pogfast.cli.manage", "Remove archives that a policy does not keep, and what only they need."),
+    "undelete": ("pogfast.cli.manage", "Bring archives back that were pruned."),
     "keygen": ("pogfast.cli.keys", "Make a key pair, or a keyfile."),
     "key": ("pogfast.cli.keys", "Say what a key file is."),
     "completion": ("pogfast.cli.keys", "Print the completion script of a shell."),
@@ -40,8 +42,8 @@ VERBS = {
 HELP = """\
 Encrypts files into archives, and brings them back.
 
-STORE is a directory, local:/DIR, or (to write to) a program; several have commas between them. ARCHIVE is
-STORE/NAME.mfn as `pogfast list STORE` shows it, or STORE/latest.
+STORE is a directory, local:/DIR, s3://BUCKET[/PREFIX], or (to write to) a program; several have commas between them.
+ARCHIVE is STORE/NAME.mfn as `pogfast list STORE` shows it, or STORE/latest.
 
 The key is the one of --keyfile, --encryption-keyfile, --decryption-keyfile, --password-file or --password-command, else
 that of POGFAST_KEYFILE and so on, else of POGFAST_PASSWORD; else a password is asked for.

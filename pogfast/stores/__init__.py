@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, overload
 from pogfast._engine import BlobDirectory
 from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
-from pogfast.stores.local import MANIFEST, LocalStore, Stored, is_flat
+from pogfast.stores.local import MANIFEST, REMOVED, SWEEPING, SWEPT, LocalStore, Stored, is_flat
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
@@ -49,6 +49,15 @@ class Target(Protocol):
     def put_manifest(self, name: str, data: bytes) -> None:
         """Stores a manifest, whole or not at all, durable when this returns. Raises StoreError."""
 
+    def delete_manifests(self, names: Iterable[str]) -> None:
+        """Those that are gone already are fine. Raises StoreError."""
+
+    def marks(self) -> list[Stored]:
+        """What beside the manifests tells of removed archives and of sweeps, as it is now. Raises StoreError."""
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of some blobs that are not there now. Raises StoreError."""
+
     def close(self) -> None: ...
 
 
@@ -77,7 +86,7 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
-class Store(Source, Protocol):
+class Store(Source, Target, Protocol):
     """A store that says what is in it. `path` is as it was given: manifests are named below it."""
 
     path: str
@@ -312,6 +321,9 @@ def _open_cloud(text: str) -> RemoteStore:
 __all__ = [
     "LATEST",
     "MANIFEST",
+    "REMOVED",
+    "SWEEPING",
+    "SWEPT",
     "LocalStore",
     "Source",
     "Store",

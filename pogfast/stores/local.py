@@ -29,6 +29,10 @@ NUMBERS = itertools.count()
 # What lies where a blob can lie and is named like one; whether it is one shows when it is opened.
 LIKE_A_BLOB = re.compile(r"[A-Za-z0-9_-]{43}=")
 MANIFEST = ".mfn"
+# What else lies beside manifests: archives that were removed and can be brought back, and what a sweep says of itself.
+REMOVED = ".removed"
+SWEEPING = "sweep.running-"
+SWEPT = "sweep.done-"
 
 
 def temporary_prefix() -> bytes:
@@ -145,6 +149,12 @@ class LocalStore:
         """What ends in .mfn, by name. Raises StoreError."""
         return sorted(self._files(".", _is_manifest))
 
+    def marks(self) -> list[Stored]:
+        return sorted(self._files(".", is_mark))
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if self.size_of(name) is None]
+
     def get_manifest(self, name: str) -> bytes:
         try:
             with open(os.open(name, os.O_RDONLY, dir_fd=self.directory), "rb") as manifest:
@@ -241,6 +251,11 @@ class LocalStore:
 def _is_manifest(name: str) -> bool:
     # Hidden ones are other systems' notes on a manifest, not manifests.
     return name.endswith(MANIFEST) and not name.startswith(".")
+
+
+def is_mark(name: str) -> bool:
+    """Whether something beside the manifests is ours."""
+    return (name.endswith(MANIFEST + REMOVED) and not name.startswith(".")) or name.startswith((SWEEPING, SWEPT))
 
 
 def _is_like_a_blob(name: str) -> bool:

@@ -10,8 +10,13 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from pogfast.errors import StoreError
+
+if TYPE_CHECKING:
+    from pogfast.stores.local import Stored
 
 
 class ProgramStore:
@@ -39,11 +44,22 @@ class ProgramStore:
     def blobs(self, name: str, blob: memoryview) -> None:
         self._run(f"data/{name[:2]}/{name}", blob)
 
+    def marks(self) -> list[Stored]:
+        """Nobody sweeps where nothing can be listed."""
+        return []
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """A program cannot be asked; what it has stored is thought to be there."""
+        return []
+
     def make_durable(self) -> None:
         """A program is trusted to have stored what it was given when it ends well."""
 
     def put_manifest(self, name: str, data: bytes) -> None:
         self._run(name, data)
+
+    def delete_manifests(self, names: Iterable[str]) -> None:
+        """A program only stores."""
 
     def close(self) -> None:
         """Nothing stays open between two runs."""

@@ -26,7 +26,7 @@ from tenacity import (
 )
 
 from pogfast.errors import MissingBlob, NoSuchArchive, StoreError
-from pogfast.stores.local import LIKE_A_BLOB, Stored
+from pogfast.stores.local import LIKE_A_BLOB, Stored, is_mark
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -144,6 +144,13 @@ class RemoteStore:
 
     def manifests(self) -> list[Stored]:
         return [Stored(*found) for found in self._listed("", deep=False) if MANIFEST_NAME.fullmatch(found.path)]
+
+    def marks(self) -> list[Stored]:
+        return [Stored(*found) for found in self._listed("", deep=False) if is_mark(found.path)]
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        there = {blob.name for blob in self.blob_names()}
+        return [name for name in names if name not in there]
 
     def _listed(self, prefix: str, *, deep: bool) -> list[Found]:
         """A listing that breaks is asked for anew."""

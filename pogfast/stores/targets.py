@@ -6,14 +6,57 @@ next run has brought it up to date. Only when none is left does the run end. Kno
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pogfast.errors import StoreError, StoreLost
+from pogfast.stores.local import SWEEPING, SWEPT
 
 if TYPE_CHECKING:
     from pogfast._engine import Sink
     from pogfast.stores import Target
+
+
+PAUSE = 0.2  # seconds between two looks at a sweep
+STALE = 900.0  # seconds after which a sweep that has not said again that it runs was killed
+
+
+def sweeps(target: Target) -> frozenset[str]:
+    """What sweeps have said of themselves: when this changes, blobs may have been deleted. Raises StoreError."""
+    return frozenset(mark.name for mark in target.marks() if mark.name.startswith((SWEEPING, SWEPT)))
+
+
+def await_no_sweep(target: Target) -> None:
+    """Returns when no blobs are being deleted. Raises StoreError."""
+    while any(mark.name.startswith(SWEEPING) and time.time() - mark.modified < STALE for mark in target.marks()):
+        time.sleep(PAUSE)
+
+
+def publish(target: Target, name: str, data: bytes, blobs: Callable[[], Collection[str]], seen: frozenset[str]) -> None:
+    """Stores a manifest that can be relied on, whatever a sweep does meanwhile.
+
+    A sweep announces itself before it reads the manifests. So either it reads this one, or its announcement shows here,
+    before or after the manifest is there; then every blob is looked for. `seen` is what `sweeps` gave before the first
+    blob was believed to be there. Raises StoreError; then there is no manifest.
+    """
+    await_no_sweep(target)
+    now = sweeps(target)
+    if now != seen and target.missing(blobs()):
+        raise _swept(target)
+    target.put_manifest(name, data)
+    while sweeps(target) != now:
+        await_no_sweep(target)
+        now = sweeps(target)
+        if target.missing(blobs()):
+            target.delete_manifests([name])
+            raise _swept(target)
+
+
+def _swept(target: Target) -> StoreError:
+    return StoreError(
+        f"{target.label}: blobs that were there have been pruned meanwhile", "run it again: what is stored is kept"
+    )
 
 
 class Targets:
@@ -23,6 +66,15 @@ class Targets:
         self.left = list(targets)
         self._lost = lost
         self._numbered: list[Target] = []
+        self._seen: dict[int, frozenset[str]] = {}
+        self.each(self._look)
+
+    def _look(self, target: Target) -> None:
+        self._seen[id(target)] = sweeps(target)
+
+    def publish(self, name: str, data: bytes, blobs: Callable[[], Collection[str]]) -> None:
+        """Stores a manifest that names `blobs` in every target that is left. Raises StoreError."""
+        self.each(lambda target: publish(target, name, data, blobs, self._seen[id(target)]))
 
     @property
     def sinks(self) -> list[Sink]:

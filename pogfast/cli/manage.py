@@ -1,0 +1,195 @@
+"""`pogfast prune` and `undelete`: the verbs that take archives away and bring them back, and what they tell.
+
+What a policy means is in retention.py, what is deleted and when in pruning.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, apply, verb
+from pogfast.cli.options import key_of, key_options, look_for_store, service_options
+from pogfast.cli.output import Output
+from pogfast.errors import UsageError
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from pogfast.pruning import Choice, Summary
+
+RULES = ("hourly", "daily", "weekly", "monthly", "yearly")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Count(click.ParamType):  # type: ignore[type-arg]
+    """A number of archives, or all."""
+
+    name = "count"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from pogfast.retention import UNLIMITED
+
+        if isinstance(value, int):
+            return value
+        if value == "unlimited":
+            return UNLIMITED
+        if not value.isdecimal() or int(value) > 10**9:
+            self.fail(f"{value} is no number of archives: write a number, or unlimited")
+        return int(value)
+
+
+class Seconds(click.ParamType):  # type: ignore[type-arg]
+    """A length of time: 90m, 24h, 7d."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d{1,9})([smhd])", value)
+        if value != "0" and not found:
+            self.fail(f"{value} is no length of time: write 90m, 24h, 7d or 0")
+        return float(found[1]) * UNITS[found[2]] if found else 0.0
+
+
+def _keep(name: str, what: str) -> list[Callable[[Any], Any]]:
+    return [
+        click.option(f"--keep-{name}", metavar="N", type=Count(), default=0, help=what),
+    ]
+
+
+policy_options = apply(
+    [
+        *_keep("last", "The newest N."),
+        *(option for rule in RULES for option in _keep(rule, f"The newest of each period, N of them ({rule}).")),
+        click.option("--keep-within", metavar="TIME", help="All of the last TIME before the newest: 2y5m7d3h."),
+        *(
+            click.option(f"--keep-within-{rule}", metavar="TIME", help=f"The {rule} ones of the last TIME.")
+            for rule in RULES
+        ),
+        click.option("--keep-tag", "keep_tags", metavar="TAG[,TAG]", multiple=True, help="All with these tags."),
+        click.option("--keep-all", is_flag=True, help="Every archive: only what no archive needs is removed."),
+    ]
+)
+
+
+@verb("prune")
+@click.argument("store", metavar="STORE", type=PATH)
+@policy_options
+@click.option("--group-by", metavar="WORDS", default="host,paths", show_default=True, help="Of host, paths and tags.")
+@click.option("--host", metavar="NAME", help="Only archives of this host may go.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only archives with this tag may go; again for more.")
+@click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH may go.")
+@click.option(
+    "--grace",
+    metavar="TIME",
+    type=Seconds(),
+    default="24h",
+    show_default=True,
+    help="How long what goes can come back.",
+)
+@click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would be done.")
+@key_options
+@service_options
+def prune(output: Output, store: str, **options: Any) -> None:
+    """Remove archives that a policy does not keep, and the blobs that only they need.
+
+    The policy is restic's. Nothing is removed without --yes. A removed archive can be brought back with undelete for as
+    long as --grace says; its blobs go with the first prune after that. With a public key alone all archives are one
+    group.
+    """
+    from pogfast import pruning
+
+    policy = _policy(options)
+    group_by = [word for word in options.pop("group_by").split(",") if word]
+    if unknown := set(group_by) - set(pruning.GROUPS):
+        raise UsageError(f"--group-by is of {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
+    output.during = "prune"
+    look_for_store(store)
+    key = key_of(options)
+    summary = pruning.prune(store, key, policy, group_by=group_by, dry_run=not options.pop("yes"), **options)
+    _tell_choices(output, summary.choices)
+    _tell_pruned(output, summary)
+
+
+def _policy(options: dict[str, Any]) -> Any:
+    from pogfast.retention import Policy, Span
+
+    words: dict[str, Any] = {rule: options.pop(f"keep_{rule}") for rule in ("last", *RULES)}
+    for rule in ("", *RULES):
+        name = f"within_{rule}".rstrip("_")
+        text = options.pop(f"keep_{name}")
+        words[name] = None if text is None else Span.parse(text)
+    words["tags"] = tuple(frozenset(text.split(",")) for text in options.pop("keep_tags"))
+    return Policy(**words, everything=options.pop("keep_all"))
+
+
+def _tell_choices(output: Output, choices: list[Choice]) -> None:
+    for choice in choices:
+        if output.json:
+            words = choice.as_dict()
+            output.emit(
+                "snapshot", id=words.pop("name"), hostname=words.pop("host"), keep=bool(choice.reasons), **words
+            )
+            continue
+        time = "" if choice.time is None else f"{choice.time:%Y-%m-%d %H:%M:%S}  "
+        what = f"keep    {choice.name}  {time}{', '.join(choice.reasons)}"
+        output.answer(what if choice.reasons else f"remove  {choice.name}  {time}".rstrip())
+
+
+def _tell_pruned(output: Output, summary: Summary) -> None:
+    output.emit(
+        "summary",
+        dry_run=summary.dry_run,
+        snapshots_kept=summary.kept,
+        snapshots_removed=summary.removed,
+        snapshots_expired=summary.expired,
+        blobs_removed=summary.blobs,
+        bytes_removed=summary.size,
+        blobs_waiting=summary.waiting,
+        bytes_waiting=summary.waiting_size,
+    )
+    would = "would be " if summary.dry_run else ""
+    output.info(f"archives {summary.kept} kept, {summary.removed} {would}removed")
+    output.info(
+        f"blobs    {summary.blobs} {would}deleted, {show_size(summary.size)}; "
+        f"{summary.waiting} more, {show_size(summary.waiting_size)}, when their grace period ends"
+    )
+    if summary.dry_run:
+        output.info("nothing was removed: --yes does it")
+
+
+@verb("undelete")
+@click.argument("store", metavar="STORE", type=PATH)
+@click.argument("names", nargs=-1, metavar="[NAME.mfn]...")
+@click.option("--all", "everything", is_flag=True, help="Every archive that can be brought back.")
+@key_options
+@service_options
+def undelete(output: Output, store: str, names: tuple[str, ...], everything: bool, **options: Any) -> None:
+    """Bring archives back that were pruned, as long as their grace period lasts.
+
+    Without a name the archives that can be brought back are listed.
+    """
+    from pogfast import pruning
+    from pogfast.stores import REMOVED
+
+    if names and everything:
+        raise UsageError("give names, or --all, not both")
+    output.during = "undelete"
+    look_for_store(store)
+    key = key_of(options)
+    found = pruning.undelete(store, key, names, everything=everything, tell=output.problem)
+    shown = found.done if names or everything else [mark.name.removesuffix(REMOVED) for mark in found.there]
+    for name in shown:
+        if output.json:
+            output.emit("snapshot", id=name)
+        else:
+            output.answer(name)
+    if found.done:
+        output.info(f"{many(len(found.done), 'archive')} brought back")
+
+
+VERBS = {"prune": prune, "undelete": undelete}

@@ -1,0 +1,269 @@
+"""Removes archives that a policy does not keep, and the blobs that no archive needs any more.
+
+An archive that is removed lies in the store as NAME.mfn.removed for a grace period, and its blobs with it: `undelete`
+brings it back. Then mark and sweep: what no manifest names and is older than the grace period is deleted. A sweep
+announces itself in the store before it reads the manifests, and a backup looks for that before and after it stores its
+own (stores/targets.py): whichever comes first, the other sees it. A manifest that cannot be read stops everything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pogfast import manifest
+from pogfast.archive import ArchiveInfo, Filter, Record, archives
+from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
+from pogfast.keys import Key
+from pogfast.retention import Judged, Policy, judge
+from pogfast.stores import REMOVED, SWEEPING, SWEPT, Store, Stored, open_store
+from pogfast.stores.targets import STALE, await_no_sweep, publish
+
+GRACE = 24 * 3600.0  # seconds
+GROUPS = ("host", "paths", "tags")
+BATCH = 10_000  # blobs that are deleted before it is said again that they are
+
+
+@dataclass(slots=True)
+class Choice(Record):
+    """What becomes of an archive. `reasons`: why it is kept; none: it goes."""
+
+    name: str
+    time: datetime | None
+    host: str
+    tags: list[str]
+    paths: list[str]
+    group: str
+    reasons: list[str]
+
+
+@dataclass
+class Summary:
+    """What was done, or would be (`dry_run`). Sizes are bytes."""
+
+    dry_run: bool = True
+    choices: list[Choice] = field(default_factory=list)
+    kept: int = 0
+    removed: int = 0  # archives that go now; they can be brought back for a while
+    expired: int = 0  # archives that went earlier and cannot be brought back any more
+    blobs: int = 0  # that are deleted
+    size: int = 0  # of these
+    waiting: int = 0  # blobs that nothing needs, but are too young, or wait for an archive's grace period
+    waiting_size: int = 0
+
+
+def prune(
+    store: str,
+    key: Key,
+    policy: Policy,
+    *,
+    group_by: Collection[str] = ("host", "paths"),
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    grace: float = GRACE,
+    dry_run: bool = True,
+) -> Summary:
+    """Applies a policy to the archives that `host`, `tags` and `path` choose (none: all), by groups, and sweeps.
+
+    With a public key alone all archives are one group, by the times in their names. Raises UsageError for an empty
+    policy and one that keeps nothing, NoSuchArchive, StoreError, and what a manifest raises that cannot be read.
+    """
+    if policy.is_empty:
+        hint = "give --keep-last N, --keep-daily N, ... or --keep-all"
+        raise UsageError("nothing says which archives are kept", hint=hint)
+    wanted = Filter.of(host, tags, path)
+    if not key.can_open and (wanted != Filter() or policy.tags):
+        raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+    opened = open_store(store)
+    try:
+        return _Prune(opened, key, grace, dry_run).run(policy, group_by if key.can_open else (), wanted)
+    finally:
+        opened.close()
+
+
+class _Prune:
+    """One run over a store."""
+
+    def __init__(self, store: Store, key: Key, grace: float, dry_run: bool) -> None:
+        self.store = store
+        self.key = key
+        self.grace = grace
+        self.summary = Summary(dry_run)
+        self.announcement = ""
+        self.said = 0.0
+
+    def run(self, policy: Policy, group_by: Collection[str], wanted: Filter) -> Summary:
+        going = self._choose(policy, group_by, wanted)
+        if self.summary.dry_run:
+            self._sweep(going, datetime.now(UTC).timestamp())
+            return self.summary
+        with self._announced() as now:
+            for name in going:
+                remove(self.store, name)
+            self._sweep([], now)
+        return self.summary
+
+    # ---- which archives ----
+
+    def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter) -> list[str]:
+        """Names of the manifests that go."""
+        infos = archives(self.store, self.key)
+        for info in infos:
+            if info.problem:
+                raise PogfastError(
+                    f"nothing was removed: {info.problem}",
+                    hint="what it needs is not known; prune with the key of all archives, or move it away",
+                )
+        meant = [info for info in infos if _fits(info, wanted)]
+        groups: dict[str, list[ArchiveInfo]] = defaultdict(list)
+        for info in meant:
+            groups[_group(info, group_by)].append(info)
+        going = []
+        for group, members in sorted(groups.items()):
+            for one in judge(members, policy):
+                self.summary.choices.append(_choice(one, group))
+                if not one.reasons:
+                    going.append(one.archive.name)
+        self.summary.removed, self.summary.kept = len(going), len(infos) - len(going)
+        if infos and not self.summary.kept:
+            raise UsageError("that would remove every archive of the store", hint="keep at least one: --keep-last 1")
+        return going
+
+    # ---- mark and sweep ----
+
+    @contextlib.contextmanager
+    def _announced(self) -> Iterator[float]:
+        """Says in the store that blobs are being deleted. The time by the store's own clock."""
+        await_no_sweep(self.store)
+        own = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
+        self.announcement = SWEEPING + own
+        self._say_again()
+        try:
+            times = [mark.modified for mark in self.store.marks() if mark.name == self.announcement]
+            if not times:
+                raise StoreError(f"what was written to {self.store.label} does not show there: nothing was deleted")
+            yield times[0]
+        finally:
+            old = [mark.name for mark in self.store.marks() if mark.name.startswith((SWEPT, SWEEPING))]
+            self.store.put_manifest(SWEPT + own, b"")
+            self.store.delete_manifests(old)
+            self.announcement = ""
+
+    def _say_again(self) -> None:
+        """That blobs are being deleted: who does not hear it for long thinks that this run was killed."""
+        if self.announcement and time.monotonic() - self.said > STALE / 10:
+            self.store.put_manifest(self.announcement, b"")
+            self.said = time.monotonic()
+
+    def _sweep(self, going: Sequence[str], now: float) -> None:
+        """Deletes the blobs that nothing needs. `going`: manifests that are still there, and are not to count."""
+        expired = [mark for mark in self._removed() if mark.modified <= now - self.grace]
+        young = [mark.name for mark in self._removed() if mark not in expired]
+        live = {stored.name for stored in self.store.manifests()}
+        needed = self._named(live - set(going))
+        waiting = self._named([*young, *(going if self.grace else ())]) - needed
+        orphans = [blob for blob in self.store.blob_names() if blob.name not in needed]
+        late = {stored.name for stored in self.store.manifests()} - live  # just before anything is deleted
+        needed = self._named(late)
+        gone = []
+        for blob in orphans:
+            if blob.name in needed:
+                continue
+            if blob.name in waiting or blob.modified > now - self.grace:
+                self.summary.waiting += 1
+                self.summary.waiting_size += blob.size
+            else:
+                gone.append(blob)
+        self.summary.blobs, self.summary.size = len(gone), sum(blob.size for blob in gone)
+        self.summary.expired = len(expired)
+        if not self.summary.dry_run:
+            for start in range(0, len(gone), BATCH):
+                self._say_again()
+                self.store.delete_blobs(blob.name for blob in gone[start : start + BATCH])
+            self.store.delete_manifests(mark.name for mark in expired)
+
+    def _removed(self) -> list[Stored]:
+        return [mark for mark in self.store.marks() if mark.name.endswith(REMOVED)]
+
+    def _named(self, manifests: Collection[str]) -> set[str]:
+        """The blobs that these name. Raises what one raises that cannot be read."""
+        names: set[str] = set()
+        for name in manifests:
+            self._say_again()
+            names.update(manifest.open_index(self.store.get_manifest(name), self.key, name))
+        return names
+
+
+def remove(store: Store, name: str) -> None:
+    """Takes an archive away; for the grace period it can be brought back. Raises StoreError."""
+    store.put_manifest(name + REMOVED, store.get_manifest(name))
+    store.delete_manifests([name])
+
+
+# ---- the way back ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Undeleted:
+    """`there`: names of the removed archives that were found; `done`: of those brought back."""
+
+    there: list[Stored] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    problems: list[PogfastError] = field(default_factory=list)
+
+
+def undelete(
+    store: str, key: Key, names: Collection[str], *, everything: bool = False, tell: Callable[[PogfastError], None]
+) -> Undeleted:
+    """Brings removed archives back, those of `names` or all; neither: only says which there are. One that misses blobs
+    stays removed, and `tell` hears of it. Raises NoSuchArchive and StoreError."""
+    opened = open_store(store)
+    try:
+        found = Undeleted([mark for mark in opened.marks() if mark.name.endswith(REMOVED)])
+        there = {mark.name.removesuffix(REMOVED) for mark in found.there}
+        for name in sorted(there if everything else names):
+            try:
+                if name not in there:
+                    raise NoSuchArchive(f"no removed archive {name} in {opened.label}")
+                _bring_back(opened, key, name)
+                found.done.append(name)
+            except (NoSuchArchive, MissingBlob) as error:
+                found.problems.append(error)
+                tell(error)
+        return found
+    finally:
+        opened.close()
+
+
+def _bring_back(store: Store, key: Key, name: str) -> None:
+    data = store.get_manifest(name + REMOVED)
+    blobs = set(manifest.open_index(data, key, name))
+    lost = store.missing(blobs)
+    if lost:
+        raise MissingBlob(f"{name}: {len(lost)} of its {len(blobs)} blobs are gone: it cannot be brought back")
+    publish(store, name, data, lambda: blobs, frozenset({"never looked"}))
+    store.delete_manifests([name + REMOVED])
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _fits(info: ArchiveInfo, wanted: Filter) -> bool:
+    return wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths})
+
+
+def _group(info: ArchiveInfo, by: Collection[str]) -> str:
+    words = {"host": info.host, "paths": " ".join(sorted(info.paths)), "tags": " ".join(sorted(info.tags))}
+    return ", ".join(f"{word} {words[word] or '-'}" for word in GROUPS if word in by)
+
+
+def _choice(one: Judged, group: str) -> Choice:
+    info = one.archive
+    assert isinstance(info, ArchiveInfo)
+    return Choice(info.name, info.time, info.host, info.tags, info.paths, group, one.reasons)

@@ -1,0 +1,409 @@
+"""prune and undelete: what goes, what stays, and that nothing an archive needs is deleted, whoever runs meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Ran, Runner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pogfast import keys, manifest, pruning
+from pogfast._engine import blob_name, seal_blob
+from pogfast.archive import Filter
+from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, StoreError, UsageError
+from pogfast.manifest import Entry, Manifest
+from pogfast.retention import Policy
+from pogfast.stores import SWEEPING, LocalStore, open_store
+from pogfast.stores import targets as targets_module
+from pogfast.stores.targets import Targets, publish, sweeps
+
+KEEP = ["--keep-last", "1", "--group-by", ""]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    (tmp_path / "tree").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def command(pogfast: Runner, work: Path) -> Callable[..., Ran]:
+    def call(*words: str) -> Ran:
+        return pogfast(*words, "--keyfile", "key", cwd=work)
+
+    return call
+
+
+@pytest.fixture
+def store(command: Callable[..., Ran], work: Path) -> str:
+    """Three archives: of a, b and c; of b and c; of c."""
+    for name in "abc":
+        (work / "tree" / name).write_bytes(os.urandom(5000))
+    for gone in ("", "a", "b"):
+        if gone:
+            (work / "tree" / gone).unlink()
+        assert command("create", "tree", "--to", "store").code == 0
+    return "store"
+
+
+def blobs(work: Path) -> int:
+    return len(list((work / "store" / "data").rglob("*=")))
+
+
+def archives(work: Path) -> list[str]:
+    return sorted(path.name for path in (work / "store").glob("*.mfn"))
+
+
+def said(ran: Ran, kind: str) -> list[dict[str, Any]]:
+    return [line for line in map(json.loads, ran.out.splitlines()) if line["message_type"] == kind]
+
+
+# ---- what a user sees ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_goes_without_yes(command: Callable[..., Ran], work: Path, store: str) -> None:
+    before = sorted(work.rglob("*"))
+    ran = command("prune", store, *KEEP, "--grace", "0")
+    assert ran.code == 0
+    assert [line.split()[0] for line in ran.lines] == ["keep", "remove", "remove"]
+    assert ran.lines[0].endswith("last")
+    assert "nothing was removed: --yes does it" in ran.err
+    ran = command("prune", store, *KEEP, "--grace", "0", "--json")
+    [summary] = said(ran, "summary")
+    assert (summary["snapshots_kept"], summary["snapshots_removed"], summary["blobs_removed"]) == (1, 2, 2)
+    assert [one["keep"] for one in said(ran, "snapshot")] == [True, False, False]
+    assert sorted(work.rglob("*")) == before
+
+
+def test_what_goes_can_come_back_until_its_time_is_over(command: Callable[..., Ran], work: Path, store: str) -> None:
+    names = archives(work)
+    assert command("prune", store, *KEEP, "--yes").code == 0
+    assert archives(work) == names[2:]
+    assert blobs(work) == 3
+    assert command("undelete", store).lines == names[:2]
+    assert command("undelete", store, names[0]).lines == [names[0]]
+    assert archives(work) == [names[0], names[2]]
+    assert command("check", store, "--read-data").code == 0
+    ran = command("undelete", store, "nosuch.mfn")
+    assert ran.code == 10
+    assert "no removed archive nosuch.mfn in store" in ran.err
+    assert command("undelete", store, "--all").lines == [names[1]]
+    assert command("undelete", store, "--all", names[1]).code == 2
+    assert command("prune", store, *KEEP, "--yes", "--grace", "0").code == 0
+    assert blobs(work) == 3, "they were removed just now"
+    assert command("prune", store, *KEEP, "--yes", "--grace", "0").code == 0
+    assert (archives(work), blobs(work)) == (names[2:], 1)
+    assert command("undelete", store).lines == []
+    assert command("check", store, "--read-data").code == 0
+
+
+def test_what_interrupted_runs_have_left_goes_when_it_is_old(
+    command: Callable[..., Ran], work: Path, store: str
+) -> None:
+    orphan = work / "store" / "data" / "AA" / f"AA{'x' * 41}="
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"of a run that was killed")
+    assert command("prune", store, "--keep-all", "--yes").code == 0
+    assert orphan.exists()
+    long_ago = time.time() - 25 * 3600
+    os.utime(orphan, (long_ago, long_ago))
+    assert command("prune", store, "--keep-all", "--yes").code == 0
+    assert not orphan.exists()
+    assert blobs(work) == 3
+
+
+def test_policies_that_are_refused(command: Callable[..., Ran], work: Path, store: str) -> None:
+    for words, code, hint in (
+        ([], 2, "--keep-last N"),
+        (["--keep-tag", "nosuch"], 2, "keep at least one"),
+        (["--keep-last", "x"], 2, "x is no number of archives"),
+        (["--keep-within", "x"], 2, "2y5m7d3h"),
+        ([*KEEP, "--grace", "x"], 2, "90m, 24h"),
+        ([*KEEP, "--group-by", "size"], 2, "not size"),
+    ):
+        ran = command("prune", store, "--yes", *words)
+        assert (ran.code, len(archives(work))) == (code, 3), ran.err
+        assert hint in ran.err
+    assert command("prune", "nosuch", *KEEP).code == 10
+
+
+def test_only_what_is_chosen_may_go_and_groups_are_apart(command: Callable[..., Ran], work: Path, store: str) -> None:
+    assert command("create", "tree", "--to", store, "--host", "other", "--tag", "x").code == 0
+    ran = command("prune", store, "--keep-last", "1", "--host", "other")
+    assert [line.split()[0] for line in ran.lines] == ["keep"]
+    ran = command("prune", store, "--keep-last", "1")
+    assert sorted(line.split()[0] for line in ran.lines) == ["keep", "keep", "remove", "remove"]
+    assert command("prune", store, "--keep-tag", "x", "--group-by", "tags").code == 0
+
+
+@pytest.mark.parametrize("harm", ["damaged", "another key"])
+def test_a_manifest_that_cannot_be_read_stops_everything(
+    command: Callable[..., Ran], pogfast: Runner, work: Path, store: str, harm: str
+) -> None:
+    if harm == "damaged":
+        path = work / "store" / archives(work)[0]
+        path.write_bytes(path.read_bytes()[:-40])
+    else:
+        (work / "other").write_bytes(b"another")
+        assert pogfast("create", "tree", "--to", "store", "--keyfile", "other", cwd=work).code == 0
+    before = archives(work), blobs(work)
+    ran = command("prune", store, *KEEP, "--yes", "--grace", "0")
+    assert ran.code == 1
+    assert ran.err.startswith("pogfast: error: nothing was removed: ")
+    assert (archives(work), blobs(work)) == before
+
+
+def test_a_public_key_is_enough(pogfast: Runner, work: Path) -> None:
+    assert pogfast("keygen", "pair", cwd=work).code == 0
+    public, private = ["--encryption-keyfile", "pair.encrypt"], ["--decryption-keyfile", "pair.decrypt"]
+    for name in "ab":
+        (work / "tree" / name).write_bytes(os.urandom(5000))
+        assert pogfast("create", "tree", "--to", "store", *public, cwd=work).code == 0
+        (work / "tree" / name).unlink()
+    for _ in range(2):
+        assert pogfast("prune", "store", "--keep-last", "1", "--yes", "--grace", "0", *public, cwd=work).code == 0
+    assert (len(archives(work)), blobs(work)) == (1, 1)
+    assert pogfast("check", "store", "--read-data", *private, cwd=work).code == 0
+    ran = pogfast("prune", "store", "--keep-tag", "x", *public, cwd=work)
+    assert ran.code == 12
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_prune_that_is_killed_is_repeated(command: Callable[..., Ran], work: Path, store: str, moment: int) -> None:
+    """kill -9 after some deletions; the next one does the rest, and a backup waits for none of it."""
+    program = (
+        "import os, sys, pogfast.cli, pogfast.stores.local as local\n"
+        f"left = [{moment}]\n"
+        "for name in ('put_manifest', 'delete_manifests', 'delete_blobs'):\n"
+        "    def act(self, *words, old=getattr(local.LocalStore, name)):\n"
+        "        if not left[0]: os.kill(os.getpid(), 9)\n"
+        "        left[0] -= 1\n"
+        "        return old(self, *words)\n"
+        "    setattr(local.LocalStore, name, act)\n"
+        "pogfast.cli.main()\n"
+    )
+    words = ["prune", store, *KEEP, "--yes", "--grace", "0", "--keyfile", "key"]
+    subprocess.run([sys.executable, "-c", program, *words], cwd=work, check=False, capture_output=True)
+    assert command("check", store, "--read-data").code == 0
+    for path in (work / "store").glob(f"{SWEEPING}*"):
+        long_ago = time.time() - targets_module.STALE
+        os.utime(path, (long_ago, long_ago))
+    for _ in range(2):
+        assert command("prune", store, *KEEP, "--yes", "--grace", "0").code == 0
+    assert (len(archives(work)), blobs(work)) == (1, 1)
+    assert command("create", "tree", "--to", store).code == 0
+    assert command("check", store, "--read-data").code == 0
+    assert not list((work / "store").glob(f"{SWEEPING}*"))
+
+
+# ---- the library, and who runs at the same time ----------------------------------------------------------------------
+
+
+def test_the_library(command: Callable[..., Ran], work: Path, store: str) -> None:
+    key = keys.from_keyfile(str(work / "key"))
+    with pytest.raises(UsageError):
+        pruning.prune(str(work / store), key, Policy())
+    summary = pruning.prune(str(work / store), key, Policy(last=1), group_by=())
+    assert (summary.dry_run, summary.kept, summary.removed) == (True, 1, 2)
+
+
+KEY = keys.Key("keyfile", bytes(32))
+CONTENTS = ["one", "two", "three", "four"]
+NAMES = {content: blob_name(KEY.secret, content.encode()) for content in CONTENTS}
+
+
+class Stepped(LocalStore):
+    """A store whose verbs wait until it is their turn."""
+
+    actor: Actor
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name in {
+            "put_manifest",
+            "delete_manifests",
+            "delete_blobs",
+            "marks",
+            "manifests",
+            "size_of",
+            "get_manifest",
+        }:
+            super().__getattribute__("actor").await_turn()
+        if name == "blob_names":
+            super().__getattribute__("actor").await_turn()
+            return lambda: list(found())
+        return found
+
+
+class Actor(threading.Thread):
+    """Does something with a store, one verb at a time."""
+
+    def __init__(self, directory: Path, act: Callable[[Stepped], None]) -> None:
+        super().__init__(daemon=True)
+        self.store = Stepped.open(str(directory), fan_out=True)
+        self.store.actor = self
+        self.act = act
+        self.turn, self.waits = threading.Semaphore(0), threading.Semaphore(0)
+        self.over = self.stopped = False
+        self.failure: BaseException | None = None
+
+    def await_turn(self) -> None:
+        if threading.current_thread() is self and not self.stopped:
+            self.waits.release()
+            self.turn.acquire()
+            if self.stopped:
+                raise SystemExit
+
+    def run(self) -> None:
+        try:
+            self.act(self.store)
+        except PogfastError as error:
+            self.failure = error
+        except SystemExit:
+            pass
+        finally:
+            self.over = True
+            self.waits.release()
+
+    def begin(self) -> None:
+        self.start()
+        self.waits.acquire()
+
+    def step(self) -> None:
+        if not self.over:
+            self.turn.release()
+            self.waits.acquire()
+
+    def kill(self) -> None:
+        """It never does anything again; what it has said of itself looks old."""
+        self.stopped = True
+        self.step()
+        self.join()
+        long_ago = time.time() - targets_module.STALE
+        for mark in Path(self.store.path).glob(f"{SWEEPING}*"):
+            os.utime(mark, (long_ago, long_ago))
+
+
+def back_up(contents: list[str], name: str) -> Callable[[Stepped], None]:
+    """As backup.py does, in small: what is there is believed, the rest is stored, and the manifest comes last."""
+
+    def act(store: Stepped) -> None:
+        kept = Targets([store], lambda lost: None)
+        for content in contents:
+            if store.size_of(NAMES[content]) is None:
+                _, blob = seal_blob(KEY.secret, False, content.encode(), 1000)
+                store.blobs.put(NAMES[content], blob)
+        data = manifest.seal(Manifest({"f": Entry([NAMES[content] for content in contents], 0.0, 0.0)}), KEY)
+        kept.publish(name, data, lambda: {NAMES[content] for content in contents})
+
+    return act
+
+
+def prune_all_but_the_newest(store: Stepped) -> None:
+    pruning._Prune(store, KEY, 0.0, False).run(Policy(last=1), (), Filter())
+
+
+def bring_back(name: str) -> Callable[[Stepped], None]:
+    def act(store: Stepped) -> None:
+        with contextlib.suppress(MissingBlob, NoSuchArchive, FileNotFoundError):
+            pruning._bring_back(store, KEY, name)
+
+    return act
+
+
+def assert_no_archive_misses_a_blob(directory: Path) -> None:
+    store = open_store(str(directory))
+    for stored in store.manifests():
+        assert store.missing(manifest.open_index(store.get_manifest(stored.name), KEY, stored.name)) == []
+    store.close()
+
+
+subsets = st.lists(st.sampled_from(CONTENTS), min_size=1, max_size=4, unique=True)
+
+
+@settings(max_examples=150)
+@given(
+    before=st.lists(subsets, min_size=1, max_size=3),
+    orphans=st.lists(st.sampled_from(CONTENTS), max_size=2),
+    now=st.lists(subsets, min_size=1, max_size=2),
+    order=st.lists(st.integers(0, 4), max_size=60),
+    killed=st.none() | st.integers(0, 40),
+)
+def test_whoever_runs_meanwhile_no_archive_misses_a_blob(
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    before: list[list[str]],
+    orphans: list[str],
+    now: list[list[str]],
+    order: list[int],
+    killed: int | None,
+) -> None:
+    """Backups, two prunes without any grace, and one who brings an archive back: every verb of a store in any order."""
+    directory = tmp_path_factory.mktemp("store")
+    (directory / "data").mkdir()
+    monkeypatch.setattr(targets_module, "PAUSE", 0)
+    long_ago = time.time() - 10**6
+    with contextlib.closing(Stepped.open(str(directory), fan_out=True)) as store:
+        store.actor = Actor(directory, lambda store: None)
+        for number, contents in enumerate(before):
+            back_up(contents, f"2026-01-0{number + 1}.mfn")(store)
+        for content in orphans:
+            store.blobs.put(NAMES[content], seal_blob(KEY.secret, False, content.encode(), 1000)[1])
+        pruning.remove(store, "2026-01-01.mfn")
+        store.put_manifest("2026-01-01.mfn", store.get_manifest("2026-01-01.mfn.removed"))
+    for path in directory.rglob("*="):
+        os.utime(path, (long_ago, long_ago))
+    actors = [Actor(directory, back_up(contents, f"2026-02-0{number + 1}.mfn")) for number, contents in enumerate(now)]
+    actors += [Actor(directory, prune_all_but_the_newest) for _ in range(2)]
+    actors.append(Actor(directory, bring_back("2026-01-01.mfn")))
+    for actor in actors:
+        actor.begin()
+    for count, number in enumerate(order):
+        if count == killed:
+            actors[-2].kill()
+        actors[number % len(actors)].step()
+    for _ in range(3000):
+        for actor in actors:
+            actor.step()
+        if all(actor.over for actor in actors):
+            break
+    assert all(actor.over for actor in actors), "nobody waits for ever"
+    assert_no_archive_misses_a_blob(directory)
+    for actor in actors:
+        if actor.failure is not None:
+            assert isinstance(actor.failure, PogfastError)
+        actor.store.close()
+
+
+def test_a_backup_whose_blobs_were_pruned_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same in slow motion: what a backup relied on goes before, or while, its manifest is stored."""
+    (tmp_path / "data").mkdir()
+    store = LocalStore.create(str(tmp_path), fan_out=True)
+    seen = sweeps(store)
+    store.put_manifest("sweep.done-1", b"")
+    with pytest.raises(StoreError, match="pruned meanwhile"):
+        publish(store, "a.mfn", b"manifest", lambda: {NAMES["one"]}, seen)
+    assert store.manifests() == []
+    put = LocalStore.put_manifest
+
+    def put_and_sweep(self: LocalStore, name: str, data: bytes) -> None:
+        put(self, name, data)
+        put(self, "sweep.done-2", b"")
+
+    monkeypatch.setattr(LocalStore, "put_manifest", put_and_sweep)
+    with pytest.raises(StoreError, match="pruned meanwhile"):
+        publish(store, "a.mfn", b"manifest", lambda: {NAMES["one"]}, sweeps(store))
+    assert store.manifests() == []
+    store.close()
