@@ -1,21 +1,37 @@
 """pogfast: file encryption and backup at the speed of the machine, in the format of pog.
 
-`create`, `restore`, `check`, `open_archive`, `open_store`, `Key` and `errors` are the commands' words as a Python
-interface. Importing the package imports nothing else, since a command must be able to answer --help at once: each name
-is looked up in its module when it is used. __init__.pyi tells type checkers what they are.
+`create`, `restore`, `check`, `copy`, `prune`, `undelete`, `open_archive`, `open_store`, `Key` and `errors` are the
+commands' words as a Python interface. Importing the package imports nothing else, since a command must be able to
+answer --help at once: each name is looked up in its module when it is used. __init__.pyi tells type checkers what they
+are.
 """
 
 __version__ = "0.2.0"
-__all__ = ["Key", "__version__", "check", "create", "errors", "open_archive", "open_store", "restore"]
+__all__ = [
+    "Key",
+    "__version__",
+    "check",
+    "copy",
+    "create",
+    "errors",
+    "open_archive",
+    "open_store",
+    "prune",
+    "restore",
+    "undelete",
+]
 
 # Name -> the module that has it.
 PUBLIC = {
     "Key": "pogfast.keys",
     "check": "pogfast.checking",
+    "copy": "pogfast.copying",
     "create": "pogfast.backup",
     "open_archive": "pogfast.archive",
     "open_store": "pogfast.stores",
+    "prune": "pogfast.pruning",
     "restore": "pogfast.recovery",
+    "undelete": "pogfast.pruning",
 }
 
 

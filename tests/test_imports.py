@@ -73,6 +73,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"reading", "manifest", "keys", "stores", "_engine", "errors"},
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
+    "copying": (
+        {"manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
+        "blobs as they lie from store to store: what is in an archive is not its business",
+    ),
     "retention": ({"errors"}, "a policy over times and tags: no store, no manifest"),
     "pruning": (
         {"retention", "archive", "manifest", "keys", "stores", "stores.targets", "errors"},
@@ -141,6 +145,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"cli.frame", "cli.options", "cli.output", "sizes", "archive", "survey", "differences", "stores"},
         "what there is to see: nothing that writes or reads blobs",
     ),
+    "cli.transfer": (
+        {"cli.frame", "cli.options", "cli.output", "progress", "sizes", "copying"},
+        "copy: one library call",
+    ),
     "cli.manage": (
         {"cli.frame", "cli.options", "cli.output", "sizes", "pruning", "retention", "stores", "errors"},
         "prune and undelete: one library call each",
@@ -166,7 +174,17 @@ OUTSIDE: dict[str, dict[str, str]] = {
     },
     "opening": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
-for verbs in ("cli", "cli.frame", "cli.options", "cli.write", "cli.read", "cli.look", "cli.manage", "cli.keys"):
+for verbs in (
+    "cli",
+    "cli.frame",
+    "cli.options",
+    "cli.write",
+    "cli.read",
+    "cli.look",
+    "cli.transfer",
+    "cli.manage",
+    "cli.keys",
+):
     OUTSIDE[verbs] = {"click": "verbs, options, help and completion"}
 # What a command that only prints its help has no time for.
 HEAVY = [

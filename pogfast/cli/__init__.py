@@ -1,8 +1,8 @@
 """`pogfast VERB ...`: the tool's own command. One library call a verb; what a verb needs is imported when it runs.
 
 Until then nothing but click and the standard library is imported, so that --help answers at once. The verbs are in
-write.py, read.py, look.py, manage.py and keys.py; what all of them share is in frame.py and output.py. Whatever a
-command ends in is one line on standard error and an exit code; a traceback only with --debug.
+write.py, read.py, look.py, transfer.py, manage.py and keys.py; what all of them share is in frame.py and output.py.
+Whatever a command ends in is one line on standard error and an exit code; a traceback only with --debug.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ VERBS = {
     "info": ("pogfast.cli.look", "Show the figures of an archive."),
     "stats": ("pogfast.cli.look", "Show the figures of a store."),
     "check": ("pogfast.cli.read", "Check that archives can be restored, or compare one with the disk."),
-    "prune": ("pogfast.cli.manage", "Remove archives that a policy does not keep, and what only they need."),
+    "copy": ("pogfast.cli.transfer", "Copy archives from one store to another."),
+    "prune": ("pogfast.cli.manage", "Remove archives that a policy does not keep, and the blobs that only they need."),
     "undelete": ("pogfast.cli.manage", "Bring archives back that were pruned."),
     "keygen": ("pogfast.cli.keys", "Make a key pair, or a keyfile."),
     "key": ("pogfast.cli.keys", "Say what a key file is."),

@@ -76,16 +76,33 @@ jobs_option = click.option("--jobs", metavar="N", type=click.IntRange(1), help="
 def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: bool = False) -> Key:
     """The key that a verb's options, the environment or the user give; its options are taken out. Raises UsageError,
     KeyFileError."""
-    from pogfast import keys
     from pogfast.prompt import password
 
+    return _key(options, lambda: password(twice=writing, stdin_is_data=stdin_is_data), writing=writing)
+
+
+class _NoKey(Exception):
+    """Neither options nor variables give one."""
+
+
+def key_if_any(options: dict[str, Any]) -> Key | None:
+    """The same for a verb that can do without: nobody is asked. Raises UsageError, KeyFileError."""
+
+    def ask() -> str:
+        raise _NoKey
+
+    try:
+        return _key(options, ask, writing=False)
+    except _NoKey:
+        return None
+
+
+def _key(options: dict[str, Any], ask: Callable[[], str], *, writing: bool) -> Key:
+    from pogfast import keys
+
     words = ("keyfile", "encryption_keyfile", "decryption_keyfile", "password_file", "password_command")
-    return keys.from_options(
-        **{word: options.pop(word) for word in words},
-        environ=os.environ,
-        ask=lambda: password(twice=writing, stdin_is_data=stdin_is_data),
-        writing=writing,
-    )
+    given = {word: options.pop(word) for word in words}
+    return keys.from_options(**given, environ=os.environ, ask=ask, writing=writing)
 
 
 def look_for_archive(text: str) -> None:

@@ -1,0 +1,102 @@
+"""`pogfast copy`: its options, and what it tells of a run.
+
+What is copied and checked is in copying.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, verb
+from pogfast.cli.options import (
+    displayed,
+    jobs_option,
+    key_if_any,
+    key_options,
+    look_for_store,
+    raise_worst,
+    service_options,
+    storage_class_option,
+)
+from pogfast.cli.output import Output
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from pogfast.copying import Summary
+    from pogfast.progress import Display
+
+
+@verb("copy")
+@click.argument("source", metavar="FROM", type=PATH)
+@click.argument("target", metavar="TO", type=PATH)
+@click.argument("archives", nargs=-1, metavar="[NAME.mfn]...")
+@jobs_option
+@click.option("-n", "--dry-run", is_flag=True, help="Copy nothing; say how much would be.")
+@key_options
+@service_options
+@storage_class_option
+def copy(output: Output, source: str, target: str, archives: tuple[str, ...], **options: Any) -> None:
+    """Copy archives from one store to another.
+
+    Only blobs that are missing there are sent, as they lie, and checked on the way as far as a key allows. Without a
+    key a whole store can be copied.
+    """
+    from pogfast import copying
+
+    output.during = "copy"
+    look_for_store(source)
+    key = key_if_any(options)
+    with displayed(output, "copy", "copy") as display:
+        summary = copying.copy(source, target, archives, key, report=Report(output, display), **options)
+    raise_worst(output, summary.exit_code)
+    _tell(output, summary)
+
+
+class Report:
+    """What a copy reports, as lines and objects."""
+
+    def __init__(self, output: Output, display: Display) -> None:
+        self.output = output
+        self.display = display
+        self.warning = output.warning
+        self.problem = output.problem
+
+    def started(self, progress: Summary) -> None:
+        from pogfast.progress import Counters
+
+        self.display.watch(
+            lambda: Counters(
+                progress.blobs, progress.total_blobs, progress.size, progress.total_size, {"stored": progress.size}
+            )
+        )
+
+    def archive(self, name: str) -> None:
+        self.display.check()
+        if self.output.json:
+            self.output.emit("snapshot", id=name)
+        else:
+            self.output.answer(name)
+
+
+def _tell(output: Output, summary: Summary) -> None:
+    output.emit(
+        "summary",
+        dry_run=summary.dry_run,
+        snapshots_copied=summary.archives,
+        snapshots_skipped=summary.archives_there,
+        data_blobs=summary.total_blobs if summary.dry_run else summary.blobs,
+        data_added_packed=summary.total_size if summary.dry_run else summary.size,
+        blobs_known=summary.blobs_there,
+        error_count=len(summary.problems),
+    )
+    blobs, size = (summary.total_blobs, summary.total_size) if summary.dry_run else (summary.blobs, summary.size)
+    would = "would be copied" if summary.dry_run else "copied"
+    output.info(
+        f"{many(summary.archives, 'archive')} {would}, {summary.archives_there} there already; "
+        f"{many(blobs, 'blob')}, {show_size(size)}; {summary.blobs_there} there already"
+    )
+
+
+VERBS = {"copy": copy}
