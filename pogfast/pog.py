@@ -1,8 +1,9 @@
-"""`pog` and `pog-create-keypair`: pogcli's command lines, to the letter on standard output, without its defects.
+"""`pog`, `pog-create-keypair` and `pog-cleanup`: pogcli's command lines, without its defects.
 
-One library call a mode; what files mean is in inputs.py, what is done with them in sealing.py and opening.py. Nothing
-but the standard library is imported before the command line has been understood, so that --help answers at once.
-Everything but the answer goes to standard error, one line each; no failure ends in a traceback.
+What `pog` prints on standard output is pogcli's to the letter. One library call a mode; what files mean is in
+inputs.py, what is done with them in sealing.py, opening.py and pruning.py. Nothing but the standard library is imported
+before the command line has been understood, so that --help answers at once. Everything but the answer goes to standard
+error, one line each; no failure ends in a traceback.
 """
 
 from __future__ import annotations
@@ -68,6 +69,25 @@ KEYPAIR_HELP = """\
 pog-create-keypair: makes pki.encrypt (public) and pki.decrypt (private) in the working directory.
 
 Files that are there already are not touched.
+"""
+
+CLEANUP_HELP = """\
+pog-cleanup: removes archives that a newer one is very similar to, and blobs that no archive needs.
+
+Usage:
+  pog-cleanup [KEY] [--backup=STORE] [--reckless-abandon]
+
+  --backup=STORE                s3 and b2 (with S3_BUCKET_NAME, B2_BUCKET_NAME), s3://BUCKET, local (data/
+                                here), local:/DIR or a directory [local]
+  --reckless-abandon            really remove them; without it, it is only said what would be
+
+Keys (without one of them a password is asked for):
+  --keyfile=FILE                the secret is what is in FILE
+  --encryption-keyfile=FILE     the public key of a pair is enough
+  --decryption-keyfile=FILE     its private key
+
+What is removed can be brought back for 24 hours: see pogfast undelete --help. Blobs that are younger than
+that stay, since a backup that is running may need them. For more say: pogfast prune --help.
 """
 
 WITH_VALUE = (
@@ -317,6 +337,62 @@ def _create_keypair(console: PogConsole, arguments: Sequence[str]) -> None:
         'The private key is in `pki.decrypt`. It can be used to regenerate the "public" (encryption) key if necessary.'
     )
     console.print("Keep it secret. Keep it safe.")
+
+
+def cleanup(arguments: Sequence[str] | None = None) -> int:
+    """The command `pog-cleanup`. Returns its exit code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return guarded(PogConsole("pog-cleanup"), lambda console: _cleanup(console, given))
+
+
+def _cleanup(console: PogConsole, arguments: Sequence[str]) -> None:
+    options = _parse_cleanup(arguments)
+    if "help" in options:
+        console.print(CLEANUP_HELP.rstrip("\n"))
+        return
+    from pogfast.pruning import clean_up
+    from pogfast.stores import open_backup
+
+    store = open_backup(options.get("backup", "local"))
+    try:
+        key = _key(options, writing=False)
+        really = "reckless-abandon" in options
+        cleaned = clean_up(store, key, dry_run=not really)
+        for older, newer, share in cleaned.similar:
+            console.print(f"{older} vs {newer} similarity: {share}")
+        console.print("***")
+        console.print("final list:")
+        for name in cleaned.kept:
+            console.print(name)
+        console.print(str(cleaned.needed))
+        what = "removed" if really else "would remove"
+        for name in cleaned.obsolete:
+            console.print(f"{what} {name}")
+        for name in cleaned.deleted:
+            console.print(f"{what} data/{name[:2]}/{name}")
+        if cleaned.waiting:
+            console.note("note", f"{cleaned.waiting} blobs that nothing needs go when they are 24 hours old")
+    finally:
+        store.close()
+
+
+def _parse_cleanup(arguments: Sequence[str]) -> dict[str, str]:
+    """Raises UsageError."""
+    from pogfast.errors import UsageError
+
+    hint = "see pog-cleanup --help"
+    keys = ("keyfile", "decryption-keyfile", "encryption-keyfile")
+    names = [*(f"{name}=" for name in (*keys, "backup")), "reckless-abandon", "help"]
+    try:
+        pairs, inputs = getopt.gnu_getopt(list(arguments), "h", names)
+    except getopt.GetoptError as error:
+        raise UsageError(error.msg, hint) from error
+    options = {"help" if name == "-h" else name[2:]: value for name, value in pairs}
+    if inputs:
+        raise UsageError(f"{inputs[0]}: there are no inputs", hint)
+    if len(options.keys() & set(keys)) > 1:
+        raise UsageError("one key at a time", hint)
+    return options
 
 
 if __name__ == "__main__":

@@ -97,17 +97,21 @@ class _Prune:
         self.summary = Summary(dry_run)
         self.announcement = ""
         self.said = 0.0
+        self.deleted: list[str] = []
 
     def run(self, policy: Policy, group_by: Collection[str], wanted: Filter) -> Summary:
-        going = self._choose(policy, group_by, wanted)
+        self.carry_out(self._choose(policy, group_by, wanted))
+        return self.summary
+
+    def carry_out(self, going: Sequence[str]) -> None:
+        """Removes archives, and what nothing needs. Raises StoreError."""
         if self.summary.dry_run:
             self._sweep(going, datetime.now(UTC).timestamp())
-            return self.summary
+            return
         with self._announced() as now:
             for name in going:
                 remove(self.store, name)
             self._sweep([], now)
-        return self.summary
 
     # ---- which archives ----
 
@@ -182,6 +186,7 @@ class _Prune:
                 gone.append(blob)
         self.summary.blobs, self.summary.size = len(gone), sum(blob.size for blob in gone)
         self.summary.expired = len(expired)
+        self.deleted = [blob.name for blob in gone]
         if not self.summary.dry_run:
             for start in range(0, len(gone), BATCH):
                 self._say_again()
@@ -198,6 +203,48 @@ class _Prune:
             self._say_again()
             names.update(manifest.open_index(self.store.get_manifest(name), self.key, name))
         return names
+
+
+# ---- pog-cleanup -----------------------------------------------------------------------------------------------------
+
+# An archive is obsolete when more than this share of its and a newer one's blobs is in both. pogcli's number.
+SIMILAR = 0.9
+
+
+@dataclass
+class Cleaned:
+    """`similar`: (older, newer, share of their blobs that is in both); what stays and what goes, and what was kept for
+    the grace period."""
+
+    similar: list[tuple[str, str, float]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    obsolete: list[str] = field(default_factory=list)
+    needed: int = 0  # blobs
+    deleted: list[str] = field(default_factory=list)
+    waiting: int = 0  # blobs
+
+
+def clean_up(store: Store, key: Key, *, grace: float = GRACE, dry_run: bool = True) -> Cleaned:
+    """pog-cleanup: archives go that a newer one is very similar to, and the blobs that no other needs.
+
+    With the same care as `prune`: what goes can be brought back for the grace period. Raises StoreError, and what a
+    manifest raises that cannot be read.
+    """
+    run = _Prune(store, key, grace, dry_run)
+    blobs = {stored.name: run._named([stored.name]) for stored in store.manifests()}
+    cleaned = Cleaned()
+    names = sorted(blobs)
+    for index, older in enumerate(names):
+        for newer in names[index + 1 :]:
+            either = blobs[older] | blobs[newer]
+            share = len(blobs[older] & blobs[newer]) / len(either) if either else 1.0
+            cleaned.similar.append((older, newer, share))
+    cleaned.obsolete = [name for name in names if any(one[0] == name and one[2] > SIMILAR for one in cleaned.similar)]
+    cleaned.kept = [name for name in names if name not in cleaned.obsolete]
+    cleaned.needed = len(set().union(*(blobs[name] for name in cleaned.kept)))
+    run.carry_out(cleaned.obsolete)
+    cleaned.deleted, cleaned.waiting = run.deleted, run.summary.waiting
+    return cleaned
 
 
 def remove(store: Store, name: str) -> None:

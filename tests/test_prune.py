@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran, Runner
+from conftest import Ran, Runner, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -407,3 +407,87 @@ def test_a_backup_whose_blobs_were_pruned_is_not_stored(tmp_path: Path, monkeypa
         publish(store, "a.mfn", b"manifest", lambda: {NAMES["one"]}, sweeps(store))
     assert store.manifests() == []
     store.close()
+
+
+# ---- pog-cleanup -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cleanup(work: Path) -> Callable[..., Ran]:
+    def call(*words: str, cwd: Path | None = None) -> Ran:
+        program = "import sys; from pogfast.pog import cleanup; sys.exit(cleanup())"
+        ran = run([sys.executable, "-c", program, *words], cwd or work)
+        assert "Traceback" not in ran.err, ran.err
+        return ran
+
+    return call
+
+
+@pytest.fixture
+def similar(pog: Runner, work: Path) -> list[str]:
+    """Three of pog's archives in `store`: the second has all that the first has, and one file of 20 more."""
+    made = []
+    for number in range(22):
+        (work / "tree" / f"{number}").write_bytes(os.urandom(100))
+    for names in (range(20), range(21), range(21, 22)):
+        ran = pog("--keyfile=key", "--save-to=local:store", *(f"tree/{name}" for name in names), cwd=work)
+        assert ran.code == 0, ran.err
+        made.append(ran.lines[-1].split()[-1])
+    return made
+
+
+def test_cleanup_names_what_a_newer_archive_is_similar_to(
+    cleanup: Callable[..., Ran], work: Path, similar: list[str]
+) -> None:
+    ran = cleanup("--keyfile=key", "--backup=local:store")
+    assert ran.code == 0, ran.err
+    one, two, three = similar
+    assert ran.lines == [
+        f"{one} vs {two} similarity: {20 / 21}",
+        f"{one} vs {three} similarity: 0.0",
+        f"{two} vs {three} similarity: 0.0",
+        "***",
+        "final list:",
+        two,
+        three,
+        "22",
+        f"would remove {one}",
+    ]
+    assert archives(work) == similar
+
+
+def test_cleanup_removes_with_abandon_and_nothing_is_lost(
+    cleanup: Callable[..., Ran], command: Callable[..., Ran], work: Path, similar: list[str]
+) -> None:
+    orphan = work / "store" / "data" / "AA" / f"AA{'x' * 41}="
+    orphan.parent.mkdir(exist_ok=True)
+    orphan.write_bytes(b"of nobody")
+    long_ago = time.time() - 25 * 3600
+    os.utime(orphan, (long_ago, long_ago))
+    ran = cleanup("--keyfile=key", "--backup=store", "--reckless-abandon")
+    assert ran.lines[-2:] == [f"removed {similar[0]}", f"removed data/AA/{orphan.name}"]
+    assert not orphan.exists()
+    assert archives(work) == similar[1:]
+    assert command("check", "store", "--read-data").code == 0
+    assert command("undelete", "store", "--all").lines == similar[:1]
+    assert command("check", "store", "--read-data").code == 0
+    assert cleanup("--keyfile=key", "--backup=local", cwd=work / "store").code == 1, "no key of that name there"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--help"], 0, ""),
+        (["--bogus"], 2, "--bogus"),
+        (["x"], 2, "there are no inputs"),
+        (["--keyfile=key", "--encryption-keyfile=key"], 2, "one key at a time"),
+        (["--keyfile=key", "--backup=nosuch"], 10, "no store at nosuch"),
+        (["--keyfile=key", "--backup=s3"], 2, "S3_BUCKET_NAME"),
+        (["--keyfile=key", "--backup=b2"], 2, "B2_BUCKET_NAME"),
+    ],
+)
+def test_cleanups_command_line(cleanup: Callable[..., Ran], words: list[str], code: int, said: str) -> None:
+    ran = cleanup(*words)
+    assert ran.code == code
+    assert said in ran.err
+    assert ("pog-cleanup:" in ran.out.decode()) == (words == ["--help"])

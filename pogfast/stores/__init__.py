@@ -234,6 +234,12 @@ def _open_program(text: str, path: str, create: bool) -> Target:
     return ProgramStore(path if "/" in path else f"./{path}")
 
 
+def open_backup(word: str) -> Store:
+    """The store that pog-cleanup's --backup means. Raises UsageError, StoreError and NoSuchArchive."""
+    cloud = _pogs_cloud(word)
+    return _open_cloud(cloud) if cloud else open_store("." if word == "local" else word)
+
+
 def names_archive(text: str) -> bool:
     """Whether `text` is written as an archive: STORE/latest or a path to a .mfn. With a / at its end it is a store."""
     return text.endswith(MANIFEST) or _last_part(text) == LATEST
@@ -334,6 +340,7 @@ __all__ = [
     "find_manifest",
     "names_archive",
     "open_archive",
+    "open_backup",
     "open_store",
     "open_stores",
     "open_targets",
