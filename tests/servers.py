@@ -117,3 +117,25 @@ def rclone(directory: Path) -> Iterator[Server]:
     command = [str(program), *serve, "--config", os.devnull, str(directory)]
     with running("rclone", command, f"http://127.0.0.1:{port}") as server:
         yield server
+
+
+@contextlib.contextmanager
+def b2(directory: Path) -> Iterator[Server]:
+    """A small server of B2's own protocol, with files below a directory."""
+    program = Path(__file__).with_name("b2_server.py")
+    port = free_port()
+    command = [sys.executable, str(program), "--port", str(port), "--root", str(directory)]
+    command += ["--key-id", KEY, "--key", SECRET]
+    with running("b2", command, f"http://127.0.0.1:{port}") as server:
+        yield server
+
+
+def b2_environment(url: str, key: str = KEY, secret: str = SECRET) -> dict[str, str]:
+    """What a client needs to reach it."""
+    return {
+        "POGFAST_B2_REALM": url,
+        "B2_APPLICATION_KEY_ID": key,
+        "B2_APPLICATION_KEY": secret,
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }

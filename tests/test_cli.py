@@ -192,7 +192,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         (["key", "sho"], ["no such command: sho", "is show meant?", "pogfast key --help"]),
         (["create", "tree"], ["--to"]),
         (["create", "--to", "store"], ["nothing to archive"]),
-        (["create", "tree", "--to", "b2://bucket"], ["does not reach B2"]),
+        (["create", "tree", "--to", "b2://"], ["names no bucket"]),
         (["create", "tree", "--to", "s3://"], ["names no bucket"]),
         (["create", "tree", "--to", "store,"], ["empty"]),
         (["create", "-", "--to", "store"], ["name"]),

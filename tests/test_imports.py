@@ -29,7 +29,16 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "cache": ({"keys", "_engine"}, "names by path and facts: whether a store holds them is for create to ask"),
     "manifest": ({"keys", "_engine", "errors"}, "sealed bytes and back, without I/O"),
     "stores": (
-        {"stores.local", "stores.program", "stores.remote", "stores.s3", "stores.settings", "_engine", "errors"},
+        {
+            "stores.local",
+            "stores.b2",
+            "stores.program",
+            "stores.remote",
+            "stores.s3",
+            "stores.settings",
+            "_engine",
+            "errors",
+        },
         "bytes under names: no key, no manifest",
     ),
     "stores.remote": (
@@ -37,6 +46,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "any object service: no vendor; blobs and manifests are named as in a directory",
     ),
     "stores.s3": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
+    "stores.b2": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
     "stores.settings": ({"errors"}, "what the environment says of services"),
     "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
     "stores.targets": (
@@ -184,6 +194,11 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "boto3": "S3: signing, credentials, regions; imported when a bucket is opened",
         "botocore": "boto3's failures and settings",
         "urllib3": "what boto3 lets through when a body breaks off",
+    },
+    "stores.b2": {
+        "b2sdk": "Backblaze B2; imported when a bucket is opened",
+        "requests": "what b2sdk lets through when a connection breaks",
+        "urllib3": "what it lets through when a body breaks off",
     },
     "opening": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }

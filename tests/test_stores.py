@@ -209,13 +209,13 @@ def test_a_program_is_written_to(tmp_path: Path, program: Path, monkeypatch: pyt
         open_store(str(program))
 
 
-@pytest.mark.parametrize("word", ["s3://", "s3:///x", "b2://bucket", "b2://bucket/latest"])
+@pytest.mark.parametrize("word", ["s3://", "s3:///x", "b2://", "b2:///latest"])
 def test_words_of_services_that_cannot_be_meant(word: str) -> None:
     for call in (lambda: open_store(word), lambda: open_store(word, create=True), lambda: check_stores(f"x,{word}")):
-        with pytest.raises(UsageError, match=r"does not reach B2|names no bucket"):
+        with pytest.raises(UsageError, match="names no bucket"):
             call()
     if names_archive(word):
-        with pytest.raises(UsageError, match="does not reach B2"):
+        with pytest.raises(UsageError, match="names no bucket"):
             find_manifest(word)
 
 

@@ -51,6 +51,7 @@ def _service(name: str, **more: Any) -> Callable[[Any], Any]:
 service_options = apply(
     [
         _service("--s3-endpoint", metavar="URL", help="An S3 service other than AWS."),
+        _service("--b2-realm", metavar="URL", help="A B2 service other than Backblaze's."),
         _service("--parallel", metavar="N", type=click.IntRange(1, 64), help="Requests to a service at a time.  [8]"),
         _service(
             "--retry-for",

@@ -19,7 +19,7 @@ from pogfast.stores.local import MANIFEST, REMOVED, SWEEPING, SWEPT, LocalStore,
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
-    from pogfast.stores.remote import RemoteStore
+    from pogfast.stores.remote import RemoteStore, Service
 
 # Services, and where pog finds the name of a bucket that is not given.
 CLOUDS = {"s3": "S3_BUCKET_NAME", "b2": "B2_BUCKET_NAME"}
@@ -200,8 +200,8 @@ def open_store(text: str, *, create: Literal[False] = False) -> Store: ...
 
 
 def open_store(text: str, *, create: bool = False) -> Target | Store:
-    """The store that `text` names in pogfast's grammar: DIRECTORY, local:/DIRECTORY, s3://BUCKET[/PREFIX], or a program
-    to write to.
+    """The store that `text` names in pogfast's grammar: DIRECTORY, local:/DIRECTORY, s3://BUCKET[/PREFIX],
+    b2://BUCKET[/PREFIX], or a program to write to.
 
     A directory is a fan-out store, unless it holds manifests and no data/: then it is flat, as pog writes, also for
     what is added. With `create` it is opened to write to, and made if need be. Raises UsageError for what cannot be
@@ -284,11 +284,6 @@ def _bucket_of(text: str) -> tuple[str, str]:
     bucket, _, prefix = place.partition("/")
     if not bucket:
         raise UsageError(f"{text} names no bucket", hint=f"write {scheme}://BUCKET[/PREFIX]")
-    if scheme == "b2":
-        raise UsageError(
-            f"{text}: this release does not reach B2 by its own protocol",
-            hint="B2 speaks S3 too: s3://BUCKET with --s3-endpoint=https://s3.REGION.backblazeb2.com",
-        )
     return bucket, prefix.strip("/")
 
 
@@ -309,16 +304,23 @@ def _open_cloud(text: str) -> RemoteStore:
     """Raises UsageError, StoreError and NoSuchArchive: one request shows whether the bucket can be reached."""
     bucket, prefix = _bucket_of(text)
     from pogfast.stores.remote import RemoteStore
-    from pogfast.stores.s3 import S3Service
 
     said = settings.current()
-    service = S3Service(
-        bucket,
-        prefix,
-        endpoint=said.s3_endpoint,
-        storage_class=said.storage_class,
-        parallel=said.parallel,
-    )
+    service: Service
+    if text.startswith("s3:"):
+        from pogfast.stores.s3 import S3Service
+
+        service = S3Service(
+            bucket,
+            prefix,
+            endpoint=said.s3_endpoint,
+            storage_class=said.storage_class,
+            parallel=said.parallel,
+        )
+    else:
+        from pogfast.stores.b2 import B2Service
+
+        service = B2Service(bucket, prefix, realm=said.b2_realm)
     store = RemoteStore(service, text.rstrip("/"), parallel=said.parallel, retry_for=said.retry_for)
     store.look()
     return store

@@ -44,6 +44,12 @@ class TryAgain(StoreError):
     """A failure that may pass: a connection that broke, a service that is busy."""
 
 
+class NoSuchBucket(StoreError, NoSuchArchive):
+    """There is no such store; the exit code is NoSuchArchive's."""
+
+    exit_code = NoSuchArchive.exit_code
+
+
 class Found(NamedTuple):
     """An object in a listing; `path` is below the bucket and prefix, `modified` seconds since 1970."""
 

@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from pogfast.errors import NoSuchArchive, StoreError, UsageError
-from pogfast.stores.remote import Body, Found, TryAgain
+from pogfast.errors import StoreError, UsageError
+from pogfast.stores.remote import Body, Found, NoSuchBucket, TryAgain
 
 try:
     import boto3
@@ -175,12 +175,6 @@ class S3Service:
 
 class _Gone(StoreError):
     """There is no such object."""
-
-
-class NoSuchBucket(StoreError, NoSuchArchive):
-    """There is no such store; the exit code is NoSuchArchive's."""
-
-    exit_code = NoSuchArchive.exit_code
 
 
 class _Reader(io.RawIOBase):

@@ -20,15 +20,18 @@ class Settings:
     """Of every service that is opened while they are in force."""
 
     s3_endpoint: str | None = None  # a URL; None: what boto3 finds (AWS_ENDPOINT_URL), else AWS
+    b2_realm: str | None = None  # a URL; None: Backblaze's own
     storage_class: str | None = None  # of blobs in S3, never of manifests; None: the bucket's
     parallel: int = 8  # requests at a time
     retry_for: float = 300.0  # seconds that a failure which may pass is tried again
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
-        """POGFAST_S3_ENDPOINT, POGFAST_STORAGE_CLASS, POGFAST_PARALLEL and POGFAST_RETRY_FOR. Raises UsageError."""
+        """POGFAST_S3_ENDPOINT, POGFAST_B2_REALM, POGFAST_STORAGE_CLASS, POGFAST_PARALLEL and POGFAST_RETRY_FOR. Raises
+        UsageError."""
         return cls(
             environ.get("POGFAST_S3_ENDPOINT") or None,
+            environ.get("POGFAST_B2_REALM") or None,
             environ.get("POGFAST_STORAGE_CLASS") or None,
             int(_number(environ, "POGFAST_PARALLEL", cls.parallel, 1)),
             _number(environ, "POGFAST_RETRY_FOR", cls.retry_for, 0),
