@@ -33,7 +33,7 @@ VERBS = {
     "check": ("pogfast.cli.read", "Check that archives can be restored, or compare one with the disk."),
     "copy": ("pogfast.cli.transfer", "Copy archives from one store to another."),
     "prune": ("pogfast.cli.manage", "Remove archives that a policy does not keep, and the blobs that only they need."),
-    "undelete": ("pogfast.cli.manage", "Bring archives back that were pruned."),
+    "undelete": ("pogfast.cli.manage", "Bring archives back that were pruned, as long as their grace period lasts."),
     "keygen": ("pogfast.cli.keys", "Make a key pair, or a keyfile."),
     "key": ("pogfast.cli.keys", "Say what a key file is."),
     "completion": ("pogfast.cli.keys", "Print the completion script of a shell."),
