@@ -407,6 +407,7 @@ def test_ctrl_c_while_nobody_answers(shelf: str, proxy: Proxy, work: Path) -> No
         env={**os.environ, **environment_of(proxy.url), "POGFAST_CACHE_DIR": str(work / "cache")},
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # it may be ignored here
     )
     while not proxy.count("^PUT "):
         time.sleep(0.05)
