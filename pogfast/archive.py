@@ -380,7 +380,10 @@ def archives(store: Store, key: Key) -> list[ArchiveInfo]:
 
     With a public key alone there are names, times, blobs and stored bytes. Raises StoreError.
     """
-    infos = [_info(store, key, stored.name) for stored in store.manifests()]
+    from concurrent.futures import ThreadPoolExecutor  # here, because opening one archive needs none
+
+    with ThreadPoolExecutor(store.parallel) as threads:  # each manifest of a service has to be waited for
+        infos = list(threads.map(lambda stored: _info(store, key, stored.name), store.manifests()))
     return sorted(infos, key=lambda info: (info.time or FIRST, info.name))
 
 

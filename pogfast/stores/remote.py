@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 # Bytes of blobs that are on their way at a time, in either direction; one may always be.
-IN_FLIGHT = 256 * 10**6
+IN_FLIGHT = 150 * 10**6
 # A read's piece: what is lost when a connection breaks within it.
 PIECE = 1 << 20
 MANIFEST_NAME = re.compile(r"[^/]+\.mfn")
@@ -171,15 +171,14 @@ class RemoteStore:
         return bytes(data)
 
     def get_blob(self, name: str) -> Buffer:
-        with self._flow.of((self._known or {}).get(name, 0)):
-            data = self._fetch(blob_path(name))
+        data = self._fetch(blob_path(name))
         if data is None:
             raise MissingBlob(f"blob {name} is missing from {self.label}")
         return data
 
     def _fetch(self, path: str) -> bytearray | None:
         """A whole object; None when there is none."""
-        return self._again(_Reading(self.service, path).go_on)
+        return self._again(_Reading(self.service, path, self._flow).go_on)
 
     # ---- writing ----
 
@@ -247,10 +246,11 @@ class RemoteStore:
 class _Reading:
     """An object that is read to its end, in several goes when it must be."""
 
-    def __init__(self, service: Service, path: str) -> None:
+    def __init__(self, service: Service, path: str, flow: _Flow) -> None:
         self.service = service
         self.path = path
-        self.data: bytearray | None = None
+        self.flow = flow
+        self.data: _Held | None = None
         self.got = 0
 
     def go_on(self) -> bytearray | None:
@@ -262,7 +262,8 @@ class _Reading:
                 if self.got:  # it is another object now: its beginning was not asked for
                     self.data, self.got = None, 0
                     raise TryAgain(f"{self.path} in {self.service.label} changes while it is read")
-                self.data = bytearray(body.size)
+                self.data = _Held(body.size)
+                self.data.hold(self.flow)
             view = memoryview(self.data)
             while self.got < body.size:
                 n = body.readinto(view[self.got : self.got + PIECE])
@@ -272,6 +273,20 @@ class _Reading:
             return self.data
         finally:
             body.close()
+
+
+class _Held(bytearray):
+    """Bytes that count as on their way for as long as somebody has them."""
+
+    flow: _Flow | None = None
+
+    def hold(self, flow: _Flow) -> None:
+        flow.take(len(self))
+        self.flow = flow
+
+    def __del__(self) -> None:
+        if self.flow is not None:
+            self.flow.give_back(len(self))
 
 
 class _Flow:
@@ -297,20 +312,6 @@ class _Flow:
         with self.changed:
             self.bytes -= size
             self.changed.notify_all()
-
-    def of(self, size: int) -> _Share:
-        return _Share(self, size)
-
-
-class _Share:
-    def __init__(self, flow: _Flow, size: int) -> None:
-        self.flow, self.size = flow, size
-
-    def __enter__(self) -> None:
-        self.flow.take(self.size)
-
-    def __exit__(self, *_: object) -> None:
-        self.flow.give_back(self.size)
 
 
 class _Downloads:
