@@ -16,7 +16,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -89,6 +89,7 @@ class Summary:
     blobs_new: int = 0
     blobs_known: int = 0
     seconds: float = 0.0
+    requests: dict[str, int] = field(default_factory=dict)  # to services, by kind
     problems: list[PogfastError] = field(default_factory=list)
 
 
@@ -176,6 +177,7 @@ def create(
             run.archive_trees()
         if not options.dry_run:
             run.conclude()
+        run.summary.requests = dict(sum((Counter(target.requests) for target in targets), Counter()))
     run.summary.seconds = time.monotonic() - started
     return run.summary
 

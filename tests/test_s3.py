@@ -218,6 +218,9 @@ def test_a_backup_and_the_way_back(command: Command, server: Server, bucket: str
     again = command(server.url, *create("--json", to=store))
     [summary] = [line for line in map(json.loads, again.out.splitlines()) if line["message_type"] == "summary"]
     assert (summary["files_new"], summary["files_unmodified"]) == (0, 14)
+    assert summary["requests"]["put"] == 1, "the manifest"
+    assert summary["requests"]["list"] <= 6
+    assert "requests " in ran.err
     assert command(server.url, *with_key("stats", store, "--json")).code == 0
 
 

@@ -211,6 +211,7 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         total_bytes_processed=summary.bytes_source,
         total_bytes_stored=summary.bytes_stored,
         ratio=ratio,
+        requests=summary.requests,
         error_count=output.errors,
         total_duration=round(summary.seconds, 3),
     )
@@ -231,8 +232,10 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}; "
         f"the archive takes {show_size(summary.bytes_stored)}{packed}"
     )
+    if summary.requests:
+        output.info(f"requests {', '.join(f'{number:,} {kind}' for kind, number in sorted(summary.requests.items()))}")
     if output.errors:
-        output.info(f"errors   {output.errors:,}, named above: not in the archive")
+        output.info(f"errors   {output.errors:,}, named above")
 
 
 VERBS = {"create": create}

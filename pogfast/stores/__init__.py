@@ -9,7 +9,7 @@ engine (blobs) or from sealing.py (manifests), and goes back to the engine and t
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from pogfast._engine import BlobDirectory
@@ -35,6 +35,10 @@ class Target(Protocol):
     @property
     def identity(self) -> str:
         """The same for the same store, whatever it was called by whom."""
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        """How many were made so far to a service, by kind; none to what is none."""
 
     def size_of(self, name: str) -> int | None:
         """The bytes of a blob that is there; None when it is not, or the store cannot tell. Raises StoreError."""

@@ -13,7 +13,8 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pogfast._engine import BlobDirectory, sync_file_system
@@ -110,6 +111,7 @@ class LocalStore:
         return self.blobs
 
     parallel = 1  # the workers wait for a disk together
+    requests: Mapping[str, int] = MappingProxyType({})
 
     @property
     def identity(self) -> str:

@@ -10,7 +10,8 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pogfast.errors import StoreError
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 class ProgramStore:
     """Hands every blob and manifest to a program of the user's. Writes only."""
+
+    requests: Mapping[str, int] = MappingProxyType({})
 
     def __init__(self, program: str) -> None:
         self.label = program
