@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -19,7 +20,9 @@ RELEASES = ("0.1.3", "0.1.4")
 CACHE = Path(os.environ.get("POGFAST_TEST_CACHE", Path.home() / ".cache" / "pogfast-tests"))
 
 # Timings vary on shared machines, and the engine's threads make no example slower than another.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "default", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 settings.register_profile("quick", settings.get_profile("default"), max_examples=15)
 settings.load_profile("quick" if os.environ.get("POGFAST_TEST_QUICK") else "default")
 
@@ -115,13 +118,20 @@ def pogcli_python(release: str) -> Path:
     """The interpreter of an environment that holds the real pogcli; made once."""
     # The zstd inside decides the names, so both sides must have the same, also when ours is another than last time.
     home = CACHE / f"pogcli-{release}-zstandard-{zstandard.__version__}"
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        wanted = [f"pogcli=={release}", f"zstandard=={zstandard.__version__}"]
-        subprocess.run([python, "-m", "pip", "install", "-q", *wanted], check=True)
-        (home / "ready").touch()
-    return python
+    return installed(home.name, f"pogcli=={release}", f"zstandard=={zstandard.__version__}") / "python"
+
+
+def installed(name: str, *packages: str) -> Path:
+    """The bin directory of an environment that holds these; made once, by whoever comes first."""
+    home = CACHE / name
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with open(CACHE / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "ready").exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
+            subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *packages], check=True)
+            (home / "ready").touch()
+    return home / "bin"
 
 
 @pytest.fixture(scope="session", params=RELEASES)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from conftest import CACHE
+from conftest import installed
 
 KEY, SECRET = "pogfastkey", "pogfastsecret"
 
@@ -62,16 +62,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def installed(name: str, *packages: str) -> Path:
-    """The bin directory of an environment that holds these; made once."""
-    home = CACHE / name
-    if not (home / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-        subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *packages], check=True)
-        (home / "ready").touch()
-    return home / "bin"
 
 
 def await_answer(url: str, seconds: float = 30) -> None:

@@ -21,7 +21,7 @@ from pogfast._engine import compress, public_key, secretbox
 from pogfast.errors import CorruptManifest, WrongKey
 from pogfast.manifest import Entry, Manifest
 
-SECRET, PRIVATE = os.urandom(32), os.urandom(32)
+SECRET, PRIVATE = bytes(range(32)), bytes(range(32, 64))
 SYMMETRIC = keys.Key("keyfile", SECRET)
 PAIR = keys.Key("x25519", public_key(PRIVATE), PRIVATE)
 PUBLIC = keys.Key("x25519", public_key(PRIVATE))

@@ -17,9 +17,9 @@ import boto3
 import pytest
 import zstandard
 from botocore.config import Config
-from conftest import Ran, Runner, run
+from conftest import Ran, Runner, installed, run
 from faultproxy import Fault, Proxy, proxied
-from servers import Server, environment_of, free_port, installed, moto, rclone
+from servers import Server, environment_of, free_port, moto, rclone
 
 from pogfast.errors import MissingBlob, NoSuchArchive, StoreError
 from pogfast.stores import open_store
