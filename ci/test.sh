@@ -51,7 +51,7 @@ say "lint and types"
 say "the engine's tests on a build with checks"
 "$python" -m venv "$work/debug"
 POGFAST_DEBUG=1 "$work/debug/bin/pip" install --quiet "${sdist[0]}[test]"
-POGFAST_TEST_QUICK=1 run_tests "$work/debug" \
+POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist loadfile \
   test_behind.py test_engine.py test_frames.py test_identity.py test_kernels.py test_opener.py test_vectors.py
 
 say "every benchmark once, on tiny data"
@@ -59,4 +59,4 @@ run_tests "$work/wheel" --benchmark-disable "$checkout/bench"
 "$work/wheel/bin/python" bench/compare.py --scale 0.002 --runs 1 --dir "$work/bench"
 
 say "the tests on the wheel"
-run_tests "$work/wheel" . "$@"
+run_tests "$work/wheel" -n auto --dist loadfile . "$@"

@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import stat
+import sys
 import threading
 import time
 from collections import Counter
@@ -596,16 +597,12 @@ def test_a_large_file_has_its_room_before_it_is_written(tmp_path: Path, layout: 
     assert (seen[0] == size) == (size >= 1 << 20)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="room is only kept on Linux")
 @pytest.mark.parametrize("names", [1, 2])
 def test_a_file_that_the_disk_has_no_room_for_fails_at_once(tmp_path: Path, names: int) -> None:
+    """It is not tried: a file system that is asked for more than it has is full for a moment, for all who write there."""
     free = os.statvfs(tmp_path)
     size = free.f_frsize * free.f_blocks * 2
-    probe = os.open(tmp_path / "probe", os.O_WRONLY | os.O_CREAT)
-    with contextlib.closing(os.fdopen(probe, "wb")), pytest.raises(OSError) as refused:
-        os.posix_fallocate(probe, 0, size)
-    if refused.value.errno not in (errno.ENOSPC, errno.EFBIG):
-        pytest.skip("this file system does not keep room")
-    (tmp_path / "probe").unlink()
     blobs = Blobs()
     made = blobs.frames(*[b"a" * 5, b"b" * 5][:names])._replace(sizes=None)
     other = blobs.frames(b"other")
@@ -613,7 +610,7 @@ def test_a_file_that_the_disk_has_no_room_for_fails_at_once(tmp_path: Path, name
         wanted = [made.wanted(target, 0, size=size), other.wanted(target, 1)]
         told = list(Opener(SECRET, None, False, wanted, blobs, jobs=1).run())
     assert verdicts(told) == ["bad write", "good"]
-    assert told[0].errno == refused.value.errno
+    assert told[0].errno == errno.ENOSPC
     assert contents(tmp_path) == {"1": b"other"}
     assert names == 1 or not {*made.blobs} & {*blobs.fetched}
 
