@@ -10,20 +10,36 @@ from __future__ import annotations
 import io
 import os
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pogfast import manifest
-from pogfast._engine import cores
-from pogfast.errors import CorruptManifest, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
+from pogfast._engine import cores, open_blob
+from pogfast.errors import (
+    CorruptManifest,
+    DamageError,
+    NoSuchArchive,
+    NoSuchEntry,
+    PogfastError,
+    StoreError,
+    StoreLost,
+    UsageError,
+    WrongKey,
+)
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
-from pogfast.stores import LATEST, MANIFEST, Store, Stored, find_manifest
+from pogfast.stores import LATEST, MANIFEST, Store, Stored, find_manifest, open_store
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+    from pogfast.stores.mirrors import Mirrors
+
+    Readable = TypeVar("Readable", Store, Mirrors)
 
 # The time in a manifest's name is its writer's local one, without a zone: in UTC it is at most so much later.
 MOST_WEST = timedelta(hours=12)
@@ -57,7 +73,9 @@ class Archive(Mapping[str, Entry]):
     `trailer` is as it was written; the properties are what of it is well formed.
     """
 
-    def __init__(self, store: Store, name: str, opened: manifest.Manifest, key: Key, jobs: int | None = None) -> None:
+    def __init__(
+        self, store: Store | Mirrors, name: str, opened: manifest.Manifest, key: Key, jobs: int | None = None
+    ) -> None:
         """The store is closed with the archive. `jobs` threads read ahead in a file (None: as many as cores)."""
         self.store = store
         self.name = name
@@ -235,13 +253,21 @@ def open_archive(
     tags: Collection[str] = (),
     path: str | None = None,
     jobs: int | None = None,
+    stores: Sequence[str] = (),
+    tell: Callable[[StoreLost | str], None] = lambda what: None,
 ) -> Archive:
     """The archive that `text` names: STORE/NAME.mfn, or STORE/latest, the newest of these `host`, `tags` (all of them)
     and archived `path`.
 
-    Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest, StoreError.
+    With `stores` it is NAME.mfn or latest alone, and lies in each of them: what the first does not have, or has
+    damaged, the next gives, and `tell` hears of that. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest,
+    StoreError.
     """
-    store, name = find_archive(text, key, host=host, tags=tags, path=path)
+    store: Store | Mirrors
+    if stores:
+        store, name = _find_in(_open_mirrors(stores, key, tell), text, key, Filter.of(host, tags, path))
+    else:
+        store, name = find_archive(text, key, host=host, tags=tags, path=path)
     try:
         return Archive(store, name, manifest.open(store.get_manifest(name), key, name), key, jobs)
     except BaseException:
@@ -256,17 +282,54 @@ def find_archive(
 
     A public key alone finds the newest of all by the times in the manifests' names. Raises as `open_archive` does.
     """
-    wanted = Filter.of(host, tags, path)
     store, name = find_manifest(text)
+    return _find_in(store, name, key, Filter.of(host, tags, path))
+
+
+def _find_in(store: Readable, name: str, key: Key, wanted: Filter) -> tuple[Readable, str]:
+    """The store is closed when there is none."""
     try:
         if name == LATEST:
             return store, _latest(store, key, wanted)
         if wanted != Filter():
-            raise UsageError(f"{text} is one archive: host, tag and path choose among those of STORE/{LATEST}")
+            raise UsageError(f"{name} is one archive: host, tag and path choose among those of STORE/{LATEST}")
         return store, name
     except BaseException:
         store.close()
         raise
+
+
+def _open_mirrors(texts: Sequence[str], key: Key, tell: Callable[[StoreLost | str], None]) -> Mirrors:
+    """One that cannot be opened is told of, and passed over. Raises what opening the last one raises."""
+    from pogfast.stores.mirrors import Mirrors  # here, because most archives lie in one store
+
+    opened: list[Store] = []
+    failed: list[StoreError | NoSuchArchive] = []
+    for text in texts:
+        try:
+            opened.append(open_store(text))
+        except (StoreError, NoSuchArchive) as error:
+            failed.append(error)
+    if not opened:
+        raise failed[0]
+    for failure in failed:
+        tell(StoreLost(f"{failure}: the other stores are read", failure.hint))
+
+    def is_manifest(name: str, data: Buffer) -> bool:
+        return _opens(lambda: manifest.open_trailer(bytes(data), key, name))
+
+    def is_blob(name: str, data: Buffer) -> bool:
+        return _opens(lambda: open_blob(key.secret, key.private, data, name))
+
+    return Mirrors(opened, is_manifest, is_blob, tell)
+
+
+def _opens(act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except (DamageError, WrongKey):
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -294,7 +357,7 @@ class Filter:
         return " ".join(words + ([f"of {self.path}"] if self.path is not None else []))
 
 
-def _latest(store: Store, key: Key, wanted: Filter) -> str:
+def _latest(store: Store | Mirrors, key: Key, wanted: Filter) -> str:
     """The manifest's name of the newest archive that fits. Those of other keys are passed over.
 
     Raises NoSuchArchive, which says what there is; WrongKey when no manifest opens; and CorruptManifest when a newer
@@ -335,7 +398,7 @@ def _could_be_from(name: str) -> datetime:
         return datetime.max.replace(tzinfo=UTC)
 
 
-def _read_trailer(store: Store, key: Key, name: str, wanted: Filter) -> Mapping[str, Any]:
+def _read_trailer(store: Store | Mirrors, key: Key, name: str, wanted: Filter) -> Mapping[str, Any]:
     data = store.get_manifest(name)
     if key.can_open:
         return manifest.open_trailer(data, key, name) or {}
@@ -345,7 +408,9 @@ def _read_trailer(store: Store, key: Key, name: str, wanted: Filter) -> Mapping[
     return {}
 
 
-def _nothing(store: Store, wanted: Filter, there: Iterable[tuple[Stored, Mapping[str, Any]]]) -> NoSuchArchive:
+def _nothing(
+    store: Store | Mirrors, wanted: Filter, there: Iterable[tuple[Stored, Mapping[str, Any]]]
+) -> NoSuchArchive:
     lines = [
         f"{stored.name} ({', '.join(filter(None, [_text(trailer, 'host'), *_texts(trailer, 'tags')])) or 'no host'})"
         for stored, trailer in there

@@ -75,7 +75,8 @@ class Report(Protocol):
 
 @dataclass
 class Summary:
-    """What was done. Sizes are bytes; `added` went into the first target; `manifest` is "" after a dry run."""
+    """What was done. Sizes are bytes; `added` went into the first target. After a dry run `manifest` is "", and new
+    blobs and requests are the most that there would be."""
 
     manifest: str = ""
     files_new: int = 0
@@ -178,6 +179,9 @@ def create(
         if not options.dry_run:
             run.conclude()
         run.summary.requests = dict(sum((Counter(target.requests) for target in targets), Counter()))
+        if options.dry_run and run.summary.requests:
+            services = sum(bool(target.requests) for target in targets)
+            run.summary.requests["put"] = services * (run.summary.blobs_new + 1)
     run.summary.seconds = time.monotonic() - started
     return run.summary
 
@@ -219,7 +223,7 @@ class _Run:
         self, key: Key, targets: Sequence[Target], options: Options, report: Report, paths: Sequence[str]
     ) -> None:
         self.key = key
-        self.targets = Targets(targets, self.problem)
+        self.targets = Targets(targets, self.problem, report.warning)
         self.options = options
         self.report = report
         self.paths = paths
@@ -552,6 +556,7 @@ class _Run:
             elif self.options.dry_run:
                 self.summary.files_new += 1
                 self.summary.bytes_source += pending.node.stat.st_size
+                self.summary.blobs_new += -(-pending.node.stat.st_size // self.options.chunk_size) or 1
                 self.report.entry(pending.node.name, pending.node.path, "new", pending.node.stat.st_size)
             else:
                 return

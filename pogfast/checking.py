@@ -193,8 +193,7 @@ def check(
         if not key.can_open:
             report.warning("an encryption key cannot open archives: only the presence and size of blobs are checked")
         for store, names in stores:
-            workers = jobs or max(cores(), store.parallel)
-            _Check(store, names, key, wanted, summary, report).run(read_data, workers)
+            _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
     return summary
 
 
@@ -333,6 +332,9 @@ class _Check:
             ]
             key = self.key
             opener = Opener(key.secret, key.private, key.asymmetric, wanted, self.store.source, jobs=jobs)
+            expect = getattr(self.store.source, "expect", None)
+            if expect is not None:
+                expect(blob for unit in batch for blob in unit.blobs)
             self._watch(opener.read, self.summary.read_size)
             with contextlib.closing(opener.run()) as run:
                 for unit, opened in zip(batch, run, strict=True):

@@ -187,7 +187,7 @@ class _Copy:
 
     def _copy_blob(self, name: str, room: threading.Semaphore) -> None:
         try:
-            if self.over:
+            if self.over or self._copied_there(name):
                 return
             data = self.source.get_blob(name)
             if self.stored.get(name, len(data)) != len(data):
@@ -195,9 +195,7 @@ class _Copy:
             if self.key is not None and self.key.can_open:
                 open_blob(self.key.secret, self.key.private, data, name)
             self._put(name, memoryview(data))
-            with self.lock:
-                self.summary.blobs += 1
-                self.summary.size += len(data)
+            self._count(len(data))
         except (DamageError, WrongKey) as error:
             # The key has opened the manifest: a header that does not unwrap is damage.
             damage = CorruptBlob(f"blob {name} is damaged: its header does not unwrap")
@@ -206,6 +204,19 @@ class _Copy:
                 self.bad.add(name)
         finally:
             room.release()
+
+    def _copied_there(self, name: str) -> bool:
+        """Whether a service has copied a blob by itself. What can be checked on the way is not left to it."""
+        copy_blob = getattr(self.target, "copy_blob", None)
+        if copy_blob is None or (self.key is not None and self.key.can_open) or not copy_blob(name, self.source):
+            return False
+        self._count(self.stored.get(name, 0))
+        return True
+
+    def _count(self, size: int) -> None:
+        with self.lock:
+            self.summary.blobs += 1
+            self.summary.size += size
 
     def _put(self, name: str, data: memoryview) -> None:
         assert self.target is not None
@@ -231,7 +242,7 @@ class _Copy:
         if self._has_manifest(name, len(data)):
             self.summary.archives_there += 1
             return
-        publish(target, name, data, lambda: blobs, seen)
+        publish(target, name, data, lambda: blobs, seen, self.report.warning)
         self.summary.archives += 1
         self.report.archive(name)
 

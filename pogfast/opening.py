@@ -113,6 +113,9 @@ def restore_batch(
     asked = [_asked(ask, place) for place in batch]
     files = [wanted for wanted in asked if isinstance(wanted, Wanted)]
     opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary_prefix())
+    expect = getattr(blobs, "expect", None)
+    if expect is not None:  # what has to be waited for is fetched ahead
+        expect(blob for wanted in files for blob in wanted.blobs)
     watch(opener.written)
     with contextlib.closing(opener.run()) as run:
         for place, wanted in zip(batch, asked, strict=True):
@@ -195,7 +198,7 @@ def restore(
             report.problem(problem)
 
         for batch in batches(_places(opened, names), most):
-            with contextlib.closing(restore_batch(batch, ask, key, store.source, max(jobs, store.parallel))) as results:
+            with contextlib.closing(restore_batch(batch, ask, key, store.source, jobs)) as results:
                 for place in batch:
                     report.file(place.number + 1, len(opened.entries), place.name)
                     result = next(results)

@@ -118,6 +118,7 @@ FORMS = (
     ),
 )
 
+
 def parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """(options without their dashes -> values, inputs), as docopt 0.6.2 reads them. Raises UsageError.
 

@@ -9,6 +9,7 @@ own (stores/targets.py): whichever comes first, the other sees it. A manifest th
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections import defaultdict
@@ -55,6 +56,7 @@ class Summary:
     size: int = 0  # of these
     waiting: int = 0  # blobs that nothing needs, but are too young, or wait for an archive's grace period
     waiting_size: int = 0
+    locked: int = 0  # blobs that nothing needs, and nobody can delete yet
 
 
 def prune(
@@ -68,8 +70,10 @@ def prune(
     path: str | None = None,
     grace: float = GRACE,
     dry_run: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Summary:
-    """Applies a policy to the archives that `host`, `tags` and `path` choose (none: all), by groups, and sweeps.
+    """Applies a policy to the archives that `host`, `tags` and `path` choose (none: all), by groups, and sweeps; `warn`
+    hears what is waited for.
 
     With a public key alone all archives are one group, by the times in their names. Raises UsageError for an empty
     policy and one that keeps nothing, NoSuchArchive, StoreError, and what a manifest raises that cannot be read.
@@ -82,7 +86,7 @@ def prune(
         raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
     opened = open_store(store)
     try:
-        return _Prune(opened, key, grace, dry_run).run(policy, group_by if key.can_open else (), wanted)
+        return _Prune(opened, key, grace, dry_run, warn).run(policy, group_by if key.can_open else (), wanted)
     finally:
         opened.close()
 
@@ -90,8 +94,16 @@ def prune(
 class _Prune:
     """One run over a store."""
 
-    def __init__(self, store: Store, key: Key, grace: float, dry_run: bool) -> None:
+    def __init__(
+        self,
+        store: Store,
+        key: Key,
+        grace: float,
+        dry_run: bool,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.store = store
+        self.warn = warn
         self.key = key
         self.grace = grace
         self.summary = Summary(dry_run)
@@ -102,6 +114,10 @@ class _Prune:
     def run(self, policy: Policy, group_by: Collection[str], wanted: Filter) -> Summary:
         self.carry_out(self._choose(policy, group_by, wanted))
         return self.summary
+
+    def spare_locked(self, going: Sequence[str]) -> dict[str, str]:
+        """Why those of some archives are kept that nobody can delete yet: {name: reason}. Raises StoreError."""
+        return {name: _locked_until(until) for name, until in self.store.locked(going).items()}
 
     def carry_out(self, going: Sequence[str]) -> None:
         """Removes archives, and what nothing needs. Raises StoreError."""
@@ -128,12 +144,15 @@ class _Prune:
         groups: dict[str, list[ArchiveInfo]] = defaultdict(list)
         for info in meant:
             groups[_group(info, group_by)].append(info)
+        judged = [(one, group) for group, members in sorted(groups.items()) for one in judge(members, policy)]
+        locked = self.spare_locked([one.archive.name for one, _ in judged if not one.reasons])
         going = []
-        for group, members in sorted(groups.items()):
-            for one in judge(members, policy):
-                self.summary.choices.append(_choice(one, group))
-                if not one.reasons:
-                    going.append(one.archive.name)
+        for one, group in judged:
+            if one.archive.name in locked:
+                one.reasons.append(locked[one.archive.name])
+            self.summary.choices.append(_choice(one, group))
+            if not one.reasons:
+                going.append(one.archive.name)
         self.summary.removed, self.summary.kept = len(going), len(infos) - len(going)
         if infos and not self.summary.kept:
             raise UsageError("that would remove every archive of the store", hint="keep at least one: --keep-last 1")
@@ -144,7 +163,7 @@ class _Prune:
     @contextlib.contextmanager
     def _announced(self) -> Iterator[float]:
         """Says in the store that blobs are being deleted. The time by the store's own clock."""
-        await_no_sweep(self.store)
+        await_no_sweep(self.store, self.warn)
         own = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
         self.announcement = SWEEPING + own
         self._say_again()
@@ -184,6 +203,9 @@ class _Prune:
                 self.summary.waiting_size += blob.size
             else:
                 gone.append(blob)
+        locked = self.store.locked(blob.name for blob in gone)
+        self.summary.locked = len(locked)
+        gone = [blob for blob in gone if blob.name not in locked]
         self.summary.blobs, self.summary.size = len(gone), sum(blob.size for blob in gone)
         self.summary.expired = len(expired)
         self.deleted = [blob.name for blob in gone]
@@ -239,7 +261,9 @@ def clean_up(store: Store, key: Key, *, grace: float = GRACE, dry_run: bool = Tr
             either = blobs[older] | blobs[newer]
             share = len(blobs[older] & blobs[newer]) / len(either) if either else 1.0
             cleaned.similar.append((older, newer, share))
-    cleaned.obsolete = [name for name in names if any(one[0] == name and one[2] > SIMILAR for one in cleaned.similar)]
+    obsolete = [name for name in names if any(one[0] == name and one[2] > SIMILAR for one in cleaned.similar)]
+    locked = run.spare_locked(obsolete)
+    cleaned.obsolete = [name for name in obsolete if name not in locked]
     cleaned.kept = [name for name in names if name not in cleaned.obsolete]
     cleaned.needed = len(set().union(*(blobs[name] for name in cleaned.kept)))
     run.carry_out(cleaned.obsolete)
@@ -308,6 +332,10 @@ def _fits(info: ArchiveInfo, wanted: Filter) -> bool:
 def _group(info: ArchiveInfo, by: Collection[str]) -> str:
     words = {"host": info.host, "paths": " ".join(sorted(info.paths)), "tags": " ".join(sorted(info.tags))}
     return ", ".join(f"{word} {words[word] or '-'}" for word in GROUPS if word in by)
+
+
+def _locked_until(until: float) -> str:
+    return "locked" if until == math.inf else f"locked until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _choice(one: Judged, group: str) -> Choice:

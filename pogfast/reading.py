@@ -22,10 +22,11 @@ from pogfast._engine import open_blob, read_chunk
 from pogfast.errors import CorruptBlob, DamageError, MissingBlob, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
 from pogfast.manifest import Entry
-from pogfast.stores import Store
 
 if TYPE_CHECKING:
     from zstandard import ZstdDecompressionObj
+
+    from pogfast._engine import Buffer
 
 # A chunk of at most so many plain bytes is held whole; a longer one is decompressed while it is read.
 WHOLE = 128 << 20
@@ -35,13 +36,22 @@ HELD = 64 << 20
 FEED = 2048
 
 
+class HoldsBlobs(Protocol):
+    """A store, as far as it is read from here."""
+
+    def get_blob(self, name: str) -> Buffer:
+        """Raises MissingBlob, and StoreError when it cannot be read."""
+
+
 class EntryFile(io.RawIOBase):
     """The content of one entry. `jobs` chunks are in memory at most when it is read in order, and few otherwise.
 
     Reading raises MissingBlob, CorruptBlob, WrongBlob, and StoreError when a blob is there and cannot be read.
     """
 
-    def __init__(self, name: str, entry: Entry, key: Key, store: Store, threads: Callable[[], Executor], jobs: int):
+    def __init__(
+        self, name: str, entry: Entry, key: Key, store: HoldsBlobs, threads: Callable[[], Executor], jobs: int
+    ) -> None:
         self.name = name
         self._blobs = _Blobs(name, entry.blobs, key, store)
         self._entry = entry
@@ -142,7 +152,7 @@ def _choose(blobs: _Blobs, entry: Entry, threads: Callable[[], Executor], jobs: 
 class _Blobs:
     """The blobs of one entry, opened. Every error says of which file, which blob, and where in the file it begins."""
 
-    def __init__(self, name: str, names: list[str], key: Key, store: Store) -> None:
+    def __init__(self, name: str, names: list[str], key: Key, store: HoldsBlobs) -> None:
         self.name = name
         self.names = names
         self.key = key

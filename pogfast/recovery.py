@@ -9,18 +9,17 @@ goes on where the first ended. It knows neither flags nor printing.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
 from pogfast.archive import open_archive
 from pogfast.directories import Directories, leaf_of, many_open_files, parent_of
-from pogfast.errors import CorruptManifest, PogfastError, StoreError, TargetError, UsageError
+from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, StoreLost, TargetError, UsageError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, metadata_of, set_metadata
@@ -126,19 +125,35 @@ def restore(
     host: str | None = None,
     tags: Collection[str] = (),
     path: str | None = None,
+    stores: Sequence[str] = (),
     report: Report | None = None,
     options: Options | None = None,
     **more: Any,
 ) -> Summary:
     """Restores the archive that `archive` names; `host`, `tags` and `path` choose among those of STORE/latest.
 
-    Everything else is restore_archive's. Raises NoSuchArchive, WrongKey, CorruptManifest, UsageError and StoreError.
+    With `stores` the archive is NAME.mfn or latest alone, and lies in each of them: what the first does not have, or
+    has damaged, the next gives. Everything else is restore_archive's. Raises NoSuchArchive, WrongKey,
+    CorruptManifest, UsageError and StoreError.
     """
     options = _chosen(options, more)
-    with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
-        jobs = options.jobs or max(cores(), opened.store.parallel)
-        options = dataclasses.replace(options, jobs=jobs)
-        return restore_archive(opened, opened.store.source, key, into, names=names, report=report, options=options)
+    heard = report or Silent()
+    lost: list[StoreLost] = []
+
+    def tell(what: StoreLost | str) -> None:
+        if isinstance(what, str):
+            heard.warning(what)
+        else:
+            lost.append(what)
+            heard.problem(what)
+
+    with open_archive(archive, key, host=host, tags=tags, path=path, stores=stores, tell=tell) as opened:
+        good = getattr(opened.store, "good_blob", None)
+        summary = restore_archive(
+            opened, opened.store.source, key, into, names=names, good=good, report=heard, options=options
+        )
+    summary.problems += lost
+    return summary
 
 
 def restore_archive(
@@ -148,12 +163,14 @@ def restore_archive(
     into: str,
     *,
     names: Collection[str] = (),
+    good: Callable[[str], Buffer] | None = None,
     report: Report | None = None,
     options: Options | None = None,
     **more: Any,
 ) -> Summary:
     """Restores what `names` and patterns select (none: everything) below `into`; `more` are fields of Options.
 
+    Files with blobs that are missing or damaged are tried once more with what `good` gives for their blobs.
     What is there already and the same (kind, size and mtime; a link's target) is left as it is. What differs stays
     with overwrite "never" and is in the summary's `refused`; it is replaced with "if-changed"; "always" replaces both.
     A directory is never replaced by anything else, nor anything else by one. Directories get their metadata always.
@@ -168,7 +185,7 @@ def restore_archive(
         many_open_files() as most,
         Directories(into, most, private=plan.directories, ours=plan.selected, make=not options.dry_run) as directories,
     ):
-        run = _Run(plan, blobs, key, directories, options, report or Silent())
+        run = _Run(plan, blobs, good, key, directories, options, report or Silent())
         run.start()
         run.restore_all_files()
         run.restore_links_and_fifos()
@@ -192,6 +209,7 @@ class _Run:
         self,
         plan: Plan,
         blobs: BlobDirectory | Callable[[str], Buffer],
+        good: Callable[[str], Buffer] | None,
         key: Key,
         directories: Directories,
         options: Options,
@@ -200,6 +218,7 @@ class _Run:
         self.plan = plan
         self.entries = plan.entries
         self.blobs = blobs
+        self.good = good
         self.key = key
         self.directories = directories
         self.options = options
@@ -239,11 +258,27 @@ class _Run:
         self.restore_files(self._linked(hard_links))
 
     def restore_files(self, places: Iterable[Place]) -> None:
+        damaged: list[Place] = []
+        with contextlib.closing(self._restored(places, self.blobs)) as results:
+            for place, result in results:
+                if self.good and isinstance(result, DamageError):
+                    damaged.append(place)
+                else:
+                    self._settle(place, result, place.size)
+        if self.good:
+            with contextlib.closing(self._restored(damaged, self.good)) as results:
+                for place, result in results:
+                    self._settle(place, result, place.size)
+
+    def _restored(
+        self, places: Iterable[Place], blobs: BlobDirectory | Callable[[str], Buffer]
+    ) -> Generator[tuple[Place, Opened | Outcome | PogfastError], None, None]:
+        """What became of each, in order. To be closed before the directories are."""
         for batch in batches(places, self.directories.most):
-            run = restore_batch(batch, self._ask, self.key, self.blobs, self.jobs, self._watch)
+            run = restore_batch(batch, self._ask, self.key, blobs, self.jobs, self._watch)
             with contextlib.closing(run) as results:
                 for place in batch:
-                    self._settle(place, next(results), place.size)
+                    yield place, next(results)
             self.directories.close()
             self._watch(lambda: 0)
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import Ran, Runner
 from servers import KEY, SECRET, Server, b2, b2_environment, free_port
 
-from pogfast.errors import MissingBlob, NoSuchArchive
+from pogfast.errors import MissingBlob
 from pogfast.stores import open_store
 
 NAMES = [f"{letter}{'-' * 42}=" for letter in "ABC"]
@@ -73,36 +73,6 @@ def assert_restored(work: Path, ran: Ran) -> None:
     assert ran.code == 0, ran.err
     for path in (work / "tree").iterdir():
         assert (work / "out" / "tree" / path.name).read_bytes() == path.read_bytes()
-
-
-@pytest.mark.parametrize("prefix", ["", "/deep/er"])
-def test_what_is_put_is_there(server: Server, bucket: sdk.Bucket, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in b2_environment(server.url).items():
-        monkeypatch.setenv(name, value)
-    place = f"b2://{bucket.name}{prefix}"
-    content = {name: os.urandom(1000 + number) for number, name in enumerate(NAMES)}
-    store = open_store(place, create=True)
-    for name, data in content.items():
-        store.blobs(name, memoryview(data))
-    for manifest in ("2026-11-23T12:34:56.012345.mfn", "zz.mfn"):
-        store.put_manifest(manifest, b"a manifest")
-    store.close()
-    bucket.upload_bytes(b"noise", "another/data/x.mfn")
-    store = open_store(place)
-    assert sorted(stored[:2] for stored in store.blob_names()) == [(name, len(content[name])) for name in NAMES]
-    assert all(abs(stored.modified - time.time()) < 60 for stored in store.blob_names())
-    assert [stored[:2] for stored in store.manifests()] == [("2026-11-23T12:34:56.012345.mfn", 10), ("zz.mfn", 10)]
-    assert store.get_manifest("zz.mfn") == b"a manifest"
-    assert [bytes(store.get_blob(name)) for name in NAMES] == list(content.values())
-    assert store.requests.get("put", 0) == 0
-    store.delete_blobs([NAMES[0], "Z" * 43 + "="])
-    assert store.size_of(NAMES[0]) is None
-    with pytest.raises(MissingBlob, match=f"blob {NAMES[0]} is missing from {place}"):
-        store.get_blob(NAMES[0])
-    store.delete_manifests(["zz.mfn"])
-    with pytest.raises(NoSuchArchive, match=r"no such archive: zz\.mfn"):
-        store.get_manifest("zz.mfn")
-    store.close()
 
 
 def test_versions_that_are_hidden_or_older_go_with_the_last(

@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {
             "stores.local",
             "stores.b2",
+            "stores.findings",
             "stores.program",
             "stores.remote",
             "stores.s3",
@@ -42,13 +43,24 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "bytes under names: no key, no manifest",
     ),
     "stores.remote": (
-        {"stores.local", "_engine", "errors"},
+        {"stores.local", "stores.findings", "stores.settings", "_engine", "errors"},
         "any object service: no vendor; blobs and manifests are named as in a directory",
     ),
-    "stores.s3": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
+    "stores.s3": (
+        {"stores.remote", "stores.findings", "stores.settings", "_engine", "errors"},
+        "one vendor's objects: no blob, no manifest",
+    ),
     "stores.b2": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
     "stores.settings": ({"errors"}, "what the environment says of services"),
-    "stores.local": ({"_engine", "errors"}, "a store knows no other; the engine's BlobDirectory writes for it"),
+    "stores.findings": (set(), "words that every store shares"),
+    "stores.local": (
+        {"stores.findings", "stores.settings", "_engine", "errors"},
+        "a store knows no other; the engine's BlobDirectory writes for it",
+    ),
+    "stores.mirrors": (
+        {"stores", "stores.local", "_engine", "errors"},
+        "several stores as one to read from: no key, and of which kinds they are is not its business",
+    ),
     "stores.targets": (
         {"stores", "stores.local", "_engine", "errors"},
         "several stores as one: of which kinds is not its business",
@@ -76,11 +88,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
     "reading": (
-        {"manifest", "keys", "stores", "_engine", "errors"},
+        {"manifest", "keys", "_engine", "errors"},
         "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
     ),
     "archive": (
-        {"reading", "manifest", "keys", "stores", "_engine", "errors"},
+        {"reading", "manifest", "keys", "stores", "stores.mirrors", "_engine", "errors"},
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (
@@ -91,6 +103,18 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "pruning": (
         {"retention", "archive", "manifest", "keys", "stores", "stores.targets", "errors"},
         "what goes and when: names of blobs only, and never their bytes",
+    ),
+    "locking": (
+        {"archive", "manifest", "keys", "stores", "stores.settings", "errors"},
+        "names of blobs only: what they are locked with is the store's business",
+    ),
+    "thawing": (
+        {"recovery", "opening", "archive", "keys", "stores", "errors"},
+        "what a restore would read, by a dry run of it",
+    ),
+    "doctor": (
+        {"stores", "stores.findings", "sizes", "errors"},
+        "a store's own words and what can be tried on any: no key, no archive",
     ),
     "survey": (
         {"archive", "manifest", "plan", "patterns", "directories", "keys", "stores", "errors"},
@@ -161,7 +185,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "cli.read": (
         {"cli.frame", "cli.options", "cli.output", "cli.write", "progress", "sizes", "errors"}
-        | {"recovery", "checking", "differences", "stores"},
+        | {"recovery", "thawing", "checking", "differences", "stores", "keys"},
         "restore, cat and check: one library call each; what became of a name is told as by create",
     ),
     "cli.look": (
@@ -173,8 +197,9 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "copy: one library call",
     ),
     "cli.manage": (
-        {"cli.frame", "cli.options", "cli.output", "sizes", "pruning", "retention", "stores", "errors"},
-        "prune and undelete: one library call each",
+        {"cli.frame", "cli.options", "cli.output", "sizes", "errors"}
+        | {"pruning", "retention", "locking", "doctor", "stores", "stores.settings"},
+        "prune, undelete, lock and doctor: one library call each",
     ),
     "cli.keys": ({"cli", "cli.frame", "cli.output", "keys", "errors"}, "no archive, no store"),
 }

@@ -600,7 +600,7 @@ def test_a_large_file_has_its_room_before_it_is_written(tmp_path: Path, layout: 
 @pytest.mark.skipif(sys.platform != "linux", reason="room is only kept on Linux")
 @pytest.mark.parametrize("names", [1, 2])
 def test_a_file_that_the_disk_has_no_room_for_fails_at_once(tmp_path: Path, names: int) -> None:
-    """It is not tried: a file system that is asked for more than it has is full for a moment, for all who write there."""
+    """It is not tried: a file system that is asked for more than it has is full for a moment, for all."""
     free = os.statvfs(tmp_path)
     size = free.f_frsize * free.f_blocks * 2
     blobs = Blobs()

@@ -1,6 +1,6 @@
-"""`pogfast prune` and `undelete`: the verbs that take archives away and bring them back, and what they tell.
+"""`pogfast prune`, `undelete`, `lock` and `doctor`: the verbs that look after a store, and what they tell.
 
-What a policy means is in retention.py, what is deleted and when in pruning.py.
+What a policy means is in retention.py, what is deleted and when in pruning.py, what is locked in locking.py.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, apply, verb
-from pogfast.cli.options import key_of, key_options, look_for_store, service_options
+from pogfast.cli.frame import PATH, Group, apply, verb
+from pogfast.cli.options import key_of, key_options, look_for_store, raise_worst, service_options
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
@@ -109,8 +109,8 @@ def prune(output: Output, store: str, **options: Any) -> None:
         raise UsageError(f"--group-by is of {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
     output.during = "prune"
     look_for_store(store)
-    key = key_of(options)
-    summary = pruning.prune(store, key, policy, group_by=group_by, dry_run=not options.pop("yes"), **options)
+    key, dry_run = key_of(options), not options.pop("yes")
+    summary = pruning.prune(store, key, policy, group_by=group_by, dry_run=dry_run, warn=output.warning, **options)
     _tell_choices(output, summary.choices)
     _tell_pruned(output, summary)
 
@@ -151,6 +151,7 @@ def _tell_pruned(output: Output, summary: Summary) -> None:
         bytes_removed=summary.size,
         blobs_waiting=summary.waiting,
         bytes_waiting=summary.waiting_size,
+        blobs_locked=summary.locked,
     )
     would = "would be " if summary.dry_run else ""
     output.info(f"archives {summary.kept} kept, {summary.removed} {would}removed")
@@ -158,6 +159,8 @@ def _tell_pruned(output: Output, summary: Summary) -> None:
         f"blobs    {summary.blobs} {would}deleted, {show_size(summary.size)}; "
         f"{summary.waiting} more, {show_size(summary.waiting_size)}, when their grace period ends"
     )
+    if summary.locked:
+        output.info(f"locked   {summary.locked} that no archive needs, and nobody can delete yet")
     if summary.dry_run:
         output.info("nothing was removed: --yes does it")
 
@@ -192,4 +195,76 @@ def undelete(output: Output, store: str, names: tuple[str, ...], everything: boo
         output.info(f"{many(len(found.done), 'archive')} brought back")
 
 
-VERBS = {"prune": prune, "undelete": undelete}
+# ---- lock ------------------------------------------------------------------------------------------------------------
+
+
+@verb("extend")
+@click.argument("store", metavar="STORE", type=PATH)
+@click.argument("lock", metavar="MODE:TIME")
+@click.option("--host", metavar="NAME", help="Only archives of this host.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only archives with this tag; again for more.")
+@click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH.")
+@key_options
+@service_options
+def extend(output: Output, store: str, lock: str, **options: Any) -> None:
+    """Lock archives in S3, and all blobs that they need, for some time from now on.
+
+    A lock is only ever made longer. compliance:90d cannot be taken away by anybody for 90 days, governance:90d by those
+    who have the right. The public key is enough.
+    """
+    from pogfast import locking
+    from pogfast.stores.settings import Lock
+
+    output.during = "lock"
+    wanted = Lock.parse(lock)
+    look_for_store(store)
+    key = key_of(options)
+    summary = locking.extend(store, key, wanted, tell=output.problem, **options)
+    raise_worst(output, max((problem.exit_code for problem in summary.problems), default=0))
+    output.emit(
+        "summary",
+        snapshots=summary.archives,
+        objects_locked=summary.locked,
+        objects_locked_already=summary.already,
+        error_count=len(summary.problems),
+    )
+    output.info(
+        f"{many(summary.archives, 'archive')}: {many(summary.locked, 'object')} locked, {summary.already:,} already are"
+    )
+
+
+lock = Group(
+    "lock",
+    no_args_is_help=False,
+    help="Lock archives in S3, so that nobody can delete them for a time.",
+    subcommand_metavar="COMMAND ...",
+)
+lock.add_command(extend)
+
+
+# ---- doctor ----------------------------------------------------------------------------------------------------------
+
+
+@verb("doctor")
+@click.argument("store", metavar="STORE", type=PATH)
+@service_options
+def doctor(output: Output, store: str) -> None:
+    """Try what a store can do, and say what should be mended.
+
+    Some small objects are written, read and deleted. Needs no key, and touches no archive.
+    """
+    from pogfast.doctor import examine
+
+    output.during = "doctor"
+    for found in examine(store):
+        if found.state == "bad":
+            output.exit_code = 3
+        if output.json:
+            output.emit("finding", **found._asdict())
+            continue
+        output.answer(f"{found.state:5} {found.what:11} {found.said}")
+        if found.advice:
+            output.answer(f"{'':17} {found.advice}")
+
+
+VERBS = {"prune": prune, "undelete": undelete, "lock": lock, "doctor": doctor}

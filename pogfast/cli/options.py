@@ -71,6 +71,22 @@ choice_options = apply(
     ]
 )
 
+
+def _set_lock(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and not context.resilient_parsing:
+        from pogfast.stores.settings import Lock
+
+        _set(context, parameter, Lock.parse(value))
+
+
+object_lock_option = click.option(
+    "--object-lock",
+    metavar="MODE:TIME",
+    expose_value=False,
+    callback=_set_lock,
+    help="In S3: compliance:90d, nobody can delete it for so long; governance:90d, who may can.",
+)
+
 jobs_option = click.option("--jobs", metavar="N", type=click.IntRange(1), help="Workers.  [default: the cores]")
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pogfast.checking import Damage
     from pogfast.checking import Summary as Checked
     from pogfast.differences import Compared, Difference
+    from pogfast.keys import Key
     from pogfast.progress import Counters, Display
     from pogfast.recovery import Progress, Summary
 
@@ -43,6 +44,12 @@ if TYPE_CHECKING:
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
 @click.option("--into", required=True, metavar="DIR", type=PATH, help="Restore below DIR, which is made if need be.")
+@click.option(
+    "--from",
+    "stores",
+    metavar="STORE,STORE",
+    help="ARCHIVE is a name alone: the first store that has good data gives it.",
+)
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what matches; again for more.")
 @click.option(
     "--overwrite",
@@ -55,6 +62,16 @@ if TYPE_CHECKING:
 @click.option("--strip-components", metavar="N", type=click.IntRange(0), default=0, help="Drop N parts of each path.")
 @click.option("--numeric-owner", is_flag=True, help="Owners by number, whatever their names here.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be restored.")
+@click.option(
+    "--thaw",
+    type=click.Choice(["standard", "bulk", "expedited"]),
+    is_flag=False,
+    flag_value="standard",
+    help="Ask for the blobs that lie in cold storage; restore when all can be read.",
+)
+@click.option(
+    "--thaw-days", metavar="N", type=click.IntRange(1), help="For how long they are to be readable.  [default: 7]"
+)
 @jobs_option
 @choice_options
 @key_options
@@ -67,15 +84,64 @@ def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **o
     """
     from pogfast import recovery
 
-    look_for_archive(archive)
+    stores, tier, days = _stores(archive, options.pop("stores")), options.pop("thaw"), options.pop("thaw_days")
+    if days is not None and tier is None:
+        raise UsageError("--thaw-days goes with --thaw")
+    if tier is not None and stores:
+        raise UsageError("--thaw asks one store: it does not go with --from")
+    if not stores:
+        look_for_archive(archive)
     with displayed(output, "restore", "restore") as display:
         key = key_of(options)
         choice = {word: options.pop(word) for word in ("host", "tags", "path")}
         settings = recovery.Options(**options)
+        if tier is not None and not _is_thawed(
+            output, display, archive, key, into, tier=tier, days=days or 7, names=names, options=settings, **choice
+        ):
+            return
         report = RestoreReport(output, display, settings.dry_run)
-        summary = recovery.restore(archive, key, into, names=names, report=report, options=settings, **choice)
+        summary = recovery.restore(
+            archive, key, into, names=names, stores=stores, report=report, options=settings, **choice
+        )
     raise_worst(output, summary.exit_code)
     _tell_restored(output, summary, settings.dry_run)
+
+
+def _stores(archive: str, given: str | None) -> list[str]:
+    """Those of --from. Raises UsageError."""
+    if given is None:
+        return []
+    from pogfast.stores import check_stores, names_archive
+
+    check_stores(given)
+    if "/" in archive or not names_archive(archive):
+        raise UsageError(f"with --from, ARCHIVE is a name alone: {archive} is none", hint="write latest, or NAME.mfn")
+    return given.split(",")
+
+
+def _is_thawed(output: Output, display: Display, archive: str, key: Key, into: str, *, tier: Any, **more: Any) -> bool:
+    """Whether everything can be read. Else it was asked for, and it is said what to do next."""
+    from pogfast.thawing import TAKES, thaw
+
+    summary = thaw(archive, key, into, tier=tier, **more)
+    display.stop()
+    output.emit(
+        "thaw",
+        readable=summary.readable,
+        asked=summary.asked,
+        coming=summary.coming,
+        missing=summary.missing,
+        tier=tier,
+    )
+    if not summary.waiting:
+        return True
+    output.exit_code = 3
+    output.info(
+        f"asked for {many(summary.asked, 'blob')} in cold storage; {summary.coming:,} were asked for before, "
+        f"{summary.readable:,} can be read"
+    )
+    output.info(f"this takes {TAKES[tier]} from Deep Archive: run the same command again then")
+    return False
 
 
 class RestoreReport:

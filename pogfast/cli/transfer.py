@@ -16,6 +16,7 @@ from pogfast.cli.options import (
     key_if_any,
     key_options,
     look_for_store,
+    object_lock_option,
     raise_worst,
     service_options,
     storage_class_option,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @key_options
 @service_options
 @storage_class_option
+@object_lock_option
 def copy(output: Output, source: str, target: str, archives: tuple[str, ...], **options: Any) -> None:
     """Copy archives from one store to another.
 

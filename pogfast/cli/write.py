@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.frame import PATH, SIZE, verb
-from pogfast.cli.options import displayed, jobs_option, key_of, key_options, service_options, storage_class_option
+from pogfast.cli.options import (
+    displayed,
+    jobs_option,
+    key_of,
+    key_options,
+    object_lock_option,
+    service_options,
+    storage_class_option,
+)
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
@@ -62,6 +70,7 @@ if TYPE_CHECKING:
 @key_options
 @service_options
 @storage_class_option
+@object_lock_option
 def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> None:
     """Archive files and directories, with all that a restore needs.
 
@@ -216,7 +225,11 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         total_duration=round(summary.seconds, 3),
     )
     if settings.dry_run:
-        output.info(f"would archive {many(files, 'file')}, {show_size(summary.bytes_source)}; nothing was written")
+        output.info(
+            f"would archive {many(files, 'file')}, {show_size(summary.bytes_source)}, with at most "
+            f"{many(summary.blobs_new, 'new blob')}; nothing was written"
+        )
+        _tell_requests(output, "would be at most ", summary.requests)
         return
     speed = show_size(summary.bytes_read / summary.seconds if summary.seconds else 0)
     packed = f", {ratio:.2f} : 1" if ratio else ""
@@ -232,10 +245,15 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}; "
         f"the archive takes {show_size(summary.bytes_stored)}{packed}"
     )
-    if summary.requests:
-        output.info(f"requests {', '.join(f'{number:,} {kind}' for kind, number in sorted(summary.requests.items()))}")
+    _tell_requests(output, "", summary.requests)
     if output.errors:
         output.info(f"errors   {output.errors:,}, named above")
+
+
+def _tell_requests(output: Output, would: str, requests: dict[str, int]) -> None:
+    if requests:
+        counts = ", ".join(f"{number:,} {kind}" for kind, number in sorted(requests.items()))
+        output.info(f"requests {would}{counts}")
 
 
 VERBS = {"create": create}

@@ -19,7 +19,9 @@ from pogfast.stores.local import MANIFEST, REMOVED, SWEEPING, SWEPT, LocalStore,
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
+    from pogfast.stores.findings import Finding, Warmth
     from pogfast.stores.remote import RemoteStore, Service
+    from pogfast.stores.settings import Lock
 
 # Services, and where pog finds the name of a bucket that is not given.
 CLOUDS = {"s3": "S3_BUCKET_NAME", "b2": "B2_BUCKET_NAME"}
@@ -107,6 +109,24 @@ class Store(Source, Target, Protocol):
     def get_blob(self, name: str) -> Buffer:
         """What is stored under a blob's name, whole. Raises MissingBlob, and StoreError when it cannot be read."""
 
+    def named(self, prefix: str) -> list[Stored]:
+        """What else lies beside the manifests and begins so. Raises StoreError."""
+
+    def examine(self) -> Iterator[Finding]:
+        """What only a store of this kind can say of itself."""
+
+    def locked(self, names: Iterable[str]) -> dict[str, float]:
+        """Those of some blobs and manifests that nobody can delete before a time (seconds since 1970), and that time.
+        Raises StoreError."""
+
+    def lock(self, names: Iterable[str], lock: Lock) -> Iterator[tuple[str, bool | None]]:
+        """Locks blobs and manifests for so long; of each whether it had to be, None when it is not there. Raises
+        StoreError, and UsageError where nothing can be locked."""
+
+    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
+        """Asks for blobs in cold storage to be readable for some days, and says of each how far it is. Raises
+        StoreError, and UsageError where nothing is cold."""
+
 
 def open_targets(text: str | None, lost: Callable[[StoreLost], None]) -> list[Target]:
     """The stores that `text` names, separated by commas; none named: the working directory, flat, as pog writes.
@@ -170,7 +190,13 @@ def open_stores(text: str, lost: Callable[[StoreLost], None]) -> list[Target]:
     """The stores that `text` names, separated by commas, opened to write to. One of several that cannot be used is left
     out, and `lost` hears of it. Raises as open_store does."""
     check_stores(text)
-    return _open_each(text.split(","), lambda word: open_store(word, create=True), lost)
+    words = text.split(",")
+    said = settings.current()
+    if not any(word.startswith("s3://") for word in words):
+        for option, given in (("--storage-class", said.storage_class), ("--object-lock", said.object_lock)):
+            if given:
+                raise UsageError(f"{option} is for S3, and no store here is in S3")
+    return _open_each(words, lambda word: open_store(word, create=True), lost)
 
 
 def _open_each(
@@ -319,6 +345,7 @@ def _open_cloud(text: str) -> RemoteStore:
             prefix,
             endpoint=said.s3_endpoint,
             storage_class=said.storage_class,
+            object_lock=said.object_lock,
             parallel=said.parallel,
         )
     else:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
-from pogfast.stores.remote import Body, Found, NoSuchBucket, TryAgain
+from pogfast.stores.remote import Body, Found, NoSuchBucket, Plain, TryAgain
 
 try:
     import b2sdk.v2 as b2
@@ -31,7 +31,7 @@ FAR = (1 << 62) - 1  # beyond every object's last byte
 REALM = "production"
 
 
-class B2Service:
+class B2Service(Plain):
     """A bucket, or what is below a prefix in it."""
 
     def __init__(self, bucket: str, prefix: str, *, realm: str | None) -> None:
@@ -46,7 +46,7 @@ class B2Service:
             self.bucket = self.api.get_bucket_by_name(bucket)
             self.session = self.api.session
 
-    def put(self, path: str, data: Buffer) -> None:
+    def put(self, path: str, data: Buffer, *, absent: bool) -> None:
         self.requests["put"] += 1
         with self._errors(path):
             self.bucket.upload_bytes(bytes(data), self.prefix + path)

@@ -18,10 +18,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pogfast._engine import BlobDirectory, sync_file_system
-from pogfast.errors import MissingBlob, NoSuchArchive, StoreError
+from pogfast.errors import MissingBlob, NoSuchArchive, StoreError, UsageError
+from pogfast.stores.findings import Finding, Warmth
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
+    from pogfast.stores.settings import Lock
 
 # Begins every temporary name. The host is in it because another machine may write to the same directory.
 HOST = re.sub(r"[^A-Za-z0-9]", "", os.uname().nodename)[:32] or "host"
@@ -236,6 +238,35 @@ class LocalStore:
 
     def delete_manifests(self, names: Iterable[str]) -> None:
         self._delete(names)
+
+    def named(self, prefix: str) -> list[Stored]:
+        return sorted(self._files(".", lambda name: name.startswith(prefix)))
+
+    def examine(self) -> Iterator[Finding]:
+        facts = os.statvfs(self.directory)
+        free, share = facts.f_bavail * facts.f_frsize, facts.f_bavail / max(facts.f_blocks, 1)
+        advice = "" if share > 0.05 else "prune, or make room"
+        yield Finding("room", "good" if share > 0.05 else "note", f"{free / 1e9:,.1f} GB free ({share:.0%})", advice)
+        if facts.f_files and facts.f_favail < 10_000:
+            yield Finding("inodes", "bad", f"{facts.f_favail:,} files can be made", "every blob is a file")
+        unfinished = filter(None, map(UNFINISHED.fullmatch, os.listdir(self.directory)))
+        others = [found for found in unfinished if found[1] != HOST]
+        if others:
+            yield Finding(
+                "leavings",
+                "note",
+                f"{len(others)} unfinished files of other machines",
+                "when nothing runs there, remove .pogfast-*",
+            )
+
+    def locked(self, names: Iterable[str]) -> dict[str, float]:
+        return {}
+
+    def lock(self, names: Iterable[str], lock: Lock) -> Iterator[tuple[str, bool | None]]:
+        raise UsageError(f"{self.label}: a directory cannot be locked", hint="object lock is for S3")
+
+    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
+        raise UsageError(f"{self.label}: a directory is never in cold storage")
 
     def _delete(self, paths: Iterable[str]) -> None:
         for path in paths:

@@ -7,14 +7,21 @@ used, since it ignores the endpoint.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
+import os
+import time
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from pogfast.errors import StoreError, UsageError
-from pogfast.stores.remote import Body, Found, NoSuchBucket, TryAgain
+from pogfast.errors import MissingBlob, StoreError, UsageError
+from pogfast.stores.findings import Finding, Warmth
+from pogfast.stores.remote import Body, Exists, Found, NoSuchBucket, Plain, TryAgain
+from pogfast.stores.settings import Lock
 
 try:
     import boto3
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
 
 PAGE = 1000  # objects in one answer of a listing, or named in one request to delete
 PART = 1 << 30  # larger objects are sent in parts of so many bytes; S3 takes no more than 5 GiB in one
+DAY = 24 * 3600
 CONNECT_SECONDS = 10
 READ_SECONDS = 60  # that a connection may be silent
 
@@ -51,37 +59,79 @@ REFUSED = {
     "InvalidObjectState": ("the object is in cold storage", "thaw it first"),
     "QuotaExceeded": ("the quota is used up", "make room and run it again: what is stored is kept"),
 }
+DENIED = {"AccessDenied", "403"}
 GONE = {"NoSuchKey", "404", "NotFound"}
+# What it says of a condition that does not hold, of one that another request is in the way of, of a thing it cannot do.
+THERE = {"PreconditionFailed", "412"}
+RACING = {"ConditionalRequestConflict"}
+CANNOT = {"NotImplemented", "501", "MethodNotAllowed", "405", "XNotImplemented"}
+# Where there is no lock to be found.
+NO_LOCK = {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "InvalidRequest", *CANNOT, *GONE}
+# Storage classes whose objects have to be asked for before they can be read.
+COLD = {"GLACIER", "DEEP_ARCHIVE"}
 
 
-class S3Service:
+class S3Service(Plain):
     """A bucket, or what is below a prefix in it."""
 
     def __init__(
-        self, bucket: str, prefix: str, *, endpoint: str | None, storage_class: str | None, parallel: int
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        endpoint: str | None,
+        storage_class: str | None,
+        object_lock: Lock | None,
+        parallel: int,
     ) -> None:
         """`prefix` is without a / at its ends. Raises StoreError and UsageError; no request is made."""
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
         self.storage_class = storage_class
+        self.object_lock = object_lock
+        self.conditional = True  # until the service says that it does not know conditions
         self.requests: Counter[str] = Counter()
         with self._errors():
-            self.client: Any = boto3.client("s3", endpoint_url=endpoint, config=_config(parallel))
+            # A session of its own: boto3's default one would know the credentials of the first store for ever.
+            session = boto3.session.Session()
+            self.client: Any = session.client("s3", endpoint_url=endpoint, config=_config(parallel))
         self.identity = f"{self.client.meta.endpoint_url}/{bucket}/{prefix}"
         self.client.meta.events.register("before-send.s3", self._count)
 
-    def put(self, path: str, data: Buffer) -> None:
-        # Manifests are read whenever anything is; only what they name may lie in a colder place.
-        more = {"StorageClass": self.storage_class} if self.storage_class and path.startswith("data/") else {}
-        with self._errors(path):
-            if len(data) > PART:
-                self._put_parts(path, memoryview(data), more)
-            else:
-                self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=_Reader(data), **more)
+    def put(self, path: str, data: Buffer, *, absent: bool) -> None:
+        condition = {"IfNoneMatch": "*"} if absent and self.conditional else {}
+        try:
+            with self._errors(path):
+                if len(data) > PART:
+                    self._put_parts(path, memoryview(data), self._more(path))
+                else:
+                    # A lock asks for a checksum; others may as well have one that the service can compare.
+                    more = {**self._more(path), **condition, "ChecksumCRC32": checksum(data)}
+                    self.client.put_object(**self._where(path), Body=_Reader(data), **more)
+        except _Cannot:
+            if not condition:
+                raise
+            self.conditional = False
+            self.put(path, data, absent=False)
+
+    def _where(self, path: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self.prefix + path}
+
+    def _more(self, path: str) -> dict[str, Any]:
+        """Manifests are read whenever anything is: only what they name may lie in a colder place. What is neither is
+        written anew at any time, and never locked."""
+        blob = path.startswith("data/")
+        more: dict[str, Any] = {}
+        if self.storage_class and blob:
+            more["StorageClass"] = self.storage_class
+        if self.object_lock and (blob or path.endswith(".mfn")):
+            more["ObjectLockMode"] = self.object_lock.mode.upper()
+            more["ObjectLockRetainUntilDate"] = _until(self.object_lock)
+        return more
 
     def _put_parts(self, path: str, data: memoryview, more: dict[str, str]) -> None:
-        where = {"Bucket": self.bucket, "Key": self.prefix + path}
+        where = self._where(path)
         upload = self.client.create_multipart_upload(**where, **more)["UploadId"]
         try:
             parts = []
@@ -100,7 +150,7 @@ class S3Service:
         more = {"Range": f"bytes={start}-"} if start else {}
         try:
             with self._errors(path):
-                answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path, **more)
+                answer = self.client.get_object(**self._where(path), **more)
                 return _S3Body(self, path, answer, start)
         except _Gone:
             return None
@@ -135,6 +185,137 @@ class S3Service:
     def close(self) -> None:
         self.client.close()
 
+    # ---- what only S3 has ----
+
+    def copy(self, path: str, source: object) -> bool:
+        if not isinstance(source, S3Service) or source.client.meta.endpoint_url != self.client.meta.endpoint_url:
+            return False
+        with self._errors(path):
+            answer = self.client.copy_object(**self._where(path), CopySource=source._where(path), **self._more(path))
+        # A server that does not know such a request takes it for an empty object.
+        return "ETag" in answer.get("CopyObjectResult", {})
+
+    def has_locks(self) -> bool:
+        try:
+            return self._has_locks()
+        except Refused:
+            return True  # who may not know that has to look at every object
+
+    def _has_locks(self) -> bool:
+        try:
+            with self._errors():
+                answer = self.client.get_object_lock_configuration(Bucket=self.bucket)
+        except (_NoLock, _Gone):
+            return False
+        return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
+
+    def _facts(self, path: str) -> dict[str, Any] | None:
+        """None when there is no such object."""
+        try:
+            with self._errors(path):
+                return dict(self.client.head_object(**self._where(path)))
+        except _Gone:
+            return None
+
+    def locked_until(self, path: str) -> float:
+        return _locked_until(self._facts(path) or {})
+
+    def can_lock(self) -> None:
+        if not self._has_locks():
+            hint = "object lock is chosen when a bucket is made, or in its settings"
+            raise StoreError(f"{self.label}: the bucket has no object lock", hint)
+
+    def lock(self, path: str, lock: Lock) -> bool:
+        until = _until(lock)
+        facts = self._facts(path)
+        if facts is None:
+            raise MissingBlob(f"{self.label}: {path}: there is no such object")
+        if _locked_until(facts) >= until.timestamp() - 60:
+            return False
+        with self._errors(path):
+            self.client.put_object_retention(
+                **self._where(path), Retention={"Mode": lock.mode.upper(), "RetainUntilDate": until}
+            )
+        return True
+
+    def thaw(self, path: str, tier: str, days: int) -> Warmth:
+        facts = self._facts(path)
+        if facts is None:
+            return "missing"
+        restore = facts.get("Restore", "")
+        if facts.get("StorageClass") not in COLD or 'ongoing-request="false"' in restore:
+            return "readable"
+        if restore:
+            return "coming"
+        wanted = {"Days": days, "GlacierJobParameters": {"Tier": tier.capitalize()}}
+        with self._errors(path):
+            self.client.restore_object(**self._where(path), RestoreRequest=wanted)
+        return "asked"
+
+    def examine(self) -> Iterator[Finding]:
+        for act in (self._examine_conditions, self._examine_versions, self._examine_lifecycle, self._examine_uploads):
+            try:
+                yield from act()
+            except StoreError as error:  # servers do not know all of these
+                yield Finding(act.__name__.rpartition("_")[2], "note", f"cannot be asked: {error}")
+
+    def _examine_conditions(self) -> Iterator[Finding]:
+        """Whether something that is there can be written over."""
+        path = f"doctor.probe-{os.urandom(6).hex()}"
+        self.put(path, b"one", absent=False)
+        try:
+            self.put(path, b"two", absent=True)
+        except Exists:
+            yield Finding("conditions", "good", "If-None-Match is obeyed")
+        else:
+            yield Finding("conditions", "note", "If-None-Match is not obeyed", "pogfast does not rely on it")
+        with contextlib.suppress(StoreError):
+            self.delete([path])
+
+    def _examine_versions(self) -> Iterator[Finding]:
+        with self._errors():
+            versions = self.client.get_bucket_versioning(Bucket=self.bucket).get("Status") == "Enabled"
+        locks = self.has_locks()
+        advice = "who has the credentials can delete every backup: see 'Ransomware' in docs/stores.md"
+        if not versions:
+            yield Finding("versions", "note", "not kept: what is overwritten or deleted is gone", advice)
+        else:
+            advice = "" if locks else "what is deleted stays until somebody deletes its versions"
+            yield Finding("versions", "good", "kept", advice)
+        if locks:
+            yield Finding("lock", "good", "objects can be locked", "create --object-lock, and lock extend now and then")
+        else:
+            yield Finding("lock", "note", "objects cannot be locked", "object lock is chosen when a bucket is made")
+
+    def _examine_lifecycle(self) -> Iterator[Finding]:
+        try:
+            with self._errors():
+                rules = self.client.get_bucket_lifecycle_configuration(Bucket=self.bucket).get("Rules", [])
+        except _NoRules:
+            rules = []
+        live = [rule for rule in rules if rule.get("Status") == "Enabled"]
+        if any(rule.get("Expiration", {}).keys() & {"Days", "Date"} for rule in live):
+            advice = "blobs are needed for as long as an archive names them, however old: let prune decide"
+            yield Finding("lifecycle", "bad", "a rule deletes objects by their age", advice)
+        elif any("Transitions" in rule and "data/" not in str(rule) for rule in live):
+            advice = "limit it to data/: manifests are read by every command"
+            yield Finding("lifecycle", "note", "a rule moves all objects to another class", advice)
+        elif any("AbortIncompleteMultipartUpload" in rule for rule in live):
+            yield Finding("lifecycle", "good", f"{len(live)} rules, none in the way")
+        else:
+            advice = "one that ends incomplete multipart uploads after a week saves what interrupted runs leave"
+            yield Finding("lifecycle", "note", f"{len(live)} rules", advice)
+
+    def _examine_uploads(self) -> Iterator[Finding]:
+        with self._errors():
+            found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.prefix).get("Uploads", [])
+        old = [upload for upload in found if upload["Initiated"].timestamp() < time.time() - DAY]
+        if old:
+            said = f"{len(old)} incomplete uploads, a day old or more, are paid for"
+            yield Finding("leavings", "note", said, "a lifecycle rule ends them")
+        else:
+            yield Finding("leavings", "good", "no incomplete uploads")
+
     # ---- what is counted, and what goes wrong ----
 
     def _count(self, request: Any, **_: object) -> None:
@@ -165,16 +346,55 @@ class S3Service:
         place = f"{self.label}: {path}" if path else self.label
         if code in GONE:
             return _Gone(f"{place}: there is no such object")
+        if code in THERE:
+            return Exists(f"{place}: there is an object of that name already")
+        if code == "NoSuchLifecycleConfiguration":
+            return _NoRules(f"{self.label}: there is no lifecycle")
+        if code in NO_LOCK:
+            kind = _Cannot if code in CANNOT else _NoLock
+            return kind(f"{place}: {code} {message}".rstrip())
         if code == "NoSuchBucket":
             return NoSuchBucket(f"{self.label}: there is no such bucket", "make it first, or look at its name")
-        if code in BUSY:
+        if code in BUSY or code in RACING:
             return TryAgain(f"{place}: the service is busy: {code} {message}".rstrip(), "try again later")
         said, hint = REFUSED.get(code, (f"{code} {message}".strip(), ""))
-        return StoreError(f"{place}: {said}", hint)
+        return (Refused if code in DENIED else StoreError)(f"{place}: {said}", hint)
 
 
 class _Gone(StoreError):
     """There is no such object."""
+
+
+class _NoLock(StoreError):
+    """There is no lock, or there can be none."""
+
+
+class _NoRules(StoreError):
+    """There is no lifecycle."""
+
+
+class _Cannot(_NoLock):
+    """The service does not know such a request."""
+
+
+class Refused(StoreError):
+    """The credentials do not have the right to do this."""
+
+
+def _locked_until(facts: dict[str, Any]) -> float:
+    if facts.get("ObjectLockLegalHoldStatus") == "ON":
+        return float("inf")
+    until: datetime | None = facts.get("ObjectLockRetainUntilDate")
+    return until.timestamp() if until else 0.0
+
+
+def checksum(data: Buffer) -> str:
+    """As S3 wants to be told it, to refuse what has been altered on its way."""
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+def _until(lock: Lock) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=lock.seconds)
 
 
 class _Reader(io.RawIOBase):

@@ -7,12 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pogfast.errors import UsageError
+
+# What `Lock.parse` takes for a length of time, in seconds.
+UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
+MODES = ("compliance", "governance")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """S3's object lock. `compliance`: nobody can delete it or shorten the time; `governance`: who has a right can."""
+
+    mode: str
+    seconds: int  # from now on
+
+    @classmethod
+    def parse(cls, text: str) -> Lock:
+        """compliance:90d. Raises UsageError."""
+        mode, _, length = text.partition(":")
+        found = re.fullmatch(r"([1-9]\d{0,5})([mhdy])", length)
+        if mode not in MODES or not found:
+            raise UsageError(f"{text} is no object lock", hint="write compliance:90d or governance:1y")
+        return cls(mode, int(found[1]) * UNITS[found[2]])
 
 
 @dataclass(frozen=True)
@@ -22,17 +44,19 @@ class Settings:
     s3_endpoint: str | None = None  # a URL; None: what boto3 finds (AWS_ENDPOINT_URL), else AWS
     b2_realm: str | None = None  # a URL; None: Backblaze's own
     storage_class: str | None = None  # of blobs in S3, never of manifests; None: the bucket's
+    object_lock: Lock | None = None  # of what is written to S3; None: the bucket's
     parallel: int = 8  # requests at a time
     retry_for: float = 300.0  # seconds that a failure which may pass is tried again
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
-        """POGFAST_S3_ENDPOINT, POGFAST_B2_REALM, POGFAST_STORAGE_CLASS, POGFAST_PARALLEL and POGFAST_RETRY_FOR. Raises
-        UsageError."""
+        """POGFAST_S3_ENDPOINT, POGFAST_B2_REALM, POGFAST_STORAGE_CLASS, POGFAST_OBJECT_LOCK, POGFAST_PARALLEL and
+        POGFAST_RETRY_FOR. Raises UsageError."""
         return cls(
             environ.get("POGFAST_S3_ENDPOINT") or None,
             environ.get("POGFAST_B2_REALM") or None,
             environ.get("POGFAST_STORAGE_CLASS") or None,
+            Lock.parse(environ["POGFAST_OBJECT_LOCK"]) if environ.get("POGFAST_OBJECT_LOCK") else None,
             int(_number(environ, "POGFAST_PARALLEL", cls.parallel, 1)),
             _number(environ, "POGFAST_RETRY_FOR", cls.retry_for, 0),
         )

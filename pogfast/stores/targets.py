@@ -27,26 +27,37 @@ def sweeps(target: Target) -> frozenset[str]:
     return frozenset(mark.name for mark in target.marks() if mark.name.startswith((SWEEPING, SWEPT)))
 
 
-def await_no_sweep(target: Target) -> None:
-    """Returns when no blobs are being deleted. Raises StoreError."""
+def await_no_sweep(target: Target, tell: Callable[[str], None] = lambda text: None) -> None:
+    """Returns when no blobs are being deleted; `tell` hears that this takes a while. Raises StoreError."""
+    told = False
     while any(mark.name.startswith(SWEEPING) and time.time() - mark.modified < STALE for mark in target.marks()):
+        if not told:
+            tell(f"{target.label} is being pruned: waiting for its end, at most {STALE / 60:.0f} minutes")
+            told = True
         time.sleep(PAUSE)
 
 
-def publish(target: Target, name: str, data: bytes, blobs: Callable[[], Collection[str]], seen: frozenset[str]) -> None:
+def publish(
+    target: Target,
+    name: str,
+    data: bytes,
+    blobs: Callable[[], Collection[str]],
+    seen: frozenset[str],
+    tell: Callable[[str], None] = lambda text: None,
+) -> None:
     """Stores a manifest that can be relied on, whatever a sweep does meanwhile.
 
     A sweep announces itself before it reads the manifests. So either it reads this one, or its announcement shows here,
     before or after the manifest is there; then every blob is looked for. `seen` is what `sweeps` gave before the first
-    blob was believed to be there. Raises StoreError; then there is no manifest.
+    blob was believed to be there; `tell` hears what is waited for. Raises StoreError; then there is no manifest.
     """
-    await_no_sweep(target)
+    await_no_sweep(target, tell)
     now = sweeps(target)
     if now != seen and target.missing(blobs()):
         raise _swept(target)
     target.put_manifest(name, data)
     while sweeps(target) != now:
-        await_no_sweep(target)
+        await_no_sweep(target, tell)
         now = sweeps(target)
         if target.missing(blobs()):
             target.delete_manifests([name])
@@ -60,11 +71,18 @@ def _swept(target: Target) -> StoreError:
 
 
 class Targets:
-    """The targets of one run. `lost` hears of each that is given up; StoreError is raised for the last one."""
+    """The targets of one run. `lost` hears of each that is given up, `tell` what is waited for; StoreError is raised
+    for the last one."""
 
-    def __init__(self, targets: Sequence[Target], lost: Callable[[StoreLost], None]) -> None:
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        lost: Callable[[StoreLost], None],
+        tell: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self.left = list(targets)
         self._lost = lost
+        self._tell = tell
         self._numbered: list[Target] = []
         self._seen: dict[int, frozenset[str]] = {}
         self.each(self._look)
@@ -74,7 +92,7 @@ class Targets:
 
     def publish(self, name: str, data: bytes, blobs: Callable[[], Collection[str]]) -> None:
         """Stores a manifest that names `blobs` in every target that is left. Raises StoreError."""
-        self.each(lambda target: publish(target, name, data, blobs, self._seen[id(target)]))
+        self.each(lambda target: publish(target, name, data, blobs, self._seen[id(target)], self._tell))
 
     @property
     def sinks(self) -> list[Sink]:

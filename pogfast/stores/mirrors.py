@@ -1,0 +1,136 @@
+"""Several stores that hold the same archives, to read from: what one does not have, or has damaged, the next gives.
+
+Knows no key: whether a manifest or a blob is good is for a function to say that the caller brings. A store that cannot
+be read any more is named once, and not asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from pogfast.errors import MissingBlob, NoSuchArchive, StoreError, StoreLost
+from pogfast.stores.local import Stored
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+    from pogfast.stores import Store
+
+Result = TypeVar("Result")
+IsGood = Callable[[str, "Buffer"], bool]
+
+
+class Mirrors:
+    """As one store, in the order of `stores`. `tell` hears of each store that is lost, and of what another gave."""
+
+    def __init__(
+        self, stores: Sequence[Store], is_manifest: IsGood, is_blob: IsGood, tell: Callable[[StoreLost | str], None]
+    ) -> None:
+        self.stores = list(stores)
+        self.path = self.label = ",".join(store.path for store in stores)
+        self.parallel = max(store.parallel for store in stores)
+        self._is_manifest = is_manifest
+        self._is_blob = is_blob
+        self._tell = tell
+
+    def manifests(self) -> list[Stored]:
+        """Of all of them, by name."""
+        found: dict[str, Stored] = {}
+        for store in list(self.stores):
+            for stored in self._ask(store, store.manifests) or ():
+                found.setdefault(stored.name, stored)
+        return sorted(found.values())
+
+    def get_manifest(self, name: str) -> bytes:
+        """The first that is good; where there is none, the first. Raises NoSuchArchive and StoreError."""
+        first: bytes | None = None
+        for store in list(self.stores):
+            try:
+                data = self._ask(store, lambda store=store: store.get_manifest(name))  # type: ignore[misc]
+            except NoSuchArchive:
+                continue
+            if data is not None and self._is_manifest(name, data):
+                return bytes(data)
+            first = data if first is None else first
+        if first is None:
+            raise NoSuchArchive(f"no such archive: {name} in {self.label}")
+        return first
+
+    def size_of(self, name: str) -> int | None:
+        """Of the first that has it."""
+        sizes = (self._ask(store, lambda store=store: store.size_of(name)) for store in list(self.stores))  # type: ignore[misc]
+        return next((size for size in sizes if size is not None), None)
+
+    def get_blob(self, name: str) -> Buffer:
+        """Of the first that has it, good or not. Raises MissingBlob and StoreError."""
+        return next(self._copies(name))[1]
+
+    def good_blob(self, name: str) -> Buffer:
+        """The first that is good; where there is none, the first. Raises MissingBlob and StoreError."""
+        first: Buffer | None = None
+        for store, data in self._copies(name):
+            if self._is_blob(name, data):
+                if first is not None:
+                    self._tell(f"blob {name} is damaged in {self.stores[0].label}: it is taken from {store.label}")
+                return data
+            first = data if first is None else first
+        assert first is not None, "a copy, or MissingBlob"
+        return first
+
+    def _copies(self, name: str) -> Iterator[tuple[Store, Buffer]]:
+        there = False
+        for store in list(self.stores):
+            try:
+                data = self._ask(store, lambda store=store: store.get_blob(name))  # type: ignore[misc]
+            except MissingBlob:
+                continue
+            if data is not None:
+                there = True
+                yield store, data
+        if not there:
+            raise MissingBlob(f"blob {name} is missing from {self.label}")
+
+    def _ask(self, store: Store, act: Callable[[], Result]) -> Result | None:
+        """None when the store cannot be read, and is not asked again. Raises StoreError when it was the last."""
+        try:
+            return act()
+        except (NoSuchArchive, MissingBlob):
+            raise
+        except StoreError as error:
+            if self.stores == [store]:
+                raise
+            if store in self.stores:
+                self.stores.remove(store)
+                self._tell(StoreLost(f"{error}: the other stores are read", path=store.label))
+            return None
+
+    @property
+    def source(self) -> Callable[[str], Buffer]:
+        return _Source(self)
+
+    def close(self) -> None:
+        for store in self.stores:
+            store.close()
+
+
+class _Source:
+    """The engine's."""
+
+    def __init__(self, mirrors: Mirrors) -> None:
+        self.mirrors = mirrors
+
+    def __call__(self, name: str) -> Buffer:
+        return self.mirrors.get_blob(name)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """The first store that can fetch ahead does."""
+        for store in self.mirrors.stores[:1]:
+            expect = getattr(store.source, "expect", None)
+            if expect is not None:
+                expect(names)
+
+    def abandon(self) -> None:
+        for store in self.mirrors.stores:
+            abandon = getattr(store.source, "abandon", None)
+            if abandon is not None:
+                abandon()
