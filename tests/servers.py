@@ -79,8 +79,11 @@ def await_answer(url: str, seconds: float = 30) -> None:
 
 
 @contextlib.contextmanager
-def running(name: str, command: list[str], url: str, **more: str) -> Iterator[Server]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def running(
+    name: str, command: list[str], url: str, variables: dict[str, str] | None = None, **more: str
+) -> Iterator[Server]:
+    environment = {**os.environ, **(variables or {})}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
     server = Server(name, url, process, command=command, **more)
     try:
         await_answer(url)
@@ -90,11 +93,12 @@ def running(name: str, command: list[str], url: str, **more: str) -> Iterator[Se
 
 
 @contextlib.contextmanager
-def moto() -> Iterator[Server]:
-    """Everything in memory; obeys conditions, checks nobody's rights."""
+def moto(**variables: str) -> Iterator[Server]:
+    """Everything in memory; obeys conditions, checks nobody's rights unless `variables` say so."""
     program = installed("moto-5.2.5", "moto[s3]==5.2.5", "flask", "flask-cors") / "moto_server"
     port = free_port()
-    with running("moto", [str(program), "-H", "127.0.0.1", "-p", str(port)], f"http://127.0.0.1:{port}") as server:
+    command = [str(program), "-H", "127.0.0.1", "-p", str(port)]
+    with running("moto", command, f"http://127.0.0.1:{port}", variables) as server:
         yield server
 
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be restored.")
 @click.option(
     "--thaw",
+    metavar="WAY",
     type=click.Choice(["standard", "bulk", "expedited"]),
     is_flag=False,
     flag_value="standard",

@@ -107,7 +107,12 @@ class S3Service(Plain):
                     self._put_parts(path, memoryview(data), self._more(path))
                 else:
                     # A lock asks for a checksum; others may as well have one that the service can compare.
-                    more = {**self._more(path), **condition, "ChecksumCRC32": checksum(data)}
+                    more = {
+                        **self._more(path),
+                        **condition,
+                        "ChecksumAlgorithm": "CRC32",
+                        "ChecksumCRC32": checksum(data),
+                    }
                     self.client.put_object(**self._where(path), Body=_Reader(data), **more)
         except _Cannot:
             if not condition:
