@@ -1,10 +1,13 @@
-"""Object lock, cold storage, rights and copies within a service, through the commands; on moto, which knows them all."""
+"""Object lock, cold storage, rights, and copies within a service, through the commands; on moto, which has them all."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -144,9 +147,6 @@ def test_the_lock_of_pog_cleanup(command: Command, pog: Runner, server: Server, 
         assert command(*create(f"s3://{bucket}", "--object-lock", "compliance:1d")).code == 0
     environment = {**os.environ, **server.environment, "S3_BUCKET_NAME": bucket}
     words = ["--backup=s3", "--decryption-keyfile=k.decrypt", "--reckless-abandon"]
-    import subprocess
-    import sys
-
     program = "import sys; from pogfast.pog import cleanup; sys.exit(cleanup())"
     ran = subprocess.run(
         [sys.executable, "-c", program, *words], cwd=work, env=environment, capture_output=True, check=False
@@ -264,7 +264,7 @@ def test_who_may_only_list_and_write_backs_up_and_neither_reads_nor_destroys(
         iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy(name, "safe"))
         made = iam.create_access_key(UserName=name)["AccessKey"]
         keys[name] = {"AWS_ACCESS_KEY_ID": made["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": made["SecretAccessKey"]}
-    with pytest.raises(ClientError):
+    with contextlib.suppress(ClientError):
         while True:  # the rest of what is free
             s3.list_buckets()
 
