@@ -74,7 +74,7 @@ def measure_help(bench: Bench, sides: list[Side]) -> str:
     return help_table(figures, nothing.name)
 
 
-def machine(options: argparse.Namespace) -> str:
+def machine(options: argparse.Namespace, program: str = "bench/compare.py") -> str:
     """When, on what and how it was measured; without the places where this machine keeps its data."""
     import zstandard
 
@@ -86,7 +86,7 @@ def machine(options: argparse.Namespace) -> str:
         f"{datetime.date.today().isoformat()}, {models[0] if models else platform.machine()}, {cores} cores, "
         f"{platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}, zstd {release} (zstandard {zstandard.__version__}), "
-        f"{options.runs} runs of each side in alternation. Command: `python bench/compare.py "
+        f"{options.runs} runs of each side in alternation. Command: `python {program} "
         f"--only {options.only} --sides {options.sides} --runs {options.runs}{scale}`\n"
     )
 

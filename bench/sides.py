@@ -167,14 +167,19 @@ def pogfast(home: Path) -> Side:
 
 
 def pogcli(home: Path) -> Side:
-    """pogcli in an environment of its own, with the zstandard that we use: its release decides the work."""
-    place = home / "pogcli-0.1.4"
+    place = environment_with(home, "pogcli-0.1.4", "pogcli==0.1.4")
+    return Pog("pogcli 0.1.4", (str(place / "pog"),), home, naming="pog")
+
+
+def environment_with(home: Path, name: str, *packages: str) -> Path:
+    """The bin of an environment of its own, made once, with the zstandard that we use: its release decides the work."""
+    place = home / name
     if not (place / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        wanted = ["pogcli==0.1.4", f"zstandard=={version('zstandard')}"]
+        wanted = [*packages, f"zstandard=={version('zstandard')}"]
         subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
         (place / "ready").touch()
-    return Pog("pogcli 0.1.4", (str(place / "bin" / "pog"),), home, naming="pog")
+    return place / "bin"
 
 
 def age(home: Path) -> Side | None:

@@ -24,12 +24,12 @@ cdef class _Behind(_Storer):
         pthread_cond_destroy(&self.to_write)
         pthread_cond_destroy(&self.wrote)
 
-    def _start(self):
+    def start(self):
         cdef Py_ssize_t i, directories = 0
         for i in range(self.sink_count):
             directories += self.directories[i] != NULL
         self.all_drafts = directories == self.sink_count
-        super()._start()
+        super().start()
         if directories:
             thread = threading.Thread(target=self._write, name="pogfast-writer", daemon=True)
             thread.start()

@@ -152,7 +152,10 @@ cdef class _Crew:
         with nogil:
             self.toil()
 
-    def _start(self):
+    def start(self):
+        """Lets the workers begin, before `run` does. Then `stop` has to be called, whatever happens."""
+        if self.threads:
+            return
         for number in range(self.jobs):
             thread = threading.Thread(target=self._toil, name=f"pogfast-{number}", daemon=True)
             thread.start()
@@ -205,7 +208,7 @@ cdef class _Crew:
     def run(self):
         """News of the files in their order, until all are done: see _engine.pyi."""
         cdef Py_ssize_t file = 0
-        self._start()
+        self.start()
         try:
             self.refill()
             while file < self.count and (news := self._news(file)):

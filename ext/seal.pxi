@@ -137,14 +137,17 @@ cdef int encrypt_begin(Slab* slab, const Ring* ring, bint last) noexcept nogil:
     cdef u8* nonce = chunk - BOX
     cdef u8* header = nonce - ring.header
     cdef u8[SALSA_BLOCK] block
+    cdef u8[KEY + 2 * NONCE] fresh      # at once: each call goes to the system
     cdef size_t n = min(<size_t>FIRST, slab.total) if last else <size_t>FIRST
     cdef int failed = 0
-    sodium.randombytes(slab.file_key, KEY)
-    sodium.randombytes(nonce, NONCE)
+    sodium.randombytes(fresh, KEY + 2 * NONCE)
+    memcpy(slab.file_key, fresh, KEY)
+    memcpy(nonce, fresh + KEY, NONCE)
+    memcpy(header, fresh + KEY + NONCE, NONCE)
+    sodium.memzero(fresh, KEY)
     if ring.asymmetric:
         failed = sodium.box_seal(header, slab.file_key, KEY, ring.secret)
     else:
-        sodium.randombytes(header, NONCE)
         sodium.secretbox(header + NONCE, slab.file_key, KEY, header, ring.secret)
     memset(block, 0, FIRST)
     memcpy(block + FIRST, chunk, n)

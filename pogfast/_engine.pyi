@@ -198,6 +198,9 @@ class Opener:
         jobs: int,
         temporary: bytes = ...,
     ) -> None: ...
+    def start(self) -> None:
+        """Lets the workers begin before `run` does. Then `stop` has to be called, whatever happens."""
+
     def run(self) -> Generator[Opened]:
         """In the order of `files`, one for each. To be closed when it is not read to its end."""
 

@@ -492,7 +492,11 @@ class _Run:
             follow=False,
         )
         self.sealer = sealer
-        with store_errors(), contextlib.closing(sealer.run()) as run:
+        with (
+            self.targets.written_to(lambda: sealer.progress().blobs_new),
+            store_errors(),
+            contextlib.closing(sealer.run()) as run,
+        ):
             for sealed in run:
                 self.targets.drop(sealer.lost)
                 self._take(sealed, last)

@@ -163,10 +163,10 @@ class Directories:
         if len(self.held) >= self.most:
             self.close()
 
-    def close(self) -> None:
-        for directory in self.held.values():
-            os.close(directory)
-        self.held.clear()
+    def close(self, keep: Container[str] = ()) -> None:
+        """Closes what is held, but for the directories of these paths."""
+        for path in [path for path in self.held if path not in keep]:
+            os.close(self.held.pop(path))
 
     def make_durable(self) -> None:
         """Returns when all that was restored is on the disk. Raises StoreError."""

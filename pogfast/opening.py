@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 # Files that the engine is given at a time: what is known of them is in memory.
 MOST_FILES = 32_768
+# And at first, where a blob that is fetched again costs nothing: so soon the engine begins.
+FIRST_FILES = 1024
 # Blobs that wait to be consumed: each batch costs one sync.
 CONSUME_BATCH = 256
 
@@ -82,44 +84,81 @@ def read_index(archive: str, key: Key) -> list[str]:
 # ---- the road that pog's files and recovery.py's take --------------------------------------------------------------
 
 
-def batches(places: Iterable[Place], most_directories: int) -> Iterator[list[Place]]:
-    """Cuts a restore where it would hold too many directories open, or too many files in memory."""
+def restore_places(
+    places: Iterable[Place],
+    ask: Callable[[Place], Wanted | Outcome],
+    key: Key,
+    blobs: BlobDirectory | Callable[[str], Buffer],
+    jobs: int,
+    directories: Directories,
+    watch: Callable[[Callable[[], int]], None] = lambda written: None,
+) -> Generator[Opened | Outcome | PogfastError, None, None]:
+    """For each place in its turn what became of it: Opened when the file is whole and has its name now.
+
+    `ask` says what the engine is to do, or that nothing is to be done; a batch is asked for while the engine is at work
+    on the one before. `watch` gets a function that tells how many plain bytes are written so far of a batch, in
+    unfinished files as well. To be closed before the directories are, whatever happens: workers write through their
+    descriptors.
+    """
+    running: _Batch | None = None
+    files = FIRST_FILES if isinstance(blobs, BlobDirectory) else MOST_FILES
+    try:
+        for batch in _batches(places, max(1, directories.most // 2), files):
+            asked = [_asked(ask, place) for place in batch]
+            if running is not None:
+                yield from running.results()
+            directories.close(keep={parent_of(place.path) for place in batch})
+            running = _Batch(batch, asked, key, blobs, jobs)
+            watch(running.opener.written)
+        if running is not None:
+            yield from running.results()
+    finally:
+        if running is not None:
+            running.opener.stop()
+        watch(lambda: 0)
+    directories.close()
+
+
+def _batches(places: Iterable[Place], most_directories: int, files: int) -> Iterator[list[Place]]:
+    """Cuts a restore where it would hold too many directories open, or too many files in memory. Each batch has twice
+    as many files as the one before, from `files` on, so that the engine begins soon."""
     batch: list[Place] = []
     parents: set[str] = set()
     for place in places:
         parents.add(parent_of(place.path))
-        if len(parents) > most_directories or len(batch) == MOST_FILES:
+        if len(parents) > most_directories or len(batch) == files:
             yield batch
-            batch, parents = [], {parent_of(place.path)}
+            batch, parents, files = [], {parent_of(place.path)}, min(2 * files, MOST_FILES)
         batch.append(place)
     if batch:
         yield batch
 
 
-def restore_batch(
-    batch: Sequence[Place],
-    ask: Callable[[Place], Wanted | Outcome],
-    key: Key,
-    blobs: BlobDirectory | Callable[[str], Buffer],
-    jobs: int,
-    watch: Callable[[Callable[[], int]], None] = lambda written: None,
-) -> Generator[Opened | Outcome | PogfastError, None, None]:
-    """For each place in its turn what became of it: Opened when the file is whole and has its name now.
+class _Batch:
+    """Files that the engine is at work on."""
 
-    `ask` says what the engine is to do, or that nothing is to be done. `watch` gets a function that tells how many
-    plain bytes are written so far, in unfinished files as well. To be closed before the directories are, whatever
-    happens: workers write through their descriptors.
-    """
-    asked = [_asked(ask, place) for place in batch]
-    files = [wanted for wanted in asked if isinstance(wanted, Wanted)]
-    opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary_prefix())
-    expect = getattr(blobs, "expect", None)
-    if expect is not None:  # what has to be waited for is fetched ahead
-        expect(blob for wanted in files for blob in wanted.blobs)
-    watch(opener.written)
-    with contextlib.closing(opener.run()) as run:
-        for place, wanted in zip(batch, asked, strict=True):
-            yield _judged(place.name, wanted.blobs, next(run)) if isinstance(wanted, Wanted) else wanted
+    def __init__(
+        self,
+        places: Sequence[Place],
+        asked: Sequence[Wanted | Outcome | PogfastError],
+        key: Key,
+        blobs: BlobDirectory | Callable[[str], Buffer],
+        jobs: int,
+    ) -> None:
+        self.places = places
+        self.asked = asked
+        files = [wanted for wanted in asked if isinstance(wanted, Wanted)]
+        expect = getattr(blobs, "expect", None)
+        if expect is not None:  # what has to be waited for is fetched ahead
+            expect(blob for wanted in files for blob in wanted.blobs)
+        temporary = temporary_prefix()
+        self.opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary)
+        self.opener.start()
+
+    def results(self) -> Iterator[Opened | Outcome | PogfastError]:
+        with contextlib.closing(self.opener.run()) as run:
+            for place, wanted in zip(self.places, self.asked, strict=True):
+                yield _judged(place.name, wanted.blobs, next(run)) if isinstance(wanted, Wanted) else wanted
 
 
 def _asked(ask: Callable[[Place], Wanted | Outcome], place: Place) -> Wanted | Outcome | PogfastError:
@@ -197,18 +236,17 @@ def restore(
             summary.problems.append(problem)
             report.problem(problem)
 
-        for batch in batches(_places(opened, names), most):
-            with contextlib.closing(restore_batch(batch, ask, key, store.source, jobs)) as results:
-                for place in batch:
-                    report.file(place.number + 1, len(opened.entries), place.name)
-                    result = next(results)
-                    if isinstance(result, PogfastError):
-                        tell(result)
-                        continue
-                    summary.files += 1
-                    if consumer:
-                        consumer.restored(opened.entries[place.name])
-            directories.close()
+        places = _places(opened, names)
+        with contextlib.closing(restore_places(places, ask, key, store.source, jobs, directories)) as results:
+            for place in places:
+                report.file(place.number + 1, len(opened.entries), place.name)
+                result = next(results)
+                if isinstance(result, PogfastError):
+                    tell(result)
+                    continue
+                summary.files += 1
+                if consumer:
+                    consumer.restored(opened.entries[place.name])
         for name in names or ():
             if name not in opened.entries:
                 tell(NoSuchEntry(f"{name}: no such file in the archive"))

@@ -23,7 +23,7 @@ from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreErro
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, metadata_of, set_metadata
-from pogfast.opening import Outcome, batches, cannot_write, restore_batch
+from pogfast.opening import Outcome, cannot_write, restore_places
 from pogfast.plan import Contents, Place, Plan
 
 if TYPE_CHECKING:
@@ -255,32 +255,26 @@ class _Run:
         """Files, then hard links to them, then those that could not be linked, as copies."""
         files, hard_links = self._sorted_out()
         self.restore_files(files)
-        self.restore_files(self._linked(hard_links))
+        self.restore_files(list(self._linked(hard_links)))
 
-    def restore_files(self, places: Iterable[Place]) -> None:
+    def restore_files(self, places: Sequence[Place]) -> None:
         damaged: list[Place] = []
         with contextlib.closing(self._restored(places, self.blobs)) as results:
-            for place, result in results:
+            for place in places:
+                result = next(results)
                 if self.good and isinstance(result, DamageError):
                     damaged.append(place)
                 else:
                     self._settle(place, result, place.size)
         if self.good:
             with contextlib.closing(self._restored(damaged, self.good)) as results:
-                for place, result in results:
-                    self._settle(place, result, place.size)
+                for place in damaged:
+                    self._settle(place, next(results), place.size)
 
     def _restored(
-        self, places: Iterable[Place], blobs: BlobDirectory | Callable[[str], Buffer]
-    ) -> Generator[tuple[Place, Opened | Outcome | PogfastError], None, None]:
-        """What became of each, in order. To be closed before the directories are."""
-        for batch in batches(places, self.directories.most):
-            run = restore_batch(batch, self._ask, self.key, blobs, self.jobs, self._watch)
-            with contextlib.closing(run) as results:
-                for place in batch:
-                    yield place, next(results)
-            self.directories.close()
-            self._watch(lambda: 0)
+        self, places: Sequence[Place], blobs: BlobDirectory | Callable[[str], Buffer]
+    ) -> Generator[Opened | Outcome | PogfastError, None, None]:
+        return restore_places(places, self._ask, self.key, blobs, self.jobs, self.directories, self._watch)
 
     def _watch(self, written: Callable[[], int]) -> None:
         self.written, self.settled = written, 0

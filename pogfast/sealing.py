@@ -90,7 +90,7 @@ def create(
         level=level,
         jobs=jobs,
     )
-    with store_errors(), contextlib.closing(sealer.run()) as run:
+    with kept.written_to(lambda: sealer.progress().blobs_new), store_errors(), contextlib.closing(sealer.run()) as run:
         for sealed in run:
             kept.drop(sealer.lost)
             source = sources[sealed.file]

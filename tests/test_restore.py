@@ -1276,12 +1276,14 @@ def test_batches_do_not_show(
             opened.append(len(self.held))
             return descriptor
 
-    def watched(batch: list[Place], *more: Any) -> Any:
-        assert len(batch) <= most_files
-        return ROAD.restore_batch(batch, *more)
+    class Counting(ROAD._Batch):
+        def __init__(self, places: list[Place], *more: Any) -> None:
+            assert len(places) <= most_files
+            super().__init__(places, *more)
 
-    monkeypatch.setattr(recovery, "restore_batch", watched)
+    monkeypatch.setattr(ROAD, "_Batch", Counting)
     monkeypatch.setattr(ROAD, "MOST_FILES", most_files)
+    monkeypatch.setattr(ROAD, "FIRST_FILES", min(most_files, ROAD.FIRST_FILES))
     monkeypatch.setattr(recovery, "many_open_files", few)
     monkeypatch.setattr(recovery, "Directories", Watching)
     assert work.restore(made).exit_code == 0

@@ -49,6 +49,10 @@ class Target(Protocol):
     def blobs(self) -> Sink:
         """Where the engine puts blobs: whole or not at all, good ones that are there are kept. Raises StoreError."""
 
+    def begin_durable(self) -> None:
+        """Has what was put so far written to the disk, so that make_durable finds less to wait for. Called beside the
+        run, by one thread; what goes wrong is told by make_durable."""
+
     def make_durable(self) -> None:
         """Returns when every blob that was put is on the disk, as far as the store can tell. Raises StoreError."""
 

@@ -86,6 +86,7 @@ class LocalStore:
         self.fan_out = fan_out
         self.directory = directory
         self.blobs = BlobDirectory(directory, fan_out, temporary_prefix(), self.label)
+        self.failed: OSError | None = None  # the system tells of a write that failed once, whoever asks first
 
     @classmethod
     def create(cls, path: str, *, fan_out: bool) -> LocalStore:
@@ -126,9 +127,17 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
 
+    def begin_durable(self) -> None:
+        try:
+            sync_file_system(self.directory)
+        except OSError as error:
+            self.failed = error
+
     def make_durable(self) -> None:
         try:
             sync_file_system(self.directory)
+            if self.failed:
+                raise self.failed
         except OSError as error:
             raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
 

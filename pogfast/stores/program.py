@@ -55,6 +55,9 @@ class ProgramStore:
         """A program cannot be asked; what it has stored is thought to be there."""
         return []
 
+    def begin_durable(self) -> None:
+        """A program stores at once."""
+
     def make_durable(self) -> None:
         """A program is trusted to have stored what it was given when it ends well."""
 

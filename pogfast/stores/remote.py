@@ -255,6 +255,9 @@ class RemoteStore:
 
     # ---- writing ----
 
+    def begin_durable(self) -> None:
+        """What is sent is stored."""
+
     def make_durable(self) -> None:
         self.blobs.drain()
 
