@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 from compare import machine, measure_speed
 from runs import Bench
 from sides import PASSWORD, Pipeline, Restic, Side, environment_with, keyfile, our, released
@@ -102,13 +103,22 @@ def serving(rclone: Path, directory: Path) -> Iterator[Server]:
             process.kill()
 
 
+@dataclass
 class ServiceBench(Bench):
     """A store is a bucket, and the directory that the server keeps it in."""
 
+    server: Server
+
     def fresh(self) -> Path:
-        place = self.outputs / f"bucket-{secrets.token_hex(6)}"
-        place.mkdir()
-        return place
+        name = f"bucket-{secrets.token_hex(6)}"
+        boto3.client(
+            "s3", endpoint_url=self.server.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="none"
+        ).create_bucket(Bucket=name)  # the server does not look for directories that others make
+        return self.buckets / name
+
+    @property
+    def buckets(self) -> Path:
+        return self.outputs / "buckets"
 
 
 @dataclass(frozen=True)
@@ -211,9 +221,11 @@ def main() -> None:
     home = options.dir.absolute()
     home.mkdir(parents=True, exist_ok=True)
     rclone = environment_with(home, "rclone-1.75.2", RCLONE) / "rclone"
-    bench = ServiceBench(home, (), options.runs)
+    bench = ServiceBench(home, (), options.runs, Server(""))
     try:
-        with serving(rclone, bench.outputs) as server:
+        bench.buckets.mkdir()
+        with serving(rclone, bench.buckets) as server:
+            bench.server = server
             bench.sides = tuple(sides(home, server, rclone, options.sides.split(",")))
             written, restored = measure_speed(bench, options.only.split(","), options.scale)
     finally:

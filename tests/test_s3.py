@@ -17,11 +17,14 @@ import boto3
 import pytest
 import zstandard
 from botocore.config import Config
-from conftest import Ran, Runner, installed, run
+from conftest import Ran, Runner, installed, pogcli_python, run
 from faultproxy import Fault, Proxy, proxied
 from servers import Server, environment_of, free_port, moto, rclone
 
+import pogfast
+from pogfast.checking import EVERYTHING
 from pogfast.errors import StoreError
+from pogfast.keys import from_keyfile
 from pogfast.stores import open_store
 from pogfast.stores.remote import RemoteStore
 
@@ -395,7 +398,9 @@ def test_ctrl_c_while_nobody_answers(shelf: str, proxy: Proxy, work: Path) -> No
 
 
 @pytest.mark.parametrize("moment", [1, 4, 12])
-def test_a_run_that_is_killed_is_continued(command: Command, proxy: Proxy, shelf: str, work: Path, moment: int) -> None:
+def test_a_run_that_is_killed_is_continued(
+    command: Command, proxy: Proxy, rclone_server: Server, shelf: str, work: Path, moment: int
+) -> None:
     """kill -9 after some uploads; a second run, a check of every byte, and pogcli's way back from a download."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pogfast", *create("--parallel", "1", to=f"s3://{shelf}")],
@@ -414,6 +419,54 @@ def test_a_run_that_is_killed_is_continued(command: Command, proxy: Proxy, shelf
     assert proxy.count("^PUT ") <= before + 20
     assert command(proxy.url, *with_key("check", f"s3://{shelf}", "--read-data")).code == 0
     assert_restored(work, command(proxy.url, *with_key("restore", f"s3://{shelf}/latest", "--into", "out")))
+    client, down = client_of(rclone_server), work / "down"
+    down.mkdir()
+    for item in client.list_objects_v2(Bucket=shelf)["Contents"]:
+        client.download_file(shelf, item["Key"], str(down / item["Key"].rpartition("/")[2]))
+    [manifest] = down.glob("*.mfn")
+    theirs = [pogcli_python("0.1.4"), "-m", "pog.pog", "--keyfile=../key", "--decrypt", manifest.name]
+    assert_restored(work, run(theirs, down), "down")
+
+
+WAYS = {
+    "cut while it is sent": {"cut_request": True},
+    "done, and nobody hears of it": {"lose_answer": True},
+    "cut while it is answered": {"cut_answer": 20},
+    "busy": {"status": 503, "code": "SlowDown"},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_whichever_request_of_a_backup_and_a_restore_fails(
+    proxy: Proxy, shelf: str, work: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Each once, one after the other, of runs that make the same requests in the same order; every eighth unless there
+    is time for all (POGFAST_TEST_SOAK, four minutes)."""
+    for name, value in {**environment_of(proxy.url), "POGFAST_PARALLEL": "1"}.items():
+        monkeypatch.setenv(name, value)
+    key = from_keyfile(str(work / "key"))
+    for path in list((work / "tree" / "d").iterdir())[3:]:
+        path.unlink()
+
+    def go(store: str) -> int:
+        """How many requests that took."""
+        before = len(proxy.seen)
+        made = pogfast.create([str(work / "tree")], store, key, cache_directory="", chunk_size=1_000_000, jobs=1)
+        assert made.problems == []
+        done = pogfast.restore(f"{store}/latest", key, str(work / store[-9:].replace("/", "-")), jobs=1)
+        assert done.problems == []
+        assert done.files == 5
+        assert pogfast.check([store], key, read_data=EVERYTHING, jobs=1).exit_code == 0
+        return len(proxy.seen) - before
+
+    requests = go(f"s3://{shelf}/without")
+    assert requests > 15
+    every = 1 if os.environ.get("POGFAST_TEST_SOAK") else 8
+    for number in range(list(WAYS).index(way), requests, every):
+        fault = Fault(".", skip=number, **WAYS[way])
+        proxy.faults = [fault]
+        go(f"s3://{shelf}/{number:08}")
+        assert fault.times == 0, "it has happened"
 
 
 def test_a_server_that_is_killed_and_comes_back(
