@@ -1,6 +1,6 @@
 # A large file in the `frames` layout: it is cut first, and each chunk is one task. Whoever is free reads, compresses,
-# hashes and encrypts it piece by piece, so that a piece never leaves its core's cache. What cannot be read at any place
-# (a pipe) is read in order, a chunk at a time, by one worker while the others work on the chunks before.
+# hashes and encrypts it piece by piece, so that a piece never leaves its core's cache. Where a chunk begins only where
+# the one before turns out to end (a pipe, or cuts by content), one worker reads it while the others work on those before.
 
 cdef enum:
     PROBE = 4 * PIECE           # of a chunk: what does not compress here is not expected to further on
@@ -23,10 +23,12 @@ cdef struct Cut:                # a large file in the `frames` layout
     int fd
     long long size              # when it was opened
     long long at                # where the next chunk begins
-    bint in_order               # it is read to its end, whatever `size` says
+    bint streamed               # it is read to its end, whatever `size` says
+    bint in_order               # no chunk begins before the one before it is read
     bint reading                # by a worker, in order
-    bint carried                # `carry` is the next chunk's first byte: it was read to learn that there is one
-    u8 carry
+    u8* carry                   # what was read behind the last chunk's end, and belongs to the next
+    size_t carried
+    bint drained                # nothing is left to read
     bint ended                  # no further chunk begins
     int working                 # workers in it
     Cut* next
@@ -71,27 +73,31 @@ cdef class _Cutter(_Streamer):
         hand.stream = cut
         hand.slab = slab
         hand.at = cut.at
-        hand.length = self.chunk_size
+        hand.length = 0
         if cut.in_order:
             cut.reading = True
         else:
             hand.length = <size_t>min(<long long>self.chunk_size, cut.size - cut.at)
             cut.ended = cut.at + <long long>hand.length >= cut.size
-        cut.at += hand.length
+            cut.at += hand.length
         cut.working += 1
         return True
 
     cdef void accept_known(self, Cut* cut) noexcept nogil:
         """Chunks that an earlier run has stored are not read again, if the file is what it was then. With the lock."""
         cdef FileJob* job = cut.job
+        cdef u64 size = 0
+        cdef Py_ssize_t i
         if job.known == NULL or not same_facts(&job.facts, &job.expected):
             return
-        if job.known_count * <long long>self.chunk_size >= cut.size:
+        for i in range(job.known_count):
+            size += job.known[i].plain
+        if <long long>size >= cut.size:
             return      # the last chunk is shorter than the caller says
         job.records, job.known = job.known, NULL
         job.count = job.room = job.known_count
-        job.size = job.count * self.chunk_size
-        cut.at = job.size
+        job.size = size
+        cut.at = size
 
     cdef void chunk_done(self, Cut* cut) noexcept nogil:
         """A worker leaves a file; the last one of a file that is through ends it. Called with the lock held."""
@@ -109,22 +115,28 @@ cdef class _Cutter(_Streamer):
         at[0] = cut.next
         self.large -= 1
         c_close(cut.fd)
+        free(cut.carry)
         free(cut)
 
     # ---- the work (without the lock) ----
 
-    cdef void begin_cut(self, Hand* hand, FileJob* job, int fd, bint in_order) noexcept nogil:
+    cdef void begin_cut(self, Hand* hand, FileJob* job, int fd, bint streamed) noexcept nogil:
         cdef Cut* cut = <Cut*>calloc(1, sizeof(Cut))
         cdef Cut** last = &self.cuts
-        if cut == NULL:
+        cdef bint in_order = streamed or self.cuts_at.by_content
+        if cut != NULL and in_order:
+            cut.carry = <u8*>malloc(PIECE)
+        if cut == NULL or (in_order and cut.carry == NULL):
+            free(cut)
             c_close(fd)
             self.fail_memory()
             return
         cut.job = job
         cut.fd = fd
         cut.size = job.facts.size
+        cut.streamed = streamed
         cut.in_order = in_order
-        if in_order and job.path != NULL:
+        if streamed and job.path != NULL:
             c_lseek(fd, 0, SEEK_SET)
         pthread_mutex_lock(&self.lock)
         while last[0] != NULL:
@@ -132,7 +144,7 @@ cdef class _Cutter(_Streamer):
         last[0] = cut
         self.large += 1
         cut.working = 1
-        if not in_order:
+        if not streamed:
             self.accept_known(cut)
         self.chunk_done(cut)
         pthread_mutex_unlock(&self.lock)
@@ -152,12 +164,12 @@ cdef class _Cutter(_Streamer):
             return
         slab.have = 0
         if cut.in_order:
-            error = self.read_chunk(hand, cut, &n, &alone)
-        elif job.facts.sparse and n == self.chunk_size and not alone:
-            hole = next_data(cut.fd, hand.at, cut.size) >= hand.at + <long long>n
-            if hole and self.take_zero(job, slab):
-                self.leave_cut(cut, slab)
-                return
+            error = self.read_chunk(hand, cut, &n, &alone, &hole)
+        elif n == self.chunk_size and not alone:
+            hole = self.in_hole(cut, hand.at)
+        if hole and self.take_zero(job, slab):
+            self.leave_cut(cut, slab)
+            return
         empty = n == 0 and slab.index > 0
         if error == 0 and not empty:
             error = self.pack(hand, cut, &n, alone)
@@ -178,6 +190,11 @@ cdef class _Cutter(_Streamer):
         pthread_mutex_unlock(&self.lock)
         self.leave_cut(cut, slab)
 
+    cdef bint in_hole(self, const Cut* cut, long long at) noexcept nogil:
+        """Whether a full chunk that begins `at` would have nothing but a hole in it."""
+        cdef long long end = at + <long long>self.chunk_size
+        return cut.job.facts.sparse and end <= cut.size and next_data(cut.fd, at, cut.size) >= end
+
     cdef bint take_zero(self, FileJob* job, Slab* slab) noexcept nogil:
         """A chunk that lies in a hole is the same blob each time."""
         cdef bint there
@@ -197,33 +214,67 @@ cdef class _Cutter(_Streamer):
 
     cdef bint equip_cut(self, Hand* hand, Slab* slab) noexcept nogil:
         if slab.plain == NULL:
-            slab.plain = map_memory(self.chunk_size)
-            slab.plain_room = self.chunk_size
+            slab.plain_room = self.chunk_size + PIECE
+            slab.plain = map_memory(slab.plain_room)
         return slab.plain != NULL and self.equip(hand) and not slab_reserve(slab, zstd.compress_bound(self.chunk_size))
 
-    cdef int read_chunk(self, Hand* hand, Cut* cut, size_t* n, bint* alone) noexcept nogil:
-        """The next chunk of what is read in order, into its slab's memory. 0 or an errno."""
-        cdef Slab* slab = hand.slab
-        cdef size_t got = 0, one = 0
+    cdef int read_chunk(self, Hand* hand, Cut* cut, size_t* n, bint* alone, bint* hole) noexcept nogil:
+        """The next chunk of what is read in order, into its slab's memory. What is read behind its end is carried to the
+        next one, since only then it is known that there is one. A `hole` is not read. 0 or an errno."""
+        cdef u8* plain = hand.slab.plain
+        cdef size_t have = cut.carried, got = 0
+        cdef long long next_at = -1
+        cdef bint drained = cut.drained, ended
+        cdef Scan scan
         cdef int error = 0
-        cdef bint ended
-        if cut.carried:
-            slab.plain[0] = cut.carry
-        error = self.read_on(cut.job, cut.fd, slab.plain + cut.carried, self.chunk_size - cut.carried, &got)
-        self.count_read(got)
-        n[0] = slab.have = got + cut.carried
-        ended = n[0] < self.chunk_size
-        if error == 0 and not ended:
-            error = self.read_on(cut.job, cut.fd, &cut.carry, 1, &one)
-            ended = one == 0
+        memset(&scan, 0, sizeof(Scan))
+        n[0] = 0
+        hole[0] = not cut.streamed and self.in_hole(cut, hand.at)
+        if hole[0]:
+            n[0] = self.chunk_size
+            have = 0
+            drained = hand.at + <long long>n[0] == cut.size
+        else:
+            memcpy(plain, cut.carry, have)
+            while True:
+                if n[0] == 0:
+                    n[0] = chunk_end(&self.cuts_at, &scan, plain, have)
+                if 0 < n[0] < have or drained:
+                    break
+                error = self.read_next(cut, plain + have, hand.at + <long long>have, &next_at, &got, &drained)
+                if error or self.stopping:
+                    break
+                have += got
+            n[0] = n[0] or have
+            hand.slab.have = n[0]
+            have -= n[0]
+            memcpy(cut.carry, plain + n[0], have)
+        ended = drained and have == 0
         alone[0] = ended and hand.slab.index == 0
         pthread_mutex_lock(&self.lock)
-        cut.carried = one == 1
+        cut.at += n[0]
+        cut.carried = have
+        cut.drained = drained
         cut.ended = cut.ended or ended or error != 0
         cut.reading = False
         if self.idle:
             pthread_cond_signal(&self.work)
         pthread_mutex_unlock(&self.lock)
+        return error or (EINTR if self.stopping else 0)
+
+    cdef int read_next(self, const Cut* cut, u8* p, long long at, long long* next_at, size_t* got,
+                       bint* drained) noexcept nogil:
+        """The next piece of what is read in order. 0 or an errno."""
+        cdef size_t piece = PIECE if cut.streamed else <size_t>max(0, min(<long long>PIECE, cut.size - at))
+        cdef int error
+        if cut.streamed:
+            error = self.read_on(cut.job, cut.fd, p, piece, got)
+            self.count_read(got[0])
+        else:
+            error = self.read_piece(cut, p, piece, at, next_at, got)
+        if got[0] < piece and not cut.streamed:
+            cut.job.changed = True
+        drained[0] = got[0] < PIECE or (not cut.streamed and at + <long long>got[0] == cut.size)
         return error
 
     cdef int read_piece(self, const Cut* cut, u8* p, size_t n, long long at, long long* data, size_t* got) noexcept nogil:

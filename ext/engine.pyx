@@ -18,6 +18,7 @@ The parts, in the order in which a byte meets them:
     store.pxi    the end of the road: a whole chunk is named, sealed to its end and put into every sink
     behind.pxi   large blobs are written while they are made
     jobs.pxi     files as they come, what has become of each, how they are read
+    chunk.pxi    where a file is cut: every so many bytes, or by its content
     stream.pxi   a large file in the `stream` layout: compress -> cut -> seal behind
     cut.pxi      a large file in the `frames` layout: cut -> compress and seal each chunk, side by side
     sealer.pxi   many files, many workers, both layouts; small files
@@ -55,6 +56,7 @@ include "files.pxi"
 include "crew.pxi"
 include "store.pxi"
 include "behind.pxi"
+include "chunk.pxi"
 include "jobs.pxi"
 include "stream.pxi"
 include "cut.pxi"

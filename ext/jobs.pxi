@@ -15,7 +15,7 @@ Sealed = collections.namedtuple(
     "Sealed", "file names stored sizes done error changed size atime_ns mtime_ns ctime_ns inode sparse"
 )
 
-Known = collections.namedtuple("Known", "path names stored facts")
+Known = collections.namedtuple("Known", "path names stored sizes facts")
 
 
 cdef struct Record:             # one blob of a file
@@ -60,6 +60,7 @@ cdef class _Feed(_Behind):
     """The files of a run, in their order, and the buffers that their chunks are made in."""
     cdef int level
     cdef bint frames
+    cdef Cuts cuts_at           # where files are cut in that layout
     cdef bint follow            # links to files are read as what they lead to
     cdef object source          # what there is to archive, as it is asked for
     cdef FileJob* first         # the oldest that is not told to its end
@@ -132,10 +133,10 @@ cdef class _Feed(_Behind):
         job.known = <Record*>calloc(max(job.known_count, 1), sizeof(Record))
         if job.known == NULL:
             raise MemoryError
-        for i, (name, stored) in enumerate(zip(item.names, item.stored, strict=True)):
+        for i, (name, stored, plain) in enumerate(zip(item.names, item.stored, item.sizes, strict=True)):
             record = &job.known[i]
             read_name(name, record.digest)
-            record.stored, record.plain, record.ready = stored, self.chunk_size, True
+            record.stored, record.plain, record.ready = stored, plain, True
         job.expected.size, job.expected.mtime_ns, job.expected.ctime_ns, job.expected.inode = item.facts
         return 0
 

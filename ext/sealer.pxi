@@ -7,10 +7,11 @@ cdef class Sealer(_Cutter):
     """Turns files into blobs and hands them to sinks: see _engine.pyi."""
 
     def __init__(self, bytes secret, bint asymmetric, source, sinks, *, size_t chunk_size, int level, int jobs,
-                 bint frames=False, int slabs=0, int readers=0, bint follow=True):
+                 bint frames=False, tuple content=None, int slabs=0, int readers=0, bint follow=True):
         if chunk_size < 1 or jobs < 1 or not LEVELS[0] <= level <= LEVELS[1]:
             raise ValueError("chunk_size and jobs are at least 1, the level is one of zstd's")
         self.set_up(secret, asymmetric, sinks, chunk_size)
+        fill_cuts(&self.cuts_at, chunk_size, content)
         self.level = level
         self.jobs = jobs
         self.frames = frames
@@ -72,7 +73,7 @@ cdef class Sealer(_Cutter):
         if job.error == 0:
             job.error = self.read_on(job, fd, hand.data, SMALL, &got)
         if job.error == 0:
-            if self.frames and (got == SMALL or got > self.chunk_size):
+            if self.frames and (got == SMALL or got > self.cuts_at.least):
                 # What the system makes up as it is read has no size, or none to be trusted.
                 self.begin_cut(hand, job, fd, job.facts.size < <long long>got)
                 return

@@ -55,7 +55,7 @@ cdef int names_add(NameSet* names, const u8* digest) noexcept nogil:
 cdef class _Storer(_Crew):
     """A crew that makes blobs: its key, its sinks, the names that it has claimed."""
     cdef Ring ring
-    cdef size_t chunk_size
+    cdef size_t chunk_size          # bytes of a chunk, at most
     cdef tuple sinks
     cdef Py_ssize_t sink_count
     cdef Directory** directories    # of each sink; NULL where it is a Python function

@@ -25,6 +25,9 @@ def public_key(private: bytes) -> bytes: ...
 def compress(data: Buffer, level: int = 3) -> bytes: ...
 def decompress(data: Buffer) -> bytes: ...
 
+# The sizes of the chunks that Sealer cuts `data` into, with `chunk_size` and `content` as it is told them.
+def cut(data: Buffer, chunk_size: int, content: tuple[int, int, bytes] | None) -> list[int]: ...
+
 # One blob at a time: the kernels that Sealer and Opener run, for tests, benchmarks and `pog --decrypt BLOB`.
 def blob_name(secret: bytes, chunk: Buffer) -> str: ...
 def seal_blob(secret: bytes, asymmetric: bool, chunk: Buffer, chunk_size: int) -> tuple[str, bytes]: ...
@@ -59,7 +62,8 @@ class BlobDirectory:
 Sink = BlobDirectory | Callable[[str, memoryview], None]
 
 class Known(NamedTuple):
-    """A file whose first chunks, all of them full, an earlier run has stored: names and bytes (`stored`) of the blobs.
+    """A file whose first chunks an earlier run has stored: names and bytes of the blobs (`stored`), plain
+    bytes in each (`sizes`).
 
     `facts` (size, mtime_ns, ctime_ns, inode) say what it was then; where it is not any more, it is read from its
     beginning. Only for the `frames` layout.
@@ -68,6 +72,7 @@ class Known(NamedTuple):
     path: bytes
     names: Sequence[str]
     stored: Sequence[int]
+    sizes: Sequence[int]
     facts: tuple[int, int, int, int]
 
 class Sealed(NamedTuple):
@@ -104,10 +109,10 @@ class Sealer:
     """Turns files into blobs: read, compress, cut, name, pad, encrypt, store. Both layouts of FORMAT.md.
 
     `source` gives what to archive, and is asked as the work goes on: a path, a `Known`, or a descriptor that is read to
-    its end in order (a pipe; it stays the caller's). With `frames` a file is cut every `chunk_size` plain bytes and its
-    chunks are made side by side; `slabs` bounds the chunks in flight, each a little more than twice `chunk_size` bytes.
-    At most `readers` workers read at a time. `follow`: a link to a file is read as
-    the file.
+    its end in order (a pipe; it stays the caller's). With `frames` a file is cut every `chunk_size` plain bytes, or by
+    its `content` (least and mean size, and a table of 256 numbers, 8 bytes each), and its chunks are made side by side;
+    `slabs` bounds the chunks in flight, each a little more than twice `chunk_size` bytes. At most `readers` workers
+    read at a time. `follow`: a link to a file is read as the file.
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;
     a torn one is replaced. A function gets each new blob as a read-only view of the engine's own buffer, which is not
@@ -129,6 +134,7 @@ class Sealer:
         level: int,
         jobs: int,
         frames: bool = False,
+        content: tuple[int, int, bytes] | None = None,
         slabs: int = 0,
         readers: int = 0,
         follow: bool = True,

@@ -184,6 +184,11 @@ class Archive(Mapping[str, Entry]):
     def chunk_size(self) -> int | None:
         return _number(self.trailer, "chunk_size")
 
+    @property
+    def chunker(self) -> str:
+        """Where files were cut by content: how, as Chunker.parse reads it. Else ""."""
+        return _text(self.trailer, "chunker")
+
     @cached_property
     def directories(self) -> dict[str, dict[str, Any]]:
         return _section(self.trailer, "directories")

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
+from pogfast.chunker import Chunker
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key
 from pogfast.sealing import conclude, seconds_of, store_errors
@@ -35,6 +36,7 @@ CHUNK_SIZE = 50_000_000
 # What a chunk in flight takes, in chunk sizes: what it becomes, with zstd's bound for what does not compress; in the
 # `frames` layout its plain bytes as well.
 CHUNK_MEMORY = {"stream": 1 + 1 / 128, "frames": 2 + 1 / 128}
+SLACK = 320 * 1024  # bytes: a piece that is read ahead, headers and padding
 # Seconds between two times that progress is written down, for the case that the run is killed.
 SAVE_EVERY = 2.0
 
@@ -75,8 +77,8 @@ class Report(Protocol):
 
 @dataclass
 class Summary:
-    """What was done. Sizes are bytes; `added` went into the first target. After a dry run `manifest` is "", and new
-    blobs and requests are the most that there would be."""
+    """What was done. Sizes are bytes; `added` went into the first target, `stored` is what the archive takes there.
+    After a dry run `manifest` is "", and new blobs and requests are the most that there would be."""
 
     manifest: str = ""
     files_new: int = 0
@@ -87,6 +89,7 @@ class Summary:
     bytes_read: int = 0
     bytes_stored: int = 0
     bytes_added: int = 0
+    bytes_repeated: int = 0  # that blobs which come again in the archive did not take again
     blobs_new: int = 0
     blobs_known: int = 0
     seconds: float = 0.0
@@ -100,6 +103,7 @@ class Options:
 
     layout: Layout = "frames"
     chunk_size: int = CHUNK_SIZE
+    chunker: str = "fixed"  # every chunk_size bytes; or fastcdc with sizes of its own: see Chunker.parse
     level: int = 3
     jobs: int | None = None
     readers: int | None = None
@@ -123,6 +127,8 @@ class Options:
             value = getattr(self, name)
             if value is not None and not 1 <= value < 2**31 * (2**31 if name == "chunk_size" else 1):
                 raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {value}")
+        if self.cuts.by_content and self.layout == "stream":
+            raise UsageError("the stream layout is cut as pog cuts it: fastcdc is for frames")
         if self.memory is not None and self.memory < self.chunk_memory:
             raise UsageError(
                 f"one chunk needs {self.chunk_memory} bytes of memory, more than the budget of {self.memory}",
@@ -130,9 +136,14 @@ class Options:
             )
 
     @property
+    def cuts(self) -> Chunker:
+        """How files are cut. Raises UsageError."""
+        return Chunker.parse(self.chunker, self.chunk_size)
+
+    @property
     def chunk_memory(self) -> int:
         """Bytes that a chunk in flight can take."""
-        return int(self.chunk_size * CHUNK_MEMORY[self.layout]) + 64 * 1024
+        return int(self.cuts.most * CHUNK_MEMORY[self.layout]) + SLACK
 
     def slabs(self, jobs: int) -> int:
         """How many chunks may be in flight."""
@@ -225,6 +236,7 @@ class _Run:
         self.key = key
         self.targets = Targets(targets, self.problem, report.warning)
         self.options = options
+        self.cuts = options.cuts
         self.report = report
         self.paths = paths
         self.jobs = options.jobs or cores()
@@ -262,7 +274,7 @@ class _Run:
     @property
     def cut(self) -> str:
         """How files are cut: blobs that were cut otherwise do not fit together."""
-        return f"{self.options.layout} {self.options.chunk_size}"
+        return f"{self.options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
 
     def progress(self) -> Progress:
         now = self._tally()
@@ -396,10 +408,11 @@ class _Run:
         if known.complete and held == len(known.names):
             pending.known = known
             return None
-        full = min(held, facts.size // self.options.chunk_size)
-        if self.options.layout == "stream" or not full or full * self.options.chunk_size >= facts.size:
+        sizes = known.sizes or [self.cuts.most] * min(held, facts.size // self.cuts.most)
+        full = min(held, len(sizes))
+        if self.options.layout == "stream" or not full or sum(sizes[:full]) >= facts.size:
             return path
-        return Known(path, known.names[:full], known.stored[:full], facts)
+        return Known(path, known.names[:full], known.stored[:full], sizes[:full], facts)
 
     def _held(self, known: cache.Known) -> int:
         """How many of a file's blobs, from the first on, every store holds with the right size."""
@@ -483,10 +496,11 @@ class _Run:
             self.key.asymmetric,
             sources,
             self.targets.sinks,
-            chunk_size=self.options.chunk_size,
+            chunk_size=self.cuts.most,
             level=self.options.level,
             jobs=self.jobs,
             frames=self.options.layout == "frames",
+            content=self.cuts.content(self.key),
             slabs=slabs,
             readers=self.options.readers or self.jobs,
             follow=False,
@@ -544,7 +558,7 @@ class _Run:
         self.summary.bytes_source += sealed.size
         self.report.entry(node.name, node.path, "new", sealed.size)
         if self.cache is not None and not sealed.changed and node.path != "-":
-            known = cache.Known(pending.blobs, pending.stored, True)
+            known = self._known(pending, True)
             self.cache.remember(
                 os.path.abspath(node.path), _sealed_facts(sealed), self.cut, known, read_at_ns=pending.read_at
             )
@@ -560,7 +574,7 @@ class _Run:
             elif self.options.dry_run:
                 self.summary.files_new += 1
                 self.summary.bytes_source += pending.node.stat.st_size
-                self.summary.blobs_new += -(-pending.node.stat.st_size // self.options.chunk_size) or 1
+                self.summary.blobs_new += -(-pending.node.stat.st_size // self.cuts.least) or 1
                 self.report.entry(pending.node.name, pending.node.path, "new", pending.node.stat.st_size)
             else:
                 return
@@ -573,13 +587,17 @@ class _Run:
         if node.stat.st_blocks * 512 < size:
             more["sparse"] = True
         if self.options.layout == "frames" and len(known.names) > 1:
-            chunk = self.options.chunk_size
-            more["sizes"] = [min(chunk, size - at) for at in range(0, size, chunk)]
+            chunk = self.cuts.most
+            more["sizes"] = list(known.sizes) or [min(chunk, size - at) for at in range(0, size, chunk)]
         self._add(node.name, known.names, known.stored, more, node)
         self.summary.files_unchanged += 1
         self.summary.bytes_source += size
         self.unread += size
         self.report.entry(node.name, node.path, "unchanged", size)
+
+    def _known(self, pending: _Pending, complete: bool) -> cache.Known:
+        """What the cache is told of a file."""
+        return cache.Known(pending.blobs, pending.stored, complete, pending.sizes if self.cuts.by_content else ())
 
     def _finish_hardlink(self, pending: _Pending, first: str) -> None:
         node = pending.node
@@ -606,7 +624,9 @@ class _Run:
             self.shared[name] = entry
         for blob, size in zip(blobs, stored, strict=True):
             identity = hash(blob)
-            if identity not in self.distinct:
+            if identity in self.distinct:
+                self.summary.bytes_repeated += size
+            else:
                 self.distinct.add(identity)
                 self.summary.bytes_stored += size
 
@@ -616,7 +636,7 @@ class _Run:
             return
         if pending is not None and sealed is not None and pending.blobs and self.options.layout == "frames":
             facts = _sealed_facts(sealed, pending.node.stat.st_size)
-            known = cache.Known(pending.blobs, pending.stored, False)
+            known = self._known(pending, False)
             self.cache.remember(os.path.abspath(pending.node.path), facts, self.cut, known, read_at_ns=pending.read_at)
         self.cache.save(durable=False)
         self.saved_at = time.monotonic()
@@ -650,7 +670,8 @@ class _Run:
             "comment": options.comment,
             "paths": [os.path.abspath(os.path.join(options.base or ".", path)) for path in self.paths],
             "layout": options.layout,
-            "chunk_size": options.chunk_size,
+            "chunk_size": self.cuts.most,
+            "chunker": str(self.cuts) if self.cuts.by_content else "",
             "level": options.level,
             **self.trailer,
             "changed": self.changed,

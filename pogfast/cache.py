@@ -18,7 +18,7 @@ import sqlite3
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pogfast._engine import random_bytes
@@ -84,11 +84,13 @@ class Facts(NamedTuple):
 
 
 class Known(NamedTuple):
-    """A file's blobs in order, and the bytes of each in the store; the first ones only when not `complete`."""
+    """A file's blobs in order, and the bytes of each in the store; the first ones only when not `complete`. `sizes` are
+    the plain bytes in each, where that does not follow from how files are cut."""
 
     names: list[str]
     stored: list[int]
     complete: bool
+    sizes: Sequence[int] = ()
 
 
 class _Foreign(Exception):
@@ -150,7 +152,8 @@ class Cache:
         if not isinstance(seen, int) or seen <= self._stale:
             self._met.append(raw)
             self._write_batch()
-        return Known(_names(digests), _sizes(stored, len(digests) // DIGEST_SIZE), bool(complete))
+        stored_sizes, sizes = _sizes(stored, len(digests) // DIGEST_SIZE)
+        return Known(_names(digests), stored_sizes, bool(complete), sizes)
 
     def remember(self, path: str, facts: Facts, cut: str, known: Known, *, read_at_ns: int) -> None:
         """Replaces what is known of `path`. `facts` are those of when reading began, at `read_at_ns`.
@@ -161,9 +164,9 @@ class Cache:
         if self._database is None or _is_racy(facts, read_at_ns):
             return
         if len(known.names) > MAX_BLOBS:
-            known = Known(known.names[:MAX_BLOBS], known.stored[:MAX_BLOBS], False)
+            known = Known(known.names[:MAX_BLOBS], known.stored[:MAX_BLOBS], False, known.sizes[:MAX_BLOBS])
         raw = os.fsencode(path)
-        digests, stored, complete = _digests(known.names), _packed(known.stored), int(known.complete)
+        digests, stored, complete = _digests(known.names), _packed(known.stored, known.sizes), int(known.complete)
         proof = self._proof(raw, facts, cut, digests, stored, complete, self._run)
         self._rows[raw] = (digests, stored, complete, self._run, self._run, proof)
         self._write_batch()
@@ -457,16 +460,20 @@ def _names(digests: bytes) -> list[str]:
     return [base64.urlsafe_b64encode(piece).decode() for piece in pieces]
 
 
-def _packed(sizes: list[int]) -> bytes:
-    """8 bytes each, or 16 where all but the last are equal."""
-    if len(sizes) > 2 and sizes[:-1].count(sizes[0]) == len(sizes) - 1:
-        sizes = [sizes[0], sizes[-1]]
-    return struct.pack(f"<{len(sizes)}Q", *sizes)
+def _packed(stored: list[int], sizes: Sequence[int]) -> bytes:
+    """8 bytes each, the plain sizes behind those in the store; or 16 where there are no plain ones and all but the last
+    are equal."""
+    if not sizes and len(stored) > 2 and stored[:-1].count(stored[0]) == len(stored) - 1:
+        stored = [stored[0], stored[-1]]
+    return struct.pack(f"<{len(stored) + len(sizes)}Q", *stored, *sizes)
 
 
-def _sizes(packed: bytes, n: int) -> list[int]:
-    sizes = list(struct.unpack(f"<{len(packed) // 8}Q", packed))
-    return sizes if len(sizes) == n else [sizes[0]] * (n - 1) + [sizes[1]]
+def _sizes(packed: bytes, n: int) -> tuple[list[int], tuple[int, ...]]:
+    """(sizes in the store, plain sizes if they are there) of the `n` blobs of a file."""
+    numbers = list(struct.unpack(f"<{len(packed) // 8}Q", packed))
+    if len(numbers) in (n, 2 * n):
+        return numbers[:n], tuple(numbers[n:])
+    return [numbers[0]] * (n - 1) + [numbers[1]], ()
 
 
 def _boot_id() -> str:

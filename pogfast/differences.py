@@ -67,7 +67,7 @@ def diff(before: Archive, after: Archive) -> Iterator[Change]:
 
 def _cut(archive: Archive) -> tuple[object, ...]:
     """How files became blobs: where this is the same, the same content has the same blobs."""
-    return archive.layout, archive.chunk_size, archive.trailer.get("level")
+    return archive.layout, archive.chunk_size, archive.chunker, archive.trailer.get("level")
 
 
 def _content(was: Thing, now: Thing, comparable: bool) -> What | None:

@@ -196,6 +196,7 @@ class Info(Record):
     program: str
     layout: str
     chunk_size: int | None
+    chunker: str
     files: int = 0
     directories: int = 0
     links: int = 0
@@ -225,6 +226,7 @@ def info(archive: Archive) -> Info:
         program if isinstance(program, str) else "",
         archive.layout,
         archive.chunk_size,
+        archive.chunker,
         len(archive),
         len(archive.directories),
         len(archive.links),

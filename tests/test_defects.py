@@ -179,11 +179,17 @@ def test_a_report_that_fails_ends_the_workers_first(work: Path, monkeypatch: pyt
     """Workers write through descriptors that are closed, and used again, once the restore has ended."""
     made = archive(work / "out", {f"{number}": os.urandom(5000) for number in range(300)})
     monkeypatch.chdir(work / "out")
-    running: list[threading.Thread] = []
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def noted(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
 
     class Report:
         def file(self, index: int, total: int, name: str) -> None:
-            running.extend(thread for thread in threading.enumerate() if thread.name.startswith("pogfast-"))
             if index == 3:
                 raise ZeroDivisionError
 
@@ -194,8 +200,8 @@ def test_a_report_that_fails_ends_the_workers_first(work: Path, monkeypatch: pyt
         restore(made, from_keyfile("../key"), ".", names=None, consume=False, jobs=2, report=Report())
     except ZeroDivisionError:
         # The traceback, and so the frames of the restore, are alive here.
-        assert running
-        assert not any(thread.is_alive() for thread in running)
+        assert len(started) == 2
+        assert not any(thread.is_alive() for thread in started)
     else:
         pytest.fail("the report's error was lost")
 

@@ -108,7 +108,8 @@ def test_what_is_cut_comes_back(
     known = max(0, min(known, full))
     facts = (size, result.last.mtime_ns, result.last.ctime_ns, result.last.inode)
     [continued] = seal(
-        [Known(os.fsencode(place / "file"), result.names[:known], result.stored[:known], facts)], again := Shelf()
+        [Known(os.fsencode(place / "file"), result.names[:known], result.stored[:known], [CHUNK] * known, facts)],
+        again := Shelf(),
     )
     assert (continued.names, continued.sizes, continued.stored) == (result.names, result.sizes, result.stored)
     assert again.blobs.keys() == set(result.names[known:])
@@ -234,7 +235,7 @@ def test_a_known_prefix_is_dropped_when_the_file_is_another(tmp_path: Path) -> N
     facts = (3 * CHUNK, result.last.mtime_ns, result.last.ctime_ns, result.last.inode)
     second = file_of(tmp_path, os.urandom(3 * CHUNK))
     shelf = Shelf()
-    [again] = seal([Known(second, result.names[:2], result.stored[:2], facts)], shelf)
+    [again] = seal([Known(second, result.names[:2], result.stored[:2], result.sizes[:2], facts)], shelf)
     assert content(again, shelf) == (tmp_path / "file").read_bytes()
     assert not set(again.names) & set(result.names)
 

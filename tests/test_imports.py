@@ -131,10 +131,12 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
     "tree": ({"patterns", "errors"}, "paths become nodes; their content is not its business"),
     "inputs": ({"sealing", "errors"}, "paths become sealing's sources; what is done with them is not its business"),
+    "chunker": ({"keys", "sizes", "errors"}, "sizes and a table: it sees no file"),
     "backup": (
         {
             "",
             "sealing",
+            "chunker",
             "tree",
             "metadata",
             "cache",

@@ -31,7 +31,7 @@ from pogfast.sizes import many, show_size
 if TYPE_CHECKING:
     from pogfast.archive import ArchiveInfo, Record
     from pogfast.differences import Change
-    from pogfast.survey import Item
+    from pogfast.survey import Info, Item
 
 # A kind, in restic's word and in the first letter of `ls -l`.
 TYPES = {"file": "file", "directory": "dir", "link": "symlink", "fifo": "fifo"}
@@ -298,7 +298,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
             "comment": found.comment,
             "paths": ", ".join(found.paths),
             "made by": found.program,
-            "layout": found.layout + (f", chunks of {_size(found.chunk_size)}" if found.chunk_size else ""),
+            "layout": found.layout + _cut(found),
             "files": f"{found.files:,}" + (f", {found.unknown:,} of unknown size" if found.unknown else ""),
             "directories": f"{found.directories:,}",
             "links": f"{found.links:,}",
@@ -378,6 +378,13 @@ def _number(number: int | None) -> str:
 
 def _size(size: int | None) -> str:
     return "?" if size is None else show_size(size)
+
+
+def _cut(found: Info) -> str:
+    """How the files of an archive were cut."""
+    if found.chunker:
+        return f", cut by content, {found.chunker}"
+    return f", chunks of {_size(found.chunk_size)}" if found.chunk_size else ""
 
 
 def _ratio(ratio: float | None) -> str:

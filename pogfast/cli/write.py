@@ -52,6 +52,13 @@ if TYPE_CHECKING:
 @click.option("--host", metavar="NAME", help="Kept instead of this machine's name.")
 @click.option("--comment", metavar="TEXT", default="", help="Kept with the archive.")
 @click.option("--chunk-size", metavar="SIZE", type=SIZE, default="50MB", show_default=True, help="Cut files so often.")
+@click.option(
+    "--chunker",
+    metavar="CHUNKER",
+    default="fixed",
+    show_default=True,
+    help="fixed: every chunk-size bytes. fastcdc or fastcdc:MIN,AVG,MAX: by content, for what changes in place.",
+)
 @click.option("--level", metavar="N", type=int, default=3, show_default=True, help="zstd's level, up to 22.")
 @click.option(
     "--layout",
@@ -81,6 +88,11 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
     from pogfast.stores import check_stores
 
     check_stores(to)
+    given = click.get_current_context().get_parameter_source("chunk_size")
+    if options["chunker"] != "fixed" and given is not click.core.ParameterSource.DEFAULT:
+        raise UsageError(
+            "--chunk-size is for fixed chunks", hint="fastcdc takes sizes of its own: --chunker=fastcdc:1MB,4MB,16MB"
+        )
     name, command = options.pop("name"), options.pop("from_command")
     stream = _is_stream(paths, name, command, options["files_from"])
     stdin_is_data = (stream and command is None) or "-" in options["files_from"] + options["exclude_from"]
@@ -140,6 +152,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     words = (
         "layout",
         "chunk_size",
+        "chunker",
         "level",
         "jobs",
         "readers",
@@ -219,6 +232,7 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         total_files_processed=files,
         total_bytes_processed=summary.bytes_source,
         total_bytes_stored=summary.bytes_stored,
+        bytes_repeated=summary.bytes_repeated,
         ratio=ratio,
         requests=summary.requests,
         error_count=output.errors,
@@ -245,9 +259,19 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}; "
         f"the archive takes {show_size(summary.bytes_stored)}{packed}"
     )
+    if shared := _shared(summary):
+        output.info(f"shared   {shared}")
     _tell_requests(output, "", summary.requests)
     if output.errors:
         output.info(f"errors   {output.errors:,}, named above")
+
+
+def _shared(summary: Summary) -> str:
+    """What deduplication saved; "" when it is nothing."""
+    there = max(0, summary.bytes_stored - summary.bytes_added)
+    parts = {f"{show_size(there)} of that were in the store already": there}
+    parts[f"{show_size(summary.bytes_repeated)} more would be repetitions within it"] = summary.bytes_repeated
+    return "; ".join(text for text, size in parts.items() if size)
 
 
 def _tell_requests(output: Output, would: str, requests: dict[str, int]) -> None:
