@@ -3,7 +3,7 @@
 # the one before turns out to end (a pipe, or cuts by content), one worker reads it while the others work on those before.
 
 cdef enum:
-    PROBE = 4 * PIECE           # of a chunk: what does not compress here is not expected to further on
+    PROBE = PIECE               # of a chunk: what does not compress here is not expected to further on
     RAW_BLOCK = 128 << 10       # the most that zstd allows in one of its blocks
     RAW_HEADER = 14
     TRIAL = 16 * RAW_BLOCK      # as often what did not compress at first is tried again
@@ -356,7 +356,7 @@ cdef class _Cutter(_Streamer):
             left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
             if zstd.is_error(left):
                 return ENOMEM
-            if steady and n[0] > WORTH and at == PROBE and out.pos > PROBE - PROBE // 32:
+            if steady and n[0] >= TRIAL and at == PROBE and out.pos > PROBE - PROBE // 32:
                 manner[0] = RAW
                 return AGAIN
             slab.length = out.pos
@@ -392,7 +392,7 @@ cdef class _Cutter(_Streamer):
                     cut.job.changed = True
                     n[0] = at + got
                     return AGAIN
-            if at % TRIAL == 0 and compresses(hand, place, block):
+            if at and at % TRIAL == 0 and compresses(hand, place, block):
                 manner[0] = STREAMED
                 return AGAIN
             at += block

@@ -5,7 +5,7 @@
 
 cdef enum:
     TUNED = 3                   # the level whose parameters are ours for large chunks
-    WORTH = 16 * PIECE          # bytes of a chunk that is large: worth a trial of what it is
+    WORTH = 16 * PIECE          # bytes beyond which a chunk is large
     SMALL = 2 * PIECE           # a file that ends within so many bytes is one task
     FRESH = 2048                # files that wait for a worker: as many as the smallest ones done in LOOK_NS, and more
     UNTOLD = 65536              # files behind one that takes long
