@@ -38,7 +38,8 @@ SIGNALS = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(s
 class Counters(NamedTuple):
     """Where a run stands. `size` are plain bytes of what needs no more work; totals are None until they are known.
 
-    `figures` are further bytes by what was done with them ("read", "stored"); the first gives the speed.
+    `figures` are further bytes by what was done with them ("read", "stored"); the first gives the speed. `noun` is what
+    `files` counts.
     """
 
     files: int
@@ -46,6 +47,7 @@ class Counters(NamedTuple):
     size: int
     total_size: int | None
     figures: dict[str, int]
+    noun: str = "file"
 
     @property
     def share(self) -> float | None:
@@ -188,9 +190,10 @@ class Display:
         if not self._pace.seen:
             self._pace.add(self._began, counters._replace(files=0, size=0, figures=dict.fromkeys(counters.figures, 0)))
         total = "" if counters.total_files is None else f"/{counters.total_files:,}"
-        parts = [f"{counters.files:,}{total} files" if total else many(counters.files, "file")]
+        parts = [f"{counters.files:,}{total} {counters.noun}s" if total else many(counters.files, counters.noun)]
         parts += [f"{show_size(size)} {word}" for word, size in counters.figures.items()]
-        parts.append(f"{show_size(self._pace.speed)}/s")
+        if counters.figures:
+            parts.append(f"{show_size(self._pace.speed)}/s")
         left = self._pace.seconds_left
         return ", ".join(parts if left is None else [*parts, f"{show_seconds(left)} left"])
 

@@ -84,7 +84,7 @@ def test_the_flags_of_a_command(name: str) -> None:
     ]
     given = documented(text) + [flag for title in shared for flag in SHARED[title]]
     # A choice is documented by a word of its own.
-    plain = [re.sub(r" (LAYOUT|HOW)$", " ?", flag) for flag in given]
+    plain = [re.sub(r" (LAYOUT|HOW|WHAT)$", " ?", flag) for flag in given]
     assert sorted(plain) == sorted(expected)
     assert text.lstrip().startswith(f"pogfast {name}"), "how it is called comes first"
 

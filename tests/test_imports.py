@@ -149,6 +149,17 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         },
         "pogfast's create on create's road: never knows restore, flags or printing",
     ),
+    "trial": (
+        {"backup", "recovery", "chunker", "keys", "sizes", "stores", "stores.settings", "errors"},
+        "a whole create and a whole restore as a user has them: the one place that needs both",
+    ),
+    "sampling": ({"tree", "errors"}, "files and parts of them: nothing of blobs"),
+    "tune": (
+        {"trial", "sampling", "backup", "chunker", "keys", "sizes", "_engine", "errors"},
+        "what is tried next, and what is best: never flags or printing",
+    ),
+    "plot": ({"tune", "errors"}, "figures become a picture"),
+    "profiles": ({"errors"}, "a small file of settings: what they do is not its business"),
     "console": ({"errors"}, "lines and exit codes: no verb, and nothing that --help has no time for"),
     "prompt": ({"errors"}, "a password is asked for; what it becomes is for keys to know"),
     "sizes": ({"errors"}, "text and numbers of bytes"),
@@ -182,8 +193,24 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what several verbs take: a key, an archive, a display",
     ),
     "cli.write": (
-        {"cli.frame", "cli.options", "cli.output", "progress", "sizes", "backup", "tree", "stores", "errors"},
+        {
+            "cli.frame",
+            "cli.options",
+            "cli.output",
+            "progress",
+            "sizes",
+            "backup",
+            "profiles",
+            "tree",
+            "stores",
+            "errors",
+        },
         "create: one library call",
+    ),
+    "cli.tune": (
+        {"cli.frame", "cli.options", "cli.output", "progress", "sizes", "errors"}
+        | {"tune", "trial", "sampling", "plot", "profiles", "stores.settings"},
+        "tune: one library call, or one for each way to cut",
     ),
     "cli.read": (
         {"cli.frame", "cli.options", "cli.output", "cli.write", "progress", "sizes", "errors"}
@@ -227,6 +254,8 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "requests": "what b2sdk lets through when a connection breaks",
         "urllib3": "what it lets through when a body breaks off",
     },
+    "tune": {"numpy": "medians and quartiles"},
+    "plot": {"matplotlib": "the picture; imported when one is asked for"},
     "opening": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }
 for verbs in (
@@ -234,6 +263,7 @@ for verbs in (
     "cli.frame",
     "cli.options",
     "cli.write",
+    "cli.tune",
     "cli.read",
     "cli.look",
     "cli.transfer",

@@ -35,6 +35,7 @@ VERBS = {
     "prune": ("pogfast.cli.manage", "Remove archives that a policy does not keep, and the blobs that only they need."),
     "undelete": ("pogfast.cli.manage", "Bring archives back that were pruned, as long as their grace period lasts."),
     "lock": ("pogfast.cli.manage", "Lock archives in S3, so that nobody can delete them for a time."),
+    "tune": ("pogfast.cli.tune", "Find the chunks, the level and the jobs that fit your data and your store."),
     "doctor": ("pogfast.cli.manage", "Try what a store can do, and say what should be mended."),
     "keygen": ("pogfast.cli.keys", "Make a key pair, or a keyfile."),
     "key": ("pogfast.cli.keys", "Say what a key file is."),

@@ -392,16 +392,10 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _print_table(output: Output, head: list[str], rows: list[list[str]], right: set[int]) -> None:
-    if not rows:
+    if rows:
+        output.table(head, rows, right)
+    else:
         output.info("no archives")
-        return
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in [head, *rows]:
-        cells = [
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        output.answer("  ".join(cells).rstrip())
 
 
 def _print_pairs(output: Output, pairs: dict[str, str]) -> None:

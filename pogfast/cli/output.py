@@ -11,6 +11,8 @@ from pogfast.console import Console, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
     from pogfast.errors import PogfastError
     from pogfast.progress import Display
 
@@ -42,6 +44,16 @@ class Output(Console):
     def answer(self, line: str) -> None:
         """A line of the answer for people: names as they are, but nothing that a terminal would obey."""
         self.print(visible(line) if self.watched else line)
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
+        """Columns under a head; those whose numbers are in `right` end in line."""
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in [head, *rows]:
+            cells = [
+                cell.rjust(width) if i in right else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            self.answer("  ".join(cells).rstrip())
 
     def emit(self, message_type: str, **words: object) -> None:
         """An object of the answer, where --json asks for them. Names that are not UTF-8 have surrogate escapes."""

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="frames: each chunk alone, on every core. stream: one stream a file, as pog.",
 )
+@click.option("--profile", metavar="NAME", help="Chunks, level and jobs as tune --save has kept them.")
 @jobs_option
 @click.option("--readers", metavar="N", type=click.IntRange(1), help="Files that are read at a time.  [default: jobs]")
 @click.option("--memory", metavar="SIZE", type=SIZE, help="At most so much for chunks in flight.")
@@ -88,8 +89,9 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
     from pogfast.stores import check_stores
 
     check_stores(to)
-    given = click.get_current_context().get_parameter_source("chunk_size")
-    if options["chunker"] != "fixed" and given is not click.core.ParameterSource.DEFAULT:
+    if profile := options.pop("profile"):
+        _take_profile(profile, options)
+    if options["chunker"] != "fixed" and _is_given("chunk_size"):
         raise UsageError(
             "--chunk-size is for fixed chunks", hint="fastcdc takes sizes of its own: --chunker=fastcdc:1MB,4MB,16MB"
         )
@@ -114,6 +116,21 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
             sources, to, key, report=report, stdin_name=name if stream else None, command=command, options=settings
         )
     tell_summary(output, summary, settings)
+
+
+def _is_given(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+def _take_profile(name: str, options: dict[str, Any]) -> None:
+    """What a profile says, but where the command line says otherwise. Raises UsageError."""
+    from pogfast import profiles
+
+    found = profiles.load(name)
+    if _is_given("chunker") or _is_given("chunk_size"):
+        found = {word: value for word, value in found.items() if word not in ("chunker", "chunk_size")}
+    options.update((word, value) for word, value in found.items() if not _is_given(word))
 
 
 def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, lists: tuple[str, ...]) -> bool:

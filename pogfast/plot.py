@@ -1,0 +1,82 @@
+"""Draws what tune measured: speed over the size of chunks, and what time buys in room.
+
+It knows figures only. Matplotlib is imported here and nowhere else, and needs no display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pogfast.errors import UsageError
+from pogfast.tune import Figures
+
+try:
+    import matplotlib
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise UsageError("a plot needs matplotlib, which is not installed", hint="pip install 'pogfast[plot]'") from error
+
+SUFFIXES = (".png", ".svg")
+MARKS = {"fixed": "o", "fastcdc": "s"}
+
+
+def check(path: str) -> None:
+    """Raises UsageError for what is neither a PNG nor an SVG."""
+    if not path.lower().endswith(SUFFIXES):
+        raise UsageError(f"{path} is neither a .png nor a .svg")
+
+
+def draw(figures: Sequence[Figures], best: Figures, path: str) -> None:
+    """Writes a PNG or an SVG, as the path says. Raises UsageError, OSError."""
+    check(path)
+    with matplotlib.rc_context({"font.size": 9, "svg.hashsalt": "pogfast"}):
+        sheet = Figure(figsize=(11, 4.5), layout="constrained")
+        left, right = sheet.subplots(1, 2)
+        _speeds(left, figures, best)
+        _front(right, figures, best)
+        sheet.savefig(path, dpi=150)
+
+
+def _speeds(axes: Any, figures: Sequence[Figures], best: Figures) -> None:
+    """Speed over the size of chunks: of all that were tried with one level and as many jobs."""
+    first = figures[0].setting
+    alike = [each for each in figures if each.setting[2:] == first[2:]]
+    for kind, mark in MARKS.items():
+        those = sorted((e for e in alike if e.setting.chunker.startswith(kind)), key=lambda e: e.setting.cuts.mean)
+        if not those:
+            continue
+        sizes = [each.setting.cuts.mean / 1e6 for each in those]
+        for what, style in (("write_speed", "-"), ("restore_speed", "--")):
+            speeds = [getattr(each, what) / 1e6 for each in those]
+            axes.plot(sizes, speeds, style, marker=mark, label=f"{kind}, {what.partition('_')[0]}")
+    axes.set(xscale="log", xlabel="size of chunks, MB (the mean of fastcdc's)", ylabel="MB/s", ylim=(0, None))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_title(f"Level {first.level}, jobs {first.jobs}")
+    axes.legend()
+    axes.grid(alpha=0.3)
+
+
+def _front(axes: Any, figures: Sequence[Figures], best: Figures) -> None:
+    """Ratio over speed; a line joins what nothing else beats in both."""
+    front = unbeaten(figures)
+    for each in figures:
+        mark = MARKS[each.setting.chunker.partition(":")[0]]
+        axes.plot(each.write_speed / 1e6, each.ratio, mark, color="tab:red" if each is best else "tab:blue")
+        if each in front or each is best:
+            label = f"{each.setting.chunks}, level {each.setting.level}"
+            at = (each.write_speed / 1e6, each.ratio)
+            axes.annotate(label, at, (-4, -10), textcoords="offset points", fontsize=7, ha="right")
+    axes.plot([each.write_speed / 1e6 for each in front], [each.ratio for each in front], ":", color="grey", zorder=0)
+    axes.set(xlabel="writing, MB/s", ylabel="plain bytes for a stored one", xlim=(0, None))
+    axes.set_title("What time buys (red: the best)")
+    axes.grid(alpha=0.3)
+
+
+def unbeaten(figures: Sequence[Figures]) -> list[Figures]:
+    """Those that no other beats in both speed and ratio, by speed."""
+    front: list[Figures] = []
+    for each in sorted(figures, key=lambda each: (-each.write_speed, -each.ratio)):
+        if not front or each.ratio > front[-1].ratio:
+            front.append(each)
+    return front[::-1]
