@@ -1,7 +1,7 @@
-"""Compares `pog` and `pogfast` with pogcli 0.1.4, `zstd | age`, restic and borg, in alternation, on the same data.
+"""Compares `pog` and `pogfast` with pogcli 0.1.4, `zstd | age`, restic, borg and rclone, in alternation, on the same data.
 
-    python bench/compare.py [--write] [--only random,tar,small,memory,help] [--sides pogfast,pog,pogcli,age,restic,borg]
-                            [--runs 5] [--scale 1] [--dir DIR]
+    python bench/compare.py [--write] [--only random,tar,small,memory,again,help,large] [--runs 5] [--scale 1]
+                            [--sides pogfast,fastcdc,pog,pogcli,age,restic,borg,rclone] [--dir DIR]
     python bench/compare.py --readme
 
 Whole processes from warm input into an empty directory of their own. Wall and CPU seconds and peak memory are the
@@ -18,21 +18,30 @@ were deleted, which would measure the previous run.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import os
-import platform
 import shutil
 import sys
-import tempfile
-from pathlib import Path
 
-from data import make_data, title
+import limit
+from data import Change, make_data, title
+from machine import check, cores, machine, parser_of
+from picture import draw
 from runs import Bench, Figures, Row
 from sides import SIDES, Side
-from tables import OURS, RESTORING, WRITING, help_table, pair_table, peers_table, put_into_readme, put_into_results
+from tables import (
+    AGAIN,
+    LIMIT,
+    OURS,
+    RESTORING,
+    WRITING,
+    help_table,
+    pair_table,
+    peers_table,
+    put_into_readme,
+    put_into_results,
+)
 
-COMPARISONS = ("random", "tar", "small", "memory", "help")
+COMPARISONS = ("random", "tar", "small", "memory", "again", "help")
+MORE = ("large",)  # compared only when it is asked for: 10 GB, and as much for every side
 HELPFUL = ("pogfast", "pog", "pogcli")  # whose --help is timed
 
 
@@ -63,6 +72,33 @@ def measure_memory(bench: Bench, scale: float) -> dict[str, Row]:
     return rows
 
 
+def measure_again(bench: Bench, scale: float) -> dict[str, Row]:
+    """Second runs: over what is the same, and where one percent is not."""
+    rows = {}
+    for workload in ("tar", "small"):
+        source = make_data(bench.home, workload, scale)
+        change = Change(source)
+        for what, changed in (("unchanged", None), ("1 % changed", change)):
+            name = f"{title(workload, scale)}, {what}"
+            print(f"{name}: a second run", file=sys.stderr)
+            rows[name] = bench.write_again(source, changed)
+    return rows
+
+
+def add_limits(
+    bench: Bench, workloads: list[str], scale: float, written: dict[str, Row], restored: dict[str, Row]
+) -> None:
+    """A row for what limit.py computes, beside the sides."""
+    steps = limit.measure_steps(bench.outputs)
+    for workload in workloads:
+        if workload in limit.LARGE:
+            content = limit.measure_content(make_data(bench.home, workload, scale))
+            name = title(workload, scale)
+            for rows, of in ((written, limit.limit_of_writing), (restored, limit.limit_of_restoring)):
+                least, cpu = of(steps, content, cores()), of(steps, content, 1)
+                rows[name][LIMIT] = Figures([least], [cpu], [0])
+
+
 def measure_help(bench: Bench, sides: list[Side]) -> str:
     """How long a user waits for --help, next to the interpreter itself."""
     nothing = Side("python -c pass", (sys.executable, "-c", "pass"), bench.home)
@@ -74,37 +110,20 @@ def measure_help(bench: Bench, sides: list[Side]) -> str:
     return help_table(figures, nothing.name)
 
 
-def machine(options: argparse.Namespace, program: str = "bench/compare.py") -> str:
-    """When, on what and how it was measured; without the places where this machine keeps its data."""
-    import zstandard
-
-    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    release = ".".join(map(str, zstandard.ZSTD_VERSION))
-    scale = "" if options.scale == 1 else f" --scale {options.scale:g}"
-    return (
-        f"{datetime.date.today().isoformat()}, {models[0] if models else platform.machine()}, {cores} cores, "
-        f"{platform.system()} {platform.release()}, "
-        f"Python {platform.python_version()}, zstd {release} (zstandard {zstandard.__version__}), "
-        f"{options.runs} runs of each side in alternation. Command: `python {program} "
-        f"--only {options.only} --sides {options.sides} --runs {options.runs}{scale}`\n"
-    )
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
-
-
 def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float) -> dict[str, str]:
     """The parts of RESULTS.md that can be told of these sides."""
-    parts: dict[str, list[str]] = {"speed": [], "memory": [], "help": [], "peers": []}
+    parts: dict[str, list[str]] = {"speed": [], "memory": [], "help": [], "peers": [], "again": []}
     measured: list[tuple[str, str, str, dict[str, Row]]] = []  # part, its title, the title beside peers, rows
-    if workloads := [workload for workload in only if workload not in ("memory", "help")]:
+    if workloads := [workload for workload in only if workload not in ("memory", "again", "help")]:
         written, restored = measure_speed(bench, workloads, scale)
+        if OURS in sides:
+            add_limits(bench, workloads, scale, written, restored)
         measured += [("speed", "Writing", WRITING, written), ("speed", "Restoring", RESTORING, restored)]
     if "memory" in only:
         memory = measure_memory(bench, scale)
         measured.append(("memory", "Memory (writing)", "Memory (writing), beside its peers", memory))
+    if "again" in only and OURS in sides:
+        parts["again"] = [peers_table(AGAIN, measure_again(bench, scale))]
     for part, heading, beside, rows in measured:
         if "pog" in sides and "pogcli" in sides:
             parts[part].append(pair_table(heading, rows, sides["pog"].name, sides["pogcli"].name))
@@ -116,28 +135,14 @@ def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(COMPARISONS), help="which comparisons, separated by commas")
-    parser.add_argument("--sides", default=",".join(SIDES), help="whom to compare, separated by commas")
-    parser.add_argument("--runs", type=int, default=5, help="of each side")
-    parser.add_argument("--scale", type=float, default=1, help="of the data; 1 is what RESULTS.md shows")
-    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "pogfast-bench", help="for data")
-    parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
+    parser = parser_of(__doc__, COMPARISONS, SIDES)
     parser.add_argument("--readme", action="store_true", help="measure nothing, make the README's tables anew")
     options = parser.parse_args()
     if options.readme:
         put_into_readme()
         return
-    if options.write and options.scale != 1:
-        parser.error("--write is for the whole data: RESULTS.md shows what a user would see")
-    if options.runs < 1:
-        parser.error("--runs is at least 1")
+    home = check(parser, options, only=COMPARISONS + MORE, sides=SIDES)
     only, wanted = options.only.split(","), options.sides.split(",")
-    for given, known in ((only, COMPARISONS), (wanted, SIDES)):
-        if unknown := set(given) - set(known):
-            parser.error(f"not one of {', '.join(known)}: {', '.join(sorted(unknown))}")
-    home = options.dir.absolute()
-    home.mkdir(parents=True, exist_ok=True)
     found = {key: SIDES[key](home) for key in wanted}
     sides = {key: side for key, side in found.items() if side is not None}
     missing = ", ".join(key for key in wanted if key not in sides)
@@ -147,13 +152,14 @@ def main() -> None:
     finally:
         shutil.rmtree(bench.outputs)
     for part, text in parts.items():
-        text = machine(options) + "\n" + text
+        text = machine(options, "bench/compare.py") + "\n" + text
         if missing and part == "peers":
             text += f"\nNot installed, and left out: {missing}.\n"
         print(text)
         if options.write:
             put_into_results(part, text)
     if options.write:
+        draw()
         put_into_readme()
 
 

@@ -10,7 +10,7 @@ import os
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Of the whole data, scale 1.
@@ -20,7 +20,9 @@ TITLES = {
     "small": "20,000 small files",
     "one": "one file of 1 GB",
     "eight": "eight files of 200 MB",
+    "large": "10 GB random",
 }
+LARGE = 10  # times the random data
 BIG = 10**9  # bytes of random and of the tar
 FILES = 20_000  # small files, in 200 directories, log-normal sizes around 5 KB
 EIGHT_SIZE = 200_000_000
@@ -39,7 +41,7 @@ def make_data(home: Path, workload: str, scale: float) -> Path:
     if not (place / "made").exists():
         shutil.rmtree(place, ignore_errors=True)
         (place / "data").mkdir(parents=True)
-        {"random": _random, "tar": _tar, "small": _small, "eight": _eight}[workload](place / "data", scale)
+        MAKERS[workload](place / "data", scale)
         (place / "made").touch()
     return place / "data"
 
@@ -92,6 +94,45 @@ def _eight(place: Path, scale: float) -> None:
         _write(place / f"{number}", _random_pieces(int(EIGHT_SIZE * scale)))
 
 
+MAKERS = {
+    "random": _random,
+    "tar": _tar,
+    "small": _small,
+    "eight": _eight,
+    "large": lambda place, scale: _random(place, scale * LARGE),
+}
+
+
+class Change:
+    """One percent of a workload, made otherwise and back: 20 places in a large file, or every hundredth small file."""
+
+    PLACES = 20
+
+    def __init__(self, source: Path) -> None:
+        files = files_below(source)
+        self.pieces: list[tuple[Path, int, bytes]] = []
+        if len(files) == 1:
+            size = files[0].stat().st_size
+            with files[0].open("rb") as file:
+                for place in range(self.PLACES):
+                    file.seek(size * (2 * place + 1) // (2 * self.PLACES))
+                    self.pieces.append((files[0], file.tell(), file.read(size // 100 // self.PLACES)))
+        else:
+            self.pieces = [(file, 0, file.read_bytes()) for file in files[::100]]
+
+    def make(self) -> None:
+        self._write(lambda old: random.Random(len(old)).randbytes(len(old)))
+
+    def undo(self) -> None:
+        self._write(lambda old: old)
+
+    def _write(self, bytes_for: Callable[[bytes], bytes]) -> None:
+        for path, at, old in self.pieces:
+            with path.open("r+b") as file:
+                file.seek(at)
+                file.write(bytes_for(old))
+
+
 def warm(directory: Path) -> None:
     """Reads all of it into the page cache, so that no run waits for the disk to read."""
     for file in files_below(directory):
@@ -102,3 +143,8 @@ def warm(directory: Path) -> None:
 
 def files_below(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def size_of(directory: Path) -> int:
+    """The bytes of all files below it."""
+    return sum(file.stat().st_size for file in files_below(directory))

@@ -11,10 +11,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data import files_below, warm
+from data import Change, files_below, size_of, warm
 from sides import Pipeline, Side
 
 
@@ -29,6 +30,7 @@ class Figures:
 
 
 Row = dict[str, Figures]  # of each side, by its name
+SETTLED = 0.5  # seconds
 
 
 # A process's peak memory is never seen below that of the one that started it, so a small one starts and measures them.
@@ -115,7 +117,7 @@ class Bench:
                 warm(source)
                 self.timed(side, side.write(source, store), store, figures[side.name])
                 files = files_below(store)
-                figures[side.name].stored = sum(file.stat().st_size for file in files)
+                figures[side.name].stored = size_of(store)
                 written = {file.name for file in files if file.suffix != ".mfn"}
                 if side.naming and blobs.setdefault(side.naming, written) != written:
                     sys.exit(f"not reported: {side.name} made other blobs than the run before it")
@@ -123,23 +125,54 @@ class Bench:
                     self.clear(store)
         return figures, stores
 
+    def write_again(self, source: Path, change: Change | None) -> Row:
+        """A second run into the store of a first, of those that remember: of the same data, or of changed data. What is
+        `stored` is what came to it."""
+        sides = [side for side in self.sides if side.remembers]
+        figures = {side.name: Figures() for side in sides}
+        for number in range(self.runs):
+            for side in sides:
+                store = self.fresh()
+                if commands := side.prepare(store):
+                    self.run(side, commands, store)
+                warm(source)
+                time.sleep(SETTLED)  # who looks at times believes only those of some time ago
+                self.run(side, side.write_on(source, store, 0), store)
+                before = size_of(store)
+                try:
+                    if change:
+                        change.make()
+                        time.sleep(SETTLED)
+                    self.timed(side, side.write_on(source, store, 1), store, figures[side.name])
+                    figures[side.name].stored = size_of(store) - before
+                    if number == 0:
+                        self.restore_once(side, source, store, Figures())
+                finally:
+                    if change:
+                        change.undo()
+                self.clear(store)
+        return figures
+
     def restore(self, source: Path, stores: dict[str, Path]) -> Row:
         figures = {side.name: Figures() for side in self.sides}
-        wanted = {file.name: file for file in files_below(source)}
         for _ in range(self.runs):
             for side in self.sides:
-                into, store = self.fresh(), stores[side.name]
-                side.lay_out(store, into)
-                laid_out = set(files_below(into))
-                warm(store)
-                self.timed(side, side.restore(store, into), into, figures[side.name])
-                restored = {file.name: file for file in files_below(into) if file not in laid_out}
-                if restored.keys() != wanted.keys() or any(
-                    not filecmp.cmp(file, restored[name], shallow=False) for name, file in wanted.items()
-                ):
-                    sys.exit(f"not reported: what {side.name} restored differs from its source")
-                self.clear(into)
+                self.restore_once(side, source, stores[side.name], figures[side.name])
         return figures
+
+    def restore_once(self, side: Side, source: Path, store: Path, figures: Figures) -> None:
+        wanted = {file.name: file for file in files_below(source)}
+        into = self.fresh()
+        side.lay_out(store, into)
+        laid_out = set(files_below(into))
+        warm(store)
+        self.timed(side, side.restore(store, into), into, figures)
+        restored = {file.name: file for file in files_below(into) if file not in laid_out}
+        if restored.keys() != wanted.keys() or any(
+            not filecmp.cmp(file, restored[name], shallow=False) for name, file in wanted.items()
+        ):
+            sys.exit(f"not reported: what {side.name} restored differs from its source")
+        self.clear(into)
 
     def clear(self, place: Path) -> None:
         """Removes what is large; many small files stay until the end."""

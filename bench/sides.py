@@ -32,6 +32,7 @@ class Side:
 
     # Runs that write the same blobs have this in common; None: what is stored differs from run to run.
     naming: str | None = None
+    remembers = False  # a second run stores only what is new
 
     def environment(self) -> dict[str, str]:
         return {}
@@ -43,6 +44,11 @@ class Side:
     def write(self, source: Path, store: Path) -> Pipeline:
         """To be run in `store`, which is empty but for what `prepare` has left there."""
         raise NotImplementedError
+
+    def write_on(self, source: Path, store: Path, number: int) -> Pipeline:
+        """Run `number` (0 or 1) of two into the same store, of those that remember; what `restore` brings back is the
+        second."""
+        return self.write(source, store)
 
     def lay_out(self, store: Path, into: Path) -> None:
         """Puts what `restore` expects there into the empty directory `into`; it is not timed."""
@@ -74,12 +80,23 @@ class Pog(Side):
         return [[*self.command, f"--keyfile={keyfile(self.home)}", "--decrypt", manifest.name]]
 
 
+@dataclass(frozen=True)
 class Pogfast(Side):
-    """Our own command, without its cache: every run is a first run."""
+    """Our own command; without its cache, so that every run is a first run."""
+
+    options: tuple[str, ...] = ()  # of create
+    remembers = True
+
+    def create(self, source: Path, store: Path, *words: str) -> Pipeline:
+        key = str(keyfile(self.home))
+        command = [*self.command, "create", str(source), "--to", str(store), "--keyfile", key]
+        return [[*command, *self.options, *words]]
 
     def write(self, source: Path, store: Path) -> Pipeline:
-        key = str(keyfile(self.home))
-        return [[*self.command, "create", str(source), "--to", str(store), "--keyfile", key, "--no-cache"]]
+        return self.create(source, store, "--no-cache")
+
+    def write_on(self, source: Path, store: Path, number: int) -> Pipeline:
+        return self.create(source, store, f"--cache-dir={self.home / 'cache'}")
 
     def restore(self, store: Path, into: Path) -> Pipeline:
         key = str(keyfile(self.home))
@@ -118,6 +135,8 @@ class Age(Side):
 
 
 class Restic(Side):
+    remembers = True
+
     def environment(self) -> dict[str, str]:
         return {"RESTIC_PASSWORD": PASSWORD}
 
@@ -135,6 +154,8 @@ class Restic(Side):
 
 
 class Borg(Side):
+    remembers = True
+
     def environment(self) -> dict[str, str]:
         # Its caches are those of a user who has only this repository.
         return {"BORG_PASSPHRASE": PASSWORD, "BORG_BASE_DIR": str(self.home / "borg")}
@@ -143,10 +164,31 @@ class Borg(Side):
         return [[*self.command, "init", "--encryption", "repokey", str(store)]]
 
     def write(self, source: Path, store: Path) -> Pipeline:
-        return [[*self.command, "create", "--compression", "zstd,3", f"{store}::archive", str(source)]]
+        return self.write_on(source, store, 1)
+
+    def write_on(self, source: Path, store: Path, number: int) -> Pipeline:
+        archive = f"{store}::{['first', 'archive'][number]}"
+        return [[*self.command, "create", "--compression", "zstd,3", archive, str(source)]]
 
     def restore(self, store: Path, into: Path) -> Pipeline:
         return [[*self.command, "extract", f"{store}::archive"]]
+
+
+class Rclone(Side):
+    """rclone's crypt, which boxes as we do. It neither compresses nor finds what is the same."""
+
+    def remote(self, store: Path) -> str:
+        return str(store)
+
+    def crypt(self, store: Path) -> list[str]:
+        secret = subprocess.check_output([self.command[0], "obscure", PASSWORD], text=True).strip()
+        return [f"--crypt-remote={self.remote(store)}", f"--crypt-password={secret}", "--transfers=8"]
+
+    def write(self, source: Path, store: Path) -> Pipeline:
+        return [[*self.command, "copy", str(source), ":crypt:", *self.crypt(store)]]
+
+    def restore(self, store: Path, into: Path) -> Pipeline:
+        return [[*self.command, "copy", ":crypt:", str(into), *self.crypt(store)]]
 
 
 # ---- who is here ---------------------------------------------------------------------------------------------------
@@ -166,20 +208,13 @@ def pogfast(home: Path) -> Side:
     return Pogfast("pogfast", our("pogfast"), home)
 
 
+def fastcdc(home: Path) -> Side:
+    return Pogfast("pogfast fastcdc", our("pogfast"), home, options=("--chunker=fastcdc",))
+
+
 def pogcli(home: Path) -> Side:
     place = environment_with(home, "pogcli-0.1.4", "pogcli==0.1.4")
     return Pog("pogcli 0.1.4", (str(place / "pog"),), home, naming="pog")
-
-
-def environment_with(home: Path, name: str, *packages: str) -> Path:
-    """The bin of an environment of its own, made once, with the zstandard that we use: its release decides the work."""
-    place = home / name
-    if not (place / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
-        wanted = [*packages, f"zstandard=={version('zstandard')}"]
-        subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
-        (place / "ready").touch()
-    return place / "bin"
 
 
 def age(home: Path) -> Side | None:
@@ -199,6 +234,22 @@ def borg(home: Path) -> Side | None:
     return Borg(name, ("borg",), home) if name else None
 
 
+def environment_with(home: Path, name: str, *packages: str) -> Path:
+    """The bin of an environment of its own, made once, with the zstandard that we use: its release decides the work."""
+    place = home / name
+    if not (place / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+        wanted = [*packages, f"zstandard=={version('zstandard')}"]
+        subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
+        (place / "ready").touch()
+    return place / "bin"
+
+
+def rclone(home: Path) -> Side | None:
+    name = released("rclone", "rclone", "version")
+    return Rclone(f"{name} crypt", ("rclone", "--config", os.devnull), home) if name else None
+
+
 def installed(program: str) -> bool:
     return shutil.which(program) is not None
 
@@ -213,9 +264,11 @@ def released(program: str, *command: str) -> str:
 
 SIDES: dict[str, Callable[[Path], Side | None]] = {
     "pogfast": pogfast,
+    "fastcdc": fastcdc,
     "pog": pog,
     "pogcli": pogcli,
     "age": age,
     "restic": restic,
     "borg": borg,
+    "rclone": rclone,
 }

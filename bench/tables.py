@@ -16,6 +16,8 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 README = HERE.parent / "README.md"
 OURS = "pogfast"  # the side that all peers are held against
+LIMIT = "limit"  # of the machine, as limit.py computes it
+AGAIN = "A second run into the same store"
 
 
 def pair_table(title: str, rows: dict[str, Row], mine: str, theirs: str) -> str:

@@ -57,6 +57,9 @@ POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist loadfile \
 say "every benchmark once, on tiny data"
 run_tests "$work/wheel" --benchmark-disable "$checkout/bench"
 "$work/wheel/bin/python" bench/compare.py --scale 0.002 --runs 1 --dir "$work/bench"
+"$work/wheel/bin/python" bench/limit.py --scale 0.002 --runs 1 --dir "$work/bench"
+"$work/wheel/bin/python" bench/model.py --scale 0.002 --runs 1 --dir "$work/bench"
+"$work/wheel/bin/python" bench/services.py --scale 0.002 --runs 1 --dir "$work/bench"
 
 say "the tests on the wheel"
 run_tests "$work/wheel" -n auto --dist loadfile . "$@"

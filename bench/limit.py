@@ -1,0 +1,330 @@
+"""What this machine could do at best, step by step, and how near `pogfast` comes to it on one core and on all.
+
+    python bench/limit.py [--write] [--only random,tar] [--runs 5] [--scale 1] [--dir DIR]
+
+Each step is measured alone, with the same libraries and in pieces that stay in a core's cache: reading from memory and
+from the disk, zstd (as pogfast sets it, on the data itself; nothing where the data does not compress), sha256, the box,
+writing. The limit of a workload is the CPU time of its steps, shared by the cores, or the time that the disk takes to
+write, whichever is longer. Nothing waits for anything in it, no page is touched for the first time, and no interpreter
+starts. What starting takes is measured as well: the time of an archive of one empty file.
+
+For small files the limit is floor.c, run in alternation with pogfast: a C program that reads each and writes as many
+bytes to a file of their own, since the format has a blob for each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import zstandard
+from data import files_below, make_data, title
+from machine import check, cores, machine, parser_of
+from nacl import bindings
+from nacl._sodium import ffi, lib
+from runs import Bench, Figures
+from sides import Pogfast, Side, our
+from tables import put_into_results, spread
+
+LARGE = ("random", "tar")
+WORKLOADS = (*LARGE, "small")
+PIECE = 256 << 10
+CHUNK = 50_000_000
+SAMPLE = 4 * CHUNK  # bytes of a workload that zstd is measured on
+WRITTEN = 1 << 29  # bytes, to learn what the disk takes
+DIRECT = 4 << 20  # bytes of one write past the page cache
+RUNS = 5
+FLOOR = 1.03  # plain bytes for a compressed one: with less the engine stores data as it is
+
+
+@dataclass
+class Steps:
+    """Bytes a second of each step on one core; the disk's are by the clock, all others CPU time."""
+
+    read: float
+    copy: float
+    sha256: float
+    box: float
+    open_box: float
+    write: float
+    disk_read: float
+    disk_write: float
+
+
+@dataclass
+class Content:
+    """What zstd does with a workload: plain bytes a second on one core, infinite where it is not asked."""
+
+    size: int
+    stored: int
+    compress: float
+    decompress: float
+
+
+def fastest(act: Callable[[], object], size: int, clock: Callable[[], float] = time.process_time) -> float:
+    """Bytes a second, the best of some runs."""
+    best = 0.0
+    for _ in range(RUNS):
+        started = clock()
+        act()
+        best = max(best, size / max(clock() - started, 1e-9))
+    return best
+
+
+def measure_steps(place: Path) -> Steps:
+    rounds = 400
+    source, key, nonce = os.urandom(PIECE), os.urandom(32), os.urandom(24)
+    sealed = ffi.new("unsigned char[]", PIECE + bindings.crypto_secretbox_MACBYTES)
+    opened = ffi.new("unsigned char[]", PIECE)
+
+    def box() -> None:
+        for _ in range(rounds):
+            lib.crypto_secretbox_easy(sealed, source, PIECE, nonce, key)
+
+    def open_box() -> None:
+        for _ in range(rounds):
+            assert lib.crypto_secretbox_open_easy(opened, sealed, len(sealed), nonce, key) == 0
+
+    def sha256() -> None:
+        digest = hashlib.sha256()
+        for _ in range(rounds):
+            digest.update(source)
+
+    far, near = bytearray(os.urandom(WRITTEN)), bytearray(PIECE)
+
+    def copy() -> None:
+        view = memoryview(far)
+        for at in range(0, len(far), PIECE):
+            near[:] = view[at : at + PIECE]
+
+    size = rounds * PIECE
+    file = place / "limit"
+    disk_write, write = measure_writing(file)
+    disk_read = fastest(lambda: read_cold(file), WRITTEN, time.perf_counter)
+    read = fastest(lambda: read_all(file), WRITTEN)
+    file.unlink()
+    return Steps(
+        read,
+        fastest(copy, len(far)),
+        fastest(sha256, size),
+        fastest(box, size),
+        fastest(open_box, size),
+        write,
+        disk_read,
+        disk_write,
+    )
+
+
+def read_all(file: Path) -> None:
+    buffer = bytearray(PIECE)
+    with file.open("rb", buffering=0) as source:
+        while source.readinto(buffer):
+            pass
+
+
+def read_cold(file: Path) -> None:
+    """From the disk: the page cache is asked to forget the file first."""
+    with file.open("rb") as source:
+        os.fsync(source.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    read_all(file)
+
+
+def measure_writing(file: Path) -> tuple[float, float]:
+    """(by the clock, CPU time): until it is on the disk, around the page cache where that can be."""
+    buffer = mmap.mmap(-1, DIRECT)
+    buffer.write(os.urandom(DIRECT))
+    direct = getattr(os, "O_DIRECT", 0)
+
+    def write() -> None:
+        try:
+            target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | direct)
+        except OSError:
+            target = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for _ in range(WRITTEN // DIRECT):
+            os.write(target, buffer)
+        os.fsync(target)
+        os.close(target)
+
+    return fastest(write, WRITTEN, time.perf_counter), fastest(write, WRITTEN)
+
+
+def measure_content(source: Path) -> Content:
+    """Of a workload of large files."""
+    size = sum(file.stat().st_size for file in files_below(source))
+    data = b""
+    for file in files_below(source):
+        with file.open("rb") as opened:
+            data += opened.read(SAMPLE - len(data))
+    chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
+    settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=23, hash_log=17, chain_log=15, min_match=6)
+    compressor, decompressor = zstandard.ZstdCompressor(compression_params=settings), zstandard.ZstdDecompressor()
+    frames = [compressor.compress(chunk) for chunk in chunks]
+    ratio = len(data) / sum(map(len, frames))
+    if ratio < FLOOR:
+        return Content(size, size, float("inf"), float("inf"))
+    compress = fastest(lambda: [compressor.compress(chunk) for chunk in chunks], len(data))
+    decompress = fastest(lambda: [decompressor.decompress(frame) for frame in frames], len(data))
+    return Content(size, int(size / ratio), compress, decompress)
+
+
+def limit_of_writing(steps: Steps, content: Content, cores: int) -> float:
+    """Seconds."""
+    plain = 1 / steps.read + 1 / content.compress
+    stored = 1 / steps.sha256 + 1 / steps.box + 1 / steps.write
+    return max((content.size * plain + content.stored * stored) / cores, content.stored / steps.disk_write)
+
+
+def limit_of_restoring(steps: Steps, content: Content, cores: int) -> float:
+    """Seconds. What was stored as it is, is copied once from where it was decrypted, or written from there."""
+    stored = 1 / steps.read + 1 / steps.open_box + 1 / steps.sha256
+    plain = 1 / content.decompress + 1 / steps.write
+    return max((content.stored * stored + content.size * plain) / cores, content.size / steps.disk_write)
+
+
+# ---- pogfast beside it ---------------------------------------------------------------------------------------------
+
+
+class OnCores(Pogfast):
+    """pogfast, kept to some of the cores."""
+
+    def write(self, source: Path, store: Path) -> list[list[str]]:
+        return [self.kept(command) for command in super().write(source, store)]
+
+    def restore(self, store: Path, into: Path) -> list[list[str]]:
+        return [self.kept(command) for command in super().restore(store, into)]
+
+    @property
+    def cores(self) -> int:
+        return int(self.name.split()[-1])
+
+    def kept(self, command: list[str]) -> list[str]:
+        return ["taskset", "-c", f"0-{self.cores - 1}", *command] if shutil.which("taskset") else command
+
+
+class Floor(Side):
+    """floor.c, and cp for the way back: a copy of each file by its name."""
+
+    def write(self, source: Path, store: Path) -> list[list[str]]:
+        words = [*self.command, str(cores()), str(store)]
+        return [["find", str(source), "-type", "f"], words]
+
+    def restore(self, store: Path, into: Path) -> list[list[str]]:
+        raise NotImplementedError
+
+
+def floor(home: Path) -> Side:
+    """Compiled for the run."""
+    program = home / "floor"
+    subprocess.run(["cc", "-O2", "-pthread", "-o", program, Path(__file__).with_name("floor.c")], check=True)
+    return Floor("floor.c", (str(program),), home)
+
+
+def measure(home: Path, workloads: list[str], runs: int, scale: float) -> str:
+    sides = [OnCores(f"pogfast, cores: {n}", our("pogfast"), home) for n in sorted({1, cores()})]
+    bench = Bench(home, tuple(sides), runs)
+    try:
+        steps = measure_steps(bench.outputs)
+        text = steps_table(steps) + FAR
+        starts = {name: min(figures.wall) for name, figures in start_up(bench).items()}
+        for workload in workloads:
+            source = make_data(home, workload, scale)
+            if workload == "small":
+                text += small_rows(home, source, runs, title(workload, scale), starts)
+            else:
+                text += large_rows(bench, source, steps, title(workload, scale), starts)
+    finally:
+        shutil.rmtree(bench.outputs)
+    return text
+
+
+FAR = """
+### How far from the limit
+
+| | cores | limit s | pogfast s, min (median) | share of the limit | without starting |
+|---|---|---|---|---|---|
+"""
+
+
+def large_rows(bench: Bench, source: Path, steps: Steps, name: str, starts: dict[str, float]) -> str:
+    content = measure_content(source)
+    written, stores = bench.write(source)
+    restored = bench.restore(source, stores)
+    for store in stores.values():
+        bench.clear(store)
+    rows = ""
+    for what, row, limit in (("writing", written, limit_of_writing), ("restoring", restored, limit_of_restoring)):
+        for side, figures in row.items():
+            number = int(side.split()[-1])
+            rows += far_row(f"{name}: {what}", number, limit(steps, content, number), figures, starts[side])
+    zstd = "zstd is not asked" if content.compress == float("inf") else f"zstd {speed(content.compress)}"
+    back = "" if content.compress == float("inf") else f", back {speed(content.decompress)}"
+    return f"{rows}| {name}: {zstd}{back} | | | | | |\n"
+
+
+def small_rows(home: Path, source: Path, runs: int, name: str, starts: dict[str, float]) -> str:
+    side = OnCores(f"pogfast, cores: {cores()}", our("pogfast"), home)
+    bench = Bench(home, (floor(home), side), runs)
+    try:
+        written, _ = bench.write(source)
+    finally:
+        shutil.rmtree(bench.outputs)
+    best = min(written["floor.c"].wall)
+    return far_row(f"{name}: writing (limit: floor.c)", cores(), best, written[side.name], starts[side.name])
+
+
+def far_row(what: str, number: int, best: float, figures: Figures, started: float) -> str:
+    least = min(figures.wall)
+    shares = f"{best / least:.2f} | {best / max(least - started, best / 10):.2f}"
+    return f"| {what} | {number} | {best:.2f} | {spread(figures.wall)} | {shares} |\n"
+
+
+def start_up(bench: Bench) -> dict[str, Figures]:
+    """What an archive of one empty file takes."""
+    source = bench.fresh()
+    (source / "empty").touch()
+    figures, _ = bench.write(source)
+    return figures
+
+
+def steps_table(steps: Steps) -> str:
+    names = [
+        "read from memory",
+        "copy",
+        "sha256",
+        "box",
+        "open a box",
+        "write (CPU)",
+        "read from the disk",
+        "write to it",
+    ]
+    values = " | ".join(speed(value) for value in vars(steps).values())
+    return f"### The steps alone, on one core\n\n| {' | '.join(names)} |\n{'|---' * len(names)}|\n| {values} |\n"
+
+
+def speed(value: float) -> str:
+    return f"{value / 1e9:.2f} GB/s"
+
+
+def main() -> None:
+    parser = parser_of(__doc__, WORKLOADS)
+    options = parser.parse_args()
+    home = check(parser, options, only=WORKLOADS)
+    text = (
+        f"{machine(options, 'bench/limit.py')}\n{measure(home, options.only.split(','), options.runs, options.scale)}"
+    )
+    print(text)
+    if options.write:
+        put_into_results("limit", text)
+
+
+if __name__ == "__main__":
+    main()

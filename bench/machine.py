@@ -1,0 +1,66 @@
+"""When, on what and how something was measured, in a line, without the places where this machine keeps its data.
+
+And the options that every program here has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+TOLD = ("only", "sides", "runs", "scale")  # options that belong to a command as it is told
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def machine(options: argparse.Namespace, program: str) -> str:
+    import zstandard
+
+    models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    release = ".".join(map(str, zstandard.ZSTD_VERSION))
+    said = {word: value for word, value in vars(options).items() if word in TOLD and (word, value) != ("scale", 1)}
+    command = " ".join([f"python {program}", *(f"--{word} {value}" for word, value in said.items())])
+    return (
+        f"{datetime.date.today().isoformat()}, {models[0] if models else platform.machine()}, {cores()} cores, "
+        f"{platform.system()} {platform.release()}, "
+        f"Python {platform.python_version()}, zstd {release} (zstandard {zstandard.__version__}), "
+        f"{options.runs} runs of each side in alternation. Command: `{command}`\n"
+    )
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def parser_of(description: str | None, only: Collection[str], sides: Collection[str] = ()) -> argparse.ArgumentParser:
+    """What every program takes; `only` and `sides` are all that there are, and what is done where nothing is said."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(only), help="which of these, separated by commas")
+    if sides:
+        parser.add_argument("--sides", default=",".join(sides), help="whom to compare, separated by commas")
+    parser.add_argument("--runs", type=int, default=5, help="of each side")
+    parser.add_argument("--scale", type=float, default=1, help="of the data; 1 is what RESULTS.md shows")
+    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "pogfast-bench", help="for data")
+    parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
+    return parser
+
+
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **known: Collection[str]) -> Path:
+    """Ends the program for what cannot be meant. Returns the directory for data, made."""
+    for word, all_of_them in known.items():
+        if unknown := set(getattr(options, word).split(",")) - set(all_of_them):
+            parser.error(f"--{word} is not of {', '.join(all_of_them)}: {', '.join(sorted(unknown))}")
+    if options.write and options.scale != 1:
+        parser.error("--write is for the whole data: RESULTS.md shows what a user would see")
+    if options.runs < 1:
+        parser.error("--runs is at least 1")
+    home: Path = options.dir.absolute()
+    home.mkdir(parents=True, exist_ok=True)
+    return home
