@@ -3,10 +3,10 @@
     python bench/model.py [--write] [--runs 5] [--scale 1] [--dir DIR]
 
 Measured here: the steps of limit.py, what a chunk of a large file costs the one Python thread that hears of it (a
-sparse file in many chunks: holes need no other work), what an unchanged small file costs it, and how fast one core finds
-cuts by content. Reckoned: the cores' steps side by side (they share nothing but a lock that is held for a microsecond a
-chunk), against that thread, a disk and a network of a given speed, and memory. So a figure for 64 cores is no
-measurement: it says what would bind first. The speed of memory is taken as this machine's for every four cores.
+sparse file in many chunks: holes need no other work), what an unchanged small file costs it, and how fast one core
+finds cuts by content. Reckoned: the cores' steps side by side (they share nothing but a lock that is held for a
+microsecond a chunk), against that thread, a disk and a network of a given speed, and memory. So a figure for 64 cores
+is no measurement: it says what would bind first. The speed of memory is taken as this machine's for every four cores.
 """
 
 from __future__ import annotations

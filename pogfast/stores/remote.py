@@ -407,8 +407,8 @@ class _Reading:
                 if self.got:  # it is another object now: its beginning was not asked for
                     self.data, self.got = None, 0
                     raise TryAgain(f"{self.path} in {self.service.label} changes while it is read")
-                self.data = _Held(body.size)
-                self.data.hold(self.flow, self.urgent)
+                self.flow.take(body.size, self.urgent)  # before there is memory for it: to make it touches all of it
+                self.data = _Held(self.flow, body.size)
             view = memoryview(self.data)
             while self.got < body.size:
                 n = body.readinto(view[self.got : self.got + PIECE])
@@ -423,15 +423,12 @@ class _Reading:
 class _Held(bytearray):
     """Bytes that count as on their way for as long as somebody has them."""
 
-    flow: _Flow | None = None
-
-    def hold(self, flow: _Flow, urgent: Callable[[], bool]) -> None:
-        flow.take(len(self), urgent)
-        self.flow = flow
+    def __init__(self, flow: _Flow, size: int) -> None:
+        self.flow, self.size = flow, size
+        super().__init__(size)
 
     def __del__(self) -> None:
-        if self.flow is not None:
-            self.flow.give_back(len(self))
+        self.flow.give_back(self.size)
 
 
 class _Flow:
