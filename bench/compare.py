@@ -1,4 +1,4 @@
-"""Compares `pog` and `pogfast` with pogcli 0.1.4, `zstd | age`, restic, borg and rclone, in alternation, on the same data.
+"""Compares `pog` and `pogfast` with pogcli 0.1.4, `zstd | age`, restic, borg and rclone, in alternation.
 
     python bench/compare.py [--write] [--only random,tar,small,memory,again,help,large] [--runs 5] [--scale 1]
                             [--sides pogfast,fastcdc,pog,pogcli,age,restic,borg,rclone] [--dir DIR]
