@@ -1,12 +1,12 @@
 """pogfast: file encryption and backup at the speed of the machine, in the format of pog.
 
-`create`, `restore`, `check`, `copy`, `prune`, `undelete`, `open_archive`, `open_store`, `Key` and `errors` are the
-commands' words as a Python interface. Importing the package imports nothing else, since a command must be able to
+`create`, `restore`, `check`, `copy`, `prune`, `undelete`, `tune`, `open_archive`, `open_store`, `Key` and `errors` are
+the commands' words as a Python interface. Importing the package imports nothing else, since a command must be able to
 answer --help at once: each name is looked up in its module when it is used. __init__.pyi tells type checkers what they
 are.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
 __all__ = [
     "Key",
     "__version__",
@@ -18,6 +18,7 @@ __all__ = [
     "open_store",
     "prune",
     "restore",
+    "tune",
     "undelete",
 ]
 
@@ -31,6 +32,7 @@ PUBLIC = {
     "open_store": "pogfast.stores",
     "prune": "pogfast.pruning",
     "restore": "pogfast.recovery",
+    "tune": "pogfast.tuning",
     "undelete": "pogfast.pruning",
 }
 

@@ -10,6 +10,7 @@ from pogfast.pruning import prune as prune
 from pogfast.pruning import undelete as undelete
 from pogfast.recovery import restore as restore
 from pogfast.stores import open_store as open_store
+from pogfast.tuning import tune as tune
 
 __version__: str
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "open_store",
     "prune",
     "restore",
+    "tune",
     "undelete",
 ]

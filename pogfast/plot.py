@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pogfast.errors import UsageError
-from pogfast.tune import Figures
+from pogfast.tuning import Figures
 
 try:
     import matplotlib

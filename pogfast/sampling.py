@@ -1,4 +1,4 @@
-"""What tune.py measures with: all files of a tree, or where that is too much a sample that is like it.
+"""What tuning.py measures with: all files of a tree, or where that is too much a sample that is like it.
 
 The unit is a file, of large files a long part; each is as likely to be taken as any other, so that small files, large
 ones, and what is in them have the share that they have in the whole. Parts are copied, whole files read where they are.

@@ -1,4 +1,4 @@
-"""One trial of tune.py: a whole create, or a whole restore of what it made, in a process of its own.
+"""One trial of tuning.py: a whole create, or a whole restore of what it made, in a process of its own.
 
 So its memory is its own, nothing is warm from the trial before, and one that runs out of memory ends alone. The key is
 made for the trial and thrown away: no secret of the user's is needed, and what is written is of no use to anybody. It

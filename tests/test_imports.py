@@ -154,11 +154,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "a whole create and a whole restore as a user has them: the one place that needs both",
     ),
     "sampling": ({"tree", "errors"}, "files and parts of them: nothing of blobs"),
-    "tune": (
+    "tuning": (
         {"trial", "sampling", "backup", "chunker", "keys", "sizes", "_engine", "errors"},
         "what is tried next, and what is best: never flags or printing",
     ),
-    "plot": ({"tune", "errors"}, "figures become a picture"),
+    "plot": ({"tuning", "errors"}, "figures become a picture"),
     "profiles": ({"errors"}, "a small file of settings: what they do is not its business"),
     "console": ({"errors"}, "lines and exit codes: no verb, and nothing that --help has no time for"),
     "prompt": ({"errors"}, "a password is asked for; what it becomes is for keys to know"),
@@ -209,7 +209,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "cli.tune": (
         {"cli.frame", "cli.options", "cli.output", "progress", "sizes", "errors"}
-        | {"tune", "trial", "sampling", "plot", "profiles", "stores.settings"},
+        | {"tuning", "trial", "sampling", "plot", "profiles", "stores.settings"},
         "tune: one library call, or one for each way to cut",
     ),
     "cli.read": (
@@ -254,7 +254,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "requests": "what b2sdk lets through when a connection breaks",
         "urllib3": "what it lets through when a body breaks off",
     },
-    "tune": {"numpy": "medians and quartiles"},
+    "tuning": {"numpy": "medians and quartiles"},
     "plot": {"matplotlib": "the picture; imported when one is asked for"},
     "opening": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
 }

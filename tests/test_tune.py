@@ -20,7 +20,7 @@ from pogfast.errors import NoSuchInput, PogfastError, StoreError, UsageError
 from pogfast.plot import unbeaten
 from pogfast.sampling import sample
 from pogfast.trial import Restored, Setting, Written, alone, write
-from pogfast.tune import Figures, choose
+from pogfast.tuning import Figures, choose
 
 QUICK = ("--levels=1,3", "--jobs=1", "--chunker=1MB", "--chunker=fastcdc:1MB")
 

@@ -1,6 +1,6 @@
 """`pogfast tune`: its options, and what it tells of what it measured.
 
-What is measured, and what is best, is in tune.py.
+What is measured, and what is best, is in tuning.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pogfast.progress import Display
     from pogfast.sampling import Sample
     from pogfast.trial import Setting
-    from pogfast.tune import Figures, Outcome
+    from pogfast.tuning import Figures, Outcome
 
 # Dollars a thousand requests to write, as AWS lists them for S3 Standard in us-east-1; Backblaze takes nothing for
 # them.
@@ -65,7 +65,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, **options: Any) -> None:
     """Find the chunks, the level and the jobs that fit your data and your store.
 
-    By trying them, on all of the data or a sample of it. Nothing is kept of what is written, and no key is needed. Takes a few minutes.
+    By trying them, on all of the data or a sample of it. Nothing is kept of what is written, and no key is needed.
+    Takes a few minutes.
     """
     output.during = "tune"
     if not paths:
@@ -84,11 +85,11 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
         from pogfast import plot as plotting
 
         plotting.check(plot)
-    from pogfast import tune as tuning
+    from pogfast import tuning
 
     options["jobs"] = options["jobs"] or ()
     with displayed(output, "tune", "tune") as display:
-        outcome = tuning.tune(paths, to, Report(output, display), most=options.pop("sample"), **options)
+        outcome = tuning.tune(paths, to, report=Report(output, display), most=options.pop("sample"), **options)
     _tell(output, outcome, _put_price(to, price))
     if plot:
         plotting.draw(outcome.figures, outcome.best, plot)
@@ -131,7 +132,7 @@ class Report:
 
     def stage(self, what: str, settings: int) -> None:
         from pogfast.progress import Counters
-        from pogfast.tune import ROUNDS
+        from pogfast.tuning import ROUNDS
 
         self.planned = self.done + settings * ROUNDS[0]
         self.display.watch(lambda: Counters(self.done, max(self.planned, self.done), 0, None, {}, "trial"))
@@ -205,7 +206,7 @@ def _tell(output: Output, outcome: Outcome, price: float | None) -> None:
 
 
 def _compare(output: Output, old: str, new: str, chunkers: tuple[str, ...]) -> None:
-    from pogfast import tune as tuning
+    from pogfast import tuning
 
     head = ["chunks", "old", "new alone", "new adds", "share", "blobs", "new blobs"]
     rows, best = [], None

@@ -113,6 +113,18 @@ class Report(Protocol):
     def problem(self, error: PogfastError) -> None: ...
 
 
+class Silent:
+    """A report to nobody."""
+
+    def sampled(self, sample: Sample) -> None: ...
+
+    def stage(self, what: str, settings: int) -> None: ...
+
+    def trial(self, figures: Figures) -> None: ...
+
+    def problem(self, error: PogfastError) -> None: ...
+
+
 class Outcome(NamedTuple):
     """What was measured, and the best of it."""
 
@@ -124,9 +136,9 @@ class Outcome(NamedTuple):
 
 def tune(
     paths: Sequence[str],
-    to: str | None,
-    report: Report,
+    to: str | None = None,
     *,
+    report: Report | None = None,
     most: int = SAMPLE,
     chunkers: Sequence[str] = (),
     levels: Sequence[int] = LEVELS,
@@ -140,6 +152,7 @@ def tune(
     """
     if aim not in get_args(Aim):
         raise UsageError(f"no such aim: {aim}", hint=", ".join(get_args(Aim)))
+    report = report or Silent()
     ways = [_way(text) for text in chunkers]
     for level in levels:
         Options(level=level)  # raises what cannot be, before anything is read
