@@ -141,12 +141,14 @@ def readme_peers(results: str) -> str:
     lines = [f"| seconds, the best runs | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for side in sides:
         if side != "pog":  # has a table of its own
-            cells = [peer(rows[f"{workload}: {side}"]) for workload in workloads for rows in (written, restored)]
+            found = [rows.get(f"{workload}: {side}") for workload in workloads for rows in (written, restored)]
+            cells = [peer(row) if row else "" for row in found]
             lines.append(f"| {side} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"In brackets how many times {OURS}'s seconds. {measured_on(results, 'peers')}: "
-        "[bench/RESULTS.md](bench/RESULTS.md) has the medians, CPU seconds, memory and stored sizes.",
+        f"In brackets how many times {OURS}'s seconds; `{LIMIT}`: the best this machine could do, by bench/limit.py. "
+        f"Age keeps no names and syncs no disk, rclone compresses nothing. {measured_on(results, 'peers')}: "
+        "[bench/RESULTS.md](bench/RESULTS.md) has medians, CPU time, memory, stored sizes, second runs, a picture.",
     ]
     return "\n".join(lines) + "\n"
 

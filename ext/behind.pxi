@@ -26,6 +26,8 @@ cdef class _Behind(_Storer):
 
     def start(self):
         cdef Py_ssize_t i, directories = 0
+        if self.threads:
+            return
         for i in range(self.sink_count):
             directories += self.directories[i] != NULL
         self.all_drafts = directories == self.sink_count

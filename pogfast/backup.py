@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
+from pogfast.beside import beside
 from pogfast.chunker import Chunker
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key
@@ -328,9 +329,8 @@ class _Run:
         if not self.options.count_ahead:
             yield
             return
-        ended = threading.Event()
 
-        def count() -> None:
+        def count(ended: threading.Event) -> None:
             files = size = 0
             for node in tree.walk(self.paths, self.options.selection, base=self.options.base, tell=lambda what: None):
                 if ended.is_set():
@@ -340,13 +340,8 @@ class _Run:
                     size += node.stat.st_size
             self.totals = files, size
 
-        thread = threading.Thread(target=count, name="pogfast-count", daemon=True)
-        thread.start()
-        try:
+        with beside(count, "pogfast-count"):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
     def _sources(self) -> Iterator[bytes | Known]:
         """What the engine is to read, in the order of the archive; the rest is dealt with here."""

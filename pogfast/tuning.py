@@ -252,6 +252,8 @@ def _scratch(to: str | None) -> Iterator[tuple[str, str]]:
                     trial.empty(store)
         return
     home = None
+    if to is not None and "," in to:
+        raise UsageError(f"{to}: one store can be measured with at a time")
     if to is not None:
         path = to.removeprefix("local:")
         home = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))

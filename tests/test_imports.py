@@ -62,7 +62,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "several stores as one to read from: no key, and of which kinds they are is not its business",
     ),
     "stores.targets": (
-        {"stores", "stores.local", "_engine", "errors"},
+        {"beside", "stores", "stores.local", "_engine", "errors"},
         "several stores as one: of which kinds is not its business",
     ),
     "stores.program": ({"stores.local", "errors"}, "a store knows no other, and a program takes whole files"),
@@ -136,6 +136,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {
             "",
             "sealing",
+            "beside",
             "chunker",
             "tree",
             "metadata",
@@ -160,6 +161,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "plot": ({"tuning", "errors"}, "figures become a picture"),
     "profiles": ({"errors"}, "a small file of settings: what they do is not its business"),
+    "beside": (set(), "a thread beside a block: it knows neither"),
     "console": ({"errors"}, "lines and exit codes: no verb, and nothing that --help has no time for"),
     "prompt": ({"errors"}, "a password is asked for; what it becomes is for keys to know"),
     "sizes": ({"errors"}, "text and numbers of bytes"),

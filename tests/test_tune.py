@@ -147,6 +147,7 @@ def test_there_is_no_such_profile(data: Path, pogfast: Runner) -> None:
         (["data", "--save=.hidden"], "no name for a profile"),
         (["data", "--to=data/words"], "is a file"),
         (["data", "--to=none/none"], "cannot write to"),
+        (["data", "--to=a,b"], "one store can be measured with at a time"),
         (["data", "--compare"], "--compare takes two paths"),
         (["data", "data", "--compare", "--to=x"], "--compare takes two paths"),
     ],

@@ -44,15 +44,22 @@ def _set(context: click.Context, parameter: click.Parameter, value: Any) -> None
         settings.change(**{str(parameter.name): value})
 
 
-def _service(name: str, **more: Any) -> Callable[[Any], Any]:
-    return click.option(name, **more, expose_value=False, callback=_set)
+def _service(*names: str, **more: Any) -> Callable[[Any], Any]:
+    return click.option(*names, **more, expose_value=False, callback=_set)
 
 
 service_options = apply(
     [
         _service("--s3-endpoint", metavar="URL", help="An S3 service other than AWS."),
         _service("--b2-realm", metavar="URL", help="A B2 service other than Backblaze's."),
-        _service("--parallel", metavar="N", type=click.IntRange(1, 64), help="Requests to a service at a time.  [8]"),
+        _service(
+            "--uploads",
+            "--parallel",
+            "parallel",
+            metavar="N",
+            type=click.IntRange(1, 64),
+            help="Requests to a service at a time.  [8]",
+        ),
         _service(
             "--retry-for",
             metavar="SECONDS",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pogfast.beside import beside
 from pogfast.errors import StoreError, StoreLost
 from pogfast.stores.local import SWEEPING, SWEPT
 
@@ -111,9 +112,8 @@ class Targets:
         """While blobs are put, of which `blobs` is the number so far: now and then what is there goes to the disk,
         beside the work. 20,000 small files would else be waited for a quarter of a second in the end. (Large blobs go
         there as they are made: a sync would only be in their way.)"""
-        ended = threading.Event()
 
-        def settle() -> None:
+        def settle(ended: threading.Event) -> None:
             settled = 0
             while not ended.wait(SETTLE):
                 if blobs() - settled >= MANY:
@@ -121,13 +121,8 @@ class Targets:
                     for target in list(self.left):
                         target.begin_durable()
 
-        thread = threading.Thread(target=settle, name="pogfast-settle", daemon=True)
-        thread.start()
-        try:
+        with beside(settle, "pogfast-settle"):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
     def each(self, act: Callable[[Target], object]) -> None:
         """Does something with every target that is left. Raises StoreError."""
