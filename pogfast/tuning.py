@@ -214,7 +214,8 @@ class _Bench:
     def best(self, what: str, settings: Sequence[Setting], aim: Aim) -> Figures:
         """The best of some settings, after as many rounds as it takes."""
         fresh = [setting for setting in settings if setting not in self.figures]
-        self.report.stage(what, len(fresh))
+        if fresh:
+            self.report.stage(what, len(fresh))
         for setting in fresh:
             self.figures[setting] = Figures(setting)
         for number in range(ROUNDS[1]):

@@ -201,7 +201,6 @@ def _tell(output: Output, outcome: Outcome, price: float | None) -> None:
         row += [f"{each.memory / 1e6:.0f}", f"{each.blobs_a_terabyte:,.0f}"]
         rows.append(row if cost is None else [*row, f"{cost:.2f}"])
     if not output.json:
-        output.answer("")
         output.table(head, rows, set(range(1, len(head))))
 
 
