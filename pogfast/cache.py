@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from pogfast._engine import random_bytes
 from pogfast.keys import Key
+from pogfast.places import of_user
 
 VERSION = 1  # of the rows' meaning; another one is thrown away
 SCHEMA = (
@@ -374,12 +375,7 @@ class Cache:
 
 def default_directory() -> str:
     """$POGFAST_CACHE_DIR, else pogfast's place among the user's caches; empty for a user without a home."""
-    if directory := os.environ.get("POGFAST_CACHE_DIR"):
-        return directory
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    if not os.path.isabs(base):  # the XDG specification has relative ones ignored
-        base = os.path.expanduser("~/Library/Caches" if sys.platform == "darwin" else "~/.cache")
-    return os.path.join(base, "pogfast") if os.path.isabs(base) else ""
+    return of_user("POGFAST_CACHE_DIR", "XDG_CACHE_HOME", "~/Library/Caches", "~/.cache")
 
 
 def _make_directory(path: str) -> None:

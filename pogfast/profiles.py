@@ -7,10 +7,10 @@ do.
 from __future__ import annotations
 
 import os
-import sys
 import tomllib
 
 from pogfast.errors import UsageError
+from pogfast.places import of_user
 
 # What a profile can hold, by create's words.
 WORDS: dict[str, type] = {"chunker": str, "chunk_size": int, "level": int, "jobs": int}
@@ -19,12 +19,7 @@ SUFFIX = ".toml"
 
 def directory() -> str:
     """$POGFAST_CONFIG_DIR, else pogfast's place among the user's settings; empty for a user without a home."""
-    if chosen := os.environ.get("POGFAST_CONFIG_DIR"):
-        return chosen
-    base = os.environ.get("XDG_CONFIG_HOME", "")
-    if not os.path.isabs(base):  # the XDG specification has relative ones ignored
-        base = os.path.expanduser("~/Library/Application Support" if sys.platform == "darwin" else "~/.config")
-    return os.path.join(base, "pogfast") if os.path.isabs(base) else ""
+    return of_user("POGFAST_CONFIG_DIR", "XDG_CONFIG_HOME", "~/Library/Application Support", "~/.config")
 
 
 def path_of(name: str) -> str:

@@ -23,6 +23,7 @@ from pogfast.chunker import Chunker
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreError, UsageError
 from pogfast.keys import Key
 from pogfast.sampling import Sample, regular_files, sample
+from pogfast.sizes import parse_size
 from pogfast.trial import Restored, Setting, Written
 
 try:
@@ -152,6 +153,8 @@ def tune(
     """
     if aim not in get_args(Aim):
         raise UsageError(f"no such aim: {aim}", hint=", ".join(get_args(Aim)))
+    if not levels:
+        raise UsageError("there is no level to try")
     report = report or Silent()
     ways = [_way(text) for text in chunkers]
     for level in levels:
@@ -179,12 +182,9 @@ def tune(
 
 def _way(text: str) -> tuple[str, int]:
     """(chunker, chunk size) of what a user writes: 50MB, fastcdc:4MB. Raises UsageError."""
-    from pogfast.sizes import parse_size
-
     if text.startswith("fastcdc"):
-        options = Options(chunker=text)
-        return text, options.chunk_size
-    return "fixed", parse_size("--chunkers", text)
+        return text, Options(chunker=text).chunk_size
+    return "fixed", parse_size("--chunker", text)
 
 
 def _worth_trying(largest: int) -> list[tuple[str, int]]:

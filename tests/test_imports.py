@@ -26,7 +26,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "_engine": ({"errors"}, "the engine knows blobs only: no manifest, no path policy, no printing"),
     "selftest": ({"_engine", "errors"}, "it judges the kernels, and so must not go through anything above them"),
     "keys": ({"_engine", "errors"}, "a key wraps file keys wherever blobs and manifests lie"),
-    "cache": ({"keys", "_engine"}, "names by path and facts: whether a store holds them is for create to ask"),
+    "cache": (
+        {"keys", "places", "_engine"},
+        "names by path and facts: whether a store holds them is for create to ask",
+    ),
     "manifest": ({"keys", "_engine", "errors"}, "sealed bytes and back, without I/O"),
     "stores": (
         {
@@ -160,7 +163,8 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what is tried next, and what is best: never flags or printing",
     ),
     "plot": ({"tuning", "errors"}, "figures become a picture"),
-    "profiles": ({"errors"}, "a small file of settings: what they do is not its business"),
+    "profiles": ({"places", "errors"}, "a small file of settings: what they do is not its business"),
+    "places": (set(), "paths of the user's: what is kept there is not its business"),
     "beside": (set(), "a thread beside a block: it knows neither"),
     "console": ({"errors"}, "lines and exit codes: no verb, and nothing that --help has no time for"),
     "prompt": ({"errors"}, "a password is asked for; what it becomes is for keys to know"),
