@@ -26,12 +26,12 @@ from pathlib import Path
 
 import zstandard
 from data import files_below, make_data, title
-from machine import check, cores, machine, parser_of
+from machine import cores, make_tables
 from nacl import bindings
 from nacl._sodium import ffi, lib
 from runs import Bench, Figures
 from sides import Pogfast, Side, our
-from tables import put_into_results, spread
+from tables import spread
 
 LARGE = ("random", "tar")
 WORKLOADS = (*LARGE, "small")
@@ -193,8 +193,11 @@ def limit_of_restoring(steps: Steps, content: Content, cores: int) -> float:
 # ---- pogfast beside it ---------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
 class OnCores(Pogfast):
     """pogfast, kept to some of the cores."""
+
+    cores: int = 1
 
     def write(self, source: Path, store: Path) -> list[list[str]]:
         return [self.kept(command) for command in super().write(source, store)]
@@ -202,23 +205,16 @@ class OnCores(Pogfast):
     def restore(self, store: Path, into: Path) -> list[list[str]]:
         return [self.kept(command) for command in super().restore(store, into)]
 
-    @property
-    def cores(self) -> int:
-        return int(self.name.split()[-1])
-
     def kept(self, command: list[str]) -> list[str]:
         return ["taskset", "-c", f"0-{self.cores - 1}", *command] if shutil.which("taskset") else command
 
 
 class Floor(Side):
-    """floor.c, and cp for the way back: a copy of each file by its name."""
+    """floor.c, which has no way back."""
 
     def write(self, source: Path, store: Path) -> list[list[str]]:
         words = [*self.command, str(cores()), str(store)]
         return [["find", str(source), "-type", "f"], words]
-
-    def restore(self, store: Path, into: Path) -> list[list[str]]:
-        raise NotImplementedError
 
 
 def floor(home: Path) -> Side:
@@ -229,7 +225,7 @@ def floor(home: Path) -> Side:
 
 
 def measure(home: Path, workloads: list[str], runs: int, scale: float) -> str:
-    sides = [OnCores(f"pogfast, cores: {n}", our("pogfast"), home) for n in sorted({1, cores()})]
+    sides = [OnCores(f"pogfast, cores: {n}", our("pogfast"), home, cores=n) for n in sorted({1, cores()})]
     bench = Bench(home, tuple(sides), runs)
     try:
         steps = measure_steps(bench.outputs)
@@ -238,9 +234,9 @@ def measure(home: Path, workloads: list[str], runs: int, scale: float) -> str:
         for workload in workloads:
             source = make_data(home, workload, scale)
             if workload == "small":
-                text += small_rows(home, source, runs, title(workload, scale), starts)
+                text += small_rows(sides[-1], source, runs, title(workload, scale), starts)
             else:
-                text += large_rows(bench, source, steps, title(workload, scale), starts)
+                text += large_rows(bench, sides, source, steps, title(workload, scale), starts)
     finally:
         shutil.rmtree(bench.outputs)
     return text
@@ -254,7 +250,9 @@ FAR = """
 """
 
 
-def large_rows(bench: Bench, source: Path, steps: Steps, name: str, starts: dict[str, float]) -> str:
+def large_rows(
+    bench: Bench, sides: list[OnCores], source: Path, steps: Steps, name: str, starts: dict[str, float]
+) -> str:
     content = measure_content(source)
     written, stores = bench.write(source)
     restored = bench.restore(source, stores)
@@ -262,23 +260,22 @@ def large_rows(bench: Bench, source: Path, steps: Steps, name: str, starts: dict
         bench.clear(store)
     rows = ""
     for what, row, limit in (("writing", written, limit_of_writing), ("restoring", restored, limit_of_restoring)):
-        for side, figures in row.items():
-            number = int(side.split()[-1])
-            rows += far_row(f"{name}: {what}", number, limit(steps, content, number), figures, starts[side])
+        for side in sides:
+            best = limit(steps, content, side.cores)
+            rows += far_row(f"{name}: {what}", side.cores, best, row[side.name], starts[side.name])
     zstd = "zstd is not asked" if content.compress == float("inf") else f"zstd {speed(content.compress)}"
     back = "" if content.compress == float("inf") else f", back {speed(content.decompress)}"
     return f"{rows}| {name}: {zstd}{back} | | | | | |\n"
 
 
-def small_rows(home: Path, source: Path, runs: int, name: str, starts: dict[str, float]) -> str:
-    side = OnCores(f"pogfast, cores: {cores()}", our("pogfast"), home)
-    bench = Bench(home, (floor(home), side), runs)
+def small_rows(side: OnCores, source: Path, runs: int, name: str, starts: dict[str, float]) -> str:
+    bench = Bench(side.home, (floor(side.home), side), runs)
     try:
         written, _ = bench.write(source)
     finally:
         shutil.rmtree(bench.outputs)
     best = min(written["floor.c"].wall)
-    return far_row(f"{name}: writing (limit: floor.c)", cores(), best, written[side.name], starts[side.name])
+    return far_row(f"{name}: writing (limit: floor.c)", side.cores, best, written[side.name], starts[side.name])
 
 
 def far_row(what: str, number: int, best: float, figures: Figures, started: float) -> str:
@@ -314,17 +311,5 @@ def speed(value: float) -> str:
     return f"{value / 1e9:.2f} GB/s"
 
 
-def main() -> None:
-    parser = parser_of(__doc__, WORKLOADS)
-    options = parser.parse_args()
-    home = check(parser, options, only=WORKLOADS)
-    text = (
-        f"{machine(options, 'bench/limit.py')}\n{measure(home, options.only.split(','), options.runs, options.scale)}"
-    )
-    print(text)
-    if options.write:
-        put_into_results("limit", text)
-
-
 if __name__ == "__main__":
-    main()
+    make_tables(__doc__, "limit", WORKLOADS, measure)

@@ -10,8 +10,10 @@ import datetime
 import os
 import platform
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
+
+from tables import put_into_results
 
 TOLD = ("only", "sides", "runs", "scale")  # options that belong to a command as it is told
 
@@ -64,3 +66,18 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **known:
     home: Path = options.dir.absolute()
     home.mkdir(parents=True, exist_ok=True)
     return home
+
+
+def make_tables(
+    description: str | None, part: str, only: Collection[str], measure: Callable[[Path, list[str], int, float], str]
+) -> None:
+    """A program that measures nobody else: prints what `measure` says of some workloads, and keeps it in a part of
+    RESULTS.md, which is called as the program is."""
+    parser = parser_of(description, only)
+    options = parser.parse_args()
+    home = check(parser, options, only=only)
+    text = measure(home, options.only.split(","), options.runs, options.scale)
+    text = f"{machine(options, f'bench/{part}.py')}\n{text}"
+    print(text)
+    if options.write:
+        put_into_results(part, text)

@@ -4,9 +4,9 @@
 
 Measured here: the steps of limit.py, what a chunk of a large file costs the one Python thread that hears of it (a
 sparse file in many chunks: holes need no other work), what an unchanged small file costs it, and how fast one core
-finds cuts by content. Reckoned: the cores' steps side by side (they share nothing but a lock that is held for a
-microsecond a chunk), against that thread, a disk and a network of a given speed, and memory. So a figure for 64 cores
-is no measurement: it says what would bind first. The speed of memory is taken as this machine's for every four cores.
+finds cuts by content. Reckoned: the cores' steps side by side (they share nothing but a lock that no work is done
+under), against that thread, a disk and a network of a given speed, and memory. So a figure for 64 cores is no
+measurement: it says what would bind first. The speed of memory is taken as this machine's for every four cores.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from pathlib import Path
 
 from data import FILES, make_data, title
 from limit import CHUNK, LARGE, Content, Steps, limit_of_restoring, limit_of_writing, measure_content, measure_steps
-from machine import check, machine, parser_of
+from machine import make_tables
 from runs import Bench
 from sides import Pogfast, our
-from tables import put_into_results
 
 from pogfast._engine import cut
 
@@ -156,17 +155,5 @@ def report(steps: Steps, thread: Thread, contents: dict[str, Content]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    parser = parser_of(__doc__, LARGE)
-    options = parser.parse_args()
-    home = check(parser, options, only=LARGE)
-    text = (
-        f"{machine(options, 'bench/model.py')}\n{measure(home, options.only.split(','), options.runs, options.scale)}"
-    )
-    print(text)
-    if options.write:
-        put_into_results("model", text)
-
-
 if __name__ == "__main__":
-    main()
+    make_tables(__doc__, "model", LARGE, measure)

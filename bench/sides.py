@@ -234,6 +234,11 @@ def borg(home: Path) -> Side | None:
     return Borg(name, ("borg",), home) if name else None
 
 
+def rclone(home: Path) -> Side | None:
+    name = released("rclone", "rclone", "version")
+    return Rclone(f"{name} crypt", ("rclone", "--config", os.devnull), home) if name else None
+
+
 def environment_with(home: Path, name: str, *packages: str) -> Path:
     """The bin of an environment of its own, made once, with the zstandard that we use: its release decides the work."""
     place = home / name
@@ -243,11 +248,6 @@ def environment_with(home: Path, name: str, *packages: str) -> Path:
         subprocess.run([place / "bin" / "python", "-m", "pip", "install", "-q", *wanted], check=True)
         (place / "ready").touch()
     return place / "bin"
-
-
-def rclone(home: Path) -> Side | None:
-    name = released("rclone", "rclone", "version")
-    return Rclone(f"{name} crypt", ("rclone", "--config", os.devnull), home) if name else None
 
 
 def installed(program: str) -> bool:

@@ -265,16 +265,17 @@ cdef class _Cutter(_Streamer):
     cdef int read_next(self, const Cut* cut, u8* p, long long at, long long* next_at, size_t* got,
                        bint* drained) noexcept nogil:
         """The next piece of what is read in order. 0 or an errno."""
-        cdef size_t piece = PIECE if cut.streamed else <size_t>max(0, min(<long long>PIECE, cut.size - at))
+        cdef size_t piece
         cdef int error
         if cut.streamed:
-            error = self.read_on(cut.job, cut.fd, p, piece, got)
+            error = self.read_on(cut.job, cut.fd, p, PIECE, got)
             self.count_read(got[0])
-        else:
-            error = self.read_piece(cut, p, piece, at, next_at, got)
-        if got[0] < piece and not cut.streamed:
-            cut.job.changed = True
-        drained[0] = got[0] < PIECE or (not cut.streamed and at + <long long>got[0] == cut.size)
+            drained[0] = got[0] < PIECE
+            return error
+        piece = <size_t>min(<long long>PIECE, cut.size - at)
+        error = self.read_piece(cut, p, piece, at, next_at, got)
+        cut.job.changed = cut.job.changed or got[0] < piece
+        drained[0] = got[0] < piece or at + <long long>piece == cut.size
         return error
 
     cdef int read_piece(self, const Cut* cut, u8* p, size_t n, long long at, long long* data, size_t* got) noexcept nogil:

@@ -33,17 +33,17 @@ def draw(figures: Sequence[Figures], best: Figures, path: str) -> None:
     with matplotlib.rc_context({"font.size": 9, "svg.hashsalt": "pogfast"}):
         sheet = Figure(figsize=(11, 4.5), layout="constrained")
         left, right = sheet.subplots(1, 2)
-        _speeds(left, figures, best)
+        _speeds(left, figures)
         _front(right, figures, best)
         sheet.savefig(path, dpi=150)
 
 
-def _speeds(axes: Any, figures: Sequence[Figures], best: Figures) -> None:
+def _speeds(axes: Any, figures: Sequence[Figures]) -> None:
     """Speed over the size of chunks: of all that were tried with one level and as many jobs."""
     first = figures[0].setting
     alike = [each for each in figures if each.setting[2:] == first[2:]]
     for kind, mark in MARKS.items():
-        those = sorted((e for e in alike if e.setting.chunker.startswith(kind)), key=lambda e: e.setting.cuts.mean)
+        those = sorted((e for e in alike if e.setting.kind == kind), key=lambda e: e.setting.cuts.mean)
         if not those:
             continue
         sizes = [each.setting.cuts.mean / 1e6 for each in those]
@@ -61,8 +61,12 @@ def _front(axes: Any, figures: Sequence[Figures], best: Figures) -> None:
     """Ratio over speed; a line joins what nothing else beats in both."""
     front = unbeaten(figures)
     for each in figures:
-        mark = MARKS[each.setting.chunker.partition(":")[0]]
-        axes.plot(each.write_speed / 1e6, each.ratio, mark, color="tab:red" if each is best else "tab:blue")
+        axes.plot(
+            each.write_speed / 1e6,
+            each.ratio,
+            MARKS[each.setting.kind],
+            color="tab:red" if each is best else "tab:blue",
+        )
         if each in front or each is best:
             label = f"{each.setting.chunks}, level {each.setting.level}"
             at = (each.write_speed / 1e6, each.ratio)

@@ -67,15 +67,15 @@ def sample(paths: Sequence[str], most: int, scratch: str, tell: Callable[[Pogfas
     total = sum(node.stat.st_size for node in nodes)
     if not total:
         raise UsageError("there is nothing to measure with: no file, or only empty ones")
-    longest = max(most // PARTS, 1)
-    units = [
-        Unit(node.path, start, min(longest, node.stat.st_size - start), node.stat.st_size <= longest)
-        for node in nodes
-        for start in range(0, max(node.stat.st_size, 1), longest)
-    ]
     if total <= most:
         units = [Unit(node.path, 0, node.stat.st_size, True) for node in nodes]
     else:
+        longest = max(most // PARTS, 1)
+        units = [
+            Unit(node.path, start, min(longest, node.stat.st_size - start), node.stat.st_size <= longest)
+            for node in nodes
+            for start in range(0, max(node.stat.st_size, 1), longest)
+        ]
         random.Random(0).shuffle(units)  # the same sample again for the same tree
         units = _up_to(units, most)
     started = time.perf_counter()

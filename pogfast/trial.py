@@ -41,9 +41,14 @@ class Setting(NamedTuple):
         return Chunker.parse(self.chunker, self.chunk_size)
 
     @property
+    def kind(self) -> str:
+        """`fixed` or `fastcdc`."""
+        return self.chunker.partition(":")[0]
+
+    @property
     def chunks(self) -> str:
         """How files are cut, in a few letters."""
-        return f"{self.chunker.partition(':')[0]} {show_size(self.cuts.mean)}"
+        return f"{self.kind} {show_size(self.cuts.mean)}"
 
     def __str__(self) -> str:
         return f"{self.chunks}, level {self.level}, jobs {self.jobs}"
@@ -112,7 +117,7 @@ def empty(store: str) -> None:
 
 
 def alone(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls one of these functions in a new process. Raises PogfastError for whatever it ends in."""
+    """Calls one of these functions in a new process. Raises what it raises, and PogfastError when it is killed."""
     context = multiprocessing.get_context("spawn")  # a fork would begin with all of this process's memory
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, settings.current(), function, arguments), daemon=True)
@@ -124,7 +129,7 @@ def alone(function: Callable[..., Result], *arguments: object) -> Result:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     try:
-        answer: Result | PogfastError = ours.recv()
+        answer: Result | Exception = ours.recv()
     except EOFError:
         process.join()
         raise PogfastError(f"a trial was ended by signal {-(process.exitcode or 0)}: is there memory for it?") from None
@@ -132,7 +137,7 @@ def alone(function: Callable[..., Result], *arguments: object) -> Result:
         process.kill()
         process.join()
         ours.close()
-    if isinstance(answer, PogfastError):
+    if isinstance(answer, Exception):
         raise answer
     return answer
 
@@ -141,10 +146,8 @@ def _child(answer: Connection, said: settings.Settings, function: Callable[..., 
     try:
         with settings.using(**vars(said)):
             result = function(*arguments)
-    except PogfastError as error:
+    except Exception as error:  # noqa: BLE001 - it is raised where somebody can be told of it
         result = error
-    except (OSError, MemoryError) as error:
-        result = PogfastError(str(error) or type(error).__name__)
     answer.send(result)
 
 

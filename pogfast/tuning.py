@@ -81,13 +81,9 @@ class Figures:
         return max(*(run.memory for run in self.written), *(run.memory for run in self.restored))
 
     @property
-    def stored(self) -> int:
-        return self.written[0].stored
-
-    @property
     def ratio(self) -> float:
         """Plain bytes for a stored one."""
-        return self.written[0].size / max(self.stored, 1)
+        return self.written[0].size / max(self.written[0].stored, 1)
 
     @property
     def repeated(self) -> float:

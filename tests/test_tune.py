@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pexpect
 import pytest
 from conftest import Ran, Runner
 from servers import rclone
@@ -64,6 +65,12 @@ def test_it_measures_chooses_and_leaves_nothing_behind(data: Path, tmp_path: Pat
     assert command.startswith("pogfast create data --to store --")
     (tmp_path / "key").write_bytes(b"key")
     assert pogfast(*command.split()[1:], "--keyfile=key").code == 0
+
+
+def test_a_terminal_shows_it_line_by_line(data: Path, tmp_path: Path) -> None:
+    command = ["-m", "pogfast", "tune", "data", "--levels=1", "--jobs=1", "--chunker=1MB", "-q"]
+    shown = pexpect.run(" ".join([sys.executable, *command]), cwd=str(tmp_path), timeout=120).decode()
+    assert [line.split()[0] for line in shown.splitlines() if line] == ["chunks", "fixed", "best", "why", "command"]
 
 
 def test_it_tells_all_as_json(data: Path, pogfast: Runner) -> None:
@@ -279,6 +286,8 @@ def test_a_trial_that_fails_says_why(tmp_path: Path) -> None:
     setting = Setting("fixed", 1000, 1, 1)
     with pytest.raises(StoreError):
         alone(write, [str(tmp_path / "file")], str(tmp_path / "taken" / "store"), bytes(32), setting)
+    with pytest.raises(ZeroDivisionError):
+        alone(divmod, 1, 0)
     with pytest.raises(PogfastError, match="ended by signal 9"):
         alone(signal.raise_signal, 9)
 

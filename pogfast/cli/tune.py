@@ -104,7 +104,8 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
     command = shlex.join(["pogfast", "create", *paths, "--to", to or "STORE", *words])
     output.emit("best", setting=str(outcome.best.setting), why=outcome.why, command=command)
     if not output.json:
-        output.answer(f"\nbest     {outcome.best.setting}\nwhy      {outcome.why}\ncommand  {command}")
+        for line in ("", f"best     {outcome.best.setting}", f"why      {outcome.why}", f"command  {command}"):
+            output.answer(line)
 
 
 class Report:
@@ -219,7 +220,8 @@ def _compare(output: Output, old: str, new: str, chunkers: tuple[str, ...]) -> N
         output.info(f"{shared.setting.chunks}: the new version adds {show_size(shared.added)}")
     if not output.json and best is not None:
         output.table(head, rows, set(range(1, len(head))))
-        output.answer(f"\nleast room for both: {best.setting.chunks}, {show_size(best.old + best.added)}")
+        output.answer("")
+        output.answer(f"least room for both: {best.setting.chunks}, {show_size(best.old + best.added)}")
 
 
 VERBS = {"tune": tune}
