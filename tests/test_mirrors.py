@@ -63,7 +63,8 @@ def test_each_blob_comes_from_a_store_that_has_it_good(work: Path, pogfast: Runn
 
 
 def test_what_no_store_has_good_is_damage(work: Path, pogfast: Runner) -> None:
-    first, second, *_ = blobs(work, "a")
+    # Of two files: a file that has lost one blob is not read on.
+    first, second, *_ = [path for path in blobs(work, "a") if path.stat().st_size < 50_000]
     for store in "ab":
         damage(work / store / first.relative_to(work / "a"), "flipped")
         damage(work / store / second.relative_to(work / "a"), "missing")
