@@ -70,6 +70,8 @@ cdef struct Slab:
     bint dropped        # its file broke off: no blob is made of it
     bint later          # encrypt only after the name is known (this run finds mostly known names)
     u8[KEY] digest      # the name, when hashed == length and whole
+    u8[KEY] plain_name  # made of the plain bytes as a name is made of a chunk, if that is known
+    bint plain_named
     u8[KEY] file_key
     void* sha           # EVP_MD_CTX
     u8[POLY_STATE + 16] poly_room

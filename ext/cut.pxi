@@ -167,7 +167,7 @@ cdef class _Cutter(_Streamer):
             error = self.read_chunk(hand, cut, &n, &alone, &hole)
         elif n == self.chunk_size and not alone:
             hole = self.in_hole(cut, hand.at)
-        if hole and self.take_zero(job, slab):
+        if hole and self.take_zero(job, slab) or error == 0 and not alone and self.take_earlier(hand, job, n):
             self.leave_cut(cut, slab)
             return
         empty = n == 0 and slab.index > 0
@@ -205,6 +205,39 @@ cdef class _Cutter(_Streamer):
             job.size += self.zero.plain
         pthread_mutex_unlock(&self.lock)
         return there
+
+    cdef bint take_earlier(self, Hand* hand, FileJob* job, size_t n) noexcept nogil:
+        """A chunk of plain bytes that an earlier version of the file had, too, is the blob that it was then, if every
+        sink has that."""
+        cdef Slab* slab = hand.slab
+        cdef Record wanted
+        cdef Record* found
+        cdef Py_ssize_t i
+        cdef int new
+        if job.earlier_count == 0 or n == 0 or slab.have < n:
+            return False
+        self.name_plain(slab, n)
+        memcpy(wanted.plain_name, slab.plain_name, KEY)
+        found = <Record*>bsearch(&wanted, job.earlier, job.earlier_count, sizeof(Record), compare_plain)
+        if found == NULL or found.stored < self.ring.header + BOX:
+            return False
+        memcpy(slab.digest, found.digest, KEY)
+        slab.total = found.stored - self.ring.header - BOX
+        for i in range(self.sink_count):
+            if not self.gone[i] and not self.has(i, slab, hand.data):
+                return False
+        pthread_mutex_lock(&self.lock)
+        new = names_add(&self.claimed, slab.digest)
+        self.tally.known += new > 0
+        self.note_blob(job, slab.index, slab, n)
+        job.size += n
+        pthread_mutex_unlock(&self.lock)
+        return True
+
+    cdef void name_plain(self, Slab* slab, size_t n) noexcept nogil:
+        sha256(slab.plain, n, slab.plain_name)
+        name_digest(self.ring.name_secret, slab.plain_name)
+        slab.plain_named = True
 
     cdef void leave_cut(self, Cut* cut, Slab* slab) noexcept nogil:
         pthread_mutex_lock(&self.lock)
@@ -300,17 +333,22 @@ cdef class _Cutter(_Streamer):
         others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there, 0 when that
         is nothing. 0 or an errno."""
         cdef Manner manner = STREAMED if alone else STEADY
+        cdef Slab* slab = hand.slab
         cdef int error
-        self.make_room(hand.slab, cut, manner)
+        self.make_room(slab, cut, manner)
         error = self.pack_frame(hand, cut, n, alone, &manner)
         while error == AGAIN and n[0]:
-            self.begin_again(hand.slab)
-            hand.slab.later = self.mostly_known
-            self.make_room(hand.slab, cut, manner)
+            self.begin_again(slab)
+            slab.later = self.mostly_known
+            self.make_room(slab, cut, manner)
             if manner == RAW:
                 error = self.pack_raw(hand, cut, n, &manner)
             else:
                 error = self.pack_frame(hand, cut, n, alone, &manner)
+        # What did not compress is as quickly made again as recognised.
+        if error == 0 and self.cuts_at.by_content and manner != RAW and not alone and not slab.plain_named \
+                and slab.have >= n[0]:
+            self.name_plain(slab, n[0])
         return 0 if error == AGAIN else error
 
     cdef void make_room(self, Slab* slab, const Cut* cut, Manner manner) noexcept nogil:

@@ -40,7 +40,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EEXIST, EINTR, EINVAL, EIO, EISDIR, ENOENT, ENOMEM, ENXIO, EPERM, errno
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport bsearch, calloc, free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.types cimport mode_t, off_t
 

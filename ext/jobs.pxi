@@ -12,10 +12,11 @@ cdef enum:
     WAIT_MS = 200               # how long a pipe is waited for before looking whether the run has been stopped
 
 Sealed = collections.namedtuple(
-    "Sealed", "file names stored sizes done error changed size atime_ns mtime_ns ctime_ns inode sparse"
+    "Sealed",
+    "file names stored sizes plain_names done error changed size atime_ns mtime_ns ctime_ns inode sparse",
 )
 
-Known = collections.namedtuple("Known", "path names stored sizes facts")
+Known = collections.namedtuple("Known", "path names stored sizes facts plain_names", defaults=[()])
 
 
 cdef struct Record:             # one blob of a file
@@ -24,6 +25,8 @@ cdef struct Record:             # one blob of a file
     u64 plain                   # bytes of the file in it; 0 where that is not known (streams)
     bint ready                  # it is stored
     bint empty                  # nothing was left of the file for it: there is no such blob
+    bint plain_named
+    u8[KEY] plain_name          # see Slab
 
 cdef struct FileJob:
     char* path                  # NULL: `fd` was given
@@ -40,6 +43,8 @@ cdef struct FileJob:
     Record* known               # of its first chunks, if it still is as `expected`
     Py_ssize_t known_count
     Facts expected
+    Record* earlier             # of an earlier version, by their plain names
+    Py_ssize_t earlier_count
     FileJob* next
 
 
@@ -53,7 +58,27 @@ cdef void free_job(FileJob* job) noexcept nogil:
     free(job.path)
     free(job.records)
     free(job.known)
+    free(job.earlier)
     free(job)
+
+
+cdef int compare_plain(const void* a, const void* b) noexcept nogil:
+    return memcmp((<const Record*>a).plain_name, (<const Record*>b).plain_name, KEY)
+
+
+cdef int fill_record(Record* record, str name, u64 stored, u64 plain) except -1:
+    """Of a blob that is in the store."""
+    read_name(name, record.digest)
+    record.stored, record.plain, record.ready = stored, plain, True
+    return 0
+
+
+cdef int name_record(Record* record, bytes plain_name) except -1:
+    if plain_name:
+        _check_key(plain_name)
+        memcpy(record.plain_name, <const u8*>plain_name, KEY)
+        record.plain_named = True
+    return 0
 
 
 cdef class _Feed(_Behind):
@@ -115,29 +140,52 @@ cdef class _Feed(_Behind):
         if isinstance(item, int):
             job.fd = os.dup(item)
             return 0
-        cdef bytes path = item if isinstance(item, bytes) else item.path
+        cdef object path = item if isinstance(item, (bytes, int)) else item.path
+        if isinstance(path, int):
+            job.fd = os.dup(path)
+        else:
+            self.fill_path(job, path)
+        if isinstance(item, (bytes, int)):
+            return 0
+        if item.facts is not None:
+            self.fill_known(job, item)
+        self.fill_earlier(job, item)
+        return 0
+
+    cdef int fill_path(self, FileJob* job, bytes path) except -1:
         if b"\0" in path:
             raise ValueError("a path with a NUL in it")
         job.path = <char*>malloc(len(path) + 1)
         if job.path == NULL:
             raise MemoryError
         memcpy(job.path, PyBytes_AsString(path), len(path) + 1)
-        if not isinstance(item, bytes):
-            self.fill_known(job, item)
         return 0
 
     cdef int fill_known(self, FileJob* job, item) except -1:
         cdef Py_ssize_t i
-        cdef Record* record
         job.known_count = len(item.names)
         job.known = <Record*>calloc(max(job.known_count, 1), sizeof(Record))
         if job.known == NULL:
             raise MemoryError
         for i, (name, stored, plain) in enumerate(zip(item.names, item.stored, item.sizes, strict=True)):
-            record = &job.known[i]
-            read_name(name, record.digest)
-            record.stored, record.plain, record.ready = stored, plain, True
+            fill_record(&job.known[i], name, stored, plain)
+            if item.plain_names:
+                name_record(&job.known[i], item.plain_names[i])
         job.expected.size, job.expected.mtime_ns, job.expected.ctime_ns, job.expected.inode = item.facts
+        return 0
+
+    cdef int fill_earlier(self, FileJob* job, item) except -1:
+        if not item.plain_names:
+            return 0
+        job.earlier = <Record*>calloc(len(item.names), sizeof(Record))
+        if job.earlier == NULL:
+            raise MemoryError
+        for name, stored, plain, plain_name in zip(item.names, item.stored, item.sizes, item.plain_names, strict=True):
+            if plain_name:
+                fill_record(&job.earlier[job.earlier_count], name, stored, plain)
+                name_record(&job.earlier[job.earlier_count], plain_name)
+                job.earlier_count += 1
+        qsort(job.earlier, job.earlier_count, sizeof(Record), compare_plain)
         return 0
 
     cdef void add(self, FileJob* job) noexcept nogil:
@@ -175,6 +223,8 @@ cdef class _Feed(_Behind):
         memcpy(record.digest, slab.digest, KEY)
         record.stored = blob_size(slab, &self.ring)
         record.plain = plain
+        record.plain_named = slab.plain_named
+        memcpy(record.plain_name, slab.plain_name, KEY)
         record.ready = True
 
     cdef void job_done(self, FileJob* job, int fd) noexcept nogil:
@@ -198,14 +248,18 @@ cdef class _Feed(_Behind):
         cdef FileJob* job = self.first
         cdef Facts* facts = &job.facts
         cdef Py_ssize_t i, ready = self.ready(job)
-        cdef list names = [], stored = [], sizes = []
+        cdef list names = [], stored = [], sizes = [], plain_names = []
+        cdef Record* record
         for i in range(job.told, ready):
-            if not job.records[i].empty:
-                names.append(name_of(job.records[i].digest))
-                stored.append(job.records[i].stored)
-                sizes.append(job.records[i].plain)
+            record = &job.records[i]
+            if not record.empty:
+                names.append(name_of(record.digest))
+                stored.append(record.stored)
+                sizes.append(record.plain)
+                if self.cuts_at.by_content:
+                    plain_names.append(record.plain_name[:KEY] if record.plain_named else b"")
         job.told = ready
-        told = Sealed(file, names, stored, sizes, job.done, job.error, job.changed, job.size, facts.atime_ns,
+        told = Sealed(file, names, stored, sizes, plain_names, job.done, job.error, job.changed, job.size, facts.atime_ns,
                       facts.mtime_ns, facts.ctime_ns, facts.inode, facts.sparse)
         if job.done:
             self.first = job.next
@@ -230,6 +284,7 @@ cdef class _Feed(_Behind):
             return NULL
         slab_begin(slab)
         slab.later = self.mostly_known
+        slab.plain_named = False
         slab.owner = owner
         slab.index = self.new_record(job)
         slab.next = NULL

@@ -62,23 +62,28 @@ class BlobDirectory:
 Sink = BlobDirectory | Callable[[str, memoryview], None]
 
 class Known(NamedTuple):
-    """A file whose first chunks an earlier run has stored: names and bytes of the blobs (`stored`), plain
-    bytes in each (`sizes`).
+    """A file of which an earlier run has stored the first chunks, or an earlier version: names and bytes of the blobs
+    (`stored`), plain bytes in each (`sizes`).
 
-    `facts` (size, mtime_ns, ctime_ns, inode) say what it was then; where it is not any more, it is read from its
-    beginning. Only for the `frames` layout.
+    `facts` (size, mtime_ns, ctime_ns, inode) say what it was then: the blobs are its first ones, unless it is not that
+    any more. None: it is not. Where it is read and cut by content, a chunk with one of the `plain_names` (32 bytes, or
+    empty where there is none), as Sealed told them, is taken for that blob if every sink has it. Only for the `frames`
+    layout.
     """
 
-    path: bytes
+    path: bytes | int
     names: Sequence[str]
     stored: Sequence[int]
     sizes: Sequence[int]
-    facts: tuple[int, int, int, int]
+    facts: tuple[int, int, int, int] | None
+    plain_names: Sequence[bytes] = ()
 
 class Sealed(NamedTuple):
     """News of one file: names of blobs that are stored since the last news, and facts read when it was opened.
 
-    `stored` are the blobs' bytes; `sizes` the plain bytes in each, where each blob is a frame of its own. `done` says
+    `stored` are the blobs' bytes; `sizes` the plain bytes in each, where each blob is a frame of its own. Where files
+    are cut by content, `plain_names` are what each blob would be called were it not compressed; empty where that is not
+    known (a file of one chunk, or one that does not compress: it is as quickly made again). `done` says
     that these are the last: then `error` is an errno or 0, `changed` says that the file is not what it was when it
     was opened, and `size` is how many plain bytes went into the blobs. `sparse`: it has holes.
     """
@@ -87,6 +92,7 @@ class Sealed(NamedTuple):
     names: list[str]
     stored: list[int]
     sizes: list[int]
+    plain_names: list[bytes]
     done: bool
     error: int
     changed: bool

@@ -20,7 +20,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
@@ -41,7 +41,11 @@ SLACK = 320 * 1024  # bytes: a piece that is read ahead, headers and padding
 # Seconds between two times that progress is written down, for the case that the run is killed.
 SAVE_EVERY = 2.0
 
+# What the cache is told of a stream, which has no stamps: it is never taken for unchanged.
+OF_A_STREAM = cache.Facts(-1, 0, 0, 0)
+
 Layout = Literal["frames", "stream"]
+Source = TypeVar("Source", bytes, int)
 Outcome = Literal["new", "unchanged", "hardlink", "directory", "link", "fifo", "skipped"]
 
 
@@ -226,6 +230,13 @@ class _Pending:
     blobs: list[str] = field(default_factory=list)
     stored: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    plain_names: list[bytes] = field(default_factory=list)
+
+    @property
+    def place(self) -> str:
+        """What the cache knows it by."""
+        node = self.node
+        return os.path.abspath(node.path) if node.path != "-" else f"stream:{node.name}"  # no absolute path
 
 
 class _Run:
@@ -396,9 +407,9 @@ class _Run:
         if self.cache is None or self.options.force or not self.targets.left:
             return path
         facts = _cache_facts(pending.node.stat)
-        known = self.cache.find(os.path.abspath(pending.node.path), facts, self.cut)
+        known = self.cache.find(pending.place, facts, self.cut)
         if known is None:
-            return path
+            return self._look_up_earlier(pending, path)
         held = self._held(known)
         if known.complete and held == len(known.names):
             pending.known = known
@@ -407,7 +418,14 @@ class _Run:
         full = min(held, len(sizes))
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= facts.size:
             return path
-        return Known(path, known.names[:full], known.stored[:full], sizes[:full], facts)
+        return Known(path, known.names[:full], known.stored[:full], sizes[:full], facts, known.plain_names[:full])
+
+    def _look_up_earlier(self, pending: _Pending, source: Source) -> Source | Known:
+        """`source`, with the chunks that the cache knows of an earlier version, where it may have them again."""
+        known = self.cache.find_earlier(pending.place) if self.cache is not None and self.cuts.by_content else None
+        if known is None:
+            return source
+        return Known(source, known.names, known.stored, known.sizes, None, known.plain_names)
 
     def _held(self, known: cache.Known) -> int:
         """How many of a file's blobs, from the first on, every store holds with the right size."""
@@ -416,7 +434,7 @@ class _Run:
                 return number
         return len(known.names)
 
-    def _sources_again(self, postponed: Sequence[_Pending]) -> Iterator[bytes]:
+    def _sources_again(self, postponed: Sequence[_Pending]) -> Iterator[bytes | Known]:
         """Files that changed while they were read, once more."""
         for old in postponed:
             if old.first is None:
@@ -427,7 +445,9 @@ class _Run:
                     continue
                 node = old.node._replace(stat=stat)
                 self.pending.append(_Pending(node, metadata.facts_of(node.path, stat), read_at=time.time_ns()))
-                yield os.fsencode(node.path)
+                path = os.fsencode(node.path)
+                known = any(old.plain_names)
+                yield Known(path, old.blobs, old.stored, old.sizes, None, old.plain_names) if known else path
             else:
                 self.pending.append(_Pending(old.node, old.facts, first=old.first))
                 self._settle_known()
@@ -443,16 +463,19 @@ class _Run:
         owner = {"mode": 0o600, "uid": os.getuid(), "gid": os.getgid()}
         facts = {**owner, "mtime_ns": now, "atime_ns": now}
         node = Node("-", name, "file", os.stat_result((0o100600, 0, 0, 1, 0, 0, 0, 0, 0, 0)))
-        self.pending.append(_Pending(node, facts))
+        self.pending.append(_Pending(node, facts, read_at=now))
         if self.options.dry_run:
             self.pending.clear()
             return
         if command is None:
-            self._pass(iter([0]), last=True)
+            self._pass(iter([self._stream(0)]), last=True)
         else:
             self._pass_command(command)
         if not self.writer:
             raise PogfastError("standard input could not be read: no archive was made")
+
+    def _stream(self, descriptor: int) -> int | Known:
+        return descriptor if self.options.force else self._look_up_earlier(self.pending[0], descriptor)
 
     def _pass_command(self, command: str) -> None:
         try:
@@ -468,7 +491,7 @@ class _Run:
         assert process.stdout is not None
         try:
             with process.stdout:
-                self._pass(iter([process.stdout.fileno()]), last=True)
+                self._pass(iter([self._stream(process.stdout.fileno())]), last=True)
         except BaseException:
             process.kill()
             process.wait()
@@ -519,6 +542,7 @@ class _Run:
         pending.blobs += sealed.names
         pending.stored += sealed.stored
         pending.sizes += sealed.sizes
+        pending.plain_names += sealed.plain_names
         if not sealed.done:
             self._note_progress(pending, sealed)
             return
@@ -552,11 +576,9 @@ class _Run:
         self.summary.files_new += 1
         self.summary.bytes_source += sealed.size
         self.report.entry(node.name, node.path, "new", sealed.size)
-        if self.cache is not None and not sealed.changed and node.path != "-":
-            known = self._known(pending, True)
-            self.cache.remember(
-                os.path.abspath(node.path), _sealed_facts(sealed), self.cut, known, read_at_ns=pending.read_at
-            )
+        if self.cache is not None and not sealed.changed and (node.path != "-" or any(pending.plain_names)):
+            seen = _sealed_facts(sealed) if node.path != "-" else OF_A_STREAM
+            self.cache.remember(pending.place, seen, self.cut, self._known(pending, True), read_at_ns=pending.read_at)
 
     def _settle_known(self) -> None:
         """Writes down what stands at the head of the line and needs no engine."""
@@ -592,7 +614,9 @@ class _Run:
 
     def _known(self, pending: _Pending, complete: bool) -> cache.Known:
         """What the cache is told of a file."""
-        return cache.Known(pending.blobs, pending.stored, complete, pending.sizes if self.cuts.by_content else ())
+        if not self.cuts.by_content:
+            return cache.Known(pending.blobs, pending.stored, complete)
+        return cache.Known(pending.blobs, pending.stored, complete, pending.sizes, pending.plain_names)
 
     def _finish_hardlink(self, pending: _Pending, first: str) -> None:
         node = pending.node
@@ -629,10 +653,11 @@ class _Run:
         """Now and then the cache is saved, with the part of a large file that is stored."""
         if self.cache is None or time.monotonic() - self.saved_at < SAVE_EVERY:
             return
-        if pending is not None and sealed is not None and pending.blobs and self.options.layout == "frames":
+        resumable = self.options.layout == "frames" and pending is not None and pending.node.path != "-"
+        if pending is not None and sealed is not None and pending.blobs and resumable:
             facts = _sealed_facts(sealed, pending.node.stat.st_size)
             known = self._known(pending, False)
-            self.cache.remember(os.path.abspath(pending.node.path), facts, self.cut, known, read_at_ns=pending.read_at)
+            self.cache.remember(pending.place, facts, self.cut, known, read_at_ns=pending.read_at)
         self.cache.save(durable=False)
         self.saved_at = time.monotonic()
 

@@ -1,4 +1,5 @@
-"""The cache: which blobs a file had when it was last read, so that an unchanged file is not read again.
+"""The cache: which blobs a file had when it was last read, so that an unchanged file is not read again, and of a file
+that was changed here and there only the changed chunks are made anew.
 
 One SQLite file per store and key, asked and told by backup.py. It knows neither blobs nor stores: whoever finds a name
 here still asks the store for it. Disposable: a file that is damaged, foreign or locked costs one warning and some
@@ -25,16 +26,17 @@ from pogfast._engine import random_bytes
 from pogfast.keys import Key
 from pogfast.places import of_user
 
-VERSION = 1  # of the rows' meaning; another one is thrown away
+VERSION = 2  # of the rows' meaning; another one is thrown away
 SCHEMA = (
     # `run`: the one that wrote it; `seen`: the one that last met its file, or one of FRESH_RUNS before that.
     "CREATE TABLE files (path BLOB PRIMARY KEY, digests BLOB, stored BLOB, complete INTEGER, run INTEGER, "
-    "seen INTEGER, proof BLOB) WITHOUT ROWID",
+    "seen INTEGER, proof BLOB, plain BLOB) WITHOUT ROWID",
     # A part of a run, up to a durable save. `boot`: DURABLE, or the one in which its blobs were stored but not synced.
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, boot TEXT, ended INTEGER)",
 )
 DURABLE = "durable"
 DIGEST_SIZE = 32
+NOT_NAMED = bytes(DIGEST_SIZE)  # of a chunk without a plain name
 PROOF_SIZE = 16
 MAX_BLOBS = 1 << 21  # of one row, 100 TB in blobs of 50 MB; of a larger file the first ones are kept
 BATCH = 4096  # rows that wait in memory; a million are written in 5 s, most of it SQLite's
@@ -45,7 +47,7 @@ KEPT_SECONDS = 30 * 24 * 3600
 PAGE_SIZE = 4096
 MAX_PAGES = 4 * 2**30 // PAGE_SIZE
 SPARE_PAGES = 16  # beyond them, for the table of runs: a cache that is full can still drop rows
-ROW_OVERHEAD = 40  # bytes of a row beside its three long columns, about
+ROW_OVERHEAD = 40  # bytes of a row beside its four long columns, about
 # How long a file's stamps may stay the same while it changes. Kernels stamp by a tick of at most 10 ms, which comes
 # late on a busy virtual machine; file systems that keep no fractions, by 1 s or (FAT) 2 s.
 TICK_NS = 100_000_000
@@ -69,10 +71,10 @@ REFUSALS = {
     *(sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH),
 }
 NEW_RUN = "INSERT OR IGNORE INTO runs VALUES (?, ?, NULL)"
-FIND = "SELECT digests, stored, complete, run, seen, proof FROM files WHERE path = ?"
+FIND = "SELECT digests, stored, complete, run, seen, proof, plain FROM files WHERE path = ?"
 TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# pogfast's cache; to delete it costs some reading.\n"
 
-Row = tuple[bytes, bytes, int, int, int, bytes]  # as FIND has it
+Row = tuple[bytes, bytes, int, int, int, bytes, bytes]  # as FIND has it
 
 
 class Facts(NamedTuple):
@@ -86,12 +88,14 @@ class Facts(NamedTuple):
 
 class Known(NamedTuple):
     """A file's blobs in order, and the bytes of each in the store; the first ones only when not `complete`. `sizes` are
-    the plain bytes in each, where that does not follow from how files are cut."""
+    the plain bytes in each, where that does not follow from how files are cut; `plain_names` what a chunk is known by
+    before it is compressed, 32 bytes or empty, of all blobs or of none."""
 
     names: list[str]
     stored: list[int]
     complete: bool
     sizes: Sequence[int] = ()
+    plain_names: Sequence[bytes] = ()
 
 
 class _Foreign(Exception):
@@ -136,25 +140,52 @@ class Cache:
         if self._database is None:
             return None
         raw = os.fsencode(path)
-        row = self._rows.get(raw)
-        if row is None:
-            try:  # `_excused` would take as long as the rest of this function
-                row = self._database.execute(FIND, (raw,)).fetchone()
-            except FAILURES as error:
-                self._fail(error)
+        row = self._row(raw)
         if row is None:
             return None
-        digests, stored, complete, run, seen, proof = row
-        # A damaged row can have other types than it was written with.
-        if run not in self._trusted or not isinstance(digests, bytes) or not isinstance(stored, bytes):
-            return None
+        digests, stored, complete, run, seen, proof, plain = row
         if self._proof(raw, facts, cut, digests, stored, complete, run) != proof:
             return None
         if not isinstance(seen, int) or seen <= self._stale:
             self._met.append(raw)
             self._write_batch()
         stored_sizes, sizes = _sizes(stored, len(digests) // DIGEST_SIZE)
-        return Known(_names(digests), stored_sizes, bool(complete), sizes)
+        plain_names = self._plain_names(digests, stored, plain, run) if plain else ()
+        return Known(_names(digests), stored_sizes, bool(complete), sizes, plain_names)
+
+    def find_earlier(self, path: str) -> Known | None:
+        """What chunks the file at `path` had when it was last read, whatever it is now; None where it is not known what
+        was in them."""
+        row = self._row(os.fsencode(path))
+        if row is None:
+            return None
+        digests, stored, _, run, _, _, plain = row
+        plain_names = self._plain_names(digests, stored, plain, run)
+        if not plain_names:
+            return None
+        stored_sizes, sizes = _sizes(stored, len(digests) // DIGEST_SIZE)
+        return Known(_names(digests), stored_sizes, False, sizes, plain_names)
+
+    def _plain_names(self, digests: bytes, stored: bytes, plain: bytes, run: int) -> Sequence[bytes]:
+        """Those of a row; none when they are not proven."""
+        proof, joined = plain[:PROOF_SIZE], plain[PROOF_SIZE:]
+        if self._plain_proof(digests, stored, joined, run) != proof:
+            return ()
+        pieces = (joined[at : at + DIGEST_SIZE] for at in range(0, len(joined), DIGEST_SIZE))
+        return [b"" if piece == NOT_NAMED else piece for piece in pieces]
+
+    def _row(self, raw: bytes) -> Row | None:
+        """What is written of a path, by a run whose blobs are still there; nothing in it is proven yet."""
+        row: Row | None = self._rows.get(raw)
+        if row is None and self._database is not None:
+            try:  # `_excused` would take as long as the rest of `find`
+                row = self._database.execute(FIND, (raw,)).fetchone()
+            except FAILURES as error:
+                self._fail(error)
+        # A damaged row can have other types than it was written with.
+        if row is None or row[3] not in self._trusted or not all(isinstance(row[place], bytes) for place in (0, 1, 6)):
+            return None
+        return row
 
     def remember(self, path: str, facts: Facts, cut: str, known: Known, *, read_at_ns: int) -> None:
         """Replaces what is known of `path`. `facts` are those of when reading began, at `read_at_ns`.
@@ -165,11 +196,20 @@ class Cache:
         if self._database is None or _is_racy(facts, read_at_ns):
             return
         if len(known.names) > MAX_BLOBS:
-            known = Known(known.names[:MAX_BLOBS], known.stored[:MAX_BLOBS], False, known.sizes[:MAX_BLOBS])
+            known = Known(
+                known.names[:MAX_BLOBS],
+                known.stored[:MAX_BLOBS],
+                False,
+                known.sizes[:MAX_BLOBS],
+                known.plain_names[:MAX_BLOBS],
+            )
         raw = os.fsencode(path)
         digests, stored, complete = _digests(known.names), _packed(known.stored, known.sizes), int(known.complete)
         proof = self._proof(raw, facts, cut, digests, stored, complete, self._run)
-        self._rows[raw] = (digests, stored, complete, self._run, self._run, proof)
+        plain = b"".join([name or NOT_NAMED for name in known.plain_names]) if any(known.plain_names) else b""
+        if plain:
+            plain = self._plain_proof(digests, stored, plain, self._run) + plain
+        self._rows[raw] = (digests, stored, complete, self._run, self._run, proof, plain)
         self._write_batch()
 
     def forget(self, path: str) -> None:
@@ -255,7 +295,7 @@ class Cache:
         _begin(database)
         database.execute(NEW_RUN, (self._run, self._boot))
         rows = ((raw, *row) for raw, row in self._rows.items())
-        database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         marks = ((self._run, raw) for raw in self._met)
         database.executemany("UPDATE files SET seen = ? WHERE path = ?", marks)
         self._drop_waiting()
@@ -296,7 +336,7 @@ class Cache:
         excess = (used - MAX_PAGES * 3 // 4) * PAGE_SIZE
         if excess <= 0:
             return
-        size = f"sum(length(path) + length(digests) + length(stored) + {ROW_OVERHEAD})"
+        size = f"sum(length(path) + length(digests) + length(stored) + length(plain) + {ROW_OVERHEAD})"
         query = f"SELECT seen, {size} FROM files WHERE seen <= ? GROUP BY seen ORDER BY seen"
         last = 0
         for seen, n in database.execute(query, (self._stale,)).fetchall():
@@ -365,11 +405,19 @@ class Cache:
     def _proof(
         self, raw: bytes, facts: Facts, cut: str, digests: bytes, stored: bytes, complete: int, run: int
     ) -> bytes:
-        """Of all that a row says; facts and cut are nowhere else. The lengths make that no two rows read the same."""
+        """Of all that a row says of a file as it is; facts and cut are nowhere else. The lengths make that no two rows
+        read the same."""
         size, mtime_ns, ctime_ns, inode = facts
         head = f"{size} {mtime_ns} {ctime_ns} {inode} {complete} {run} {len(raw)} {len(digests)} {len(stored)} {cut}\n"
         proof = self._keyed.copy()
         proof.update(b"".join((head.encode(), raw, digests, stored)))
+        return proof.digest()
+
+    def _plain_proof(self, digests: bytes, stored: bytes, plain_names: bytes, run: int) -> bytes:
+        """That chunks of these plain names are in these blobs, whatever file they are of."""
+        head = f"plain {run} {len(digests)} {len(stored)} {len(plain_names)}\n"
+        proof = self._keyed.copy()
+        proof.update(b"".join((head.encode(), digests, stored, plain_names)))
         return proof.digest()
 
 

@@ -202,12 +202,17 @@ def test_any_file_comes_back_as_it_was(memory: Path, files: dict, durable: bool)
     for raw, (facts, cut, sizes, complete, digest) in files.items():
         names = [base64.urlsafe_b64encode(bytes([i % 256]) + digest[1:]).decode() for i in range(len(sizes))]
         plain = tuple(size // 2 for size in sizes) if cut > "m" else ()  # as where files are cut by content
-        expected[os.fsdecode(raw)] = (facts, cut, Known(names, sizes, complete, plain))
-        cache.remember(os.fsdecode(raw), facts, cut, Known(names, sizes, complete, plain), read_at_ns=NOW)
+        plain_names = [digest if size % 2 else b"" for size in sizes] if cut > "m" else []
+        known = Known(names, sizes, complete, plain, plain_names if any(plain_names) else ())
+        expected[os.fsdecode(raw)] = (facts, cut, known)
+        cache.remember(os.fsdecode(raw), facts, cut, Known(*known[:4], plain_names), read_at_ns=NOW)
     cache.save(durable)
     cache.close()
     cache = opened(memory)
     assert {path: (facts, cut, cache.find(path, facts, cut)) for path, (facts, cut, _) in expected.items()} == expected
+    for path, (_, _, known) in expected.items():
+        earlier = known._replace(complete=False) if known.plain_names else None
+        assert cache.find_earlier(path) == earlier
     cache.close()
     assert cache.warning == ""
     shutil.rmtree(memory)
@@ -373,7 +378,7 @@ def test_rows_of_a_lost_boot_go_with_the_next_complete_run(home: Path, monkeypat
 
 
 def query(home: Path, sql: str) -> list[tuple]:
-    with contextlib.closing(sqlite3.connect(database(home))) as connection:
+    with contextlib.closing(sqlite3.connect(database(home))) as connection, connection:
         return connection.execute(sql).fetchall()
 
 
@@ -628,7 +633,7 @@ def test_a_file_that_is_none_of_ours(home: Path, data: bytes) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "PRAGMA user_version = 2",
+        "PRAGMA user_version = 3",
         "PRAGMA user_version = 0",
         "ALTER TABLE files ADD COLUMN more",
         "CREATE TABLE more (x)",
@@ -677,6 +682,35 @@ def test_rows_that_were_tampered_with_are_not_found(home: Path) -> None:
         assert cache.find("/tree/1", FACTS, CUT) is None
         cache.close()
         assert cache.warning == ""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "plain = CAST(substr(plain, 1, 47) || X'00' || substr(plain, 49) AS BLOB)",
+        "plain = substr(plain, 1, 48)",
+        "plain = X''",
+        "plain = NULL",
+        "plain = 7",
+        "plain = X'00'",
+        "digests = CAST(substr(digests, 33) || substr(digests, 1, 32) AS BLOB)",
+        "stored = CAST(substr(stored, 9) || substr(stored, 1, 8) AS BLOB)",
+        "run = run + 1",
+    ],
+)
+def test_no_chunk_is_taken_for_another_one(home: Path, change: str) -> None:
+    known = Known([name_of(1), name_of(2)], [100, 200], True, (1000, 2000), [b"1" * 32, b"2" * 32])
+    cache = opened(home)
+    remember(cache, "/disk.img", known)
+    cache.save(True)
+    cache.close()
+    cache = opened(home)
+    assert cache.find_earlier("/disk.img") == known._replace(complete=False)
+    assert cache.find_earlier("/other.img") is None
+    cache.close()
+    query(home, f"UPDATE files SET {change}")
+    cache = opened(home)
+    assert cache.find_earlier("/disk.img") is None
 
 
 def test_damage_in_the_middle_of_a_run_is_said_once_and_survived(home: Path) -> None:

@@ -143,6 +143,79 @@ def test_what_is_cut_by_content_comes_back(
     assert continued.last.size == size
 
 
+class Store(Shelf):
+    """A shelf that can be asked what it has."""
+
+    def holds(self, name: str, size: int) -> bool:
+        return len(self.blobs.get(name, b"")) == size
+
+
+def changed_text(data: bytes) -> bytes:
+    return data[:200_000] + b"and some more" + data[200_000:]
+
+
+def test_a_chunk_of_an_earlier_version_is_not_made_anew(tmp_path: Path) -> None:
+    data = text(3_000_000)
+    path = file_of(tmp_path, data)
+    [before] = seal([path], shelf := Store(), level=1, **BY_CONTENT)
+    assert all(len(name) == 32 for name in before.plain_names)
+    changed = changed_text(data)
+    file_of(tmp_path, changed)
+    known = Known(path, before.names, before.stored, before.sizes, None, before.plain_names)
+    # At another level each chunk would become another blob, were it compressed.
+    [after] = seal([known], shelf, level=9, **BY_CONTENT)
+    assert content(after, shelf) == changed
+    assert after.sizes == cuts_of(changed)
+    assert 1 <= len(set(after.names) - set(before.names)) <= 2
+    assert [len(name) for name in after.plain_names] == [32] * len(after.names)
+    same = dict(zip(before.plain_names, zip(before.names, before.stored, before.sizes, strict=True), strict=True))
+    for name, stored, size, plain_name in zip(after.names, after.stored, after.sizes, after.plain_names, strict=True):
+        assert same.get(plain_name, (name, stored, size)) == (name, stored, size)
+    with open(path, "rb") as opened:
+        [piped] = seal([known._replace(path=opened.fileno())], shelf, level=9, **BY_CONTENT)
+    assert piped.names == after.names
+
+
+def test_an_earlier_chunk_that_a_sink_has_not_is_made_anew(tmp_path: Path) -> None:
+    data = text(3_000_000)
+    path = file_of(tmp_path, data)
+    [before] = seal([path], shelf := Store(), level=1, **BY_CONTENT)
+    known = Known(path, before.names, before.stored, before.sizes, None, before.plain_names)
+    lost = before.names[3]
+    del shelf.blobs[lost]
+    [after] = seal([known], shelf, level=1, **BY_CONTENT)
+    assert after.names == before.names
+    assert lost in shelf.blobs
+    sealer = Sealer(SECRET, False, [known], [shelf, empty := Store()], level=9, jobs=2, frames=True, **BY_CONTENT)
+    assert [name for news in sealer.run() for name in news.names] != before.names
+    assert len(empty.blobs) == len(set(before.names))
+
+
+def test_what_is_said_of_earlier_chunks_is_not_believed_blindly(tmp_path: Path) -> None:
+    data = text(3_000_000)
+    path = file_of(tmp_path, data)
+    [before] = seal([path], shelf := Store(), level=1, **BY_CONTENT)
+    columns = (before.names, before.stored, before.sizes)
+    for wrong in (
+        Known(path, *columns, None, [name[:31] for name in before.plain_names]),
+        Known(path, *columns, None, before.plain_names[1:]),
+        Known(path, ["x"] * len(before.names), *columns[1:], None, before.plain_names),
+    ):
+        with pytest.raises(ValueError, match=r"."):
+            seal([wrong], Store(), **BY_CONTENT)
+    for harmless in (
+        Known(path, before.names, [1] * len(before.names), before.sizes, None, before.plain_names),
+        Known(path, before.names, [size + 1 for size in before.stored], before.sizes, None, before.plain_names),
+        Known(path, before.names, before.stored, [size + 1 for size in before.sizes], None, before.plain_names),
+        Known(path, *columns, None, [bytes(32)] * len(before.names)),
+    ):
+        [again] = seal([harmless], other := Store(), level=1, **BY_CONTENT)
+        assert content(again, other) == data
+    [fixed] = seal([Known(path, *columns, None, before.plain_names)], shelf, level=9, chunk_size=100_000)
+    assert content(fixed, shelf) == data
+    assert fixed.plain_names == []
+
+
 @pytest.mark.parametrize("at", [0, 1, 70_000, 1_000_000])
 @pytest.mark.parametrize("change", ["insert", "remove"])
 def test_a_change_makes_two_chunks_new_at_most(tmp_path: Path, at: int, change: str) -> None:
@@ -256,6 +329,45 @@ def test_a_run_after_an_insertion_stores_little_and_says_so(work: Path, pogfast:
     assert pogfast("check", "store", "--read-data", "--keyfile=key").code == 0
     info = pogfast("info", "store/latest", "--keyfile=key")
     assert "fastcdc:64000,250000,1000000" in info.out.decode()
+
+
+def words(size: int) -> bytes:
+    """What compresses."""
+    return b" ".join(b"%d" % number for number in range(size // 7))[:size]
+
+
+def stored_at(work: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (work / "store" / "data").rglob("*=")}
+
+
+@pytest.mark.parametrize("how", ["file", "stream"])
+def test_only_changed_chunks_are_compressed(work: Path, pogfast: Runner, how: str) -> None:
+    """With another level on the second run: what is made anew gets other names."""
+    data = words(5_000_000)
+    more = ("in",) if how == "file" else ("-", "--name=in/file")
+
+    def create(data: bytes, *flags: str) -> dict:
+        (work / "in" / "file").write_bytes(data)
+        time.sleep(0.3)  # what has changed just now is not remembered
+        ran = pogfast("create", *more, *CREATE[2:], *flags, "--json", stdin=data if how == "stream" else b"")
+        assert ran.code == 0, ran.err
+        return json.loads(ran.lines[-1])
+
+    assert create(data)["data_blobs"] > 10
+    before = stored_at(work)
+    changed = data[:2_000_000] + b"in the middle" + data[2_000_000:]
+    assert create(changed, "--level=9")["data_blobs"] <= 2
+    assert before.items() <= stored_at(work).items()
+    assert pogfast("restore", "store/latest", "--into=out", "--keyfile=key").code == 0
+    assert (work / "out" / "in" / "file").read_bytes() == changed
+    # A blob that is gone or damaged is made again; with --force, all of them.
+    one, other, *_ = (work / "store" / "data").rglob("*=")
+    one.unlink()
+    other.write_bytes(other.read_bytes()[:-1])
+    create(data + b"!")
+    assert pogfast("check", "store/latest", "--read-data", "--keyfile=key").code == 0
+    assert create(data + b"!!", "--level=9", "--force")["data_blobs"] > 10
+    assert pogfast("check", "store/latest", "--read-data", "--keyfile=key").code == 0
 
 
 def test_unchanged_files_keep_their_sizes(work: Path, pogfast: Runner) -> None:

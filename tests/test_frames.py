@@ -40,6 +40,7 @@ class Result:
     names: list[str] = field(default_factory=list)
     stored: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
+    plain_names: list[bytes] = field(default_factory=list)
     last: Sealed | None = None
 
 
@@ -55,6 +56,7 @@ def seal(source: Iterable[object], shelf: Shelf, chunk_size: int = CHUNK, **more
         result.names += news.names
         result.stored += news.stored
         result.sizes += news.sizes
+        result.plain_names += news.plain_names
         result.last = news
     assert all(result.last.done for result in results)
     return results
