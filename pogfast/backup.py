@@ -232,12 +232,6 @@ class _Pending:
     sizes: list[int] = field(default_factory=list)
     plain_names: list[bytes] = field(default_factory=list)
 
-    @property
-    def place(self) -> str:
-        """What the cache knows it by."""
-        node = self.node
-        return os.path.abspath(node.path) if node.path != "-" else f"stream:{node.name}"  # no absolute path
-
 
 class _Run:
     """One run: what has been found, what is on its way, what is done."""
@@ -269,6 +263,9 @@ class _Run:
         self.unread = 0  # bytes that needed no reading: of unchanged files, and of holes
         self.saved_at = time.monotonic()
         self.totals: tuple[int, int] | None = None
+        # How files are cut: blobs that were cut otherwise do not fit together.
+        self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
+        self.directory = "", ""  # as it was given, and absolute: of the last file that the cache was asked for
         self.cache = self._open_cache()
         report.started(self.progress)
 
@@ -283,10 +280,14 @@ class _Run:
             self.report.warning(opened.warning)
         return opened
 
-    @property
-    def cut(self) -> str:
-        """How files are cut: blobs that were cut otherwise do not fit together."""
-        return f"{self.options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
+    def _place(self, node: Node) -> str:
+        """What the cache knows a file by."""
+        if node.path == "-":
+            return f"stream:{node.name}"  # no absolute path
+        given, _, leaf = node.path.rpartition("/")
+        if self.directory[0] != given or not given:
+            self.directory = given, os.path.abspath(node.path[: -len(leaf)]).rstrip("/")
+        return f"{self.directory[1]}/{leaf}"
 
     def progress(self) -> Progress:
         now = self._tally()
@@ -403,17 +404,18 @@ class _Run:
 
     def _look_up(self, pending: _Pending) -> bytes | Known | None:
         """None when the cache knows all of a file and the stores hold it; else what the engine is to read."""
-        path = os.fsencode(pending.node.path)
+        node = pending.node
         if self.cache is None or self.options.force or not self.targets.left:
-            return path
-        facts = _cache_facts(pending.node.stat)
-        known = self.cache.find(pending.place, facts, self.cut)
+            return os.fsencode(node.path)
+        facts = _cache_facts(node.stat)
+        known = self.cache.find(self._place(node), facts, self.cut)
         if known is None:
-            return self._look_up_earlier(pending, path)
+            return self._look_up_earlier(pending, os.fsencode(node.path))
         held = self._held(known)
         if known.complete and held == len(known.names):
             pending.known = known
             return None
+        path = os.fsencode(node.path)
         sizes = known.sizes or [self.cuts.most] * min(held, facts.size // self.cuts.most)
         full = min(held, len(sizes))
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= facts.size:
@@ -422,7 +424,9 @@ class _Run:
 
     def _look_up_earlier(self, pending: _Pending, source: Source) -> Source | Known:
         """`source`, with the chunks that the cache knows of an earlier version, where it may have them again."""
-        known = self.cache.find_earlier(pending.place) if self.cache is not None and self.cuts.by_content else None
+        if self.cache is None or not self.cuts.by_content:
+            return source
+        known = self.cache.find_earlier(self._place(pending.node))
         if known is None:
             return source
         return Known(source, known.names, known.stored, known.sizes, None, known.plain_names)
@@ -430,8 +434,9 @@ class _Run:
     def _held(self, known: cache.Known) -> int:
         """How many of a file's blobs, from the first on, every store holds with the right size."""
         for number, (name, stored) in enumerate(zip(known.names, known.stored, strict=True)):
-            if any(target.size_of(name) != stored for target in self.targets.left):
-                return number
+            for target in self.targets.left:
+                if target.size_of(name) != stored:
+                    return number
         return len(known.names)
 
     def _sources_again(self, postponed: Sequence[_Pending]) -> Iterator[bytes | Known]:
@@ -578,7 +583,8 @@ class _Run:
         self.report.entry(node.name, node.path, "new", sealed.size)
         if self.cache is not None and not sealed.changed and (node.path != "-" or any(pending.plain_names)):
             seen = _sealed_facts(sealed) if node.path != "-" else OF_A_STREAM
-            self.cache.remember(pending.place, seen, self.cut, self._known(pending, True), read_at_ns=pending.read_at)
+            known = self._known(pending, True)
+            self.cache.remember(self._place(node), seen, self.cut, known, read_at_ns=pending.read_at)
 
     def _settle_known(self) -> None:
         """Writes down what stands at the head of the line and needs no engine."""
@@ -657,7 +663,7 @@ class _Run:
         if pending is not None and sealed is not None and pending.blobs and resumable:
             facts = _sealed_facts(sealed, pending.node.stat.st_size)
             known = self._known(pending, False)
-            self.cache.remember(pending.place, facts, self.cut, known, read_at_ns=pending.read_at)
+            self.cache.remember(self._place(pending.node), facts, self.cut, known, read_at_ns=pending.read_at)
         self.cache.save(durable=False)
         self.saved_at = time.monotonic()
 

@@ -153,7 +153,7 @@ class Writer:
             raise ValueError(f"there are two entries of the name {name!r}")
         facts = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
         if entry.more:
-            facts |= {**entry.more, **facts}
+            facts = {**facts, **entry.more, **facts}
         self._waiting += b"," if self._names else b"{"
         self._waiting += _dumps(name)
         self._waiting += b":"

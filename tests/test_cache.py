@@ -218,6 +218,35 @@ def test_any_file_comes_back_as_it_was(memory: Path, files: dict, durable: bool)
     shutil.rmtree(memory)
 
 
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["find", "remember", "forget", "save"]), st.integers(0, 40)), max_size=60),
+    ahead=st.integers(1, 50),
+    size=st.sampled_from([1, 300, 1 << 20]),
+)
+def test_what_is_read_ahead_is_what_is_there(memory: Path, steps: list, ahead: int, size: int) -> None:
+    expected: dict[int, Known] = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cache_module, "AHEAD", ahead)
+        patched.setattr(cache_module, "AHEAD_SIZE", size)
+        patched.setattr(cache_module, "BATCH", 7)
+        cache = opened(memory)
+        for number, (step, i) in enumerate(steps):
+            if step == "remember":
+                expected[i] = known_of(number)
+                remember(cache, f"/tree/{i}", expected[i])
+            elif step == "forget":
+                expected.pop(i, None)
+                cache.forget(f"/tree/{i}")
+            elif step == "save":
+                cache.save(durable=i % 2 == 0)
+            else:
+                assert cache.find(f"/tree/{i}", FACTS, CUT) == expected.get(i)
+        assert {i: cache.find(f"/tree/{i}", FACTS, CUT) for i in expected} == expected
+        cache.close()
+    assert cache.warning == ""
+    shutil.rmtree(memory)
+
+
 def test_the_blobs_of_a_huge_file_in_the_middle_of_it(home: Path) -> None:
     """A terabyte in blobs of 50 MB, saved as it grows."""
     cache = opened(home)
