@@ -111,37 +111,40 @@ def metadata_of(name: str, facts: Mapping[str, Any], *, numeric_owner: bool = Fa
     Without its owner a file must not run as whoever restores it: the set-id bits go where the owner is another's.
     """
     try:
-        mode, mtime_ns = _number(facts, "mode", 0o7777), _time(facts, "mtime_ns")
-        uid, gid = _number(facts, "uid", 2**32 - 2), _number(facts, "gid", 2**32 - 2)
-        xattrs = tuple(_decoded(facts.get("xattrs", {})))
-        atime_ns = _time(facts, "atime_ns")
+        user, group = (None, None) if numeric_owner else (facts.get("user"), facts.get("group"))
+        user, group = user if isinstance(user, str) else None, group if isinstance(group, str) else None
+        numbers = facts.get("mode", -1), facts.get("uid", -1), facts.get("gid", -1)
+        mode, uid, gid = _permissions(*numbers, user, group, os.geteuid(), os.getegid())
+        xattrs = tuple(_decoded(facts["xattrs"])) if "xattrs" in facts else ()
+        mtime_ns, atime_ns = _time(facts, "mtime_ns"), _time(facts, "atime_ns")
     except (ValueError, TypeError, AttributeError) as error:
         raise CorruptManifest(f"{name}: its metadata is malformed") from error
-    if not numeric_owner:
-        uid = _known(_user_number, facts.get("user"), uid)
-        gid = _known(_group_number, facts.get("group"), gid)
-    root = os.geteuid() == 0
-    if mode >= 0:
-        mode &= ~0 if uid >= 0 and (root or uid == os.geteuid()) else ~stat.S_ISUID
-        mode &= ~0 if gid >= 0 and (root or gid == os.getegid()) else ~stat.S_ISGID
-    if not root:
-        uid = gid = -1
     times = None if mtime_ns is None else (mtime_ns if atime_ns is None else atime_ns, mtime_ns)
     return Metadata(mode, uid, gid, times, xattrs)
 
 
-def _number(facts: Mapping[str, Any], key: str, most: int) -> int:
-    value = facts.get(key, -1)
-    if type(value) is not int or not -1 <= value <= most:
-        raise ValueError(key)
-    return value
+@functools.lru_cache(maxsize=256, typed=True)  # of a million files there are a handful
+def _permissions(
+    mode: int, uid: int, gid: int, user: str | None, group: str | None, own_uid: int, own_gid: int
+) -> tuple[int, int, int]:
+    """The mode, and the owner where it can be set. Raises ValueError, and TypeError for what cannot be hashed."""
+    for value, most in ((mode, 0o7777), (uid, 2**32 - 2), (gid, 2**32 - 2)):
+        if type(value) is not int or not -1 <= value <= most:
+            raise ValueError(value)
+    uid = _known(_user_number, user, uid)
+    gid = _known(_group_number, group, gid)
+    root = own_uid == 0
+    if mode >= 0:
+        mode &= ~0 if uid >= 0 and (root or uid == own_uid) else ~stat.S_ISUID
+        mode &= ~0 if gid >= 0 and (root or gid == own_gid) else ~stat.S_ISGID
+    return (mode, uid, gid) if root else (mode, -1, -1)
 
 
 def _time(facts: Mapping[str, Any], key: str) -> int | None:
     value = facts.get(key)
     if value is not None and type(value) is not int:
         raise ValueError(key)
-    return None if value is None else max(-MOST_NS, min(value, MOST_NS))
+    return value if value is None or -MOST_NS <= value <= MOST_NS else max(-MOST_NS, min(value, MOST_NS))
 
 
 def _decoded(xattrs: Mapping[str, str]) -> Iterator[tuple[bytes, bytes]]:
@@ -152,8 +155,8 @@ def _decoded(xattrs: Mapping[str, str]) -> Iterator[tuple[bytes, bytes]]:
         yield raw, binascii.a2b_base64(value, strict_mode=True)
 
 
-def _known(number_of: Callable[[str], int | None], name: object, number: int) -> int:
-    found = number_of(name) if isinstance(name, str) else None
+def _known(number_of: Callable[[str], int | None], name: str | None, number: int) -> int:
+    found = None if name is None else number_of(name)
     return number if found is None else found
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from pogfast.directories import above, parent_of, plain_path, safe_path
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
-from pogfast.manifest import Entry
+from pogfast.manifest import Entry, outline
 from pogfast.patterns import Patterns
 
 Kind = Literal["file", "directory", "link", "fifo"]
@@ -99,9 +99,8 @@ class Plan:
         if kind != "file":
             return Place(number, name, path)
         try:
-            entry = self.entries[name]
-            first = entry.more.get("hardlink")
-            return Place(number, name, path, entry.size or 0, first if isinstance(first, str) else "")
+            size, first = outline(self.entries, name)
+            return Place(number, name, path, size or 0, first)
         except CorruptManifest as error:
             return Place(number, name, path, problem=error)
 
@@ -122,7 +121,10 @@ class Plan:
         if kind != other[0] or kind == "directory":
             return kind != other[0]
         if kind == "file":
-            return self.entries[one[1]].blobs != self.entries[other[1]].blobs
+            try:
+                return self.entries[one[1]].blobs != self.entries[other[1]].blobs
+            except CorruptManifest:  # it is told of the one that is kept, if of that
+                return True
         return bool(self.facts[kind][one[1]] != self.facts[kind][other[1]])
 
     def target(self, name: str, kind: Kind) -> str | None:
@@ -218,10 +220,13 @@ class Choice:
         self.patterns = {name: Patterns([name]) for name, path in given.items() if path not in self.exact}
         self.unmatched = dict.fromkeys(self.patterns)
         self.excluding = Patterns(list(exclude))
+        self.everything = not given and not self.excluding
         self.chosen = {"": "" in self.exact}
         self.excluded = {"": False}
 
     def picks(self, path: str) -> bool:
+        if self.everything:
+            return True
         inside = _inherited(self.chosen, parent_of(path), self._matches)
         return (self._matches(path) or inside) and not self.excludes(path)
 

@@ -281,6 +281,7 @@ class _Run:
 
     def _ask(self, place: Place) -> Wanted | Outcome:
         entry = self.entries[place.name]
+        size, sizes = entry.size, entry.sizes
         outcome = self._outcome(place, lambda there: _is_same_file(entry, there))
         if outcome or self.options.dry_run:
             return outcome or "restored"
@@ -289,8 +290,8 @@ class _Run:
             self.directories.open(parent_of(place.path)),
             os.fsencode(leaf_of(place.path)),
             entry.blobs,
-            entry.sizes,
-            -1 if entry.size is None else entry.size,
+            sizes,
+            -1 if size is None else size,
             entry.atime_ns,
             entry.mtime_ns,
             metadata.mode,
@@ -303,7 +304,8 @@ class _Run:
 
     def _outcome(self, place: Place, is_same: Callable[[os.stat_result], bool]) -> Outcome | None:
         """None when it is to be restored. Raises TargetError and UnsafePath."""
-        there = self.directories.look(place.path)
+        # What lies in a directory that this run has made is its own, and of other paths.
+        there = None if parent_of(place.path) in self.directories.made else self.directories.look(place.path)
         if there is None:
             return None
         if stat.S_ISDIR(there.st_mode):
@@ -357,8 +359,11 @@ class _Run:
         """Of a file that the archive has, with the same content."""
         if place.problem or place.first not in self.entries:
             return False
-        first = self.entries[place.first]
-        return first.blobs == self.entries[place.name].blobs and "hardlink" not in first.more
+        try:
+            first = self.entries[place.first]
+            return first.blobs == self.entries[place.name].blobs and "hardlink" not in first.more
+        except CorruptManifest:  # either is told of when it is its turn
+            return False
 
     def _lies_there(self, name: str) -> bool:
         """Whether a file that is not selected is in the directory all the same, as the archive has it."""
@@ -366,9 +371,10 @@ class _Run:
         try:
             path = self.plan.target(name, "file")
             there = self.directories.look(path) if path else None
+            same = there is not None and _is_same_file(self.entries[name], there)
         except PogfastError:
             return False
-        if path is None or there is None or not _is_same_file(self.entries[name], there):
+        if path is None or not same:
             return False
         self.first[name] = path
         self.whole.add(path)
