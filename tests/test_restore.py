@@ -1192,6 +1192,22 @@ def test_malformed_entries_are_named(work: Work, more: dict[str, object], messag
     assert [name for name in tree_at(work.out) if name != "d"] == ["g"]
 
 
+@pytest.mark.parametrize("names", [(), ("linked", "./same", "same")])
+@pytest.mark.parametrize("more", [{"blobs": "x"}, {"atime": "x"}, {"blobs": ["x"]}, {"blobs": [7]}])
+def test_a_malformed_entry_that_others_are_compared_with(work: Work, names: tuple[str, ...], more: dict) -> None:
+    """The first name of a hard link; and what lies at another one's path."""
+    made = Archive()
+    made.add("first", b"1", **more)
+    made.add("linked", b"1", hardlink="first")
+    made.add("./same", b"2", **more)
+    made.add("same", b"3")
+    assert work.restore(made, names=names).exit_code == (3 if names else 4)
+    assert {name: (work.out / name).read_bytes() for name in tree_at(work.out)} == {"linked": b"1", "same": b"3"}
+    told = [message for message in work.messages() if "malformed" in message]
+    assert len(told) == (0 if names else 1)
+    assert any("a later entry of the archive has the same path" in message for message in work.messages())
+
+
 @pytest.mark.parametrize("key", ["directories", "links", "fifos", "unreadable", "skipped"])
 def test_a_malformed_trailer_is_damage(work: Work, key: str) -> None:
     made = Archive(trailer={key: ["a list"]})
