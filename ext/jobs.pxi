@@ -112,8 +112,11 @@ cdef class _Feed(_Behind):
             try:
                 item = next(self.source)
             except StopIteration:
-                item = None
-            job = NULL if item is None else self.new_job(item)
+                job = NULL
+            else:
+                if item is None:
+                    return 0
+                job = self.new_job(item)
             with nogil:
                 pthread_mutex_lock(&self.lock)
                 if job == NULL:

@@ -115,7 +115,8 @@ class Sealer:
     """Turns files into blobs: read, compress, cut, name, pad, encrypt, store. Both layouts of FORMAT.md.
 
     `source` gives what to archive, and is asked as the work goes on: a path, a `Known`, or a descriptor that is read to
-    its end in order (a pipe; it stays the caller's). With `frames` a file is cut every `chunk_size` plain bytes, or by
+    its end in order (a pipe; it stays the caller's). None: ask again when there is news of a file, of which one must be
+    under way. With `frames` a file is cut every `chunk_size` plain bytes, or by
     its `content` (least and mean size, and a table of 256 numbers, 8 bytes each), and its chunks are made side by side;
     `slabs` bounds the chunks in flight, each a little more than twice `chunk_size` bytes. At most `readers` workers
     read at a time. `follow`: a link to a file is read as the file.
@@ -133,7 +134,7 @@ class Sealer:
         self,
         secret: bytes,
         asymmetric: bool,
-        source: Iterable[bytes | int | Known],
+        source: Iterable[bytes | int | Known | None],
         sinks: Sequence[Sink],
         *,
         chunk_size: int,

@@ -41,6 +41,8 @@ SLACK = 320 * 1024  # bytes: a piece that is read ahead, headers and padding
 # Seconds between two times that progress is written down, for the case that the run is killed.
 SAVE_EVERY = 2.0
 
+# Files that wait for an older one to be done, known ones among them: 2 kB each.
+MOST_PENDING = 4096
 # What the cache is told of a stream, which has no stamps: it is never taken for unchanged.
 OF_A_STREAM = cache.Facts(-1, 0, 0, 0)
 
@@ -355,9 +357,11 @@ class _Run:
         with beside(count, "pogfast-count"):
             yield
 
-    def _sources(self) -> Iterator[bytes | Known]:
-        """What the engine is to read, in the order of the archive; the rest is dealt with here."""
+    def _sources(self) -> Iterator[bytes | Known | None]:
+        """What the engine is to read, in the order of the archive; the rest is dealt with here. None: wait."""
         for node in tree.walk(self.paths, self.options.selection, base=self.options.base, tell=self.tell):
+            while len(self.pending) >= MOST_PENDING:
+                yield None
             if node.kind != "file":
                 self._keep_other(node)
                 continue
@@ -508,7 +512,7 @@ class _Run:
 
     # ---- through the engine ----
 
-    def _pass(self, sources: Iterator[bytes | int | Known], *, last: bool = False) -> None:
+    def _pass(self, sources: Iterator[bytes | int | Known | None], *, last: bool = False) -> None:
         """Archives `sources`. Unless it is the `last` pass, what changes while it is read goes to `again`."""
         slabs = self.options.slabs(self.jobs)
         self.report.detail(

@@ -6,6 +6,7 @@ do.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tomllib
 
@@ -59,6 +60,13 @@ def save(name: str, settings: dict[str, str | int], comment: str) -> str:
     lines += [
         f'{word} = "{value}"' if isinstance(value, str) else f"{word} = {value}" for word, value in settings.items()
     ]
-    with open(path, "w", encoding="utf-8") as file:
-        file.write("\n".join(lines) + "\n")
+    draft = f"{path}.{os.getpid()}.tmp"  # whole or not at all: one that is there may be wanted
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            file.write("\n".join(lines) + "\n")
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
     return path

@@ -24,6 +24,7 @@ from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreError,
 from pogfast.keys import Key
 from pogfast.sampling import Sample, regular_files, sample
 from pogfast.sizes import parse_size
+from pogfast.stores.local import MEASURING
 from pogfast.trial import Restored, Setting, Written
 
 try:
@@ -257,7 +258,7 @@ def _scratch(to: str | None) -> Iterator[tuple[str, str]]:
         if os.path.isfile(path):
             raise UsageError(f"{to} is a file: it cannot be restored from")
     try:
-        directory = tempfile.TemporaryDirectory(prefix=".pogfast-tune-", dir=home, ignore_cleanup_errors=True)
+        directory = tempfile.TemporaryDirectory(prefix=MEASURING, dir=home, ignore_cleanup_errors=True)
     except OSError as error:
         raise StoreError(f"cannot write to {home}: {error.strerror}") from error
     with directory as place:

@@ -251,6 +251,37 @@ def test_a_huge_file_is_continued_where_it_was(
     assert content(tmp_path, key, entry) == (tree / "huge").read_bytes()
 
 
+@pytest.mark.parametrize("known_first", [True, False])
+def test_few_files_wait_for_an_older_one(
+    tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch, known_first: bool
+) -> None:
+    """What is known is not piled up behind a file that takes long, and the order is kept."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(500):
+        (many / f"{number:03}").write_bytes(b"%d" % number)
+    if known_first:
+        create(tmp_path, key, "many")
+    (many / "000a").write_bytes(os.urandom(10 * CHUNK))
+    (many / "400a").write_bytes(b"late")
+    monkeypatch.setattr(backup, "MOST_PENDING", 20)
+    most = 0
+    settle = backup._Run._settle_known
+
+    def settled(self: Any) -> None:
+        nonlocal most
+        most = max(most, len(self.pending))
+        settle(self)
+
+    monkeypatch.setattr(backup._Run, "_settle_known", settled)
+    summary = create(tmp_path, key, "many")
+    assert (summary.files_new, summary.files_unchanged) == ((2, 500) if known_first else (502, 0))
+    assert 19 <= most <= 20
+    entries = opened(tmp_path, key, summary).entries
+    assert list(entries) == sorted(f"many/{name}" for name in os.listdir(many))
+    assert content(tmp_path, key, entries["many/400a"]) == b"late"
+
+
 @contextlib.contextmanager
 def changing(path: Path, run: type, times: int) -> Iterator[None]:
     """Appends a byte to a file each time that the engine has opened it, as often as `times`."""

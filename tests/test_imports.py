@@ -159,7 +159,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "sampling": ({"tree", "errors"}, "files and parts of them: nothing of blobs"),
     "tuning": (
-        {"trial", "sampling", "backup", "chunker", "keys", "sizes", "_engine", "errors"},
+        {"trial", "sampling", "backup", "chunker", "keys", "sizes", "stores.local", "_engine", "errors"},
         "what is tried next, and what is best: never flags or printing",
     ),
     "plot": ({"tuning", "errors"}, "figures become a picture"),

@@ -182,7 +182,8 @@ def test_two_versions_of_a_tree(data: Path, tmp_path: Path, pogfast: Runner) -> 
     assert "least room for both: fastcdc 250 kB" in ran.out.decode()
 
 
-def test_ctrl_c_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
+def begun(tmp_path: Path) -> subprocess.Popen[bytes]:
+    """A tune in the middle of its work, in a process group of its own."""
     (tmp_path / "store").mkdir()
     command = [sys.executable, "-m", "pogfast", "tune", "data", "--to=store", *QUICK]
     process = subprocess.Popen(
@@ -192,11 +193,25 @@ def test_ctrl_c_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
     while time.monotonic() < deadline and not os.listdir(tmp_path / "store"):
         time.sleep(0.05)
     time.sleep(0.5)
+    return process
+
+
+def test_ctrl_c_leaves_nothing_behind(data: Path, tmp_path: Path) -> None:
+    process = begun(tmp_path)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert b"Traceback" not in err
     assert os.listdir(tmp_path / "store") == []
+
+
+def test_a_doctor_finds_what_one_that_was_killed_has_left(data: Path, tmp_path: Path, pogfast: Runner) -> None:
+    process = begun(tmp_path)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    ran = pogfast("doctor", "store")
+    assert ran.code == 0
+    assert "1 of a tune that runs now, or was killed" in ran.out.decode()
 
 
 def test_a_bucket_is_measured_and_left_empty(data: Path, tmp_path: Path, pogfast: Runner) -> None:

@@ -35,6 +35,8 @@ MANIFEST = ".mfn"
 # What else lies beside manifests: archives that were removed and can be brought back, and what a sweep says of itself.
 REMOVED = ".removed"
 SWEEPING = "sweep.running-"
+# Begins the names of directories that tune makes for its time.
+MEASURING = ".pogfast-tune-"
 SWEPT = "sweep.done-"
 
 
@@ -258,7 +260,8 @@ class LocalStore:
         yield Finding("room", "good" if share > 0.05 else "note", f"{free / 1e9:,.1f} GB free ({share:.0%})", advice)
         if facts.f_files and facts.f_favail < 10_000:
             yield Finding("inodes", "bad", f"{facts.f_favail:,} files can be made", "every blob is a file")
-        unfinished = filter(None, map(UNFINISHED.fullmatch, os.listdir(self.directory)))
+        names = os.listdir(self.directory)
+        unfinished = filter(None, map(UNFINISHED.fullmatch, names))
         others = [found for found in unfinished if found[1] != HOST]
         if others:
             yield Finding(
@@ -267,6 +270,9 @@ class LocalStore:
                 f"{len(others)} unfinished files of other machines",
                 "when nothing runs there, remove .pogfast-*",
             )
+        if measuring := sum(name.startswith(MEASURING) for name in names):
+            said = f"{measuring} of a tune that runs now, or was killed"
+            yield Finding("leavings", "note", said, f"when none runs, remove the directories {MEASURING}*")
 
     def locked(self, names: Iterable[str]) -> dict[str, float]:
         return {}

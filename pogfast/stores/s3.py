@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 PAGE = 1000  # objects in one answer of a listing, or named in one request to delete
 PART = 1 << 30  # larger objects are sent in parts of so many bytes; S3 takes no more than 5 GiB in one
 SMALL = 1 << 20  # a body of at most so many bytes is sent at once; a larger one when the service has agreed to it
+PIECE = 1 << 20  # bytes that are given to the socket at a time
 DAY = 24 * 3600
 CONNECT_SECONDS = 10
 READ_SECONDS = 60  # that a connection may be silent
@@ -406,7 +407,10 @@ def _until(lock: Lock) -> datetime:
 
 
 class _Reader(io.RawIOBase):
-    """A view as a file, so that what is sent is read from the memory that it lies in; it can be sent again."""
+    """A view as a file, so that what is sent is read from the memory that it lies in; it can be sent again.
+
+    It is read in pieces of PIECE, without a copy: urllib3 asks for 16 kB at a time, which costs twice the CPU time.
+    """
 
     def __init__(self, data: Buffer) -> None:
         self.data = memoryview(data)
@@ -428,9 +432,9 @@ class _Reader(io.RawIOBase):
         self.at = max(0, offset + (0, self.at, len(self.data))[whence])
         return self.at
 
-    def read(self, n: int = -1) -> bytes:
-        end = len(self.data) if n < 0 else self.at + n
-        piece = bytes(self.data[self.at : end])
+    def read(self, n: int = -1) -> Any:
+        end = len(self.data) if n < 0 else self.at + max(n, PIECE)
+        piece = self.data[self.at : end]
         self.at += len(piece)
         return piece
 
