@@ -140,19 +140,17 @@ cdef class _Feed(_Behind):
         return job
 
     cdef int fill_job(self, FileJob* job, item) except -1:
-        if isinstance(item, int):
-            job.fd = os.dup(item)
-            return 0
         cdef object path = item if isinstance(item, (bytes, int)) else item.path
         if isinstance(path, int):
             job.fd = os.dup(path)
         else:
             self.fill_path(job, path)
-        if isinstance(item, (bytes, int)):
+        if path is item:
             return 0
         if item.facts is not None:
             self.fill_known(job, item)
-        self.fill_earlier(job, item)
+        if item.plain_names:
+            self.fill_earlier(job, item)
         return 0
 
     cdef int fill_path(self, FileJob* job, bytes path) except -1:
@@ -178,8 +176,6 @@ cdef class _Feed(_Behind):
         return 0
 
     cdef int fill_earlier(self, FileJob* job, item) except -1:
-        if not item.plain_names:
-            return 0
         job.earlier = <Record*>calloc(len(item.names), sizeof(Record))
         if job.earlier == NULL:
             raise MemoryError
@@ -262,8 +258,8 @@ cdef class _Feed(_Behind):
                 if self.cuts_at.by_content:
                     plain_names.append(record.plain_name[:KEY] if record.plain_named else b"")
         job.told = ready
-        told = Sealed(file, names, stored, sizes, plain_names, job.done, job.error, job.changed, job.size, facts.atime_ns,
-                      facts.mtime_ns, facts.ctime_ns, facts.inode, facts.sparse)
+        told = Sealed(file, names, stored, sizes, plain_names, job.done, job.error, job.changed, job.size,
+                      facts.atime_ns, facts.mtime_ns, facts.ctime_ns, facts.inode, facts.sparse)
         if job.done:
             self.first = job.next
             self.told += 1

@@ -409,17 +409,17 @@ class _Run:
     def _look_up(self, pending: _Pending) -> bytes | Known | None:
         """None when the cache knows all of a file and the stores hold it; else what the engine is to read."""
         node = pending.node
+        path = os.fsencode(node.path)
         if self.cache is None or self.options.force or not self.targets.left:
-            return os.fsencode(node.path)
+            return path
         facts = _cache_facts(node.stat)
         known = self.cache.find(self._place(node), facts, self.cut)
         if known is None:
-            return self._look_up_earlier(pending, os.fsencode(node.path))
+            return self._look_up_earlier(pending, path)
         held = self._held(known)
         if known.complete and held == len(known.names):
             pending.known = known
             return None
-        path = os.fsencode(node.path)
         sizes = known.sizes or [self.cuts.most] * min(held, facts.size // self.cuts.most)
         full = min(held, len(sizes))
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= facts.size:

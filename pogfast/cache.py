@@ -438,15 +438,16 @@ class Cache:
         read the same."""
         size, mtime_ns, ctime_ns, inode = facts
         head = f"{size} {mtime_ns} {ctime_ns} {inode} {complete} {run} {len(raw)} {len(digests)} {len(stored)} {cut}\n"
-        proof = self._keyed.copy()
-        proof.update(b"".join((head.encode(), raw, digests, stored)))
-        return proof.digest()
+        return self._prove(head, raw, digests, stored)
 
     def _plain_proof(self, digests: bytes, stored: bytes, plain_names: bytes, run: int) -> bytes:
         """That chunks of these plain names are in these blobs, whatever file they are of."""
         head = f"plain {run} {len(digests)} {len(stored)} {len(plain_names)}\n"
+        return self._prove(head, digests, stored, plain_names)
+
+    def _prove(self, head: str, *columns: bytes) -> bytes:
         proof = self._keyed.copy()
-        proof.update(b"".join((head.encode(), digests, stored, plain_names)))
+        proof.update(b"".join((head.encode(), *columns)))
         return proof.digest()
 
 

@@ -123,7 +123,7 @@ class Plan:
         if kind == "file":
             try:
                 return self.entries[one[1]].blobs != self.entries[other[1]].blobs
-            except CorruptManifest:  # it is told of the one that is kept, if of that
+            except CorruptManifest:  # of the one that is kept it is told when it is its turn
                 return True
         return bool(self.facts[kind][one[1]] != self.facts[kind][other[1]])
 

@@ -150,16 +150,12 @@ class Store(Shelf):
         return len(self.blobs.get(name, b"")) == size
 
 
-def changed_text(data: bytes) -> bytes:
-    return data[:200_000] + b"and some more" + data[200_000:]
-
-
 def test_a_chunk_of_an_earlier_version_is_not_made_anew(tmp_path: Path) -> None:
     data = text(3_000_000)
     path = file_of(tmp_path, data)
     [before] = seal([path], shelf := Store(), level=1, **BY_CONTENT)
     assert all(len(name) == 32 for name in before.plain_names)
-    changed = changed_text(data)
+    changed = data[:200_000] + b"and some more" + data[200_000:]
     file_of(tmp_path, changed)
     known = Known(path, before.names, before.stored, before.sizes, None, before.plain_names)
     # At another level each chunk would become another blob, were it compressed.

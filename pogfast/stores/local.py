@@ -35,9 +35,9 @@ MANIFEST = ".mfn"
 # What else lies beside manifests: archives that were removed and can be brought back, and what a sweep says of itself.
 REMOVED = ".removed"
 SWEEPING = "sweep.running-"
+SWEPT = "sweep.done-"
 # Begins the names of directories that tune makes for its time.
 MEASURING = ".pogfast-tune-"
-SWEPT = "sweep.done-"
 
 
 def temporary_prefix() -> bytes:

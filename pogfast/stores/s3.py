@@ -409,7 +409,7 @@ def _until(lock: Lock) -> datetime:
 class _Reader(io.RawIOBase):
     """A view as a file, so that what is sent is read from the memory that it lies in; it can be sent again.
 
-    It is read in pieces of PIECE, without a copy: urllib3 asks for 16 kB at a time, which costs twice the CPU time.
+    It gives pieces of PIECE, without a copy, also to urllib3, which asks for 16 kB: each costs a call of the system.
     """
 
     def __init__(self, data: Buffer) -> None:
