@@ -14,6 +14,7 @@ cdef enum Manner:               # how a chunk becomes a frame
     # All of it is kept in memory, and zstd finds matches in it without copying what it reads into a ring of its own,
     # whose seam costs it a fifth of its speed.
     STEADY
+    TRYING                      # the same, to be given up when its beginning does not compress
     STREAMED                    # read piece by piece: half the memory
     RAW                         # it does not compress: a frame of raw blocks, at the speed of hashing and encrypting
 
@@ -332,7 +333,7 @@ cdef class _Cutter(_Streamer):
         """Compresses the chunk of `n` bytes into its slab; hashes and encrypts behind. A file of one chunk as pog does,
         others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there, 0 when that
         is nothing. 0 or an errno."""
-        cdef Manner manner = STREAMED if alone else STEADY
+        cdef Manner manner = STREAMED if alone else TRYING
         cdef Slab* slab = hand.slab
         cdef int error
         self.make_room(slab, cut, manner)
@@ -353,7 +354,7 @@ cdef class _Cutter(_Streamer):
 
     cdef void make_room(self, Slab* slab, const Cut* cut, Manner manner) noexcept nogil:
         """A slab has memory for all of the plain bytes or for all of the blob, not for both."""
-        if manner == STEADY or cut.in_order:
+        if manner != RAW and manner != STREAMED or cut.in_order:
             give_back_behind(slab.base, slab.room, KEPT)
         else:
             give_back_behind(slab.plain, slab.plain_room, PROBE)
@@ -361,7 +362,7 @@ cdef class _Cutter(_Streamer):
     cdef int pack_frame(self, Hand* hand, Cut* cut, size_t* n, bint alone, Manner* manner) noexcept nogil:
         """One try of `pack`. AGAIN when `n` or `manner` were not what they should be, and are now: a frame says its length
         up front."""
-        cdef bint steady = manner[0] == STEADY
+        cdef bint steady = manner[0] != STREAMED
         cdef Slab* slab = hand.slab
         cdef ZBuffer data, out
         cdef size_t at = 0, got, piece, left = 0
@@ -395,7 +396,7 @@ cdef class _Cutter(_Streamer):
             left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
             if zstd.is_error(left):
                 return ENOMEM
-            if steady and n[0] >= TRIAL and at == PROBE and out.pos > PROBE - PROBE // 32:
+            if manner[0] == TRYING and n[0] >= TRIAL and at == PROBE and out.pos > PROBE - PROBE // 32:
                 manner[0] = RAW
                 return AGAIN
             slab.length = out.pos
@@ -432,7 +433,7 @@ cdef class _Cutter(_Streamer):
                     n[0] = at + got
                     return AGAIN
             if at and at % TRIAL == 0 and compresses(hand, place, block):
-                manner[0] = STREAMED
+                manner[0] = STEADY
                 return AGAIN
             at += block
             slab.length = place + block - chunk_of(slab)

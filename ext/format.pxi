@@ -25,6 +25,7 @@ cdef enum:                      # libzstd's own, from zstd.h
     ZSTD_C_CHAIN = 103
     ZSTD_C_MIN_MATCH = 105
     ZSTD_C_CHECKSUM = 201
+    ZSTD_C_SPLITTER = 1017      # how hard is looked for where a block is to end, of 1.5.7; earlier releases know none
     ZSTD_C_STABLE_IN = 1006     # the input stays where it is, so it is not copied; an experimental parameter since 1.4
     DENSEST = 32768             # plain bytes that one byte of a frame makes at most: a block of 128 KiB takes four
 
