@@ -63,10 +63,10 @@ def _random_pieces(size: int) -> Iterator[bytes]:
 
 
 def _tar(place: Path, scale: float) -> None:
-    _write(place / "usr.tar", _usr(int(BIG * scale)))
+    _write(place / "usr.tar", usr_tar(int(BIG * scale)))
 
 
-def _usr(size: int) -> Iterator[bytes]:
+def usr_tar(size: int) -> Iterator[bytes]:
     """The first bytes of a tar of /usr."""
     with subprocess.Popen(["tar", "cf", "-", "/usr"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tar:
         assert tar.stdout is not None
@@ -80,7 +80,7 @@ def _small(place: Path, scale: float) -> None:
     count = max(int(FILES * scale), 10)
     source = random.Random(1)
     sizes = [int(source.lognormvariate(8.5, 1.3)) for _ in range(count)]
-    _write(place.with_name("source"), _usr(sum(sizes)))
+    _write(place.with_name("source"), usr_tar(sum(sizes)))
     with place.with_name("source").open("rb") as source_file:
         for number, size in enumerate(sizes):
             directory = place / f"{number % 200:03}"

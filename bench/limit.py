@@ -26,6 +26,7 @@ from pathlib import Path
 
 import zstandard
 from data import files_below, make_data, title
+from level import OURS, Compressor
 from machine import cores, make_tables
 from nacl import bindings
 from nacl._sodium import ffi, lib
@@ -165,9 +166,8 @@ def measure_content(source: Path) -> Content:
         with file.open("rb") as opened:
             data += opened.read(SAMPLE - len(data))
     chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
-    settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=23, hash_log=17, chain_log=15, min_match=6)
-    compressor, decompressor = zstandard.ZstdCompressor(compression_params=settings), zstandard.ZstdDecompressor()
-    frames = [compressor.compress(chunk) for chunk in chunks]
+    compressor, decompressor = Compressor(OURS), zstandard.ZstdDecompressor()
+    frames = [bytes(compressor.compress(chunk)) for chunk in chunks]
     ratio = len(data) / sum(map(len, frames))
     if ratio < FLOOR:
         return Content(size, size, float("inf"), float("inf"))

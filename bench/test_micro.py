@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from level import OURS, Compressor
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from pogfast._engine import blob_name, compress, decompress, open_blob, read_chunk, seal_blob
+from pogfast._engine import Sealer, blob_name, compress, decompress, open_blob, read_chunk, seal_blob
 
 SECRET = bytes(range(32))
 SIZES = {"64KB": 64_000, "4MB": 4_000_000}
@@ -73,3 +75,23 @@ def test_read_chunk(benchmark: BenchmarkFixture, content: bytes) -> None:
     """open_blob and decompress in one, with lengths checked: what a read of an archive's part costs."""
     name, blob = seal_blob(SECRET, False, compress(content), CHUNK_SIZE)
     assert benchmark(read_chunk, SECRET, None, blob, name, len(content)) == content
+
+
+def test_large_chunks_are_compressed_as_the_benches_do(tmp_path: Path) -> None:
+    lines = text(5_000_000)
+    # What it is made of changes within blocks, so that it matters where they end.
+    chunk = b"".join(lines[at : at + 50_000] + os.urandom(25_000).hex().encode() for at in range(0, len(lines), 50_000))
+    (tmp_path / "two").write_bytes(chunk * 2)
+    blobs: list[bytes] = []
+    sealer = Sealer(
+        SECRET,
+        False,
+        [os.fsencode(tmp_path / "two")],
+        [lambda name, blob: blobs.append(bytes(blob))],
+        chunk_size=len(chunk),
+        level=3,
+        jobs=1,
+        frames=True,
+    )
+    list(sealer.run())
+    assert [bytes(open_blob(SECRET, None, blob)) for blob in blobs] == [bytes(Compressor(OURS).compress(chunk))]

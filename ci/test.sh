@@ -59,6 +59,7 @@ run_tests "$work/wheel" --benchmark-disable "$checkout/bench"
 "$work/wheel/bin/python" bench/compare.py --scale 0.002 --runs 1 --dir "$work/bench"
 "$work/wheel/bin/python" bench/limit.py --scale 0.002 --runs 1 --dir "$work/bench"
 "$work/wheel/bin/python" bench/model.py --scale 0.002 --runs 1 --dir "$work/bench"
+"$work/wheel/bin/python" bench/level.py --scale 0.002 --runs 1 --dir "$work/bench"
 "$work/wheel/bin/python" bench/services.py --scale 0.002 --runs 1 --dir "$work/bench"
 
 say "the tests on the wheel"

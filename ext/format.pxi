@@ -21,12 +21,10 @@ cdef enum:                      # libzstd's own, from zstd.h
     ZSTD_RESET_SESSION = 1
     ZSTD_C_LEVEL = 100
     ZSTD_C_WINDOW = 101
-    ZSTD_C_HASH = 102
     ZSTD_C_CHAIN = 103
-    ZSTD_C_MIN_MATCH = 105
     ZSTD_C_CHECKSUM = 201
-    ZSTD_C_SPLITTER = 1017      # how hard is looked for where a block is to end, of 1.5.7; earlier releases know none
     ZSTD_C_STABLE_IN = 1006     # the input stays where it is, so it is not copied; an experimental parameter since 1.4
+    ZSTD_C_SPLITTER = 1017      # how hard it looks for where a block should end; earlier releases than 1.5.7 do not
     DENSEST = 32768             # plain bytes that one byte of a frame makes at most: a block of 128 KiB takes four
 
 cdef u8[4] PAD_MAGIC = [0x50, 0x2A, 0x4D, 0x18]

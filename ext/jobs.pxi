@@ -339,14 +339,12 @@ cdef class _Feed(_Behind):
             zstd.cctx_pledge(hand.context, n)
 
     cdef void tune(self, void* context, bint tuned) noexcept nogil:
-        """Level 3 made for chunks rather than for streams: a window as large as every reader must accept (RFC 8878),
-        smaller tables, which stay in a core's cache, and the cheapest of the ways to find where a block should end. 0 is
-        what the level says. bench/RESULTS.md, "Level 3 for chunks"."""
+        """Level 3 made for chunks rather than for streams: a window as large as every reader must accept (RFC 8878), for
+        that a smaller one of the two tables, which share a core's cache, and blocks that end where they are full. Over
+        eight kinds of data 7 % less time for as many bytes, at worst 6 % more (bench/level.py). 0 is what the level says."""
         zstd.cctx_set(context, ZSTD_C_WINDOW, 23 if tuned else 0)
-        zstd.cctx_set(context, ZSTD_C_HASH, 17 if tuned else 0)
-        zstd.cctx_set(context, ZSTD_C_CHAIN, 15 if tuned else 0)
-        zstd.cctx_set(context, ZSTD_C_MIN_MATCH, 6 if tuned else 0)
-        zstd.cctx_set(context, ZSTD_C_SPLITTER, 2 if tuned else 0)
+        zstd.cctx_set(context, ZSTD_C_CHAIN, 14 if tuned else 0)
+        zstd.cctx_set(context, ZSTD_C_SPLITTER, 1 if tuned else 0)
 
     # ---- reading (without the lock) ----
 

@@ -11,9 +11,6 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
-import shlex
-import socket
-import subprocess
 import threading
 import time
 from collections import Counter, deque
@@ -487,6 +484,9 @@ class _Run:
         return descriptor if self.options.force else self._look_up_earlier(self.pending[0], descriptor)
 
     def _pass_command(self, command: str) -> None:
+        import shlex  # here, because most runs need neither, and both take time
+        import subprocess
+
         try:
             words = shlex.split(command)
         except ValueError as error:
@@ -694,7 +694,7 @@ class _Run:
             "program": f"pogfast {__version__}",
             "time": self.begun.isoformat(),
             "ended": datetime.now().astimezone().isoformat(),
-            "host": options.host if options.host is not None else socket.gethostname(),
+            "host": options.host if options.host is not None else os.uname().nodename,
             "user": _user(),
             "tags": list(options.tags),
             "comment": options.comment,
