@@ -6,7 +6,7 @@
 # a fifth of the CPU time of a run over random data, and the sync before the manifest would have to wait for it all.
 
 cdef enum:
-    STEP_BEHIND = 4 << 20       # bytes of a blob that are worth a write
+    STEP_BEHIND = 1 << 20       # bytes of a blob that are worth a write; the last of them are what a worker waits for
 
 
 cdef class _Behind(_Storer):

@@ -341,7 +341,7 @@ cdef class _Feed(_Behind):
     cdef void tune(self, void* context, bint tuned) noexcept nogil:
         """Level 3 made for chunks rather than for streams: a window as large as every reader must accept (RFC 8878), for
         that a smaller one of the two tables, which share a core's cache, and blocks that end where they are full. Over
-        eight kinds of data 7 % less time for as many bytes, at worst 6 % more (bench/level.py). 0 is what the level says."""
+        eight kinds of data 6 % less time for as many bytes, at worst 6 % more (bench/level.py). 0 is what the level says."""
         zstd.cctx_set(context, ZSTD_C_WINDOW, 23 if tuned else 0)
         zstd.cctx_set(context, ZSTD_C_CHAIN, 14 if tuned else 0)
         zstd.cctx_set(context, ZSTD_C_SPLITTER, 1 if tuned else 0)
