@@ -91,9 +91,14 @@ def add_limits(
     """A row for what limit.py computes, beside the sides."""
     steps = limit.measure_steps(bench.outputs)
     for workload in workloads:
+        source, name = make_data(bench.home, workload, scale), title(workload, scale)
+        if workload == "small":
+            content = limit.measure_small(source)
+            floor = limit.measure_floor(bench.home, source, content, bench.runs)
+            least, cpu = (limit.limit_of_small(steps, content, floor, number) for number in (cores(), 1))
+            written[name][LIMIT] = Figures([least], [cpu], [0])
         if workload in limit.LARGE:
-            content = limit.measure_content(make_data(bench.home, workload, scale))
-            name = title(workload, scale)
+            content = limit.measure_content(source)
             for rows, of in ((written, limit.limit_of_writing), (restored, limit.limit_of_restoring)):
                 least, cpu = of(steps, content, cores()), of(steps, content, 1)
                 rows[name][LIMIT] = Figures([least], [cpu], [0])
@@ -116,14 +121,14 @@ def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float)
     measured: list[tuple[str, str, str, dict[str, Row]]] = []  # part, its title, the title beside peers, rows
     if workloads := [workload for workload in only if workload not in ("memory", "again", "help")]:
         written, restored = measure_speed(bench, workloads, scale)
-        if OURS in sides:
-            add_limits(bench, workloads, scale, written, restored)
         measured += [("speed", "Writing", WRITING, written), ("speed", "Restoring", RESTORING, restored)]
     if "memory" in only:
         memory = measure_memory(bench, scale)
         measured.append(("memory", "Memory (writing)", "Memory (writing), beside its peers", memory))
     if "again" in only and OURS in sides:
         parts["again"] = [peers_table(AGAIN, measure_again(bench, scale))]
+    if workloads and OURS in sides:  # last, since it leaves many deleted files behind
+        add_limits(bench, workloads, scale, written, restored)
     for part, heading, beside, rows in measured:
         if "pog" in sides and "pogcli" in sides:
             parts[part].append(pair_table(heading, rows, sides["pog"].name, sides["pogcli"].name))

@@ -1,8 +1,9 @@
-/* The least that an archive of many small files costs where every blob is a file: each is read, and as many bytes are
-   written to a new file in one of 4,096 directories (NN/NN of a number that is spread as names are), by so many threads.
+/* The least that an archive of many small files costs where every blob is a file: each is read, and so many parts of a
+   hundred of it are written to a new file in one of 4,096 directories (of a number that is spread as names are), by so
+   many threads.
    No name is made, nothing is compressed or encrypted, nothing is renamed; one sync of the file system at the end.
 
-       floor THREADS TARGET < LIST      LIST: a path a line */
+       floor THREADS TARGET PARTS < LIST      LIST: a path a line */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>
@@ -16,7 +17,7 @@
 #define MOST 1000000
 static char *paths[MOST];
 static int count, next;
-static int target;
+static int target, parts;
 
 static int fail(const char *what) {
     perror(what);
@@ -34,6 +35,7 @@ static void *work(void *unused) {
         if (fd < 0 || fstat(fd, &facts)) fail(paths[number]);
         ssize_t n = read(fd, data, sizeof data);
         close(fd);
+        ssize_t stored = n * parts / 100;
         uint64_t spread = (uint64_t)(number + 1) * 0x9E3779B97F4A7C15u;
         char name[64];
         snprintf(name, sizeof name, "%02x", (unsigned)(spread >> 52) % 4096 / 16);
@@ -43,15 +45,16 @@ static void *work(void *unused) {
         size_t at = strlen(name);
         snprintf(name + at, sizeof name - at, "/%016llx", (unsigned long long)spread);
         fd = openat(target, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-        if (fd < 0 || n < 0 || write(fd, data, n) != n || close(fd)) fail(name);
+        if (fd < 0 || n < 0 || write(fd, data, stored) != stored || close(fd)) fail(name);
     }
 }
 
 int main(int argc, char **argv) {
     pthread_t threads[64];
     char line[4096];
-    int number = argc > 2 ? atoi(argv[1]) : 0;
-    if (number < 1 || number > 64) return 2;
+    int number = argc > 3 ? atoi(argv[1]) : 0;
+    parts = argc > 3 ? atoi(argv[3]) : 0;
+    if (number < 1 || number > 64 || parts < 0 || parts > 100) return 2;
     target = open(argv[2], O_RDONLY | O_DIRECTORY);
     if (target < 0) fail(argv[2]);
     while (count < MOST && fgets(line, sizeof line, stdin)) {

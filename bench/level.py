@@ -27,6 +27,7 @@ CHUNK = 50_000_000
 PIECE = 256 << 10  # bytes that zstd is fed at a time
 SIZE = 200_000_000  # bytes of a kind, at most
 LEVEL, WINDOW, CHAIN, CHECKSUM, STABLE_IN, SPLITTER = 100, 101, 103, 201, 1006, 1017  # zstd.h
+POG = {LEVEL: 3}
 PLAIN = {LEVEL: 3, CHECKSUM: 1, STABLE_IN: 1}
 OURS = {**PLAIN, WINDOW: 23, CHAIN: 14, SPLITTER: 1}
 
@@ -41,13 +42,14 @@ class Compressor:
         for setting, value in settings.items():
             lib.ZSTD_CCtx_setParameter(self.context, setting, value)  # one that this release does not know is left out
 
-    def compress(self, chunk: bytes) -> memoryview:
-        """Valid until the next call."""
+    def compress(self, chunk: bytes, known: bool = True) -> memoryview:
+        """Valid until the next call. Unless the size is `known` it is not in the frame: as pog makes it."""
         source, out = ffi.new("ZSTD_inBuffer *"), ffi.new("ZSTD_outBuffer *")
         held = ffi.from_buffer(chunk)
         source.src = held
         out.dst, out.size = self.room, len(self.room)
-        lib.ZSTD_CCtx_setPledgedSrcSize(self.context, len(chunk))
+        if known:
+            lib.ZSTD_CCtx_setPledgedSrcSize(self.context, len(chunk))
         for end in range(PIECE, len(chunk) + PIECE, PIECE):
             source.size = min(end, len(chunk))
             left = lib.ZSTD_compressStream2(self.context, out, source, lib.ZSTD_e_continue)

@@ -8,8 +8,9 @@ writing. The limit of a workload is the CPU time of its steps, shared by the cor
 write, whichever is longer. Nothing waits for anything in it, no page is touched for the first time, and no interpreter
 starts. What starting takes is measured as well: the time of an archive of one empty file.
 
-For small files the limit is floor.c, run in alternation with pogfast: a C program that reads each and writes as many
-bytes to a file of their own, since the format has a blob for each.
+Of small files each has a blob of its own. floor.c, a C program that is run in alternation with pogfast, reads each
+and writes as many bytes as its blob has to a file of its own. The limit adds to the CPU time of that what frames,
+names and boxes take.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from pathlib import Path
 
 import zstandard
 from data import files_below, make_data, title
-from level import OURS, Compressor
+from level import OURS, POG, Compressor
 from machine import cores, make_tables
 from nacl import bindings
 from nacl._sodium import ffi, lib
@@ -42,6 +43,7 @@ SAMPLE = 4 * CHUNK  # bytes of a workload that zstd is measured on
 WRITTEN = 1 << 29  # bytes, to learn what the disk takes
 DIRECT = 4 << 20  # bytes of one write past the page cache
 RUNS = 5
+BLOB = 72 + 40 + 8  # bytes of a blob beside a chunk and the random bytes behind it
 FLOOR = 1.03  # plain bytes for a compressed one: with less the engine stores data as it is
 
 
@@ -176,6 +178,21 @@ def measure_content(source: Path) -> Content:
     return Content(size, int(size / ratio), compress, decompress)
 
 
+def measure_small(source: Path) -> Content:
+    """Of a workload of small files, each a frame as pog makes it, and what it is stored in."""
+    data = [file.read_bytes() for file in files_below(source)]
+    size, compressor = sum(map(len, data)), Compressor(POG)
+    frames = [len(compressor.compress(content, known=False)) for content in data]
+    compress = fastest(lambda: [compressor.compress(content, known=False) for content in data], size)
+    return Content(size, sum(frame + BLOB + frame % 256 for frame in frames), compress, float("inf"))
+
+
+def limit_of_small(steps: Steps, content: Content, floor: Figures, cores: int) -> float:
+    """Seconds to write them. What they are stored in is little, and the disk is not asked."""
+    sealing = content.size / content.compress + content.stored * (1 / steps.sha256 + 1 / steps.box)
+    return (min(floor.cpu) + sealing) / cores
+
+
 def limit_of_writing(steps: Steps, content: Content, cores: int) -> float:
     """Seconds."""
     plain = 1 / steps.read + 1 / content.compress
@@ -209,19 +226,31 @@ class OnCores(Pogfast):
         return ["taskset", "-c", f"0-{self.cores - 1}", *command] if shutil.which("taskset") else command
 
 
+@dataclass(frozen=True)
 class Floor(Side):
     """floor.c, which has no way back."""
 
+    parts: int = 100  # of a hundred that are written of what is read
+
     def write(self, source: Path, store: Path) -> list[list[str]]:
-        words = [*self.command, str(cores()), str(store)]
+        words = [*self.command, str(cores()), str(store), str(self.parts)]
         return [["find", str(source), "-type", "f"], words]
 
 
-def floor(home: Path) -> Side:
+def floor(home: Path, content: Content) -> Side:
     """Compiled for the run."""
     program = home / "floor"
     subprocess.run(["cc", "-O2", "-pthread", "-o", program, Path(__file__).with_name("floor.c")], check=True)
-    return Floor("floor.c", (str(program),), home)
+    return Floor("floor.c", (str(program),), home, parts=min(100 * content.stored // max(content.size, 1), 100))
+
+
+def measure_floor(home: Path, source: Path, content: Content, runs: int) -> Figures:
+    """floor.c alone."""
+    bench = Bench(home, (floor(home, content),), runs)
+    try:
+        return bench.write(source)[0]["floor.c"]
+    finally:
+        shutil.rmtree(bench.outputs)
 
 
 def measure(home: Path, workloads: list[str], runs: int, scale: float) -> str:
@@ -234,7 +263,7 @@ def measure(home: Path, workloads: list[str], runs: int, scale: float) -> str:
         for workload in workloads:
             source = make_data(home, workload, scale)
             if workload == "small":
-                text += small_rows(sides[-1], source, runs, title(workload, scale), starts)
+                text += small_rows(sides[-1], source, runs, steps, title(workload, scale), starts)
             else:
                 text += large_rows(bench, sides, source, steps, title(workload, scale), starts)
     finally:
@@ -268,14 +297,20 @@ def large_rows(
     return f"{rows}| {name}: {zstd}{back} | | | | | |\n"
 
 
-def small_rows(side: OnCores, source: Path, runs: int, name: str, starts: dict[str, float]) -> str:
-    bench = Bench(side.home, (floor(side.home), side), runs)
+def small_rows(side: OnCores, source: Path, runs: int, steps: Steps, name: str, starts: dict[str, float]) -> str:
+    content = measure_small(source)
+    bench = Bench(side.home, (floor(side.home, content), side), runs)
     try:
         written, _ = bench.write(source)
     finally:
         shutil.rmtree(bench.outputs)
-    best = min(written["floor.c"].wall)
-    return far_row(f"{name}: writing (limit: floor.c)", side.cores, best, written[side.name], starts[side.name])
+    plain, ours, start = written["floor.c"], written[side.name], starts[side.name]
+    least = limit_of_small(steps, content, plain, side.cores)
+    return (
+        far_row(f"{name}: writing, beside floor.c", side.cores, min(plain.wall), ours, start)
+        + far_row(f"{name}: writing", side.cores, least, ours, start)
+        + f"| {name}: zstd {speed(content.compress)} | | | | | |\n"
+    )
 
 
 def far_row(what: str, number: int, best: float, figures: Figures, started: float) -> str:
