@@ -10,6 +10,7 @@ picture. The settings are those of `_Feed.tune` in ext/jobs.pxi; test_micro.py h
 from __future__ import annotations
 
 import json
+import mmap
 import random
 import sqlite3
 import sys
@@ -42,7 +43,7 @@ class Compressor:
         for setting, value in settings.items():
             lib.ZSTD_CCtx_setParameter(self.context, setting, value)  # one that this release does not know is left out
 
-    def compress(self, chunk: bytes, known: bool = True) -> memoryview:
+    def compress(self, chunk: bytes | mmap.mmap, known: bool = True) -> memoryview:
         """Valid until the next call. Unless the size is `known` it is not in the frame: as pog makes it."""
         source, out = ffi.new("ZSTD_inBuffer *"), ffi.new("ZSTD_outBuffer *")
         held = ffi.from_buffer(chunk)

@@ -39,7 +39,7 @@ LARGE = ("random", "tar")
 WORKLOADS = (*LARGE, "small")
 PIECE = 256 << 10
 CHUNK = 50_000_000
-SAMPLE = 5  # chunks of a workload that zstd is measured on, taken from everywhere
+SAMPLE = 20  # chunks of a workload that zstd is measured on, at most, taken from everywhere
 WRITTEN = 1 << 29  # bytes, to learn what the disk takes
 DIRECT = 4 << 20  # bytes of one write past the page cache
 RUNS = 5
@@ -165,16 +165,35 @@ def measure_content(source: Path) -> Content:
     [file] = files_below(source)
     size = file.stat().st_size
     with file.open("rb") as opened:
-        chunks = [os.pread(opened.fileno(), CHUNK, at) for at in range(0, size, max(CHUNK, size // SAMPLE))]
-    compressor, decompressor = Compressor(OURS), zstandard.ZstdDecompressor()
-    frames = [bytes(compressor.compress(chunk)) for chunk in chunks]
-    read = sum(map(len, chunks))
-    ratio = read / sum(map(len, frames))
-    if ratio < FLOOR:
+        places = range(0, size, max(CHUNK, size // SAMPLE))
+        chunks = [huge(os.pread(opened.fileno(), CHUNK, at)) for at in places]
+    compressor = Compressor(OURS)
+    pairs = [(chunk, bytes(compressor.compress(chunk))) for chunk in chunks]
+    read, stored = sum(map(len, chunks)), sum(len(frame) for _, frame in pairs)
+    # zstd is not asked for the others.
+    pairs = [(chunk, frame) for chunk, frame in pairs if len(chunk) >= len(frame) * FLOOR]
+    if not pairs:
         return Content(size, size, float("inf"), float("inf"))
-    compress = fastest(lambda: [compressor.compress(chunk) for chunk in chunks], read)
-    decompress = fastest(lambda: [decompressor.decompress(frame) for frame in frames], read)
-    return Content(size, int(size / ratio), compress, decompress)
+    compress = fastest(lambda: [compressor.compress(chunk) for chunk, _ in pairs], read)
+    decompress = fastest(lambda: [decompress_all(frame) for _, frame in pairs], read)
+    return Content(size, size * stored // read, compress, decompress)
+
+
+def huge(data: bytes) -> mmap.mmap:
+    """The same in memory as the engine has it: of huge pages, where there are some."""
+    memory = mmap.mmap(-1, len(data))
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    memory.write(data)
+    return memory
+
+
+def decompress_all(frame: bytes) -> None:
+    """Into a piece of memory that is used again and again."""
+    piece = bytearray(PIECE)
+    with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
+        while reader.readinto(piece):
+            pass
 
 
 def measure_small(source: Path) -> Content:
