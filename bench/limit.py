@@ -27,18 +27,16 @@ from pathlib import Path
 
 import zstandard
 from data import files_below, make_data, title
-from level import OURS, POG, Compressor
+from level import CHUNK, OURS, PIECE, POG, Compressor
 from machine import cores, make_tables
 from nacl import bindings
 from nacl._sodium import ffi, lib
-from runs import Bench, Figures
+from runs import Bench, Figures, Row
 from sides import Pogfast, Side, our
 from tables import spread
 
 LARGE = ("random", "tar")
 WORKLOADS = (*LARGE, "small")
-PIECE = 256 << 10
-CHUNK = 50_000_000
 SAMPLE = 20  # chunks of a workload that zstd is measured on, at most, taken from everywhere
 WRITTEN = 1 << 29  # bytes, to learn what the disk takes
 DIRECT = 4 << 20  # bytes of one write past the page cache
@@ -264,9 +262,14 @@ def floor(home: Path, content: Content) -> Side:
 
 def measure_floor(home: Path, source: Path, content: Content, runs: int) -> Figures:
     """floor.c alone."""
-    bench = Bench(home, (floor(home, content),), runs)
+    return written_by((floor(home, content),), home, source, runs)["floor.c"]
+
+
+def written_by(sides: tuple[Side, ...], home: Path, source: Path, runs: int) -> Row:
+    """What writing takes them; nothing is kept of it."""
+    bench = Bench(home, sides, runs)
     try:
-        return bench.write(source)[0]["floor.c"]
+        return bench.write(source)[0]
     finally:
         shutil.rmtree(bench.outputs)
 
@@ -317,11 +320,7 @@ def large_rows(
 
 def small_rows(side: OnCores, source: Path, runs: int, steps: Steps, name: str, starts: dict[str, float]) -> str:
     content = measure_small(source)
-    bench = Bench(side.home, (floor(side.home, content), side), runs)
-    try:
-        written, _ = bench.write(source)
-    finally:
-        shutil.rmtree(bench.outputs)
+    written = written_by((floor(side.home, content), side), side.home, source, runs)
     plain, ours, start = written["floor.c"], written[side.name], starts[side.name]
     least = limit_of_small(steps, content, plain, side.cores)
     return (
