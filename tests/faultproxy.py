@@ -37,12 +37,13 @@ class Fault:
 
 class Proxy:
     """`url` is where it listens; `faults` may change at any time; `seen` has every request, its status and the bytes of
-    the server's answer."""
+    the server's answer; `asked` those that waited for leave to send their body."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.faults: list[Fault] = []
         self.seen: list[tuple[str, int, int]] = []
+        self.asked: list[str] = []
         self.lock = threading.Lock()
         self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -85,6 +86,10 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     proxy: Proxy
+
+    def handle_expect_100(self) -> bool:
+        self.proxy.asked.append(f"{self.command} {self.path}")
+        return super().handle_expect_100()
 
     def handle_any(self) -> None:
         request = f"{self.command} {self.path}"

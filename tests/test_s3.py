@@ -163,6 +163,17 @@ def test_a_listing_of_several_pages(
         assert (store.requests["put"], store.requests["delete"]) == (1100, 2)
 
 
+def test_a_small_body_is_sent_without_asking(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be a round trip more for every small file."""
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
+        store.put_blob(NAMES[0], b"content")
+        store.put_blob(NAMES[1], bytes(1 << 20))
+        assert proxy.asked == []
+        store.put_blob(NAMES[2], bytes((1 << 20) + 1))
+        assert len(proxy.asked) == 1
+        assert [len(store.get_blob(name)) for name in NAMES] == [7, 1 << 20, (1 << 20) + 1]
+
+
 def test_an_object_larger_than_a_part(
     moto_server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
