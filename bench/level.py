@@ -98,14 +98,14 @@ def picture() -> Iterator[bytes]:
         yield np.stack([grey, grey * 0.9, grey * 0.8], -1).clip(0, 255).astype("u1").tobytes()
 
 
-def database() -> Iterator[bytes]:
-    """Of about SIZE."""
+def database(size: int) -> Iterator[bytes]:
+    """Of about so many bytes."""
     source = random.Random(1)
     base = sqlite3.connect(":memory:")
     base.execute("create table things (id integer primary key, name text, value real, mark blob)")
     rows = (
         ("".join(source.choices("etaoin shrdlu", k=source.randrange(5, 40))), source.random(), source.randbytes(8))
-        for _ in range(SIZE // 50)
+        for _ in range(size // 50)
     )
     base.executemany("insert into things (name, value, mark) values (?, ?, ?)", rows)
     yield base.serialize()
@@ -120,15 +120,15 @@ def begin(pieces: Iterator[bytes], size: int) -> bytes:
 
 CODE = (".so", ".so.0", ".so.1", ".so.6")
 TEXT = (".h", ".html", ".txt", ".md", ".json", ".js", ".xml")
-KINDS: dict[str, tuple[str, Callable[[], Iterator[bytes]]]] = {
-    "tar": ("a tar of /usr", lambda: usr_tar(SIZE)),
-    "python": ("Python's sources", lambda: below(sysconfig.get_path("stdlib"), sys.prefix, ends=(".py",))),
-    "code": ("shared libraries", lambda: below("/usr/lib", sys.prefix, ends=CODE)),
-    "text": ("headers and documents", lambda: below("/usr/include", "/usr/share", ends=TEXT)),
-    "log": ("lines of a log", log),
-    "floats": ("a random walk of floats", floats),
+KINDS: dict[str, tuple[str, Callable[[int], Iterator[bytes]]]] = {  # of at least so many bytes, where there are
+    "tar": ("a tar of /usr", usr_tar),
+    "python": ("Python's sources", lambda _: below(sysconfig.get_path("stdlib"), sys.prefix, ends=(".py",))),
+    "code": ("shared libraries", lambda _: below("/usr/lib", sys.prefix, ends=CODE)),
+    "text": ("headers and documents", lambda _: below("/usr/include", "/usr/share", ends=TEXT)),
+    "log": ("lines of a log", lambda _: log()),
+    "floats": ("a random walk of floats", lambda _: floats()),
     "database": ("a database", database),
-    "picture": ("a noisy picture", picture),
+    "picture": ("a noisy picture", lambda _: picture()),
 }
 
 
@@ -144,7 +144,8 @@ def measure(_: Path, kinds: list[str], runs: int, scale: float) -> str:
     ]
     for kind in kinds:
         name, make = KINDS[kind]
-        data = begin(make(), int(SIZE * scale))
+        size = int(SIZE * scale)
+        data = begin(make(size), size)
         chunks = [data[at : at + CHUNK] for at in range(0, len(data), CHUNK)]
         seconds, stored = compare(chunks, runs)
         a, b = (1e9 * best / len(data) for best in seconds)
