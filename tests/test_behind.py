@@ -19,7 +19,7 @@ from pogfast._engine import BlobDirectory, Sealer, seal_blob, use_nameless_files
 
 SECRET = bytes(range(32))
 KEY = oracle.OracleKey(SECRET)
-STEP = 4 << 20  # behind.pxi
+STEP = 1 << 20  # behind.pxi
 PAGE = 4096
 CHUNK = 3 * STEP
 
