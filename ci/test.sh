@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# All that must hold before a change is kept, from nothing, in a directory that is removed at the end: the quick start,
-# an sdist and the wheel made from it, lint and types, the engine's tests on a build with checks, every benchmark once on tiny
-# data, and at last the whole tests on the installed wheel. Arguments go to that last pytest.
+# All that must hold before a change is kept, from nothing, in a directory that is removed at the end: an sdist and the
+# wheel made from it, the quick start, lint and types, the engine's tests on a build with checks, every benchmark once on
+# tiny data, and at last the whole tests on the installed wheel. Arguments go to that last pytest.
 #
 # PYTHON is the interpreter (python3); POGFAST_TEST_CACHE a directory for the environments of the pogcli releases that
 # the tests compare with, when they are to be kept.
@@ -11,13 +11,21 @@ cd "$(dirname "$0")/.."
 checkout=$PWD
 python=${PYTHON:-python3}
 work=$(mktemp -d "${TMPDIR:-/tmp}/pogfast-test-XXXXXX")
-trap 'chmod -R u+rwX "$work"; rm -rf "$work"' EXIT
+trap 'kill $(jobs -p) 2>/dev/null || true; wait; chmod -R u+rwX "$work"; rm -rf "$work"' EXIT
 export TMPDIR=$work
 export POGFAST_TEST_CACHE=${POGFAST_TEST_CACHE:-$work/cache}
 export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 say() { printf '\n==== %s\n' "$1"; }
+
+# ended JOB LOG: waits for what runs beside this, and shows what it has said.
+ended() {
+  code=0
+  wait "$1" || code=$?
+  cat "$2"
+  return "$code"
+}
 
 # run_tests ENVIRONMENT PYTEST-ARGUMENTS...: from a directory where `import pogfast` cannot find the source.
 run_tests() (
@@ -32,21 +40,32 @@ PROGRAM
   "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
 )
 
-say "the quick start"
-POGFAST_VENV=$work/quickstart ci/quickstart.sh
-
 say "an sdist, and the wheel from it"
 "$python" -m venv "$work/build"
 "$work/build/bin/pip" install --quiet build
 "$work/build/bin/python" -m build --outdir "$work/dist" "$checkout" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
 sdist=("$work"/dist/*.tar.gz)
 wheel=("$work"/dist/*.whl)
+POGFAST_VENV=$work/quickstart ci/quickstart.sh >"$work/quickstart.log" 2>&1 &
+quickstart=$!
 "$python" -m venv "$work/wheel"
 "$work/wheel/bin/pip" install --quiet "${wheel[0]}[test,lint]"
+
+say "the quick start"
+ended "$quickstart" "$work/quickstart.log"
 
 say "lint and types"
 "$work/wheel/bin/ruff" check .
 "$work/wheel/bin/mypy" --strict pogfast
+
+benches() {
+  run_tests "$work/wheel" --benchmark-disable "$checkout/bench"
+  for bench in compare limit model level services; do
+    "$work/wheel/bin/python" "bench/$bench.py" --scale 0.002 --runs 1 --dir "$work/bench" || return
+  done
+}
+benches >"$work/benches.log" 2>&1 &
+benches=$!
 
 say "the engine's tests on a build with checks"
 "$python" -m venv "$work/debug"
@@ -55,12 +74,7 @@ POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist loadfile \
   test_behind.py test_engine.py test_frames.py test_identity.py test_kernels.py test_opener.py test_vectors.py
 
 say "every benchmark once, on tiny data"
-run_tests "$work/wheel" --benchmark-disable "$checkout/bench"
-"$work/wheel/bin/python" bench/compare.py --scale 0.002 --runs 1 --dir "$work/bench"
-"$work/wheel/bin/python" bench/limit.py --scale 0.002 --runs 1 --dir "$work/bench"
-"$work/wheel/bin/python" bench/model.py --scale 0.002 --runs 1 --dir "$work/bench"
-"$work/wheel/bin/python" bench/level.py --scale 0.002 --runs 1 --dir "$work/bench"
-"$work/wheel/bin/python" bench/services.py --scale 0.002 --runs 1 --dir "$work/bench"
+ended "$benches" "$work/benches.log"
 
 say "the tests on the wheel"
 run_tests "$work/wheel" -n auto --dist loadfile . "$@"
