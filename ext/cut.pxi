@@ -35,6 +35,10 @@ cdef struct Cut:                # a large file in the `frames` layout
     Cut* next
 
 
+cdef inline bint keeps_plain(Manner manner) noexcept nogil:
+    return manner == STEADY or manner == TRYING
+
+
 # A frame of raw blocks, RFC 8878: no checksum, since the plain bytes themselves are authenticated, and level 3's window.
 
 cdef size_t raw_header(u8* out, size_t n) noexcept nogil:
@@ -354,7 +358,7 @@ cdef class _Cutter(_Streamer):
 
     cdef void make_room(self, Slab* slab, const Cut* cut, Manner manner) noexcept nogil:
         """A slab has memory for all of the plain bytes or for all of the blob, not for both."""
-        if manner != RAW and manner != STREAMED or cut.in_order:
+        if keeps_plain(manner) or cut.in_order:
             give_back_behind(slab.base, slab.room, KEPT)
         else:
             give_back_behind(slab.plain, slab.plain_room, PROBE)
@@ -362,7 +366,7 @@ cdef class _Cutter(_Streamer):
     cdef int pack_frame(self, Hand* hand, Cut* cut, size_t* n, bint alone, Manner* manner) noexcept nogil:
         """One try of `pack`. AGAIN when `n` or `manner` were not what they should be, and are now: a frame says its length
         up front."""
-        cdef bint steady = manner[0] != STREAMED
+        cdef bint steady = keeps_plain(manner[0])
         cdef Slab* slab = hand.slab
         cdef ZBuffer data, out
         cdef size_t at = 0, got, piece, left = 0

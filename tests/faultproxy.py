@@ -37,13 +37,14 @@ class Fault:
 
 class Proxy:
     """`url` is where it listens; `faults` may change at any time; `seen` has every request, its status and the bytes of
-    the server's answer; `asked` those that waited for leave to send their body."""
+    the server's answer; `asked` those that waited for leave to send their body, `sums` those with a CRC32."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.faults: list[Fault] = []
         self.seen: list[tuple[str, int, int]] = []
         self.asked: list[str] = []
+        self.sums: list[str] = []
         self.lock = threading.Lock()
         self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -94,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         request = f"{self.command} {self.path}"
         fault = self.proxy.fault_of(request) or Fault("")
+        if "x-amz-checksum-crc32" in self.headers:
+            self.proxy.sums.append(request)
         length = int(self.headers.get("Content-Length", 0))
         time.sleep(fault.delay)
         if fault.cut_request:

@@ -299,6 +299,7 @@ def test_what_is_altered_on_its_way_is_refused(place: Place, altered: bool, monk
         monkeypatch.setattr("pogfast.stores.s3.checksum", lambda data: "AAAwOQ==")
     refused = altered and place.does("checksum")
     with place.opened(create=True) as store, pytest.raises(StoreError) if refused else contextlib.nullcontext():
+        store.service.checksums = True  # over http a service has to ask for them
         place.put(store, NAMES[0], b"content")
         store.make_durable()
 
