@@ -108,13 +108,14 @@ class S3Service(Plain):
 
     def put(self, path: str, data: Buffer, *, absent: bool) -> None:
         condition = {"IfNoneMatch": "*"} if absent and self.conditional else {}
+        checksums = self.checksums  # other threads may learn meanwhile that they are wanted
         try:
             with self._errors(path):
                 if len(data) > PART:
                     self._put_parts(path, memoryview(data), self._more(path))
                 else:
                     more = {**self._more(path), **condition}
-                    if self.checksums:
+                    if checksums:
                         more |= {"ChecksumAlgorithm": "CRC32", "ChecksumCRC32": checksum(data)}
                     self.client.put_object(**self._where(path), Body=_Reader(data), **more)
         except (TryAgain, Exists, NoSuchBucket):
@@ -122,7 +123,7 @@ class S3Service(Plain):
         except StoreError as error:
             if condition and isinstance(error, _Cannot):
                 self.conditional = False
-            elif not self.checksums:
+            elif not checksums:
                 self.checksums = True
             else:
                 raise
