@@ -16,6 +16,9 @@ export TMPDIR=$work
 export POGFAST_TEST_CACHE=${POGFAST_TEST_CACHE:-$work/cache}
 export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis
 export PIP_DISABLE_PIP_VERSION_CHECK=1
+# Tests wait for servers and processes as long as they compute.
+PYTEST_XDIST_AUTO_NUM_WORKERS=$(($("$python" -c 'import os; print(os.cpu_count())') + 1))
+export PYTEST_XDIST_AUTO_NUM_WORKERS
 
 say() { printf '\n==== %s\n' "$1"; }
 
