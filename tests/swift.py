@@ -102,6 +102,9 @@ def swift(home: Path) -> Iterator[Server]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for kind in (*kinds, "proxy"):
+            if kind == "proxy":  # it leaves alone for a minute whoever it has once found missing
+                for other in kinds:
+                    await_answer(f"http://127.0.0.1:{ports[other]}")
             command = [programs / "python", home / "launch.py", home / "etc", programs / f"swift-{kind}-server"]
             command += [home / "etc" / f"{kind}-server.conf", "-v"]
             with open(home / f"{kind}.log", "wb") as log:
