@@ -102,15 +102,13 @@ def swift(home: Path) -> Iterator[Server]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for kind in (*kinds, "proxy"):
-            if kind == "proxy":  # it leaves alone for a minute whoever it has once found missing
-                for other in kinds:
-                    await_answer(f"http://127.0.0.1:{ports[other]}")
             command = [programs / "python", home / "launch.py", home / "etc", programs / f"swift-{kind}-server"]
             command += [home / "etc" / f"{kind}-server.conf", "-v"]
             with open(home / f"{kind}.log", "wb") as log:
                 running.append(subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "LC_ALL": "C"}))
-        url = f"http://127.0.0.1:{ports['proxy']}"
-        await_answer(url)
+            # Each before the next: the proxy leaves alone for a minute whoever it has once found missing.
+            url = f"http://127.0.0.1:{ports[kind]}"
+            await_answer(url)
         yield Server("swift", url, running[-1], KEY, SECRET)
     finally:
         for process in running:

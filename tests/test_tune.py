@@ -217,9 +217,8 @@ def test_a_doctor_finds_what_one_that_was_killed_has_left(data: Path, tmp_path: 
 def test_a_bucket_is_measured_and_left_empty(data: Path, tmp_path: Path, pogfast: Runner) -> None:
     (tmp_path / "served" / "bucket").mkdir(parents=True)
     with rclone(tmp_path / "served") as server:
-        setting = ("--levels=1", "--jobs=1", "--chunker=1MB")
         words = ("--to=s3://bucket/place", "--json", "--put-price=0.005")
-        ran = pogfast("tune", "data", *setting, *words, env={**os.environ, **server.environment})
+        ran = pogfast("tune", "data", *QUICK, *words, env={**os.environ, **server.environment})
     assert ran.code == 0, ran.err
     for each in told(ran, "setting"):
         assert each["requests"]["put"] == each["blobs"] + 1

@@ -108,7 +108,8 @@ class S3Service(Plain):
 
     def put(self, path: str, data: Buffer, *, absent: bool) -> None:
         condition = {"IfNoneMatch": "*"} if absent and self.conditional else {}
-        checksums = self.checksums  # other threads may learn meanwhile that they are wanted
+        # Parts have none; and other threads may learn meanwhile that they are wanted.
+        checksums = self.checksums or len(data) > PART
         try:
             with self._errors(path):
                 if len(data) > PART:
