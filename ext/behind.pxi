@@ -6,7 +6,9 @@
 # a fifth of the CPU time of a run over random data, and the sync before the manifest would have to wait for it all.
 
 cdef enum:
-    STEP_BEHIND = 1 << 20       # bytes of a blob that are worth a write; the last of them are what a worker waits for
+    STEP_BEHIND = 1 << 20       # bytes of a blob that are worth a write
+    HANDED = 8 << 20            # a blob of at most so many bytes is finished by the writer; a worker would wait for it
+                                # for a third of the time that the next takes to make
 
 
 cdef class _Behind(_Storer):
@@ -15,6 +17,7 @@ cdef class _Behind(_Storer):
     cdef Slab* waiting          # slabs with enough for a write, oldest first
     cdef bint over
     cdef bint all_drafts        # no sink needs a blob in memory once it is in its drafts
+    cdef bint hands_on          # whole blobs may be left to the writer: `settle` knows what to do then
 
     def __cinit__(self, *args, **kwargs):
         pthread_cond_init(&self.to_write, NULL)
@@ -44,6 +47,21 @@ cdef class _Behind(_Storer):
             pthread_cond_broadcast(&self.to_write)
             pthread_mutex_unlock(&self.lock)
         super().stop()
+        self.drop_handed_on()
+
+    cdef void drop_handed_on(self) noexcept:
+        """Blobs that the writer left unfinished when the run ended early. Nobody else has their slabs."""
+        cdef Slab** at = &self.waiting
+        cdef Slab* slab
+        while at[0] != NULL:
+            slab = at[0]
+            if slab.handed_on:
+                at[0] = slab.behind
+                slab.lined_up = False
+                self.end_drafts(slab)
+                slab_free(slab)
+            else:
+                at = &slab.behind
 
     # ---- the worker that makes a blob (without the lock) ----
 
@@ -94,21 +112,44 @@ cdef class _Behind(_Storer):
     cdef void begin_again(self, Slab* slab) noexcept nogil:
         """The chunk is made anew."""
         if slab.drafts != NULL:
-            pthread_mutex_lock(&self.lock)
-            self.recall(slab)
-            pthread_mutex_unlock(&self.lock)
+            self.take_back(slab)
             self.end_drafts(slab)
         slab_begin(slab)
 
-    cdef bint finish(self, Slab* slab, Hand* hand) noexcept nogil:
-        cdef bint stored
+    cdef Fate finish(self, Slab* slab, Hand* hand) noexcept nogil:
+        cdef Fate fate = _Storer.finish(self, slab, hand)
+        if fate != HANDED_ON and slab.drafts != NULL:
+            self.take_back(slab)
+            self.end_drafts(slab)
+        return fate
+
+    cdef Fate put_all(self, Slab* slab) noexcept nogil:
         if slab.drafts != NULL:
-            pthread_mutex_lock(&self.lock)
-            self.recall(slab)
-            pthread_mutex_unlock(&self.lock)
-        stored = _Storer.finish(self, slab, hand)
-        self.end_drafts(slab)
-        return stored
+            if self.hand_on(slab):
+                return HANDED_ON
+            self.take_back(slab)
+        return _Storer.put_all(self, slab)
+
+    cdef bint hand_on(self, Slab* slab) noexcept nogil:
+        """Leaves a sealed blob to the writer, if it is a small one and there is a writer to take it."""
+        cdef bint taken
+        if not self.hands_on or not self.all_drafts or slab.total > HANDED:
+            return False
+        pthread_mutex_lock(&self.lock)
+        taken = not self.over
+        if taken:
+            slab.handed_on = True
+            self.line_up(slab)
+        pthread_mutex_unlock(&self.lock)
+        return taken
+
+    cdef void settle(self, Slab* slab, bint stored) noexcept nogil:
+        """Is told what has become of a blob that was handed on, and has its slab again."""
+
+    cdef void take_back(self, Slab* slab) noexcept nogil:
+        pthread_mutex_lock(&self.lock)
+        self.recall(slab)
+        pthread_mutex_unlock(&self.lock)
 
     cdef int put_directory(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         cdef Draft* draft
@@ -134,6 +175,7 @@ cdef class _Behind(_Storer):
     cdef void write_on(self) noexcept nogil:
         cdef Slab* slab
         cdef size_t start, end
+        cdef bint stored
         pthread_mutex_lock(&self.lock)
         while not self.over:
             slab = self.waiting
@@ -141,7 +183,15 @@ cdef class _Behind(_Storer):
                 pthread_cond_wait(&self.to_write, &self.lock)
                 continue
             self.waiting = slab.behind
-            slab.lined_up, slab.writing = False, True
+            slab.lined_up = False
+            if slab.handed_on:
+                pthread_mutex_unlock(&self.lock)
+                stored = _Storer.put_all(self, slab) == STORED
+                self.end_drafts(slab)
+                self.settle(slab, stored)
+                pthread_mutex_lock(&self.lock)
+                continue
+            slab.writing = True
             start, end = slab.written, slab.ready // PAGE * PAGE
             pthread_mutex_unlock(&self.lock)
             self.write_drafts(slab, start, end)
@@ -167,7 +217,7 @@ cdef class _Behind(_Storer):
 
     cdef void line_up(self, Slab* slab) noexcept nogil:
         cdef Slab** last = &self.waiting
-        if slab.lined_up or slab.writing or slab.ready < slab.written + STEP_BEHIND:
+        if slab.lined_up or slab.writing or not (slab.handed_on or slab.ready >= slab.written + STEP_BEHIND):
             return
         while last[0] != NULL:
             last = &last[0].behind

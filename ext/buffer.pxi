@@ -82,9 +82,13 @@ cdef struct Slab:
     size_t written      # bytes that are in the drafts; the first page comes last
     bint lined_up       # waits for the writer
     bint writing        # the writer is at it
+    bint handed_on      # the writer is to finish it
+    unsigned wanted     # a bit for each sink that does not hold the blob yet
+    u64 plain_size      # plain bytes that it is made of, and whether they are a hole; of chunks in `frames`
+    bint hole
     Slab* behind        # the next that waits
     Slab* next          # in the list of slabs being sealed, oldest first, or of free ones
-    void* owner         # the stream it belongs to
+    void* owner         # the stream or cut that it belongs to
     Py_ssize_t index    # which blob of its file
 
 

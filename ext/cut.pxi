@@ -160,12 +160,13 @@ cdef class _Cutter(_Streamer):
         cdef FileJob* job = cut.job
         cdef Slab* slab = hand.slab
         cdef size_t n = hand.length
+        cdef Fate fate
         cdef bint alone = not cut.in_order and cut.size <= <long long>self.chunk_size
-        cdef bint hole = False, stored = False, empty
+        cdef bint hole = False, empty
         cdef int error = 0
         if not self.equip_cut(hand, slab):
             self.fail_memory()
-            self.leave_cut(cut, slab)
+            self.settle(slab, False)
             return
         slab.have = 0
         if cut.in_order:
@@ -173,27 +174,38 @@ cdef class _Cutter(_Streamer):
         elif n == self.chunk_size and not alone:
             hole = self.in_hole(cut, hand.at)
         if hole and self.take_zero(job, slab) or error == 0 and not alone and self.take_earlier(hand, job, n):
-            self.leave_cut(cut, slab)
+            self.settle(slab, False)
             return
         empty = n == 0 and slab.index > 0
         if error == 0 and not empty:
             error = self.pack(hand, cut, &n, alone)
             empty = n == 0 and not alone
-        if error == 0 and not empty:
-            stored = self.finish(slab, hand)
+        slab.plain_size, slab.hole = n, hole
         pthread_mutex_lock(&self.lock)
         job.size += n
-        if stored:
-            self.note_blob(job, slab.index, slab, n)
-            if hole:
-                self.zero = job.records[slab.index]
-        elif error == 0 and empty:
-            job.records[slab.index].ready = job.records[slab.index].empty = True
-        elif error:
+        if error:
             job.error = error
             cut.ended = True
+        elif empty:
+            job.records[slab.index].ready = job.records[slab.index].empty = True
         pthread_mutex_unlock(&self.lock)
-        self.leave_cut(cut, slab)
+        fate = self.finish(slab, hand) if error == 0 and not empty else FAILED
+        if fate != HANDED_ON:
+            self.settle(slab, fate == STORED)
+
+    cdef void settle(self, Slab* slab, bint stored) noexcept nogil:
+        """A chunk is through: its blob is noted where it was stored, its slab is free."""
+        cdef Cut* cut = <Cut*>slab.owner
+        pthread_mutex_lock(&self.lock)
+        if stored:
+            self.note_blob(cut.job, slab.index, slab, slab.plain_size)
+            if slab.hole:
+                self.zero = cut.job.records[slab.index]
+        self.give_back(slab)
+        self.chunk_done(cut)
+        if self.idle:
+            pthread_cond_signal(&self.work)
+        pthread_mutex_unlock(&self.lock)
 
     cdef bint in_hole(self, const Cut* cut, long long at) noexcept nogil:
         """Whether a full chunk that begins `at` would have nothing but a hole in it."""
@@ -243,12 +255,6 @@ cdef class _Cutter(_Streamer):
         sha256(slab.plain, n, slab.plain_name)
         name_digest(self.ring.name_secret, slab.plain_name)
         slab.plain_named = True
-
-    cdef void leave_cut(self, Cut* cut, Slab* slab) noexcept nogil:
-        pthread_mutex_lock(&self.lock)
-        self.give_back(slab)
-        self.chunk_done(cut)
-        pthread_mutex_unlock(&self.lock)
 
     cdef bint equip_cut(self, Hand* hand, Slab* slab) noexcept nogil:
         if slab.plain == NULL:

@@ -297,6 +297,10 @@ cdef class _Feed(_Behind):
         if slab.drafts != NULL:     # it has broken off
             self.recall(slab)
             self.end_drafts(slab)
+        slab.handed_on = False
+        if self.spare != NULL:      # more than are at work: large chunks have no need of them
+            give_back_behind(slab.base, slab.room, KEPT)
+            give_back_behind(slab.plain, slab.plain_room, KEPT)
         slab.next = self.spare
         self.spare = slab
 

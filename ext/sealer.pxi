@@ -18,6 +18,7 @@ cdef class Sealer(_Cutter):
         self.follow = follow
         self.source = iter(source)
         self.more = True
+        self.hands_on = frames
         self.slab_most = slabs or jobs + 1
         self.readers = readers or jobs
 
@@ -38,13 +39,15 @@ cdef class Sealer(_Cutter):
 
     cdef Task pick(self, Hand* hand) noexcept nogil:
         cdef Cut* cut = self.cuts
+        cdef int ended = 0          # files whose last chunks are made, or wait for the disk
         if self.pick_stream(hand):
             return PART
         while cut != NULL:
             if self.pick_chunk(cut, hand):
                 return CUT
+            ended += cut.ended
             cut = cut.next
-        if self.fresh != NULL and self.large < self.jobs:
+        if self.fresh != NULL and self.large - ended < self.jobs:
             hand.job = self.fresh
             self.fresh = self.fresh.next
             return self.take_file(hand)
@@ -108,7 +111,7 @@ cdef class Sealer(_Cutter):
         slab.length = out.pos
         slab_hash(slab, slab.length)
         slab.later = True
-        if self.finish(slab, hand):
+        if self.finish(slab, hand) == STORED:
             job.size = n
             pthread_mutex_lock(&self.lock)
             if self.new_record(job) == 0:

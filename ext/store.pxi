@@ -14,6 +14,11 @@ cdef struct Tally:
     u64 known                   # blobs that lay in every sink already
 
 
+cdef enum Fate:                 # of a whole chunk
+    FAILED
+    STORED                      # its blob lies in every sink
+    HANDED_ON                   # it will: whoever stores it tells `settle`
+
 cdef struct NameSet:            # digests, open addressing; a digest is random, so its first bytes are its hash
     u8* slots
     u8* used
@@ -106,8 +111,8 @@ cdef class _Storer(_Crew):
         with gil:
             self.fail(WrongKey("the encryption key is not an X25519 public key"))
 
-    cdef bint finish(self, Slab* slab, Hand* hand) noexcept nogil:
-        """Names a whole chunk, seals what is left of it and stores the blob wherever it is not yet. False: failed."""
+    cdef Fate finish(self, Slab* slab, Hand* hand) noexcept nogil:
+        """Names a whole chunk, seals what is left of it and stores the blob wherever it is not yet."""
         cdef int new
         slab_name(slab, &self.ring)
         pad(slab, self.chunk_size)
@@ -116,35 +121,37 @@ cdef class _Storer(_Crew):
         pthread_mutex_unlock(&self.lock)
         if new < 0:
             self.fail_memory()
-            return False
-        if new == 0:
-            return True
-        return self.store(slab, hand)
+            return FAILED
+        return self.store(slab, hand) if new else STORED
 
-    cdef bint store(self, Slab* slab, Hand* hand) noexcept nogil:
+    cdef Fate store(self, Slab* slab, Hand* hand) noexcept nogil:
         cdef Py_ssize_t i
-        cdef bint known = True
-        cdef bint[MOST_SINKS] wanted
         if hand.data == NULL:           # a stream took it over; what is stored is read through it
             hand.data = <u8*>malloc(SMALL)
             if hand.data == NULL:
                 self.fail_memory()
-                return False
+                return FAILED
+        slab.wanted = 0
         for i in range(self.sink_count):
-            wanted[i] = not self.gone[i] and not self.has(i, slab, hand.data)
-            known = known and not wanted[i]
-        self.mostly_known = known
-        if known:
+            if not self.gone[i] and not self.has(i, slab, hand.data):
+                slab.wanted |= 1u << i
+        self.mostly_known = slab.wanted == 0
+        if slab.wanted == 0:
             self.count_blob(0)
-            return True
+            return STORED
         if slab_encrypt(slab, &self.ring, True):
             self.bad_key()
-            return False
+            return FAILED
+        return self.put_all(slab)
+
+    cdef Fate put_all(self, Slab* slab) noexcept nogil:
+        """Puts a sealed blob into every sink that it is wanted in."""
+        cdef Py_ssize_t i
         for i in range(self.sink_count):
-            if wanted[i] and not self.put(i, slab):
-                return False
+            if slab.wanted >> i & 1 and not self.put(i, slab):
+                return FAILED
         self.count_blob(blob_size(slab, &self.ring))
-        return True
+        return STORED
 
     cdef bint has(self, Py_ssize_t sink, Slab* slab, u8* scratch) noexcept nogil:
         """Whether a sink holds a good blob of this name, as far as that can be told."""

@@ -210,7 +210,7 @@ cdef class _Streamer(_Feed):
                 return
         self.write_behind(slab)
         if last:
-            stored = self.finish(slab, hand)
+            stored = self.finish(slab, hand) == STORED
         pthread_mutex_lock(&self.lock)
         slab.busy = False
         if last or slab.dropped:

@@ -118,7 +118,8 @@ class Sealer:
     its end in order (a pipe; it stays the caller's). None: ask again when there is news of a file, of which one must be
     under way. With `frames` a file is cut every `chunk_size` plain bytes, or by its `content` (least and mean size, and
     a table of 256 numbers, 8 bytes each), and its chunks are made side by side; `slabs` bounds the chunks in flight,
-    each a little more than twice `chunk_size` bytes. At most `readers` workers read at a time.
+    each a little more than twice `chunk_size` bytes; without it there is one more than workers, which
+    waits for the disk or, in a stream, is filled. At most `readers` workers read at a time.
     `follow`: a link to a file is read as the file.
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;

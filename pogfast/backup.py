@@ -528,7 +528,7 @@ class _Run:
             jobs=self.jobs,
             frames=self.options.layout == "frames",
             content=self.cuts.content(self.key),
-            slabs=slabs,
+            slabs=0 if self.options.memory is None else slabs,
             readers=self.options.readers or self.jobs,
             follow=False,
         )
