@@ -20,6 +20,7 @@ from pogfast._engine import BlobDirectory, Sealer, seal_blob, use_nameless_files
 SECRET = bytes(range(32))
 KEY = oracle.OracleKey(SECRET)
 STEP = 1 << 20  # behind.pxi
+HANDED = 8 << 20  # behind.pxi: blobs of at most so many bytes are finished by the writer
 PAGE = 4096
 CHUNK = 3 * STEP
 
@@ -67,18 +68,23 @@ def files_in(store: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("frames", [True, False], ids=["frames", "stream"])
 @pytest.mark.parametrize("random", [1.0, 0.3])
-def test_every_sink_has_the_same_blobs(place: Path, random: float, frames: bool) -> None:
-    size = 2 * CHUNK + 12345
+@pytest.mark.parametrize("chunk_size", [CHUNK, HANDED + STEP], ids=["handed on", "large"])
+def test_every_sink_has_the_same_blobs(place: Path, chunk_size: int, random: float, frames: bool) -> None:
+    size = 2 * chunk_size + 12345
     data = os.urandom(int(random * size)).rjust(size, b".")
     source = place / "source"
     source.write_bytes(data)
     kept: dict[str, bytes] = {}
     descriptors = len(os.listdir("/proc/self/fd"))
     with shelves(place / "one", place / "two") as (one, two):
-        [names] = seal([source], [one, lambda name, view: kept.update({name: bytes(view)}), two], frames=frames)
-        assert seal([source], [one], frames=frames) == [names]
+        function = lambda name, view: kept.update({name: bytes(view)})  # noqa: E731
+        [names] = seal([source], [one, function, two], frames=frames, chunk_size=chunk_size)
+        assert seal([source], [one], frames=frames, chunk_size=chunk_size) == [names]
+    with shelves(place / "three") as sinks:
+        assert seal([source], sinks, frames=frames, chunk_size=chunk_size) == [names]
     assert files_in(place / "one") == files_in(place / "two") == kept
-    assert kept.keys() == set(names)
+    assert files_in(place / "three").keys() == kept.keys() == set(names)
+    assert oracle.open_file(KEY, [files_in(place / "three")[name] for name in names]) == data
     assert oracle.open_file(KEY, [kept[name] for name in names]) == data
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
@@ -124,18 +130,53 @@ def test_what_is_stored_already_is_written_once(place: Path) -> None:
     assert {path: path.stat().st_ino for path in (place / "store").rglob("*")} == before
 
 
-def test_a_run_that_is_left_leaves_nothing_unfinished(place: Path) -> None:
-    source = place / "source"
-    source.write_bytes(os.urandom(6 * CHUNK))
+@pytest.mark.parametrize("seen", range(5))
+def test_a_run_that_is_left_leaves_nothing_unfinished(place: Path, seen: int) -> None:
+    source = [place / str(number) for number in range(3)]
+    for path in source:
+        path.write_bytes(os.urandom(4 * CHUNK))
+    paths = [os.fsencode(path) for path in source]
     descriptors = len(os.listdir("/proc/self/fd"))
     with shelves(place / "store") as sinks:
-        sealer = Sealer(SECRET, False, [os.fsencode(source)], sinks, chunk_size=CHUNK, level=1, jobs=2, frames=True)
+        sealer = Sealer(SECRET, False, paths, sinks, chunk_size=CHUNK, level=1, jobs=2, frames=True)
         with contextlib.closing(sealer.run()) as run:
-            next(run)
+            while sealer.progress().blobs_new < seen:
+                next(run)
         del sealer, run
         for name, blob in files_in(place / "store").items():
             assert name == KEY.name(oracle.chunk_of(KEY, KEY.open(blob), name))
     assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_many_files_of_one_blob_each(place: Path) -> None:
+    """More than there are workers wait for the disk: others begin meanwhile."""
+    contents = [os.urandom(STEP + number * 100_000) for number in range(20)]
+    source = [place / str(number) for number in range(20)]
+    for path, data in zip(source, contents, strict=True):
+        path.write_bytes(data)
+    with shelves(place / "store") as sinks:
+        sealed = seal(source, sinks, frames=True)
+    blobs = files_in(place / "store")
+    assert [oracle.open_file(KEY, [blobs[name] for name in names]) for names in sealed] == contents
+
+
+def test_a_store_that_fails_when_a_blob_gets_its_name(place: Path) -> None:
+    """The writer finds out, and goes on with the others."""
+    source = place / "source"
+    source.write_bytes(os.urandom(4 * CHUNK))
+    (place / "bad").mkdir()
+    (place / "bad" / "data").write_text("in the way")
+    with shelves(place / "bad", place / "good") as (bad, good):
+        sealer = Sealer(
+            SECRET, False, [os.fsencode(source)], [bad, good], chunk_size=CHUNK, level=1, jobs=2, frames=True
+        )
+        names = [name for news in sealer.run() for name in news.names]
+        assert isinstance(sealer.lost[0], OSError)
+        assert sealer.lost.keys() == {0}
+        with pytest.raises(OSError, match="Not a directory"):
+            seal([source], [bad], frames=True)
+    assert files_in(place / "bad") == {"data": b"in the way"}
+    assert files_in(place / "good").keys() == set(names)
 
 
 def test_memory_that_the_disk_cannot_take_from(tmp_path: Path) -> None:
@@ -149,8 +190,8 @@ def test_memory_that_the_disk_cannot_take_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["frames", "stream"])
-@pytest.mark.parametrize("full", ["no room", "too large"])
-def test_a_disk_that_is_full_in_the_middle_of_a_blob(tmp_path: Path, full: str, layout: str) -> None:
+@pytest.mark.parametrize(("full", "chunk"), [("no room", "50MB"), ("no room", "4MB"), ("too large", "50MB")])
+def test_a_disk_that_is_full_in_the_middle_of_a_blob(tmp_path: Path, full: str, chunk: str, layout: str) -> None:
     (tmp_path / "source").write_bytes(os.urandom(40_000_000))
     (tmp_path / "key").write_bytes(SECRET)
     store = tmp_path / "store"
@@ -168,9 +209,12 @@ def test_a_disk_that_is_full_in_the_middle_of_a_blob(tmp_path: Path, full: str, 
     else:
         limit = ["sh", "-c", f'ulimit -f 14000; trap "" XFSZ; "$@"; c=$?; find {store} -type f; exit $c']
     words = ["create", "source", "--to", str(store), "--keyfile", "key", "--no-cache", "-q", f"--layout={layout}"]
+    words.append(f"--chunk-size={chunk}")
     command = [sys.executable, "-m", "pogfast", *words]
     ended = subprocess.run([*limit, "sh", *command], cwd=tmp_path, capture_output=True, check=False, text=True)
     assert ended.returncode == 1
     said = "No space left on device" if full == "no room" else "File too large"
     assert ended.stderr.splitlines()[0] == f"pogfast: error: cannot write to {store}: {said}"
-    assert ended.stdout == ""
+    stored = [os.path.basename(path) for path in ended.stdout.splitlines()]
+    assert len(stored) <= (3 if chunk == "4MB" else 0)
+    assert all(len(name) == 44 for name in stored), "only whole blobs, which the next run need not make"
