@@ -111,13 +111,16 @@ cdef class _Behind(_Storer):
 
     cdef void begin_again(self, Slab* slab) noexcept nogil:
         """The chunk is made anew."""
-        self.drop_drafts(slab)
+        if slab.drafts != NULL:
+            self.take_back(slab)
+            self.end_drafts(slab)
         slab_begin(slab)
 
     cdef Fate finish(self, Slab* slab, Hand* hand) noexcept nogil:
         cdef Fate fate = _Storer.finish(self, slab, hand)
-        if fate != HANDED_ON:
-            self.drop_drafts(slab)
+        if fate != HANDED_ON and slab.drafts != NULL:
+            self.take_back(slab)
+            self.end_drafts(slab)
         return fate
 
     cdef Fate put_all(self, Slab* slab) noexcept nogil:
@@ -142,12 +145,6 @@ cdef class _Behind(_Storer):
 
     cdef void settle(self, Slab* slab, bint stored) noexcept nogil:
         """Is told what has become of a blob that was handed on, and has its slab again."""
-
-    cdef void drop_drafts(self, Slab* slab) noexcept nogil:
-        """Of a slab that the writer may be at."""
-        if slab.drafts != NULL:
-            self.take_back(slab)
-            self.end_drafts(slab)
 
     cdef void take_back(self, Slab* slab) noexcept nogil:
         pthread_mutex_lock(&self.lock)

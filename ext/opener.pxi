@@ -331,9 +331,12 @@ cdef class Opener(_Crew):
     cdef Load* pick_place(self, Way* way, OpenJob* job) noexcept nogil:
         """The next blob of a file that nobody has picked, promised to every place of it that can be served."""
         cdef Load* load
-        cdef Py_ssize_t first = self.next_place(way, job), at = first
-        if first < 0:
+        cdef Py_ssize_t first, at
+        while way.next_open < job.count and self.places[job.first + way.next_open].taken:
+            way.next_open += 1
+        if way.next_open == job.count:
             return NULL
+        first = at = job.first + way.next_open
         load = self.take_load(first)
         if load == NULL:
             return NULL
@@ -342,12 +345,6 @@ cdef class Opener(_Crew):
             if at == first:
                 break
         return load
-
-    cdef Py_ssize_t next_place(self, Way* way, OpenJob* job) noexcept nogil:
-        """The first place of a file that nobody has picked, -1 when there is none."""
-        while way.next_open < job.count and self.places[job.first + way.next_open].taken:
-            way.next_open += 1
-        return job.first + way.next_open if way.next_open < job.count else -1
 
     cdef bint promise(self, Load* load, Py_ssize_t at) noexcept nogil:
         """Whether a place can be served. If not, it would take one more draft: its file fetches the blob again."""
@@ -736,20 +733,24 @@ cdef class Opener(_Crew):
         less time where none is in the page cache."""
         cdef u8[KEY] digest
         cdef long long size
+        cdef bint found = False
         cdef OpenJob* job
         cdef Way* way
-        cdef Py_ssize_t place = -1
+        cdef Py_ssize_t at
         cdef int fd
         pthread_mutex_lock(&self.lock)
         way = self.ways
-        while way != NULL and place < 0:
+        while way != NULL and not found:
             job = &self.files[way.file]
-            place = self.next_place(way, job) if job.verdict == GOOD else -1
+            at = way.next_open
+            while at < job.count and self.places[job.first + at].taken:
+                at += 1
+            found = job.verdict == GOOD and at < job.count
+            if found:
+                memcpy(digest, self.places[job.first + at].digest, KEY)
             way = way.next
-        if place >= 0:
-            memcpy(digest, self.places[place].digest, KEY)
         pthread_mutex_unlock(&self.lock)
-        fd = directory_get(self.directory, digest, &size) if place >= 0 else -1
+        fd = directory_get(self.directory, digest, &size) if found else -1
         if fd >= 0:
             will_need(fd)
             c_close(fd)
