@@ -409,7 +409,7 @@ def _read_trailer(store: Store | Mirrors, key: Key, name: str, wanted: Filter) -
         return manifest.open_trailer(data, key, name) or {}
     if wanted != Filter():
         raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
-    manifest.open_index(data, key, name)
+    manifest.blob_names(data, key, name)
     return {}
 
 
@@ -462,7 +462,7 @@ def _info(store: Store, key: Key, name: str) -> ArchiveInfo:
     try:
         data = store.get_manifest(name)
         if not key.can_open:
-            _add_blobs(info, store, manifest.open_index(data, key, name))
+            _add_blobs(info, store, manifest.blob_names(data, key, name))
             return info
         trailer = manifest.open_trailer(data, key, name) or {}
         info.time = time_of(trailer, name)

@@ -680,7 +680,7 @@ class _Run:
         self.summary.manifest = conclude(
             self.targets,
             lambda: self.writer.seal(self._trailer()),
-            lambda data: set(manifest.open_index(data, self.key, "the manifest")),
+            lambda data: set(manifest.blob_names(data, self.key, "the manifest")),
             self.report.concluding,
         )
         if self.cache is not None:

@@ -253,7 +253,7 @@ class _Check:
     def _look_at_index(self, name: str) -> bool:
         """All that a public key opens. Whether it did."""
         try:
-            blobs = manifest.open_index(self.store.get_manifest(name), self.key, name)
+            blobs = manifest.blob_names(self.store.get_manifest(name), self.key, name)
         except PogfastError as error:
             return self._refuse(name, error)
         for blob in sorted(set(blobs)):

@@ -159,7 +159,7 @@ class _Copy:
         for name in names:
             try:
                 data = self.source.get_manifest(name)
-                needed[name] = set(manifest.open_index(data, self.key, name)) if self.key else set()
+                needed[name] = set(manifest.blob_names(data, self.key, name)) if self.key else set()
             except (DamageError, WrongKey) as error:
                 self._problem(error)
         return needed

@@ -60,7 +60,7 @@ def extend(
                 problem(PogfastError(f"not locked: {info.problem}", path=info.name))
             elif wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths}):
                 summary.archives += 1
-                index = manifest.open_index(opened.get_manifest(info.name), key, info.name)
+                index = manifest.blob_names(opened.get_manifest(info.name), key, info.name)
                 needed.update(dict.fromkeys(index))
                 needed[info.name] = None
         if not summary.archives and not summary.problems:

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -235,6 +235,11 @@ def open(data: bytes, key: Key, name: str) -> Manifest:
     """
     frames = _open_frames(data, key, name)
     del data  # each of these has the size of the archive's names and facts: none stays longer than it is needed
+    return _parsed(frames, name)
+
+
+def _parsed(frames: list[_Frame], name: str) -> Manifest:
+    """The manifest in these frames, which are cleared on the way."""
     trailer = _trailer(frames, name)
     with _parsing(name):
         text = _text(frames)
@@ -252,11 +257,32 @@ def open_trailer(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
     return _trailer(_open_frames(data, key, name), name)
 
 
+def blob_names(data: bytes, key: Key, name: str) -> list[str]:
+    """Returns the names of the blobs that an archive needs, repeats kept; all that delete, copy or count ask this.
+
+    With a key that opens the entries they come from the entries, in their order; the index of a key pair must then name
+    the same ones, since anybody with the public key can write another. A public key alone has only the index (sorted).
+    Raises WrongKey and CorruptManifest.
+    """
+    if not key.can_open:
+        return open_index(data, key, name)
+    names = _names_in(_open_frames(data, key, name), name)
+    check_index(names, data, key, name)
+    return names
+
+
+def check_index(names: Iterable[str], data: bytes, key: Key, name: str) -> None:
+    """Raises CorruptManifest if the index of a key pair does not name these blobs of the entries, as often."""
+    if key.asymmetric and sorted(open_index(data, key, name)) != sorted(names):
+        raise CorruptManifest(
+            f"{name}: its index does not name the blobs that its files need",
+            hint="anybody with the public key can write an index; the files can still be restored",
+        )
+
+
 def open_index(data: bytes, key: Key, name: str) -> list[str]:
-    """The names of the blobs that an archive needs, repeats kept: with a key pair from the index (sorted; the public
-    key is enough), else from the entries, in their order. Raises WrongKey and CorruptManifest."""
-    if not key.asymmetric:
-        return open(data, key, name).blob_names()
+    """The names in the index that stands in front with a key pair: sorted, repeats kept. The public key opens it, and
+    can write it, so with the private key `blob_names` is the function to ask. Raises WrongKey and CorruptManifest."""
     file_key, length = _index_header(data, key, name)
     payload = secretbox_open(file_key, data[INDEX_HEADER : INDEX_HEADER + length])
     if payload is None:
@@ -266,6 +292,15 @@ def open_index(data: bytes, key: Key, name: str) -> list[str]:
     if not _are_blob_names(blobs):
         raise CorruptManifest(f"{name}: its index is malformed")
     return list(blobs)
+
+
+def _names_in(frames: list[_Frame], name: str) -> list[str]:
+    """The blobs of all entries, in order. Of each entry no more than its blobs has to be well formed."""
+    with contextlib.suppress(ValueError, RecursionError, zstandard.ZstdError):
+        names = [blob for entry in NAMES.decode(_text(frames)).values() for blob in entry.blobs]
+        if all(map(BLOB_NAME.fullmatch, names)):
+            return names
+    return _parsed(frames, name).blob_names()
 
 
 def _index_header(data: bytes, key: Key, name: str) -> tuple[bytes, int]:
@@ -444,6 +479,13 @@ class _Entries(Mapping[str, Entry]):
 
     def __len__(self) -> int:
         return len(self._members)
+
+
+class _Needed(msgspec.Struct):
+    blobs: list[str]
+
+
+NAMES = msgspec.json.Decoder(dict[str, _Needed])
 
 
 class _Outline(msgspec.Struct):

@@ -78,7 +78,7 @@ def read_index(archive: str, key: Key) -> list[str]:
     """The names of the blobs that an archive needs; a public key is enough. Raises as read_archive does."""
     store, name = open_archive(archive)
     with contextlib.closing(store):
-        return manifest.open_index(store.get_manifest(name), key, archive)
+        return manifest.blob_names(store.get_manifest(name), key, archive)
 
 
 # ---- the road that pog's files and recovery.py's take --------------------------------------------------------------

@@ -223,7 +223,7 @@ class _Prune:
         names: set[str] = set()
         for name in manifests:
             self._say_again()
-            names.update(manifest.open_index(self.store.get_manifest(name), self.key, name))
+            names.update(manifest.blob_names(self.store.get_manifest(name), self.key, name))
         return names
 
 
@@ -314,7 +314,7 @@ def undelete(
 
 def _bring_back(store: Store, key: Key, name: str) -> None:
     data = store.get_manifest(name + REMOVED)
-    blobs = set(manifest.open_index(data, key, name))
+    blobs = set(manifest.blob_names(data, key, name))
     lost = store.missing(blobs)
     if lost:
         raise MissingBlob(f"{name}: {len(lost)} of its {len(blobs)} blobs are gone: it cannot be brought back")

@@ -304,7 +304,7 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
 
 def _count_archive(found: Stats, data: bytes, key: Key, name: str, needed: set[str]) -> None:
     if not key.can_open:
-        needed.update(manifest.open_index(data, key, name))
+        needed.update(manifest.blob_names(data, key, name))
         found.files = found.size = None
     else:
         opened = manifest.open(data, key, name)

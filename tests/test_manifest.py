@@ -81,10 +81,9 @@ def test_what_is_sealed_opens_again_for_us_and_the_oracle(key: keys.Key, archive
     assert manifest.open_trailer(data, key, "m") == archive.trailer
     assert len(oracle.chunk_lengths(oracle.full_payload(oracle_of(key), data))) > 1, "it is padded"
     if key.asymmetric:
-        assert manifest.open_index(data, PUBLIC, "m") == sorted(archive.blob_names())
+        assert manifest.blob_names(data, PUBLIC, "m") == sorted(archive.blob_names())
         assert oracle.open_index(oracle_of(key), data) == sorted(archive.blob_names())
-    else:
-        assert manifest.open_index(data, key, "m") == archive.blob_names()
+    assert manifest.blob_names(data, key, "m") == archive.blob_names()
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -112,10 +111,31 @@ def test_damage_is_never_taken_for_a_wrong_key(key: keys.Key) -> None:
             assert at >= header
             assert "the name" in str(error)
         else:
-            # With a key pair the index is not read when the entries are.
+            # With a key pair the index is not read when the entries are; whoever asks for blobs reads both.
             assert key.asymmetric
             with pytest.raises(CorruptManifest):
-                manifest.open_index(bytes(damaged), key, "the name")
+                manifest.blob_names(bytes(damaged), key, "the name")
+
+
+def test_an_index_that_does_not_name_the_entries_blobs_is_damage() -> None:
+    """Whoever has the public key can put another index in front of somebody's entries."""
+    names = [oracle_of(PAIR).name(bytes([number])) for number in range(3)]
+    data = manifest.seal(Manifest({"one": Entry(names, 0, 0), "two": Entry(names[:1], 0, 0)}), PAIR)
+    full = data[manifest.INDEX_HEADER + manifest._index_header(data, PAIR, "m")[1] :]
+    for listed in ([], names, [*names, *names], [*names, oracle_of(PAIR).name(b"another")]):
+        forged = manifest._seal_index(bytearray("\n".join(listed).encode()), PUBLIC) + full
+        assert manifest.blob_names(forged, PUBLIC, "m") == sorted(listed), "the public key cannot know better"
+        assert list(manifest.open(forged, PAIR, "m").entries) == ["one", "two"]
+        with pytest.raises(CorruptManifest, match="index"):
+            manifest.blob_names(forged, PAIR, "m")
+    assert manifest.blob_names(data, PAIR, "m") == [*names, names[0]]
+
+
+@pytest.mark.parametrize("blobs", [None, [3], ["short"], "text", {}])
+def test_names_of_malformed_entries_are_damage(blobs: object) -> None:
+    text = json.dumps({"a": {"blobs": blobs, "atime": 0, "mtime": 0}}).encode()
+    with pytest.raises(CorruptManifest):
+        manifest.blob_names(sealed(compress(text)), SYMMETRIC, "m")
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -134,7 +154,7 @@ def test_the_wrong_key_is_no_damage(key: keys.Key) -> None:
         with pytest.raises(WrongKey):
             manifest.open(data + bytes(200), wrong, "m")
         with pytest.raises(WrongKey):
-            manifest.open_index(data + bytes(200), wrong, "m")
+            manifest.blob_names(data + bytes(200), wrong, "m")
     with pytest.raises(WrongKey, match="cannot open it"):
         manifest.open(manifest.seal(Manifest(), PUBLIC), PUBLIC, "m")
 
@@ -372,7 +392,9 @@ def test_a_manifest_of_many_pieces(key: keys.Key) -> None:
     assert [entry["blobs"] for entry in oracle.open_manifest(oracle_of(key), data).values()] == [
         [name] for name in names
     ]
-    assert manifest.open_index(data, key, "m") == (sorted(names) if key.asymmetric else names)
+    assert manifest.blob_names(data, key, "m") == names
+    if key.asymmetric:
+        assert manifest.blob_names(data, PUBLIC, "m") == sorted(names)
 
 
 def test_further_keys_never_take_the_place_of_the_three() -> None:
