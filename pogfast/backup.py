@@ -71,12 +71,15 @@ class Report(Protocol):
     def detail(self, text: str) -> None:
         """For those who want to know how it is done."""
 
+    def note(self, text: str) -> None:
+        """Information that is the same in every run: never shown by a quiet one."""
+
     def warning(self, text: str) -> None: ...
 
     def problem(self, error: PogfastError) -> None: ...
 
     def concluding(self, manifest: str) -> None:
-        """All blobs are stored; the manifest of this name comes next."""
+        """All blobs are stored; the manifest of this name comes next. What is raised here keeps it from appearing."""
 
 
 @dataclass
@@ -210,6 +213,8 @@ class Silent:
 
     def detail(self, text: str) -> None: ...
 
+    def note(self, text: str) -> None: ...
+
     def warning(self, text: str) -> None: ...
 
     def problem(self, error: PogfastError) -> None: ...
@@ -310,8 +315,10 @@ class _Run:
         return Tallied(*map(sum, zip(self.tallied, sealer.progress(), strict=True)))
 
     def tell(self, what: PogfastError | str) -> None:
-        """What tree.py came across."""
-        if isinstance(what, str):
+        """Passes on what tree.py reports: a problem, a note or a warning."""
+        if isinstance(what, tree.Note):
+            self.report.note(what)
+        elif isinstance(what, str):
             self.report.warning(what)
         else:
             self.problem(what)
@@ -343,13 +350,15 @@ class _Run:
 
         def count(ended: threading.Event) -> None:
             files = size = 0
-            for node in tree.walk(self.paths, self.options.selection, base=self.options.base, tell=lambda what: None):
-                if ended.is_set():
-                    return
-                if node.kind == "file":
-                    files += 1
-                    size += node.stat.st_size
-            self.totals = files, size
+            # The work itself reports what is wrong with the sources; then there are no totals.
+            with contextlib.suppress(PogfastError, OSError):
+                for node in tree.walk(self.paths, self.options.selection, base=self.options.base, tell=_ignore):
+                    if ended.is_set():
+                        return
+                    if node.kind == "file":
+                        files += 1
+                        size += node.stat.st_size
+                self.totals = files, size
 
         with beside(count, "pogfast-count"):
             yield
@@ -385,7 +394,7 @@ class _Run:
         }
         if node.kind not in kinds:
             self.trailer["skipped"][node.path] = f"a {node.kind}"
-            self.report.warning(f"{node.path} is a {node.kind}: passed over")
+            self.report.note(f"{node.path} is a {node.kind}: left out")
             self.report.entry(node.name, node.path, "skipped", 0)
             return
         place, outcome = kinds[node.kind]
@@ -740,6 +749,10 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return str(os.getuid())
+
+
+def _ignore(what: PogfastError | str) -> None:
+    """For a walk that only counts."""
 
 
 def _unreadable(path: str, reason: str) -> SourceError:

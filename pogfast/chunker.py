@@ -19,6 +19,8 @@ LEAST = 64  # bytes; the hash depends on so many
 MEAN = 4_000_000
 SPREAD = 4  # from the least size to the mean, and from there to the most, where only the mean is given
 GEARS = 256
+# Bytes that a user can ask for at least: a page of a disk. A gigabyte in smaller chunks is a million files and more.
+SMALLEST = 4096
 
 
 class Chunker(NamedTuple):
@@ -30,21 +32,34 @@ class Chunker(NamedTuple):
 
     @classmethod
     def parse(cls, text: str, chunk_size: int) -> Chunker:
-        """`fixed`, `fastcdc`, `fastcdc:MEAN` or `fastcdc:LEAST,MEAN,MOST`. Raises UsageError."""
-        kind, _, sizes = text.partition(":")
-        if text == "fixed":
-            return cls(chunk_size, chunk_size, chunk_size)
+        """`fixed`, `fixed:SIZE` (instead of `chunk_size`), `fastcdc`, `fastcdc:MEAN` or `fastcdc:LEAST,MEAN,MOST`.
+        Raises UsageError."""
+        kind, colon, sizes = text.partition(":")
+        if kind == "fixed":
+            size = parse_size("--chunker", sizes) if colon else chunk_size
+            return cls(size, size, size)
         given = [parse_size("--chunker", size) for size in sizes.split(",")] if sizes else [MEAN]
         if len(given) == 1:
             given = [max(given[0] // SPREAD, LEAST), given[0], given[0] * SPREAD]
         if kind != "fastcdc" or len(given) != 3 or text.endswith(":"):
-            raise UsageError(f"no such chunker: {text}", hint="fixed, fastcdc, fastcdc:4MB or fastcdc:1MB,4MB,16MB")
+            raise UsageError(
+                f"no such chunker: {text}", hint="fixed, fixed:16MB, fastcdc, fastcdc:4MB or fastcdc:1MB,4MB,16MB"
+            )
         chunker = cls(*given)
         if not LEAST <= chunker.least < chunker.mean < chunker.most < 2**40:
             raise UsageError(
                 f"{text}: the least size ({LEAST} or more), the mean and the most must ascend, below 1 TiB"
             )
         return chunker
+
+    def check(self) -> Chunker:
+        """Returns these sizes. Raises UsageError for chunks so small that nobody can want them."""
+        if self.least < SMALLEST:
+            raise UsageError(
+                f"chunks of {self.least:,} bytes are too small: at least {SMALLEST:,}",
+                hint="each chunk is a file or an object of its own, with 150 bytes of overhead; 4MB to 50MB is usual",
+            )
+        return self
 
     @property
     def by_content(self) -> bool:

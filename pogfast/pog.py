@@ -181,7 +181,7 @@ class PogConsole(Console):
         self.print(name)
 
     def manifest(self, index: int, total: int, name: str) -> None:
-        """Printed before the manifest is stored: where nobody can be told of an archive, none is made."""
+        """Printed when the manifest is stored."""
         self.print(f"*** {index}/{total}: {name}")
         self.flush()
 

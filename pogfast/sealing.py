@@ -40,7 +40,11 @@ class Report(Protocol):
 
     def blob(self, name: str) -> None: ...
 
-    def manifest(self, index: int, total: int, name: str) -> None: ...
+    def flush(self) -> None:
+        """Called before the manifest is stored: what is raised here keeps it from appearing."""
+
+    def manifest(self, index: int, total: int, name: str) -> None:
+        """The manifest of this name is stored."""
 
     def problem(self, error: PogfastError) -> None: ...
 
@@ -116,8 +120,9 @@ def create(
         kept,
         lambda: manifest.seal(manifest.Manifest(entries), key),
         lambda data: {blob for entry in entries.values() for blob in entry.blobs},
-        lambda name: report.manifest(total, total, name),
+        lambda name: report.flush(),
     )
+    report.manifest(total, total, summary.manifest_name)
     return summary
 
 

@@ -1,7 +1,7 @@
-"""Sizes and numbers as people write and read them: 100MB, 1.5k, 2 KiB, and back.
+"""Sizes, times and numbers as people write and read them: 100MB, 1.5k, 2 KiB, 5m, and back.
 
-Decimal units; binary ones with an i. For command lines only: the rest of the package knows bytes. Raises UsageError,
-which names the option.
+Decimal units; binary ones with an i. For command lines only: the rest of the package knows bytes and seconds. Raises
+UsageError, which names the option.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
 WORDS = {"byte": "", "kilobyte": "k", "megabyte": "m", "gigabyte": "g", "terabyte": "t", "petabyte": "p"}
 WORDS |= {"kibibyte": "kib", "mebibyte": "mib", "gibibyte": "gib", "tebibyte": "tib", "pebibyte": "pib"}
 WORDS |= {"kb": "k", "mb": "m", "gb": "g", "tb": "t", "pb": "p"}
+SPANS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # in seconds
+MOST_SECONDS = 100 * 365.25 * 86400
 SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -30,6 +32,23 @@ def parse_size(option: str, text: str) -> int:
     if not 1 <= size < 2**63:
         raise UsageError(f"{option}={text}: at least one byte, and no more than fits this machine")
     return size
+
+
+def parse_seconds(option: str, text: str, *, bare: bool = True) -> float:
+    """The seconds that an option's value means: 90s, 5m, 1.5h, 7d, 2w; 0; with `bare` also a number alone, which is
+    seconds. At most 100 years. Raises UsageError."""
+    from pogfast.errors import UsageError
+
+    number = text.strip().lower()
+    unit = number.lstrip("0123456789.")
+    try:
+        count = float(number[: len(number) - len(unit)])
+        seconds = count * (1 if unit == "" and (bare or count == 0) else SPANS[unit.strip()])
+    except (KeyError, ValueError) as error:
+        raise UsageError(f"{option}={text}: not a length of time", hint="write 90s, 5m, 24h or 7d") from error
+    if not seconds <= MOST_SECONDS:
+        raise UsageError(f"{option}={text}: more than 100 years")
+    return seconds
 
 
 def many(number: int, word: str, words: str = "") -> str:

@@ -25,6 +25,11 @@ Kind = Literal["file", "directory", "link", "fifo", "socket", "device"]
 # Receives what is wrong with a part of the inputs while the rest goes on (errors), and what is worth knowing (text).
 Tell = Callable[[PogfastError | str], None]
 
+
+class Note(str):
+    """Text that is information and no warning: the same in every run, so that a quiet one does not say it."""
+
+
 KINDS: dict[int, Kind] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -123,7 +128,7 @@ class _Walk:
     def _given(self) -> Iterator[tuple[str, str, Node]]:
         """The given paths that are there, as given, made absolute, and what they are. Those that are not there wait
         until another is; when none is, that is an error of the whole run."""
-        missing: list[NoSuchInput] = []
+        missing: list[SourceError] = []
         none = True
         for given in self.paths:
             path = os.path.join(self.base, given) if given else ""  # joined with nothing, it would be the base
@@ -131,8 +136,9 @@ class _Walk:
                 facts = os.lstat(path)
                 absolute = "/" + os.path.abspath(path).lstrip("/") if self.excluding else ""
             except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "no path has such characters"
-                missing.append(NoSuchInput(f"{path or 'an empty path'}: {reason}"))
+                reason = str(error.strerror) if isinstance(error, OSError) else "no path has such characters"
+                shown = path or "an empty path"
+                missing.append(SourceError(f"{shown}: {reason}", path=shown, reason=reason))
                 continue
             except OSError as error:
                 none = False
@@ -142,12 +148,12 @@ class _Walk:
             self._tell_all(missing)
             yield given, absolute, Node(path, archived_name(given), _kind(facts), facts)
         if none and len(missing) == 1:
-            raise missing[0]
+            raise NoSuchInput(str(missing[0]))
         self._tell_all(missing)
         if none and self.paths:
             raise NoSuchInput("not one of the inputs is there: nothing to archive")
 
-    def _tell_all(self, errors: list[NoSuchInput]) -> None:
+    def _tell_all(self, errors: list[SourceError]) -> None:
         for error in errors:
             self.tell(error)
         errors.clear()
@@ -160,7 +166,7 @@ class _Walk:
         what = "what leads up to .." if ".." in given.split("/") else "the leading /" if given[:1] == "/" else ""
         if what and what not in self.said:
             self.said.add(what)
-            self.tell(f"names in the archive are without {what}")
+            self.tell(Note(f"names in the archive are without {what}"))
 
     def _excludes(self, absolute: str) -> bool:
         return any(excludes(absolute) for excludes in self.excluding)

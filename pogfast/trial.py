@@ -47,8 +47,8 @@ class Setting(NamedTuple):
 
     @property
     def chunks(self) -> str:
-        """How files are cut, in a few letters."""
-        return f"{self.kind} {show_size(self.cuts.mean)}"
+        """How files are cut, in a few letters that `--chunker` takes."""
+        return f"{self.kind}:{show_size(self.cuts.mean).replace(' ', '')}"
 
     def __str__(self) -> str:
         return f"{self.chunks}, level {self.level}, jobs {self.jobs}"

@@ -23,7 +23,7 @@ from pogfast.chunker import Chunker
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreError, UsageError
 from pogfast.keys import Key
 from pogfast.sampling import Sample, regular_files, sample
-from pogfast.sizes import parse_size
+from pogfast.sizes import parse_size, show_size
 from pogfast.stores.local import MEASURING
 from pogfast.trial import Restored, Setting, Written
 
@@ -33,6 +33,7 @@ except ImportError as error:
     raise UsageError("tune needs numpy, which is not installed", hint="pip install 'pogfast[tune]'") from error
 
 SAMPLE = 500_000_000  # bytes
+LEAST_SAMPLE = 1_000_000  # bytes; a process starts in the time that less takes, so that every setting looks the same
 FIXED = (1_000_000, 4_000_000, 16_000_000, 50_000_000, 100_000_000, 256_000_000)
 BY_CONTENT = ("fastcdc:1MB", "fastcdc:4MB", "fastcdc:16MB")
 LEVELS = (1, 3, 6, 9)
@@ -163,6 +164,11 @@ def tune(
         parts = os.path.join(place, "parts")
         os.mkdir(parts)
         taken = sample(paths, most, parts, report.problem)
+        if taken.size < LEAST_SAMPLE:
+            raise UsageError(
+                f"{show_size(taken.size)} are too little to measure with: at least {show_size(LEAST_SAMPLE)}",
+                hint="the defaults of create are good for so little; give tune what you want to archive",
+            )
         report.sampled(taken)
         bench = _Bench(taken, store, place, report)
         everyone = max(jobs, default=cores())
@@ -180,8 +186,10 @@ def tune(
 def _way(text: str) -> tuple[str, int]:
     """(chunker, chunk size) of what a user writes: 50MB, fastcdc:4MB. Raises UsageError."""
     if text.startswith("fastcdc"):
-        return text, Options(chunker=text).chunk_size
-    return "fixed", parse_size("--chunker", text)
+        Chunker.parse(text, CHUNK_SIZE).check()
+        return text, CHUNK_SIZE
+    size = parse_size("--chunker", text.removeprefix("fixed:"))
+    return "fixed", Chunker.parse("fixed", size).check().most
 
 
 def _worth_trying(largest: int) -> list[tuple[str, int]]:

@@ -272,7 +272,7 @@ def test_what_a_chunker_is_called() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", ["", "fast", "fixed:5", "fastcdc:", "fastcdc:1,2", "fastcdc:63,64,65", "fastcdc:2MB,1MB,3MB", "fastcdc:x"]
+    "wrong", ["", "fast", "fixed:", "fastcdc:", "fastcdc:1,2", "fastcdc:63,64,65", "fastcdc:2MB,1MB,3MB", "fastcdc:x"]
 )
 def test_no_such_chunker(wrong: str) -> None:
     with pytest.raises(UsageError):

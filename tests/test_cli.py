@@ -270,9 +270,7 @@ def test_a_defect_is_one_line_too(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["ls", "store/latest"], ["create", "tree", "--to", "new"]], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["ls", "store/latest"]], ids=" ".join)
 def test_standard_output_that_cannot_be_written(work: Path, store: str, arguments: list[str]) -> None:
     command = [*COMMAND, *arguments]
     with open("/dev/full", "wb") as full:
@@ -290,7 +288,18 @@ def test_standard_output_that_cannot_be_written(work: Path, store: str, argument
         1,
         f"pogfast: error: cannot write to standard output: {os.strerror(errno.EPIPE)}\n",
     )
-    assert not list((work / "new").glob("*.mfn")), "no archive that nobody was told of"
+
+
+def test_an_archive_whose_name_cannot_be_printed_is_stored(work: Path, cli: Runner) -> None:
+    """A cron job without standard output must still make its backup; the exit code says that something is odd."""
+    for redirection, why in ((">/dev/full", "cannot write to standard output"), (">&-", "standard output is closed")):
+        before = set((work / "store").glob("*.mfn"))
+        shell = ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *COMMAND, "create", "tree", "--to", "store", "-q"]
+        ran = subprocess.run(shell, cwd=work, capture_output=True, check=False, text=True)
+        [made] = set((work / "store").glob("*.mfn")) - before
+        assert ran.returncode == 3
+        assert why in ran.stderr
+        assert f"the archive is stored: {made.name}" in ran.stderr
 
 
 # ---- create and restore ----------------------------------------------------------------------------------------------
@@ -827,8 +836,8 @@ def test_the_bar_on_a_terminal(work: Path) -> None:
         command.kill(signal.SIGUSR1)
         command.expect("pogfast: create: 0 files, .* read, ")
         feed(b"")
-        command.expect(r"\.mfn\r\n")
         command.expect("files    1: 1 new")
+        command.expect(r"\.mfn\r\n")
         command.expect(pexpect.EOF)
         command.close()
         assert command.exitstatus == 0
@@ -946,7 +955,7 @@ def test_json_status_lines_while_it_runs(work: Path) -> None:
 
 
 def test_who_reads_the_json_goes_away(work: Path) -> None:
-    """Then no archive is made that nobody is told of."""
+    """A run whose reader has gone ends without an archive."""
     feed, arguments = slow(work)
     with running(work, *arguments, "--json") as process:
         feed(b"x" * 1000)

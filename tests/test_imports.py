@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "one vendor's objects: no blob, no manifest",
     ),
     "stores.b2": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
-    "stores.settings": ({"errors"}, "what the environment says of services"),
+    "stores.settings": ({"sizes", "errors"}, "what the environment says of services"),
     "stores.findings": (set(), "words that every store shares"),
     "stores.local": (
         {"stores.findings", "stores.settings", "_engine", "errors"},
@@ -206,6 +206,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "progress",
             "sizes",
             "backup",
+            "chunker",
             "profiles",
             "tree",
             "stores",

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
-from pogfast.tree import Selection, archived_name, read_list, read_patterns, walk
+from pogfast.tree import Note, Selection, archived_name, read_list, read_patterns, walk
 
 ODD = [
     "n\nl",
@@ -163,6 +163,7 @@ def test_what_is_stripped_is_said_once_for_each_kind(tree: Path) -> None:
         "names in the archive are without the leading /",
         "names in the archive are without what leads up to ..",
     ]
+    assert {type(told) for told in walked.told} == {Note}, "information, no warning"
     assert walked.names[:2] == [f"{tree}/a"[1:], f"{tree}/D"[1:]]
     assert walked.names[-1] == "empty"
 
@@ -528,7 +529,7 @@ def test_one_file_system(mounted: Path) -> None:
 def test_given_paths_that_are_not_there(tree: Path) -> None:
     walked = Walked("nosuch", "", "a", "a/", "a/x", "nul\0", "d/e")
     assert walked.names == ["a", "d/e", "d/e/x"]
-    assert {type(error) for error in walked.told} == {NoSuchInput}
+    assert {type(error) for error in walked.told} == {SourceError}
     assert walked.errors == [
         "nosuch: No such file or directory",
         "an empty path: No such file or directory",

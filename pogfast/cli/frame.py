@@ -147,6 +147,22 @@ class Size(click.ParamType):  # type: ignore[type-arg]
         return value if isinstance(value, int) else parse_size(param.opts[-1] if param else "size", value)
 
 
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """A length of time, in seconds: 5m, 24h, 7d. Where `bare`, a number alone is seconds."""
+
+    name = "duration"
+
+    def __init__(self, *, bare: bool) -> None:
+        self.bare = bare
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from pogfast.sizes import parse_seconds
+
+        if isinstance(value, float):
+            return value
+        return parse_seconds(param.opts[-1] if param else "time", value, bare=self.bare)
+
+
 class PathText(click.ParamType):  # type: ignore[type-arg]
     """A path, as it is given: only the shell's completion has to know that it is one."""
 
@@ -156,6 +172,14 @@ class PathText(click.ParamType):  # type: ignore[type-arg]
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type="file")]
+
+
+def split_commas(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
+    """A callback for options that take words with commas between them, once or several times: all of the words."""
+    words = tuple(word.strip() for text in given for word in text.split(","))
+    if not all(words):
+        raise UsageError(f"{parameter.opts[-1]}: there is an empty word between the commas")
+    return words
 
 
 SIZE = Size()

@@ -24,6 +24,7 @@ from pogfast.cli.options import (
     look_for_store,
     open_archive,
     service_options,
+    tag_option,
 )
 from pogfast.cli.output import Output
 from pogfast.sizes import many, show_size
@@ -46,7 +47,7 @@ MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "ty
 @verb("list")
 @click.argument("store", metavar="STORE", type=PATH)
 @click.option("--host", metavar="NAME", help="Only those of this host.")
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only those with this tag; again for more.")
+@tag_option("Only those with these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only those that archived PATH.")
 @key_options
 @service_options

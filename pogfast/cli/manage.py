@@ -5,14 +5,13 @@ What a policy means is in retention.py, what is deleted and when in pruning.py, 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, Group, apply, verb
-from pogfast.cli.options import key_of, key_options, look_for_store, raise_worst, service_options
+from pogfast.cli.frame import PATH, Duration, Group, apply, verb
+from pogfast.cli.options import key_of, key_options, look_for_store, raise_worst, service_options, tag_option
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from pogfast.pruning import Choice, Summary
 
 RULES = ("hourly", "daily", "weekly", "monthly", "yearly")
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 class Count(click.ParamType):  # type: ignore[type-arg]
@@ -39,20 +37,6 @@ class Count(click.ParamType):  # type: ignore[type-arg]
         if not value.isdecimal() or int(value) > 10**9:
             self.fail(f"{value} is no number of archives: write a number, or unlimited")
         return int(value)
-
-
-class Seconds(click.ParamType):  # type: ignore[type-arg]
-    """A length of time: 90m, 24h, 7d."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d{1,9})([smhd])", value)
-        if value != "0" and not found:
-            self.fail(f"{value} is no length of time: write 90m, 24h, 7d or 0")
-        return float(found[1]) * UNITS[found[2]] if found else 0.0
 
 
 def _keep(name: str, what: str) -> list[Callable[[Any], Any]]:
@@ -81,12 +65,12 @@ policy_options = apply(
 @policy_options
 @click.option("--group-by", metavar="WORDS", default="host,paths", show_default=True, help="Of host, paths and tags.")
 @click.option("--host", metavar="NAME", help="Only archives of this host may go.")
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only archives with this tag may go; again for more.")
+@tag_option("Only archives with these tags may go.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH may go.")
 @click.option(
     "--grace",
     metavar="TIME",
-    type=Seconds(),
+    type=Duration(bare=False),
     default="24h",
     show_default=True,
     help="How long what goes can come back.",
@@ -123,7 +107,7 @@ def _policy(options: dict[str, Any]) -> Any:
         name = f"within_{rule}".rstrip("_")
         text = options.pop(f"keep_{name}")
         words[name] = None if text is None else Span.parse(text)
-    words["tags"] = tuple(frozenset(text.split(",")) for text in options.pop("keep_tags"))
+    words["tags"] = tuple(frozenset(map(str.strip, text.split(","))) for text in options.pop("keep_tags"))
     return Policy(**words, everything=options.pop("keep_all"))
 
 
@@ -202,7 +186,7 @@ def undelete(output: Output, store: str, names: tuple[str, ...], everything: boo
 @click.argument("store", metavar="STORE", type=PATH)
 @click.argument("lock", metavar="MODE:TIME")
 @click.option("--host", metavar="NAME", help="Only archives of this host.")
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Only archives with this tag; again for more.")
+@tag_option("Only archives with these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH.")
 @key_options
 @service_options

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, apply
+from pogfast.cli.frame import PATH, Duration, apply, split_commas
 from pogfast.cli.output import Output
 from pogfast.console import Console
 
@@ -62,18 +62,24 @@ service_options = apply(
         ),
         _service(
             "--retry-for",
-            metavar="SECONDS",
-            type=click.FloatRange(0),
-            help="How long to try what may pass.  [300]",
+            metavar="TIME",
+            type=Duration(bare=True),
+            help="How long transient errors are retried: 90s, 5m, 1h.  [5m]",
         ),
     ]
 )
 storage_class_option = _service("--storage-class", metavar="CLASS", help="Of blobs in S3; manifests stay standard.")
 
+
+def tag_option(help: str) -> Callable[[Any], Any]:
+    """--tag a,b and --tag a --tag b are the same, in every verb."""
+    return click.option("--tag", "tags", metavar="TAG[,TAG]", multiple=True, callback=split_commas, help=help)
+
+
 choice_options = apply(
     [
         click.option("--host", metavar="NAME", help="Of STORE/latest: the latest of this host."),
-        click.option("--tag", "tags", metavar="TAG", multiple=True, help="The latest with this tag; again for more."),
+        tag_option("The latest with these tags."),
         click.option("--path", metavar="PATH", type=PATH, help="The latest that archived PATH."),
     ]
 )

@@ -75,6 +75,12 @@ class Output(Console):
         if self.volume >= volume and not self.json:
             self.say(line)
 
+    def remark(self, text: str) -> None:
+        """Something to know that is the same in every run. Never with --quiet."""
+        if self.volume >= 0:
+            self.note("note", text)
+            self.emit("note", message=text)
+
     def problem(self, error: PogfastError) -> None:
         self.errors += 1
         super().problem(error)

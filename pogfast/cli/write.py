@@ -20,9 +20,10 @@ from pogfast.cli.options import (
     object_lock_option,
     service_options,
     storage_class_option,
+    tag_option,
 )
 from pogfast.cli.output import Output
-from pogfast.errors import UsageError
+from pogfast.errors import PogfastError, UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     "--files-from", metavar="FILE", type=PATH, multiple=True, help="Paths from FILE (-: standard input), one a line."
 )
 @click.option("-0", "--null", is_flag=True, help="A zero byte ends each path of --files-from; no patterns.")
-@click.option("--tag", "tags", metavar="TAG", multiple=True, help="Kept with the archive; again for more.")
+@tag_option("Kept with the archive.")
 @click.option("--host", metavar="NAME", help="Kept instead of this machine's name.")
 @click.option("--comment", metavar="TEXT", default="", help="Kept with the archive.")
 @click.option("--chunk-size", metavar="SIZE", type=SIZE, default="50MB", show_default=True, help="Cut files so often.")
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     metavar="CHUNKER",
     default="fixed",
     show_default=True,
-    help="fixed: every chunk-size bytes. fastcdc or fastcdc:MIN,AVG,MAX: by content, for what changes in place.",
+    help="fixed[:SIZE]: every chunk-size bytes. fastcdc[:MIN,AVG,MAX]: by content, for data edited in place.",
 )
 @click.option("--level", metavar="N", type=int, default=3, show_default=True, help="zstd's level, up to 22.")
 @click.option(
@@ -86,6 +87,7 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
     input is archived, under --name. Patterns are restic's: *.tmp, /srv/**/cache, !keep.tmp.
     """
     from pogfast import backup
+    from pogfast.chunker import Chunker
     from pogfast.stores import check_stores
 
     check_stores(to)
@@ -93,8 +95,10 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
         _take_profile(profile, options)
     if options["chunker"] != "fixed" and _is_given("chunk_size"):
         raise UsageError(
-            "--chunk-size is for fixed chunks", hint="fastcdc takes sizes of its own: --chunker=fastcdc:1MB,4MB,16MB"
+            f"--chunk-size does not go with --chunker={options['chunker']}",
+            hint="a chunker takes sizes of its own: --chunker=fixed:16MB, --chunker=fastcdc:1MB,4MB,16MB",
         )
+    Chunker.parse(options["chunker"], options["chunk_size"]).check()
     name, command = options.pop("name"), options.pop("from_command")
     stream = _is_stream(paths, name, command, options["files_from"])
     stdin_is_data = (stream and command is None) or "-" in options["files_from"] + options["exclude_from"]
@@ -116,6 +120,18 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
             sources, to, key, report=report, stdin_name=name if stream else None, command=command, options=settings
         )
     tell_summary(output, summary, settings)
+    if summary.manifest and not output.json:
+        _tell_archive(output, summary.manifest)
+
+
+def _tell_archive(output: Output, manifest: str) -> None:
+    """Prints the archive's name, last of all: it is stored. Raises PogfastError."""
+    try:
+        output.answer(manifest)
+        output.flush()
+    except PogfastError as error:
+        error.hint, error.exit_code = f"the archive is stored: {manifest}", 3
+        raise
 
 
 def _is_given(option: str) -> bool:
@@ -190,6 +206,7 @@ class Report:
         self.output = output
         self.display = display
         self.dry_run = dry_run
+        self.note = output.remark
         self.warning = output.warning
         self.problem = output.problem
 
@@ -210,11 +227,8 @@ class Report:
         self.output.info(f"pogfast: {text}", 1)
 
     def concluding(self, manifest: str) -> None:
-        """Printed before the manifest is stored: where nobody can be told of an archive, none is made."""
-        self.display.stop()
+        """Aborts the run when nobody reads standard output any more: a script would take it for failed."""
         self.display.check()
-        if not self.output.json:
-            self.output.answer(manifest)
         self.output.flush()
 
 

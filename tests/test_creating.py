@@ -1,0 +1,187 @@
+"""`pogfast create` as people use it: what is said and when, and what is refused before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import pexpect
+import pytest
+from conftest import Ran, Runner, run
+
+COMMAND = [sys.executable, "-m", "pogfast"]
+# Seconds after which a file is told from one that was changed right after it was read.
+OLD_ENOUGH = 0.2
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tree, a key in the environment, and a cache of its own."""
+    (tmp_path / "tree" / "d").mkdir(parents=True)
+    (tmp_path / "tree" / "f").write_bytes(b"hello\n")
+    (tmp_path / "tree" / "d" / "big").write_bytes(os.urandom(100_000))
+    (tmp_path / "key").write_bytes(b"a key")
+    for name in [name for name in os.environ if name.startswith("POGFAST_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("POGFAST_KEYFILE", str(tmp_path / "key"))
+    monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture
+def cli(work: Path) -> Runner:
+    def call(*arguments: str | bytes | Path, cwd: Path = work, **more: object) -> Ran:
+        ran = run([*COMMAND, *arguments], cwd, **more)
+        assert "Traceback" not in ran.err, ran.err
+        assert "a defect" not in ran.err, ran.err
+        return ran
+
+    return call
+
+
+def names(ran: Ran) -> list[str]:
+    assert ran.code == 0, ran.err
+    return ran.lines
+
+
+# ---- sources that are not there --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[], ["--json"], ["-v"]], ids=["plain", "json", "verbose"])
+def test_a_source_that_is_not_there_is_left_out_and_the_rest_archived(cli: Runner, more: list[str]) -> None:
+    ran = cli("create", "tree/f", "nope", "--to", "store", *more)
+    assert ran.code == 3
+    assert "nope: No such file or directory" in ran.err
+    assert names(cli("ls", "store/latest")) == ["tree/f"]
+    ran = cli("create", "nope", "tree/f/below", "tree/f", "--to", "store", *more)
+    assert ran.code == 3
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=["plain", "json"])
+def test_when_no_source_is_there_nothing_is_written(work: Path, cli: Runner, more: list[str]) -> None:
+    for missing in (["nope"], ["nope", "nor this"]):
+        ran = cli("create", *missing, "--to", "store", *more)
+        assert ran.code == 1
+        assert "nope: No such file or directory" in ran.err
+        assert not list((work / "store").glob("*.mfn"))
+
+
+def test_a_missing_source_on_a_terminal(work: Path) -> None:
+    """The thread that counts what is left must not end in a traceback."""
+    command = [*COMMAND, "create", "tree/f", "nope", "--to", "store"]
+    for arguments, code in ((command, 3), ([*COMMAND, "create", "nope", "--to", "store"], 1)):
+        child = pexpect.spawn(arguments[0], [str(word) for word in arguments[1:]], cwd=work, timeout=60)
+        said = child.read().decode()
+        child.close()
+        assert child.exitstatus == code, said
+        assert "Traceback" not in said
+        assert "nope: No such file" in said
+
+
+# ---- what is said ----------------------------------------------------------------------------------------------------
+
+
+def test_a_quiet_run_says_nothing_but_the_name(work: Path, cli: Runner) -> None:
+    """Absolute paths and sockets are the same every night: cron would send a mail each time."""
+    import socket
+
+    os.chdir(work / "tree")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("socket")
+        os.chdir("/")
+        paths = [str(work / "tree" / "f"), str(work / "tree")]
+        ran = cli("create", *paths, "--to", "store", "-q")
+        assert (ran.code, ran.err, len(ran.lines)) == (0, "", 1)
+        ran = cli("create", *paths, "--to", "store")
+    assert ran.code == 0
+    assert ran.err.count("without the leading /") == 1
+    assert ran.err.count("tree/socket") == 1
+    assert "warning" not in ran.err
+
+
+def test_the_name_is_printed_last_when_the_archive_is_there(work: Path, cli: Runner) -> None:
+    ran = run(["/bin/sh", "-c", '"$@" 2>&1', "sh", *COMMAND, "create", "tree", "--to", "a,b"], work)
+    assert ran.code == 0
+    assert re.fullmatch(r"\S+\.mfn", ran.lines[-1])
+    assert all((work / store / ran.lines[-1]).exists() for store in ("a", "b"))
+    # In the store's place nothing can be stored: no name is printed.
+    (work / "c").mkdir()
+    script = "#!/bin/sh\ncase $1 in *.mfn) exit 1;; esac\n"
+    (work / "program").write_text(script)
+    (work / "program").chmod(0o755)
+    ran = cli("create", "tree", "--to", "./program")
+    assert (ran.code, ran.out) == (1, b"")
+    # One of two: the other has it.
+    ran = cli("create", "tree", "--to", "a,./program")
+    assert ran.code == 3
+    assert (work / "a" / ran.lines[0]).exists()
+
+
+# ---- values of options -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--chunk-size", "10"], ["--chunk-size", "4095"], ["--chunker", "fixed:10"], ["--chunker", "fastcdc:64,100,200"]],
+    ids=" ".join,
+)
+def test_chunks_that_nobody_can_want_are_refused(work: Path, cli: Runner, arguments: list[str]) -> None:
+    ran = cli("create", "tree", "--to", "store", *arguments)
+    assert ran.code == 2
+    assert "4,096" in ran.err
+    assert not (work / "store").exists()
+    ran = cli("tune", "tree", "--chunker", arguments[1])
+    assert ran.code == 2
+    assert "4,096" in ran.err
+
+
+def test_the_smallest_chunks(cli: Runner) -> None:
+    for arguments in (["--chunk-size=4096"], ["--chunker=fixed:4KiB"], ["--chunker", "fixed:16.0 MB"]):
+        assert cli("create", "tree", "--to", "store", *arguments).code == 0
+    info = json.loads(cli("info", "store/latest", "--json").out)
+    assert (info["chunk_size"], info["chunker"]) == (16_000_000, "")
+    ran = cli("create", "tree", "--to", "store", "--chunker=fixed:16MB", "--chunk-size=8MB")
+    assert ran.code == 2
+    assert "--chunk-size" in ran.err
+    for wrong in ("fixed:", "fixed:0", "fixed:many", "fixe:1MB"):
+        assert cli("create", "tree", "--to", "store", "--chunker", wrong).code == 2
+
+
+def test_tune_recommends_nothing_for_next_to_nothing(work: Path, cli: Runner) -> None:
+    (work / "two").write_bytes(b"hi")
+    ran = cli("tune", "two")
+    assert ran.code == 2
+    assert "2 B" in ran.err
+    assert "1.00 MB" in ran.err
+    assert ran.out == b""
+
+
+def test_lengths_of_time(cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    for good in ("5m", "90s", "1.5h", "0", "300", "1d"):
+        assert cli("create", "tree", "--to", "store", "--retry-for", good).code == 0
+        monkeypatch.setenv("POGFAST_RETRY_FOR", good)
+        assert cli("doctor", "store").code == 0
+    for wrong in ("5x", "-1", "m", "", "1e3s", "nan", "inf", "200000d"):
+        ran = cli("create", "tree", "--to", "store", "--retry-for", wrong)
+        assert (ran.code, "length of time" in ran.err or "100 years" in ran.err) == (2, True), (wrong, ran.err)
+    monkeypatch.delenv("POGFAST_RETRY_FOR")
+    for grace, code in (("5m", 0), ("0", 0), ("2w", 0), ("24", 2)):
+        assert cli("prune", "store", "--keep-last", "1", "--grace", grace).code == code
+
+
+def test_tags_with_commas_are_several_everywhere(work: Path, cli: Runner) -> None:
+    one = names(cli("create", "tree", "--to", "store", "--tag", "a,b"))[-1]
+    other = names(cli("create", "tree", "--to", "store", "--tag", "a", "--tag", "c"))[-1]
+    told = [json.loads(line) for line in cli("list", "store", "--json").lines]
+    assert [found["tags"] for found in told] == [["a", "b"], ["a", "c"]]
+    listed = cli("list", "store", "--tag", "a,b").out.decode()
+    assert one in listed
+    assert other not in listed
+    assert names(cli("ls", "store/latest", "--tag", "b, a"))
+    ran = cli("prune", "store", "--keep-tag", "a,b", "--group-by", "")
+    assert f"keep    {one}" in ran.out.decode()
+    assert f"remove  {other}" in ran.out.decode()
+    assert cli("create", "tree", "--to", "store", "--tag", "a,").code == 2
