@@ -167,15 +167,17 @@ class _Prune:
         own = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
         self.announcement = SWEEPING + own
         self._say_again()
+        old: list[str] = []
         try:
-            times = [mark.modified for mark in self.store.marks() if mark.name == self.announcement]
-            if not times:
+            times = {mark.name: mark.modified for mark in self.store.marks() if mark.name.startswith((SWEPT, SWEEPING))}
+            now = times.pop(self.announcement, None)
+            if now is None:
                 raise StoreError(f"what was written to {self.store.label} does not show there: nothing was deleted")
-            yield times[0]
+            old = [name for name, modified in times.items() if name.startswith(SWEPT) or now - modified > STALE]
+            yield now
         finally:
-            old = [mark.name for mark in self.store.marks() if mark.name.startswith((SWEPT, SWEEPING))]
             self.store.put_manifest(SWEPT + own, b"")
-            self.store.delete_manifests(old)
+            self.store.delete_manifests([*old, self.announcement])  # nobody's who runs as well
             self.announcement = ""
 
     def _say_again(self) -> None:
@@ -186,9 +188,9 @@ class _Prune:
 
     def _sweep(self, going: Sequence[str], now: float) -> None:
         """Deletes the blobs that nothing needs. `going`: manifests that are still there, and are not to count."""
+        live = {stored.name for stored in self.store.manifests()}  # first: what another prune removes now is in either
         expired = [mark for mark in self._removed() if mark.modified <= now - self.grace]
         young = [mark.name for mark in self._removed() if mark not in expired]
-        live = {stored.name for stored in self.store.manifests()}
         needed = self._named(live - set(going))
         waiting = self._named([*young, *(going if self.grace else ())]) - needed
         orphans = [blob for blob in self.store.blob_names() if blob.name not in needed]

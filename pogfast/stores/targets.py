@@ -32,10 +32,14 @@ def sweeps(target: Target) -> frozenset[str]:
     return frozenset(mark.name for mark in target.marks() if mark.name.startswith((SWEEPING, SWEPT)))
 
 
-def await_no_sweep(target: Target, tell: Callable[[str], None] = lambda text: None) -> None:
-    """Returns when no blobs are being deleted; `tell` hears that this takes a while. Raises StoreError."""
+def await_no_sweep(target: Target, tell: Callable[[str], None] = lambda text: None) -> frozenset[str]:
+    """Returns when no blobs are being deleted, with what `sweeps` gave at that very look; `tell` hears that this takes
+    a while. Raises StoreError."""
     told = False
-    while any(mark.name.startswith(SWEEPING) and time.time() - mark.modified < STALE for mark in target.marks()):
+    while True:
+        marks = [mark for mark in target.marks() if mark.name.startswith((SWEEPING, SWEPT))]
+        if not any(mark.name.startswith(SWEEPING) and time.time() - mark.modified < STALE for mark in marks):
+            return frozenset(mark.name for mark in marks)
         if not told:
             tell(f"{target.label} is being pruned: waiting for its end, at most {STALE / 60:.0f} minutes")
             told = True
@@ -56,14 +60,13 @@ def publish(
     before or after the manifest is there; then every blob is looked for. `seen` is what `sweeps` gave before the first
     blob was believed to be there; `tell` hears what is waited for. Raises StoreError; then there is no manifest.
     """
-    await_no_sweep(target, tell)
-    now = sweeps(target)
-    if now != seen and target.missing(blobs()):
+    now = await_no_sweep(target, tell)
+    killed = any(mark.startswith(SWEEPING) for mark in now)
+    if (now != seen or killed) and target.missing(blobs()):
         raise _swept(target)
     target.put_manifest(name, data)
     while sweeps(target) != now:
-        await_no_sweep(target, tell)
-        now = sweeps(target)
+        now = await_no_sweep(target, tell)
         if target.missing(blobs()):
             target.delete_manifests([name])
             raise _swept(target)
