@@ -69,6 +69,12 @@ def public_key(bytes private):
     return out
 
 
+def is_valid_point(bytes point):
+    """Returns True if libsodium takes `point` for one of edwards25519: canonical, and in the group of the base point."""
+    _check_key(point)
+    return sodium.is_valid_point(<const u8*>point) == 1
+
+
 cdef str _zstd_error(size_t code):
     return zstd.error_name(code).decode()
 

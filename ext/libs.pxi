@@ -29,6 +29,7 @@ cdef struct Sodium:
     int (*box_seal)(u8* c, const u8* m, u64 n, const u8* public) noexcept nogil
     int (*box_seal_open)(u8* m, const u8* c, u64 n, const u8* public, const u8* private) noexcept nogil
     int (*scalarmult_base)(u8* public, const u8* private) noexcept nogil
+    int (*is_valid_point)(const u8* point) noexcept nogil
     int (*xor_ic)(u8* c, const u8* m, u64 n, const u8* nonce, u64 block, const u8* key) noexcept nogil
     int (*poly_init)(void* state, const u8* key) noexcept nogil
     int (*poly_update)(void* state, const u8* m, u64 n) noexcept nogil
@@ -155,6 +156,7 @@ cdef int _load_libraries() except -1:
     lib.take("crypto_box_seal", <void**>&sodium.box_seal)
     lib.take("crypto_box_seal_open", <void**>&sodium.box_seal_open)
     lib.take("crypto_scalarmult_base", <void**>&sodium.scalarmult_base)
+    lib.take("crypto_core_ed25519_is_valid_point", <void**>&sodium.is_valid_point)
     lib.take("crypto_stream_xsalsa20_xor_ic", <void**>&sodium.xor_ic)
     lib.take("crypto_onetimeauth_poly1305_init", <void**>&sodium.poly_init)
     lib.take("crypto_onetimeauth_poly1305_update", <void**>&sodium.poly_update)

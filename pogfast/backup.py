@@ -23,6 +23,7 @@ from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
 from pogfast.beside import beside
 from pogfast.chunker import Chunker
+from pogfast.environment import for_child
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key
 from pogfast.sealing import conclude, seconds_of, store_errors
@@ -176,6 +177,7 @@ def create(
     Raises UsageError, NoSuchInput, StoreError, and PogfastError when nothing could be archived; then no manifest
     appears. Single sources that cannot be read are in the summary's problems.
     """
+    key.check_writes()
     options = options or Options(**more)
     if more and options != Options(**more):
         raise UsageError("give options, or single ones, not both")
@@ -503,7 +505,9 @@ class _Run:
         if not words:
             raise UsageError("the command is empty")
         try:
-            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=for_child(credentials=False)
+            )
         except OSError as error:
             raise PogfastError(f"cannot run {words[0]}: {error.strerror}") from error
         assert process.stdout is not None

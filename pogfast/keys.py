@@ -10,17 +10,36 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from pogfast._engine import public_key, random_bytes, sealedbox, sealedbox_open, secretbox, secretbox_open
+from pogfast._engine import (
+    is_valid_point,
+    public_key,
+    random_bytes,
+    sealedbox,
+    sealedbox_open,
+    secretbox,
+    secretbox_open,
+)
+from pogfast.environment import for_child
 from pogfast.errors import KeyFileError, UsageError, WrongKey
 
 KEY_SIZE = 32
 READ_SIZE = 1 << 20
 PASSWORD_SIZE = 1 << 16  # bytes; a longer first line is the wrong file
 FINGERPRINT_SIZE = 8  # bytes: two keys of one person do not share one by chance
+FIELD = 2**255 - 19  # the prime of Curve25519, RFC 7748
+PUBLIC, PRIVATE = ".encrypt", ".decrypt"  # how the names of the two keys of a pair end
+
+# Receives what is odd about a key that can be used all the same.
+Tell = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    """For callers who do not want to know."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,6 +76,13 @@ class Key:
         digits = self.derive("fingerprint")[:FINGERPRINT_SIZE].hex()
         return "-".join(digits[i : i + 4] for i in range(0, len(digits), 4))
 
+    def check_writes(self) -> None:
+        """Raises KeyFileError for a key that must not encrypt anything: no pair has this public key, or another one."""
+        if self.asymmetric and not is_public_key(self.secret):
+            raise KeyFileError("this is not a public key: no private key belongs to it")
+        if self.private is not None and public_key(self.private) != self.secret:
+            raise KeyFileError("the two keys are not of one pair")
+
     def derive(self, purpose: str) -> bytes:
         """32 bytes that belong to this key and `purpose`, from which neither the secret nor those of another purpose
         can be found. Not the name secret, nor anything else of FORMAT.md."""
@@ -79,20 +105,127 @@ class Key:
         return file_key
 
 
-def from_keyfile(path: str, *, writing: bool = False) -> Key:
-    """S is the sha256 of the file. Raises KeyFileError; with `writing` also for an empty file, which is no secret."""
-    digest = hashlib.sha256()
-    empty = True
+def is_public_key(raw: bytes) -> bool:
+    """Returns True if 32 bytes can be the X25519 public key of a pair; of random bytes, one in 32 can.
+
+    A public key is a multiple of the base point. libsodium can tell that of a point of edwards25519, which is the same
+    curve in other coordinates: y = (u - 1) / (u + 1), RFC 7748, section 4.1.
+    """
+    u = int.from_bytes(raw, "little")
+    if len(raw) != KEY_SIZE or u >= FIELD - 1:
+        return False
+    y = (u - 1) * pow(u + 1, -1, FIELD) % FIELD
+    return is_valid_point(y.to_bytes(KEY_SIZE, "little"))
+
+
+def _role(path: str, raw: bytes) -> Literal["public", "private", ""]:
+    """Which key of a pair a file of these bytes is: by the other key beside it, else by its name; "" if neither tells.
+
+    A name alone makes nothing a public key that cannot be one.
+    """
+    if len(raw) != KEY_SIZE:
+        return ""
+    could_be_public = is_public_key(raw)
+    for stem in {path.removesuffix(PUBLIC).removesuffix(PRIVATE), os.path.splitext(path)[0]}:
+        if could_be_public and (private := _bytes_beside(path, stem + PRIVATE)) and public_key(private) == raw:
+            return "public"
+        if _bytes_beside(path, stem + PUBLIC) == public_key(raw):
+            return "private"
+    if path.endswith(PUBLIC) and could_be_public:
+        return "public"
+    return "private" if path.endswith(PRIVATE) else ""
+
+
+def _bytes_beside(path: str, other: str) -> bytes | None:
+    """The 32 bytes of another key file; None if there is none."""
+    if other == path or not os.path.isfile(other):
+        return None
+    with contextlib.suppress(KeyFileError):
+        return _read_raw_key(other)
+    return None
+
+
+def _watch_over(path: str, tell: Tell, *, secret: bool) -> None:
+    """Tells who else can read a secret, or replace any key. Only what really can be reached counts."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return  # who reads it says so
+    if not stat.S_ISREG(found.st_mode):
+        return
+    what = "secret key" if secret else "key"
+    if found.st_uid not in (os.geteuid(), 0, _sudo_user()):
+        tell(f"the {what} {path} belongs to another user, who can replace it")
+    reach = _reach(path)
+    if secret and found.st_mode & (reach * 4):
+        tell(f"other users can read the {what} {path}: chmod 600 {path}")
+    if found.st_mode & (reach * 2):
+        tell(f"other users can replace the {what} {path}: chmod go-w {path}")
+
+
+def _reach(path: str) -> int:
+    """Which of a group (0o10) and all others (0o1) can enter every directory above a file."""
+    reach = 0o11
+    above = os.path.dirname(os.path.realpath(path))
+    while reach:
+        mode = os.stat(above).st_mode
+        # A member of the file's group can be among the others of a directory.
+        reach &= (0o10 if mode & 0o11 else 0) | (mode & 0o1)
+        if above == "/":
+            break
+        above = os.path.dirname(above)
+    return reach
+
+
+def _sudo_user() -> int:
+    """Who has become root by sudo; root itself if nobody has."""
+    given = os.environ.get("SUDO_UID", "")
+    return int(given) if given.isdecimal() and os.geteuid() == 0 else 0
+
+
+def from_keyfile(path: str, *, writing: bool = False, tell: Tell = _silent) -> Key:
+    """S is the sha256 of the file. Raises KeyFileError; with `writing` also for an empty file, which is no secret, and
+    for a key of a pair, which others may have."""
+    digest, raw = _hash(path)
+    if not raw and writing:
+        raise KeyFileError(f"the keyfile {path} is empty: everybody has that key", hint="put random bytes into it")
+    if len(raw) == KEY_SIZE:
+        _check_no_pair(path, raw, writing, tell)
+    _watch_over(path, tell, secret=True)
+    return Key("keyfile", digest)
+
+
+def _hash(path: str) -> tuple[bytes, bytes]:
+    """The sha256 of a file, and its beginning: READ_SIZE bytes, or all. Raises KeyFileError."""
+    digest, first = hashlib.sha256(), b""
     try:
         with open(path, "rb") as file:
             while piece := file.read(READ_SIZE):
                 digest.update(piece)
-                empty = False
+                first = first or piece
     except OSError as error:
         raise KeyFileError(f"cannot read the keyfile {path}: {error.strerror}") from error
-    if empty and writing:
-        raise KeyFileError(f"the keyfile {path} is empty: everybody has that key", hint="put random bytes into it")
-    return Key("keyfile", digest.digest())
+    return digest.digest(), first
+
+
+def _check_no_pair(path: str, raw: bytes, writing: bool, tell: Tell) -> None:
+    """Raises KeyFileError, or tells, if a keyfile is a key of a pair. What was written with one can still be read."""
+    role = _role(path, raw)
+    if role == "public":
+        text = f"{path} is the public key of a pair, not a keyfile: whoever has it can read what it encrypts"
+        _refuse(text, f"--encryption-keyfile {path}", writing, tell)
+    elif role == "private":
+        text = f"{path} is the private key of a pair, not a keyfile"
+        _refuse(text, f"--decryption-keyfile {path}", writing, tell)
+    elif writing and is_public_key(raw):
+        tell(f"{path} may be the public key of a pair: then whoever has it can read what it encrypts as a keyfile")
+
+
+def _refuse(text: str, option: str, writing: bool, tell: Tell) -> None:
+    """Raises KeyFileError when writing; when reading it only tells."""
+    if writing:
+        raise KeyFileError(text, hint=f"give it as {option}")
+    tell(text)
 
 
 def from_password(password: str, *, writing: bool = False, source: str = "the password") -> Key:
@@ -122,8 +255,9 @@ def from_password(password: str, *, writing: bool = False, source: str = "the pa
     return Key("password", hashed)
 
 
-def from_password_file(path: str, *, writing: bool = False) -> Key:
+def from_password_file(path: str, *, writing: bool = False, tell: Tell = _silent) -> Key:
     """The password is the first line of a file, without its line end. Raises KeyFileError."""
+    _watch_over(path, tell, secret=True)
     try:
         with open(path, "rb") as file:
             line = file.readline(PASSWORD_SIZE)
@@ -149,7 +283,13 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
         raise UsageError("the password command is empty")
     program = arguments[0]  # what follows may be as secret as the password
     try:
-        ran = subprocess.run(arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+        ran = subprocess.run(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=for_child(credentials=True),  # it may ask a service for the password
+            check=False,
+        )
     except (OSError, ValueError) as error:  # ValueError: a NUL in it
         reason = error.strerror if isinstance(error, OSError) else error
         raise KeyFileError(f"cannot run the password command {program}: {reason}") from error
@@ -167,19 +307,32 @@ def _password_in(line: bytes, source: str) -> str:
     return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
 
 
-def from_encryption_keyfile(path: str) -> Key:
-    """A public key: seals, and opens manifest indexes. Raises KeyFileError."""
-    key = Key("x25519", _read_raw_key(path))
-    try:
-        key.wrap(bytes(KEY_SIZE))
-    except ValueError as error:  # a point of low order
-        raise KeyFileError(f"{path} is not a public key: anybody could open what is sealed to it") from error
-    return key
+def from_encryption_keyfile(path: str, *, tell: Tell = _silent) -> Key:
+    """A public key: seals, and opens manifest indexes. Raises KeyFileError for what is none."""
+    raw = _read_raw_key(path)
+    if _role(path, raw) == "private":
+        text = f"{path} is the private key of a pair: nothing could open what is encrypted to it"
+        raise KeyFileError(text, hint=f"encrypt to the public key, NAME{PUBLIC}, or give --decryption-keyfile {path}")
+    if not is_public_key(raw):
+        text = f"{path} is not a public key: no private key belongs to it"
+        raise KeyFileError(text, hint=f"pogfast keygen makes NAME{PUBLIC}; a keyfile is for --keyfile")
+    _watch_over(path, tell, secret=False)
+    return Key("x25519", raw)
 
 
-def from_decryption_keyfile(path: str) -> Key:
-    """A private key, and the public one derived from it. Raises KeyFileError."""
+def from_decryption_keyfile(path: str, *, writing: bool = False, tell: Tell = _silent) -> Key:
+    """A private key, and the public one derived from it. Raises KeyFileError; with `writing` also for a public key,
+    which others have."""
     private = _read_raw_key(path)
+    role = _role(path, private)
+    if role == "public":
+        text = f"{path} is the public key of a pair, not the private one"
+        if writing:
+            text += ": whoever has it could read what is encrypted with it"
+        _refuse(text, f"--encryption-keyfile {path}", writing, tell)
+    elif writing and not role and is_public_key(private):
+        tell(f"{path} may be a public key: then whoever has it can read what is encrypted with it as a private one")
+    _watch_over(path, tell, secret=True)
     return Key("x25519", public_key(private), private)
 
 
@@ -206,11 +359,13 @@ def from_options(
     environ: Mapping[str, str],
     ask: Callable[[], str],
     writing: bool,
+    tell: Tell = _silent,
 ) -> Key:
     """The key that a command line means: its one option, else a variable POGFAST_... of `environ`, else a password.
 
     With both keys of a pair in `environ`, `writing` takes the public one and reading the private one. `ask` returns the
-    password. Raises UsageError when more than one is given, and KeyFileError.
+    password, `tell` hears what is odd about a key file. Raises UsageError when more than one is given, and
+    KeyFileError.
     """
     options = {
         "keyfile": keyfile,
@@ -226,13 +381,13 @@ def from_options(
     name, value = given.popitem() if given else ("", "")
     match name:
         case "keyfile":
-            return from_keyfile(value, writing=writing)
+            return from_keyfile(value, writing=writing, tell=tell)
         case "encryption-keyfile":
-            return from_encryption_keyfile(value)
+            return from_encryption_keyfile(value, tell=tell)
         case "decryption-keyfile":
-            return from_decryption_keyfile(value)
+            return from_decryption_keyfile(value, writing=writing, tell=tell)
         case "password-file":
-            return from_password_file(value, writing=writing)
+            return from_password_file(value, writing=writing, tell=tell)
         case "password-command":
             return from_password_command(value, writing=writing)
     return from_password(value if name else ask(), writing=writing)
@@ -257,32 +412,37 @@ class Description(NamedTuple):
 
 
 def describe_file(path: str) -> Description:
-    """Says of a key file what can be said: 32 bytes are one key of a pair or a keyfile, and only a name tells which.
-
-    Raises KeyFileError when it is no key at all.
+    """Says of a key file what can be said: of 32 bytes only the key beside it or a name tells whether they are the
+    private key of a pair or a keyfile. Raises KeyFileError when it is no key at all.
     """
-    able = {"keyfile": from_keyfile(path, writing=True).fingerprint}
-    for option, read in (
-        ("encryption-keyfile", from_encryption_keyfile),
-        ("decryption-keyfile", from_decryption_keyfile),
-    ):
-        with contextlib.suppress(KeyFileError):
-            able[option] = read(path).fingerprint
-    for ending, option, kind in (
-        (".encrypt", "encryption-keyfile", "the encryption key of a pair (public), by its name"),
-        (".decrypt", "decryption-keyfile", "the decryption key of a pair (private), by its name"),
-    ):
-        if path.endswith(ending) and option in able:
-            return Description(kind, {option: able[option]})
-    if len(able) > 1:
-        return Description("a keyfile of 32 bytes, or a key of a pair", able)
-    return Description("a keyfile", able)
+    digest, raw = _hash(path)
+    if not raw:
+        raise KeyFileError(f"the keyfile {path} is empty: everybody has that key")
+    able = {"keyfile": Key("keyfile", digest).fingerprint}
+    if len(raw) != KEY_SIZE or not any(raw):
+        return Description("a keyfile", able)
+    able["decryption-keyfile"] = Key("x25519", public_key(raw), raw).fingerprint
+    if is_public_key(raw):
+        able["encryption-keyfile"] = Key("x25519", raw).fingerprint
+    kind, option = {
+        "public": ("the encryption key of a pair (public)", "encryption-keyfile"),
+        "private": ("the decryption key of a pair (private)", "decryption-keyfile"),
+        "": ("a keyfile of 32 bytes, or a key of a pair", ""),
+    }[_role(path, raw)]
+    return Description(kind, {option: able[option]} if option else able)
 
 
 def create_symmetric(path: str) -> None:
     """Makes a keyfile of 32 random bytes, mode 0600. Raises KeyFileError when it exists or cannot be made."""
     _refuse_existing(path)
-    _write_new(path, random_bytes(KEY_SIZE), 0o600)
+    _write_new(path, _fresh(), 0o600)
+
+
+def _fresh() -> bytes:
+    """32 random bytes that cannot be mistaken for a public key; 31 of 32 cannot."""
+    while is_public_key(raw := random_bytes(KEY_SIZE)):
+        pass
+    return raw
 
 
 def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
@@ -293,7 +453,7 @@ def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
     encrypt, decrypt = (os.path.join(directory, f"{name}.{kind}") for kind in ("encrypt", "decrypt"))
     for path in (encrypt, decrypt):
         _refuse_existing(path)
-    private = random_bytes(KEY_SIZE)
+    private = _fresh()
     _write_new(decrypt, private, 0o600)
     try:
         _write_new(encrypt, public_key(private), 0o644)

@@ -223,7 +223,7 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
     check_targets(options.get("save-to"))
     sources = find_sources(inputs, absolute="store-absolute-paths" in options, tell=console.tell)
     console.count_notes()
-    key = _key(options, writing=True)
+    key = _key(console, options, writing=True)
     targets = open_targets(options.get("save-to"), console.problem)
     try:
         create(
@@ -245,7 +245,7 @@ def _decrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
     from pogfast.errors import PogfastError
     from pogfast.opening import cat_blobs, restore
 
-    key = _key(options, writing=False)
+    key = _key(console, options, writing=False)
     consume = "consume" in options
     blobs, archives = _by_archive(inputs)
     if blobs:
@@ -276,7 +276,7 @@ def _by_archive(inputs: Sequence[str]) -> tuple[list[str], list[tuple[str, list[
 def _dump_manifests(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast.opening import read_archive
 
-    key = _key(options, writing=False)
+    key = _key(console, options, writing=False)
     for archive in inputs:
         opened = read_archive(archive, key)
         _head(console, archive)
@@ -289,7 +289,7 @@ def _dump_manifests(console: PogConsole, options: dict[str, str], inputs: Sequen
 def _dump_indexes(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast.opening import read_index
 
-    key = _key(options, writing=False)
+    key = _key(console, options, writing=False)
     for archive in inputs:
         blobs = read_index(archive, key)
         _head(console, archive)
@@ -304,16 +304,16 @@ def _head(console: PogConsole, archive: str) -> None:
         print(f"*** {archive}:", file=sys.stderr)
 
 
-def _key(options: dict[str, str], *, writing: bool) -> Key:
+def _key(console: Console, options: dict[str, str], *, writing: bool) -> Key:
     from pogfast import keys
     from pogfast.prompt import password
 
     if options.get("encryption-keyfile"):
-        return keys.from_encryption_keyfile(options["encryption-keyfile"])
+        return keys.from_encryption_keyfile(options["encryption-keyfile"], tell=console.tell)
     if options.get("decryption-keyfile"):
-        return keys.from_decryption_keyfile(options["decryption-keyfile"])
+        return keys.from_decryption_keyfile(options["decryption-keyfile"], writing=writing, tell=console.tell)
     if options.get("keyfile"):
-        return keys.from_keyfile(options["keyfile"], writing=writing)
+        return keys.from_keyfile(options["keyfile"], writing=writing, tell=console.tell)
     return keys.from_password(password(twice=writing))
 
 
@@ -356,7 +356,7 @@ def _cleanup(console: PogConsole, arguments: Sequence[str]) -> None:
 
     store = open_backup(options.get("backup", "local"))
     try:
-        key = _key(options, writing=False)
+        key = _key(console, options, writing=False)
         really = "reckless-abandon" in options
         cleaned = clean_up(store, key, dry_run=not really)
         for older, newer, share in cleaned.similar:

@@ -74,6 +74,7 @@ def create(
     `chunk_size` is in bytes, `level` one of zstd's, `jobs` the number of workers. Raises StoreError when no target
     can be written to, and PogfastError when not one source could be read; then no manifest appears.
     """
+    key.check_writes()
     total = len(sources) + 1
     summary = Summary()
 

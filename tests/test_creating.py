@@ -185,3 +185,192 @@ def test_tags_with_commas_are_several_everywhere(work: Path, cli: Runner) -> Non
     assert f"keep    {one}" in ran.out.decode()
     assert f"remove  {other}" in ran.out.decode()
     assert cli("create", "tree", "--to", "store", "--tag", "a,").code == 2
+
+
+# ---- keys in the wrong role ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keyed(work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pair `mine` and a keyfile `sym` of 32 bytes."""
+    monkeypatch.delenv("POGFAST_KEYFILE")
+    assert cli("keygen", "mine").code == 0
+    assert cli("keygen", "--symmetric", "sym").code == 0
+    return work
+
+
+WRONG = [
+    ("encryption-keyfile", "mine.decrypt", "private key of a pair"),
+    ("encryption-keyfile", "sym", "not a public key"),
+    ("decryption-keyfile", "mine.encrypt", "public key of a pair"),
+    ("keyfile", "mine.encrypt", "public key of a pair"),
+    ("keyfile", "mine.decrypt", "private key of a pair"),
+]
+
+
+@pytest.mark.parametrize(("option", "file", "said"), WRONG)
+def test_key_material_in_the_wrong_role_is_refused(
+    keyed: Path, cli: Runner, pog: Runner, option: str, file: str, said: str
+) -> None:
+    create = ["create", "tree", "--to", "store"]
+    variable = {**os.environ, "POGFAST_" + option.upper().replace("-", "_"): file}
+    for ran in (cli(*create, f"--{option}={file}"), cli(*create, env=variable)):
+        assert (ran.code, said in ran.err, file in ran.err) == (1, True, True), ran.err
+    if option != "decryption-keyfile":  # with it pog only reads
+        ran = pog(f"--{option}={file}", "--save-to=local:store", "tree/f", cwd=keyed)
+        assert (ran.code, said in ran.err) == (1, True), ran.err
+    assert not list(keyed.rglob("*.mfn"))
+
+
+def test_a_renamed_key_in_the_wrong_role_is_found_by_the_key_beside_it(keyed: Path, cli: Runner) -> None:
+    (keyed / "mine.pub").write_bytes((keyed / "mine.encrypt").read_bytes())
+    (keyed / "mine.key").write_bytes((keyed / "mine.decrypt").read_bytes())
+    for option, file, said in (
+        ("encryption-keyfile", "mine.key", "private key of a pair"),
+        ("decryption-keyfile", "mine.pub", "public key of a pair"),
+        ("keyfile", "mine.pub", "public key of a pair"),
+        ("keyfile", "mine.key", "private key of a pair"),
+    ):
+        ran = cli("create", "tree", "--to", "store", f"--{option}", file)
+        assert (ran.code, said in ran.err) == (1, True), ran.err
+    # With nothing beside it, a point of the curve is a reason to warn, and no more.
+    (keyed / "elsewhere").mkdir()
+    (keyed / "mine.pub").rename(keyed / "elsewhere" / "k")
+    for option in ("decryption-keyfile", "keyfile"):
+        ran = cli("create", "tree", "--to", "other", f"--{option}=elsewhere/k")
+        assert (ran.code, "may be" in ran.err) == (0, True), ran.err
+
+
+def test_what_is_right_is_not_refused(keyed: Path, cli: Runner) -> None:
+    (keyed / "k").mkdir()
+    for name, content in (("public", "mine.encrypt"), ("private", "mine.decrypt"), ("sym.encrypt", "sym")):
+        (keyed / "k" / name).write_bytes((keyed / content).read_bytes())
+        (keyed / "k" / name).chmod(0o600)
+    (keyed / "k" / "long.decrypt").write_bytes(b"a keyfile that has 33 and more bytes, whatever its name")
+    for option, file in (
+        ("encryption-keyfile", "mine.encrypt"),
+        ("encryption-keyfile", "k/public"),
+        ("decryption-keyfile", "mine.decrypt"),
+        ("decryption-keyfile", "k/private"),
+        ("keyfile", "sym"),
+        ("keyfile", "k/sym.encrypt"),
+        ("keyfile", "k/long.decrypt"),
+    ):
+        ran = cli("create", "tree", "--to", "store", f"--{option}", file, "-q")
+        assert (ran.code, ran.err) == (0, ""), (option, file)
+
+
+def test_what_was_written_in_the_wrong_role_can_still_be_read(keyed: Path, cli: Runner) -> None:
+    """0.5.3 and pogcli take any file for a keyfile; that archive must not be lost."""
+    (keyed / "other").write_bytes((keyed / "mine.encrypt").read_bytes())
+    assert cli("create", "tree", "--to", "store", "--keyfile=other").code == 0
+    assert cli("create", "tree", "--to", "pair", "--decryption-keyfile=other").code == 0
+    for store, option in (("store", "keyfile"), ("pair", "decryption-keyfile")):
+        ran = cli("ls", f"{store}/latest", f"--{option}", "mine.encrypt")
+        assert ran.code == 0
+        assert "public key of a pair" in ran.err
+
+
+def test_the_library_does_not_write_with_what_is_no_key(keyed: Path) -> None:
+    import pogfast
+    from pogfast.errors import KeyFileError
+    from pogfast.keys import Key
+
+    private = (keyed / "mine.decrypt").read_bytes()
+    for wrong in (Key("x25519", private), Key("x25519", bytes(32)), Key("x25519", (9).to_bytes(32, "little"), private)):
+        with pytest.raises(KeyFileError):
+            pogfast.create([str(keyed / "tree")], str(keyed / "store"), wrong)
+    assert not list(keyed.rglob("*.mfn"))
+
+
+# ---- who else can have the key ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reachable(keyed: Path) -> Path:
+    """A directory that everybody can enter: pytest's own is closed."""
+    import shutil
+    import tempfile
+
+    place = Path(tempfile.mkdtemp(dir="/var/tmp"))
+    place.chmod(0o755)
+    for name in ("mine.encrypt", "mine.decrypt", "sym"):
+        shutil.copy(keyed / name, place / name)
+        (place / name).chmod(0o600)
+    yield place
+    shutil.rmtree(place)
+
+
+def test_a_secret_that_others_can_read_is_named(reachable: Path, cli: Runner) -> None:
+    for option, name in (("decryption-keyfile", "mine.decrypt"), ("keyfile", "sym"), ("password-file", "sym")):
+        create = ["create", "tree", "--to", f"{option}", f"--{option}", reachable / name, "-q"]
+        for mode, warned in ((0o600, False), (0o400, False), (0o604, True), (0o640, True), (0o622, True)):
+            (reachable / name).chmod(mode)
+            ran = cli(*create)
+            assert ran.code == 0
+            assert ("warning: other users can" in ran.err and name in ran.err) == warned, (mode, ran.err)
+        (reachable / name).chmod(0o644)
+        reachable.chmod(0o700)
+        assert cli(*create).err == "", "nobody can get there"
+        reachable.chmod(0o755)
+    (reachable / "mine.encrypt").chmod(0o644)
+    create = ["create", "tree", "--to", "public", "--encryption-keyfile", reachable / "mine.encrypt", "-q"]
+    assert cli(*create).err == "", "a public key is for everybody"
+    (reachable / "mine.encrypt").chmod(0o666)
+    assert "other users can replace" in cli(*create).err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_key_of_another_user_is_named(reachable: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.chown(reachable / "sym", 12345, -1)
+    create = ["create", "tree", "--to", "store", "--keyfile", reachable / "sym", "-q"]
+    monkeypatch.delenv("SUDO_UID", raising=False)
+    assert "belongs to another user" in cli(*create).err
+    monkeypatch.setenv("SUDO_UID", "12345")
+    assert cli(*create).err == "", "who has become root by sudo uses his own key"
+
+
+# ---- secrets in the environment --------------------------------------------------------------------------------------
+
+SECRETS = {
+    "POGFAST_PASSWORD": "hunter2",
+    "AWS_ACCESS_KEY_ID": "an access key",
+    "AWS_SECRET_ACCESS_KEY": "a secret key",
+    "AWS_SESSION_TOKEN": "a token",
+    "B2_APPLICATION_KEY_ID": "an id",
+    "B2_APPLICATION_KEY": "an application key",
+}
+
+
+def test_children_get_no_secrets(work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POGFAST_KEYFILE")
+    environ = {**os.environ, **SECRETS, "PLAIN": "plain"}
+    assert cli("create", "--from-command", "env -0", "--name", "env", "--to", "store", env=environ).code == 0
+    seen = cli("cat", "store/latest", "env", env=environ).out
+    assert b"PLAIN=plain" in seen
+    assert not [name for name in SECRETS if name.encode() in seen]
+    # A program that stores may be what uploads: it gets the services' credentials, and no password.
+    (work / "program").write_text(f"#!/bin/sh\nenv > {work}/seen\n")
+    (work / "program").chmod(0o755)
+    assert cli("create", "tree", "--to", "./program", env=environ).code == 0
+    seen = (work / "seen").read_bytes()
+    assert b"AWS_SECRET_ACCESS_KEY" in seen
+    assert b"POGFAST_PASSWORD" not in seen
+    # So does one that fetches a password; its own command line, which may be secret, is not repeated to others.
+    fetch = f"sh -c 'env > {work}/seen; echo hunter2'"
+    environ = {**os.environ, "POGFAST_PASSWORD_COMMAND": fetch, "AWS_ACCESS_KEY_ID": "id"}
+    assert cli("ls", "store/latest", env=environ).code == 0
+    seen = (work / "seen").read_bytes()
+    assert b"POGFAST_PASSWORD" not in seen
+    assert b"AWS_ACCESS_KEY_ID" in seen
+
+
+def test_the_password_is_taken_out_of_the_environment(work: Path) -> None:
+    program = (
+        "import os; from pogfast.cli import main; os.environ['POGFAST_PASSWORD'] = 'hunter2'; "
+        "code = main(['create', 'tree', '--to', 'store']); assert 'POGFAST_PASSWORD' not in os.environ; "
+        "import subprocess; assert b'hunter2' not in subprocess.check_output(['env']); raise SystemExit(code)"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "POGFAST_KEYFILE"}
+    ran = run([sys.executable, "-c", program], work, env=environ)
+    assert ran.code == 0, ran.err

@@ -25,7 +25,8 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "errors": (set(), "everybody raises these, so they can depend on nobody"),
     "_engine": ({"errors"}, "the engine knows blobs only: no manifest, no path policy, no printing"),
     "selftest": ({"_engine", "errors"}, "it judges the kernels, and so must not go through anything above them"),
-    "keys": ({"_engine", "errors"}, "a key wraps file keys wherever blobs and manifests lie"),
+    "environment": (set(), "names of variables: what they mean is for others"),
+    "keys": ({"_engine", "environment", "errors"}, "a key wraps file keys wherever blobs and manifests lie"),
     "cache": (
         {"keys", "places", "_engine"},
         "names by path and facts: whether a store holds them is for create to ask",
@@ -68,7 +69,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"beside", "stores", "stores.local", "_engine", "errors"},
         "several stores as one: of which kinds is not its business",
     ),
-    "stores.program": ({"stores.local", "errors"}, "a store knows no other, and a program takes whole files"),
+    "stores.program": (
+        {"stores.local", "environment", "errors"},
+        "a store knows no other, and a program takes whole files",
+    ),
     "sealing": (
         {"manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
         "story 1: never knows restore, flags or patterns",
@@ -140,6 +144,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "",
             "sealing",
             "beside",
+            "environment",
             "chunker",
             "tree",
             "metadata",
@@ -189,13 +194,14 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "__main__": ({"cli"}, "the command where its script is not on the PATH"),
     "cli": (
-        {"", "cli.frame", "cli.output", "console", "errors"},
+        {"", "cli.frame", "cli.output", "console", "environment", "errors"},
         "the verbs' names: their modules are imported by name when they run, so that --help answers at once",
     ),
     "cli.frame": ({"cli.output", "sizes", "errors"}, "what a verb is made of, whatever it does"),
     "cli.output": ({"console", "progress", "errors"}, "lines and objects: no verb, no archive"),
     "cli.options": (
-        {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "stores.settings", "keys"},
+        {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "stores.settings", "keys"}
+        | {"environment"},
         "what several verbs take: a key, an archive, a display",
     ),
     "cli.write": (

@@ -16,6 +16,7 @@ import click
 from pogfast.cli.frame import Group, usage_error
 from pogfast.cli.output import Output
 from pogfast.console import guarded
+from pogfast.environment import take_secrets
 from pogfast.errors import PogfastError
 
 COMPLETE = "_POGFAST_COMPLETE"
@@ -85,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(output: Output, arguments: Sequence[str]) -> None:
+    take_secrets()
     if COMPLETE in os.environ:
         from click.shell_completion import shell_complete
 

@@ -128,11 +128,13 @@ def key_if_any(options: dict[str, Any]) -> Key | None:
 
 
 def _key(options: dict[str, Any], ask: Callable[[], str], *, writing: bool) -> Key:
-    from pogfast import keys
+    from pogfast import environment, keys
 
     words = ("keyfile", "encryption_keyfile", "decryption_keyfile", "password_file", "password_command")
     given = {word: options.pop(word) for word in words}
-    return keys.from_options(**given, environ=os.environ, ask=ask, writing=writing)
+    output = click.get_current_context().find_object(Output)
+    assert output is not None
+    return keys.from_options(**given, environ=environment.known(), ask=ask, writing=writing, tell=output.warning)
 
 
 def look_for_archive(text: str) -> None:

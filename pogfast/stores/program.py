@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from pogfast.environment import for_child
 from pogfast.errors import StoreError
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ class ProgramStore:
                 path = os.path.join(directory, os.path.basename(stored_name))
                 with open(path, "wb") as file:
                     file.write(data)
-                ended = subprocess.run([self.program, stored_name, path], stdout=subprocess.DEVNULL, check=False)
+                ended = subprocess.run(
+                    [self.program, stored_name, path],
+                    stdout=subprocess.DEVNULL,
+                    env=for_child(credentials=True),  # it may be what uploads to a service
+                    check=False,
+                )
         except OSError as error:
             raise StoreError(f"cannot run {self.program} for {stored_name}: {error.strerror}") from error
         if ended.returncode < 0:
