@@ -6,7 +6,7 @@ answer --help at once: each name is looked up in its module when it is used. __i
 are.
 """
 
-__version__ = "0.5.3"
+__version__ = "0.6.0"
 __all__ = [
     "Key",
     "__version__",

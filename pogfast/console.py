@@ -6,6 +6,7 @@ than --help has time for. Names pass through as the bytes that they are; no fail
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import sys
@@ -67,11 +68,12 @@ class Console:
             raise self.cannot_print(error) from error
 
     def cannot_print(self, error: OSError) -> PogfastError:
-        from pogfast.errors import PogfastError
+        """The error that ends a command whose answer cannot be written."""
+        from pogfast.errors import PogfastError, ReaderGone
 
-        # What could not be written would be tried again, and complained about, when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return PogfastError(f"cannot write to standard output: {error.strerror}")
+        _discard(1)
+        kind = ReaderGone if error.errno in (errno.EPIPE, errno.ECONNRESET) else PogfastError
+        return kind(f"cannot write to standard output: {error.strerror}")
 
     def note(self, kind: str, text: str, hint: str = "") -> None:
         """A line on standard error, and the hint on the next."""
@@ -80,9 +82,16 @@ class Console:
                 self.say(line)
 
     def say(self, line: str) -> None:
-        """A line on standard error; control characters in it are shown, not sent to the terminal."""
-        if sys.stderr is not None:
-            print(visible(line), file=sys.stderr)
+        """Writes a line to standard error; control characters in it are shown, not sent to the terminal.
+
+        A standard error that cannot be written to never ends a command: a backup is worth more than its messages.
+        """
+        if sys.stderr is None:
+            return
+        try:
+            print(visible(line), file=sys.stderr, flush=True)
+        except OSError:
+            _discard(2)
 
     def problem(self, error: PogfastError) -> None:
         """Something failed and the rest goes on. The exit code will tell the worst: damage before all else."""
@@ -115,14 +124,17 @@ def visible(text: str) -> str:
 
 def guarded(console: ConsoleType, command: Callable[[ConsoleType], None]) -> int:
     """Runs a command, the last thing that its process does. Whatever it ends in becomes one line on standard error and
-    an exit code."""
-    from pogfast.errors import PogfastError
+    an exit code. When the reader of standard output is gone, as in `ls | head -1`, there is no line."""
+    from pogfast.errors import PogfastError, ReaderGone
 
     gc.set_threshold(YOUNG)
     try:
-        _end_on_sigterm()
+        _open_standard_files()
+        _end_on_signals()
         command(console)
         console.flush()
+    except ReaderGone as error:
+        return error.exit_code
     except PogfastError as error:
         return console.fail(error.exit_code, str(error), error.hint)
     except KeyboardInterrupt:
@@ -137,14 +149,39 @@ def guarded(console: ConsoleType, command: Callable[[ConsoleType], None]) -> int
     return console.exit_code
 
 
-def _end_on_sigterm() -> None:
-    """SIGTERM ends a run as Ctrl-C does: unfinished files are taken away."""
+def _discard(descriptor: int) -> None:
+    """Sends what is written to a standard file from now on to nowhere: what could not be written would be tried again,
+    and complained about, when Python ends."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, descriptor)
+    os.close(null)
+
+
+def _open_standard_files() -> None:
+    """Opens /dev/null for each standard file that is closed, so that no file of a store ever takes its number, and
+    receives what a library prints."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
+
+
+def _end_on_signals() -> None:
+    """Makes SIGTERM and SIGHUP end a run as Ctrl-C does: unfinished files are removed. The first signal does so; of
+    those that follow (a closed terminal sends several) only a second Ctrl-C has an effect, and ends the process at
+    once. Signals that are ignored, as under nohup, stay ignored."""
     import signal
 
     def interrupt(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise KeyboardInterrupt
 
     try:
-        signal.signal(signal.SIGTERM, interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                signal.signal(number, interrupt)
     except ValueError:
         return  # called from another thread than the main one: signals are somebody else's there

@@ -18,6 +18,12 @@ class PogfastError(Exception):
         self.reason = reason
 
 
+class ReaderGone(PogfastError):
+    """The program that reads standard output has ended, as `head` does. It is no failure, and nothing is said."""
+
+    exit_code = 141  # what a shell shows for a program that SIGPIPE has ended
+
+
 class UsageError(PogfastError):
     """The command line asks for something that cannot be meant."""
 

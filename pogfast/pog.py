@@ -300,8 +300,7 @@ def _dump_indexes(console: PogConsole, options: dict[str, str], inputs: Sequence
 def _head(console: PogConsole, archive: str) -> None:
     """Which manifest comes next: on standard error, as pog has it."""
     console.flush()
-    if sys.stderr is not None:
-        print(f"*** {archive}:", file=sys.stderr)
+    console.say(f"*** {archive}:")
 
 
 def _key(console: Console, options: dict[str, str], *, writing: bool) -> Key:

@@ -284,10 +284,7 @@ def test_standard_output_that_cannot_be_written(work: Path, store: str, argument
     os.close(read)
     ran = subprocess.run(command, cwd=work, stdout=write, stderr=subprocess.PIPE, check=False, text=True)
     os.close(write)
-    assert (ran.returncode, ran.stderr) == (
-        1,
-        f"pogfast: error: cannot write to standard output: {os.strerror(errno.EPIPE)}\n",
-    )
+    assert (ran.returncode, ran.stderr) == (141, "")
 
 
 def test_an_archive_whose_name_cannot_be_printed_is_stored(work: Path, cli: Runner) -> None:
@@ -964,13 +961,13 @@ def test_who_reads_the_json_goes_away(work: Path) -> None:
         process.stdout.close()
         time.sleep(1.5)
         feed(b"")
-        assert process.wait(60) == 1
+        assert process.wait(60) == 141
         assert process.stderr is not None
-        assert process.stderr.read() == b"pogfast: error: cannot write to standard output: Broken pipe\n"
+        assert process.stderr.read() == b""
     assert not list((work / "store").glob("*.mfn"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(work: Path, number: signal.Signals) -> None:
     feed, arguments = slow(work)
     program = ["import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"]  # it may be ignored here

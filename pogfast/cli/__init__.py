@@ -54,8 +54,8 @@ The key is the one of --keyfile, --encryption-keyfile, --decryption-keyfile, --p
 that of POGFAST_KEYFILE and so on, else of POGFAST_PASSWORD; else a password is asked for.
 """
 EPILOG = """\
-Exit codes: 0 done, 1 nothing was done, 2 wrong usage, 3 done but for what is named, 4 damage found, 10 no such store or
-archive, 12 wrong key, 130 interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but for what is named, 4 damage found, 10 no such store or
+archive, 12 wrong key, 130 interrupted, 141 the reader of standard output is gone.
 """
 
 
@@ -90,7 +90,10 @@ def _run(output: Output, arguments: Sequence[str]) -> None:
     if COMPLETE in os.environ:
         from click.shell_completion import shell_complete
 
-        output.exit_code = shell_complete(group, {}, "pogfast", COMPLETE, os.environ[COMPLETE])
+        try:
+            output.exit_code = shell_complete(group, {}, "pogfast", COMPLETE, os.environ[COMPLETE])
+        except OSError as error:
+            raise output.cannot_print(error) from error
         return
     try:
         with group.make_context("pogfast", list(arguments), obj=output) as context:

@@ -23,7 +23,7 @@ from pogfast.cli.options import (
     tag_option,
 )
 from pogfast.cli.output import Output
-from pogfast.errors import PogfastError, UsageError
+from pogfast.errors import PogfastError, ReaderGone, UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
@@ -129,6 +129,8 @@ def _tell_archive(output: Output, manifest: str) -> None:
     try:
         output.answer(manifest)
         output.flush()
+    except ReaderGone:
+        raise
     except PogfastError as error:
         error.hint, error.exit_code = f"the archive is stored: {manifest}", 3
         raise
