@@ -773,6 +773,8 @@ cdef class Opener(_Crew):
             return verdict
         except MissingBlob:
             return NOT_THERE
+        except CorruptBlob:     # found before all of it was fetched
+            return BAD_BODY
         except BaseException as error:
             self.fail(error)
             return BROKEN_OFF

@@ -75,10 +75,12 @@ def read_archive(archive: str, key: Key) -> manifest.Manifest:
 
 
 def read_index(archive: str, key: Key) -> list[str]:
-    """The names of the blobs that an archive needs; a public key is enough. Raises as read_archive does."""
+    """Returns the names of the blobs that an archive needs, repeats kept, in the order in which pogcli prints them: sorted
+    in an archive of a key pair, whose public key is enough. Raises as read_archive does."""
     store, name = open_archive(archive)
     with contextlib.closing(store):
-        return manifest.blob_names(store.get_manifest(name), key, archive)
+        names = manifest.blob_names(store.get_manifest(name), key, archive)
+    return sorted(names) if key.asymmetric else names
 
 
 # ---- the road that pog's files and recovery.py's take --------------------------------------------------------------

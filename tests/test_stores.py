@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import threading
 from pathlib import Path
 
@@ -12,7 +13,15 @@ import oracle
 import pytest
 
 from pogfast import stores
-from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, StoreError, UsageError
+from pogfast.errors import (
+    CorruptBlob,
+    CorruptManifest,
+    MissingBlob,
+    NoSuchArchive,
+    PogfastError,
+    StoreError,
+    UsageError,
+)
 from pogfast.stores import (
     LocalStore,
     check_stores,
@@ -22,6 +31,7 @@ from pogfast.stores import (
     open_archive,
     open_store,
 )
+from pogfast.stores import local as local_module
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
 NAMES = sorted(KEY.name(bytes([number])) for number in range(40))
@@ -269,3 +279,130 @@ def test_a_store_that_is_gone(tmp_path: Path) -> None:
         except PogfastError as error:
             assert "\n" not in str(error)
     store.close()
+
+
+# ---- what somebody else who can write to the directory has put there -----------------------------------------------
+
+
+def plant(path: Path, kind: str, elsewhere: Path) -> None:
+    """Something that is not what a store has under this name. `elsewhere` is what a link leads to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(os.path.relpath(path))
+    else:
+        path.symlink_to(elsewhere)
+
+
+PLANTED = ("fifo", "directory", "link", "socket")
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_manifest_is_neither_followed_nor_waited_for(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").write_bytes(b"secret")
+    plant(tmp_path / "store" / "x.mfn", kind, tmp_path / "elsewhere")
+    with contextlib.closing(local(open_store("store"))) as store:
+        assert store.manifests() == []
+        with pytest.raises(StoreError, match=r"cannot read x\.mfn: (it is|Is a)"):
+            store.get_manifest("x.mfn")
+    with contextlib.closing(open_store("store", create=True)) as target:
+        if kind == "directory":
+            with pytest.raises(StoreError, match=r"cannot write x\.mfn to store: Is a directory"):
+                target.put_manifest("x.mfn", b"ours")
+        else:
+            target.put_manifest("x.mfn", b"ours")
+            assert (tmp_path / "store" / "x.mfn").read_bytes() == b"ours"
+    assert (tmp_path / "elsewhere").read_bytes() == b"secret"
+    assert os.listdir(tmp_path / "store").count("x.mfn") == 1
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("kind", PLANTED)
+def test_a_planted_blob_is_neither_followed_nor_waited_for(
+    tmp_path: Path, kind: str, flat: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").write_bytes(b"secret")
+    blob = tmp_path / "store" / NAMES[0] if flat else tmp_path / "store" / "data" / NAMES[0][:2] / NAMES[0]
+    plant(blob, kind, tmp_path / "elsewhere")
+    (tmp_path / "store" / "a.mfn").touch()
+    put(tmp_path / "store", NAMES[1], b"good", flat=flat)
+    with contextlib.closing(local(open_store("store"))) as store:
+        assert [stored.name for stored in store.blob_names()] == [NAMES[1]]
+        assert store.size_of(NAMES[0]) is None
+        with pytest.raises(StoreError, match=f"cannot read blob {NAMES[0]} in store: (it is|Is a)"):
+            store.get_blob(NAMES[0])
+
+
+@pytest.mark.parametrize("which", ["data", "folder"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "socket"])
+def test_a_planted_folder_is_not_entered(
+    tmp_path: Path, kind: str, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = tmp_path / "there"
+    put(there, NAMES[0], b"not ours")
+    folder = NAMES[0][:2]
+    if which == "data":
+        plant(tmp_path / "store" / "data", kind, there / "data")
+    else:
+        plant(tmp_path / "store" / "data" / folder, kind, there / "data" / folder)
+    with contextlib.closing(local(LocalStore.open("store", fan_out=True))) as store:
+        said = "is a symbolic link, which is not followed" if kind == "link" else "Not a directory"
+        for act in (lambda: store.get_blob(NAMES[0]), lambda: store.size_of(NAMES[0])):
+            with pytest.raises(StoreError, match=f"{NAMES[0]} in store: .*{said}"):
+                act()
+        with pytest.raises(StoreError, match=f"cannot delete {NAMES[0]} from store: .*{said}"):
+            store.delete_blobs([NAMES[0]])
+        if which == "data" or kind == "link":
+            with pytest.raises(StoreError, match=said):
+                list(store.blob_names())
+    if which == "data":
+        with pytest.raises(StoreError, match=f"cannot write to store: .*{said}"):
+            open_store("store", create=True)
+    assert (there / "data" / folder / NAMES[0]).read_bytes() == b"not ours"
+
+
+def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what has it already is not written to."""
+    (tmp_path / "elsewhere").write_bytes(b"secret")
+    (tmp_path / "store").mkdir()
+    monkeypatch.setattr("pogfast.stores.local.temporary_prefix", lambda: b".pogfast-host-1-1-")
+    monkeypatch.setattr("os.urandom", bytes)
+    (tmp_path / "store" / f".pogfast-host-1-1-{'00' * 8}.tmp").symlink_to(tmp_path / "elsewhere")
+    with (
+        contextlib.closing(open_store(str(tmp_path / "store"), create=True)) as store,
+        pytest.raises(StoreError, match=r"cannot write x\.mfn"),
+    ):
+        store.put_manifest("x.mfn", b"ours")
+    assert (tmp_path / "elsewhere").read_bytes() == b"secret"
+    assert (tmp_path / "store" / f".pogfast-host-1-1-{'00' * 8}.tmp").is_symlink()
+
+
+def test_leavings_that_cannot_be_removed_are_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / f".pogfast-{local_module.HOST}-{2**22 + 1}-1-1.tmp" / "full").mkdir(parents=True)
+    (tmp_path / f".pogfast-{local_module.HOST}-{2**22 + 1}-1-2.tmp").touch()
+    open_store(str(tmp_path), create=True).close()
+    assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == [
+        f".pogfast-{local_module.HOST}-{2**22 + 1}-1-1.tmp"
+    ]
+
+
+def test_a_sparse_file_takes_no_memory(tmp_path: Path) -> None:
+    put(tmp_path, NAMES[0], b"")
+    blob = tmp_path / "data" / NAMES[0][:2] / NAMES[0]
+    for path in (tmp_path / "x.mfn", blob):
+        with open(path, "wb") as file:
+            file.truncate(10**13)
+    with contextlib.closing(local(open_store(str(tmp_path)))) as store:
+        with pytest.raises(CorruptManifest, match=r"cannot read x\.mfn: it has 10,000,000,000,000 bytes"):
+            store.get_manifest("x.mfn")
+        with pytest.raises(CorruptBlob, match=f"cannot read blob {NAMES[0]}"):
+            store.get_blob(NAMES[0])

@@ -8,8 +8,8 @@ is whole; leavings of runs that were killed are swept away by the next run on th
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
-import mmap
 import os
 import re
 import stat
@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pogfast._engine import BlobDirectory, sync_file_system
-from pogfast.errors import MissingBlob, NoSuchArchive, StoreError, UsageError
+from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.stores.findings import Finding, Warmth
 
 if TYPE_CHECKING:
@@ -36,6 +36,14 @@ MANIFEST = ".mfn"
 REMOVED = ".removed"
 SWEEPING = "sweep.running-"
 SWEPT = "sweep.done-"
+# Bytes of a sealed manifest: ten million files take about 1 GB. It must fit in memory several times, and a sparse file
+# of any size costs whoever plants it nothing.
+MOST_MANIFEST = 1 << 30
+NO_FILE = "it is not a regular file"
+# A store may be shared: nothing in it is followed, waited for or read unless it is a regular file.
+READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 # Begins the names of directories that tune makes for its time.
 MEASURING = ".pogfast-tune-"
 
@@ -46,12 +54,69 @@ def temporary_prefix() -> bytes:
 
 
 def sweep(directory: int) -> None:
-    """Removes unfinished files of processes of this machine that are no more, from an open directory."""
+    """Removes unfinished files of processes of this machine that are no more, from an open directory. What cannot be
+    removed (a directory, another user's file) stays: it is in nobody's way."""
     for name in os.listdir(directory):
         unfinished = UNFINISHED.fullmatch(name)
         if unfinished and unfinished[1] == HOST and not _is_alive(int(unfinished[2])):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 os.unlink(name, dir_fd=directory)
+
+
+def open_file(path: str, directory: int) -> int:
+    """Opens a regular file in a store to read, and nothing else: a link is not followed, a FIFO not waited for.
+    Raises OSError that says which it is."""
+    try:
+        file = os.open(path, READ, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed", path) from error
+        if error.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, NO_FILE, path) from error
+        raise
+    kind = stat.S_IFMT(os.fstat(file).st_mode)
+    if kind == stat.S_IFREG:
+        return file
+    os.close(file)
+    code = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
+    raise OSError(code, os.strerror(code) if kind == stat.S_IFDIR else NO_FILE, path)
+
+
+def open_folder(path: str, directory: int) -> int:
+    """Opens a directory in a store; a link to one is not followed. Raises OSError."""
+    try:
+        return os.open(path, FOLDER, dir_fd=directory)
+    except NotADirectoryError as error:
+        if stat.S_ISLNK(os.stat(path, dir_fd=directory, follow_symlinks=False).st_mode):
+            raise OSError(errno.ELOOP, f"{path} is a symbolic link, which is not followed", path) from error
+        raise
+
+
+def read_whole(file: int, most: int) -> bytearray:
+    """Reads an open file: as many bytes as it has now, or fewer if it is cut meanwhile (a mapped file that is cut ends
+    the process). Raises OSError where there are more than `most`."""
+    size = os.fstat(file).st_size
+    if size > most:
+        raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than any that pogfast writes")
+    data = bytearray(size)
+    view, got = memoryview(data), 0
+    while n := os.readv(file, [view[got:]]) if got < size else 0:
+        got += n
+    view.release()
+    del data[got:]
+    return data
+
+
+def check_size(name: str, data: bytes) -> None:
+    """Refuses to store a manifest that nobody would read back. Raises StoreError."""
+    if len(data) > MOST_MANIFEST:
+        hint = "divide the sources among several archives"
+        raise StoreError(f"{name} would have {len(data):,} bytes, and {MOST_MANIFEST:,} is the most", hint)
+
+
+def most_blob() -> int:
+    """Bytes of a blob that could be opened here: more than half of the memory has no room beside what it becomes."""
+    return max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
 
 
 class Stored(NamedTuple):
@@ -88,6 +153,7 @@ class LocalStore:
         self.fan_out = fan_out
         self.directory = directory
         self.blobs = BlobDirectory(directory, fan_out, temporary_prefix(), self.label)
+        self._seen: set[str] = set()  # names of folders that were no links
         self.failed: OSError | None = None  # the system tells of a write that failed once, whoever asks first
 
     @classmethod
@@ -125,7 +191,9 @@ class LocalStore:
     def make_folder(self) -> None:
         """Makes data/, by which a store is known not to be flat before its first blob. Raises StoreError."""
         try:
-            os.makedirs(os.path.join(self.path, "data"), exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir("data", dir_fd=self.directory)
+            os.close(open_folder("data", self.directory))
         except OSError as error:
             raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
 
@@ -144,9 +212,11 @@ class LocalStore:
             raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
 
     def put_manifest(self, name: str, data: bytes) -> None:
-        unfinished = temporary_prefix().decode() + "manifest.tmp"
+        check_size(name, data)
+        # Nobody who can write to the directory can foresee the name, and what has it is neither followed nor emptied.
+        unfinished = f"{temporary_prefix().decode()}{os.urandom(8).hex()}.tmp"
         try:
-            file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666, dir_fd=self.directory)
+            file = os.open(unfinished, WRITE, 0o666, dir_fd=self.directory)
             try:
                 with open(file, "wb") as out:
                     out.write(data)
@@ -172,12 +242,20 @@ class LocalStore:
 
     def get_manifest(self, name: str) -> bytes:
         try:
-            with open(os.open(name, os.O_RDONLY, dir_fd=self.directory), "rb") as manifest:
-                return manifest.read()
+            return bytes(self._read(name, self.directory, MOST_MANIFEST))
         except FileNotFoundError as error:
             raise NoSuchArchive(f"no such archive: {name}") from error
         except OSError as error:
-            raise StoreError(f"cannot read {name}: {error.strerror}") from error
+            kind = CorruptManifest if error.errno == errno.EFBIG else StoreError
+            raise kind(f"cannot read {name}: {error.strerror}") from error
+
+    @staticmethod
+    def _read(path: str, directory: int, most: int) -> bytearray:
+        file = open_file(path, directory)
+        try:
+            return read_whole(file, most)
+        finally:
+            os.close(file)
 
     def blob_names(self) -> Iterator[Stored]:
         """Every blob with its bytes, in no order, while it goes through the directories. Raises StoreError."""
@@ -192,31 +270,55 @@ class LocalStore:
     def size_of(self, name: str) -> int | None:
         """The bytes of a blob, None when it is not there. Raises StoreError."""
         try:
-            return os.stat(self._path(name), dir_fd=self.directory).st_size
+            if self.fan_out and name[:2] not in self._seen:  # once: it costs three calls of the system
+                with self._folder(name):
+                    self._seen.add(name[:2])
+            facts = os.stat(self._path(name), dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StoreError(f"cannot look for blob {name} in {self.label}: {error.strerror}") from error
+        return facts.st_size if stat.S_ISREG(facts.st_mode) else None
 
     def get_blob(self, name: str) -> Buffer:
-        """A blob's bytes, mapped: read from the disk when they are looked at. Raises MissingBlob and StoreError."""
+        """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what is far too large to be one."""
         try:
-            with open(os.open(self._path(name), os.O_RDONLY, dir_fd=self.directory), "rb") as blob:
-                size = os.fstat(blob.fileno()).st_size
-                return mmap.mmap(blob.fileno(), size, access=mmap.ACCESS_READ) if size else b""
+            with self._folder(name) as folder:
+                return self._read(name, folder, most_blob())
         except FileNotFoundError as error:
             raise MissingBlob(f"blob {name} is missing from {self.label}") from error
         except OSError as error:
-            raise StoreError(f"cannot read blob {name} in {self.label}: {error.strerror}") from error
+            kind = CorruptBlob if error.errno == errno.EFBIG else StoreError
+            raise kind(f"cannot read blob {name} in {self.label}: {error.strerror}") from error
 
     def _path(self, blob: str) -> str:
         return f"data/{blob[:2]}/{blob}" if self.fan_out else blob
+
+    @contextlib.contextmanager
+    def _folder(self, blob: str) -> Iterator[int]:
+        """The open directory that a blob lies in. Raises OSError."""
+        if not self.fan_out:
+            yield self.directory
+            return
+        data = open_folder("data", self.directory)
+        try:
+            folder = open_folder(blob[:2], data)
+        finally:
+            os.close(data)
+        try:
+            yield folder
+        finally:
+            os.close(folder)
 
     def _folders(self) -> list[str]:
         """The directories in data/ that can hold blobs, in the order of their names."""
         try:
             with self._scan("data") as entries:
-                return sorted(entry.name for entry in entries if len(entry.name) == 2 and entry.is_dir())
+                found = [entry for entry in entries if len(entry.name) == 2]
+                linked = next((entry.name for entry in found if entry.is_symlink()), None)
+                if linked is not None:
+                    raise StoreError(f"data/{linked} in {self.label} is a symbolic link, which is not followed")
+                return sorted(entry.name for entry in found if entry.is_dir(follow_symlinks=False))
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -229,7 +331,7 @@ class LocalStore:
                 for entry in entries:
                     if wanted(entry.name):
                         with contextlib.suppress(FileNotFoundError):
-                            facts = entry.stat()
+                            facts = entry.stat(follow_symlinks=False)
                             if stat.S_ISREG(facts.st_mode):
                                 yield Stored(entry.name, facts.st_size, facts.st_mtime)
         except OSError as error:
@@ -237,7 +339,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _scan(self, folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-        directory = os.open(folder, os.O_RDONLY | os.O_DIRECTORY, dir_fd=self.directory)
+        directory = open_folder(folder, self.directory)
         try:
             with os.scandir(directory) as entries:
                 yield entries
@@ -245,10 +347,18 @@ class LocalStore:
             os.close(directory)
 
     def delete_blobs(self, names: Iterable[str]) -> None:
-        self._delete(self._path(name) for name in names)
+        for _, together in itertools.groupby(names, lambda name: name[:2]):
+            first, *others = together
+            try:
+                with self._folder(first) as folder:
+                    self._delete((first, *others), folder)
+            except FileNotFoundError:  # the folder is gone, and all with it
+                continue
+            except OSError as error:
+                raise StoreError(f"cannot delete {first} from {self.label}: {error.strerror}") from error
 
     def delete_manifests(self, names: Iterable[str]) -> None:
-        self._delete(names)
+        self._delete(names, self.directory)
 
     def named(self, prefix: str) -> list[Stored]:
         return sorted(self._files(".", lambda name: name.startswith(prefix)))
@@ -283,14 +393,14 @@ class LocalStore:
     def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
         raise UsageError(f"{self.label}: a directory is never in cold storage")
 
-    def _delete(self, paths: Iterable[str]) -> None:
-        for path in paths:
+    def _delete(self, names: Iterable[str], directory: int) -> None:
+        for name in names:
             try:
-                os.unlink(path, dir_fd=self.directory)
+                os.unlink(name, dir_fd=directory)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                raise StoreError(f"cannot delete {path} from {self.label}: {error.strerror}") from error
+                raise StoreError(f"cannot delete {name} from {self.label}: {error.strerror}") from error
 
     def close(self) -> None:
         os.close(self.directory)
