@@ -75,7 +75,7 @@ def read_archive(archive: str, key: Key) -> manifest.Manifest:
 
 
 def read_index(archive: str, key: Key) -> list[str]:
-    """Returns the names of the blobs that an archive needs, repeats kept, in the order in which pogcli prints them: sorted
+    """Returns the names of the blobs that an archive needs, repeats kept, in the order that pogcli prints: sorted
     in an archive of a key pair, whose public key is enough. Raises as read_archive does."""
     store, name = open_archive(archive)
     with contextlib.closing(store):

@@ -320,7 +320,10 @@ def open_work(work: Path) -> Path:
         shutil.copytree(work, place := Path(f"/tmp/pogfast-test-{os.getpid()}"), symlinks=True)
         for path in (place, place / "out", place / "d", place / "d" / "e"):
             path.chmod(0o777)
+        os.chown(place / "key", 65534, 65534)
+        (place / "key").chmod(0o600)  # pogfast warns of a secret key that others can read
         return place
+    (work / "key").chmod(0o600)
     return work
 
 
