@@ -197,7 +197,8 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"", "cli.frame", "cli.output", "console", "environment", "errors"},
         "the verbs' names: their modules are imported by name when they run, so that --help answers at once",
     ),
-    "cli.frame": ({"cli.output", "sizes", "errors"}, "what a verb is made of, whatever it does"),
+    "cli.frame": ({"cli.elsewhere", "cli.output", "sizes", "errors"}, "what a verb is made of, whatever it does"),
+    "cli.elsewhere": (set(), "words of other programs: a table"),
     "cli.output": ({"console", "progress", "errors"}, "lines and objects: no verb, no archive"),
     "cli.options": (
         {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "stores.settings", "keys"}

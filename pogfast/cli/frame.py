@@ -123,11 +123,10 @@ class Group(click.Group):
         name = args[0]
         if name in self.list_commands(ctx):
             return super().resolve_command(ctx, args)
-        from difflib import get_close_matches
+        from pogfast.cli.elsewhere import command_hint
 
-        near = get_close_matches(name, self.list_commands(ctx), 1)
-        meant = f"is {near[0]} meant? " if near else ""
-        raise UsageError(f"no such command: {name}", hint=f"{meant}see {ctx.command_path} --help")
+        said = command_hint(name, self.list_commands(ctx))
+        raise UsageError(f"no such command: {name}", hint=_with_help(said, ctx.command_path))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, text) in self.table.items()]
@@ -188,10 +187,22 @@ PATH = PathText()
 
 def usage_error(error: click.ClickException) -> PogfastError:
     """click's complaint as one of ours: one line, and where the help is."""
-    text = " ".join(error.format_message().split()).rstrip(".")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "pogfast"
+    if isinstance(error, click.NoSuchOption):
+        from pogfast.cli.elsewhere import option_hint
+
+        command = context.command if context is not None else None
+        known = [name for each in command.params for name in (*each.opts, *each.secondary_opts)] if command else []
+        said = option_hint(error.option_name, command.name or "" if command else "", known)
+        return UsageError(f"no such option: {error.option_name}", hint=_with_help(said, path))
+    text = " ".join(error.format_message().split()).rstrip(".")
     return UsageError(text[:1].lower() + text[1:], hint=f"see {path} --help")
+
+
+def _with_help(said: str, path: str) -> str:
+    """A hint, and where the help is."""
+    return f"{said}{' ' if said.endswith('?') else '; ' if said else ''}see {path} --help"
 
 
 def apply(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:

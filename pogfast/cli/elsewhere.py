@@ -1,0 +1,153 @@
+"""The words of restic, borg and others for what `pogfast` does: the command or the option that does it here.
+
+Somebody who types a command or an option of another program is told what it is called here. This is imported only when
+a word is not known. Knows no command's code: tests hold every name in it against the commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+CREATE = "pogfast create PATH... --to STORE"
+RESTORE = "pogfast restore ARCHIVE --into DIR"
+PRUNE = "pogfast prune STORE --keep-..."
+CHECK = "pogfast check STORE"
+REMOVE = "pogfast remove ARCHIVE..."
+
+# Command -> what does it here.
+COMMANDS = {
+    **dict.fromkeys(("backup", "save", "archive", "store", "put", "add", "push", "encrypt", "import-tar"), CREATE),
+    **dict.fromkeys(("extract", "get", "pull", "recover-files", "decrypt", "unpack", "download"), RESTORE),
+    **dict.fromkeys(("snapshots", "archives", "rlist", "repo-list", "show", "status", "history"), "pogfast list STORE"),
+    **dict.fromkeys(("list-files", "contents"), "pogfast ls ARCHIVE"),
+    **dict.fromkeys(("forget", "expire", "purge", "gc", "cleanup", "clean", "compact", "vacuum", "maintenance"), PRUNE),
+    **dict.fromkeys(("delete", "rm", "rdelete", "repo-delete", "del"), REMOVE),
+    **dict.fromkeys(("recreate", "redact"), "pogfast rewrite ARCHIVE --exclude PATTERN"),
+    **dict.fromkeys(("dump", "print", "export-tar"), "pogfast cat ARCHIVE NAME"),
+    **dict.fromkeys(("verify", "test", "scrub", "fsck"), "pogfast check STORE --read-data"),
+    **dict.fromkeys(("recover", "undo", "unremove"), "pogfast undelete STORE"),
+    **dict.fromkeys(("search", "grep", "locate"), "pogfast find STORE PATTERN"),
+    **dict.fromkeys(("compare", "changes"), "pogfast diff ARCHIVE ARCHIVE"),
+    **dict.fromkeys(("cp", "clone", "mirror", "sync", "transfer", "replicate"), "pogfast copy FROM TO"),
+    **dict.fromkeys(("benchmark", "bench"), "pogfast tune PATH..."),
+    **dict.fromkeys(("genkey", "key-create", "keypair", "generate-key"), "pogfast keygen NAME"),
+    **dict.fromkeys(("df", "size", "du", "usage"), "pogfast stats STORE"),
+    **dict.fromkeys(("diagnose", "ping"), "pogfast doctor STORE"),
+    **dict.fromkeys(("version", "--v"), "pogfast --version"),
+    "generate": "pogfast completion SHELL",
+    "retention": PRUNE,
+}
+# Command -> why there is none, and what to do.
+NEEDLESS = {
+    **dict.fromkeys(
+        ("init", "rcreate", "repo-create", "repository", "connect"),
+        "a store needs no init: create makes it; `pogfast keygen NAME` makes the keys",
+    ),
+    **dict.fromkeys(
+        ("mount", "umount", "unmount"),
+        "there is no mount: ls and find look into archives, cat prints a file, restore brings back what is named",
+    ),
+    **dict.fromkeys(
+        ("unlock", "break-lock", "with-lock", "locks"), "nothing has to be unlocked: commands do not lock a store"
+    ),
+    "repair": f"`{CHECK}` says what is damaged; `pogfast create --force` stores blobs anew",
+    **dict.fromkeys(
+        ("migrate", "upgrade", "self-update"), "there is no such step: every release reads what older ones wrote"
+    ),
+    "cache": "the cache of create needs no care: `pogfast create --no-cache` does without it",
+    "rename": "archives have the time as their name: `pogfast create --tag TAG` gives them words",
+    "tag": "tags are given when an archive is made: `pogfast create --tag TAG`",
+    "serve": "there is no server: a store is a directory, S3 or B2",
+    "config": "there is no configuration of a store: options and variables are listed by --help",
+    "policy": f"a policy is given to prune each time: `{PRUNE}`",
+    "snapshot": f"`{CREATE}` makes an archive; `pogfast list STORE` lists them",
+}
+
+STORE = "STORE is an argument, as in `pogfast list STORE`; create takes --to STORE"
+DRY = "without --yes nothing is removed: it is only said what would be"
+NAMES = "names and patterns follow the archive: `pogfast restore ARCHIVE NAME... --into DIR`"
+# (options, the commands that it is said for or none for all, what is said)
+OPTIONS: list[tuple[str, str, str]] = [
+    ("--repo -r --repository --repository-file --from-repo --repo2 --store", "", STORE),
+    ("--dry-run -n", "prune remove rewrite", DRY),
+    ("--dry-run -n", "list ls find cat diff info stats check doctor", "this command changes no archive"),
+    ("--into --output -o --dest -d --destination", "create", "--to STORE says where the archive goes"),
+    ("--target -t --output -o --dest -d --destination --to", "restore", "--into DIR says where to restore to"),
+    ("--include -i --iinclude --include-file --pattern", "restore", NAMES),
+    ("--keep --keep-last --keep-daily", "create list", "`pogfast prune STORE --keep-...` removes old archives"),
+    ("--keep -k", "prune", "--keep-last N, --keep-daily N, --keep-weekly N and more say what is kept"),
+    ("--keep-minutely --keep-secondly", "prune", "--keep-within TIME keeps all archives of the last TIME"),
+    ("--prune", "prune", "prune deletes the blobs that no archive needs as well"),
+    ("--exclude-file --iexclude-file", "create", "--exclude-from FILE"),
+    ("-e", "create restore rewrite", "--exclude PATTERN"),
+    ("--files-from0 --files-from-raw --files-from-verbatim --paths-from-stdin", "create", "--files-from FILE --null"),
+    ("--stdin --stdin-filename --stdin-name", "create", "`pogfast create - --name NAME` archives standard input"),
+    ("--stdin-from-command --content-from-command", "create", "--from-command COMMAND"),
+    ("--compression --compress -z", "create", "--level N is zstd's level"),
+    ("--chunker-params", "create", "--chunker CHUNKER says where files are cut"),
+    (
+        "--parent --ignore-inode --ignore-ctime --files-cache",
+        "create",
+        "--force reads every file, --no-cache knows none",
+    ),
+    ("--list --filter", "create restore", "-vv names every file"),
+    (
+        "--progress -p --stats -s --no-progress",
+        "",
+        "a terminal shows progress and every run ends with a summary; --quiet shows none",
+    ),
+    ("--verify-data --verify", "check", "--read-data reads all blobs"),
+    (
+        "--repair",
+        "check",
+        "check changes nothing; `pogfast create --force` stores blobs anew",
+    ),
+    ("--snapshot --archive", "", "ARCHIVE is an argument: STORE/NAME.mfn, or STORE/latest"),
+    ("--latest --newest --last --first", "", "ARCHIVE is STORE/latest for the newest; list shows the newest last"),
+    ("--hostname -H", "", "--host NAME"),
+    ("--prefix -P --glob-archives -a --match-archives", "", "--host, --tag and --path choose archives"),
+    (
+        "--password --passphrase --passcommand --pass",
+        "",
+        "--password-file FILE or --password-command COMMAND: an argument is seen by every user",
+    ),
+    ("--key --key-file --identity --recipient", "", "--keyfile, --encryption-keyfile or --decryption-keyfile FILE"),
+    ("-g", "prune", "--group-by WORDS"),
+    ("-j --threads --workers --concurrency", "", "--jobs N"),
+    ("--recursive -R", "ls", "ls shows all that is below"),
+    ("--no-lock --retry-lock --lock-wait", "", "commands do not lock a store"),
+    (
+        "--limit-upload --limit-download --upload-ratelimit",
+        "",
+        "there is no limit on traffic: --parallel N sets the requests at a time",
+    ),
+    ("--sparse", "restore", "holes are restored as holes"),
+    (
+        "--threshold --max-unused --repack-cacheable-only",
+        "prune",
+        "every blob that no archive needs is deleted: nothing is repacked",
+    ),
+]
+
+
+def command_hint(word: str, known: Sequence[str]) -> str:
+    """Returns what to type for a command that is none of `known`; "" where nothing is near."""
+    if word in COMMANDS:
+        return f"`{COMMANDS[word]}` does this"
+    if word in NEEDLESS:
+        return NEEDLESS[word]
+    near = get_close_matches(word, known, 1)
+    if near:
+        return f"is {near[0]} meant?"
+    near = get_close_matches(word, [*COMMANDS, *NEEDLESS], 1, 0.8)
+    return command_hint(near[0], ()) if near else ""
+
+
+def option_hint(option: str, command: str, known: Sequence[str]) -> str:
+    """Returns what to type for an option that `command` does not have; "" where nothing is near."""
+    for options, commands, said in OPTIONS:
+        if option in options.split() and (not commands or command in commands.split()):
+            return said
+    near = get_close_matches(option, known, 1)
+    return f"is {near[0]} meant?" if near else ""
