@@ -279,6 +279,15 @@ def remove(store: Store, name: str) -> None:
     store.delete_manifests([name])
 
 
+def remove_all(store: Store, names: Collection[str], tell: Callable[[str], None] = lambda text: None) -> None:
+    """Removes archives by their manifests' names when no blobs are being deleted; `tell` hears what is waited for.
+    Raises StoreError."""
+    if names:
+        await_no_sweep(store, tell)
+    for name in names:
+        remove(store, name)
+
+
 # ---- the way back ----------------------------------------------------------------------------------------------------
 
 

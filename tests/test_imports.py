@@ -111,6 +111,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"retention", "archive", "manifest", "keys", "stores", "stores.targets", "errors"},
         "what goes and when: names of blobs only, and never their bytes",
     ),
+    "removing": (
+        {"pruning", "archive", "patterns", "manifest", "keys", "stores", "stores.targets", "errors"},
+        "archives go as pruning removes them, and new manifests are stored as create stores them: no blob is read",
+    ),
     "locking": (
         {"archive", "manifest", "keys", "stores", "stores.settings", "errors"},
         "names of blobs only: what they are locked with is the store's business",
@@ -244,6 +248,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         | {"pruning", "retention", "locking", "doctor", "stores", "stores.settings"},
         "prune, undelete, lock and doctor: one library call each",
     ),
+    "cli.remove": (
+        {"cli.frame", "cli.options", "cli.output", "sizes", "removing"},
+        "remove and rewrite: one library call each",
+    ),
     "cli.keys": ({"cli", "cli.frame", "cli.output", "keys", "errors"}, "no archive, no store"),
 }
 # Module -> packages from outside the standard library, each with what for.
@@ -282,6 +290,7 @@ for verbs in (
     "cli.look",
     "cli.transfer",
     "cli.manage",
+    "cli.remove",
     "cli.keys",
 ):
     OUTSIDE[verbs] = {"click": "verbs, options, help and completion"}

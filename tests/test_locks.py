@@ -299,3 +299,17 @@ def test_who_may_only_list_and_write_backs_up_and_neither_reads_nor_destroys(
     assert ran.code == 0, ran.err
     states = {line.split()[1]: line.split()[0] for line in ran.lines if not line.startswith(" ")}
     assert (states["write"], states["read"], states["delete"]) == ("good", "note", "note")
+
+
+def test_remove_and_rewrite_keep_what_is_locked(command: Command, bucket: str) -> None:
+    store = f"s3://{bucket}"
+    made = [command(*create(store, "--object-lock", "governance:1d"), "-q").lines[0] for _ in range(2)]
+    ran = command("remove", f"{store}/{made[0]}", "--yes")
+    assert ran.code == 3
+    assert f"{made[0]}: not removed, it is locked until " in ran.err
+    assert ran.lines[0].startswith(f"keep    {made[0]}  ")
+    ran = command("rewrite", f"{store}/{made[1]}", "--exclude", "large", "--yes")
+    assert ran.code == 3
+    assert "the old archive stays, it is locked until " in ran.err
+    [new] = ran.lines
+    assert [line.split()[-1] for line in command("list", store).lines[1:]] == [*made, new]

@@ -34,6 +34,8 @@ VERBS = {
     "check": ("pogfast.cli.read", "Check that archives can be restored, or compare one with the disk."),
     "copy": ("pogfast.cli.transfer", "Copy archives from one store to another."),
     "prune": ("pogfast.cli.manage", "Remove archives that a policy does not keep, and the blobs that only they need."),
+    "remove": ("pogfast.cli.remove", "Remove single archives."),
+    "rewrite": ("pogfast.cli.remove", "Write archives anew without some paths, and remove the old ones."),
     "undelete": ("pogfast.cli.manage", "Bring archives back that were pruned, as long as their grace period lasts."),
     "lock": ("pogfast.cli.manage", "Lock archives in S3, so that nobody can delete them for a time."),
     "tune": ("pogfast.cli.tune", "Find the chunks, the level and the jobs that fit your data and your store."),

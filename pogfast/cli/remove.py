@@ -1,0 +1,139 @@
+"""`pogfast remove` and `rewrite`: archives that go one at a time, and paths that go out of archives.
+
+What is removed and written is in removing.py; here it becomes lines and objects.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, verb
+from pogfast.cli.options import (
+    choice_options,
+    key_if_any,
+    key_of,
+    key_options,
+    look_for_archive,
+    raise_worst,
+    service_options,
+)
+from pogfast.cli.output import Output
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from pogfast.removing import Choice, Rewritten
+
+yes_option = click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would be done.")
+
+
+@verb("remove")
+@click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE...", type=PATH)
+@click.option("--allow-empty", is_flag=True, help="Remove the last archive of a store, too.")
+@yes_option
+@choice_options
+@key_options
+@service_options
+def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any) -> None:
+    """Remove single archives.
+
+    Nothing is removed without --yes. A removed archive can be brought back with undelete until a prune finds its grace
+    period over; its blobs go then. No key is needed but for STORE/latest.
+    """
+    from pogfast import removing
+
+    output.during = "remove"
+    for archive in archives:
+        look_for_archive(archive)
+    key = key_if_any(options)
+    done = removing.remove(archives, key, dry_run=not yes, tell=output.problem, warn=output.warning, **options)
+    for choice in done.choices:
+        _tell_choice(output, choice)
+    raise_worst(output, done.exit_code)
+    output.emit(
+        "summary",
+        dry_run=done.dry_run,
+        snapshots_removed=done.removed,
+        snapshots_kept=len(done.choices) - done.removed,
+        error_count=len(done.problems),
+    )
+    if done.dry_run:
+        output.info(f"{many(done.removed, 'archive')} would be removed; nothing was: --yes does it")
+    else:
+        output.info(f"{many(done.removed, 'archive')} removed; `pogfast undelete` brings back what was removed")
+
+
+def _tell_choice(output: Output, choice: Choice) -> None:
+    if output.json:
+        reasons = [choice.reason] if choice.reason else []
+        words = {word: value for word, value in choice.as_dict().items() if word not in ("name", "host", "reason")}
+        output.emit(
+            "snapshot", id=choice.name, hostname=choice.host, keep=bool(choice.reason), reasons=reasons, **words
+        )
+        return
+    time = "" if choice.time is None else f"{choice.time:%Y-%m-%d %H:%M:%S}"
+    facts = filter(None, [time, choice.host, ", ".join(choice.paths), choice.reason])
+    output.answer("  ".join([f"{'keep' if choice.reason else 'remove':6}", choice.name, *facts]))
+
+
+@verb("rewrite")
+@click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE...", type=PATH)
+@click.option(
+    "--exclude", metavar="PATTERN", multiple=True, required=True, help="Leave out what matches; again for more."
+)
+@click.option("--keep", is_flag=True, help="Keep the old archive as well.")
+@yes_option
+@choice_options
+@key_options
+@service_options
+def rewrite(output: Output, archives: tuple[str, ...], exclude: tuple[str, ...], yes: bool, **options: Any) -> None:
+    """Write archives anew without some paths, and remove the old ones.
+
+    No file is read: the new archive names the same blobs. What only the old one needs is deleted by the first prune
+    after its grace period, and can be brought back with undelete until then. Without --yes nothing is written.
+    """
+    from pogfast import removing
+
+    output.during = "rewrite"
+    for archive in archives:
+        look_for_archive(archive)
+    key = key_of(options)
+    done = removing.rewrite(
+        archives, key, exclude, dry_run=not yes, tell=output.problem, warn=output.warning, **options
+    )
+    for each in done.archives:
+        _tell_rewritten(output, each)
+    raise_worst(output, done.exit_code)
+    changed = [each for each in done.archives if each.left_out]
+    output.emit(
+        "summary",
+        dry_run=done.dry_run,
+        snapshots_rewritten=len(changed),
+        snapshots_unchanged=len(done.archives) - len(changed),
+        snapshots_removed=sum(not each.kept for each in done.archives),
+        error_count=len(done.problems),
+    )
+    would = "would be " if done.dry_run else ""
+    size = show_size(sum(each.size for each in changed))
+    output.info(
+        f"{many(len(changed), 'archive')} {would}rewritten without "
+        f"{many(sum(len(each.left_out) for each in changed), 'name')}, {size}"
+    )
+    if done.dry_run and changed:
+        output.info("nothing was written: --yes does it")
+
+
+def _tell_rewritten(output: Output, done: Rewritten) -> None:
+    """The new name; in a dry run, or with -vv, also what is left out."""
+    if output.json:
+        output.emit("snapshot", id=done.new or None, original=done.name, keep=done.kept, left_out=done.left_out)
+        return
+    shown = output.answer if not done.new else lambda line: output.info(line, 2)
+    for name in done.left_out:
+        shown(f"left out  {done.name}  {name}")
+    if done.new:
+        output.answer(done.new)
+
+
+VERBS = {"remove": remove, "rewrite": rewrite}
