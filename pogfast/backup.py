@@ -27,7 +27,7 @@ from pogfast.environment import for_child
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key
 from pogfast.sealing import conclude, seconds_of, store_errors
-from pogfast.stores import Target, open_store, open_stores
+from pogfast.stores import Target, check_stores, open_store, open_stores
 from pogfast.stores.targets import Targets
 from pogfast.tree import Node, Selection
 
@@ -178,6 +178,7 @@ def create(
     appears. Single sources that cannot be read are in the summary's problems.
     """
     key.check_writes()
+    check_stores(to)
     options = options or Options(**more)
     if more and options != Options(**more):
         raise UsageError("give options, or single ones, not both")

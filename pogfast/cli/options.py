@@ -137,6 +137,24 @@ def _key(options: dict[str, Any], ask: Callable[[], str], *, writing: bool) -> K
     return keys.from_options(**given, environ=environment.known(), ask=ask, writing=writing, tell=output.warning)
 
 
+def _store(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    return given if context.resilient_parsing else store_of(given)
+
+
+# A verb's only argument; what stands behind a STORE that may be left out is for the verb to tell apart.
+store_argument = click.argument("store", metavar="STORE", type=PATH, required=False, callback=_store)
+
+
+def store_of(given: str | None) -> str:
+    """The store of a command line, else that of POGFAST_STORE. Raises UsageError when there is none."""
+    from pogfast.errors import UsageError
+    from pogfast.stores import default_store
+
+    if store := given if given is not None else default_store():
+        return store
+    raise UsageError("no STORE is given", hint="name it, or set POGFAST_STORE")
+
+
 def look_for_archive(text: str) -> None:
     """Whether the store of an archive is there: before a password is asked for. Raises UsageError, NoSuchArchive."""
     from pogfast.stores import find_manifest

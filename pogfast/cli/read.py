@@ -22,6 +22,7 @@ from pogfast.cli.options import (
     open_archive,
     raise_worst,
     service_options,
+    store_of,
 )
 from pogfast.cli.output import Output
 from pogfast.cli.write import tell_item
@@ -232,7 +233,7 @@ def cat(output: Output, archive: str, name: str, offset: int, length: int | None
 
 
 @verb("check")
-@click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE|STORE...", type=PATH)
+@click.argument("archives", nargs=-1, metavar="ARCHIVE|STORE...", type=PATH)
 @click.option("--read-data", is_flag=True, help="Read all blobs: authentic, complete, of the right content.")
 @click.option("--read-data-subset", metavar="PART", help="Read a part: 10%, 1/30, or 50G.")
 @click.option(
@@ -247,6 +248,7 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
 
     Without an option: that every blob is there and has a size that it can have.
     """
+    archives = archives or (store_of(None),)
     whole, part = options.pop("read_data"), options.pop("read_data_subset")
     if sum((whole, part is not None, against is not None)) > 1:
         raise UsageError("--read-data, --read-data-subset and --against do not go together")

@@ -20,6 +20,7 @@ from pogfast.cli.options import (
     raise_worst,
     service_options,
     storage_class_option,
+    store_of,
 )
 from pogfast.cli.output import Output
 from pogfast.sizes import many, show_size
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 @verb("copy")
 @click.argument("source", metavar="FROM", type=PATH)
-@click.argument("target", metavar="TO", type=PATH)
+@click.argument("target", metavar="TO", type=PATH, required=False)
 @click.argument("archives", nargs=-1, metavar="[NAME.mfn]...")
 @jobs_option
 @click.option("-n", "--dry-run", is_flag=True, help="Copy nothing; say how much would be.")
@@ -39,15 +40,19 @@ if TYPE_CHECKING:
 @service_options
 @storage_class_option
 @object_lock_option
-def copy(output: Output, source: str, target: str, archives: tuple[str, ...], **options: Any) -> None:
+def copy(output: Output, source: str, target: str | None, archives: tuple[str, ...], **options: Any) -> None:
     """Copy archives from one store to another.
 
     Only blobs that are missing there are sent, as they lie, and checked on the way as far as a key allows. Without a
     key a whole store can be copied.
     """
     from pogfast import copying
+    from pogfast.stores import MANIFEST
 
     output.during = "copy"
+    if target is None or target.endswith(MANIFEST):  # TO alone, or with names: FROM is that of POGFAST_STORE
+        archives = (*([] if target is None else [target]), *archives)
+        source, target = store_of(None), source
     look_for_store(source)
     key = key_if_any(options)
     with displayed(output, "copy", "copy") as display:

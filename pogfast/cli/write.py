@@ -5,6 +5,7 @@ What the options mean is in backup.py and tree.py; here they are read, and what 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 @verb("create")
 @click.argument("paths", nargs=-1, metavar="PATH...", type=PATH)
-@click.option("--to", required=True, metavar="STORE[,STORE]", type=PATH, help="Where the archive goes.")
+@click.option("--to", metavar="STORE[,STORE]", type=PATH, help="Where the archive goes.  [POGFAST_STORE]")
 @click.option("--name", metavar="NAME", help="What standard input (PATH is -) or a program's output is archived as.")
 @click.option("--from-command", metavar="COMMAND", help="Archive what COMMAND prints; if it fails there is no archive.")
 @click.option("-C", "--directory", metavar="DIR", type=PATH, help="Paths, and lists of them, are below DIR.")
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
 @service_options
 @storage_class_option
 @object_lock_option
-def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> None:
+def create(output: Output, paths: tuple[str, ...], to: str | None, **options: Any) -> None:
     """Archive files and directories, with all that a restore needs.
 
     Files that have not changed since the last run into the same store are not read again. With - for PATH standard
@@ -88,8 +89,11 @@ def create(output: Output, paths: tuple[str, ...], to: str, **options: Any) -> N
     """
     from pogfast import backup
     from pogfast.chunker import Chunker
-    from pogfast.stores import check_stores
+    from pogfast.stores import STORE_VARIABLE, check_stores
 
+    to = os.environ.get(STORE_VARIABLE) if to is None else to
+    if to is None:
+        raise UsageError("no store is given", hint=f"name it with --to, or set {STORE_VARIABLE}")
     check_stores(to)
     if profile := options.pop("profile"):
         _take_profile(profile, options)

@@ -9,12 +9,15 @@ engine (blobs) or from sealing.py (manifests), and goes back to the engine and t
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol, overload
 
 from pogfast._engine import BlobDirectory
 from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
+from pogfast.stores.addresses import check_directory, is_service, parse_service
 from pogfast.stores.local import MANIFEST, REMOVED, SWEEPING, SWEPT, LocalStore, Stored, is_flat
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 # Services, and where pog finds the name of a bucket that is not given.
 CLOUDS = {"s3": "S3_BUCKET_NAME", "b2": "B2_BUCKET_NAME"}
+# The store of commands that name none.
+STORE_VARIABLE = "POGFAST_STORE"
 # The newest archive of a store, as the last part of an archive's name.
 LATEST = "latest"
 
@@ -149,7 +154,8 @@ def check_targets(text: str | None) -> None:
     for word in text.split(",") if text else []:
         if not word:
             raise UsageError("--save-to has an empty target between its commas")
-        _pogs_cloud(word)
+        if not _pogs_cloud(word) and not shutil.which(word):
+            check_directory(word)  # a program that there is not, or a directory that pog would write as local:DIR
 
 
 def _open_target(word: str) -> Target:
@@ -186,8 +192,7 @@ def check_stores(text: str) -> None:
     for word in text.split(","):
         if not word:
             raise UsageError(f"{text}: there is an empty store between the commas")
-        if _is_cloud(word):
-            _bucket_of(word)
+        _check_address(word)
 
 
 def open_stores(text: str, lost: Callable[[StoreLost], None]) -> list[Target]:
@@ -234,7 +239,7 @@ def open_store(text: str, *, create: Literal[False] = False) -> Store: ...
 
 
 def open_store(text: str, *, create: bool = False) -> Target | Store:
-    """The store that `text` names in pogfast's grammar: DIRECTORY, local:/DIRECTORY, s3://BUCKET[/PREFIX],
+    """The store that `text` names in pogfast's grammar: DIRECTORY, local:/DIRECTORY, s3://BUCKET[/PREFIX][?WORD=VALUE],
     b2://BUCKET[/PREFIX], or a program to write to.
 
     A directory is a fan-out store, unless it holds manifests and no data/: then it is flat, as pog writes, also for
@@ -243,7 +248,8 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
     """
     if not text:
         raise UsageError("a store without a name", hint="name a directory")
-    if _is_cloud(text):
+    _check_address(text)
+    if is_service(text):
         return _open_cloud(text)
     path = _local_path(text) if text.startswith("local:") else text
     path = path.rstrip("/") or "/"
@@ -276,7 +282,11 @@ def open_backup(word: str) -> Store:
 
 def names_archive(text: str) -> bool:
     """Whether `text` is written as an archive: STORE/latest or a path to a .mfn. With a / at its end it is a store."""
-    return text.endswith(MANIFEST) or _last_part(text) == LATEST
+    return _is_archive(_split(text)[1])
+
+
+def _is_archive(name: str) -> bool:
+    return name.endswith(MANIFEST) or name == LATEST
 
 
 def find_manifest(text: str) -> tuple[Store, str]:
@@ -286,19 +296,32 @@ def find_manifest(text: str) -> tuple[Store, str]:
     Blobs are in STORE/data if there is such a directory or no manifest but in there, else flat in STORE. Raises
     UsageError and NoSuchArchive.
     """
-    name = _last_part(text)
+    store, name = _split(text)
     if not names_archive(text) or name == MANIFEST:
         raise UsageError(
             f"{text} names no archive", hint=f"write STORE/{LATEST}, or STORE/NAME{MANIFEST} as `pogfast list` shows it"
         )
-    directory = text[: -len(name)]
-    if directory in ("", "local:"):
-        directory += "."
-    return open_store(directory), name
+    if store == "":
+        store = default_store() or "."
+    return open_store(f"{store}." if store == "local:" else store), name
 
 
-def _last_part(text: str) -> str:
-    return text.removeprefix("local:").rpartition("/")[2]
+def default_store() -> str:
+    """The store of POGFAST_STORE, for commands that name none; "" if it is not set. Raises UsageError for several."""
+    given = os.environ.get(STORE_VARIABLE, "")
+    if "," in given:
+        raise UsageError(f"{STORE_VARIABLE} names several stores", hint="name the one to read from")
+    return given
+
+
+def _split(text: str) -> tuple[str, str]:
+    """(store, last part) of what may be an archive's address. Settings of a service may stand before or behind it."""
+    place, question, query = text.partition("?")
+    if question and is_service(text) and "/" in place.partition("://")[2] and _is_archive(place.rpartition("/")[2]):
+        store, _, name = place.rpartition("/")
+        return f"{store}?{query}", name
+    name = text.removeprefix("local:").rpartition("/")[2]
+    return text[: len(text) - len(name)], name
 
 
 def _local_path(text: str) -> str:
@@ -308,17 +331,12 @@ def _local_path(text: str) -> str:
     return path
 
 
-def _is_cloud(text: str) -> bool:
-    return text.partition("://")[0] in CLOUDS and "://" in text
-
-
-def _bucket_of(text: str) -> tuple[str, str]:
-    """(bucket, prefix) in a service. Raises UsageError."""
-    scheme, _, place = text.partition("://")
-    bucket, _, prefix = place.partition("/")
-    if not bucket:
-        raise UsageError(f"{text} names no bucket", hint=f"write {scheme}://BUCKET[/PREFIX]")
-    return bucket, prefix.strip("/")
+def _check_address(text: str) -> None:
+    """Raises UsageError for what can be no store."""
+    if is_service(text):
+        parse_service(text)
+    else:
+        check_directory(text)
 
 
 def _pogs_cloud(word: str) -> str | None:
@@ -330,32 +348,34 @@ def _pogs_cloud(word: str) -> str | None:
     if not place.strip("/"):
         hint = f"write {scheme}://BUCKET, or set {CLOUDS[scheme]}"
         raise UsageError(f"{word} names no bucket", hint=hint)
-    _bucket_of(f"{scheme}://{place}")
+    parse_service(f"{scheme}://{place}")
     return f"{scheme}://{place}"
 
 
 def _open_cloud(text: str) -> RemoteStore:
     """Raises UsageError, StoreError and NoSuchArchive: one request shows whether the bucket can be reached."""
-    bucket, prefix = _bucket_of(text)
+    place = parse_service(text)
     from pogfast.stores.remote import RemoteStore
 
-    said = settings.current()
+    said = replace(settings.current(), **place.settings)
     service: Service
-    if text.startswith("s3:"):
+    if place.scheme == "s3":
         from pogfast.stores.s3 import S3Service
 
         service = S3Service(
-            bucket,
-            prefix,
+            place.bucket,
+            place.prefix,
             endpoint=said.s3_endpoint,
             storage_class=said.storage_class,
             object_lock=said.object_lock,
             parallel=said.parallel,
+            profile=said.profile,
+            region=said.region,
         )
     else:
         from pogfast.stores.b2 import B2Service
 
-        service = B2Service(bucket, prefix, realm=said.b2_realm)
+        service = B2Service(place.bucket, place.prefix, realm=said.b2_realm, profile=said.profile)
     store = RemoteStore(service, text.rstrip("/"), parallel=said.parallel, retry_for=said.retry_for)
     store.look()
     return store
@@ -365,6 +385,7 @@ __all__ = [
     "LATEST",
     "MANIFEST",
     "REMOVED",
+    "STORE_VARIABLE",
     "SWEEPING",
     "SWEPT",
     "LocalStore",
@@ -374,6 +395,7 @@ __all__ = [
     "Target",
     "check_stores",
     "check_targets",
+    "default_store",
     "find_manifest",
     "names_archive",
     "open_archive",

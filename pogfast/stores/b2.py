@@ -34,15 +34,16 @@ REALM = "production"
 class B2Service(Plain):
     """A bucket, or what is below a prefix in it."""
 
-    def __init__(self, bucket: str, prefix: str, *, realm: str | None) -> None:
-        """`prefix` is without a / at its ends; `realm` a URL, None: Backblaze's own. Raises StoreError and
+    def __init__(self, bucket: str, prefix: str, *, realm: str | None, profile: str | None = None) -> None:
+        """`prefix` is without a / at its ends; `realm` a URL, None: Backblaze's own; `profile` one of the b2 command's,
+        None: the key of the environment, else what that command has logged in with. Raises StoreError and
         NoSuchArchive."""
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"b2://{bucket}" + (f"/{prefix}" if prefix else "")
         self.identity = f"b2:{realm or REALM}/{bucket}/{prefix}"
         self.requests: Counter[str] = Counter()
         with self._errors():
-            self.api = _authorized(self.label, realm or REALM)
+            self.api = _authorized(realm or REALM, profile)
             self.bucket = self.api.get_bucket_by_name(bucket)
             self.session = self.api.session
 
@@ -157,10 +158,10 @@ class _B2Body:
         self.response.close()
 
 
-def _authorized(label: str, realm: str) -> Any:
+def _authorized(realm: str, profile: str | None) -> Any:
     key_id, key = os.environ.get("B2_APPLICATION_KEY_ID"), os.environ.get("B2_APPLICATION_KEY")
-    if not key_id or not key:
-        api = b2.B2Api(b2.SqliteAccountInfo())
+    if profile or not key_id or not key:
+        api = b2.B2Api(b2.SqliteAccountInfo(profile=profile))
         api.account_info.get_account_id()  # raises where the b2 command has not logged in
         return api
     api = b2.B2Api(b2.InMemoryAccountInfo())

@@ -85,18 +85,21 @@ class S3Service(Plain):
         storage_class: str | None,
         object_lock: Lock | None,
         parallel: int,
+        profile: str | None = None,
+        region: str | None = None,
     ) -> None:
         """`prefix` is without a / at its ends. Raises StoreError and UsageError; no request is made."""
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
+        self.profile = profile
         self.storage_class = storage_class
         self.object_lock = object_lock
         self.conditional = True  # until the service says that it does not know conditions
         self.requests: Counter[str] = Counter()
         with self._errors():
             # A session of its own: boto3's default one would know the credentials of the first store for ever.
-            session = boto3.session.Session()
+            session = boto3.session.Session(profile_name=profile, region_name=region)
             self.client: Any = session.client("s3", endpoint_url=endpoint, config=_config(parallel))
         self.identity = f"{self.client.meta.endpoint_url}/{bucket}/{prefix}"
         # boto3 signs the body's sha256: a checksum says nothing more, and takes 0.3 s a GB. But AWS asks for one where
@@ -203,8 +206,10 @@ class S3Service(Plain):
     # ---- what only S3 has ----
 
     def copy(self, path: str, source: object) -> bool:
-        if not isinstance(source, S3Service) or source.client.meta.endpoint_url != self.client.meta.endpoint_url:
+        if not isinstance(source, S3Service):
             return False
+        if (source.profile, source.client.meta.endpoint_url) != (self.profile, self.client.meta.endpoint_url):
+            return False  # the credentials of one may not be good for the other
         with self._errors(path):
             answer = self.client.copy_object(**self._where(path), CopySource=source._where(path), **self._more(path))
         # A server that does not know such a request takes it for an empty object.

@@ -48,6 +48,8 @@ class Settings:
     object_lock: Lock | None = None  # of what is written to S3; None: the bucket's
     parallel: int = 8  # requests at a time
     retry_for: float = 300.0  # seconds that a failure which may pass is tried again
+    profile: str | None = None  # of credentials, as boto3 or the b2 command know it; None: those of the environment
+    region: str | None = None  # of an S3 bucket; None: what boto3 finds
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:

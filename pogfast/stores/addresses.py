@@ -1,0 +1,176 @@
+"""How stores are written: a directory, local:/DIR, s3://BUCKET[/PREFIX][?WORD=VALUE...] or b2://BUCKET[/PREFIX].
+
+What looks like an address and is none of these is refused with what was probably meant: it would otherwise become a
+local directory of that name, and the backup would be on the wrong machine. A directory that is really called so is
+written ./NAME or local:/DIR. Touches nothing; knows no store and no service.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote
+
+from pogfast.errors import UsageError
+from pogfast.sizes import parse_seconds
+from pogfast.stores.settings import Lock
+
+# What can follow a bucket, behind `?`, for one store alone: the field of `Settings` that it sets.
+WORDS: dict[str, dict[str, str]] = {
+    "s3": {
+        "endpoint": "s3_endpoint",
+        "profile": "profile",
+        "region": "region",
+        "storage-class": "storage_class",
+        "object-lock": "object_lock",
+        "parallel": "parallel",
+        "retry-for": "retry_for",
+    },
+    "b2": {"realm": "b2_realm", "profile": "profile", "parallel": "parallel", "retry-for": "retry_for"},
+}
+MOST_PARALLEL = 64
+# What others write in front of a place, beside s3 and b2: with one colon as well, and in any case.
+FOREIGN = {
+    *("sftp", "ssh", "scp", "rsync", "ftp", "ftps", "http", "https", "rest", "webdav", "dav", "davs", "smb", "nfs"),
+    *("rclone", "azure", "az", "abs", "gs", "gcs", "swift", "file", "dropbox", "gdrive", "gd", "onedrive", "minio"),
+    *("oss", "cos", "obs", "wasabi", "hubic", "webdavs", "sia", "storj", "uplink", "borg", "restic", "kopia"),
+}
+BY_SFTP = "mount it, with sshfs for instance, and name the directory"
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?(.*)", re.DOTALL)
+
+
+class Place(NamedTuple):
+    """A bucket of a service and what is below a prefix in it. `settings` are fields of `Settings` for this store."""
+
+    scheme: str
+    bucket: str
+    prefix: str
+    settings: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """How the store is called in messages."""
+        return f"{self.scheme}://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
+
+
+def is_service(text: str) -> bool:
+    """Returns True for s3://... and b2://..."""
+    return text.startswith(tuple(f"{scheme}://" for scheme in WORDS))
+
+
+def parse_service(text: str) -> Place:
+    """Reads s3://BUCKET[/PREFIX][?WORD=VALUE[&...]]. Raises UsageError."""
+    scheme, _, rest = text.partition("://")
+    place, question, query = rest.partition("?")
+    bucket, _, prefix = place.partition("/")
+    if "@" in bucket:  # never shown: a password may be in it
+        raise UsageError(f"{scheme}://: credentials do not go into the address of a store", hint=_credentials(scheme))
+    if not bucket or ":" in bucket:
+        meant = _meant(text)
+        raise UsageError(f"{visible(text)} names no bucket", hint=meant or f"write {scheme}://BUCKET[/PREFIX]")
+    # A / behind the query is left over from STORE/latest.
+    return Place(scheme, bucket, prefix.strip("/"), _settings(scheme, query.rstrip("/")) if question else {})
+
+
+def below(text: str, name: str) -> str:
+    """The address of what lies under a name in a service's store, with the same settings."""
+    place, question, query = text.partition("?")
+    return f"{place.rstrip('/')}/{name}{question}{query}"
+
+
+def _credentials(scheme: str) -> str:
+    return f"they are in the environment, or in a profile: {scheme}://BUCKET?profile=NAME"
+
+
+def _settings(scheme: str, query: str) -> dict[str, Any]:
+    """The fields that a query sets. A value is shown only where it is of a known word: others may be secret."""
+    known = WORDS[scheme]
+    found: dict[str, Any] = {}
+    for part in query.split("&"):
+        word = unquote(part.partition("=")[0]).strip().lower().replace("_", "-")
+        if word not in known:
+            near = get_close_matches(word, known, 1, 0.5)
+            hint = f"is {near[0]} meant? " if near else ""
+            raise UsageError(f"{scheme}://: unknown setting: {word}", hint=f"{hint}known: {', '.join(known)}")
+        if known[word] in found:
+            raise UsageError(f"{scheme}://: {word} is given twice")
+        pairs = parse_qsl(part.replace("+", "%2B"), keep_blank_values=True)
+        found[known[word]] = _value(word, pairs[0][1] if pairs else "")
+    return found
+
+
+def _value(word: str, text: str) -> Any:
+    """What a setting becomes. Raises UsageError."""
+    if word in ("endpoint", "realm"):
+        if text and not re.fullmatch(r"https?://[^/\s@]+(/[^\s?]*)?", text):
+            raise UsageError(f"{word} is no URL of a service", hint=f"write {word}=https://HOST[:PORT]")
+        return text.rstrip("/") or None
+    if word == "object-lock":
+        return Lock.parse(text)
+    if word == "retry-for":
+        return parse_seconds(word, text)
+    if word == "parallel":
+        if not text.isdecimal() or not 1 <= int(text) <= MOST_PARALLEL:
+            raise UsageError(f"parallel={text}: a number from 1 to {MOST_PARALLEL}")
+        return int(text)
+    if not text:
+        raise UsageError(f"{word}= has no value")
+    return text
+
+
+def check_directory(text: str) -> None:
+    """Raises UsageError for what looks like an address of something else than a directory."""
+    if text.startswith(("./", "../", "local:")):
+        return
+    head, colon, _ = text.partition("/")[0].partition(":")
+    foreign = "://" in text or (colon and head.lower() in FOREIGN | WORDS.keys())
+    # As scp and rsync have it: a colon before any slash is a host's or a remote's, unless there is such a directory.
+    remote = colon and not os.path.isdir(text.partition("/")[0])
+    home = text.startswith("~")  # that a shell did not replace, as in --to=~/backup
+    if foreign or remote or home:
+        meant = _meant(text) or "a store is a directory, s3://BUCKET, b2://BUCKET or a program"
+        shown = visible(text)
+        raise UsageError(
+            f"{shown} is no store that pogfast knows", hint=f"{meant}; a directory of that name is local:{shown}"
+        )
+
+
+def visible(text: str) -> str:
+    """An address without what stands before an @ in it, which may be a password."""
+    return re.sub(r"(//)[^/@]*:[^/@]*@", r"\1...@", text)
+
+
+def _meant(text: str) -> str:
+    """What was probably meant by an address that is none of ours; "" if nobody knows."""
+    if text.startswith("~"):
+        return f"the home directory is $HOME{text[1:]}" if text[1:2] in ("", "/") else ""
+    found = SCHEME.fullmatch(text.strip().lstrip("/"))
+    if found is None:
+        return BY_SFTP if "@" in text else ""
+    scheme, rest = found[1].lower(), found[3].lstrip("/")
+    if scheme in WORDS:
+        return _meant_service(scheme, rest)
+    if scheme in ("http", "https", "minio"):
+        return _meant_service("s3", rest if scheme == "minio" else f"{scheme}://{rest}")
+    if scheme in ("gs", "gcs"):
+        return f"s3://{rest}?endpoint=https://storage.googleapis.com is probably meant"
+    if scheme == "rclone":
+        return "rclone serve s3 makes it s3://BUCKET?endpoint=http://127.0.0.1:8080"
+    if scheme == "file":
+        return f"/{rest} is probably meant"
+    return BY_SFTP if scheme in ("sftp", "ssh", "scp", "rsync") or "@" in text else ""
+
+
+def _meant_service(scheme: str, rest: str) -> str:
+    """What restic, rclone and others write s3: and b2: with."""
+    url = re.fullmatch(r"(https?)://([^/]+)/?(.*)", rest)
+    if url is not None:
+        host, place = f"{url[1]}://{url[2].rpartition('@')[2]}", url[3].strip("/") or "BUCKET"
+    else:
+        first, _, place = rest.partition("/")
+        host = f"https://{first}" if "." in first and place else ""  # s3:s3.amazonaws.com/bucket
+        place = place if host else rest.replace(":", "/", 1)
+    query = f"?endpoint={host}" if host and scheme == "s3" and "amazonaws.com" not in host else ""
+    return f"{scheme}://{place.strip('/') or 'BUCKET'}{query} is probably meant"
