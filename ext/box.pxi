@@ -22,7 +22,8 @@ def secretbox(bytes key, const u8[::1] message):
     cdef bytes out = PyBytes_FromStringAndSize(NULL, message.shape[0] + BOX)
     cdef u8* p = <u8*>PyBytes_AS_STRING(out)
     sodium.randombytes(p, NONCE)
-    sodium.secretbox(p + NONCE, &message[0] if message.shape[0] else p, message.shape[0], p, <const u8*>key)
+    if sodium.secretbox(p + NONCE, &message[0] if message.shape[0] else p, message.shape[0], p, <const u8*>key):
+        library_failed(b"secretbox")
     return out
 
 
@@ -65,7 +66,8 @@ def public_key(bytes private):
     """The X25519 public key that belongs to `private`."""
     _check_key(private)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, KEY)
-    sodium.scalarmult_base(<u8*>PyBytes_AS_STRING(out), <const u8*>private)
+    if sodium.scalarmult_base(<u8*>PyBytes_AS_STRING(out), <const u8*>private):
+        library_failed(b"X25519")
     return out
 
 
@@ -90,7 +92,7 @@ def compress(const u8[::1] data, int level=3):
     if cctx == NULL:
         raise MemoryError
     with nogil:
-        zstd.cctx_set(cctx, ZSTD_C_LEVEL, level)
+        zstd_set(cctx, ZSTD_C_LEVEL, level)
         n = zstd.compress2(cctx, p, bound, src, size)
         zstd.free_cctx(cctx)
     if zstd.is_error(n):

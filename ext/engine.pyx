@@ -23,6 +23,7 @@ The parts, in the order in which a byte meets them:
     cut.pxi      a large file in the `frames` layout: cut -> compress and seal each chunk, side by side
     sealer.pxi   many files, many workers, both layouts; small files
     opener.pxi   the mirror: get -> open -> decompress -> write -> rename
+    answers.pxi  a known answer for each kernel, before anything is done with it
 
 The engine knows blobs and files. It knows no manifest and no path policy, and prints nothing.
 """
@@ -62,3 +63,4 @@ include "stream.pxi"
 include "cut.pxi"
 include "sealer.pxi"
 include "opener.pxi"
+include "answers.pxi"

@@ -535,7 +535,7 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
                 verdict = lock_end(&lock)
                 break
             else:
-                sodium.poly_update(poly_of_lock(&lock), scratch, got)
+                poly_add(poly_of_lock(&lock), scratch, got)
         sodium.memzero(&lock, sizeof(Lock))
     c_close(fd)
     return verdict == GOOD

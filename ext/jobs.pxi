@@ -325,7 +325,7 @@ cdef class _Feed(_Behind):
         if hand.context == NULL:
             hand.context = zstd.create_cctx()
             if hand.context != NULL:
-                zstd.cctx_set(hand.context, ZSTD_C_LEVEL, self.level)
+                zstd_set(hand.context, ZSTD_C_LEVEL, self.level)
         return hand.data != NULL and hand.context != NULL
 
     cdef void let_go(self, Hand* hand) noexcept nogil:
@@ -335,20 +335,20 @@ cdef class _Feed(_Behind):
             zstd.free_cctx(hand.context)
 
     cdef void begin_frame(self, Hand* hand, size_t n, bint alone, bint steady) noexcept nogil:
-        zstd.cctx_reset(hand.context, ZSTD_RESET_SESSION)
-        zstd.cctx_set(hand.context, ZSTD_C_CHECKSUM, not alone)
-        zstd.cctx_set(hand.context, ZSTD_C_STABLE_IN, steady)
+        zstd_reset(hand.context)
+        zstd_set(hand.context, ZSTD_C_CHECKSUM, not alone)
+        zstd_set(hand.context, ZSTD_C_STABLE_IN, steady)
         self.tune(hand.context, n > WORTH and not alone and self.level == TUNED)
-        if not alone:
-            zstd.cctx_pledge(hand.context, n)
+        if not alone and zstd.is_error(zstd.cctx_pledge(hand.context, n)):
+            library_failed(b"zstd")
 
     cdef void tune(self, void* context, bint tuned) noexcept nogil:
         """Level 3 made for chunks rather than for streams: a window as large as every reader must accept (RFC 8878), for
         that a smaller one of the two tables, which share a core's cache, and blocks that end where they are full. Over
         eight kinds of data 6 % less time for as many bytes, at worst 6 % more (bench/level.py). 0 is what the level says."""
-        zstd.cctx_set(context, ZSTD_C_WINDOW, 23 if tuned else 0)
-        zstd.cctx_set(context, ZSTD_C_CHAIN, 14 if tuned else 0)
-        zstd.cctx_set(context, ZSTD_C_SPLITTER, 1 if tuned else 0)
+        zstd_set(context, ZSTD_C_WINDOW, 23 if tuned else 0)
+        zstd_set(context, ZSTD_C_CHAIN, 14 if tuned else 0)
+        zstd.cctx_set(context, ZSTD_C_SPLITTER, 1 if tuned else 0)    # releases before 1.5.7 refuse it
 
     # ---- reading (without the lock) ----
 

@@ -12,6 +12,9 @@ cdef extern from "<dlfcn.h>" nogil:
     int RTLD_NOW
     int RTLD_LOCAL
 
+cdef extern from "<stdlib.h>" nogil:
+    void abort()
+
 ctypedef unsigned char u8
 ctypedef unsigned long long u64
 
@@ -34,6 +37,7 @@ cdef struct Sodium:
     int (*poly_init)(void* state, const u8* key) noexcept nogil
     int (*poly_update)(void* state, const u8* m, u64 n) noexcept nogil
     int (*poly_final)(void* state, u8* tag) noexcept nogil
+    size_t (*poly_state)() noexcept nogil
     int (*verify_16)(const u8* a, const u8* b) noexcept nogil
 
 cdef struct Zstd:
@@ -57,6 +61,8 @@ cdef struct Zstd:
 cdef struct Crypto:
     const void* (*sha256)() noexcept nogil
     void* (*md_fetch)(void* library, const char* name, const char* properties) noexcept nogil
+    void* (*library_new)() noexcept nogil
+    void* (*provider_load)(void* library, const char* name) noexcept nogil
     void* (*ctx_new)() noexcept nogil
     void (*ctx_free)(void* ctx) noexcept nogil
     int (*init)(void* ctx, const void* md, void* engine) noexcept nogil
@@ -161,9 +167,12 @@ cdef int _load_libraries() except -1:
     lib.take("crypto_onetimeauth_poly1305_init", <void**>&sodium.poly_init)
     lib.take("crypto_onetimeauth_poly1305_update", <void**>&sodium.poly_update)
     lib.take("crypto_onetimeauth_poly1305_final", <void**>&sodium.poly_final)
+    lib.take("crypto_onetimeauth_poly1305_statebytes", <void**>&sodium.poly_state)
     lib.take("crypto_verify_16", <void**>&sodium.verify_16)
     if sodium.init() < 0:
         raise ImportError("libsodium cannot start: the system gives no random numbers")
+    if sodium.poly_state() > POLY_STATE:
+        raise ImportError(f"{_release('PyNaCl')} has a larger Poly1305 state than pogfast knows: {_cure('PyNaCl')}")
 
     lib = _Library("zstandard", _inside("zstandard", "_cffi", "backend_c"))
     lib.take("ZSTD_versionNumber", <void**>&zstd.version)
@@ -194,8 +203,93 @@ cdef int _load_libraries() except -1:
     SHA256_MD = crypto.sha256()
     if lib.has("EVP_MD_fetch"):     # OpenSSL 3: fetched once here, or looked up anew for each small file
         lib.take("EVP_MD_fetch", <void**>&crypto.md_fetch)
-        SHA256_MD = crypto.md_fetch(NULL, "SHA256", NULL)
+        lib.take("OSSL_LIB_CTX_new", <void**>&crypto.library_new)
+        lib.take("OSSL_PROVIDER_load", <void**>&crypto.provider_load)
+        SHA256_MD = _fetch_sha256()
+    if SHA256_MD == NULL:
+        raise ImportError("OpenSSL has no SHA-256: check openssl.cnf, and the variables OPENSSL_CONF and OPENSSL_MODULES")
     return 0
+
+
+cdef void* _fetch_sha256() noexcept:
+    """SHA-256 as the system's openssl.cnf provides it. Where that activates no provider that has it (`legacy` without
+    `default` is a common mistake), from the default provider in a library context of our own. NULL if there is none."""
+    cdef void* found = crypto.md_fetch(NULL, "SHA256", NULL)
+    cdef void* library
+    if found == NULL:
+        library = crypto.library_new()
+        if library != NULL and crypto.provider_load(library, "default") != NULL:
+            found = crypto.md_fetch(library, "SHA256", NULL)
+    return found
+
+
+# ---- a library call that fails -------------------------------------------------------------------------------------
+#
+# Each kernel has given its known answers (answers.pxi) before the first of these calls. One that fails all the same
+# leaves wrong bytes where a name, a tag or a frame should be, and its caller has nothing to go on with. So the process
+# ends at once, as libsodium's own sodium_misuse does: what has no name in a store yet never gets one.
+
+cdef void library_failed(const char* what) noexcept nogil:
+    cdef char[200] line
+    cdef int n = snprintf(line, 200, b"pogfast: %s failed inside its library: nothing more is written\n", what)
+    c_write(2, line, n)
+    abort()
+
+
+cdef inline void sha_begin(void* ctx) noexcept nogil:
+    if ctx == NULL or crypto.init(ctx, SHA256_MD, NULL) != 1:
+        library_failed(b"SHA-256")
+
+
+cdef inline void sha_update(void* ctx, const u8* m, size_t n) noexcept nogil:
+    if crypto.update(ctx, m, n) != 1:
+        library_failed(b"SHA-256")
+
+
+cdef inline void sha_end(void* ctx, u8* digest) noexcept nogil:
+    cdef unsigned n = 0
+    if crypto.final(ctx, digest, &n) != 1 or n != KEY:
+        library_failed(b"SHA-256")
+
+
+cdef inline void sha_copy(void* to, const void* source) noexcept nogil:
+    if to == NULL or crypto.ctx_copy(to, source) != 1:
+        library_failed(b"SHA-256")
+
+
+cdef inline void salsa_xor(u8* c, const u8* m, u64 n, const u8* nonce, u64 block, const u8* key) noexcept nogil:
+    if sodium.xor_ic(c, m, n, nonce, block, key):
+        library_failed(b"XSalsa20")
+
+
+cdef inline void poly_begin(void* state, const u8* key) noexcept nogil:
+    if sodium.poly_init(state, key):
+        library_failed(b"Poly1305")
+
+
+cdef inline void poly_add(void* state, const u8* m, u64 n) noexcept nogil:
+    if sodium.poly_update(state, m, n):
+        library_failed(b"Poly1305")
+
+
+cdef inline void poly_end(void* state, u8* tag) noexcept nogil:
+    if sodium.poly_final(state, tag):
+        library_failed(b"Poly1305")
+
+
+cdef inline void zstd_set(void* cctx, int parameter, int value) noexcept nogil:
+    if zstd.is_error(zstd.cctx_set(cctx, parameter, value)):
+        library_failed(b"zstd")
+
+
+cdef inline void zstd_reset(void* cctx) noexcept nogil:
+    if zstd.is_error(zstd.cctx_reset(cctx, ZSTD_RESET_SESSION)):
+        library_failed(b"zstd")
+
+
+cdef inline void unzstd_reset(void* dctx) noexcept nogil:
+    if zstd.is_error(zstd.dctx_reset(dctx, ZSTD_RESET_SESSION)):
+        library_failed(b"zstd")
 
 
 _load_libraries()

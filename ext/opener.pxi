@@ -560,7 +560,7 @@ cdef class Opener(_Crew):
             if verdict != GOOD:
                 return verdict
         if slab != NULL:
-            zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
+            unzstd_reset(hand.context)
             verdict = self.decompress(hand, hand.context, slab, job, draft.fd, &left, &written, code)
         if verdict == GOOD and (left or (job.size >= 0 and written != job.size)):
             verdict = BAD_FRAME
@@ -707,7 +707,7 @@ cdef class Opener(_Crew):
         verdict = lock_begin(&lock, &self.ring, blob) if got >= head else <int>BAD_BODY
         got -= head
         while verdict == GOOD:
-            sodium.poly_update(poly_of_lock(&lock), chunk_of(slab) + at, got)
+            poly_add(poly_of_lock(&lock), chunk_of(slab) + at, got)
             at += got
             if at == slab.total:
                 break
@@ -833,7 +833,7 @@ cdef class Opener(_Crew):
         cdef bint zero, wanted = True
         data.data, data.size, data.pos = chunk_of(load.slab), load.slab.length, 0
         out.data, out.size, out.pos = hand.data, 2 * PIECE, 0
-        zstd.dctx_reset(hand.context, ZSTD_RESET_SESSION)
+        unzstd_reset(hand.context)
         while wanted:
             n = self.next_piece(hand.context, &data, &out, &left)
             if n <= 0:

@@ -35,9 +35,9 @@ VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad na
 
 cdef void sha256(const u8* m, size_t n, u8* out) noexcept nogil:
     cdef void* ctx = crypto.ctx_new()
-    crypto.init(ctx, SHA256_MD, NULL)
-    crypto.update(ctx, m, n)
-    crypto.final(ctx, out, NULL)
+    sha_begin(ctx)
+    sha_update(ctx, m, n)
+    sha_end(ctx, out)
     crypto.ctx_free(ctx)
 
 
@@ -111,7 +111,7 @@ cdef inline u8* chunk_of(Slab* slab) noexcept nogil:
 cdef void slab_begin(Slab* slab) noexcept nogil:
     slab.length = slab.total = slab.hashed = slab.sealed = 0
     slab.whole = slab.busy = slab.dropped = False
-    crypto.init(slab.sha, SHA256_MD, NULL)
+    sha_begin(slab.sha)
 
 
 cdef size_t padded(size_t length, size_t chunk_size) noexcept nogil:
@@ -147,14 +147,14 @@ cdef int encrypt_begin(Slab* slab, const Ring* ring, bint last) noexcept nogil:
     sodium.memzero(fresh, KEY)
     if ring.asymmetric:
         failed = sodium.box_seal(header, slab.file_key, KEY, ring.secret)
-    else:
-        sodium.secretbox(header + NONCE, slab.file_key, KEY, header, ring.secret)
+    elif sodium.secretbox(header + NONCE, slab.file_key, KEY, header, ring.secret):
+        library_failed(b"secretbox")
     memset(block, 0, FIRST)
     memcpy(block + FIRST, chunk, n)
-    sodium.xor_ic(block, block, FIRST + n, nonce, 0, slab.file_key)
-    sodium.poly_init(poly_of(slab), block)
+    salsa_xor(block, block, FIRST + n, nonce, 0, slab.file_key)
+    poly_begin(poly_of(slab), block)
     memcpy(chunk, block + FIRST, n)
-    sodium.poly_update(poly_of(slab), chunk, n)
+    poly_add(poly_of(slab), chunk, n)
     slab.sealed = n
     sodium.memzero(block, SALSA_BLOCK)
     return failed
@@ -168,9 +168,9 @@ cdef void encrypt_to(Slab* slab, size_t end) noexcept nogil:
     while slab.sealed < end:
         check((slab.sealed + FIRST) % SALSA_BLOCK == 0)
         n = min(end - slab.sealed, <size_t>PIECE)
-        sodium.xor_ic(chunk + slab.sealed, chunk + slab.sealed, n, chunk - BOX,
+        salsa_xor(chunk + slab.sealed, chunk + slab.sealed, n, chunk - BOX,
                       (slab.sealed + FIRST) // SALSA_BLOCK, slab.file_key)
-        sodium.poly_update(poly_of(slab), chunk + slab.sealed, n)
+        poly_add(poly_of(slab), chunk + slab.sealed, n)
         slab.sealed += n
 
 
@@ -185,18 +185,18 @@ cdef int slab_encrypt(Slab* slab, const Ring* ring, bint last) noexcept nogil:
         return -1
     encrypt_to(slab, end)
     if last:
-        sodium.poly_final(poly_of(slab), chunk_of(slab) - TAG)
+        poly_end(poly_of(slab), chunk_of(slab) - TAG)
         sodium.memzero(slab.file_key, KEY)
     return 0
 
 
 cdef void slab_hash(Slab* slab, size_t end) noexcept nogil:
-    crypto.update(slab.sha, chunk_of(slab) + slab.hashed, end - slab.hashed)
+    sha_update(slab.sha, chunk_of(slab) + slab.hashed, end - slab.hashed)
     slab.hashed = end
 
 
 cdef void slab_name(Slab* slab, const Ring* ring) noexcept nogil:
-    crypto.final(slab.sha, slab.digest, NULL)
+    sha_end(slab.sha, slab.digest)
     name_digest(ring.name_secret, slab.digest)
 
 
@@ -235,8 +235,8 @@ cdef int lock_begin(Lock* lock, const Ring* ring, const u8* head) noexcept nogil
     memcpy(lock.nonce, head + ring.header, NONCE)
     memcpy(lock.tag, head + ring.header + NONCE, TAG)
     memset(poly_key, 0, FIRST)
-    sodium.xor_ic(poly_key, poly_key, FIRST, lock.nonce, 0, lock.file_key)
-    sodium.poly_init(poly_of_lock(lock), poly_key)
+    salsa_xor(poly_key, poly_key, FIRST, lock.nonce, 0, lock.file_key)
+    poly_begin(poly_of_lock(lock), poly_key)
     sodium.memzero(poly_key, FIRST)
     return GOOD
 
@@ -244,7 +244,7 @@ cdef int lock_begin(Lock* lock, const Ring* ring, const u8* head) noexcept nogil
 cdef int lock_end(Lock* lock) noexcept nogil:
     """Whether all that went through poly_update is what was sealed."""
     cdef u8[TAG] tag
-    sodium.poly_final(poly_of_lock(lock), tag)
+    poly_end(poly_of_lock(lock), tag)
     return GOOD if sodium.verify_16(tag, lock.tag) == 0 else BAD_BODY
 
 
@@ -257,12 +257,12 @@ cdef void decrypt(Lock* lock, u8* m, size_t start, size_t end) noexcept nogil:
         n = min(<size_t>FIRST, end)
         memset(block, 0, FIRST)
         memcpy(block + FIRST, m, n)
-        sodium.xor_ic(block, block, FIRST + n, lock.nonce, 0, lock.file_key)
+        salsa_xor(block, block, FIRST + n, lock.nonce, 0, lock.file_key)
         memcpy(m, block + FIRST, n)
         sodium.memzero(block, SALSA_BLOCK)
         start = n
     if end > start:
-        sodium.xor_ic(m + start, m + start, end - start, lock.nonce, (start + FIRST) // SALSA_BLOCK, lock.file_key)
+        salsa_xor(m + start, m + start, end - start, lock.nonce, (start + FIRST) // SALSA_BLOCK, lock.file_key)
 
 
 cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t* lengths) noexcept nogil:
@@ -319,20 +319,20 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, c
     if name == NULL:
         decrypt(lock, m, 0, tail)
         return GOOD
-    crypto.init(slab.sha, SHA256_MD, NULL)
+    sha_begin(slab.sha)
     while at < tail:
         if stop[0]:
             return BROKEN_OFF
         end = min(tail, FIRST + ((at + PIECE) // SALSA_BLOCK) * SALSA_BLOCK)
         decrypt(lock, m, at, end)
-        crypto.update(slab.sha, m + at, end - at)
+        sha_update(slab.sha, m + at, end - at)
         at = end
     branch = crypto.ctx_new()
     for i in range(count):
-        crypto.update(slab.sha, m + at, lengths[i] - at)
+        sha_update(slab.sha, m + at, lengths[i] - at)
         at = lengths[i]
-        crypto.ctx_copy(branch, slab.sha)
-        crypto.final(branch, digest, NULL)
+        sha_copy(branch, slab.sha)
+        sha_end(branch, digest)
         if is_name(ring, digest, name):
             slab.length = at
             verdict = GOOD
@@ -358,7 +358,7 @@ cdef int slab_open(Slab* slab, const Ring* ring, const u8* blob, size_t size, co
             break
         n = min(slab.total - at, <size_t>PIECE)
         memcpy(chunk_of(slab) + at, blob + head + at, n)
-        sodium.poly_update(poly_of_lock(&lock), chunk_of(slab) + at, n)
+        poly_add(poly_of_lock(&lock), chunk_of(slab) + at, n)
         at += n
     if verdict == GOOD:
         verdict = lock_end(&lock)

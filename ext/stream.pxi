@@ -130,7 +130,7 @@ cdef class _Streamer(_Feed):
         job.size = got
         hand.data = NULL
         hand.context = NULL
-        zstd.cctx_reset(stream.cctx, ZSTD_RESET_SESSION)
+        zstd_reset(stream.cctx)
         pthread_mutex_lock(&self.lock)
         while last[0] != NULL:
             last = &last[0].next

@@ -13,6 +13,9 @@ Buffer = bytes | bytearray | memoryview | mmap
 ZSTD_VERSION: str
 LEVELS: tuple[int, int]
 
+# What is wrong with the kernels, a line each; importing the module raises ImportError with these. `longest`: bytes.
+def check_kernels(longest: int = 1000) -> list[str]: ...
+
 # Small boxes, for manifests and headers. The *_open functions return None when the data does not authenticate.
 def random_bytes(n: int) -> bytes: ...
 def secretbox(key: bytes, message: Buffer) -> bytes: ...

@@ -141,6 +141,8 @@ def guarded(console: ConsoleType, command: Callable[[ConsoleType], None]) -> int
         return console.fail(130, "interrupted; what is stored already is kept, run the command again to go on")
     except MemoryError as error:
         return console.fail(1, str(error) or "out of memory")
+    except ImportError as error:  # a library that is missing, too old, or gives wrong answers
+        return console.fail(1, str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return console.fail(1, f"{where}{error.strerror or error}")

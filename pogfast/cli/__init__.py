@@ -104,7 +104,7 @@ def _run(output: Output, arguments: Sequence[str]) -> None:
         output.exit_code = ended.exit_code
     except click.ClickException as error:
         raise usage_error(error) from error
-    except (PogfastError, OSError, MemoryError):
+    except (PogfastError, ImportError, MemoryError, OSError):
         raise
     except Exception as error:
         text = f"a defect of pogfast: {type(error).__name__}: {error}"
