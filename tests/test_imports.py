@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "": (set(), "importing the package costs nothing, so that every command can answer --help at once"),
     "errors": (set(), "everybody raises these, so they can depend on nobody"),
     "_engine": ({"errors"}, "the engine knows blobs only: no manifest, no path policy, no printing"),
-    "selftest": ({"_engine", "errors"}, "it judges the kernels, and so must not go through anything above them"),
+    "selftest": ({"_engine"}, "it judges the kernels, and so must not go through anything above them"),
     "environment": (set(), "names of variables: what they mean is for others"),
     "keys": ({"_engine", "environment", "errors"}, "a key wraps file keys wherever blobs and manifests lie"),
     "cache": (
