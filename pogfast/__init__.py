@@ -1,23 +1,45 @@
 """pogfast: file encryption and backup at the speed of the machine, in the format of pog.
 
-`create`, `restore`, `check`, `copy`, `prune`, `undelete`, `tune`, `open_archive`, `open_store`, `Key` and `errors` are
-the commands' words as a Python interface. Importing the package imports nothing else, since a command must be able to
-answer --help at once: each name is looked up in its module when it is used. __init__.pyi tells type checkers what they
-are.
+The commands' words as a Python interface: facade.py has a function for each (`list` is `list_archives` here, since
+Python has a `list` of its own), beside them the classes that they take. Importing the package imports nothing else,
+since a command must be able to answer --help at once: each name is looked up in its module when it is used.
+__init__.pyi tells type checkers what they are. No module of the package may have the name of one of these, since
+importing it would hide the function.
 """
 
 __version__ = "0.6.0"
 __all__ = [
     "Key",
+    "Lock",
+    "Policy",
+    "Span",
+    "Subset",
     "__version__",
+    "cat",
     "check",
+    "check_against",
     "copy",
     "create",
+    "diff",
+    "doctor",
     "errors",
+    "find",
+    "info",
+    "keygen",
+    "list_archives",
+    "lock",
+    "ls",
     "open_archive",
+    "open_key",
     "open_store",
     "prune",
+    "remove",
     "restore",
+    "rewrite",
+    "services",
+    "show_key",
+    "stats",
+    "thaw",
     "tune",
     "undelete",
 ]
@@ -25,15 +47,36 @@ __all__ = [
 # Name -> the module that has it.
 PUBLIC = {
     "Key": "pogfast.keys",
-    "check": "pogfast.checking",
-    "copy": "pogfast.copying",
-    "create": "pogfast.backup",
-    "open_archive": "pogfast.archive",
-    "open_store": "pogfast.stores",
-    "prune": "pogfast.pruning",
-    "restore": "pogfast.recovery",
-    "tune": "pogfast.tuning",
-    "undelete": "pogfast.pruning",
+    "Lock": "pogfast.stores.settings",
+    "Policy": "pogfast.retention",
+    "Span": "pogfast.retention",
+    "Subset": "pogfast.checking",
+    "cat": "pogfast.facade",
+    "check": "pogfast.facade",
+    "check_against": "pogfast.facade",
+    "copy": "pogfast.facade",
+    "create": "pogfast.facade",
+    "diff": "pogfast.facade",
+    "doctor": "pogfast.facade",
+    "find": "pogfast.facade",
+    "info": "pogfast.facade",
+    "keygen": "pogfast.facade",
+    "list_archives": "pogfast.facade",
+    "lock": "pogfast.facade",
+    "ls": "pogfast.facade",
+    "open_archive": "pogfast.facade",
+    "open_key": "pogfast.facade",
+    "open_store": "pogfast.facade",
+    "prune": "pogfast.facade",
+    "remove": "pogfast.facade",
+    "restore": "pogfast.facade",
+    "rewrite": "pogfast.facade",
+    "services": "pogfast.facade",
+    "show_key": "pogfast.facade",
+    "stats": "pogfast.facade",
+    "thaw": "pogfast.facade",
+    "tune": "pogfast.facade",
+    "undelete": "pogfast.facade",
 }
 
 

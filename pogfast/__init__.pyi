@@ -1,29 +1,71 @@
 """The public names and their types; __init__.py looks them up when they are used."""
 
 from pogfast import errors as errors
-from pogfast.archive import open_archive as open_archive
-from pogfast.backup import create as create
-from pogfast.checking import check as check
-from pogfast.copying import copy as copy
+from pogfast.checking import Subset as Subset
+from pogfast.facade import cat as cat
+from pogfast.facade import check as check
+from pogfast.facade import check_against as check_against
+from pogfast.facade import copy as copy
+from pogfast.facade import create as create
+from pogfast.facade import diff as diff
+from pogfast.facade import doctor as doctor
+from pogfast.facade import find as find
+from pogfast.facade import info as info
+from pogfast.facade import keygen as keygen
+from pogfast.facade import list_archives as list_archives
+from pogfast.facade import lock as lock
+from pogfast.facade import ls as ls
+from pogfast.facade import open_archive as open_archive
+from pogfast.facade import open_key as open_key
+from pogfast.facade import open_store as open_store
+from pogfast.facade import prune as prune
+from pogfast.facade import remove as remove
+from pogfast.facade import restore as restore
+from pogfast.facade import rewrite as rewrite
+from pogfast.facade import services as services
+from pogfast.facade import show_key as show_key
+from pogfast.facade import stats as stats
+from pogfast.facade import thaw as thaw
+from pogfast.facade import tune as tune
+from pogfast.facade import undelete as undelete
 from pogfast.keys import Key as Key
-from pogfast.pruning import prune as prune
-from pogfast.pruning import undelete as undelete
-from pogfast.recovery import restore as restore
-from pogfast.stores import open_store as open_store
-from pogfast.tuning import tune as tune
+from pogfast.retention import Policy as Policy
+from pogfast.retention import Span as Span
+from pogfast.stores.settings import Lock as Lock
 
 __version__: str
 __all__ = [
     "Key",
+    "Lock",
+    "Policy",
+    "Span",
+    "Subset",
     "__version__",
+    "cat",
     "check",
+    "check_against",
     "copy",
     "create",
+    "diff",
+    "doctor",
     "errors",
+    "find",
+    "info",
+    "keygen",
+    "list_archives",
+    "lock",
+    "ls",
     "open_archive",
+    "open_key",
     "open_store",
     "prune",
+    "remove",
     "restore",
+    "rewrite",
+    "services",
+    "show_key",
+    "stats",
+    "thaw",
     "tune",
     "undelete",
 ]

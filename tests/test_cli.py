@@ -1064,7 +1064,7 @@ from pogfast.keys import from_keyfile
 import pogfast.sealing, pogfast.opening, pogfast.checking
 key = from_keyfile("key")
 assert isinstance(key, Key)
-done = pogfast.create(["tree"], "store", key, tags=["t"], cache_directory="")
+done = pogfast.create(["tree"], "store", key, tags=["t"], no_cache=True)
 with pogfast.open_archive("store/latest", key) as archive:
     assert archive.name == done.manifest
     assert archive.open("tree/f").read() == b"hi\\n"

@@ -124,11 +124,17 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"archive", "manifest", "keys", "stores", "stores.settings", "errors"},
         "names of blobs only: what they are locked with is the store's business",
     ),
+    "facade": (
+        {"archive", "backup", "checking", "chunker", "copying", "diagnosis", "differences", "keys", "locking"}
+        | {"profiles", "pruning", "recovery", "removing", "retention", "sizes", "stores", "stores.findings"}
+        | {"stores.settings", "survey", "thawing", "tree", "tuning", "errors"},
+        "the functions of the package: each calls one of these, and does no work of its own",
+    ),
     "thawing": (
         {"recovery", "opening", "archive", "keys", "stores", "errors"},
         "what a restore would read, by a dry run of it",
     ),
-    "doctor": (
+    "diagnosis": (
         {"stores", "stores.findings", "sizes", "errors"},
         "a store's own words and what can be tried on any: no key, no archive",
     ),
@@ -251,7 +257,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "cli.manage": (
         {"cli.frame", "cli.options", "cli.output", "sizes", "errors"}
-        | {"pruning", "retention", "locking", "doctor", "stores", "stores.settings"},
+        | {"pruning", "retention", "locking", "diagnosis", "stores", "stores.settings"},
         "prune, undelete, lock and doctor: one library call each",
     ),
     "cli.remove": (

@@ -253,7 +253,7 @@ def doctor(output: Output, store: str) -> None:
 
     Some small objects are written, read and deleted. Needs no key, and touches no archive.
     """
-    from pogfast.doctor import examine
+    from pogfast.diagnosis import examine
 
     output.during = "doctor"
     for found in examine(store):

@@ -1,6 +1,6 @@
 """What every store says in the same words: of itself, and of blobs in cold storage.
 
-Words only, for doctor.py and thawing.py to show: nothing is asked or done here.
+Words only, for diagnosis.py and thawing.py to show: nothing is asked or done here.
 """
 
 from __future__ import annotations

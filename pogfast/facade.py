@@ -1,0 +1,835 @@
+"""The commands as functions: what `import pogfast` offers, in the words of the command line.
+
+Paths may be strings, bytes or path objects, one alone or several; sizes and times may be numbers or text ("16MB",
+"7d"). A string is always one path, one pattern or one name, never a list of its letters. Each function turns its words
+into what the libraries take and calls one of them; they are imported when they are used. Knows nothing of printing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
+
+from pogfast.errors import PogfastError, UsageError
+
+if TYPE_CHECKING:
+    from pogfast import (
+        backup,
+        checking,
+        copying,
+        differences,
+        locking,
+        pruning,
+        recovery,
+        removing,
+        survey,
+        thawing,
+        tuning,
+    )
+    from pogfast.archive import Archive, ArchiveInfo
+    from pogfast.checking import Subset
+    from pogfast.keys import Description, Key
+    from pogfast.retention import Policy, Span
+    from pogfast.stores import Store
+    from pogfast.stores.findings import Finding
+    from pogfast.stores.settings import Lock
+
+StrPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+Paths: TypeAlias = "StrPath | Iterable[StrPath]"
+Words: TypeAlias = "str | Iterable[str]"
+Size: TypeAlias = "int | str"
+Seconds: TypeAlias = "float | str"
+Tell: TypeAlias = "Callable[[PogfastError], None]"
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# What create takes where neither a keyword nor a profile says otherwise.
+DEFAULTS: dict[str, str | int] = {"chunker": "fixed", "chunk_size": 50_000_000, "level": 3}
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _path(given: StrPath) -> str:
+    """A path as the libraries take it: text in which bytes that are not UTF-8 are surrogate escapes."""
+    return os.fsdecode(given)
+
+
+def _paths(given: Paths) -> list[str]:
+    """One path or several."""
+    if isinstance(given, str | bytes | os.PathLike):
+        return [_path(given)]
+    return [_path(each) for each in given]
+
+
+def _words(given: Words) -> list[str]:
+    """One word or several."""
+    return [given] if isinstance(given, str) else [*given]
+
+
+def _tags(given: Words) -> tuple[str, ...]:
+    """As --tag: "a,b" and ["a", "b"] are the same. Raises UsageError."""
+    tags = tuple(tag.strip() for text in _words(given) for tag in text.split(","))
+    if not all(tags):
+        raise UsageError("there is an empty tag")
+    return tags
+
+
+def _size(word: str, given: Size) -> int:
+    from pogfast.sizes import parse_size
+
+    return parse_size(word, given) if isinstance(given, str) else given
+
+
+def _seconds(word: str, given: Seconds, *, bare: bool) -> float:
+    from pogfast.sizes import parse_seconds
+
+    return parse_seconds(word, given, bare=bare) if isinstance(given, str) else float(given)
+
+
+def _stores(given: Paths) -> str:
+    """Stores as `--to` has them. Raises UsageError for a path object with a comma, which would become two stores."""
+    for each in [given] if isinstance(given, str | bytes | os.PathLike) else (given := [*given]):
+        if not isinstance(each, str) and "," in _path(each):
+            raise UsageError(f"{_path(each)}: a store's path cannot have a comma")
+    return ",".join(_paths(given))
+
+
+def _optional(given: StrPath | None) -> str | None:
+    return None if given is None else _path(given)
+
+
+def _raise(error: PogfastError) -> None:
+    raise error
+
+
+def _renamed(**words: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Lets a function take the words that it had before 0.6, with a warning: old word -> the one of today."""
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*arguments: P.args, **given: P.kwargs) -> R:
+            for old in words.keys() & given.keys():
+                from warnings import warn
+
+                warn(f"{function.__name__}: {old} is called {words[old]} now", DeprecationWarning, stacklevel=2)
+                given[words[old]] = given.pop(old)
+            return function(*arguments, **given)
+
+        return call
+
+    return decorate
+
+
+# ---- keys ------------------------------------------------------------------------------------------------------------
+
+
+def open_key(
+    *,
+    keyfile: StrPath | None = None,
+    encryption_keyfile: StrPath | None = None,
+    decryption_keyfile: StrPath | None = None,
+    password_file: StrPath | None = None,
+    password_command: str | None = None,
+    password: str | None = None,
+    writing: bool = False,
+) -> Key:
+    """The key that one of these means. `writing`: for create, which refuses what no key would open again.
+
+    Nothing is asked for, and the environment is not looked at. Raises UsageError and KeyFileError.
+    """
+    from pogfast import keys
+
+    words = [keyfile, encryption_keyfile, decryption_keyfile, password_file, password_command, password]
+    if sum(word is not None for word in words) != 1:
+        raise UsageError("a key is given by one keyfile or password")
+    if password is not None:
+        return keys.from_password(password, writing=writing)
+    return keys.from_options(
+        keyfile=_optional(keyfile),
+        encryption_keyfile=_optional(encryption_keyfile),
+        decryption_keyfile=_optional(decryption_keyfile),
+        password_file=_optional(password_file),
+        password_command=password_command,
+        environ={},
+        ask=str,
+        writing=writing,
+    )
+
+
+def keygen(name: StrPath, *, symmetric: bool = False) -> list[str]:
+    """Makes NAME.encrypt and NAME.decrypt, or with `symmetric` the keyfile NAME; files that are there are never
+    touched. Returns the paths, the public key first. Raises KeyFileError."""
+    from pogfast import keys
+
+    path = _path(name)
+    if symmetric:
+        keys.create_symmetric(path)
+        return [path]
+    return [*keys.create_pair(os.path.basename(path), os.path.dirname(path))]
+
+
+def show_key(file: StrPath) -> Description:
+    """The kind of a key file and its fingerprint, never the key. Raises KeyFileError."""
+    from pogfast.keys import describe_file
+
+    return describe_file(_path(file))
+
+
+# ---- archives --------------------------------------------------------------------------------------------------------
+
+
+@_renamed(stdin_name="name", command="from_command", base="directory", cache_directory="cache_dir")
+def create(
+    paths: Paths,
+    to: Paths,
+    key: Key,
+    *,
+    name: str | None = None,
+    from_command: str | None = None,
+    directory: StrPath | None = None,
+    exclude: Words = (),
+    iexclude: Words = (),
+    exclude_from: Paths = (),
+    exclude_if_present: Words = (),
+    exclude_caches: bool = False,
+    exclude_larger_than: Size | None = None,
+    one_file_system: bool = False,
+    files_from: Paths = (),
+    null: bool = False,
+    tags: Words = (),
+    host: str | None = None,
+    comment: str = "",
+    chunk_size: Size | None = None,
+    chunker: str | None = None,
+    level: int | None = None,
+    layout: backup.Layout = "frames",
+    profile: StrPath | None = None,
+    jobs: int | None = None,
+    readers: int | None = None,
+    memory: Size | None = None,
+    no_cache: bool = False,
+    cache_dir: StrPath | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    report: backup.Report | None = None,
+) -> backup.Summary:
+    """Archives what lies at and below `paths` in the stores `to`, as `pogfast create` does.
+
+    With `name` and no paths standard input is archived under that name, or what `from_command` prints. Sizes are bytes
+    or text; None: the command's defaults (chunks of 50 MB, level 3), or what `profile` says. Sources that cannot be
+    read are in the summary's problems. Raises UsageError, NoSuchInput, StoreError, and PogfastError when nothing could
+    be archived; then there is no archive.
+    """
+    from pogfast import backup
+    from pogfast.tree import Selection, read_list, read_patterns
+
+    base = _optional(directory)
+    patterns = [*_words(exclude), *(line for file in _paths(exclude_from) for line in read_patterns(file))]
+    selection = Selection(
+        exclude=patterns,
+        iexclude=_words(iexclude),
+        exclude_if_present=_words(exclude_if_present),
+        exclude_caches=exclude_caches,
+        exclude_larger_than=None if exclude_larger_than is None else _size("exclude_larger_than", exclude_larger_than),
+        one_file_system=one_file_system,
+    )
+    lists = _paths(files_from)
+    sources = _paths(paths)
+    if name is not None and (lists or [source for source in sources if source != "-"]):
+        raise UsageError("name is for standard input and from_command, and no paths beside it")
+    sources += [path for file in lists for path in read_list(file, nul=null, base=base)]
+    if name is None and not sources:
+        raise UsageError("nothing to archive is given")
+    if from_command is not None and name is None:
+        raise UsageError("what is archived needs a name", hint="give name=...")
+    options = backup.Options(
+        **_how_to_cut(chunk_size, chunker, level, jobs, _optional(profile)),
+        layout=layout,
+        readers=readers,
+        memory=None if memory is None else _size("memory", memory),
+        selection=selection,
+        base=base,
+        tags=_tags(tags),
+        host=host,
+        comment=comment,
+        cache_directory="" if no_cache else _optional(cache_dir),
+        force=force,
+        dry_run=dry_run,
+    )
+    return backup.create(
+        [] if name is not None else sources,
+        _stores(to),
+        key,
+        report=report,
+        stdin_name=name,
+        command=from_command,
+        options=options,
+    )
+
+
+def _how_to_cut(
+    chunk_size: Size | None, chunker: str | None, level: int | None, jobs: int | None, profile: str | None
+) -> dict[str, Any]:
+    """Chunks, level and jobs: as they are given, else as the profile says, else the defaults. Raises UsageError."""
+    from pogfast.chunker import Chunker
+    from pogfast.profiles import load
+
+    if chunk_size is not None and chunker not in (None, "fixed"):
+        raise UsageError(f"chunk_size does not go with chunker={chunker}", hint="fixed:16MB and fastcdc:4MB have sizes")
+    given = {
+        "chunk_size": None if chunk_size is None else _size("chunk_size", chunk_size),
+        "chunker": chunker,
+        "level": level,
+        "jobs": jobs,
+    }
+    kept = load(profile) if profile is not None else {}
+    if chunk_size is not None or chunker is not None:
+        kept = {word: value for word, value in kept.items() if word not in ("chunk_size", "chunker")}
+    found = {**DEFAULTS, **kept, **{word: value for word, value in given.items() if value is not None}}
+    Chunker.parse(str(found["chunker"]), int(found["chunk_size"])).check()
+    return found
+
+
+def restore(
+    archive: StrPath,
+    key: Key,
+    into: StrPath,
+    *,
+    names: Words = (),
+    stores: Paths = (),
+    exclude: Words = (),
+    overwrite: recovery.Overwrite = "never",
+    delete: bool = False,
+    strip_components: int = 0,
+    numeric_owner: bool = False,
+    dry_run: bool = False,
+    jobs: int | None = None,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+    report: recovery.Report | None = None,
+) -> recovery.Summary:
+    """Restores an archive, or what `names` and patterns select of it, below `into`, as `pogfast restore` does.
+
+    `host`, `tags` and `path` choose among those of STORE/latest. With `stores` (`--from`) the archive is `latest` or
+    NAME.mfn alone. What is wrong with one file is in the summary's problems. Raises NoSuchArchive, WrongKey,
+    CorruptManifest, UsageError and StoreError.
+    """
+    from pogfast import recovery
+
+    options = recovery.Options(
+        exclude=_words(exclude),
+        overwrite=overwrite,
+        strip_components=strip_components,
+        delete=delete,
+        dry_run=dry_run,
+        numeric_owner=numeric_owner,
+        jobs=jobs,
+    )
+    return recovery.restore(
+        _path(archive),
+        key,
+        _path(into),
+        names=_words(names),
+        stores=_paths(stores),
+        host=host,
+        tags=_tags(tags),
+        path=_optional(path),
+        report=report,
+        options=options,
+    )
+
+
+def thaw(
+    archive: StrPath,
+    key: Key,
+    into: StrPath,
+    *,
+    tier: thawing.Tier = "standard",
+    days: int = 7,
+    names: Words = (),
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+) -> thawing.Summary:
+    """Asks for the blobs in cold storage that `restore` with the same words would read, as `restore --thaw` does. When
+    nothing of the summary is `waiting`, restore. Raises as `restore` does, and UsageError where nothing is cold."""
+    from pogfast import thawing
+
+    return thawing.thaw(
+        _path(archive),
+        key,
+        _path(into),
+        tier=tier,
+        days=days,
+        names=_words(names),
+        host=host,
+        tags=_tags(tags),
+        path=_optional(path),
+    )
+
+
+def open_archive(
+    archive: StrPath,
+    key: Key,
+    *,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+    stores: Paths = (),
+    jobs: int | None = None,
+) -> Archive:
+    """An archive as a mapping of archived names to entries, whose files open; to be closed.
+
+    `archive` is STORE/NAME.mfn or STORE/latest (of `host`, `tags` and `path`). Raises UsageError, NoSuchArchive,
+    WrongKey, CorruptManifest and StoreError.
+    """
+    from pogfast import archive as archives
+
+    return archives.open_archive(
+        _path(archive), key, host=host, tags=_tags(tags), path=_optional(path), stores=_paths(stores), jobs=jobs
+    )
+
+
+def open_store(store: StrPath) -> Store:
+    """A store, to see what is in it: manifests, blobs, their sizes. To be closed. Raises UsageError and
+    NoSuchArchive."""
+    from pogfast import stores
+
+    return stores.open_store(_path(store))
+
+
+# ---- looking ---------------------------------------------------------------------------------------------------------
+
+
+def list_archives(
+    store: StrPath,
+    key: Key,
+    *,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+) -> list[ArchiveInfo]:
+    """The archives of a store by time, the newest last, as `pogfast list` shows them. One that does not open is in the
+    list with its `problem`, unless a filter is given. Raises NoSuchArchive and StoreError."""
+    from pogfast.archive import Filter, archives
+
+    wanted = Filter.of(host, _tags(tags), _optional(path))
+    with contextlib.closing(open_store(store)) as opened:
+        return [
+            info
+            for info in archives(opened, key)
+            if wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths})
+        ]
+
+
+def ls(
+    archive: StrPath,
+    key: Key,
+    names: Words = (),
+    *,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+    tell: Tell = _raise,
+) -> Iterator[survey.Item]:
+    """What is in an archive, in the order of paths; all, or what names and patterns mean. `tell` hears of words that
+    mean nothing, which are raised at the end without it (NoSuchEntry). Raises as `open_archive` does."""
+    from pogfast.survey import select
+
+    with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
+        yield from select(opened, _words(names), tell)
+
+
+def find(store: StrPath, key: Key, patterns: Words, *, tell: Tell = _raise) -> Iterator[survey.Found]:
+    """What matches a pattern in the archives of a store. `tell` hears of archives that do not open, which are raised
+    without it. Raises NoSuchArchive, StoreError, and UsageError for what is no pattern."""
+    from pogfast import survey
+
+    with contextlib.closing(open_store(store)) as opened:
+        yield from survey.find(opened, key, _words(patterns), tell)
+
+
+def cat(
+    archive: StrPath,
+    key: Key,
+    name: str,
+    *,
+    offset: int = 0,
+    length: Size | None = None,
+    jobs: int | None = None,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+) -> Iterator[memoryview]:
+    """The bytes of a file in an archive from `offset` on, at most `length`, in pieces as they come. Raises as
+    `open_archive` does, NoSuchEntry, MissingBlob, CorruptBlob and WrongBlob."""
+    with open_archive(archive, key, host=host, tags=tags, path=path, jobs=jobs) as opened:
+        yield from opened.read(name, offset, None if length is None else _size("length", length))
+
+
+def diff(
+    before: StrPath,
+    after: StrPath,
+    key: Key,
+    *,
+    metadata: bool = True,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+) -> list[differences.Change]:
+    """What differs from one archive to another; `metadata`: also what has only other metadata. `host`, `tags` and
+    `path` choose among those of STORE/latest. Raises as `open_archive` does."""
+    from pogfast.differences import diff as changes
+    from pogfast.stores import LATEST
+
+    def opened(archive: StrPath) -> Archive:
+        if _path(archive).rpartition("/")[2] == LATEST:
+            return open_archive(archive, key, host=host, tags=tags, path=path)
+        return open_archive(archive, key)
+
+    with opened(before) as one, opened(after) as other:
+        return [change for change in changes(one, other) if metadata or change.change != "metadata"]
+
+
+def info(
+    archive: StrPath, key: Key, *, host: str | None = None, tags: Words = (), path: StrPath | None = None
+) -> survey.Info:
+    """The figures of an archive. Raises as `open_archive` does."""
+    from pogfast import survey
+
+    with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
+        return survey.info(opened)
+
+
+def stats(store: StrPath, key: Key, *, tell: Tell = _raise) -> survey.Stats:
+    """The figures of a store. `tell` hears of archives that do not open, which are raised without it. Raises
+    NoSuchArchive and StoreError."""
+    from pogfast import survey
+
+    with contextlib.closing(open_store(store)) as opened:
+        return survey.stats(opened, key, tell)
+
+
+def check(
+    archives: Paths,
+    key: Key,
+    *,
+    read_data: bool | Subset | None = None,
+    read_data_subset: str | None = None,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+    jobs: int | None = None,
+    report: checking.Report | None = None,
+) -> checking.Summary:
+    """Checks archives and, of words that name a store, all its archives that `host`, `tags` and `path` choose.
+
+    `read_data`: read all blobs; `read_data_subset`: a part of them ("10%", "1/30", "50G"). Damage is in the summary.
+    Raises UsageError, NoSuchArchive and StoreError; WrongKey when not one archive opens.
+    """
+    from pogfast import checking
+
+    if read_data and read_data_subset is not None:
+        raise UsageError("read_data and read_data_subset do not go together")
+    wanted = checking.EVERYTHING if read_data is True else read_data or None
+    if read_data_subset is not None:
+        wanted = checking.Subset.parse(read_data_subset)
+    return checking.check(
+        _paths(archives),
+        key,
+        read_data=wanted,
+        host=host,
+        tags=_tags(tags),
+        path=_optional(path),
+        jobs=jobs,
+        report=report,
+    )
+
+
+def check_against(
+    archive: StrPath,
+    key: Key,
+    against: StrPath,
+    *,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+    jobs: int | None = None,
+    tell: Tell = _raise,
+) -> list[differences.Difference]:
+    """Compares an archive with what lies below the path `against`, byte for byte, as `check --against` does. `tell`
+    hears of damage and of files that cannot be read, which are raised without it. Raises as `open_archive` does."""
+    from pogfast.differences import compare
+
+    with open_archive(archive, key, host=host, tags=tags, path=path, jobs=jobs) as opened:
+        report = _Differences(tell)
+        compare(opened, _path(against), report)
+    return report.found
+
+
+class _Differences:
+    """A differences.Report that keeps what it hears."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.found: list[differences.Difference] = []
+        self.problem = tell
+
+    def started(self, progress: differences.Compared) -> None:
+        pass
+
+    def difference(self, difference: differences.Difference) -> None:
+        self.found.append(difference)
+
+
+# ---- stores ----------------------------------------------------------------------------------------------------------
+
+
+def copy(
+    source: StrPath,
+    target: StrPath,
+    archives: Words = (),
+    key: Key | None = None,
+    *,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    report: copying.Report | None = None,
+) -> copying.Summary:
+    """Copies archives, by the names of their manifests (none: all), from a store to another. Without a key it must be
+    all. What is damaged is in the summary's problems. Raises UsageError, NoSuchArchive and StoreError."""
+    from pogfast import copying
+
+    return copying.copy(_path(source), _path(target), _words(archives), key, jobs=jobs, dry_run=dry_run, report=report)
+
+
+def prune(
+    store: StrPath,
+    key: Key,
+    policy: Policy | None = None,
+    *,
+    keep_last: int = 0,
+    keep_hourly: int = 0,
+    keep_daily: int = 0,
+    keep_weekly: int = 0,
+    keep_monthly: int = 0,
+    keep_yearly: int = 0,
+    keep_within: Span | str | None = None,
+    keep_within_hourly: Span | str | None = None,
+    keep_within_daily: Span | str | None = None,
+    keep_within_weekly: Span | str | None = None,
+    keep_within_monthly: Span | str | None = None,
+    keep_within_yearly: Span | str | None = None,
+    keep_tags: Words = (),
+    keep_all: bool = False,
+    group_by: Words = ("host", "paths"),
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+    grace: Seconds = "24h",
+    dry_run: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
+) -> pruning.Summary:
+    """Removes archives that a policy does not keep, and the blobs that only they need, as `pogfast prune` does; only
+    with `dry_run=False`.
+
+    The policy is a `Policy`, or the keywords that begin with keep (-1: all; times as "2y5m7d3h"; each of `keep_tags`
+    is "TAG" or "TAG,TAG"). Raises UsageError for a policy that keeps nothing, NoSuchArchive, StoreError, and what a
+    manifest raises that cannot be read: nothing is removed then.
+    """
+    from pogfast import pruning
+    from pogfast.retention import Policy, Span
+
+    def span(given: Span | str | None) -> Span | None:
+        return Span.parse(given) if isinstance(given, str) else given
+
+    said = Policy(
+        keep_last,
+        keep_hourly,
+        keep_daily,
+        keep_weekly,
+        keep_monthly,
+        keep_yearly,
+        span(keep_within),
+        span(keep_within_hourly),
+        span(keep_within_daily),
+        span(keep_within_weekly),
+        span(keep_within_monthly),
+        span(keep_within_yearly),
+        tuple(frozenset(_tags(text)) for text in _words(keep_tags)),
+        keep_all,
+    )
+    if policy is not None and not said.is_empty:
+        raise UsageError("give a policy, or single rules, not both")
+    groups = [word.strip() for text in _words(group_by) for word in text.split(",") if word.strip()]
+    if unknown := set(groups) - set(pruning.GROUPS):
+        raise UsageError(f"group_by is of {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
+    return pruning.prune(
+        _path(store),
+        key,
+        policy or said,
+        group_by=groups,
+        host=host,
+        tags=_tags(tags),
+        path=_optional(path),
+        grace=_seconds("grace", grace, bare=False),
+        dry_run=dry_run,
+        warn=warn,
+    )
+
+
+def remove(
+    archives: Paths,
+    key: Key | None = None,
+    *,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+    allow_empty: bool = False,
+    dry_run: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
+) -> removing.Removed:
+    """Removes single archives, only with `dry_run=False`; `undelete` brings them back until a prune finds their grace
+    period over. Those that are locked are in the result's problems. Raises UsageError (also where no archive would be
+    left), NoSuchArchive and StoreError: nothing is removed then."""
+    from pogfast import removing
+
+    return removing.remove(
+        _paths(archives),
+        key,
+        host=host,
+        tags=_tags(tags),
+        path=_optional(path),
+        allow_empty=allow_empty,
+        dry_run=dry_run,
+        warn=warn,
+    )
+
+
+def rewrite(
+    archives: Paths,
+    key: Key,
+    exclude: Words,
+    *,
+    keep: bool = False,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+    dry_run: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
+) -> removing.Summary:
+    """Writes archives anew without the names that match `exclude`, and removes the old ones unless `keep`; only with
+    `dry_run=False`. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest and StoreError."""
+    from pogfast import removing
+
+    return removing.rewrite(
+        _paths(archives),
+        key,
+        _words(exclude),
+        keep=keep,
+        host=host,
+        tags=_tags(tags),
+        path=_optional(path),
+        dry_run=dry_run,
+        warn=warn,
+    )
+
+
+def undelete(
+    store: StrPath,
+    key: Key,
+    names: Words = (),
+    *,
+    everything: bool = False,
+    tell: Tell = lambda error: None,
+) -> pruning.Undeleted:
+    """Brings removed archives back, by the names of their manifests, or `everything`; neither: only says which there
+    are. What cannot come back is in the result's problems. Raises NoSuchArchive and StoreError."""
+    from pogfast import pruning
+
+    return pruning.undelete(_path(store), key, _words(names), everything=everything, tell=tell)
+
+
+def lock(
+    store: StrPath,
+    key: Key,
+    lock: Lock | str,
+    *,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
+) -> locking.Summary:
+    """Locks the archives of a store in S3, and all blobs that they need: "compliance:90d" from now on. What is missing
+    is in the summary's problems. Raises NoSuchArchive, StoreError, UsageError and WrongKey."""
+    from pogfast import locking
+    from pogfast.stores.settings import Lock
+
+    wanted = Lock.parse(lock) if isinstance(lock, str) else lock
+    return locking.extend(_path(store), key, wanted, host=host, tags=_tags(tags), path=_optional(path))
+
+
+def doctor(store: StrPath) -> list[Finding]:
+    """Tries what a store can do: some small objects are written and deleted again. Raises UsageError, NoSuchArchive
+    and StoreError."""
+    from pogfast.diagnosis import examine
+
+    return [*examine(_path(store))]
+
+
+@_renamed(most="sample")
+def tune(
+    paths: Paths,
+    to: StrPath | None = None,
+    *,
+    sample: Size = "500MB",
+    chunkers: Words = (),
+    levels: Iterable[int] = (1, 3, 6, 9),
+    jobs: Iterable[int] = (),
+    aim: Literal["both", "speed", "size"] = "both",
+    report: tuning.Report | None = None,
+) -> tuning.Outcome:
+    """Measures which chunks, level and jobs fit the data at `paths` and the store `to` (None: a temporary directory).
+
+    Trials run in processes of their own, so a script that calls this needs `if __name__ == "__main__":`. What is
+    written is deleted again. Raises UsageError, NoSuchInput, StoreError and what a trial ends in.
+    """
+    from pogfast import tuning
+
+    return tuning.tune(
+        _paths(paths),
+        _optional(to),
+        report=report,
+        most=_size("sample", sample),
+        chunkers=_words(chunkers),
+        levels=[*levels],
+        jobs=[*jobs],
+        aim=aim,
+    )
+
+
+@contextlib.contextmanager
+def services(
+    *,
+    s3_endpoint: str | None = None,
+    b2_realm: str | None = None,
+    storage_class: str | None = None,
+    object_lock: Lock | str | None = None,
+    parallel: int | None = None,
+    retry_for: Seconds | None = None,
+) -> Iterator[None]:
+    """While the block runs: how stores in S3 and B2 are reached. What is None stays as it is. Raises UsageError."""
+    from pogfast.stores.settings import Lock, using
+
+    words = {
+        "s3_endpoint": s3_endpoint,
+        "b2_realm": b2_realm,
+        "storage_class": storage_class,
+        "object_lock": Lock.parse(object_lock) if isinstance(object_lock, str) else object_lock,
+        "parallel": parallel,
+        "retry_for": None if retry_for is None else _seconds("retry_for", retry_for, bare=True),
+    }
+    with using(**{word: value for word, value in words.items() if value is not None}):
+        yield
