@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
@@ -19,11 +20,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pogfast import manifest
 from pogfast._engine import cores, open_blob
+from pogfast.catalog import Catalog, Seen
 from pogfast.errors import (
     CorruptManifest,
     DamageError,
+    NoArchives,
     NoSuchArchive,
     NoSuchEntry,
+    OtherKey,
+    PassedOver,
     PogfastError,
     StoreError,
     StoreLost,
@@ -33,7 +38,7 @@ from pogfast.errors import (
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
-from pogfast.stores import LATEST, MANIFEST, Store, Stored, find_manifest, open_store
+from pogfast.stores import LATEST, MANIFEST, REMOVED, Store, Stored, find_manifest, open_store
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -41,8 +46,18 @@ if TYPE_CHECKING:
 
     Readable = TypeVar("Readable", Store, Mirrors)
 
+# Hears of what a caller should know: a warning, or a problem that was got round.
+Tell = Callable[[PogfastError | str], None]
+
+
+def _warn(what: PogfastError | str) -> None:
+    """For callers who do not say who is to hear."""
+    warnings.warn(str(what), stacklevel=2)
+
+
 # The time in a manifest's name is its writer's local one, without a zone: in UTC it is at most so much later.
 MOST_WEST = timedelta(hours=12)
+FUTURE = timedelta(days=1)
 FIRST = datetime.min.replace(tzinfo=UTC)
 # Archives that are named to somebody who asked for one that is not there.
 SHOWN = 5
@@ -173,7 +188,7 @@ class Archive(Mapping[str, Entry]):
 
     @property
     def totals(self) -> dict[str, int]:
-        return _totals(self.trailer)
+        return totals_of(self.trailer)
 
     @property
     def layout(self) -> str:
@@ -237,7 +252,8 @@ def _number(trailer: Mapping[str, Any], key: str) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-def _totals(trailer: Mapping[str, Any]) -> dict[str, int]:
+def totals_of(trailer: Mapping[str, Any]) -> dict[str, int]:
+    """What a trailer counts."""
     value = trailer.get("totals")
     return {key: n for key, n in value.items() if type(n) is int} if isinstance(value, dict) else {}
 
@@ -259,52 +275,77 @@ def open_archive(
     path: str | None = None,
     jobs: int | None = None,
     stores: Sequence[str] = (),
-    tell: Callable[[StoreLost | str], None] = lambda what: None,
+    tell: Tell = _warn,
 ) -> Archive:
     """The archive that `text` names: STORE/NAME.mfn, or STORE/latest, the newest of these `host`, `tags` (all of them)
     and archived `path`.
 
-    With `stores` it is NAME.mfn or latest alone, and lies in each of them: what the first does not have, or has
-    damaged, the next gives, and `tell` hears of that. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest,
+    `tell` hears, as PassedOver, of archives newer than the latest that can be opened. With `stores` it is NAME.mfn or
+    latest alone, and lies in each of them: what the first does not have, or has damaged, the next gives, and `tell`
+    hears of that too. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest,
     StoreError.
     """
     store: Store | Mirrors
     if stores:
-        store, name = _find_in(_open_mirrors(stores, key, tell), text, key, Filter.of(host, tags, path))
+        store, name = _open_mirrors(stores, key, tell), text
     else:
-        store, name = find_archive(text, key, host=host, tags=tags, path=path)
+        store, name = find_manifest(text)
     try:
-        return Archive(store, name, manifest.open(store.get_manifest(name), key, name), key, jobs)
+        names = _names(store, name, key, Filter.of(host, tags, path), tell)
+        name, opened = _first_that_opens(store, key, names, tell)
+        return Archive(store, name, opened, key, jobs)
     except BaseException:
         store.close()
         raise
 
 
+def _first_that_opens(
+    store: Store | Mirrors, key: Key, names: Iterator[str], tell: Tell
+) -> tuple[str, manifest.Manifest]:
+    """(its name, what is in it). Raises what the last of these raises."""
+    name = next(names)
+    while True:
+        try:
+            return name, manifest.open(store.get_manifest(name), key, name)
+        except (CorruptManifest, WrongKey) as error:
+            following = next(names, None)
+            if following is None:
+                raise
+            tell(PassedOver(f"a newer archive is passed over: {error}", path=name))
+            name = following
+
+
 def find_archive(
-    text: str, key: Key, *, host: str | None = None, tags: Collection[str] = (), path: str | None = None
+    text: str,
+    key: Key,
+    *,
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    tell: Tell = _warn,
 ) -> tuple[Store, str]:
     """The store, opened, and the manifest's name of the archive that `text` names, as `open_archive` finds it.
 
     A public key alone finds the newest of all by the times in the manifests' names. Raises as `open_archive` does.
     """
     store, name = find_manifest(text)
-    return _find_in(store, name, key, Filter.of(host, tags, path))
-
-
-def _find_in(store: Readable, name: str, key: Key, wanted: Filter) -> tuple[Readable, str]:
-    """The store is closed when there is none."""
     try:
-        if name == LATEST:
-            return store, _latest(store, key, wanted)
-        if wanted != Filter():
-            raise UsageError(f"{name} is one archive: host, tag and path choose among those of STORE/{LATEST}")
-        return store, name
+        return store, next(_names(store, name, key, Filter.of(host, tags, path), tell))
     except BaseException:
         store.close()
         raise
 
 
-def _open_mirrors(texts: Sequence[str], key: Key, tell: Callable[[StoreLost | str], None]) -> Mirrors:
+def _names(store: Store | Mirrors, name: str, key: Key, wanted: Filter, tell: Tell) -> Iterator[str]:
+    """The manifests that a name means: itself, or of LATEST the newest first."""
+    if name == LATEST:
+        return _newest(store, key, wanted, tell)
+    if wanted != Filter():
+        raise UsageError(f"{name} is one archive: host, tag and path choose among those of STORE/{LATEST}")
+    return iter([name])
+
+
+def _open_mirrors(texts: Sequence[str], key: Key, tell: Tell) -> Mirrors:
     """One that cannot be opened is told of, and passed over. Raises what opening the last one raises."""
     from pogfast.stores.mirrors import Mirrors  # here, because most archives lie in one store
 
@@ -362,36 +403,60 @@ class Filter:
         return " ".join(words + ([f"of {self.path}"] if self.path is not None else []))
 
 
-def _latest(store: Store | Mirrors, key: Key, wanted: Filter) -> str:
-    """The manifest's name of the newest archive that fits. Those of other keys are passed over.
+def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Iterator[str]:
+    """Yields the manifests' names of the archives that fit, the newest first; `tell` hears of newer ones that cannot be
+    opened, as PassedOver. If none fits raises NoSuchArchive, which says what there is, CorruptManifest or WrongKey."""
+    if not key.can_open and wanted != Filter():
+        raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+    manifests = sorted(manifests_of(store), key=lambda stored: _could_be_from(stored.name), reverse=True)
+    there: list[Seen] = []
+    fitting: list[tuple[datetime, str]] = []
+    broken: list[Seen] = []
+    found = False
 
-    Raises NoSuchArchive, which says what there is; WrongKey when no manifest opens; and CorruptManifest when a newer
-    one than any that fits is damaged: an older archive in its place would not be what was asked for.
-    """
-    newest: tuple[datetime, str] | None = None
-    refused: WrongKey | None = None
-    there: list[tuple[Stored, Mapping[str, Any]]] = []
-    for stored in sorted(store.manifests(), key=lambda stored: _could_be_from(stored.name), reverse=True):
-        if newest and _could_be_from(stored.name) < newest[0]:
-            break
-        try:
-            trailer = _read_trailer(store, key, stored.name, wanted)
-        except WrongKey as error:
-            refused = error
-            continue
-        except CorruptManifest as error:
-            if newest:
+    def take(until: datetime | None) -> Iterator[str]:
+        """Those that are known to be newer than all that has not been looked at."""
+        fitting.sort()
+        while fitting and (until is None or fitting[-1][0] > until):
+            time, name = fitting.pop()
+            if time > datetime.now(UTC) + FUTURE:
+                tell(f"{name} is dated {time:%Y-%m-%d}, in the future: a clock was wrong, or somebody forged it")
+            for seen in broken:
+                if not _is_older(seen.name, name):
+                    tell(_passed_over(seen))
+            broken.clear()
+            yield name
+
+    with Catalog(store, key) as catalog:
+        looks = _lazily(catalog, manifests)
+        for stored in manifests:
+            yield from take(_could_be_from(stored.name))
+            seen = next(looks)
+            if seen.problem is not None:
+                broken.append(seen)
                 continue
-            raise CorruptManifest(str(error), hint="an older archive can be named: see `pogfast list`") from error
-        there.append((stored, trailer))
-        time = time_of(trailer, stored.name) or FIRST
-        if wanted.fits(trailer) and (newest is None or (time, stored.name) > newest):
-            newest = time, stored.name
-    if newest:
-        return newest[1]
-    if refused and not there:
-        raise refused
-    raise _nothing(store, wanted, there)
+            there.append(seen)
+            if wanted.fits(seen.facts):
+                found = True
+                fitting.append((time_of(seen.facts, seen.name) or FIRST, seen.name))
+    yield from take(None)
+    if not found:
+        raise _none_fits(store, wanted, there, broken)
+
+
+def _lazily(catalog: Catalog, manifests: Sequence[Stored]) -> Iterator[Seen]:
+    """The first one alone, since most often it is the one."""
+    yield from catalog.look(manifests[:1])
+    yield from catalog.look(manifests[1:])
+
+
+def _is_older(name: str, other: str) -> bool:
+    """Returns True if a manifest is older than another by the times in their names, as far as those are times."""
+    return name < other and _could_be_from(name) < _could_be_from(other)
+
+
+def _passed_over(seen: Seen) -> PassedOver:
+    return PassedOver(f"a newer archive is passed over: {seen.problem}", path=seen.name)
 
 
 def _could_be_from(name: str) -> datetime:
@@ -403,23 +468,15 @@ def _could_be_from(name: str) -> datetime:
         return datetime.max.replace(tzinfo=UTC)
 
 
-def _read_trailer(store: Store | Mirrors, key: Key, name: str, wanted: Filter) -> Mapping[str, Any]:
-    data = store.get_manifest(name)
-    if key.can_open:
-        return manifest.open_trailer(data, key, name) or {}
-    if wanted != Filter():
-        raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
-    manifest.blob_names(data, key, name)
-    return {}
-
-
-def _nothing(
-    store: Store | Mirrors, wanted: Filter, there: Iterable[tuple[Stored, Mapping[str, Any]]]
-) -> NoSuchArchive:
-    lines = [
-        f"{stored.name} ({', '.join(filter(None, [_text(trailer, 'host'), *_texts(trailer, 'tags')])) or 'no host'})"
-        for stored, trailer in there
-    ]
+def _none_fits(store: Store | Mirrors, wanted: Filter, there: Sequence[Seen], broken: Sequence[Seen]) -> PogfastError:
+    for seen in broken:
+        if isinstance(seen.problem, DamageError):
+            hint = "an older archive can be named: see `pogfast list`" if there else ""
+            return CorruptManifest(str(seen.problem), hint)
+    if broken and not there:
+        return broken[0].problem or PogfastError("")
+    words = ([_text(seen.facts, "host"), *_texts(seen.facts, "tags")] for seen in there)
+    lines = [f"{seen.name} ({', '.join(filter(None, of)) or 'no host'})" for seen, of in zip(there, words, strict=True)]
     more = [f"{len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
     hint = f"there are {', '.join(lines[:SHOWN] + more)}" if lines else ""
     return NoSuchArchive(f"no archive {wanted} in {store.path}".replace("  ", " "), hint)
@@ -442,44 +499,94 @@ class ArchiveInfo(Record):
     size: int | None = None  # plain bytes
     stored: int | None = None  # bytes of its distinct blobs
     blobs: int | None = None  # distinct ones, where they were looked at
+    skipped: int = 0  # sockets and devices that were left out
+    unreadable: int = 0  # files and directories that could not be read
+    changed: int = 0  # files that changed while they were read
     problem: str | None = None
+    code: int = 0  # the exit code that `problem` stands for
 
 
 def archives(store: Store, key: Key) -> list[ArchiveInfo]:
     """The archives of a store, by time. One that this key does not open or that is damaged is in the list as such.
 
-    With a public key alone there are names, times, blobs and stored bytes. Raises StoreError.
+    With a public key alone there are names, times, blobs and stored bytes. Raises as `manifests_of` does.
     """
-    from concurrent.futures import ThreadPoolExecutor  # here, because opening one archive needs none
-
-    with ThreadPoolExecutor(store.parallel) as threads:  # each manifest of a service has to be waited for
-        infos = list(threads.map(lambda stored: _info(store, key, stored.name), store.manifests()))
+    with Catalog(store, key) as catalog:
+        infos = [_info(store, seen) for seen in catalog.look(manifests_of(store))]
     return sorted(infos, key=lambda info: (info.time or FIRST, info.name))
 
 
-def _info(store: Store, key: Key, name: str) -> ArchiveInfo:
-    info = ArchiveInfo(name, time_of({}, name))
-    try:
-        data = store.get_manifest(name)
-        if not key.can_open:
-            _add_blobs(info, store, manifest.blob_names(data, key, name))
-            return info
-        trailer = manifest.open_trailer(data, key, name) or {}
-        info.time = time_of(trailer, name)
-        info.host, info.comment = _text(trailer, "host"), _text(trailer, "comment")
-        info.tags, info.paths = _texts(trailer, "tags"), _texts(trailer, "paths")
-        totals = _totals(trailer)
-        info.files, info.size, info.stored = (totals.get(word) for word in ("files", "size", "stored"))
-        if info.files is None or info.stored is None:  # pog writes no trailer
-            opened = manifest.open(data, key, name)
-            info.files = len(opened.entries)
-            _add_blobs(info, store, opened.blob_names())
-    except PogfastError as error:
-        info.problem = str(error)
+def needed_blobs(store: Store, key: Key, manifests: Sequence[Stored]) -> Iterator[tuple[str, list[str]]]:
+    """Yields (manifest's name, distinct names of the blobs that it needs) of archives, in their order; manifests are
+    fetched in parallel, and those that were opened before are not fetched. Raises what the first one raises that
+    cannot be opened."""
+    with Catalog(store, key) as catalog:
+        for seen in catalog.look(manifests, blobs=True):
+            if seen.problem is not None:
+                raise seen.problem
+            yield seen.name, seen.blobs or []
+
+
+@dataclass(slots=True)
+class Refused:
+    """The archives of a store that a key did not open. `others`: how many were dealt with, or are damaged."""
+
+    names: list[str] = field(default_factory=list)
+    first: WrongKey | None = None
+    others: int = 0
+
+    def add(self, name: str, error: WrongKey) -> None:
+        self.names.append(name)
+        self.first = self.first or error
+
+    def tell(self, problem: Callable[[PogfastError], None]) -> None:
+        """Says once which they are, as OtherKey. Raises WrongKey if they are all that there is."""
+        if self.first is None:
+            return
+        if not self.others:
+            raise self.first
+        problem(other_key(self.names))
+
+
+def other_key(names: Sequence[str]) -> OtherKey:
+    """What is said of the archives that a key does not open, where it opens others."""
+    shown = ", ".join([*names[:SHOWN], *([f"{len(names) - SHOWN} more"] if len(names) > SHOWN else [])])
+    return OtherKey(
+        f"this store has archives of another key, or with damaged first bytes: {shown}",
+        hint="their own key opens them, if they are whole",
+    )
+
+
+def manifests_of(store: Store | Mirrors) -> list[Stored]:
+    """The manifests of a store, by name; none where all archives were removed and can be brought back.
+
+    Raises NoSuchArchive if there is no store: neither an archive nor a blob. Raises NoArchives for blobs of which no
+    archive is left; and StoreError.
+    """
+    manifests = store.manifests()
+    if manifests or any(mark.name.endswith(REMOVED) for mark in store.marks()):
+        return manifests
+    if next(iter(store.blob_names()), None) is None:
+        hint = "is the path right, and the disk mounted?" if os.path.isdir(store.path) else "is the name right?"
+        raise NoSuchArchive(f"no store at {store.label}: there is neither an archive nor a blob", hint)
+    raise NoArchives(
+        f"{store.label} has blobs and no archive: its manifests ({MANIFEST}) are gone",
+        hint="bring them back, from a copy of the store if there is one; nothing else says what the blobs are",
+    )
+
+
+def _info(store: Store, seen: Seen) -> ArchiveInfo:
+    info = ArchiveInfo(seen.name, time_of(seen.facts, seen.name))
+    if seen.problem is not None:
+        info.problem, info.code = str(seen.problem), seen.problem.exit_code
+        return info
+    facts, totals = seen.facts, totals_of(seen.facts)
+    info.host, info.comment = _text(facts, "host"), _text(facts, "comment")
+    info.tags, info.paths = _texts(facts, "tags"), _texts(facts, "paths")
+    info.files, info.size, info.stored = totals.get("files"), totals.get("size"), totals.get("stored")
+    for word in ("skipped", "unreadable", "changed"):
+        setattr(info, word, _number(facts, word) or 0)
+    if seen.blobs is not None:
+        info.blobs = len(seen.blobs)
+        info.stored = sum(store.size_of(name) or 0 for name in seen.blobs)
     return info
-
-
-def _add_blobs(info: ArchiveInfo, store: Store, names: Iterable[str]) -> None:
-    distinct = set(names)
-    info.blobs = len(distinct)
-    info.stored = sum(store.size_of(name) or 0 for name in distinct)

@@ -661,6 +661,7 @@ class _Run:
             self.problem(_unreadable(node.path, f"it is the same file as {first}, which could not be read"))
 
     def _add(self, name: str, blobs: Sequence[str], stored: Sequence[int], more: dict[str, Any], node: Node) -> None:
+        more["stored"] = list(stored)
         entry = manifest.Entry(list(blobs), seconds_of(more["atime_ns"]), seconds_of(more["mtime_ns"]), more)
         self.writer.add(name, entry)
         if node.stat.st_nlink > 1:

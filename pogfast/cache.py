@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from pogfast._engine import random_bytes
 from pogfast.keys import Key
-from pogfast.places import of_user
+from pogfast.places import cache_directory, make_cache_directory
 
 VERSION = 2  # of the rows' meaning; another one is thrown away
 SCHEMA = (
@@ -75,7 +75,6 @@ NEW_RUN = "INSERT OR IGNORE INTO runs VALUES (?, ?, NULL)"
 FIND = "SELECT path, digests, stored, complete, run, seen, proof, plain FROM files WHERE path >= ? ORDER BY path"
 AHEAD = 256  # rows, and of no more than so many bytes unless it is one
 AHEAD_SIZE = 1 << 20
-TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# pogfast's cache; to delete it costs some reading.\n"
 
 Row = tuple[bytes, bytes, int, int, int, bytes, bytes]  # as FIND has it, without the path
 
@@ -256,7 +255,7 @@ class Cache:
 
     def _start(self, directory: str) -> None:
         try:
-            _make_directory(directory)
+            make_cache_directory(directory)
             self._connect()
         except FAILURES as error:
             if self._is_damage(error):
@@ -452,18 +451,8 @@ class Cache:
 
 
 def default_directory() -> str:
-    """$POGFAST_CACHE_DIR, else pogfast's place among the user's caches; empty for a user without a home."""
-    return of_user("POGFAST_CACHE_DIR", "XDG_CACHE_HOME", "~/Library/Caches", "~/.cache")
-
-
-def _make_directory(path: str) -> None:
-    """Makes a directory that is nobody else's business, and that backups can leave out (CACHEDIR.TAG)."""
-    try:
-        os.makedirs(path, mode=0o700)
-    except FileExistsError:
-        return
-    with open(os.path.join(path, "CACHEDIR.TAG"), "w", encoding="utf-8") as tag:
-        tag.write(TAG)
+    """Returns where the caches are, "" if the user has no home."""
+    return cache_directory()
 
 
 def _make_file(path: str) -> None:

@@ -15,13 +15,14 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
-from pogfast.archive import Filter, Record, find_archive
+from pogfast.archive import Filter, Record, Refused, Tell, find_archive, manifests_of, totals_of
 from pogfast.errors import (
     CorruptBlob,
+    CorruptManifest,
     DamageError,
     MissingBlob,
     NoSuchArchive,
@@ -39,6 +40,8 @@ from pogfast.stores import Store, names_archive, open_store
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
 BATCH = 8192
+# Bytes by which the same chunk's blobs can differ: one writer pads where another does not.
+PAD_MOST = 263
 
 
 class Unit(NamedTuple):
@@ -177,8 +180,9 @@ def check(
 ) -> Summary:
     """Checks archives and, of words that name a store, all its archives that `host`, `tags` and `path` choose.
 
-    Without `read_data` only that all blobs are there, of a size that they can have. With a public key alone no more
-    can be done. Raises UsageError, NoSuchArchive and StoreError; WrongKey when not one archive opens.
+    Without `read_data` that all blobs are there, of the size that they were stored with as far as an archive tells it,
+    and that the index of a key pair names them. With a public key alone only its index can be looked at. Raises
+    UsageError, NoSuchArchive, NoArchives and StoreError; WrongKey when not one archive opens.
     """
     report = report or Silent()
     if read_data and not key.can_open:
@@ -187,28 +191,40 @@ def check(
     if wanted != Filter() and not key.can_open:
         raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
     with contextlib.ExitStack() as opened:
-        stores = _stores(archives, key, wanted, opened)
-        summary = Summary(total_archives=sum(len(names) for _, names in stores))
+        summary = Summary()
+
+        def tell(what: PogfastError | str) -> None:
+            if isinstance(what, str):
+                report.warning(what)
+            else:
+                summary.problems.append(what)
+                report.problem(what)
+
+        stores = _stores(archives, key, wanted, opened, tell)
+        summary.total_archives = sum(len(names) for _, names in stores)
         report.started(summary)
         if not key.can_open:
-            report.warning("an encryption key cannot open archives: only the presence and size of blobs are checked")
+            report.warning(
+                "an encryption key cannot open archives: only the presence and size of the blobs in their indexes are "
+                "checked, and anybody with this key can write an index"
+            )
         for store, names in stores:
             _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
     return summary
 
 
 def _stores(
-    texts: Sequence[str], key: Key, wanted: Filter, opened: contextlib.ExitStack
+    texts: Sequence[str], key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell
 ) -> list[tuple[Store, list[str]]]:
     """Each store once, with the manifests to check in it. They are closed with `opened`."""
     found: dict[str, tuple[Store, list[str]]] = {}
     for text in texts:
         if names_archive(text):
-            store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path)
+            store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path, tell=tell)
         else:
             store, name = open_store(text), ""
         opened.callback(store.close)
-        names = [stored.name for stored in store.manifests() if name in ("", stored.name)]
+        names = [stored.name for stored in manifests_of(store) if name in ("", stored.name)]
         if name and not names:
             raise NoSuchArchive(f"no such archive: {text}")
         _, known = found.setdefault(os.path.realpath(store.path), (store, []))
@@ -231,14 +247,14 @@ class _Check:
         self.there = {blob.name: blob.size for blob in store.blob_names()}
         self.needed: set[str] = set()
         self.units: set[Unit] = set()
-        self.refused: WrongKey | None = None
+        self.refused = Refused()
         self.bad: dict[Unit, tuple[DamageError, str, int]] = {}  # what is wrong, with which blob, from which offset on
 
     def run(self, read_data: Subset | None, jobs: int) -> None:
         look = self._look_at_files if self.key.can_open else self._look_at_index
         readable = [name for name in self.names if look(name)]
-        if not readable and self.refused and not self.summary.damage:
-            raise self.refused
+        self.refused.others += len(readable) + len(self.summary.damage)
+        self.refused.tell(self._problem)
         there = self.needed & self.there.keys()
         self.summary.blobs += len(there)
         self.summary.stored += sum(self.there[blob] for blob in there)
@@ -251,13 +267,15 @@ class _Check:
     # ---- what is there ----
 
     def _look_at_index(self, name: str) -> bool:
-        """All that a public key opens. Whether it did."""
+        """Looks at all that a public key opens. Returns False if that is nothing."""
         try:
-            blobs = manifest.blob_names(self.store.get_manifest(name), self.key, name)
+            data = self.store.get_manifest(name)
+            blobs = manifest.blob_names(data, self.key, name)
+            sizes = manifest.open_sizes(data, self.key, name)
         except PogfastError as error:
             return self._refuse(name, error)
         for blob in sorted(set(blobs)):
-            wrong = self._wrong_size(blob, None)
+            wrong = self._wrong_size(blob, None, sizes.get(blob))
             if wrong:
                 self._tell(Damage(name, None, blob, None, str(wrong)))
         self.needed.update(blobs)
@@ -265,38 +283,64 @@ class _Check:
         return True
 
     def _look_at_files(self, name: str) -> bool:
-        """Whether it opens and is meant."""
+        """Returns True if it opens and is meant. What is malformed in it is damage, and the rest is looked at."""
         try:
-            opened = self._open(name)
-            if not self.wanted.fits(opened.trailer or {}):
-                self.summary.total_archives -= 1
-                return False
-            full = _full_size(opened, self.key)
-            for file, entry in opened.entries.items():
-                self._look_at_file(name, file, entry, full)
+            data = self.store.get_manifest(name)
+            opened = manifest.open(data, self.key, name)
         except PogfastError as error:
             return self._refuse(name, error)
+        if not self.wanted.fits(opened.trailer or {}):
+            self.summary.total_archives -= 1
+            return False
+        full = _full_size(opened, self.key)
+        blobs: list[str] = []
+        told = True  # how long each blob was when it was stored
+        for file in opened.entries:
+            try:
+                entry = opened.entries[file]
+                told = told and entry.stored is not None
+                blobs += entry.blobs
+                self._look_at_file(name, file, entry, full)
+            except CorruptManifest as error:
+                self._tell(Damage(name, file, None, None, str(error)))
+        self.needed.update(blobs)
+        self._look_at_manifest(name, data, blobs, None if told else opened.trailer)
         self.summary.archives += 1
         return True
+
+    def _look_at_manifest(self, name: str, data: bytes, blobs: list[str], trailer: dict[str, Any] | None) -> None:
+        """Whether its index names its blobs; and where entries do not say how long these were, whether all together
+        are as long as they were."""
+        try:
+            manifest.check_index(blobs, data, self.key, name)
+        except (CorruptManifest, WrongKey) as error:
+            self._tell(Damage(name, None, None, None, str(error)))
+        was = totals_of(trailer or {}).get("stored")
+        sizes = [self.there.get(blob) for blob in set(blobs)]
+        known = [size for size in sizes if size is not None]
+        if was is not None and len(known) == len(sizes) and abs(sum(known) - was) > PAD_MOST * len(known):
+            text = f"its blobs have {sum(known):,} bytes, and had {was:,}: some are cut short or have grown"
+            self._tell(Damage(name, None, None, None, f"{name}: {text}; --read-data finds which"))
 
     def _open(self, name: str) -> Manifest:
         return manifest.open(self.store.get_manifest(name), self.key, name)
 
     def _look_at_file(self, archive: str, name: str, entry: Entry, full: int | None) -> None:
         self.summary.files += 1
-        self.needed.update(entry.blobs)
+        stored = dict(zip(entry.blobs, entry.stored or (), strict=False))
         for unit, offset in units_of(entry):
             whole = True
             for index, blob in enumerate(unit.blobs):
-                wrong = self._wrong_size(blob, full if index < len(unit.blobs) - 1 else None)
+                wrong = self._wrong_size(blob, full if index < len(unit.blobs) - 1 else None, stored.get(blob))
                 if wrong:
                     whole = False
                     self._tell(Damage(archive, name, blob, None if index else offset, f"{name}: {wrong}"))
             if whole:
                 self.units.add(unit)
 
-    def _wrong_size(self, blob: str, full: int | None) -> DamageError | None:
-        """What is wrong with a blob as far as its size shows; `full` is the one that it must have, if it must."""
+    def _wrong_size(self, blob: str, full: int | None, was: int | None) -> DamageError | None:
+        """What is wrong with a blob as far as its size shows. `full` is the one that it must have, if it must; `was` is
+        the one that it was stored with, with or without padding."""
         size = self.there.get(blob)
         if size is None:
             return MissingBlob(f"blob {blob} is missing")
@@ -304,16 +348,23 @@ class _Check:
             return CorruptBlob(f"blob {blob} is cut short: it has {size} bytes")
         if full is not None and size > full:
             return CorruptBlob(f"blob {blob} has {size} bytes instead of {full}")
+        if was and size not in manifest.sizes_of_blob(was, self.key):
+            return CorruptBlob(f"blob {blob} {'is cut short' if size < was else 'has grown'}: {size} bytes, not {was}")
         return None
 
     def _refuse(self, name: str, error: PogfastError) -> bool:
         if isinstance(error, DamageError):
             self._tell(Damage(name, None, None, None, str(error)))
+        elif isinstance(error, WrongKey):
+            self.refused.add(name, error)
         else:
-            self.refused = error if isinstance(error, WrongKey) else self.refused
-            self.summary.problems.append(error)
-            self.report.problem(error)
+            self.refused.others += 1
+            self._problem(error)
         return False
+
+    def _problem(self, error: PogfastError) -> None:
+        self.summary.problems.append(error)
+        self.report.problem(error)
 
     def _tell(self, damage: Damage) -> None:
         self.summary.damage.append(damage)
@@ -356,21 +407,26 @@ class _Check:
             kind, said = CorruptBlob, f"cannot be read: {os.strerror(opened.errno)}"
         else:
             problem = StoreError(f"cannot read blob {blob} in {self.store.label}: {os.strerror(opened.errno)}")
-            self.summary.problems.append(problem)
-            self.report.problem(problem)
+            self._problem(problem)
             return
         self.bad[unit] = kind(f"blob {blob} {said}"), blob, opened.offset
 
     def _trace(self, archive: str) -> None:
         """Says of which files what is damaged is a part."""
-        for name, entry in self._open(archive).entries.items():
-            for unit, start in units_of(entry):
-                if unit in self.bad:
-                    error, blob, offset = self.bad[unit]
-                    if offset < 0:
-                        offset = self._good_bytes(name, entry)
-                        self.bad[unit] = error, blob, offset
-                    self._tell(Damage(archive, name, blob, start + offset, f"{name}: {error}"))
+        entries = self._open(archive).entries
+        for name in entries:
+            with contextlib.suppress(CorruptManifest):  # it has been told
+                entry = entries[name]
+                for unit, start in units_of(entry):
+                    if unit in self.bad:
+                        self._tell_bad(archive, name, entry, unit, start)
+
+    def _tell_bad(self, archive: str, name: str, entry: Entry, unit: Unit, start: int) -> None:
+        error, blob, offset = self.bad[unit]
+        if offset < 0:
+            offset = self._good_bytes(name, entry)
+            self.bad[unit] = error, blob, offset
+        self._tell(Damage(archive, name, blob, start + offset, f"{name}: {error}"))
 
     def _good_bytes(self, name: str, entry: Entry) -> int:
         """How much of a damaged stream can be read: the engine stops where it is, before it knows."""

@@ -6,21 +6,25 @@ archive's blobs beside it, byte for byte. Nothing is changed anywhere, and nothi
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol
 
 from pogfast.archive import Archive, Record
-from pogfast.directories import plain_path
-from pogfast.errors import DamageError, PogfastError, SourceError, UnsafePath
+from pogfast.directories import Directories, leaf_of, many_open_files, parent_of, plain_path, safe_path
+from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath
 from pogfast.manifest import Entry
 from pogfast.metadata import facts_of
 from pogfast.survey import Kind, Thing, sorted_names, things
 
 # Facts that are compared where both sides have them; a file's times are those of its entry.
 METADATA = ("mode", "uid", "gid", "user", "group", "mtime_ns", "xattrs")
+# What the system says where nothing can lie under a name.
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 # Bytes that are compared at a time.
 PIECE = 1 << 18
 
@@ -47,22 +51,36 @@ class Change(Record):
     metadata: list[str] = field(default_factory=list)  # which facts differ, of what is in both
 
 
-def diff(before: Archive, after: Archive) -> Iterator[Change]:
-    """What differs between two archives, in the order of paths. Reads no blob."""
+def diff(before: Archive, after: Archive, problem: Callable[[PogfastError], None] | None = None) -> Iterator[Change]:
+    """What differs between two archives, in the order of paths. Reads no blob.
+
+    An entry that is malformed goes to `problem`; without it, raises CorruptManifest there.
+    """
     comparable = _cut(before) == _cut(after)
     for name in sorted_names(before, after):
-        was, now = things(before, name), things(after, name)
-        first, last = (was or now)[0], (now or was)[0]
-        change = Change(name, "type", last.kind, first.kind, was[0].size if was else None, now[0].size if now else None)
-        if not was or not now:
-            change.change = "added" if now else "removed"
-        elif [thing.kind for thing in was] == [thing.kind for thing in now]:
-            change.metadata = _changed_facts(first, last)
-            content = _content(first, last, comparable)
-            if not content and not change.metadata:
-                continue
-            change.change = content or "metadata"
-        yield change
+        try:
+            change = _change(name, things(before, name), things(after, name), comparable)
+        except CorruptManifest as error:
+            if problem is None:
+                raise
+            problem(error)
+        else:
+            if change:
+                yield change
+
+
+def _change(name: str, was: list[Thing], now: list[Thing], comparable: bool) -> Change | None:
+    first, last = (was or now)[0], (now or was)[0]
+    change = Change(name, "type", last.kind, first.kind, was[0].size if was else None, now[0].size if now else None)
+    if not was or not now:
+        change.change = "added" if now else "removed"
+    elif [thing.kind for thing in was] == [thing.kind for thing in now]:
+        change.metadata = _changed_facts(first, last)
+        content = _content(first, last, comparable)
+        if not content and not change.metadata:
+            return None
+        change.change = content or "metadata"
+    return change
 
 
 def _cut(archive: Archive) -> tuple[object, ...]:
@@ -154,15 +172,18 @@ def compare(archive: Archive, path: str, report: Report) -> Compared:
     """Compares an archive with what is on the disk: `path` and an archived name are where something should lie.
 
     What is only on the disk is looked for in the archive's directories; where it does not know of any, in those of its
-    files. Raises StoreError when the store cannot be read.
+    files. Nothing is reached through a link below `path`: what lies behind one is missing. Raises StoreError when the
+    store cannot be read.
     """
-    return _Comparison(archive, path, report).run()
+    with many_open_files() as most, Directories(path, most, make=False) as disk:
+        return _Comparison(archive, path, disk, report).run()
 
 
 class _Comparison:
-    def __init__(self, archive: Archive, path: str, report: Report) -> None:
+    def __init__(self, archive: Archive, path: str, disk: Directories, report: Report) -> None:
         self.archive = archive
         self.path = path
+        self.disk = disk
         self.report = report
         self.done = Compared(total_files=len(archive))
 
@@ -170,11 +191,11 @@ class _Comparison:
         self.report.started(self.done)
         names = sorted_names(self.archive)
         for name in names:
-            for thing in things(self.archive, name):
-                try:
+            try:
+                for thing in things(self.archive, name):
                     self._one(thing)
-                except (DamageError, SourceError, UnsafePath) as error:
-                    self._problem(error)
+            except (DamageError, SourceError, UnsafePath) as error:
+                self._problem(error)
             self.done.files += name in self.archive.entries
         self._extra(names)
         return self.done
@@ -182,30 +203,47 @@ class _Comparison:
     def _one(self, thing: Thing) -> None:
         path = self._path(thing.name)
         try:
-            there = os.lstat(path)
-            found = self._look(thing, path, there)
-        except (FileNotFoundError, NotADirectoryError):
-            found = Difference(thing.name, "missing", thing.kind, thing.size)
+            found = self._look(thing, path)
         except OSError as error:
-            raise SourceError(f"cannot read {path}: {error.strerror}") from error
+            if error.errno not in NOT_THERE:
+                raise SourceError(f"cannot read {os.path.join(self.path, path)}: {error.strerror}") from error
+            found = Difference(thing.name, "missing", thing.kind, thing.size)
         if found:
             self._tell(found)
 
     def _path(self, name: str) -> str:
-        if ".." in name.split("/") or "\0" in name:
-            raise UnsafePath(f"{name}: not compared, its path leads out of the directory")
-        return os.path.join(self.path, plain_path(name))
+        """Where something should lie below the directory; "" is the directory itself. Raises UnsafePath."""
+        try:
+            return safe_path(name) if plain_path(name) else ""
+        except UnsafePath as error:
+            raise UnsafePath(f"{name}: not compared, nothing below {self.path} can have this name") from error
 
-    def _look(self, thing: Thing, path: str, there: os.stat_result) -> Difference | None:
+    def _directory(self, path: str) -> int:
+        """A directory of the disk, not reached through a link. Raises OSError."""
+        self.disk.make_room()
+        try:
+            directory = self.disk.find(path)
+        except UnsafePath as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
+        except PogfastError as error:
+            raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
+        if directory is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return directory
+
+    def _look(self, thing: Thing, path: str) -> Difference | None:
+        """Raises OSError where nothing lies."""
+        parent, leaf = self._directory(parent_of(path)), leaf_of(path) or "."
+        there = os.stat(leaf, dir_fd=parent, follow_symlinks=False)
         found = Difference(thing.name, "type", thing.kind, thing.size)
         found.size_on_disk = there.st_size if stat.S_ISREG(there.st_mode) else None
         if _kind_on_disk(there) != thing.kind:
             return found
         found.difference = "content"
-        found.metadata = self._metadata(thing, path, there)
-        if thing.kind == "file" and self._content_differs(found, path):
+        found.metadata = self._metadata(thing, os.path.join(self.path, path), there)
+        if thing.kind == "file" and self._content_differs(found, path, parent):
             return found
-        if thing.kind == "link" and os.readlink(path) != thing.facts.get("target"):
+        if thing.kind == "link" and os.readlink(leaf, dir_fd=parent) != thing.facts.get("target"):
             return found
         found.difference = "metadata"
         return found if found.metadata else None
@@ -216,12 +254,16 @@ class _Comparison:
             changed.append("mtime_ns")
         return changed
 
-    def _content_differs(self, found: Difference, path: str) -> bool:
+    def _content_differs(self, found: Difference, path: str, parent: int) -> bool:
         """Of files of one size the first byte that differs is noted."""
         if found.size not in (None, found.size_on_disk):
             return True
         at = 0
-        with open(path, "rb") as file:
+
+        def opener(_: str, flags: int) -> int:
+            return os.open(leaf_of(path), flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+
+        with open(os.path.join(self.path, path), "rb", opener=opener) as file:
             for piece in self.archive.read(found.name):
                 same = _same(file, piece)
                 self.done.size += len(piece)
@@ -235,34 +277,31 @@ class _Comparison:
     def _extra(self, names: list[str]) -> None:
         """What is on the disk only. Of a directory that is only there, nothing below it."""
         known: set[str] = set()
-        for name in map(plain_path, names):
+        for name in self._safe(names):
             while name not in known:
                 known.add(name)
-                name = name.rpartition("/")[0]
+                name = parent_of(name)
         left_out = {*_keys(self.archive, "skipped"), *_keys(self.archive, "unreadable")}
-        for directory in self._directories(known):
+        directories = set(self._safe(self.archive.directories)) or {parent_of(name) for name in known} - {""}
+        for directory in sorted(directories):
             path = os.path.join(self.path, directory)
             try:
-                for leaf in sorted(os.listdir(path)):
+                opened = self._directory(directory)
+                for leaf in sorted(os.listdir(opened)):
                     name = f"{directory}/{leaf}" if directory else leaf
                     if name not in known and os.path.abspath(os.path.join(path, leaf)) not in left_out:
-                        there = os.lstat(os.path.join(path, leaf))
+                        there = os.stat(leaf, dir_fd=opened, follow_symlinks=False)
                         size = there.st_size if stat.S_ISREG(there.st_mode) else None
                         self._tell(Difference(name, "extra", _kind_on_disk(there), None, size))
             except OSError as error:
-                self._problem(SourceError(f"cannot read {path}: {error.strerror}"))
+                if error.errno not in NOT_THERE:
+                    self._problem(SourceError(f"cannot read {path}: {error.strerror}"))
 
-    def _directories(self, known: set[str]) -> Iterator[str]:
-        """Those of the archive that are directories on the disk as well, and not reached through a link."""
-        named = {plain_path(name) for name in self.archive.directories}
-        above = {name.rpartition("/")[0] for name in known} - {""}
-        elsewhere: set[str] = set()
-        for name in sorted(named or above):
-            path = os.path.join(self.path, name)
-            if name.rpartition("/")[0] in elsewhere or os.path.islink(path) or not os.path.isdir(path):
-                elsewhere.add(name)
-            else:
-                yield name
+    def _safe(self, names: Iterable[str]) -> Iterator[str]:
+        """The paths of those names that can be below the directory."""
+        for name in names:
+            with contextlib.suppress(UnsafePath):
+                yield self._path(name)
 
     def _tell(self, difference: Difference) -> None:
         self.done.differences += 1

@@ -76,12 +76,28 @@ class CorruptManifest(DamageError):
     """A manifest's header unwraps, but the rest does not authenticate or parse."""
 
 
+class NoArchives(DamageError):
+    """A store has blobs, and not one archive that says what they are."""
+
+
 class StoreError(PogfastError):
     """A store cannot be read or written: no space, no permission, a program that failed."""
 
 
 class StoreLost(PogfastError):
     """One of several stores cannot be written to any more; the others have the archive."""
+
+    exit_code = 3
+
+
+class OtherKey(PogfastError):
+    """Some archives of a store do not open with this key; the others were dealt with."""
+
+    exit_code = 3
+
+
+class PassedOver(PogfastError):
+    """A newer archive than the one that was taken cannot be opened."""
 
     exit_code = 3
 

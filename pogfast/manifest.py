@@ -14,15 +14,15 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
 import zstandard
 
-from pogfast._engine import compress, decompress, random_bytes, secretbox, secretbox_open
-from pogfast.errors import CorruptManifest, WrongKey
+from pogfast._engine import compress, random_bytes, secretbox, secretbox_open
+from pogfast.errors import CorruptManifest, PogfastError, WrongKey
 from pogfast.keys import KEY_SIZE, Key
 
 BOX = 40
@@ -40,9 +40,22 @@ MOST_NS = 2**63 - 1
 MOST_SIZE = 2**63 - 1
 MOST_TIME = sys.float_info.max
 
+# FORMAT.md, "Limits": a manifest that claims more is damage, and nothing is allocated for it.
+# Text that decompresses further than its manifest's size suggests is refused. Ordinary manifests stay below 30 times.
+DENSEST = 128
+SMALL_TEXT = 16 << 20  # bytes that any manifest may have of JSON
+MOST_TEXT = 16 << 30
+MOST_NAME = 65_535  # characters of an archived name, or of a link's target
+MOST_PARTS = 4096  # of an archived name: what stands between its slashes
+MOST_FRAMES = 256  # in a payload: pog writes two, pogfast three
+MOST_OTHER = 4 << 20  # bytes of JSON that an entry may have beside its blobs
+SECTIONS = ("directories", "links", "fifos")
+FEED = 2048  # bytes that are decompressed at a time: 4 of them can become 128 KiB, so this is 64 MiB at the worst
+TOO_DENSE = "it decompresses to more JSON than a manifest of its size may hold"
+
 ENCODER = msgspec.json.Encoder()
 DECODER = msgspec.json.Decoder()
-ENTRIES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+ENTRIES = OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 JSON = json.JSONDecoder()
 # What stands between the values of a JSON text.
 MARK = re.compile(r"[ \t\n\r]*([{}:,])[ \t\n\r]*")
@@ -86,6 +99,16 @@ class Entry:
         if not _is_length(sum(sizes)) or (known and sum(sizes) != self.size):
             raise CorruptManifest(f"{self.origin}: the sizes of its blobs do not add up")
         return sizes
+
+    @property
+    def stored(self) -> list[int] | None:
+        """Bytes of each blob in the store, as they were when the archive was made; None when it does not say."""
+        stored = self.more.get("stored")
+        if stored is None:
+            return None
+        if not isinstance(stored, list) or len(stored) != len(self.blobs) or not all(map(_is_length, stored)):
+            raise CorruptManifest(f"{self.origin}: the stored sizes of its blobs are malformed")
+        return stored
 
     @property
     def mtime_ns(self) -> int:
@@ -132,10 +155,20 @@ def is_blob_name(text: str) -> bool:
     return BLOB_NAME.fullmatch(text) is not None
 
 
+def sizes_of_blob(stored: int, key: Key) -> set[int]:
+    """The bytes that a blob can have which had `stored` bytes: whether a chunk is padded depends on its writer.
+    FORMAT.md, "A file's bytes"."""
+    around = key.header_size + BOX
+    payload = stored - around
+    padded = range(max(0, payload - 263), max(0, payload - 7))
+    chunks = [payload, *(length for length in padded if length + 8 + length % 256 == payload)]
+    return {stored, *(around + length for length in chunks), payload + 8 + payload % 256 + around}
+
+
 class Writer:
     """A manifest that is being written: of each entry its compressed JSON is kept, and its name.
 
-    With a key pair also the names of all blobs, for the index.
+    With a key pair also the names of all blobs and their stored sizes, for the index.
     """
 
     def __init__(self, key: Key) -> None:
@@ -151,9 +184,11 @@ class Writer:
         return len(self._names)
 
     def add(self, name: str, entry: Entry) -> None:
-        """Raises ValueError when there is an entry of this name already."""
+        """Raises ValueError when there is an entry of this name already; PogfastError for a name beyond the limits."""
         if name in self._names:
             raise ValueError(f"there are two entries of the name {name!r}")
+        if not is_name(name):
+            raise PogfastError(f"the name is too long for an archive: {name[:60]}...")
         facts = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
         if entry.more:
             facts = {**facts, **entry.more, **facts}
@@ -163,8 +198,8 @@ class Writer:
         self._waiting += _dumps(facts)
         self._names.add(name)
         if self._key.asymmetric:
-            for blob in entry.blobs:
-                self._blobs += blob.encode() + b"\n"
+            for blob, size in zip(entry.blobs, entry.stored or [0] * len(entry.blobs), strict=True):
+                self._blobs += b"%b %d\n" % (blob.encode(), size)
         if len(self._waiting) >= PIECE:
             self._compress()
 
@@ -181,6 +216,7 @@ class Writer:
             frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
         file_key = random_bytes(KEY_SIZE)
         _pad(frames)
+        _make_up(frames, self._size)
         box = secretbox(file_key, frames)
         frames.clear()
         index = _seal_index(self._blobs, self._key) if self._key.asymmetric else b""
@@ -215,10 +251,16 @@ def _write_size(frame: bytearray, size: int) -> None:
 
 
 def _seal_index(blobs: bytearray, key: Key) -> bytes:
-    """`blobs` are names, a line each."""
+    """`blobs` are names and stored sizes, a line each; a size of 0 is not known."""
     file_key = random_bytes(KEY_SIZE)
-    frame = bytearray(compress(ENCODER.encode(sorted(blobs.decode().split())), LEVEL))
+    pairs = sorted((name, int(size)) for name, size in (line.split() for line in blobs.decode().splitlines()))
+    names, sizes = [name for name, _ in pairs], [size for _, size in pairs]
+    frame = bytearray(compress(ENCODER.encode(names), LEVEL))
+    if names and all(sizes):
+        content = compress(ENCODER.encode({"stored": sizes}), LEVEL)
+        frame += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
     _pad(frame)
+    _make_up(frame, len(names) * 48)
     box = secretbox(file_key, frame)
     return secretbox(key.secret, len(box).to_bytes(4, "big") + file_key) + box
 
@@ -226,6 +268,18 @@ def _seal_index(blobs: bytearray, key: Key) -> bytes:
 def _pad(frames: bytearray) -> None:
     n = len(frames) % 256
     frames += PADDING_MAGIC + n.to_bytes(4, "little") + random_bytes(n)
+
+
+def _make_up(frames: bytearray, text: int) -> None:
+    """Makes frames large enough for `text` bytes of JSON in them: a file of zeros may have a million equal blobs."""
+    missing = text // DENSEST - len(frames) if text > SMALL_TEXT else 0
+    if missing > 0:
+        frames += PADDING_MAGIC + missing.to_bytes(4, "little") + bytes(missing)
+
+
+def is_name(name: str) -> bool:
+    """Returns True if an archived name is within the limits of FORMAT.md; nothing is said of where it leads."""
+    return len(name) <= MOST_NAME and (len(name) < MOST_PARTS or name.count("/") < MOST_PARTS)
 
 
 def open(data: bytes, key: Key, name: str) -> Manifest:
@@ -244,17 +298,31 @@ def _parsed(frames: list[_Frame], name: str) -> Manifest:
     with _parsing(name):
         text = _text(frames)
         frames.clear()
+        members: Mapping[str, msgspec.Raw | bytes]
         try:
-            return Manifest(_Entries(ENTRIES.decode(text), name), trailer)
+            members = ENTRIES.decode(text)
         except (ValueError, RecursionError):  # a name that is not UTF-8; or it is no JSON
             latin = text.decode("latin-1")
             del text
-            return Manifest(_Entries(_scan(latin), name), trailer)
+            members = _scan(latin)
+    _check_names(members.keys(), name)
+    return Manifest(_Entries(members, name), trailer)
 
 
 def open_trailer(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
     """The trailer of a manifest, None where there is none; its entries are not parsed. Raises as `open` does."""
     return _trailer(_open_frames(data, key, name), name)
+
+
+def open_facts(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
+    """The same without `directories`, `links` and `fifos`, which may be a million. Raises as `open` does."""
+    text = _trailer_text(_open_frames(data, key, name), name)
+    if text is None:
+        return None
+    try:
+        return {word: _loads(value) for word, value in OBJECT.decode(text).items() if word not in SECTIONS}
+    except (ValueError, RecursionError):
+        return {word: value for word, value in _trailer_of(text, name).items() if word not in SECTIONS}
 
 
 def blob_names(data: bytes, key: Key, name: str) -> list[str]:
@@ -283,15 +351,33 @@ def check_index(names: Iterable[str], data: bytes, key: Key, name: str) -> None:
 def open_index(data: bytes, key: Key, name: str) -> list[str]:
     """The names in the index that stands in front with a key pair: sorted, repeats kept. The public key opens it, and
     can write it, so with the private key `blob_names` is the function to ask. Raises WrongKey and CorruptManifest."""
+    return _index(data, key, name)[0]
+
+
+def open_sizes(data: bytes, key: Key, name: str) -> dict[str, int]:
+    """The stored bytes of each blob as the index tells them; empty where it does not. Raises as `open_index` does."""
+    names, frames = _index(data, key, name)
+    trailer = _trailer(frames, name) or {}
+    sizes = trailer.get("stored")
+    if sizes is None:
+        return {}
+    if not isinstance(sizes, list) or len(sizes) != len(names) or not all(map(_is_length, sizes)):
+        raise CorruptManifest(f"{name}: the stored sizes in its index are malformed")
+    return dict(zip(names, sizes, strict=True))
+
+
+def _index(data: bytes, key: Key, name: str) -> tuple[list[str], list[_Frame]]:
+    """(the names of the index, its frames)."""
     file_key, length = _index_header(data, key, name)
     payload = secretbox_open(file_key, data[INDEX_HEADER : INDEX_HEADER + length])
     if payload is None:
         raise CorruptManifest(f"{name}: its index is damaged or cut short")
     with _parsing(name):
-        blobs = _loads(decompress(payload))
-    if not _are_blob_names(blobs):
+        frames = list(_frames(payload))
+        names = _loads(_text(frames))
+    if not _are_blob_names(names):
         raise CorruptManifest(f"{name}: its index is malformed")
-    return list(blobs)
+    return names, frames
 
 
 def _names_in(frames: list[_Frame], name: str) -> list[str]:
@@ -309,8 +395,16 @@ def _index_header(data: bytes, key: Key, name: str) -> tuple[bytes, int]:
         raise CorruptManifest(f"{name} is too short to be a manifest")
     header = secretbox_open(key.secret, data[:INDEX_HEADER])
     if header is None:
-        raise WrongKey(f"{name}: this key does not open it, or it is not a manifest")
+        raise _refused(data[:INDEX_HEADER], name)
     return header[4:], int.from_bytes(header[:4], "big")
+
+
+def _refused(header: bytes, name: str) -> PogfastError:
+    """What is wrong with a manifest whose first bytes no key of ours opens. A flipped bit in them looks like another
+    key; zeros, which power cuts leave, do not."""
+    if not any(header):
+        return CorruptManifest(f"{name} is damaged: it begins with zeros")
+    return WrongKey(f"{name}: this key does not open it: it is of another key, or its first bytes are damaged")
 
 
 class _Frame(NamedTuple):
@@ -341,18 +435,21 @@ def _payload(data: bytes, key: Key, name: str) -> bytes:
     except WrongKey as error:
         if key.asymmetric:  # the index opened, so the key is right
             raise CorruptManifest(f"{name} is damaged: its header does not unwrap") from error
-        raise WrongKey(f"{name}: this key does not open it, or it is not a manifest") from error
+        raise _refused(data[: key.header_size], name) from error
     payload = secretbox_open(file_key, full[key.header_size :])
     if payload is None:
         raise CorruptManifest(f"{name} is damaged or cut short")
     return payload
 
 
-def _frames(payload: bytes) -> Iterator[_Frame]:
+def _frames(payload: bytes | memoryview) -> Iterator[_Frame]:
     """Every frame of a payload, found by its own length. ValueError when one is cut short, or none."""
-    view, at = memoryview(payload), 0
+    view, at, count = memoryview(payload), 0, 0
     while at < len(view):
-        magic = payload[at : at + 4]
+        count += 1
+        if count > MOST_FRAMES:
+            raise ValueError(f"it has more than {MOST_FRAMES} frames")
+        magic = bytes(view[at : at + 4])
         if magic == ZSTD_MAGIC:
             begin, end = at, _frame_end(view, at)
         elif magic[1:] == PADDING_MAGIC[1:] and magic[0] >> 4 == PADDING_MAGIC[0] >> 4:  # 50 to 5F: skippable
@@ -382,25 +479,72 @@ def _frame_end(payload: memoryview, at: int) -> int:
 
 def _trailer(frames: list[_Frame], name: str) -> dict[str, Any] | None:
     """The object in the first frame of the trailer's magic."""
+    text = _trailer_text(frames, name)
+    return None if text is None else _trailer_of(text, name)
+
+
+def _trailer_text(frames: list[_Frame], name: str) -> bytes | None:
     for frame in frames:
         if frame.magic == TRAILER_MAGIC:
             with _parsing(name):
-                trailer = _loads(decompress(frame.data))
-            if not isinstance(trailer, dict):
-                raise CorruptManifest(f"{name}: its trailer is malformed")
-            return trailer
+                return _decompressed(_frames(frame.data), _room(frames))
     return None
+
+
+def _trailer_of(text: bytes, name: str) -> dict[str, Any]:
+    with _parsing(name):
+        trailer = _loads(text)
+    if not isinstance(trailer, dict):
+        raise CorruptManifest(f"{name}: its trailer is malformed")
+    for section in SECTIONS:
+        names = trailer.get(section)
+        if isinstance(names, dict):
+            _check_names(names, name)
+    return trailer
+
+
+def _check_names(names: Collection[str], origin: str) -> None:
+    if max(map(len, names), default=0) >= MOST_PARTS and not all(map(is_name, names)):
+        raise CorruptManifest(f"{origin}: a name in it is longer than {MOST_NAME} characters or {MOST_PARTS} parts")
+
+
+def _room(frames: list[_Frame]) -> int:
+    """Bytes of JSON that one of these frames may hold."""
+    return min(MOST_TEXT, max(SMALL_TEXT, DENSEST * sum(len(frame.data) for frame in frames)))
+
+
+def _decompressed(frames: Iterable[_Frame], room: int) -> bytes:
+    """The content of the zstd frames among these, one after the other. Raises ValueError if one is cut short, or if it
+    has more than `room` bytes in all."""
+    pieces: list[bytes] = []
+    for frame in frames:
+        if frame.magic == ZSTD_MAGIC:
+            content = _content(frame.data, room)
+            room -= len(content)
+            pieces.append(content)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _content(frame: memoryview, room: int) -> bytes:
+    size = zstandard.frame_content_size(frame)
+    if size > room:
+        raise ValueError(TOO_DENSE)
+    if size >= 0:
+        return zstandard.ZstdDecompressor().decompress(frame)
+    reader, pieces = zstandard.ZstdDecompressor().decompressobj(), []
+    for at in range(0, len(frame), FEED):
+        pieces.append(reader.decompress(frame[at : at + FEED]))
+        room -= len(pieces[-1])
+        if room < 0:
+            raise ValueError(TOO_DENSE)
+    if not reader.eof:
+        raise ValueError("a zstd frame is cut short")
+    return b"".join(pieces)
 
 
 def _text(frames: list[_Frame]) -> bytes:
     """The JSON of the entries."""
-    content = [frame.data for frame in frames if frame.magic == ZSTD_MAGIC]
-    if len(content) == 1:
-        size = zstandard.frame_content_size(content[0])
-        # A block of 4 bytes holds 128 KiB at most: what says more is not believed, or it would be allocated.
-        if 0 < size <= len(content[0]) << 15:
-            return zstandard.ZstdDecompressor().decompress(content[0])  # once, where `decompress` joins pieces
-    return decompress(b"".join(content))
+    return _decompressed(frames, _room(frames))
 
 
 @contextlib.contextmanager
@@ -511,6 +655,8 @@ def outline(entries: Mapping[str, Entry], name: str) -> tuple[int | None, str]:
 
 def _entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
     try:
+        if len(memoryview(text)) > MOST_OTHER:
+            _check_other(text)
         more = _loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptManifest(f"{origin} does not parse: {error}") from error
@@ -522,6 +668,14 @@ def _entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
     if not _is_time(atime) or not _is_time(mtime):
         raise CorruptManifest(f"{origin}: one of its times is malformed")
     return Entry(blobs, atime, mtime, more, origin)
+
+
+def _check_other(text: msgspec.Raw | bytes) -> None:
+    """Raises ValueError if more of a long entry than its limit is something else than what its blobs are."""
+    values = OBJECT.decode(text)
+    lists = sum(len(memoryview(values.get(word, b""))) for word in ("blobs", "sizes", "stored"))
+    if len(memoryview(text)) - lists > MOST_OTHER:
+        raise ValueError(f"it has more than {MOST_OTHER:,} bytes beside its blobs")
 
 
 def _are_blob_names(value: object) -> bool:

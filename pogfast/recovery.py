@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
 from pogfast.archive import open_archive
 from pogfast.directories import Directories, leaf_of, many_open_files, parent_of
-from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, StoreLost, TargetError, UsageError
+from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UsageError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, metadata_of, set_metadata
@@ -138,9 +138,9 @@ def restore(
     """
     options = _chosen(options, more)
     heard = report or Silent()
-    lost: list[StoreLost] = []
+    lost: list[PogfastError] = []
 
-    def tell(what: StoreLost | str) -> None:
+    def tell(what: PogfastError | str) -> None:
         if isinstance(what, str):
             heard.warning(what)
         else:

@@ -6,20 +6,21 @@ what is held is names, not records. What a manifest says of its files is believe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from pogfast import manifest
-from pogfast.archive import Archive, Record
+from pogfast.archive import Archive, Filter, Record, Refused, manifests_of, totals_of
+from pogfast.catalog import Catalog, Seen, in_parallel
 from pogfast.directories import plain_path
-from pogfast.errors import NoSuchEntry, PogfastError
+from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, WrongKey
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.patterns import Patterns
 from pogfast.plan import Choice
-from pogfast.stores import Store
+from pogfast.stores import Store, Stored
 
 Kind = Literal["file", "directory", "link", "fifo"]
 
@@ -58,23 +59,34 @@ class Thing(NamedTuple):
         return self.entry.size if self.entry else None
 
 
-def listing(archive: Archive) -> Iterator[Item]:
+def listing(archive: Archive, problem: Callable[[PogfastError], None] | None = None) -> Iterator[Item]:
     """Everything in an archive, in the order of paths: a directory, what is below it, then what follows.
 
-    Raises CorruptManifest at an entry that is malformed.
+    An entry that is malformed goes to `problem`; without it, raises CorruptManifest there.
     """
     for name in sorted_names(archive):
-        for thing in things(archive, name):
-            yield _item(thing)
+        yield from _items(archive, name, problem)
+
+
+def _items(archive: Archive, name: str, problem: Callable[[PogfastError], None] | None) -> Iterator[Item]:
+    for kind in _kinds(archive, name):
+        try:
+            item = _item(_thing(archive, name, kind))
+        except CorruptManifest as error:
+            if problem is None:
+                raise
+            problem(error)
+        else:
+            yield item
 
 
 def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastError], None]) -> Iterator[Item]:
     """Those of `listing` that `words` mean, as in `restore`: a name, and all below it, or else a pattern of restic's
     rules. No words: all. A word that means nothing goes to `problem`, behind the last item."""
     choice = Choice(words, (), (plain_path(name) for name in sorted_names(archive)))
-    for item in listing(archive):
-        if choice.picks(plain_path(item.name)):
-            yield item
+    for name in sorted_names(archive):
+        if choice.picks(plain_path(name)):
+            yield from _items(archive, name, problem)
     for word in words:
         if word in choice.unmatched:
             problem(NoSuchEntry(f"{word}: no such file in the archive"))
@@ -82,10 +94,12 @@ def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastE
 
 def sorted_names(*archives: Archive) -> list[str]:
     """The names of all that is in archives, once each, in the order of paths."""
-    names: set[str] = set()
-    for archive in archives:
-        names.update(archive, archive.directories, archive.links, archive.fifos)
-    return sorted(names, key=in_order_of_paths)
+    return sorted(set().union(*map(names_of, archives)), key=in_order_of_paths)
+
+
+def names_of(archive: Archive) -> set[str]:
+    """The names of all that is in an archive."""
+    return set().union(archive, archive.directories, archive.links, archive.fifos)
 
 
 def in_order_of_paths(name: str) -> str:
@@ -94,18 +108,25 @@ def in_order_of_paths(name: str) -> str:
 
 
 def things(archive: Archive, name: str) -> list[Thing]:
-    """What an archive has under a name: one in a sound archive."""
-    found: list[Thing] = []
-    if name in archive.entries:
+    """What an archive has under a name: one in a sound archive. Raises CorruptManifest if an entry is malformed."""
+    return [_thing(archive, name, kind) for kind in _kinds(archive, name)]
+
+
+def _kinds(archive: Archive, name: str) -> list[Kind]:
+    kinds: list[Kind] = ["file"] if name in archive.entries else []
+    sections: list[tuple[Kind, Mapping[str, Any]]] = [
+        ("directory", archive.directories),
+        ("link", archive.links),
+        ("fifo", archive.fifos),
+    ]
+    return kinds + [kind for kind, section in sections if name in section]
+
+
+def _thing(archive: Archive, name: str, kind: Kind) -> Thing:
+    if kind == "file":
         entry = archive.entries[name]
-        found.append(Thing(name, "file", entry.more, entry))
-    if name in archive.directories:
-        found.append(Thing(name, "directory", archive.directories[name]))
-    if name in archive.links:
-        found.append(Thing(name, "link", archive.links[name]))
-    if name in archive.fifos:
-        found.append(Thing(name, "fifo", archive.fifos[name]))
-    return found
+        return Thing(name, kind, entry.more, entry)
+    return Thing(name, kind, archive.others[kind][name])
 
 
 def _item(thing: Thing) -> Item:
@@ -147,11 +168,21 @@ class Found(Record):
     item: Item
 
 
-def find(store: Store, key: Key, patterns: Iterable[str], problem: Callable[[PogfastError], None]) -> Iterator[Found]:
-    """What matches one of `patterns` in the archives of a store, in the order of their manifests' names.
+def find(
+    store: Store,
+    key: Key,
+    patterns: Iterable[str],
+    problem: Callable[[PogfastError], None],
+    *,
+    host: str | None = None,
+    tags: Collection[str] = (),
+) -> Iterator[Found]:
+    """What matches one of `patterns` in the archives of a store, in the order of their manifests' names; only in those
+    of `host` and with all `tags`, if they are given.
 
     A pattern with a `/` is matched with whole names, any other with their last part. An archive that does not open goes
-    to `problem`. Raises StoreError, and UsageError for what is no pattern.
+    to `problem`, as does an entry that is malformed. Raises as `manifests_of` does, WrongKey if not one opens, and
+    UsageError for what is no pattern.
     """
     given = list(patterns)
     leaves = Patterns([pattern for pattern in given if "/" not in pattern])
@@ -162,22 +193,49 @@ def find(store: Store, key: Key, patterns: Iterable[str], problem: Callable[[Pog
         # What matches includes all below it: that alone is no reason to be found.
         return leaves.matches(leaf) or (paths.matches(name) and not paths.matches(parent))
 
-    for archive in _opened(store, key, problem):
-        for item in listing(archive):
-            if is_meant(item.name):
+    manifests = manifests_of(store)
+    wanted = Filter.of(host, tags, None)
+    if wanted != Filter():
+        manifests = _those_that_fit(store, key, manifests, wanted)
+    for archive in _opened(store, key, manifests, problem):
+        for name in sorted(filter(is_meant, names_of(archive)), key=in_order_of_paths):
+            for item in _items(archive, name, problem):
                 yield Found(archive.name, archive.time, item)
 
 
-def _opened(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> Iterator[Archive]:
+def _those_that_fit(store: Store, key: Key, manifests: Sequence[Stored], wanted: Filter) -> list[Stored]:
+    """One that does not open may be meant: it is opened once more, and told of, with the others."""
+    with Catalog(store, key) as catalog:
+        looks = zip(manifests, catalog.look(manifests), strict=True)
+        return [stored for stored, seen in looks if seen.problem is not None or wanted.fits(seen.facts)]
+
+
+def _opened(
+    store: Store, key: Key, manifests: Sequence[Stored], problem: Callable[[PogfastError], None]
+) -> Iterator[Archive]:
     """The archives of a store, one after the other. They are not to be closed: the store is the caller's."""
-    for stored in store.manifests():
+
+    def fetch(stored: Stored) -> bytes | PogfastError:
         try:
-            data = store.get_manifest(stored.name)
+            return store.get_manifest(stored.name)
+        except PogfastError as error:
+            return error
+
+    refused = Refused()
+    for stored, data in zip(manifests, in_parallel(fetch, manifests, store.parallel), strict=True):
+        try:
+            if isinstance(data, PogfastError):
+                raise data
             opened = manifest.open(data, key, stored.name)
+        except WrongKey as error:
+            refused.add(stored.name, error)
         except PogfastError as error:
             problem(error)
-            continue
-        yield Archive(store, stored.name, opened, key)
+            refused.others += 1
+        else:
+            refused.others += 1
+            yield Archive(store, stored.name, opened, key)
+    refused.tell(problem)
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -206,6 +264,9 @@ class Info(Record):
     blobs: int = 0  # distinct
     missing: int = 0  # of these, not in the store
     stored: int = 0  # bytes of those that are
+    skipped: int = 0  # sockets and devices that were left out
+    unreadable: int = 0  # files and directories that could not be read
+    changed: int = 0  # files that changed while they were read
     duplicates: int = 0  # files with the content of one before
     duplicate_size: int = 0  # plain bytes of these: not stored again
     largest: str | None = None
@@ -213,8 +274,9 @@ class Info(Record):
     ratio: float | None = None  # plain to stored; None where a size is not known, or nothing is stored
 
 
-def info(archive: Archive) -> Info:
-    """Counts through an archive and looks up the sizes of its blobs. Raises StoreError."""
+def info(archive: Archive, problem: Callable[[PogfastError], None] | None = None) -> Info:
+    """Counts through an archive and looks up the sizes of its blobs. An entry that is malformed goes to `problem`;
+    without it, raises CorruptManifest there. Raises StoreError."""
     program = archive.trailer.get("program")
     found = Info(
         archive.name,
@@ -232,11 +294,20 @@ def info(archive: Archive) -> Info:
         len(archive.links),
         len(archive.fifos),
     )
+    for word in ("skipped", "unreadable", "changed"):
+        left_out = archive.trailer.get(word)
+        setattr(found, word, len(left_out) if isinstance(left_out, dict | list) else 0)
     contents: set[str | tuple[str, ...]] = set()
     blobs: set[str] = set()
-    for name, entry in archive.items():
-        _count(found, name, entry, contents)
-        blobs.update(entry.blobs)
+    for name in archive:
+        try:
+            entry = archive[name]
+            _count(found, name, entry, contents)
+            blobs.update(entry.blobs)
+        except CorruptManifest as error:
+            if problem is None:
+                raise
+            problem(error)
     found.blobs = len(blobs)
     for blob in blobs:
         size = archive.store.size_of(blob)
@@ -280,18 +351,27 @@ class Stats(Record):
 
 def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> Stats:
     """Goes through all blobs and archives of a store. An archive that does not open goes to `problem`. While there is
-    one, its blobs may count as orphans. Raises StoreError."""
+    one, its blobs may count as orphans. Raises as `manifests_of` does, and WrongKey if not one opens."""
     found = Stats()
+    manifests = manifests_of(store)
     there = {blob.name: blob.size for blob in store.blob_names()}
     found.blobs, found.stored = len(there), sum(there.values())
+    found.manifests = sum(stored.size for stored in manifests)
     needed: set[str] = set()
-    for stored in store.manifests():
-        found.manifests += stored.size
-        try:
-            _count_archive(found, store.get_manifest(stored.name), key, stored.name, needed)
-        except PogfastError as error:
-            found.unreadable += 1
-            problem(error)
+    refused = Refused()
+    with Catalog(store, key) as catalog:
+        for seen in catalog.look(manifests, blobs=True):
+            if isinstance(seen.problem, WrongKey):
+                refused.add(seen.name, seen.problem)
+            elif seen.problem is not None:
+                refused.others += 1
+                problem(seen.problem)
+            else:
+                refused.others += 1
+                needed.update(seen.blobs or ())
+                _count_archive(found, seen, key)
+    refused.tell(problem)
+    found.unreadable = len(manifests) - found.archives
     found.missing = len(needed - there.keys())
     for blob, size in there.items():
         if blob not in needed:
@@ -302,14 +382,12 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
     return found
 
 
-def _count_archive(found: Stats, data: bytes, key: Key, name: str, needed: set[str]) -> None:
-    if not key.can_open:
-        needed.update(manifest.blob_names(data, key, name))
-        found.files = found.size = None
-    else:
-        opened = manifest.open(data, key, name)
-        for entry in opened.entries.values():
-            needed.update(entry.blobs)
-            found.size = None if found.size is None or entry.size is None else found.size + entry.size
-        found.files = (found.files or 0) + len(opened.entries)
+def _count_archive(found: Stats, seen: Seen, key: Key) -> None:
     found.archives += 1
+    if not key.can_open:
+        found.files = found.size = None
+        return
+    totals = totals_of(seen.facts)
+    size = totals.get("size")
+    found.size = None if found.size is None or size is None else found.size + size
+    found.files = (found.files or 0) + totals.get("files", 0)

@@ -17,6 +17,7 @@ from typing import Any
 
 import oracle
 import pytest
+import zstandard
 from conftest import Vector
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,11 +26,13 @@ from pogfast import keys, reading
 from pogfast.archive import Archive, archives, find_archive, open_archive
 from pogfast.errors import (
     CorruptBlob,
-    CorruptManifest,
     DamageError,
     MissingBlob,
+    NoArchives,
     NoSuchArchive,
     NoSuchEntry,
+    PassedOver,
+    PogfastError,
     StoreError,
     UsageError,
     WrongBlob,
@@ -642,31 +645,68 @@ def test_archives_of_other_keys_are_passed_over(built: Built) -> None:
     (built.path / "2026-01-02T00:00:00.000000.mfn").write_bytes(
         oracle.seal_manifest(oracle.OracleKey(bytes(32)), {}, {})
     )
-    with open_archive(f"{built.path}/latest", KEY) as archive:
+    heard: list[PogfastError | str] = []
+    with open_archive(f"{built.path}/latest", KEY, tell=heard.append) as archive:
         assert archive.name == "2026-01-01T00:00:00.000000.mfn"
+    assert [type(what) for what in heard] == [PassedOver]
     with pytest.raises(WrongKey):
         open_archive(f"{built.path}/latest", keys.Key("keyfile", bytes(31) + b"x"))
 
 
-def test_a_damaged_newest_archive_is_not_replaced_by_an_older_one(built: Built) -> None:
+Spoiling = Callable[[Path], object]
+SPOILED: dict[str, Spoiling] = {
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut in its header": lambda path: os.truncate(path, 60),
+    "cut in its body": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "first bit": lambda path: flip(path, 0),
+    "last byte of its header": lambda path: flip(path, 71),
+    "body": lambda path: flip(path, 100),
+    "tail": lambda path: flip(path, -1),
+    "sealed, but no JSON": lambda path: path.write_bytes(
+        oracle.OracleKey(KEY.secret).seal(oracle.pad(zstandard.compress(b"{")))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_newer_archive_that_does_not_open_is_named_and_the_one_before_it_taken(built: Built, kind: str) -> None:
     built.seal("2026-01-01T00:00:00.000000.mfn")
     built.seal("2026-01-03T00:00:00.000000.mfn")
-    flip(built.path / "2026-01-03T00:00:00.000000.mfn", -1)
-    with pytest.raises(CorruptManifest, match="2026-01-03") as caught:
-        open_archive(f"{built.path}/latest", KEY)
-    assert "older" in caught.value.hint
+    SPOILED[kind](built.path / "2026-01-03T00:00:00.000000.mfn")
+    heard: list[PogfastError | str] = []
+    with open_archive(f"{built.path}/latest", KEY, tell=heard.append) as archive:
+        assert archive.name == "2026-01-01T00:00:00.000000.mfn"
+    assert [type(what) for what in heard] == [PassedOver]
+    assert "2026-01-03" in str(heard[0])
+    with pytest.warns(UserWarning, match="2026-01-03"):
+        open_archive(f"{built.path}/latest", KEY).close()
     built.seal("2026-01-05T00:00:00.000000.mfn")
-    with open_archive(f"{built.path}/latest", KEY) as archive:
+    heard.clear()
+    with open_archive(f"{built.path}/latest", KEY, tell=heard.append) as archive:
         assert archive.name == "2026-01-05T00:00:00.000000.mfn"
+    assert heard == [], "what is older is nobody's business"
 
 
 def test_no_archive_at_all(built: Built) -> None:
-    with pytest.raises(NoSuchArchive, match=f"^no archive in {built.path}$"):
+    with pytest.raises(NoSuchArchive, match="neither an archive nor a blob"):
         open_archive(f"{built.path}/latest", KEY)
     with pytest.raises(NoSuchArchive, match="no store at"):
         open_archive(f"{built.path}/no/latest", KEY)
     with pytest.raises(UsageError, match="names no archive"):
         open_archive(str(built.path), KEY)
+    built.add("f", b"a blob")
+    with pytest.raises(NoArchives, match="blobs and no archive"):
+        open_archive(f"{built.path}/latest", KEY)
+    (built.path / "2026-01-01T00:00:00.000000.mfn.removed").write_bytes(b"one that can be brought back")
+    with pytest.raises(NoSuchArchive, match="no archive"):
+        open_archive(f"{built.path}/latest", KEY)
+
+
+def test_an_archive_from_the_future_is_told_of(built: Built) -> None:
+    built.seal("2026-01-01T00:00:00.000000.mfn", {"time": "2099-01-01T00:00:00+00:00"})
+    with pytest.warns(UserWarning, match="in the future"):
+        open_archive(f"{built.path}/latest", KEY).close()
 
 
 def test_all_archives_of_a_store(built: Built) -> None:
@@ -692,7 +732,7 @@ def test_all_archives_of_a_store(built: Built) -> None:
     assert by_name["2026-01-01T20:00:00.000000.mfn"].host == "a"
     assert by_name["2026-01-02T06:00:00.000000.mfn"].tags == ["x", "y"]
     pogs = by_name["2026-01-09T00:00:00.000000.mfn"]
-    assert (pogs.files, pogs.size, pogs.blobs, pogs.problem) == (2, None, 3, None)
+    assert (pogs.files, pogs.size, pogs.blobs, pogs.problem) == (2, 6000, 3, None)
     assert pogs.stored == stored
     ours = by_name["2026-01-10T00:00:00.000000.mfn"]
     assert (ours.files, ours.size, ours.stored, ours.paths, ours.comment) == (3, 4, 5, ["/p"], "c")

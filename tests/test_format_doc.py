@@ -151,7 +151,7 @@ def keys_of(section: str) -> list[str]:
 
 def test_the_keys_that_are_written_are_described() -> None:
     facts = ["mode", "uid", "gid", "user", "group", "mtime_ns", "atime_ns", "xattrs"]
-    assert keys_of("Further keys of an entry") == ["size", "sizes", *facts, "sparse", "hardlink", "changed"]
+    assert keys_of("Further keys of an entry") == ["size", "sizes", "stored", *facts, "sparse", "hardlink", "changed"]
     assert keys_of("The trailer") == [
         "program", "time", "ended", "host", "user", "tags", "comment", "paths", "layout", "chunk_size", "chunker",
         "level", "directories", "links", "fifos", "skipped", "unreadable", "changed", "totals",

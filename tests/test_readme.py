@@ -23,7 +23,8 @@ NAME = re.compile(r"[A-Za-z0-9_-]{43}=|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}")
 # What is measured, drawn, or read off a clock, with what stands for it when two outputs are compared.
 VARIES = {
     r"in [\d.,]+ s \([^)]*\)": "in N s",
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "A TIME",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?": "A TIME",
+    r"(/\S+)?/home/notes": "/home/notes",
     r"[0-9a-f]{4}(-[0-9a-f]{4}){3}": "A FINGERPRINT",
 }
 # Commands that are not run here, since ci/test.sh does: it builds, installs and starts with the quick start.

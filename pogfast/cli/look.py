@@ -27,14 +27,16 @@ from pogfast.cli.options import (
     store_argument,
     store_of,
     tag_option,
+    told,
 )
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.archive import ArchiveInfo, Record
+    from pogfast.archive import Archive, ArchiveInfo, Record
     from pogfast.differences import Change
+    from pogfast.keys import Key
     from pogfast.survey import Info, Item
 
 # A kind, in restic's word and in the first letter of `ls -l`.
@@ -57,7 +59,8 @@ MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "ty
 def list_archives(output: Output, store: str, **options: Any) -> None:
     """List the archives of a store.
 
-    By time, the newest last. Each with its host, files, their size, what its blobs take in the store, and its tags.
+    By time, the newest last. Each with its host, files, their size, what its blobs take in the store, its tags and
+    paths, its comment, and what was left out of it.
     """
     from pogfast.archive import archives
     from pogfast.stores import open_store
@@ -66,26 +69,63 @@ def list_archives(output: Output, store: str, **options: Any) -> None:
     key = key_of(options)
     opened = open_store(store)
     try:
-        infos = [info for info in archives(opened, key) if _is_meant(info, **options)]
+        infos = archives(opened, key)
     finally:
         opened.close()
-    if output.json:
-        for info in infos:
-            output.emit("snapshot", id=info.name, hostname=info.host, **_without(info, "name", "host"))
-        return
-    rows = [
-        [
-            _time(info.time),
-            info.host,
-            _number(info.files),
-            _size(info.size),
-            _size(info.stored),
-            info.name,
-            ", ".join(info.tags) + (f" ({info.problem})" if info.problem else ""),
-        ]
-        for info in infos
+    shown = [info for info in infos if info.problem or _is_meant(info, **options)]
+    for info in shown if output.json else ():
+        output.emit("snapshot", id=info.name, hostname=info.host, **_without(info, "name"))
+    if not output.json:
+        _print_table(output, [_row(info) for info in shown])
+    _tell_problems(output, infos)
+
+
+HEAD = ["time", "host", "files", "size", "stored", "archive", "tags", "paths", "comment", "notes"]
+RIGHT = {2, 3, 4}
+# Columns that are left out where no archive has anything in them.
+MAY_BE_EMPTY = {6, 7, 8, 9}
+
+
+def _row(info: ArchiveInfo) -> list[str]:
+    return [
+        _time(info.time),
+        info.host,
+        _number(info.files),
+        _size(info.size),
+        _size(info.stored),
+        info.name,
+        ", ".join(info.tags),
+        ", ".join(info.paths),
+        info.comment,
+        PROBLEMS.get(info.code, info.problem) if info.problem else _left_out(info),
     ]
-    _print_table(output, ["time", "host", "files", "size", "stored", "archive", "tags"], rows, right={2, 3, 4})
+
+
+# What is said in a row of an archive that does not open, by exit code; all else as it is.
+PROBLEMS = {12: "not opened by this key", 4: "damaged"}
+
+
+def _left_out(found: ArchiveInfo | Info) -> str:
+    """What is not in an archive, or may be of no single moment."""
+    words = {"unreadable": found.unreadable, "skipped": found.skipped, "changed while read": found.changed}
+    return ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
+
+
+def _tell_problems(output: Output, infos: list[ArchiveInfo]) -> None:
+    """Says of the archives that do not open why, once, and what that means for the exit code."""
+    from pogfast.archive import other_key
+    from pogfast.errors import PogfastError, WrongKey
+
+    refused = [info.name for info in infos if info.code == 12]
+    if refused and len(refused) < len(infos):
+        output.problem(other_key(refused))
+    elif refused:
+        raise WrongKey(f"no archive of this store opens with this key, or their first bytes are damaged: {refused[0]}")
+    for info in infos:
+        if info.problem and info.code != 12:
+            error = PogfastError(info.problem, path=info.name)
+            error.exit_code = info.code
+            output.problem(error)
 
 
 def _is_meant(info: ArchiveInfo, host: str | None, tags: tuple[str, ...], path: str | None) -> bool:
@@ -114,7 +154,7 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
     from pogfast.survey import select
 
     output.during = "ls"
-    with open_archive(archive, options) as opened:
+    with open_archive(output, archive, options) as opened:
         items = select(opened, names, output.problem)
         if output.json:
             for item in items:
@@ -130,10 +170,12 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
 @click.argument("store", metavar="STORE", type=PATH, required=False)
 @click.argument("patterns", nargs=-1, metavar="PATTERN...")
 @click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
+@click.option("--host", metavar="NAME", help="Only in archives of this host.")
+@tag_option("Only in archives with this tag; again for more.")
 @key_options
 @service_options
 def find(output: Output, store: str | None, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
-    """Find names in all archives of a store.
+    """Find names in the archives of a store.
 
     A pattern without a / is held against the last part of a name. Each line has the archive, and the name.
     """
@@ -150,7 +192,7 @@ def find(output: Output, store: str | None, patterns: tuple[str, ...], long: boo
     key = key_of(options)
     opened = open_store(store)
     try:
-        for found in find_names(opened, key, patterns, output.problem):
+        for found in find_names(opened, key, patterns, output.problem, **options):
             if output.json:
                 output.emit("match", snapshot=found.archive, time=_iso(found.time), **_node(found.item))
             else:
@@ -242,15 +284,14 @@ def diff(output: Output, before: str, after: str, metadata: bool, **options: Any
     + added, - removed, M other content, U only other metadata, T another kind, ? may have other content: the archives
     are cut differently. No blob is read.
     """
-    from pogfast import archive
     from pogfast.differences import diff as differences
 
     look_for_archive(before)
     look_for_archive(after)
     key = key_of(options)
     counts: Counter[str] = Counter()
-    with _one(archive, before, key, options) as one, _one(archive, after, key, options) as other:
-        for change in differences(one, other):
+    with _one(output, before, key, options) as one, _one(output, after, key, options) as other:
+        for change in differences(one, other, output.problem):
             if change.change != "metadata" or metadata:
                 counts[change.change] += 1
                 _tell_change(output, change)
@@ -261,11 +302,13 @@ def diff(output: Output, before: str, after: str, metadata: bool, **options: Any
         output.info("no difference")
 
 
-def _one(archive: Any, text: str, key: Any, options: dict[str, Any]) -> Any:
+def _one(output: Output, text: str, key: Key, options: dict[str, Any]) -> Archive:
     """An archive; --host and so on choose among those of STORE/latest."""
+    from pogfast import archive
     from pogfast.stores import LATEST
 
-    return archive.open_archive(text, key, **(options if text.rpartition("/")[2] == LATEST else {}))
+    chosen = options if text.rpartition("/")[2] == LATEST else {}
+    return archive.open_archive(text, key, **chosen, tell=told(output))
 
 
 def _tell_change(output: Output, change: Change) -> None:
@@ -292,10 +335,10 @@ def info(output: Output, archive: str, **options: Any) -> None:
     """
     from pogfast.survey import info as figures
 
-    with open_archive(archive, options) as opened:
-        found = figures(opened)
+    with open_archive(output, archive, options) as opened:
+        found = figures(opened, output.problem)
     if output.json:
-        output.emit("info", id=found.name, **_without(found, "name"))
+        output.emit("info", id=found.name, hostname=found.host, **_without(found, "name"))
         return
     _print_pairs(
         output,
@@ -316,6 +359,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
             "stored": f"{_size(found.stored)} in {many(found.blobs, 'blob')}" + _ratio(found.ratio),
             "missing": many(found.missing, "blob") if found.missing else "",
             "duplicates": f"{many(found.duplicates, 'file')}, {_size(found.duplicate_size)}",
+            "left out": _left_out(found),
             "largest": f"{found.largest}, {_size(found.largest_size)}" if found.largest else "",
         },
     )
@@ -378,7 +422,8 @@ def _iso(time: datetime | None) -> str | None:
 
 
 def _time(time: datetime | None) -> str:
-    return "?" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    """Local time, with its offset from UTC: the names of archives are another clock's."""
+    return "?" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def _number(number: int | None) -> str:
@@ -400,11 +445,14 @@ def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f", {ratio:.2f} : 1"
 
 
-def _print_table(output: Output, head: list[str], rows: list[list[str]], right: set[int]) -> None:
-    if rows:
-        output.table(head, rows, right)
-    else:
+def _print_table(output: Output, rows: list[list[str]]) -> None:
+    """The archives of `list`; none are none only if all were removed, or a filter chose none."""
+    if not rows:
         output.info("no archives")
+        return
+    columns = [i for i in range(len(HEAD)) if i not in MAY_BE_EMPTY or any(row[i] for row in rows)]
+    shown = [[row[i] for i in columns] for row in rows]
+    output.table([HEAD[i] for i in columns], shown, {at for at, i in enumerate(columns) if i in RIGHT})
 
 
 def _print_pairs(output: Output, pairs: dict[str, str]) -> None:

@@ -19,6 +19,7 @@ from pogfast.console import Console
 
 if TYPE_CHECKING:
     from pogfast.archive import Archive
+    from pogfast.errors import PogfastError
     from pogfast.keys import Key
     from pogfast.progress import Display, Style
 
@@ -170,12 +171,24 @@ def look_for_store(text: str) -> None:
     open_store(text).close()
 
 
-def open_archive(text: str, options: dict[str, Any]) -> Archive:
+def open_archive(output: Output, text: str, options: dict[str, Any]) -> Archive:
     """The archive that an argument and a verb's options mean; to be closed."""
     from pogfast import archive
 
     look_for_archive(text)
-    return archive.open_archive(text, key_of(options), **options)
+    return archive.open_archive(text, key_of(options), **options, tell=told(output))
+
+
+def told(output: Output) -> Callable[[PogfastError | str], None]:
+    """Shows what a library tells: a warning, or a problem that it got round, for which the exit code will be 3."""
+
+    def tell(what: PogfastError | str) -> None:
+        if isinstance(what, str):
+            output.warning(what)
+        else:
+            output.problem(what)
+
+    return tell
 
 
 @contextlib.contextmanager

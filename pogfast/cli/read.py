@@ -224,7 +224,7 @@ def cat(output: Output, archive: str, name: str, offset: int, length: int | None
     """
     if output.json:
         raise UsageError("what cat prints is the file itself: there is no --json")
-    with open_archive(archive, options) as opened:
+    with open_archive(output, archive, options) as opened:
         for piece in opened.read(name, offset, length):
             output.write(piece)
 
@@ -325,7 +325,7 @@ def _detail(difference: Difference) -> str:
 def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -> None:
     from pogfast.differences import compare
 
-    with displayed(output, "check", "check") as display, open_archive(archive, options) as opened:
+    with displayed(output, "check", "check") as display, open_archive(output, archive, options) as opened:
         compared = compare(opened, path, CheckReport(output, display))
     raise_worst(output, compared.exit_code)
     output.emit(

@@ -41,6 +41,19 @@ class Mirrors:
                 found.setdefault(stored.name, stored)
         return sorted(found.values())
 
+    @property
+    def identity(self) -> str:
+        return ",".join(store.identity for store in self.stores)
+
+    def blob_names(self) -> Iterator[Stored]:
+        """Of all of them; what lies in several comes as often."""
+        for store in list(self.stores):
+            yield from store.blob_names()
+
+    def marks(self) -> list[Stored]:
+        """Of all of them, in no order."""
+        return [mark for store in list(self.stores) for mark in self._ask(store, store.marks) or ()]
+
     def get_manifest(self, name: str) -> bytes:
         """The first that is good; where there is none, the first. Raises NoSuchArchive and StoreError."""
         first: bytes | None = None
