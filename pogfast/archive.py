@@ -570,8 +570,8 @@ def manifests_of(store: Store | Mirrors) -> list[Stored]:
         hint = "is the path right, and the disk mounted?" if os.path.isdir(store.path) else "is the name right?"
         raise NoSuchArchive(f"no store at {store.label}: there is neither an archive nor a blob", hint)
     raise NoArchives(
-        f"{store.label} has blobs and no archive: its manifests ({MANIFEST}) are gone",
-        hint="bring them back, from a copy of the store if there is one; nothing else says what the blobs are",
+        f"{store.label} has blobs and no archive: its manifests are gone, or its first backup has not ended",
+        hint=f"nothing but the manifests (*{MANIFEST}) says what the blobs are: a copy of the store may have them",
     )
 
 

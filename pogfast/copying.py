@@ -10,17 +10,22 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pogfast import manifest
 from pogfast._engine import BlobDirectory, cores, open_blob
+from pogfast.archive import Filter, Refused, find_archive, manifests_of
+from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.keys import Key
-from pogfast.stores import Store, Target, open_store
+from pogfast.stores import LATEST, Store, Stored, Target, names_archive, open_store
 from pogfast.stores.targets import publish, sweeps
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
 
 
 @dataclass
@@ -35,6 +40,8 @@ class Summary:
     blobs: int = 0  # of these, copied
     size: int = 0
     blobs_there: int = 0
+    verified: int = 0  # of those that were there, read there
+    mended: int = 0  # of these, damaged, and stored anew
     problems: list[PogfastError] = field(default_factory=list)
 
     @property
@@ -76,29 +83,58 @@ def copy(
     archives: Collection[str] = (),
     key: Key | None = None,
     *,
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
     jobs: int | None = None,
+    verify: bool = False,
     dry_run: bool = False,
     report: Report | None = None,
 ) -> Summary:
-    """Copies archives by the names of their manifests (none: all) from a store to another. Sources that are read twice
-    are copied once; a second run continues the first.
+    """Copies archives by the names of their manifests (none: all) from a store to another. `source` may be an archive
+    as well: STORE/NAME.mfn or STORE/latest, which `host`, `tags` and `path` choose; `latest` among `archives` is the
+    same. Sources that are read twice are copied once; a second run continues the first.
 
-    Without a key all blobs of the source are copied, and it must be all archives. Raises UsageError, NoSuchArchive and
-    StoreError.
+    With `verify` blobs and manifests that the target has already are read there, and those that are damaged are stored
+    anew; this needs a key that opens them. Without a key all blobs of the source are copied, and it must be all
+    archives. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if not one archive opens.
     """
+    report = report or Silent()
+    if names_archive(source):
+        source, _, one = source.rpartition("/")
+        archives = [*archives, one]
     if archives and key is None:
         hint = "give a key (the public one is enough), or copy the whole store"
         raise UsageError("without a key it cannot be told which blobs an archive needs", hint=hint)
+    if verify and (key is None or not key.can_open):
+        raise UsageError("to verify blobs takes a key that opens them", hint="give the key that restores")
+    summary = Summary(dry_run)
+
+    def tell(what: PogfastError | str) -> None:
+        if isinstance(what, str):
+            report.warning(what)
+        else:
+            summary.problems.append(what)
+            report.problem(what)
+
     with contextlib.ExitStack() as stack:
-        opened = open_store(source)
+        names = set(archives)
+        if LATEST in names and key is not None:
+            found, name = find_archive(f"{source or '.'}/{LATEST}", key, host=host, tags=tags, path=path, tell=tell)
+            found.close()
+            names = names - {LATEST} | {name}
+        elif Filter.of(host, tags, path) != Filter():
+            raise UsageError(f"host, tags and path choose among those of STORE/{LATEST}")
+        opened = open_store(source or ".")
         stack.callback(opened.close)
+        manifests_of(opened)
         there = _look_at(target) if dry_run else open_store(target, create=True)
         if there is not None:
             stack.callback(there.close)
         if there is not None and there.identity == opened.identity:
             raise UsageError(f"{source} and {target} are the same store")
-        run = _Copy(opened, there, key, jobs or max(cores(), opened.parallel), Summary(dry_run), report or Silent())
-        run.run(archives)
+        run = _Copy(opened, there, key, jobs or max(cores(), opened.parallel), summary, report)
+        run.run(names, verify)
         return run.summary
 
 
@@ -127,41 +163,65 @@ class _Copy:
         self.lock = threading.Lock()
         self.over = False
 
-    def run(self, archives: Collection[str]) -> None:
+    def run(self, archives: Collection[str], verify: bool) -> None:
         seen = sweeps(self.target) if self.target else frozenset()
         needed = self._needed(self._chosen(archives))
         wanted = set().union(*needed.values()) if self.key else set(self.stored)
         if self.key is None:
             self.report.warning("without a key blobs are copied unseen: only their sizes are checked")
+        elif not self.key.can_open:
+            self.report.warning(
+                "an encryption key cannot open archives: the blobs that their indexes name are copied, and only their "
+                "sizes are checked"
+            )
         missing = sorted(name for name in wanted if not self._is_there(name))
-        self.summary.blobs_there = len(wanted) - len(missing)
+        there = sorted(wanted.difference(missing))
+        self.summary.blobs_there = len(there)
         self.summary.total_blobs = len(missing)
         self.summary.total_size = sum(self.stored.get(name, 0) for name in missing)
         self.report.started(self.summary)
         if self.target is None or self.summary.dry_run:
             self.summary.archives = len(needed)
             return
-        self._copy_blobs(missing)
+        self._each(self._copy_blob, missing)
+        if verify:
+            self._each(self._verify_blob, there)
         self.target.make_durable()
         for name, blobs in needed.items():
-            self._copy_manifest(self.target, name, blobs if self.key else wanted, seen)
+            self._copy_manifest(self.target, name, blobs if self.key else wanted, seen, verify)
 
-    def _chosen(self, archives: Collection[str]) -> list[str]:
-        there = [stored.name for stored in self.source.manifests()]
+    def _chosen(self, archives: Collection[str]) -> list[Stored]:
+        there = self.source.manifests()
         for name in archives:
-            if name not in there:
+            if name not in {stored.name for stored in there}:
                 raise NoSuchArchive(f"no such archive: {name} in {self.source.label}")
-        return [name for name in there if not archives or name in archives]
+        return [stored for stored in there if not archives or stored.name in archives]
 
-    def _needed(self, names: Iterable[str]) -> dict[str, set[str]]:
-        """What each archive needs. One that cannot be read is a problem, and not copied."""
-        needed: dict[str, set[str]] = {}
-        for name in names:
+    def _needed(self, manifests: Sequence[Stored]) -> dict[str, set[str]]:
+        """What each archive needs. One that cannot be read is a problem, and not copied. Raises WrongKey when none
+        can."""
+        key = self.key
+        if key is None:
+            return {stored.name: set() for stored in manifests}
+
+        def look(stored: Stored) -> set[str] | PogfastError:
             try:
-                data = self.source.get_manifest(name)
-                needed[name] = set(manifest.blob_names(data, self.key, name)) if self.key else set()
+                return set(manifest.blob_names(self.source.get_manifest(stored.name), key, stored.name))
             except (DamageError, WrongKey) as error:
-                self._problem(error)
+                return error
+
+        needed: dict[str, set[str]] = {}
+        refused = Refused()
+        for stored, blobs in zip(manifests, in_parallel(look, manifests, self.source.parallel), strict=True):
+            if isinstance(blobs, WrongKey):
+                refused.add(stored.name, blobs)
+                continue
+            refused.others += 1
+            if isinstance(blobs, PogfastError):
+                self._problem(blobs)
+            else:
+                needed[stored.name] = blobs
+        refused.tell(self._problem)
         return needed
 
     def _is_there(self, name: str) -> bool:
@@ -169,14 +229,23 @@ class _Copy:
 
     # ---- blobs ----
 
-    def _copy_blobs(self, names: Iterable[str]) -> None:
+    def _each(self, act: Callable[[str], None], names: Iterable[str]) -> None:
+        """Does something with blobs, several at a time."""
         room = threading.Semaphore(2 * self.jobs)
+
+        def one(name: str) -> None:
+            try:
+                if not self.over:
+                    act(name)
+            finally:
+                room.release()
+
         with ThreadPoolExecutor(self.jobs, "pogfast-copy") as threads:
             try:
                 results: deque[Future[None]] = deque()
                 for name in names:
                     room.acquire()
-                    results.append(threads.submit(self._copy_blob, name, room))
+                    results.append(threads.submit(one, name))
                     while results and results[0].done():
                         results.popleft().result()
                 for result in results:
@@ -185,25 +254,61 @@ class _Copy:
                 self.over = True
                 raise
 
-    def _copy_blob(self, name: str, room: threading.Semaphore) -> None:
-        try:
-            if self.over or self._copied_there(name):
-                return
-            data = self.source.get_blob(name)
-            if self.stored.get(name, len(data)) != len(data):
-                raise CorruptBlob(f"blob {name} in {self.source.label} is cut short")
-            if self.key is not None and self.key.can_open:
-                open_blob(self.key.secret, self.key.private, data, name)
+    def _copy_blob(self, name: str) -> None:
+        if self._copied_there(name):
+            return
+        data = self._good(name)
+        if data is not None:
             self._put(name, memoryview(data))
             self._count(len(data))
-        except (DamageError, WrongKey) as error:
-            # The key has opened the manifest: a header that does not unwrap is damage.
-            damage = CorruptBlob(f"blob {name} is damaged: its header does not unwrap")
-            self._problem(damage if isinstance(error, WrongKey) else error)
+
+    def _verify_blob(self, name: str) -> None:
+        """Reads a blob in the target, and stores it anew if it is damaged there."""
+        target = cast(Store, self.target)  # a program, which cannot be read, says of no blob that it is there
+        with contextlib.suppress(DamageError):
+            self._fetch(target, name)
+            with self.lock:
+                self.summary.verified += 1
+            return
+        data = self._good(name)
+        if data is not None:
+            self._put(name, memoryview(data))
+            self._count(len(data))
+            with self.lock:
+                self.summary.verified += 1
+                self.summary.mended += 1
+
+    def _good(self, name: str) -> Buffer | None:
+        """A blob of the source, as good as can be told; None, and a problem, when it is damaged."""
+        try:
+            return self._fetch(self.source, name)
+        except DamageError as error:
+            self._problem(error)
             with self.lock:
                 self.bad.add(name)
-        finally:
-            room.release()
+            return None
+
+    def _fetch(self, store: Store, name: str) -> Buffer:
+        """A blob that was looked at as far as the key allows. What seems damaged is fetched once more, since that may
+        have happened on the way. Raises DamageError and StoreError."""
+        for attempt in (1, 2):
+            data = store.get_blob(name)
+            try:
+                self._look_at(store, name, data)
+                break
+            except DamageError:
+                if attempt == 2:
+                    raise
+        return data
+
+    def _look_at(self, store: Store, name: str, data: Buffer) -> None:
+        if store is self.source and self.stored.get(name, len(data)) != len(data):
+            raise CorruptBlob(f"blob {name} in {store.label} is cut short")
+        if self.key is not None and self.key.can_open:
+            try:
+                open_blob(self.key.secret, self.key.private, data, name)
+            except WrongKey as error:  # the key has opened the manifest
+                raise CorruptBlob(f"blob {name} is damaged: its header does not unwrap") from error
 
     def _copied_there(self, name: str) -> bool:
         """Whether a service has copied a blob by itself. What can be checked on the way is not left to it."""
@@ -231,7 +336,7 @@ class _Copy:
 
     # ---- manifests ----
 
-    def _copy_manifest(self, target: Target, name: str, blobs: set[str], seen: frozenset[str]) -> None:
+    def _copy_manifest(self, target: Target, name: str, blobs: set[str], seen: frozenset[str], verify: bool) -> None:
         lost = blobs & self.bad
         if lost:
             self._problem(
@@ -240,8 +345,10 @@ class _Copy:
             return
         data = self.source.get_manifest(name)
         if self._has_manifest(name, len(data)):
-            self.summary.archives_there += 1
-            return
+            if not verify or cast(Store, target).get_manifest(name) == data:
+                self.summary.archives_there += 1
+                return
+            target.delete_manifests([name])  # a service keeps one that is there
         publish(target, name, data, lambda: blobs, seen, self.report.warning)
         self.summary.archives += 1
         self.report.archive(name)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pogfast import manifest
-from pogfast.archive import ArchiveInfo, Filter, Record, archives
+from pogfast.archive import ArchiveInfo, Filter, Record, archives, manifests_of
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.keys import Key
 from pogfast.retention import Judged, Policy, judge
@@ -308,6 +308,8 @@ def undelete(
     opened = open_store(store)
     try:
         found = Undeleted([mark for mark in opened.marks() if mark.name.endswith(REMOVED)])
+        if not found.there:
+            manifests_of(opened)
         there = {mark.name.removesuffix(REMOVED) for mark in found.there}
         for name in sorted(there if everything else names):
             try:

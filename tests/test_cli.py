@@ -9,8 +9,10 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -540,24 +542,67 @@ def test_what_is_there_already(work: Path, cli: Runner, store: str) -> None:
 
 
 def test_list(work: Path, cli: Runner, store: str) -> None:
-    assert cli("create", "tree/f", "--to", store, "--tag", "t1", "--tag", "t2", "--host", "h").code == 0
+    tags = ("--tag", "t1", "--tag", "t2")
+    assert cli("create", "tree/f", "--to", store, *tags, "--host", "h", "--comment", "by hand").code == 0
     ran = cli("list", store)
     head, one, two = ran.lines
-    assert head.split() == ["time", "host", "files", "size", "stored", "archive", "tags"]
-    assert one.split()[3:6] == ["5", "320", "kB"]
-    assert two.split()[2] == "h"
-    assert two.endswith(".mfn  t1, t2")
+    assert head.split() == ["time", "host", "files", "size", "stored", "archive", "tags", "paths", "comment"]
+    assert re.match(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}  ", one)
+    assert one.split()[4:7] == ["5", "320", "kB"]
+    assert two.split()[3] == "h"
+    assert re.search(rf"\.mfn  t1, t2  {work}/tree/f  by hand$", two)
     found = only(cli("list", store, "--json"), "snapshot")
     assert [item["files"] for item in found] == [5, 1]
-    assert found[1]["hostname"] == "h"
+    assert found[1]["hostname"] == found[1]["host"] == "h"
     assert found[1]["paths"] == [str(work / "tree" / "f")]
-    (work / "void").mkdir()
-    ran = cli("list", "void")
-    assert (ran.code, ran.out, ran.err) == (0, b"", "no archives\n")
+    shown = only(cli("info", f"{store}/latest", "--json"), "info")[0]
+    assert shown["hostname"] == shown["host"] == "h"
+
+
+def test_what_was_left_out_of_an_archive_is_shown(work: Path, cli: Runner, store: str) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(work / "tree" / "socket"))
+    assert cli("create", "tree", "--to", store).code == 0
+    assert cli("list", store).lines[-1].endswith("1 skipped")
+    assert only(cli("list", store, "--json"), "snapshot")[-1]["skipped"] == 1
+    assert "left out     1 skipped" in cli("info", f"{store}/latest").lines
+
+
+def test_archives_of_another_key_are_named_once(work: Path, cli: Runner, store: str) -> None:
     (work / "other").write_bytes(b"another key")
-    ran = cli("list", store, "--keyfile", "other")
-    assert ran.code == 0
-    assert "does not open" in ran.lines[1]
+    for verb in (["list", store], ["stats", store], ["find", store, "f"], ["check", store], ["ls", f"{store}/latest"]):
+        ran = cli(*verb, "--keyfile", "other")
+        assert ran.code == 12, verb
+    assert "not opened by this key" in cli("list", store, "--keyfile", "other").lines[1]
+    assert cli("create", "tree/f", "--to", store, "--keyfile", "other").code == 0
+    other = next(info["id"] for info in only(cli("list", store, "--json"), "snapshot") if info["code"])
+    for verb in (["list", store], ["stats", store], ["find", store, "f"], ["check", store], ["ls", f"{store}/latest"]):
+        ran = cli(*verb)
+        assert ran.code == 3, (verb, ran.err)
+        assert ran.err.count(other) == 1, verb
+    damaged = next(path for path in (work / store).glob("*.mfn") if path.name != other)
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    assert cli("list", store).code == 4
+
+
+@pytest.mark.parametrize("verb", ["list", "check", "stats", "find", "ls", "undelete", "copy"])
+def test_where_there_is_no_store_or_no_archive(work: Path, cli: Runner, store: str, verb: str) -> None:
+    """An empty mount point; and blobs whose manifests are gone."""
+    (work / "void").mkdir()
+    shutil.copytree(work / store, work / "blobs")
+    for manifest in (work / "blobs").glob("*.mfn"):
+        manifest.unlink()
+
+    def run(where: str) -> Ran:
+        more = {"find": ["f"], "copy": ["target"]}.get(verb, [])
+        return cli(verb, f"{where}/latest" if verb == "ls" else where, *more)
+
+    ran = run("void")
+    assert (ran.code, ran.out) == (10, b""), ran.err
+    assert ran.err.startswith("pogfast: error: no store at void")
+    ran = run("blobs")
+    assert (ran.code, ran.out) == (4, b""), ran.err
+    assert "blobs has blobs and no archive" in ran.err
 
 
 def test_ls(work: Path, cli: Runner, store: str) -> None:

@@ -112,7 +112,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (
-        {"manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
+        {"archive", "catalog", "manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
         "blobs as they lie from store to store: what is in an archive is not its business",
     ),
     "retention": ({"errors"}, "a policy over times and tags: no store, no manifest"),

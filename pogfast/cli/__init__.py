@@ -26,7 +26,7 @@ VERBS = {
     "restore": ("pogfast.cli.read", "Bring an archive, or parts of it, back."),
     "list": ("pogfast.cli.look", "List the archives of a store."),
     "ls": ("pogfast.cli.look", "List what is in an archive."),
-    "find": ("pogfast.cli.look", "Find names in all archives of a store."),
+    "find": ("pogfast.cli.look", "Find names in the archives of a store."),
     "cat": ("pogfast.cli.read", "Print a file of an archive, or a part of it."),
     "diff": ("pogfast.cli.look", "Compare two archives."),
     "info": ("pogfast.cli.look", "Show the figures of an archive."),

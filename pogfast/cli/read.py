@@ -359,6 +359,11 @@ def _tell_checked(output: Output, summary: Checked) -> None:
     )
     found = len(summary.damage)
     output.info(f"damaged: {found:,}, named above" if found else "no damage found")
+    if found:
+        output.info(
+            "to mend it: `pogfast create --force` stores anew what is still on the disk, "
+            "`pogfast copy --verify GOOD BAD` what another store has"
+        )
 
 
 VERBS = {"restore": restore, "cat": cat, "check": check}

@@ -11,10 +11,12 @@ import click
 
 from pogfast.cli.frame import PATH, verb
 from pogfast.cli.options import (
+    choice_options,
     displayed,
     jobs_option,
     key_if_any,
     key_options,
+    look_for_archive,
     look_for_store,
     object_lock_option,
     raise_worst,
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 @click.argument("target", metavar="TO", type=PATH, required=False)
 @click.argument("archives", nargs=-1, metavar="[NAME.mfn]...")
 @jobs_option
+@click.option("--verify", is_flag=True, help="Read what TO has already, and store anew what is damaged there.")
 @click.option("-n", "--dry-run", is_flag=True, help="Copy nothing; say how much would be.")
+@choice_options
 @key_options
 @service_options
 @storage_class_option
@@ -43,17 +47,17 @@ if TYPE_CHECKING:
 def copy(output: Output, source: str, target: str | None, archives: tuple[str, ...], **options: Any) -> None:
     """Copy archives from one store to another.
 
-    Only blobs that are missing there are sent, as they lie, and checked on the way as far as a key allows. Without a
-    key a whole store can be copied.
+    FROM is a store, or one archive: STORE/NAME.mfn or STORE/latest. Only blobs that are missing there are sent, as they
+    lie, and checked on the way as far as a key allows. Without a key a whole store can be copied.
     """
     from pogfast import copying
-    from pogfast.stores import MANIFEST
+    from pogfast.stores import MANIFEST, names_archive
 
     output.during = "copy"
     if target is None or target.endswith(MANIFEST):  # TO alone, or with names: FROM is that of POGFAST_STORE
         archives = (*([] if target is None else [target]), *archives)
         source, target = store_of(None), source
-    look_for_store(source)
+    (look_for_archive if names_archive(source) else look_for_store)(source)
     key = key_if_any(options)
     with displayed(output, "copy", "copy") as display:
         summary = copying.copy(source, target, archives, key, report=Report(output, display), **options)
@@ -96,6 +100,8 @@ def _tell(output: Output, summary: Summary) -> None:
         data_blobs=summary.total_blobs if summary.dry_run else summary.blobs,
         data_added_packed=summary.total_size if summary.dry_run else summary.size,
         blobs_known=summary.blobs_there,
+        blobs_verified=summary.verified,
+        blobs_mended=summary.mended,
         error_count=len(summary.problems),
     )
     blobs, size = (summary.total_blobs, summary.total_size) if summary.dry_run else (summary.blobs, summary.size)
@@ -104,6 +110,8 @@ def _tell(output: Output, summary: Summary) -> None:
         f"{many(summary.archives, 'archive')} {would}, {summary.archives_there} there already; "
         f"{many(blobs, 'blob')}, {show_size(size)}; {summary.blobs_there} there already"
     )
+    if summary.verified:
+        output.info(f"{many(summary.verified, 'blob')} there read, {summary.mended:,} damaged and stored anew")
 
 
 VERBS = {"copy": copy}
