@@ -150,6 +150,8 @@ class Archive(Mapping[str, Entry]):
             yield from file.pieces(offset, None if length is None else offset + length)
 
     def _raw(self, name: str) -> EntryFile:
+        if name not in self.entries:  # with a slash in front, as `ls` and `restore` take it
+            name = "/".join(part for part in name.split("/") if part not in ("", "."))
         if name not in self.entries:
             kind = next((kind for kind, names in self.others.items() if name in names), "")
             raise NoSuchEntry(f"{name}: a {kind}, not a file" if kind else f"{name}: no such file in the archive")
@@ -334,6 +336,11 @@ def find_archive(
     except BaseException:
         store.close()
         raise
+
+
+def latest_of(store: Store, key: Key, wanted: Filter, tell: Tell = _warn) -> str:
+    """The manifest's name of the newest archive that fits, as `open_archive` finds it, which says what is raised."""
+    return next(_newest(store, key, wanted, tell))
 
 
 def _names(store: Store | Mirrors, name: str, key: Key, wanted: Filter, tell: Tell) -> Iterator[str]:

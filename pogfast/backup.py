@@ -123,6 +123,7 @@ class Options:
     comment: str = ""
     cache_directory: str | None = None  # None: the user's; "": none
     force: bool = False
+    must_exist: bool = False  # no store is made
     dry_run: bool = False
     count_ahead: bool = False  # learn totals beside the work, for a display that shows what is left
 
@@ -186,7 +187,7 @@ def create(
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
         missing: list[StoreLost] = []
-        targets = _look_at(to) if options.dry_run else open_stores(to, missing.append)
+        targets = _look_at(to) if options.dry_run else open_stores(to, missing.append, must_exist=options.must_exist)
         for target in targets:
             stack.callback(target.close)
         run = _Run(key, targets, options, report, list(paths))

@@ -44,6 +44,10 @@ class Console:
             raw = line.encode("utf-8", "backslashreplace")
         self.write(raw + b"\n")
 
+    def answer(self, line: str) -> None:
+        """The same of a line with names in it: on a terminal nothing of it is obeyed."""
+        self.print(visible(line) if self.watched else line)
+
     def write(self, raw: bytes | memoryview) -> None:
         """Bytes of the answer. Raises PogfastError when nobody takes them."""
         from pogfast.errors import PogfastError

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pogfast import manifest
 from pogfast._engine import BlobDirectory, cores, open_blob
-from pogfast.archive import Filter, Refused, find_archive, manifests_of
+from pogfast.archive import Filter, Refused, latest_of, manifests_of
 from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.keys import Key
-from pogfast.stores import LATEST, Store, Stored, Target, names_archive, open_store
+from pogfast.stores import LATEST, Store, Stored, Target, find_manifest, names_archive, open_store
 from pogfast.stores.targets import publish, sweeps
 
 if TYPE_CHECKING:
@@ -100,10 +100,7 @@ def copy(
     archives. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if not one archive opens.
     """
     report = report or Silent()
-    if names_archive(source):
-        source, _, one = source.rpartition("/")
-        archives = [*archives, one]
-    if archives and key is None:
+    if (archives or names_archive(source)) and key is None:
         hint = "give a key (the public one is enough), or copy the whole store"
         raise UsageError("without a key it cannot be told which blobs an archive needs", hint=hint)
     if verify and (key is None or not key.can_open):
@@ -118,16 +115,15 @@ def copy(
             report.problem(what)
 
     with contextlib.ExitStack() as stack:
-        names = set(archives)
-        if LATEST in names and key is not None:
-            found, name = find_archive(f"{source or '.'}/{LATEST}", key, host=host, tags=tags, path=path, tell=tell)
-            found.close()
-            names = names - {LATEST} | {name}
-        elif Filter.of(host, tags, path) != Filter():
-            raise UsageError(f"host, tags and path choose among those of STORE/{LATEST}")
-        opened = open_store(source or ".")
+        opened, name = find_manifest(source) if names_archive(source) else (open_store(source), "")
         stack.callback(opened.close)
         manifests_of(opened)
+        names = {*archives, name} - {""}
+        wanted = Filter.of(host, tags, path)
+        if LATEST in names and key is not None:
+            names = names - {LATEST} | {latest_of(opened, key, wanted, tell)}
+        elif wanted != Filter():
+            raise UsageError(f"host, tags and path choose among those of STORE/{LATEST}")
         there = _look_at(target) if dry_run else open_store(target, create=True)
         if there is not None:
             stack.callback(there.close)

@@ -214,6 +214,7 @@ def create(
     no_cache: bool = False,
     cache_dir: StrPath | None = None,
     force: bool = False,
+    must_exist: bool = False,
     dry_run: bool = False,
     report: backup.Report | None = None,
 ) -> backup.Summary:
@@ -246,8 +247,8 @@ def create(
         raise UsageError("nothing to archive is given")
     if from_command is not None and name is None:
         raise UsageError("what is archived needs a name", hint="give name=...")
+    cut = _how_to_cut(chunk_size, chunker, level, jobs, _optional(profile))
     options = backup.Options(
-        **_how_to_cut(chunk_size, chunker, level, jobs, _optional(profile)),
         layout=layout,
         readers=readers,
         memory=None if memory is None else _size("memory", memory),
@@ -258,7 +259,9 @@ def create(
         comment=comment,
         cache_directory="" if no_cache else _optional(cache_dir),
         force=force,
+        must_exist=must_exist or cut.pop("must_exist", False),
         dry_run=dry_run,
+        **cut,
     )
     return backup.create(
         [] if name is not None else sources,
@@ -445,13 +448,16 @@ def ls(
         yield from select(opened, _words(names), tell)
 
 
-def find(store: StrPath, key: Key, patterns: Words, *, tell: Tell = _raise) -> Iterator[survey.Found]:
-    """What matches a pattern in the archives of a store. `tell` hears of archives that do not open, which are raised
-    without it. Raises NoSuchArchive, StoreError, and UsageError for what is no pattern."""
+def find(
+    store: StrPath, key: Key, patterns: Words, *, host: str | None = None, tags: Words = (), tell: Tell = _raise
+) -> Iterator[survey.Found]:
+    """What matches a pattern in the archives of a store, or in those of `host` and with all of `tags`. `tell` hears of
+    archives that do not open, which are raised without it. Raises NoSuchArchive, StoreError, and UsageError for what is
+    no pattern."""
     from pogfast import survey
 
     with contextlib.closing(open_store(store)) as opened:
-        yield from survey.find(opened, key, _words(patterns), tell)
+        yield from survey.find(opened, key, _words(patterns), tell, host=host, tags=_tags(tags))
 
 
 def cat(
@@ -595,15 +601,33 @@ def copy(
     archives: Words = (),
     key: Key | None = None,
     *,
+    host: str | None = None,
+    tags: Words = (),
+    path: StrPath | None = None,
     jobs: int | None = None,
+    verify: bool = False,
     dry_run: bool = False,
     report: copying.Report | None = None,
 ) -> copying.Summary:
-    """Copies archives, by the names of their manifests (none: all), from a store to another. Without a key it must be
-    all. What is damaged is in the summary's problems. Raises UsageError, NoSuchArchive and StoreError."""
+    """Copies archives, by the names of their manifests (none: all), from a store to another; `source` may be one
+    archive, STORE/NAME.mfn or STORE/latest, which `host`, `tags` and `path` choose. With `verify` what the target has
+    is read there, and stored anew where it is damaged. Without a key it must be all archives. What is damaged is in the
+    summary's problems. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if no archive opens."""
     from pogfast import copying
 
-    return copying.copy(_path(source), _path(target), _words(archives), key, jobs=jobs, dry_run=dry_run, report=report)
+    return copying.copy(
+        _path(source),
+        _path(target),
+        _words(archives),
+        key,
+        host=host,
+        tags=_tags(tags),
+        path=_optional(path),
+        jobs=jobs,
+        verify=verify,
+        dry_run=dry_run,
+        report=report,
+    )
 
 
 def prune(

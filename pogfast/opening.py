@@ -21,6 +21,7 @@ from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted, open
 from pogfast.directories import HOPELESS, Directories, leaf_of, many_open_files, parent_of, safe_path
 from pogfast.errors import (
     CorruptBlob,
+    CorruptManifest,
     MissingBlob,
     NoSuchArchive,
     NoSuchEntry,
@@ -273,7 +274,10 @@ def _places(opened: manifest.Manifest, names: Collection[str] | None) -> list[Pl
             places.append(Place(index, name, "", problem=error))
 
     def is_other(name: str, kept: str) -> bool:
-        return name != kept and opened.entries[name].blobs != opened.entries[kept].blobs
+        try:
+            return name != kept and opened.entries[name].blobs != opened.entries[kept].blobs
+        except CorruptManifest:  # one of them is malformed: it is told of in its turn, and takes nobody's place
+            return False
 
     return [superseded(place) if place.path and is_other(place.name, last[place.path]) else place for place in places]
 
@@ -282,7 +286,10 @@ class _Consumer:
     """Deletes each blob when every entry that needs it is on the disk."""
 
     def __init__(self, opened: manifest.Manifest, store: Source, directories: Directories) -> None:
-        self.needed = Counter(blob for entry in opened.entries.values() for blob in set(entry.blobs))
+        try:
+            self.needed = Counter(blob for entry in opened.entries.values() for blob in set(entry.blobs))
+        except CorruptManifest:  # what a malformed entry needs is not known: no count gets to 0, and no blob is deleted
+            self.needed = Counter()
         self.store = store
         self.directories = directories
         self.done: list[str] = []

@@ -175,14 +175,14 @@ class PogConsole(Console):
     """What sealing.py and opening.py report, as pog prints it."""
 
     def file(self, index: int, total: int, path: str) -> None:
-        self.print(f"*** {index}/{total}: {path}")
+        self.answer(f"*** {index}/{total}: {path}")
 
     def blob(self, name: str) -> None:
-        self.print(name)
+        self.answer(name)
 
     def manifest(self, index: int, total: int, name: str) -> None:
         """Printed when the manifest is stored."""
-        self.print(f"*** {index}/{total}: {name}")
+        self.answer(f"*** {index}/{total}: {name}")
         self.flush()
 
 
@@ -274,16 +274,22 @@ def _by_archive(inputs: Sequence[str]) -> tuple[list[str], list[tuple[str, list[
 
 
 def _dump_manifests(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
+    from pogfast.errors import PogfastError
     from pogfast.opening import read_archive
 
     key = _key(console, options, writing=False)
     for archive in inputs:
         opened = read_archive(archive, key)
         _head(console, archive)
-        for name, entry in opened.entries.items():
-            console.print(f"* {name}:")
-            for blob in entry.blobs:
-                console.print(blob)
+        for name in opened.entries:
+            console.answer(f"* {name}:")
+            try:
+                blobs = opened.entries[name].blobs
+            except PogfastError as error:  # this entry is malformed; the others are dumped
+                console.problem(error)
+                continue
+            for blob in blobs:
+                console.answer(blob)
 
 
 def _dump_indexes(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
@@ -294,7 +300,7 @@ def _dump_indexes(console: PogConsole, options: dict[str, str], inputs: Sequence
         blobs = read_index(archive, key)
         _head(console, archive)
         for blob in blobs:
-            console.print(blob)
+            console.answer(blob)
 
 
 def _head(console: PogConsole, archive: str) -> None:
@@ -359,17 +365,17 @@ def _cleanup(console: PogConsole, arguments: Sequence[str]) -> None:
         really = "reckless-abandon" in options
         cleaned = clean_up(store, key, dry_run=not really)
         for older, newer, share in cleaned.similar:
-            console.print(f"{older} vs {newer} similarity: {share}")
+            console.answer(f"{older} vs {newer} similarity: {share}")
         console.print("***")
         console.print("final list:")
         for name in cleaned.kept:
-            console.print(name)
+            console.answer(name)
         console.print(str(cleaned.needed))
         what = "removed" if really else "would remove"
         for name in cleaned.obsolete:
-            console.print(f"{what} {name}")
+            console.answer(f"{what} {name}")
         for name in cleaned.deleted:
-            console.print(f"{what} data/{name[:2]}/{name}")
+            console.answer(f"{what} data/{name[:2]}/{name}")
         if cleaned.waiting:
             console.note("note", f"{cleaned.waiting} blobs that nothing needs go when they are 24 hours old")
     finally:

@@ -19,7 +19,7 @@ from conftest import Runner
 
 from pogfast import backup, cache, manifest
 from pogfast.backup import Options, Silent, Summary
-from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
+from pogfast.errors import NoSuchArchive, NoSuchInput, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key, from_keyfile
 
 CHUNK = 700_000
@@ -459,3 +459,19 @@ def test_progress_can_be_asked_for_at_any_time(tmp_path: Path, key: Key, tree: P
     assert (last.files, last.bytes_read, last.blobs_new) == (4, summary.bytes_read, summary.blobs_new)
     assert last.bytes_done == summary.bytes_source
     assert [progress.bytes_done for progress in seen] == sorted(progress.bytes_done for progress in seen)
+
+
+def test_a_store_that_must_exist_is_not_made(tmp_path: Path, key: Key) -> None:
+    """A disk that is not mounted leaves an empty directory behind, or none."""
+    (tmp_path / "f").write_bytes(b"f")
+    (tmp_path / "void").mkdir()
+    for place in ("void", "none"):
+        with pytest.raises(NoSuchArchive):
+            backup.create([str(tmp_path / "f")], str(tmp_path / place), key, must_exist=True)
+    assert os.listdir(tmp_path / "void") == []
+    assert not (tmp_path / "none").exists()
+    assert backup.create([str(tmp_path / "f")], str(tmp_path / "store"), key).manifest
+    both = f"{tmp_path}/void,{tmp_path}/store"
+    summary = backup.create([str(tmp_path / "f")], both, key, must_exist=True)
+    assert [type(problem) for problem in summary.problems] == [StoreLost]
+    assert os.listdir(tmp_path / "void") == []

@@ -41,10 +41,6 @@ class Output(Console):
 
             raise UsageError("--quiet and --verbose do not go together")
 
-    def answer(self, line: str) -> None:
-        """A line of the answer for people: names as they are, but nothing that a terminal would obey."""
-        self.print(visible(line) if self.watched else line)
-
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
         """Columns under a head; those whose numbers are in `right` end in line."""
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

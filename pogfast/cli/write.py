@@ -76,6 +76,7 @@ if TYPE_CHECKING:
 @click.option("--no-cache", is_flag=True, help="Read every file; remember nothing.")
 @click.option("--cache-dir", metavar="DIR", type=PATH, help="Where it is remembered what files had.")
 @click.option("--force", is_flag=True, help="Read every file, also those that are known.")
+@click.option("--must-exist", is_flag=True, help="Make no store: a disk that is not mounted is an error.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be archived.")
 @key_options
 @service_options
@@ -200,6 +201,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         "host",
         "comment",
         "force",
+        "must_exist",
         "dry_run",
     )
     return {word: options[word] for word in words}

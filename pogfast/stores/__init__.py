@@ -8,6 +8,7 @@ engine (blobs) or from sealing.py (manifests), and goes back to the engine and t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -195,9 +196,10 @@ def check_stores(text: str) -> None:
         _check_address(word)
 
 
-def open_stores(text: str, lost: Callable[[StoreLost], None]) -> list[Target]:
+def open_stores(text: str, lost: Callable[[StoreLost], None], *, must_exist: bool = False) -> list[Target]:
     """The stores that `text` names, separated by commas, opened to write to. One of several that cannot be used is left
-    out, and `lost` hears of it. Raises as open_store does."""
+    out, and `lost` hears of it. With `must_exist` none is made: a disk that is not mounted is no store. Raises as
+    open_store does; with `must_exist` NoSuchArchive for what is no store."""
     check_stores(text)
     words = text.split(",")
     said = settings.current()
@@ -205,19 +207,37 @@ def open_stores(text: str, lost: Callable[[StoreLost], None]) -> list[Target]:
         for option, given in (("--storage-class", said.storage_class), ("--object-lock", said.object_lock)):
             if given:
                 raise UsageError(f"{option} is for S3, and no store here is in S3")
-    return _open_each(words, lambda word: open_store(word, create=True), lost)
+
+    def open_one(word: str) -> Target:
+        if must_exist:
+            _look_for_store(word)
+        return open_store(word, create=True)
+
+    return _open_each(words, open_one, lost)
+
+
+def _look_for_store(word: str) -> None:
+    """Raises NoSuchArchive if there is no archive, no blob and no folder for blobs."""
+    if os.path.isfile(word):
+        return  # a program, which cannot be asked
+    store = open_store(word)
+    with contextlib.closing(store):
+        if store.manifests() or store.marks() or next(iter(store.blob_names()), None) is not None:
+            return
+        if not isinstance(store, LocalStore) or not store.has_folder():
+            raise NoSuchArchive(f"no store at {store.label}, and it must exist", hint="is the disk mounted?")
 
 
 def _open_each(
     words: Sequence[str], open_one: Callable[[str], Target], lost: Callable[[StoreLost], None]
 ) -> list[Target]:
     opened: list[Target] = []
-    failed: list[StoreError] = []
+    failed: list[StoreError | NoSuchArchive] = []
     try:
         for word in words:
             try:
                 opened.append(open_one(word))
-            except StoreError as error:
+            except (StoreError, NoSuchArchive) as error:
                 failed.append(error)
         if not opened:
             raise failed[0]

@@ -197,6 +197,13 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
 
+    def has_folder(self) -> bool:
+        """Returns True if there is a data/, as in a store that is to get its first blob."""
+        try:
+            return stat.S_ISDIR(os.stat("data", dir_fd=self.directory, follow_symlinks=False).st_mode)
+        except OSError:
+            return False
+
     def begin_durable(self) -> None:
         try:
             sync_file_system(self.directory)
