@@ -28,6 +28,7 @@ from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, 
 from pogfast.keys import Key
 from pogfast.sealing import conclude, seconds_of, store_errors
 from pogfast.stores import Target, check_stores, open_store, open_stores
+from pogfast.stores.local import MEASURING
 from pogfast.stores.targets import Targets
 from pogfast.tree import Node, Selection
 
@@ -275,6 +276,7 @@ class _Run:
         self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
         self.directory = "", ""  # as it was given, and absolute: of the last file that the cache was asked for
         self.cache = self._open_cache()
+        self.own = self._own()
         report.started(self.progress)
 
     def _open_cache(self) -> cache.Cache | None:
@@ -287,6 +289,19 @@ class _Run:
         if opened.warning:
             self.report.warning(opened.warning)
         return opened
+
+    def _own(self) -> tree.Own:
+        """What this run writes to, so that it is not archived into itself."""
+        places = {identity: place for target in self.targets.left for identity, place in target.own_places().items()}
+        directory = self.options.cache_directory or cache.default_directory()
+        with contextlib.suppress(OSError):
+            found = os.stat(directory)
+            places[found.st_dev, found.st_ino] = (f"the cache {directory}", lambda name: True)
+        return tree.Own(places, MEASURING)
+
+    def _walk(self, tell: tree.Tell) -> Iterator[Node]:
+        options = self.options
+        return tree.walk(self.paths, options.selection, base=options.base, own=self.own, tell=tell)
 
     def _place(self, node: Node) -> str:
         """What the cache knows a file by."""
@@ -356,7 +371,7 @@ class _Run:
             files = size = 0
             # The work itself reports what is wrong with the sources; then there are no totals.
             with contextlib.suppress(PogfastError, OSError):
-                for node in tree.walk(self.paths, self.options.selection, base=self.options.base, tell=_ignore):
+                for node in self._walk(_ignore):
                     if ended.is_set():
                         return
                     if node.kind == "file":
@@ -369,7 +384,7 @@ class _Run:
 
     def _sources(self) -> Iterator[bytes | Known | None]:
         """What the engine is to read, in the order of the archive; the rest is dealt with here. None: wait."""
-        for node in tree.walk(self.paths, self.options.selection, base=self.options.base, tell=self.tell):
+        for node in self._walk(self.tell):
             while len(self.pending) >= MOST_PENDING:
                 yield None
             if node.kind != "file":

@@ -14,8 +14,9 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
@@ -71,15 +72,30 @@ class Selection:
     one_file_system: bool = False
 
 
-def walk(paths: Iterable[str], selection: Selection, *, base: str | None = None, tell: Tell) -> Iterator[Node]:
+class Own(NamedTuple):
+    """What a run itself writes, and must not archive: it would grow with each run."""
+
+    # Directories by device and inode, whatever links and bind mounts lead there: what each is, and the names in it that
+    # are left out.
+    places: Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]] = MappingProxyType({})
+    prefix: str = "\0"  # directories whose names begin so are left out wherever they lie
+
+
+NOTHING = Own()
+
+
+def walk(
+    paths: Iterable[str], selection: Selection, *, base: str | None = None, own: Own = NOTHING, tell: Tell
+) -> Iterator[Node]:
     """Everything that `paths` stand for, sorted by the bytes of the names, directories before what they hold.
 
-    `base`: the directory that relative paths start from. A name is given out once. Raises UsageError for a wrong
-    selection and NoSuchInput when there is no `base`, at once; NoSuchInput while walking when not one path is there.
+    `base`: the directory that relative paths start from; `own`: what is left out, with a note. A name is given out
+    once. Raises UsageError for a wrong selection and NoSuchInput when there is no `base`, at once; NoSuchInput while
+    walking when not one path is there.
     """
     if base is not None and not os.path.isdir(base):
         raise NoSuchInput(f"{base}: no such directory")
-    return _Walk(list(paths), selection, base, tell).nodes()
+    return _Walk(list(paths), selection, base, own, tell).nodes()
 
 
 def archived_name(path: str) -> str:
@@ -104,7 +120,8 @@ class _Level(NamedTuple):
 class _Walk:
     """One walk: the rules, the names that are taken, what was said."""
 
-    def __init__(self, paths: Sequence[str], selection: Selection, base: str | None, tell: Tell) -> None:
+    def __init__(self, paths: Sequence[str], selection: Selection, base: str | None, own: Own, tell: Tell) -> None:
+        self.own = own
         self.paths = paths
         self.base = base or ""
         self.tell = tell
@@ -237,11 +254,25 @@ class _Walk:
         except OSError as error:
             self._unreadable(node.path, error)
             leaves = []
+        leaves = self._without_own(node, leaves)
         tags = {name for name, header in self.tags if name in leaves and self._begins(path + name, header)}
         leaves = list(tags) or leaves
         leaves.sort(key=os.fsencode, reverse=True)
         name = f"{node.name}/" if node.name else ""
         return _Level(leaves, path, name, f"{absolute.rstrip('/')}/" if self.excluding else "", shared)
+
+    def _without_own(self, node: Node, leaves: list[str]) -> list[str]:
+        """The leaves of a directory but for those that the run itself has written."""
+        what, belongs = self.own.places.get((node.stat.st_dev, node.stat.st_ino), ("", None))
+        if belongs is not None:
+            others = [leaf for leaf in leaves if not belongs(leaf)]
+            if len(others) < len(leaves):
+                self.tell(Note(f"{node.path} is {what}: what belongs to it is left out"))
+            return others
+        for leaf in [leaf for leaf in leaves if leaf.startswith(self.own.prefix)]:
+            self.tell(Note(f"{os.path.join(node.path, leaf)} is of a tune that runs, or was killed: left out"))
+            leaves.remove(leaf)
+        return leaves
 
     def _begins(self, path: str, header: bytes) -> bool:
         """Whether a tag file begins with its header. A FIFO of that name is not waited for."""

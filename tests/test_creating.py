@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -118,6 +119,53 @@ def test_the_name_is_printed_last_when_the_archive_is_there(work: Path, cli: Run
     ran = cli("create", "tree", "--to", "a,./program")
     assert ran.code == 3
     assert (work / "a" / ran.lines[0]).exists()
+
+
+# ---- what the run itself writes --------------------------------------------------------------------------------------
+
+
+def test_a_store_below_a_source_is_left_out(work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, the cache and what tune has left; by device and inode, so that links lead nowhere else."""
+    tree = work / "tree"
+    (tree / "other").symlink_to("store")
+    (work / "again").symlink_to("tree/store")
+    (tree / ".pogfast-tune-x").mkdir()
+    (tree / ".pogfast-tune-x" / "f").touch()
+    monkeypatch.setenv("POGFAST_CACHE_DIR", str(tree / "cache"))
+    (tree / "store").mkdir()
+    (tree / "store" / "mine.txt").touch()
+    (tree / "second").mkdir()
+    (tree / "second" / "flat.mfn").touch()
+    (tree / "second" / f"{'A' * 43}=").touch()  # a store without data/, as pog writes
+    for _ in range(2):
+        ran = cli("create", "tree", "again/", "--to", f"{tree}/other,tree/second")
+        assert ran.code == 0, ran.err
+    for what in ("the store", "tree/second", "the cache", ".pogfast-tune-x"):
+        assert what in ran.err
+    found = set(names(cli("ls", f"tree/store/{ran.lines[0]}")))
+    expected = {"tree", *(f"tree/{name}" for name in ("other", "d", "d/big", "f", "cache", "second", "store"))}
+    assert found == expected | {"tree/store/mine.txt", "again", "again/mine.txt"}
+    ran = cli("create", "tree", "--to", "tree/store", "-q")
+    assert (ran.code, ran.err) == (0, ""), "it is the same each night"
+
+
+def test_a_store_that_is_the_source(work: Path, cli: Runner) -> None:
+    for _ in range(2):
+        assert cli("create", ".", "--to", ".", cwd=work / "tree").code == 0
+    assert [name for name in names(cli("ls", "tree/latest")) if name not in ("", ".")] == ["d", "d/big", "f"]
+
+
+def test_a_store_behind_a_bind_mount(work: Path, cli: Runner) -> None:
+    (work / "store").mkdir()
+    (work / "tree" / "bound").mkdir()
+    if os.geteuid() or subprocess.run(["mount", "--bind", "store", "tree/bound"], cwd=work, check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        for _ in range(2):
+            assert cli("create", "tree", "--to", "store").code == 0
+        assert names(cli("ls", "store/latest")) == ["tree", "tree/bound", "tree/d", "tree/d/big", "tree/f"]
+    finally:
+        subprocess.run(["umount", work / "tree" / "bound"], check=True)
 
 
 # ---- values of options -----------------------------------------------------------------------------------------------

@@ -171,6 +171,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "manifest",
             "keys",
             "stores",
+            "stores.local",
             "stores.targets",
             "_engine",
             "errors",

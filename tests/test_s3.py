@@ -287,7 +287,7 @@ def test_blobs_have_the_class_that_is_asked_for(
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, 1, "there are no credentials for S3"),
         ({"AWS_PROFILE": "nosuch"}, 1, "nosuch"),
         ({"POGFAST_S3_ENDPOINT": "not a url"}, 1, "not a url"),
-        ({"POGFAST_RETRY_FOR": "x"}, 2, "POGFAST_RETRY_FOR=x is not a number"),
+        ({"POGFAST_RETRY_FOR": "x"}, 2, "POGFAST_RETRY_FOR=x: not a length of time"),
     ],
 )
 def test_what_is_set_wrong_is_one_line(

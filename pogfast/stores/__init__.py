@@ -51,6 +51,10 @@ class Target(Protocol):
     def size_of(self, name: str) -> int | None:
         """The bytes of a blob that is there; None when it is not, or the store cannot tell. Raises StoreError."""
 
+    def own_places(self) -> Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+        """The store's directories by device and inode, with what each is and which names in it are the store's: not to
+        be archived into it. None where it lies in no directory."""
+
     @property
     def blobs(self) -> Sink:
         """Where the engine puts blobs: whole or not at all, good ones that are there are kept. Raises StoreError."""

@@ -46,6 +46,8 @@ WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 # Begins the names of directories that tune makes for its time.
 MEASURING = ".pogfast-tune-"
+# Begins every other name that is ours and stands for nothing of a user's.
+OWN = ".pogfast-"
 
 
 def temporary_prefix() -> bytes:
@@ -187,6 +189,26 @@ class LocalStore:
     @property
     def identity(self) -> str:
         return f"local:{os.path.realpath(self.path)}"
+
+    def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+        """Its directories by device and inode: what each is, and which names in it are the store's."""
+        found = os.fstat(self.directory)
+        places: dict[tuple[int, int], tuple[str, Callable[[str], bool]]] = {
+            (found.st_dev, found.st_ino): (f"the store {self.label}", self._is_own)
+        }
+        if self.fan_out:
+            with contextlib.suppress(OSError):
+                data = os.stat("data", dir_fd=self.directory, follow_symlinks=False)
+                places[data.st_dev, data.st_ino] = (f"in the store {self.label}", lambda name: True)
+        return places
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a name in the store's directory is of the store, and not somebody's file beside it."""
+        if name == "data" and self.fan_out:
+            return True
+        return (
+            name.startswith(OWN) or _is_manifest(name) or is_mark(name) or (not self.fan_out and _is_like_a_blob(name))
+        )
 
     def make_folder(self) -> None:
         """Makes data/, by which a store is known not to be flat before its first blob. Raises StoreError."""

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -58,6 +58,10 @@ class ProgramStore:
 
     def begin_durable(self) -> None:
         """A program stores at once."""
+
+    def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+        """Nothing of it lies in a directory that could be archived, as far as can be known."""
+        return {}
 
     def make_durable(self) -> None:
         """A program is trusted to have stored what it was given when it ends well."""

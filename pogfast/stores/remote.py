@@ -258,6 +258,10 @@ class RemoteStore:
     def begin_durable(self) -> None:
         """What is sent is stored."""
 
+    def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+        """Nothing of it lies in a directory that could be archived, as far as can be known."""
+        return {}
+
     def make_durable(self) -> None:
         self.blobs.drain()
 
