@@ -293,7 +293,9 @@ def _how_to_cut(
     if chunk_size is not None or chunker is not None:
         kept = {word: value for word, value in kept.items() if word not in ("chunk_size", "chunker")}
     found = {**DEFAULTS, **kept, **{word: value for word, value in given.items() if value is not None}}
-    Chunker.parse(str(found["chunker"]), int(found["chunk_size"])).check()
+    cuts = Chunker.parse(str(found["chunker"]), int(found["chunk_size"]))
+    if not isinstance(chunk_size, int):  # text may lack its unit, as on the command line; a number is meant
+        cuts.check()
     return found
 
 

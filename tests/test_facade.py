@@ -190,7 +190,7 @@ def test_words_are_those_of_the_command_line(work: Path, key: pogfast.Key) -> No
         lambda key: pogfast.create("dir", "store", key, chunk_size="1MB", chunker="fastcdc"),
         lambda key: pogfast.create("dir", "store", key, name="n"),
         lambda key: pogfast.create((), "store", key, from_command="true"),
-        lambda key: pogfast.create("dir", "store", key, chunk_size=10),
+        lambda key: pogfast.create("dir", "store", key, chunk_size="10"),
         lambda key: pogfast.create("dir", "store", key, tags="a,,b"),
         lambda key: pogfast.prune("store", key),
         lambda key: pogfast.prune("store", key, pogfast.Policy(last=1), keep_last=1),

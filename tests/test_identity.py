@@ -93,7 +93,7 @@ def test_create_and_restore_is_the_identity(
     (place / "key").write_bytes(b"a secret")
     key = from_keyfile(str(place / "key"))
     summary = pogfast.create(
-        ["top"], str(place / "store"), key, base=str(place), chunk_size=CHUNK, layout=layout, cache_directory=""
+        ["top"], str(place / "store"), key, directory=place, chunk_size=CHUNK, layout=layout, no_cache=True
     )
     assert summary.problems == []
     done = pogfast.restore(str(place / "store" / summary.manifest), key, str(place / "out"))

@@ -478,7 +478,7 @@ def test_whichever_request_of_a_backup_and_a_restore_fails(
     def go(store: str) -> int:
         """How many requests that took."""
         before = len(proxy.seen)
-        made = pogfast.create([str(work / "tree")], store, key, cache_directory="", chunk_size=1_000_000, jobs=1)
+        made = pogfast.create([str(work / "tree")], store, key, no_cache=True, chunk_size=1_000_000, jobs=1)
         assert made.problems == []
         done = pogfast.restore(f"{store}/latest", key, str(work / store[-9:].replace("/", "-")), jobs=1)
         assert done.problems == []
