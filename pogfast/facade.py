@@ -420,7 +420,7 @@ def list_archives(
     path: StrPath | None = None,
 ) -> list[ArchiveInfo]:
     """The archives of a store by time, the newest last, as `pogfast list` shows them. One that does not open is in the
-    list with its `problem`, unless a filter is given. Raises NoSuchArchive and StoreError."""
+    list with its `problem`. Raises NoSuchArchive and StoreError."""
     from pogfast.archive import Filter, archives
 
     wanted = Filter.of(host, _tags(tags), _optional(path))
@@ -428,7 +428,7 @@ def list_archives(
         return [
             info
             for info in archives(opened, key)
-            if wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths})
+            if info.problem or wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths})
         ]
 
 
