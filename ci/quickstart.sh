@@ -29,8 +29,11 @@ fail() {
 }
 
 build() {
+  printf '   making an environment\n'
   "$python" -m venv "$venv"
-  "$venv/bin/pip" install --quiet "$checkout"
+  printf '   fetching what pogfast needs and compiling its engine: about a minute, and pip tells how far it is\n'
+  "$venv/bin/pip" install --disable-pip-version-check --progress-bar off "$checkout"
+  printf '   trying the kernels\n'
   "$venv/bin/python" -P -m pogfast.selftest # -P: what was installed, not the source in this directory
 }
 

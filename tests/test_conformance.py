@@ -387,7 +387,7 @@ def test_the_commands(place: Place, pogfast: Runner, tmp_path: Path) -> None:
     (tree / "large").unlink()
     run("create", "tree", "--to", place.text)
     run("check", place.text, "--read-data")
-    assert len(run("prune", place.text, "--keep-last", "1", "--yes", "--grace", "0")) == 2
+    assert len(run("prune", place.text, "--keep-last", "1", "--yes", "--grace", "0")) == 3
     time.sleep(1.1)  # what S3 says of times are whole seconds
     run("prune", place.text, "--keep-last", "1", "--yes", "--grace", "0")
     run("check", place.text, "--read-data")

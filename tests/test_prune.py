@@ -142,9 +142,9 @@ def test_policies_that_are_refused(command: Callable[..., Ran], work: Path, stor
 def test_only_what_is_chosen_may_go_and_groups_are_apart(command: Callable[..., Ran], work: Path, store: str) -> None:
     assert command("create", "tree", "--to", store, "--host", "other", "--tag", "x").code == 0
     ran = command("prune", store, "--keep-last", "1", "--host", "other")
-    assert [line.split()[0] for line in ran.lines] == ["keep"]
+    assert [line.split()[0] for line in ran.lines] == ["host", "keep"]
     ran = command("prune", store, "--keep-last", "1")
-    assert sorted(line.split()[0] for line in ran.lines) == ["keep", "keep", "remove", "remove"]
+    assert sorted(line.split()[0] for line in ran.lines) == ["host", "host", "keep", "keep", "remove", "remove"]
     assert command("prune", store, "--keep-tag", "x", "--group-by", "tags").code == 0
 
 

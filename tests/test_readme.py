@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from pogfast import errors
+from pogfast import __version__, errors
 from pogfast.pog import FLAGS, WITH_VALUE
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +119,15 @@ def test_the_examples_do_what_they_say(tmp_path: Path) -> None:
     done = subprocess.run(python, cwd=shell.home, env=shell.environment, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("b'35185'\n", "")
     assert len(set(shell.names.values())) == len(shell.names), "different names in the README are different things"
+
+
+def test_the_version_and_the_extras_are_those_of_this_checkout() -> None:
+    assert f"\nVersion {__version__}, " in README
+    for page in (README, (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")):
+        assert "pip install 'pogfast[" not in page, "it is not on PyPI: a checkout has extras as .[s3]"
+    declared = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2]
+    extras = set(re.findall(r"^(\w+) = \[", declared.partition("\n[")[0], re.MULTILINE)) - {"test", "lint"}
+    assert set(re.findall(r"`(?:pip install )?'\.\[(\w+)\]'`", README)) == extras
 
 
 def test_other_commands_are_run_by_ci() -> None:

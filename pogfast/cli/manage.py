@@ -121,7 +121,12 @@ def _policy(options: dict[str, Any]) -> Any:
 
 
 def _tell_choices(output: Output, choices: list[Choice]) -> None:
+    """A line for each archive, below a line for its group; rules count in each group for itself."""
+    group = ""
     for choice in choices:
+        if choice.group != group and not output.json:
+            group = choice.group
+            output.answer(group)
         if output.json:
             words = choice.as_dict()
             output.emit(
