@@ -15,7 +15,9 @@ try:
     import matplotlib
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise UsageError("a plot needs matplotlib, which is not installed", hint="in pogfast's checkout: pip install '.[plot]'\") from error
+    raise UsageError(
+        "plots need matplotlib, which is not installed", hint="pip install '.[plot]' in the source"
+    ) from error
 
 SUFFIXES = (".png", ".svg")
 MARKS = {"fixed": "o", "fastcdc": "s"}

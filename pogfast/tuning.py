@@ -32,7 +32,7 @@ from pogfast.trial import Restored, Setting, Written
 try:
     import numpy
 except ImportError as error:
-    raise UsageError("tune needs numpy, which is not installed", hint="in pogfast's checkout: pip install '.[tune]'\") from error
+    raise UsageError("tune needs numpy, which is not installed", hint="pip install '.[tune]' in the source") from error
 
 SAMPLE = 500_000_000  # bytes
 LEAST_SAMPLE = 1_000_000  # bytes; a process starts in the time that less takes, so that every setting looks the same

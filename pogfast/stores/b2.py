@@ -21,7 +21,7 @@ try:
     from requests.exceptions import RequestException
     from urllib3.exceptions import HTTPError
 except ImportError as error:
-    raise UsageError("B2 needs b2sdk, which is not installed", hint="in pogfast's checkout: pip install '.[b2]'\") from error
+    raise UsageError("B2 needs b2sdk, which is not installed", hint="pip install '.[b2]' in the source") from error
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer

@@ -29,7 +29,7 @@ try:
     from botocore.config import Config
     from urllib3.exceptions import HTTPError
 except ImportError as error:
-    raise UsageError("S3 needs boto3, which is not installed", hint="in pogfast's checkout: pip install '.[s3]'\") from error
+    raise UsageError("S3 needs boto3, which is not installed", hint="pip install '.[s3]' in the source") from error
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
