@@ -12,8 +12,8 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -28,6 +28,9 @@ class Fault:
     skip: int = 0
     status: int = 0  # answered instead of sending it on
     code: str = "InternalError"
+    body: bytes | None = None  # of that answer, instead of an error in XML
+    headers: dict[str, str] = field(default_factory=dict)  # of the answer, beside or instead of the server's
+    change: Callable[[bytes], bytes] = bytes  # of the body of the server's answer
     cut_request: bool = False  # the connection is reset when half of the request's body is there
     lose_answer: bool = False  # the server does it, and nobody hears of it
     cut_answer: int = -1  # the answer ends after so many bytes of its body, whatever it promised
@@ -108,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         status, headers, answer = fault.status, {}, b""
         if status:
             answer = f"<Error><Code>{fault.code}</Code><Message>injected</Message></Error>".encode()
+            answer = answer if fault.body is None else fault.body
         else:
             try:
                 status, headers, answer = self.ask(body)
@@ -140,12 +144,24 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
         if fault.flip >= 0:
             body = bytes(byte ^ (at == fault.flip) for at, byte in enumerate(body))
+        if not fault.status:
+            body = fault.change(body)
         self.send_response_only(status)
         for name, value in headers.items():
-            if name.lower() not in {"content-length", "transfer-encoding", "connection", "keep-alive"}:
+            dropped = {
+                "content-length",
+                "transfer-encoding",
+                "connection",
+                "keep-alive",
+                *map(str.lower, fault.headers),
+            }
+            if name.lower() not in dropped:
                 self.send_header(name, value)
         length = next((value for name, value in headers.items() if name.lower() == "content-length"), len(body))
-        self.send_header("Content-Length", str(length if self.command == "HEAD" else len(body)))
+        said = {"Content-Length": str(length if self.command == "HEAD" else len(body))} | fault.headers
+        for name, value in said.items():
+            if value:  # an empty one is left out
+                self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return
@@ -154,6 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         self.wfile.write(body)
+        self.close_connection = self.close_connection or "Content-Length" in fault.headers
 
     def note(self, request: str, status: int, length: int = 0) -> None:
         with self.proxy.lock:

@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "bytes under names: no key, no manifest",
     ),
     "stores.remote": (
-        {"stores.local", "stores.findings", "stores.settings", "_engine", "errors"},
+        {"stores.local", "stores.findings", "stores.settings", "retries", "_engine", "errors"},
         "any object service: no vendor; blobs and manifests are named as in a directory",
     ),
     "stores.s3": (
@@ -218,9 +218,13 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"", "cli.frame", "cli.output", "console", "environment", "errors"},
         "the verbs' names: their modules are imported by name when they run, so that --help answers at once",
     ),
-    "cli.frame": ({"cli.elsewhere", "cli.output", "sizes", "errors"}, "what a verb is made of, whatever it does"),
+    "retries": (set(), "who hears of them: neither stores nor the console"),
+    "cli.frame": (
+        {"cli.elsewhere", "cli.output", "retries", "sizes", "errors"},
+        "what a verb is made of, whatever it does",
+    ),
     "cli.elsewhere": (set(), "words of other programs: a table"),
-    "cli.output": ({"console", "progress", "errors"}, "lines and objects: no verb, no archive"),
+    "cli.output": ({"console", "progress", "sizes", "errors"}, "lines and objects: no verb, no archive"),
     "cli.options": (
         {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "stores.settings", "keys"}
         | {"environment", "errors"},
@@ -287,7 +291,6 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "zstandard": "what is written down is small",
     },
     "progress": {"rich": "the bar, on a terminal only"},
-    "stores.remote": {"tenacity": "trying again, with growing pauses that can be cut short"},
     "stores.s3": {
         "boto3": "S3: signing, credentials, regions; imported when a bucket is opened",
         "botocore": "boto3's failures and settings",

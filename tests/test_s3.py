@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
+import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +30,7 @@ import pogfast
 from pogfast.checking import EVERYTHING
 from pogfast.errors import StoreError
 from pogfast.keys import from_keyfile
+from pogfast.retries import RETRIED
 from pogfast.stores import open_store
 from pogfast.stores.remote import RemoteStore
 
@@ -184,8 +190,8 @@ def test_a_service_that_wants_a_checksum_gets_one(proxy: Proxy, shelf: str, monk
         store.make_durable()
         assert len(proxy.sums) == 3
         assert {stored.name for stored in store.blob_names()} == set(NAMES)
-        proxy.faults = [Fault("PUT .*/data/", status=400, code="EntityTooLarge")]
-        with pytest.raises(StoreError, match="EntityTooLarge"):
+        proxy.faults = [Fault("PUT .*/data/", status=400, code="InvalidArgument")]
+        with pytest.raises(StoreError, match="InvalidArgument"):
             store.put_blob(NAMES[0], b"content")
         assert proxy.count("PUT") == 1 + 6 + 1, "what is refused with a checksum is not sent again"
 
@@ -396,12 +402,12 @@ def test_an_altered_body_never_passes_for_the_blob(command: Command, proxy: Prox
 
 
 def test_a_lost_answer_is_looked_up(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """boto3 tries twice; then the store looks whether the blob is there, and does not send it again."""
+    """The store looks whether the blob is there, and does not send it again."""
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
         proxy.faults = [Fault("^PUT ", times=-1, lose_answer=True)]
         store.blobs(NAMES[0], memoryview(b"content"))
         store.make_durable()
-    assert proxy.count("^PUT ") == 2
+    assert proxy.count("^PUT ") == 1
 
 
 def test_ctrl_c_while_nobody_answers(shelf: str, proxy: Proxy, work: Path) -> None:
@@ -533,6 +539,266 @@ def test_damage_in_a_bucket_is_named(command: Command, server: Server, bucket: s
 def test_errors_reach_the_library(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         pytest.raises(StoreError, match="no such bucket"),
-        opened(moto_server.url, "s3://nobody-has-this", monkeypatch),
+        opened(moto_server.url, "s3://nobody-has-this", monkeypatch) as store,
     ):
-        pass
+        store.manifests()
+
+
+# ---- every answer that a service can give --------------------------------------------------------------------------
+
+TRANSIENT = [
+    (429, "TooManyRequests"), (429, ""), (408, ""), (400, "RequestTimeout"), (503, "SlowDown"), (503, "SlowDownWrite"),
+    (500, "InternalError"), (500, ""), (502, ""), (503, ""), (504, ""), (503, "ServiceUnavailable"), (520, ""),
+    (400, "BadDigest"), (400, "XAmzContentSHA256Mismatch"), (400, "XAmzContentChecksumMismatch"),
+    (400, "IncompleteBody"), (400, "ThrottlingException"), (400, "RequestLimitExceeded"), (409, "OperationAborted"),
+    (409, "ConditionalRequestConflict"), (503, "NeverHeardOfIt"), (509, "BandwidthLimitExceeded"),
+]  # fmt: skip
+FINAL = [
+    (403, "AccessDenied", "access denied"),
+    (403, "", "access denied"),
+    (401, "", "access denied"),
+    (403, "RequestTimeTooSkewed", "the clock of this machine is wrong"),
+    (403, "InvalidAccessKeyId", "the access key is not known there"),
+    (400, "ExpiredToken", "the session's credentials have expired"),
+    (400, "TokenRefreshRequired", "the session's credentials have expired"),
+    (400, "EntityTooLarge", "takes no object of this size"),
+    (507, "XMinioStorageFull", "the store is full"),
+    (507, "", "the store is full"),
+    (403, "QuotaExceeded", "the quota is used up"),
+    (400, "NeverHeardOfIt", "NeverHeardOfIt injected"),
+    (418, "", "418"),
+]
+
+
+def answer(verb: str, status: int, code: str, **more: Any) -> Fault:
+    """An error in XML, or without a code one that only a proxy on the way can have made."""
+    return Fault(verb, status=status, code=code, body=None if code else b"<html><body>sorry</body></html>", **more)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is said of retries."""
+    lines: list[str] = []
+    token = RETRIED.set(lines.append)
+    yield lines
+    RETRIED.reset(token)
+
+
+@pytest.mark.parametrize(("status", "code"), TRANSIENT)
+def test_transient_answers_are_retried(
+    proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, told: list[str], status: int, code: str
+) -> None:
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
+        proxy.faults = [answer("^PUT ", status, code, times=2), answer("^GET .*/data/", status, code, times=2)]
+        store.put_blob(NAMES[0], b"content")
+        assert bytes(store.get_blob(NAMES[0])) == b"content"
+    assert proxy.count("^PUT ") == 3
+    assert len(told) == 4
+    assert all(line.startswith(f"s3://{shelf}: data/A-/{NAMES[0]}: ") for line in told)
+    if code:
+        assert all(code in line for line in told)
+
+
+@pytest.mark.parametrize(("status", "code", "said"), FINAL)
+def test_final_answers_are_told_at_once(
+    proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, told: list[str], status: int, code: str, said: str
+) -> None:
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
+        proxy.faults = [answer("^(PUT|GET) .*data/", status, code, times=-1)]
+        for act in (lambda: store.put_blob(NAMES[0], b"content"), lambda: store.get_blob(NAMES[0])):
+            with pytest.raises(StoreError, match=said) as failed:
+                act()
+            assert "\n" not in f"{failed.value}{failed.value.hint}"
+    assert told == []
+
+
+def test_a_clock_that_is_wrong_is_told_by_how_much(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    date = {"Date": formatdate(time.time() + 7200, usegmt=True)}
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
+        proxy.faults = [Fault("^PUT ", times=-1, status=403, code="RequestTimeTooSkewed", headers=date)]
+        with pytest.raises(StoreError, match="the clock of this machine is wrong") as failed:
+            store.put_blob(NAMES[0], b"content")
+    assert failed.value.hint == "set the clock: it is 120 minutes behind the service's"
+
+
+@pytest.mark.parametrize(("asked", "least"), [("1", 1.0), ("x", 0.0), ("-5", 0.0), ("", 0.0), ("99999999", 2.0)])
+def test_retry_after_is_respected_within_bounds(
+    proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, told: list[str], asked: str, least: float
+) -> None:
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True, POGFAST_RETRY_FOR="2") as store:
+        proxy.faults = [Fault("^PUT ", status=503, code="SlowDown", headers={"Retry-After": asked})]
+        store.put_blob(NAMES[0], b"content")
+    [line] = told
+    pause = float(line.rpartition(" in ")[2].removesuffix(" s"))
+    assert least <= pause <= 2.0, "never beyond --retry-for"
+
+
+def test_the_end_of_patience_says_how_often(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True, POGFAST_RETRY_FOR="0.5") as store:
+        proxy.faults = [Fault("^PUT ", times=-1, status=503, code="SlowDown")]
+        with pytest.raises(StoreError, match="the service is busy: SlowDown") as failed:
+            store.put_blob(NAMES[0], b"content")
+    assert re.search(r"\d+ attempts in [01] s; --retry-for says for how long", failed.value.hint)
+
+
+def test_retries_are_shown(command: Command, proxy: Proxy, shelf: str) -> None:
+    def harm(verb: str) -> None:
+        proxy.faults = [Fault(f"^{verb}", times=2, status=429, code="TooManyRequests")]
+
+    harm("PUT")
+    ran = command(proxy.url, *create("-v", to=f"s3://{shelf}"))
+    assert ran.code == 0, ran.err
+    assert ran.err.count("the service is busy: TooManyRequests") == 2
+    assert "retries  2 requests to services failed and were made again" in ran.err
+    for words in (
+        ["restore", f"s3://{shelf}/latest", "--into", "out"],
+        ["check", f"s3://{shelf}", "--read-data"],
+        ["copy", f"s3://{shelf}", "back"],
+        ["prune", f"s3://{shelf}", "--keep-last", "1", "--yes"],
+    ):
+        harm("GET")
+        ran = command(proxy.url, *with_key(*words, "--json"))
+        assert ran.code == 0, ran.err
+        [summary] = [line for line in map(json.loads, ran.out.splitlines()) if line["message_type"] == "summary"]
+        assert summary["retries"] == 2, words
+
+
+def test_a_certificate_that_nobody_knows_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
+    keys = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run(["openssl", *made, *keys], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        port = server.server_address[1]
+        with (
+            opened(f"https://127.0.0.1:{port}", "s3://bucket", monkeypatch) as store,
+            pytest.raises(StoreError, match="the service's certificate is not trusted"),
+        ):
+            store.manifests()
+        server.shutdown()
+    assert told == []
+
+
+# ---- numbers and names that a service says, and that nobody has to believe -----------------------------------------
+
+
+@pytest.mark.parametrize("length", ["10000000000000", "-5", "", "x"])
+def test_a_length_that_is_no_length_is_damage_of_that_blob(
+    command: Command, proxy: Proxy, shelf: str, work: Path, length: str
+) -> None:
+    assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
+    listed = json.loads(command(proxy.url, *with_key("ls", f"s3://{shelf}/latest", "--json")).lines[-1])
+    assert listed
+    victim = next(request.split()[1] for request, *_ in proxy.seen if request.startswith("PUT") and "/data/" in request)
+    victim = victim.removesuffix("%3D")
+    proxy.faults = [Fault(f"^GET {re.escape(victim)}", times=-1, headers={"Content-Length": length})]
+    limit = ["prlimit", f"--as={3 * 10**9}"]
+    ran = run([*limit, sys.executable, "-m", "pogfast", *with_key("restore", f"s3://{shelf}/latest", "--into", "out")],
+              work, env={**os.environ, **environment_of(proxy.url)})  # fmt: skip
+    restored = sum(path.is_file() for path in (work / "out").rglob("*"))
+    if ran.code:
+        assert (ran.code, restored) == (4, 13), ran.err
+        assert Path(victim).name in ran.err
+    else:
+        assert restored == 14, "what is there was whole, whatever was said of it"
+
+
+@pytest.mark.parametrize("length", ["10000000000000", "-5", ""])
+def test_a_manifest_of_no_length_is_that_archives_damage(
+    command: Command, proxy: Proxy, shelf: str, length: str
+) -> None:
+    for more in ([], ["--force"]):
+        assert command(proxy.url, *create(*more, to=f"s3://{shelf}")).code == 0
+    victim = next(request.split()[1] for request, *_ in proxy.seen if request.startswith("PUT") and ".mfn" in request)
+    proxy.faults = [Fault(f"^GET {re.escape(victim)}", times=-1, headers={"Content-Length": length})]
+    ran = command(proxy.url, *with_key("list", f"s3://{shelf}", "--json"))
+    good = [line for line in map(json.loads, ran.out.splitlines()) if line.get("files") == 14]
+    assert len(good) >= 1, ran.err
+    assert ran.code in (0, 3, 4)
+
+
+LISTING = "^GET .*list-type"
+
+
+@pytest.mark.parametrize("tokens", ["aa", "ab"])
+def test_a_listing_without_an_end_is_one_line(
+    proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, tokens: str
+) -> None:
+    """The same token again, and other tokens for the same page."""
+    pages = [
+        f"<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>{token}</NextContinuationToken>"
+        f"<Contents><Key>data/A-/{NAMES[0]}</Key><Size>7</Size></Contents></ListBucketResult>"
+        for token in tokens
+    ]
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
+        proxy.faults = [Fault(LISTING, status=200, body=page.encode()) for page in pages]
+        with pytest.raises(StoreError, match="the service's listing has no end"):
+            list(store.blob_names())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "by"),
+    [
+        (rb"<LastModified>.*?</LastModified>", b"<LastModified>yesterday</LastModified>"),
+        (rb"<LastModified>.*?</LastModified>", b"<LastModified>99999-01-01T00:00:00Z</LastModified>"),
+        (rb"<LastModified>.*?</LastModified>", b""),
+        (rb"<LastModified>.*?</LastModified>", b"<LastModified>2999-01-01T00:00:00.000Z</LastModified>"),
+        (rb"<Size>.*?</Size>", b"<Size>-7</Size>"),
+        (rb"<Size>.*?</Size>", b""),
+        (rb"<Size>.*?</Size>", b"<Size>10000000000000</Size>"),
+        (rb"<Key>data/B-", b"<Key>../../data/B-"),
+        (rb"<Key>data/B-.*?</Key>", b"<Key>data/B-/%0A%FF%00</Key>"),
+    ],
+)
+def test_a_listing_of_nonsense_harms_no_other_object(
+    proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, pattern: bytes, by: bytes
+) -> None:
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
+        for name in NAMES[:2]:
+            store.put_blob(name, b"content")
+        proxy.faults = [Fault(LISTING, times=-1, change=lambda body: re.sub(pattern, by, body))]
+        before = time.time()
+        listed = {stored.name: stored for stored in store.blob_names()}
+        assert NAMES[0] in listed
+        assert all(stored.size >= 0 for stored in listed.values())
+        if b"2999" not in by and b"Last" in pattern:
+            assert listed[NAMES[0]].modified >= before - 1, "nobody takes it for old"
+        assert bytes(store.get_blob(NAMES[0])) == b"content"
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>log in to the hotel's network</html>", b"<ListBucketResult><Conte"])
+def test_a_listing_that_is_none_is_one_line(
+    proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    proxy.faults = [Fault(LISTING, times=-1, change=lambda _: body)]
+    with opened(proxy.url, f"s3://{shelf}", monkeypatch, POGFAST_RETRY_FOR="0.3") as store:
+        try:
+            assert store.manifests() == []
+        except StoreError as error:
+            assert "\n" not in str(error)
+
+
+# ---- rights --------------------------------------------------------------------------------------------------------
+
+
+def test_reading_an_archive_needs_no_right_to_list(
+    command: Command, pog: Runner, proxy: Proxy, shelf: str, work: Path
+) -> None:
+    ran = command(proxy.url, *create(to=f"s3://{shelf}"))
+    name = ran.lines[-1]
+    proxy.faults = [Fault(LISTING, times=-1, status=403, code="AccessDenied")]
+    assert_restored(work, command(proxy.url, *with_key("restore", f"s3://{shelf}/{name}", "--into", "out")))
+    assert command(proxy.url, *with_key("cat", f"s3://{shelf}/{name}", "tree/d/3")).code == 0
+    (work / "there").mkdir()
+    environment = {**os.environ, **environment_of(proxy.url)}
+    ran = pog("--keyfile=../key", "--decrypt", f"s3://{shelf}/{name}", env=environment, cwd=work / "there")
+    assert_restored(work, ran, "there")
+    ran = command(proxy.url, *with_key("list", f"s3://{shelf}"))
+    assert (ran.code, len(ran.err.splitlines())) == (1, 2)
+    assert "access denied" in ran.err

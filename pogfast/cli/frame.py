@@ -14,6 +14,7 @@ import click
 
 from pogfast.cli.output import Output
 from pogfast.errors import PogfastError, UsageError
+from pogfast.retries import RETRIED
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -83,8 +84,12 @@ class Verb(click.Command):
         return super().make_context(info_name, args, *rest, **extra, terminal_width=_width())
 
     def invoke(self, ctx: click.Context) -> Any:
-        ctx.ensure_object(Output).check()
-        return super().invoke(ctx)
+        output = ctx.ensure_object(Output)
+        output.check()
+        RETRIED.set(output.retried)
+        result = super().invoke(ctx)
+        output.tell_retries()
+        return result
 
 
 def verb(name: str) -> Callable[[Callable[..., None]], click.Command]:

@@ -27,6 +27,7 @@ class Output(Console):
         self.json = False
         self.debug = False
         self.errors = 0
+        self.retries = 0  # requests to services that were made again
         self.during = ""  # what a problem belongs to, in restic's words
         self.display: Display | None = None
 
@@ -52,11 +53,14 @@ class Output(Console):
             self.answer("  ".join(cells).rstrip())
 
     def emit(self, message_type: str, **words: object) -> None:
-        """An object of the answer, where --json asks for them. Names that are not UTF-8 have surrogate escapes."""
+        """An object of the answer, where --json asks for them. Names that are not UTF-8 have surrogate escapes. A
+        summary says how many requests were retried."""
         if not self.json:
             return
         from json import dumps
 
+        if message_type == "summary":
+            words["retries"] = self.retries
         self.write(dumps({"message_type": message_type, **words}).encode() + b"\n")
 
     def say(self, line: str) -> None:
@@ -65,6 +69,21 @@ class Output(Console):
             super().say(line)
         else:
             self.display.say(visible(line))
+
+    def retried(self, text: str) -> None:
+        """A request to a service failed and is made again. Called from any thread."""
+        self.retries += 1
+        self.info(f"pogfast: {text}", 1)
+
+    def tell_retries(self) -> None:
+        """The last line of a summary, where there was a retry."""
+        if self.retries:
+            from pogfast.sizes import many
+
+            were = "was" if self.retries == 1 else "were"
+            self.info(
+                f"retries  {many(self.retries, 'request')} to services failed and {were} made again; -v shows each"
+            )
 
     def info(self, line: str, volume: int = 0) -> None:
         """Something to know for people, from this volume on. With --json the objects say it."""

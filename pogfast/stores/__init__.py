@@ -166,7 +166,7 @@ def check_targets(text: str | None) -> None:
 def _open_target(word: str) -> Target:
     cloud = _pogs_cloud(word)
     if cloud:
-        return _open_cloud(cloud)
+        return _open_cloud(cloud, create=True)
     if word == "local":
         return LocalStore.create(".", fan_out=True)
     if word.startswith("local:"):
@@ -274,7 +274,7 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
         raise UsageError("a store without a name", hint="name a directory")
     _check_address(text)
     if is_service(text):
-        return _open_cloud(text)
+        return _open_cloud(text, create=create)
     path = _local_path(text) if text.startswith("local:") else text
     path = path.rstrip("/") or "/"
     if os.path.isfile(path):
@@ -376,8 +376,9 @@ def _pogs_cloud(word: str) -> str | None:
     return f"{scheme}://{place}"
 
 
-def _open_cloud(text: str) -> RemoteStore:
-    """Raises UsageError, StoreError and NoSuchArchive: one request shows whether the bucket can be reached."""
+def _open_cloud(text: str, *, create: bool = False) -> RemoteStore:
+    """Raises UsageError, StoreError and NoSuchArchive. To be written to, one request shows whether the bucket can be
+    reached and listed; to read an archive needs no right to list."""
     place = parse_service(text)
     from pogfast.stores.remote import RemoteStore
 
@@ -399,9 +400,12 @@ def _open_cloud(text: str) -> RemoteStore:
     else:
         from pogfast.stores.b2 import B2Service
 
-        service = B2Service(place.bucket, place.prefix, realm=said.b2_realm, profile=said.profile)
+        service = B2Service(
+            place.bucket, place.prefix, realm=said.b2_realm, profile=said.profile, parallel=said.parallel
+        )
     store = RemoteStore(service, text.rstrip("/"), parallel=said.parallel, retry_for=said.retry_for)
-    store.look()
+    if create:
+        store.look()
     return store
 
 

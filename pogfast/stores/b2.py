@@ -1,19 +1,28 @@
 """Backblaze B2 by its own protocol, through b2sdk. Knows objects below a bucket and a prefix, and no blob.
 
 An application key comes from B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, else from where the `b2` command keeps its
-own, as with pogcli. b2sdk tries again what it can, and keeps upload URLs. What is deleted goes with all its versions.
+own, as with pogcli. b2sdk makes each request once, and keeps upload URLs. What is deleted goes with all its versions.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import logging
 import os
-from collections import Counter
+import sqlite3
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
-from pogfast.stores.remote import Body, Found, NoSuchBucket, Plain, TryAgain
+from pogfast.stores.remote import Body, Found, Garbled, NoSuchBucket, Plain, TryAgain, extent, seconds_to_wait, skip
 
 try:
     import b2sdk.v2 as b2
@@ -26,80 +35,159 @@ except ImportError as error:
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
+# What b2sdk does not know it warns of, beside raising it.
+warnings.filterwarnings("ignore", module="b2sdk")
+logging.getLogger("b2sdk").addHandler(logging.NullHandler())
+
 PAGE = 1000  # objects in one answer of a listing
 FAR = (1 << 62) - 1  # beyond every object's last byte
+FEW = 10  # versions that are asked for at a time where they are of one object
 REALM = "production"
+# What will not get better: what that means, and what to do about it.
+FINAL: list[tuple[Any, str, str]] = [
+    (failures.NonExistentBucket, "there is no such bucket", "make it first, or look at its name"),
+    (failures.StorageCapExceeded, "the account's cap is used up", "raise it: what is stored is kept"),
+    (failures.CapExceeded, "the account's cap is used up", "raise it, or wait for tomorrow: what is stored is kept"),
+    (failures.RestrictedBucket, "the application key is for another bucket", ""),
+    (failures.ClockSkew, "the clock of this machine is wrong", "set the clock"),
+    (
+        failures.MissingAccountData,
+        "there are no credentials for B2",
+        "set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or log in with the b2 command",
+    ),
+]
+# What may pass beside what b2sdk would repeat: a token that was renewed and refused once more, an altered body.
+PASSING = (
+    failures.InvalidAuthToken,
+    failures.BadUploadUrl,
+    failures.BrokenPipe,
+    failures.ConnectionReset,
+    failures.ChecksumMismatch,
+    failures.Conflict,
+    failures.InvalidJsonResponse,
+)
 
 
 class B2Service(Plain):
     """A bucket, or what is below a prefix in it."""
 
-    def __init__(self, bucket: str, prefix: str, *, realm: str | None, profile: str | None = None) -> None:
+    def __init__(
+        self, bucket: str, prefix: str, *, realm: str | None, profile: str | None = None, parallel: int
+    ) -> None:
         """`prefix` is without a / at its ends; `realm` a URL, None: Backblaze's own; `profile` one of the b2 command's,
-        None: the key of the environment, else what that command has logged in with. Raises StoreError and
-        NoSuchArchive."""
+        None: the key of the environment, else what that command has logged in with; `parallel` how many objects are
+        deleted at a time. No request is made."""
+        self.parallel = parallel
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"b2://{bucket}" + (f"/{prefix}" if prefix else "")
         self.identity = f"b2:{realm or REALM}/{bucket}/{prefix}"
         self.requests: Counter[str] = Counter()
-        with self._errors():
-            self.api = _authorized(realm or REALM, profile)
-            self.bucket = self.api.get_bucket_by_name(bucket)
-            self.session = self.api.session
+        self._name = bucket
+        self._realm = realm or REALM
+        self._profile = profile
+        self._session: Any = None
+        self._bucket: Any = None
+        self._lock = threading.Lock()
+
+    def _connected(self) -> Any:
+        """b2sdk's session, logged in at the first request. Raises b2sdk's errors."""
+        with self._lock:
+            if self._session is None:
+                api = _authorized(self._realm, self._profile)
+                self._bucket = api.get_bucket_by_name(self._name)
+                self._session = api.session
+            return self._session
 
     def put(self, path: str, data: Buffer, *, absent: bool) -> None:
         self.requests["put"] += 1
         with self._errors(path):
-            self.bucket.upload_bytes(bytes(data), self.prefix + path)
+            self._connected()
+            self._bucket.upload_bytes(bytes(data), self.prefix + path)
 
     def open(self, path: str, start: int) -> Body | None:
         self.requests["get"] += 1
         try:
             with self._errors(path):
-                url = self.session.get_download_url_by_name(self.bucket.name, self.prefix + path)
-                answer = self.session.download_file_from_url(url, range_=(start, FAR) if start else None)
-                return _B2Body(self, path, answer.__enter__())
+                session = self._connected()
+                url = session.get_download_url_by_name(self._name, self.prefix + path)
+                answer = session.download_file_from_url(url, range_=(start, FAR) if start else None)
+                return _B2Body(self, path, answer.__enter__(), start)
         except _Gone:
             return None
 
     def size(self, path: str) -> int | None:
-        return next((found.size for found in self._listed(path, 1, deep=True) if found.path == path), None)
+        found, _ = self._page(path, "", 1)
+        return found[0].size if found and found[0].path == path else None
 
-    def list(self, prefix: str, *, deep: bool) -> Iterator[Found]:
-        return self._listed(prefix, PAGE, deep=deep)
+    def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
+        found, after = self._page(prefix, token, PAGE)
+        if deep:
+            return found, after
+        flat = list(itertools.takewhile(lambda each: "/" not in each.path[len(prefix) :], found))
+        if len(flat) == len(found):
+            return flat, after
+        # The protocol lists all that is below; the next name that is not below this folder is asked for.
+        folder = found[len(flat)].path
+        return flat, f"{self.prefix}{folder[: folder.index('/', len(prefix))]}0"
 
-    def _listed(self, prefix: str, page: int, *, deep: bool) -> Iterator[Found]:
-        start: str | None = self.prefix + prefix
-        while start is not None:
-            self.requests["list"] += 1
-            with self._errors():
-                answer = self.session.list_file_names(self.bucket.id_, start, page, self.prefix + prefix)
-            start = answer["nextFileName"]
-            for item in answer["files"]:
-                path = item["fileName"].removeprefix(self.prefix)
-                if not deep and "/" in path[len(prefix) :]:
-                    # The protocol lists all that is below; the next name that is not below this folder is asked for.
-                    folder = path[: path.index("/", len(prefix))]
-                    start = f"{self.prefix}{folder}0"
-                    break
-                yield Found(path, item["contentLength"], item["uploadTimestamp"] / 1000)
-            if page == 1:
-                return
+    def _page(self, prefix: str, token: str, most: int) -> tuple[list[Found], str]:
+        start = self.prefix + prefix
+        self.requests["list"] += 1
+        with self._errors():
+            answer = self._connected().list_file_names(self._bucket.id_, token or start, most, start)
+            found = [
+                Found(item["fileName"].removeprefix(self.prefix), max(item["contentLength"], 0), _seconds(item))
+                for item in answer["files"]
+                if item["fileName"].startswith(start)
+            ]
+            return found, answer["nextFileName"] or ""
 
     def delete(self, paths: Iterable[str]) -> None:
-        for path in paths:
-            self._delete(self.prefix + path)
+        """Every version: a hidden one would still be paid for. A page of versions serves for all names that are in it,
+        and versions are deleted several at a time."""
+        names = sorted(self.prefix + path for path in paths)
+        with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
+            deleted = [threads.submit(self._delete, name, version) for name, version in self._versions(names)]
+        for each in deleted:  # all have been tried
+            each.result()
 
-    def _delete(self, name: str) -> None:
-        """Every version: a hidden one would still be paid for."""
-        with self._errors(name):
-            self.requests["list"] += 1
-            answer = self.session.list_file_versions(self.bucket.id_, name, None, PAGE, name)
-            for item in answer["files"]:
-                if item["fileName"] == name:
-                    self.requests["delete"] += 1
-                    with contextlib.suppress(failures.FileNotPresent):
-                        self.session.delete_file_version(item["fileId"], name)
+    def _versions(self, names: list[str]) -> Iterator[tuple[str, str]]:
+        """Of some names, in their order: (name, version). Raises StoreError."""
+        wanted = deque(names)
+        start: tuple[str, str | None] | None = None
+        most, asked = PAGE, set()
+        while wanted:
+            start = start or (wanted[0], None)
+            if start in asked:
+                raise StoreError(f"{self.label}: the service's listing has no end: it repeats itself")
+            asked.add(start)
+            found, last = self._page_of_versions(start, most, _common(names[0], names[-1]))
+            here = len(wanted)
+            for name, version in found:
+                while wanted and wanted[0] < name:
+                    wanted.popleft()
+                if wanted and wanted[0] == name:
+                    yield name, version
+            if last is None:
+                return
+            while wanted and wanted[0] < last[0]:
+                wanted.popleft()
+            most = PAGE if here - len(wanted) > 1 else FEW  # names that lie far apart share no page
+            start = last if wanted and wanted[0] == last[0] else None
+
+    def _page_of_versions(
+        self, start: tuple[str, str | None], most: int, prefix: str
+    ) -> tuple[list[tuple[str, str]], tuple[str, str | None] | None]:
+        self.requests["list"] += 1
+        with self._errors():
+            answer = self._connected().list_file_versions(self._bucket.id_, *start, most, prefix)
+            found = [(item["fileName"], item["fileId"]) for item in answer["files"]]
+            return found, (answer["nextFileName"], answer["nextFileId"]) if answer["nextFileName"] else None
+
+    def _delete(self, name: str, version: str) -> None:
+        self.requests["delete"] += 1
+        with self._errors(name.removeprefix(self.prefix)), contextlib.suppress(failures.FileNotPresent):
+            self._connected().delete_file_version(version, name)
 
     def close(self) -> None:
         """b2sdk keeps nothing that would have to be closed."""
@@ -107,35 +195,44 @@ class B2Service(Plain):
     @contextlib.contextmanager
     def _errors(self, path: str = "") -> Iterator[None]:
         """b2sdk's failures as ours: one line each. Raises TryAgain for what may pass."""
-        place = f"{self.label}: {path}" if path else self.label
         try:
             yield
-        except failures.NonExistentBucket as error:
-            raise NoSuchBucket(
-                f"{self.label}: there is no such bucket", "make it first, or look at its name"
-            ) from error
-        except failures.FileNotPresent as error:
-            raise _Gone(f"{place}: there is no such object") from error
-        except failures.CapExceeded as error:
-            raise StoreError(f"{place}: the account's cap is used up", "raise it: what is stored is kept") from error
-        except failures.RestrictedBucket as error:
-            raise StoreError(f"{place}: the application key is for another bucket") from error
-        except failures.Unauthorized as error:
-            hint = "the application key lacks the right to do this, or is wrong"
-            raise StoreError(f"{place}: access denied: {_one_line(error)}", hint) from error
-        except failures.ClockSkew as error:
-            raise StoreError(f"{place}: the clock of this machine is wrong", "set the clock") from error
-        except failures.TooManyRequests as error:
-            raise TryAgain(f"{place}: the service is busy", "try again later") from error
-        except failures.MissingAccountData as error:
-            hint = "set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or log in with the b2 command"
-            raise StoreError(f"{self.label}: there are no credentials for B2", hint) from error
         except failures.B2Error as error:
-            if error.should_retry_http():
-                raise TryAgain(f"cannot reach {place}: {_one_line(error)}", "is the network there?") from error
-            raise StoreError(f"{place}: {_one_line(error)}") from error
+            raise self._error(error, path) from error
         except (RequestException, HTTPError, OSError) as error:
-            raise TryAgain(f"cannot reach {place}: {_one_line(error)}", "is the network there?") from error
+            raise self._unreachable(error) from error
+        except (LookupError, TypeError, ValueError, AssertionError) as error:
+            place = f"{self.label}: {path}" if path else self.label
+            raise Garbled(f"{place}: the answer makes no sense: {_one_line(error)[:200]}") from error
+
+    def _error(self, error: Any, path: str) -> StoreError:
+        place = f"{self.label}: {path}" if path else self.label
+        if isinstance(error, failures.MaxRetriesExceeded) and error.exception_info_list:  # of an upload
+            error = error.exception_info_list[-1]
+        if isinstance(error, failures.UnsatisfiableRange):
+            return Garbled(f"{place} ends before the byte that was asked for")
+        for kinds, meaning, hint in FINAL:
+            if isinstance(error, kinds):
+                kind = NoSuchBucket if kinds is failures.NonExistentBucket else StoreError
+                return kind(f"{place}: {meaning}", hint)
+        if isinstance(error, failures.FileNotPresent):
+            return _Gone(f"{place}: there is no such object")
+        if isinstance(error, failures.Unauthorized) and not isinstance(error, failures.InvalidAuthToken):
+            hint = "the application key lacks the right to do this, or is wrong"
+            return StoreError(f"{place}: access denied: {_one_line(error)}", hint)
+        if isinstance(error, failures.B2ConnectionError | failures.UnknownHost | failures.B2RequestTimeout):
+            return self._unreachable(error)
+        if error.should_retry_http() or error.should_retry_upload() or isinstance(error, PASSING):
+            after = seconds_to_wait(str(getattr(error, "retry_after_seconds", None) or ""))
+            said = f"{place}: the service is busy: {_one_line(error)}"
+            return TryAgain(said, "try again later", answered=True, after=after)
+        return StoreError(f"{place}: {_one_line(error)}")
+
+    def _unreachable(self, error: Exception) -> StoreError:
+        said = _one_line(error)
+        if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said:
+            return StoreError(f"{self.label}: the service's certificate is not trusted: {said}", "is the clock right?")
+        return TryAgain(f"cannot reach {self.label}: {said}", "is the network there?")
 
 
 class _Gone(StoreError, NoSuchArchive):
@@ -143,10 +240,11 @@ class _Gone(StoreError, NoSuchArchive):
 
 
 class _B2Body:
-    def __init__(self, service: B2Service, path: str, response: Any) -> None:
+    def __init__(self, service: B2Service, path: str, response: Any, start: int) -> None:
         self.service, self.path, self.response = service, path, response
-        given = response.headers.get("Content-Range")
-        self.size = int(given.rpartition("/")[2] if given else response.headers["Content-Length"])
+        headers = response.headers
+        first, self.size = extent(headers.get("Content-Length"), headers.get("Content-Range"), start)
+        skip(self, start - first)
 
     def readinto(self, view: memoryview) -> int:
         with self.service._errors(self.path):
@@ -161,12 +259,48 @@ class _B2Body:
 def _authorized(realm: str, profile: str | None) -> Any:
     key_id, key = os.environ.get("B2_APPLICATION_KEY_ID"), os.environ.get("B2_APPLICATION_KEY")
     if profile or not key_id or not key:
-        api = b2.B2Api(b2.SqliteAccountInfo(profile=profile))
-        api.account_info.get_account_id()  # raises where the b2 command has not logged in
-        return api
+        realm, key_id, key = _logged_in(realm, profile)
     api = b2.B2Api(b2.InMemoryAccountInfo())
+    _once(api)
     api.authorize_account(realm, key_id, key)
     return api
+
+
+def _logged_in(realm: str, profile: str | None) -> tuple[str, str, str]:
+    """(realm, key id, key) of the `b2` command's login. Its file is copied: b2sdk brings what it opens up to its own
+    release, and an older b2 command would not read it any more. Raises MissingAccountData."""
+    info = b2.SqliteAccountInfo
+    path = info.get_user_account_info_path(profile=profile)  # raises nothing; the file may not be there
+    with tempfile.TemporaryDirectory(prefix="pogfast-") as directory:
+        copy = os.path.join(directory, "account_info")
+        try:
+            theirs = sqlite3.connect(f"file:{quote(os.path.expanduser(path))}?mode=ro", uri=True)
+            with contextlib.closing(theirs), contextlib.closing(sqlite3.connect(copy)) as ours:
+                theirs.backup(ours)
+        except sqlite3.Error as error:
+            raise failures.MissingAccountData(str(error)) from error
+        account = info(copy)
+        realm = realm if realm != REALM else account.get_realm()
+        return realm, account.get_application_key_id(), account.get_application_key()
+
+
+def _once(api: Any) -> None:
+    """Makes b2sdk try once: a store tries again itself, tells of it, and can be stopped while it waits."""
+    http = api.session.raw_api.b2_http
+    http._translate_and_retry = lambda act, tries, post_params=None: http._translate_errors(act, post_params)
+    api.services.upload_manager.MAX_UPLOAD_ATTEMPTS = 1
+
+
+def _common(first: str, last: str) -> str:
+    """What two names begin with."""
+    together = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return "".join(letter for letter, _ in together)
+
+
+def _seconds(item: dict[str, Any]) -> float:
+    """When an object in a listing was written. What is no time is now: nothing that nobody knows the age of is old."""
+    stamp = item.get("uploadTimestamp")
+    return stamp / 1000 if isinstance(stamp, int | float) and abs(stamp) < 1e15 else time.time()
 
 
 def _one_line(error: BaseException) -> str:

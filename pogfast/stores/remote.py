@@ -8,6 +8,8 @@ fewer than promised never pass for an object; whether they are the right ones is
 
 from __future__ import annotations
 
+import itertools
+import random
 import re
 import sys
 import threading
@@ -15,20 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
-from tenacity import (
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_delay,
-    stop_when_event_set,
-    wait_random_exponential,
-)
-
-from pogfast.errors import MissingBlob, NoSuchArchive, StoreError, UsageError
-from pogfast.stores.local import LIKE_A_BLOB, MANIFEST, Stored, is_mark
+from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
+from pogfast.retries import RETRIED
+from pogfast.stores.local import LIKE_A_BLOB, MANIFEST, MOST_MANIFEST, Stored, check_size, is_mark, most_blob
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -37,17 +32,44 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+# Of retries, one thread at a time.
+TELLING = threading.Lock()
+
 # Bytes of blobs that are on their way at a time, in either direction; one may always be.
 IN_FLIGHT = 150 * 10**6
 # Bytes that S3 copies in one request.
 MOST_COPIED = 5 << 30
 # A read's piece: what is lost when a connection breaks within it.
 PIECE = 1 << 20
+# Bytes that memory is set apart for because a service promises them; more only as they come.
+TRUSTED = 128 << 20
+# Answers in a row that bring no new byte of an object, after which it is damaged: no network fails in just this way.
+STALLS = 5
+# Seconds of the longest pause between two attempts, and of the longest that a service can ask for.
+LONGEST_PAUSE = 30.0
+LONGEST_ASKED = 120.0
+# Objects that are deleted before it is known that they are.
+DELETED_AT_ONCE = 1000
+# Pages without an object after which a listing has no end: each stands for a thousand folders.
+EMPTY_PAGES = 10_000
+CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 MANIFEST_NAME = re.compile(r"[^/]+\.mfn")
 
 
 class TryAgain(StoreError):
-    """A failure that may pass: a connection that broke, a service that is busy."""
+    """A transient failure: a connection that broke, a service that is busy.
+
+    `answered` says that the service itself refused, so that nothing was stored; `after` is how many seconds it wants to
+    be left alone."""
+
+    def __init__(self, message: str, hint: str = "", *, answered: bool = False, after: float = 0.0) -> None:
+        super().__init__(message, hint)
+        self.answered = answered
+        self.after = after
+
+
+class Garbled(TryAgain):
+    """An answer about one object that makes no sense, such as a Content-Range that is none."""
 
 
 class Exists(StoreError):
@@ -69,9 +91,9 @@ class Found(NamedTuple):
 
 
 class Body(Protocol):
-    """An object that is being read."""
+    """An object that is being read, from the byte on that was asked for."""
 
-    size: int  # bytes of the whole object
+    size: int | None  # bytes of the whole object, as the service says; None when it does not
 
     def readinto(self, view: memoryview) -> int:
         """The next bytes; 0 at the end. Raises TryAgain."""
@@ -80,8 +102,8 @@ class Body(Protocol):
 
 
 class Service(Protocol):
-    """What a vendor does. Paths are below bucket and prefix. Everything raises StoreError, and TryAgain for what may
-    pass. Called from several threads at once."""
+    """What a vendor does. Paths are below bucket and prefix. Everything raises StoreError, and TryAgain for transient
+    failures; nothing is tried again here. Called from several threads at once."""
 
     label: str  # for messages
     identity: str  # the same for the same objects, whatever they were called by whom
@@ -92,13 +114,14 @@ class Service(Protocol):
         where the service can do that. Many cannot, or only pretend to."""
 
     def open(self, path: str, start: int) -> Body | None:
-        """Begins to read an object from byte `start` on; None when there is none."""
+        """Begins to read an object from byte `start` on; None when there is none. Raises Garbled."""
 
     def size(self, path: str) -> int | None:
         """Bytes of an object; None when there is none."""
 
-    def list(self, prefix: str, *, deep: bool) -> Iterator[Found]:
-        """What begins with `prefix`, in the order of the paths; unless `deep`, only what has no / behind it."""
+    def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
+        """Returns a page of what begins with `prefix`, in the order of the paths, and the token of the next page. The
+        first page has the token "", and behind the last comes "". Unless `deep`, only what has no / behind it."""
 
     def delete(self, paths: Iterable[str]) -> None:
         """What is gone already is fine."""
@@ -157,6 +180,47 @@ class Plain:
         raise UsageError(f"{self.label}: only S3 has cold storage that is thawed")
 
 
+def extent(length: str | int | None, content_range: str | None, start: int) -> tuple[int, int | None]:
+    """The byte that an answer begins with, and the bytes of the whole object (None: the service does not say), from
+    its Content-Length and Content-Range. `start` is the byte that was asked for. Raises Garbled."""
+    if content_range is None:  # all of it, whatever was asked for
+        try:
+            size = int(length) if length is not None else -1
+        except ValueError:
+            size = -1
+        return 0, size if 0 <= size < sys.maxsize else None
+    found = CONTENT_RANGE.fullmatch(content_range.strip())
+    if not found or int(found[1]) > start:
+        raise Garbled(f"asked for what follows byte {start}, the service answers with {content_range[:60]!r}")
+    return int(found[1]), None if found[2] == "*" else int(found[2])
+
+
+def skip(body: Body, n: int) -> None:
+    """Passes over the beginning of an object, where a service sends more than it was asked for. Raises TryAgain."""
+    scratch = memoryview(bytearray(min(n, PIECE)))
+    while n:
+        got = body.readinto(scratch[:n])
+        if not got:
+            raise TryAgain("an answer breaks off before the byte that was asked for")
+        n -= got
+
+
+def http_time(text: str | None) -> float | None:
+    """Seconds since 1970 of an HTTP date; None for what is none."""
+    try:
+        return parsedate_to_datetime(text).timestamp() if text else None
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
+
+
+def seconds_to_wait(retry_after: str | None) -> float:
+    """What a Retry-After asks for: seconds, or a date. 0 where it asks for nothing, or for nonsense."""
+    if retry_after and re.fullmatch(r"\d{1,9}", retry_after.strip()):
+        return float(retry_after)
+    then = http_time(retry_after)
+    return max(then - time.time(), 0.0) if then is not None else 0.0
+
+
 def blob_path(name: str) -> str:
     return f"data/{name[:2]}/{name}"
 
@@ -170,7 +234,7 @@ class RemoteStore:
     """A store, to write to and to read from. `path` is as it was given."""
 
     def __init__(self, service: Service, path: str, *, parallel: int, retry_for: float) -> None:
-        """At most `parallel` requests at a time; what may pass is tried again for `retry_for` seconds."""
+        """At most `parallel` requests at a time; transient failures are retried for `retry_for` seconds."""
         self.service = service
         self.path = path
         self.label = service.label
@@ -181,8 +245,9 @@ class RemoteStore:
         self._known: dict[str, int] | None = None
         self._lock = threading.Lock()
         self._flow = _Flow(IN_FLIGHT)
-        self._ahead = _Ahead(lambda name, urgent: self._fetch(blob_path(name), urgent), self._flow, parallel)
+        self._ahead = _Ahead(self._fetch_blob, self._flow, parallel)
         self._over = threading.Event()
+        self._retried = RETRIED.get()
 
     @property
     def identity(self) -> str:
@@ -196,8 +261,8 @@ class RemoteStore:
     # ---- what is there ----
 
     def look(self) -> None:
-        """Whether it can be reached: one request. Raises StoreError and NoSuchArchive."""
-        self._again(lambda: next(iter(self.service.list("", deep=False)), None))
+        """Makes one request, to see whether it can be listed. Raises StoreError and NoSuchArchive."""
+        self._again(lambda: self.service.page("", "", deep=False))
 
     @property
     def known(self) -> dict[str, int]:
@@ -227,8 +292,20 @@ class RemoteStore:
         return [name for name in names if name not in there]
 
     def _listed(self, prefix: str, *, deep: bool) -> list[Found]:
-        """A listing that breaks is asked for anew."""
-        return self._again(lambda: list(self.service.list(prefix, deep=deep)))
+        """A page that breaks is asked for anew. Raises StoreError, also for a listing that goes round in circles."""
+        found: list[Found] = []
+        seen: set[str] = set()
+        token, empty = "", 0
+        while True:
+            page, token = self._again(partial(self.service.page, prefix, token, deep=deep))
+            found += page
+            if not token:
+                return found
+            empty = 0 if page else empty + 1
+            marks = {f"token {token}", *(f"path {first.path}" for first in page[:1])}
+            if marks & seen or empty > EMPTY_PAGES:
+                raise StoreError(f"{self.label}: the service's listing has no end: it repeats itself")
+            seen |= marks
 
     # ---- reading ----
 
@@ -238,20 +315,30 @@ class RemoteStore:
         self._ahead.expect(names)
 
     def get_manifest(self, name: str) -> bytes:
-        data = self._fetch(name)
+        try:
+            data = self._fetch(name, MOST_MANIFEST)
+        except CorruptBlob as error:
+            raise CorruptManifest(str(error)) from error
         if data is None:
             raise NoSuchArchive(f"no such archive: {name} in {self.label}")
         return bytes(data)
 
     def get_blob(self, name: str) -> Buffer:
+        """What is stored under a blob's name. Raises MissingBlob, StoreError, and CorruptBlob for what cannot be one:
+        larger than any, or its end never comes."""
         data = self._ahead.take(name)
         if data is None:
             raise MissingBlob(f"blob {name} is missing from {self.label}")
         return data
 
-    def _fetch(self, path: str, urgent: Callable[[], bool] = lambda: True) -> bytearray | None:
-        """A whole object; None when there is none. Unless it is `urgent` there has to be room for it."""
-        return self._again(_Reading(self.service, path, self._flow, urgent).go_on)
+    def _fetch_blob(self, name: str, urgent: Callable[[], bool]) -> bytearray | None:
+        return self._fetch(blob_path(name), most_blob(), urgent)
+
+    def _fetch(self, path: str, most: int, urgent: Callable[[], bool] = lambda: True) -> bytearray | None:
+        """A whole object of at most `most` bytes; None when there is none. Unless it is `urgent` there has to be room
+        for it."""
+        reading = _Reading(self.service, path, self._flow, most, urgent)
+        return self._again(reading.go_on, lambda: reading.reached)
 
     # ---- writing ----
 
@@ -276,6 +363,7 @@ class RemoteStore:
         self._note(name, size)
 
     def put_manifest(self, name: str, data: bytes) -> None:
+        check_size(name, data)
         self.blobs.drain()
         try:
             self._put(name, data, absent=name.endswith(MANIFEST))  # what is no archive is written again at will
@@ -289,8 +377,8 @@ class RemoteStore:
         def attempt() -> None:
             try:
                 self.service.put(path, data, absent=absent)
-            except TryAgain:
-                if self.service.size(path) != size:  # else only the answer was lost
+            except TryAgain as error:
+                if error.answered or self.service.size(path) != size:  # else only the answer was lost
                     raise
 
         self._again(attempt)
@@ -314,16 +402,18 @@ class RemoteStore:
                 self._known[name] = size
 
     def delete_blobs(self, names: Iterable[str]) -> None:
-        gone = list(names)
-        self._again(lambda: self.service.delete(map(blob_path, gone)))
-        with self._lock:
-            if self._known is not None:
-                for name in gone:
-                    self._known.pop(name, None)
+        waiting = iter(names)
+        while gone := list(itertools.islice(waiting, DELETED_AT_ONCE)):
+            self._again(partial(self.service.delete, list(map(blob_path, gone))))
+            with self._lock:
+                if self._known is not None:
+                    for name in gone:
+                        self._known.pop(name, None)
 
     def delete_manifests(self, names: Iterable[str]) -> None:
-        gone = list(names)
-        self._again(lambda: self.service.delete(gone))
+        waiting = iter(names)
+        while gone := list(itertools.islice(waiting, DELETED_AT_ONCE)):
+            self._again(partial(self.service.delete, gone))
 
     def named(self, prefix: str) -> list[Stored]:
         return [Stored(*found) for found in self._listed(prefix, deep=False)]
@@ -379,49 +469,110 @@ class RemoteStore:
         self._ahead.stop()
         self.service.close()
 
-    def _again(self, act: Callable[[], Result]) -> Result:
-        """Tries until it works, for `retry_for` seconds. Raises StoreError."""
-        retrying = Retrying(
-            retry=retry_if_exception_type(TryAgain),
-            stop=stop_after_delay(self.retry_for) | stop_when_event_set(self._over),
-            sleep=sleep_using_event(self._over),
-            wait=wait_random_exponential(multiplier=0.2, max=30),
-            reraise=True,
-        )
-        return retrying(act)
+    def _again(self, act: Callable[[], Result], reached: Callable[[], int] = lambda: 0) -> Result:
+        """Retries transient failures until they have lasted for `retry_for` seconds; what is `reached` meanwhile starts
+        the clock anew. Raises StoreError."""
+        began, attempts, far = 0.0, 0, -1
+        while True:
+            try:
+                return act()
+            except TryAgain as error:
+                now = time.monotonic()
+                if reached() > far:
+                    began, attempts, far = now, 0, reached()
+                attempts += 1
+                left = self.retry_for - (now - began)
+                if left <= 0 or self._over.is_set():
+                    raise self._given_up(error, attempts, now - began) from error
+                pause = random.uniform(0, min(0.1 * 2**attempts, LONGEST_PAUSE))
+                pause = min(max(pause, min(error.after, LONGEST_ASKED)), left)
+                with TELLING:
+                    self._retried(f"{error}: attempt {attempts + 1} follows in {pause:.1f} s")
+                if self._over.wait(pause):
+                    raise
+
+    def _given_up(self, error: TryAgain, attempts: int, seconds: float) -> TryAgain:
+        if attempts == 1:
+            return error
+        tried = f"{attempts} attempts in {seconds:.0f} s; --retry-for says for how long"
+        return type(error)(str(error), f"{error.hint}; {tried}" if error.hint else tried)
 
 
 class _Reading:
-    """An object that is read to its end, in several goes when it must be."""
+    """An object that is read to its end, in several attempts when it must be."""
 
-    def __init__(self, service: Service, path: str, flow: _Flow, urgent: Callable[[], bool]) -> None:
+    def __init__(self, service: Service, path: str, flow: _Flow, most: int, urgent: Callable[[], bool]) -> None:
         self.service = service
         self.path = path
         self.flow = flow
+        self.most = most
         self.urgent = urgent
         self.data: _Held | None = None
+        self.size: int | None = None
         self.got = 0
+        self.reached = 0  # the most that `got` has been
+        self.stalls = 0
 
     def go_on(self) -> bytearray | None:
-        body = self.service.open(self.path, self.got)
+        """The whole object; None when there is none. Raises TryAgain, CorruptBlob and StoreError."""
+        try:
+            body = self.service.open(self.path, self.got)
+        except Garbled as error:
+            self._stall(str(error))
+            self.data, self.size, self.got = None, None, 0
+            raise
         if body is None:
             return None
+        before = self.reached
         try:
-            if self.data is None or len(self.data) != body.size:
-                if self.got:  # it is another object now: its beginning was not asked for
-                    self.data, self.got = None, 0
-                    raise TryAgain(f"{self.path} in {self.service.label} changes while it is read")
-                self.flow.take(body.size, self.urgent)  # before there is memory for it: to make it touches all of it
-                self.data = _Held(self.flow, body.size)
-            view = memoryview(self.data)
-            while self.got < body.size:
-                n = body.readinto(view[self.got : self.got + PIECE])
-                if n == 0:
-                    raise TryAgain(f"{self.path} in {self.service.label} breaks off at byte {self.got}")
-                self.got += n
-            return self.data
+            return self._read(body)
+        except TryAgain as error:
+            if self.reached == before:
+                self._stall(str(error))
+            raise
         finally:
             body.close()
+
+    def _read(self, body: Body) -> bytearray:
+        if self.data is None or self.size != body.size:
+            self._begin(body.size)
+        assert self.data is not None
+        while self.size is None or self.got < self.size:
+            self._make_room(self.data)
+            with memoryview(self.data) as view:
+                n = body.readinto(view[self.got : self.got + PIECE])
+            if n == 0 and self.size is None:
+                break
+            if n == 0:
+                raise TryAgain(f"{self.path} in {self.service.label} breaks off at byte {self.got}")
+            self.got += n
+            self.reached = max(self.reached, self.got)
+        del self.data[self.got :]
+        return self.data
+
+    def _begin(self, size: int | None) -> None:
+        if size is not None and size > self.most:
+            raise CorruptBlob(f"{self.path} in {self.service.label} has {size:,} bytes, more than could be opened")
+        if self.got:  # it is another object now: its beginning was not asked for
+            self.data, self.size, self.got = None, None, 0
+            raise TryAgain(f"{self.path} in {self.service.label} changes while it is read")
+        self.flow.take(size or 0, self.urgent)  # before there is memory for it: to make it touches all of it
+        self.data, self.size = _Held(self.flow, size or 0), size
+
+    def _make_room(self, data: bytearray) -> None:
+        """For the next piece. What a service promises is not believed to any length."""
+        if len(data) - self.got >= PIECE or len(data) == self.size:
+            return
+        room = max(2 * len(data), self.got + PIECE) if data or self.size is None else TRUSTED
+        data += bytes(min(room, self.size or room) - len(data))
+        if self.got > self.most:
+            raise CorruptBlob(f"{self.path} in {self.service.label} has no end")
+
+    def _stall(self, why: str) -> None:
+        """Another attempt has brought nothing."""
+        self.stalls += 1
+        if self.stalls >= STALLS:
+            raise CorruptBlob(f"{why}, {STALLS} times")
 
 
 class _Held(bytearray):
@@ -429,7 +580,7 @@ class _Held(bytearray):
 
     def __init__(self, flow: _Flow, size: int) -> None:
         self.flow, self.size = flow, size
-        super().__init__(size)
+        super().__init__()
 
     def __del__(self) -> None:
         self.flow.give_back(self.size)

@@ -20,13 +20,28 @@ from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import MissingBlob, StoreError, UsageError
 from pogfast.stores.findings import Finding, Warmth
-from pogfast.stores.remote import Body, Exists, Found, NoSuchBucket, Plain, TryAgain
+from pogfast.stores.remote import (
+    Body,
+    Exists,
+    Found,
+    Garbled,
+    NoSuchBucket,
+    Plain,
+    TryAgain,
+    extent,
+    http_time,
+    seconds_to_wait,
+    skip,
+)
 from pogfast.stores.settings import Lock
 
 try:
     import boto3
     import botocore.exceptions as failures
+    import botocore.session
     from botocore.config import Config
+    from botocore.parsers import ResponseParserError
+    from botocore.utils import parse_timestamp
     from urllib3.exceptions import HTTPError
 except ImportError as error:
     raise UsageError("S3 needs boto3, which is not installed", hint="pip install '.[s3]' in the source") from error
@@ -42,26 +57,47 @@ DAY = 24 * 3600
 CONNECT_SECONDS = 10
 READ_SECONDS = 60  # that a connection may be silent
 
-# What a service says when it cannot do it now.
-BUSY = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ThrottlingException",
-        "RequestLimitExceeded", "OperationAborted", "500", "502", "503", "504"}  # fmt: skip
+# What a service says when it cannot do it now; and so do all statuses in BUSY_STATUSES, whatever stands beside them.
+BUSY = {
+    "BandwidthLimitExceeded", "InternalError", "InternalFailure", "OperationAborted", "PriorRequestNotComplete",
+    "RequestLimitExceeded", "RequestTimeout", "RequestTimeoutException", "ServerBusy", "ServiceUnavailable",
+    "TransactionInProgressException",
+}  # fmt: skip
+BUSY_WORDS = ("SlowDown", "Throttl", "TooManyRequests", "LimitExceeded")  # in codes: each service has its own
+BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509, *range(520, 531)}
+# What it says of a body that was altered or cut on its way: the next one may come through.
+ALTERED = {"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
+           "XMinioContentSHA256Mismatch"}  # fmt: skip
+# A multipart upload that is finished, its answer lost, or that somebody has ended.
+LOST = {"NoSuchUpload"}
 # What it says of a request that will not get better: what that means, and what to do about it.
 REFUSED = {
     "InvalidAccessKeyId": ("the access key is not known there", "look at AWS_ACCESS_KEY_ID or the profile"),
     "SignatureDoesNotMatch": ("the secret key is wrong", "look at AWS_SECRET_ACCESS_KEY or the profile"),
     "ExpiredToken": ("the session's credentials have expired", "log in again"),
+    "ExpiredTokenException": ("the session's credentials have expired", "log in again"),
+    "TokenRefreshRequired": ("the session's credentials have expired", "log in again"),
     "InvalidToken": ("the session token is not valid", "look at AWS_SESSION_TOKEN or the profile"),
     "AccessDenied": ("access denied", "the credentials lack the right to do this, or are wrong"),
     "403": ("access denied", "the credentials lack the right to do this, or are wrong"),
+    "401": ("access denied", "the credentials lack the right to do this, or are wrong"),
     "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set the clock"),
+    "RequestExpired": ("the clock of this machine is wrong", "set the clock"),
+    "RequestInTheFuture": ("the clock of this machine is wrong", "set the clock"),
     "AuthorizationHeaderMalformed": ("the bucket is in another region", "set AWS_REGION to the bucket's"),
     "PermanentRedirect": ("the bucket is in another region, or behind another endpoint", "set AWS_REGION"),
     "301": ("the bucket is in another region, or behind another endpoint", "set AWS_REGION to the bucket's"),
     "InvalidStorageClass": ("there is no such storage class", "see --storage-class"),
     "InvalidObjectState": ("the object is in cold storage", "thaw it first"),
+    "EntityTooLarge": ("the service takes no object of this size", "choose a smaller --chunk-size"),
+    "413": ("the service takes no object of this size", "choose a smaller --chunk-size"),
+    "InsufficientStorage": ("the store is full", "make room and run it again: what is stored is kept"),
+    "XMinioStorageFull": ("the store is full", "make room and run it again: what is stored is kept"),
+    "507": ("the store is full", "make room and run it again: what is stored is kept"),
     "QuotaExceeded": ("the quota is used up", "make room and run it again: what is stored is kept"),
 }
-DENIED = {"AccessDenied", "403"}
+DENIED = {"AccessDenied", "401", "403"}
+CLOCK = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
 GONE = {"NoSuchKey", "404", "NotFound"}
 # What it says of a condition that does not hold, of one that another request is in the way of, of a thing it cannot do.
 THERE = {"PreconditionFailed", "412"}
@@ -71,6 +107,14 @@ CANNOT = {"NotImplemented", "501", "MethodNotAllowed", "405", "XNotImplemented"}
 NO_LOCK = {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "InvalidRequest", *CANNOT, *GONE}
 # Storage classes whose objects have to be asked for before they can be read.
 COLD = {"GLACIER", "DEEP_ARCHIVE"}
+
+
+# Failures between here and the service: the next attempt may come through.
+PASSING = (failures.HTTPClientError, failures.ConnectionError, failures.ChecksumError, failures.FlexibleChecksumError,
+           failures.IncompleteReadError, failures.MetadataRetrievalError, HTTPError, OSError)  # fmt: skip
+# No credentials, or none any more, where there should be some.
+LOGINS = (failures.CredentialRetrievalError, failures.SSOError, failures.TokenRetrievalError,
+          failures.NoAuthTokenError)  # fmt: skip
 
 
 class S3Service(Plain):
@@ -97,9 +141,11 @@ class S3Service(Plain):
         self.object_lock = object_lock
         self.conditional = True  # until the service says that it does not know conditions
         self.requests: Counter[str] = Counter()
-        with self._errors():
+        with self._errors(), self._settings():
             # A session of its own: boto3's default one would know the credentials of the first store for ever.
-            session = boto3.session.Session(profile_name=profile, region_name=region)
+            core = botocore.session.get_session()
+            core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+            session = boto3.session.Session(profile_name=profile, region_name=region, botocore_session=core)
             self.client: Any = session.client("s3", endpoint_url=endpoint, config=_config(parallel))
         self.identity = f"{self.client.meta.endpoint_url}/{bucket}/{prefix}"
         # boto3 signs the body's sha256: a checksum says nothing more, and takes 0.3 s a GB. But AWS asks for one where
@@ -172,23 +218,30 @@ class S3Service(Plain):
                 return _S3Body(self, path, answer, start)
         except _Gone:
             return None
+        except Refused as error:
+            # Who may not list is told this of objects that are missing, too.
+            error.hint = f"{error.hint}; without the right to list, S3 says so of a missing object as well"
+            raise
 
     def size(self, path: str) -> int | None:
         # A listing, since it needs no right to read.
-        for found in self._pages(path, more={"MaxKeys": 1}):
-            return found.size if found.path == path else None
-        return None
+        found, _ = self._page(path, "", more={"MaxKeys": 1})
+        return found[0].size if found and found[0].path == path else None
 
-    def list(self, prefix: str, *, deep: bool) -> Iterator[Found]:
-        return self._pages(prefix, more={} if deep else {"Delimiter": "/"})
+    def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
+        return self._page(prefix, token, more={} if deep else {"Delimiter": "/"})
 
-    def _pages(self, prefix: str, more: dict[str, Any]) -> Iterator[Found]:
-        pages = self.client.get_paginator("list_objects_v2")
+    def _page(self, prefix: str, token: str, more: dict[str, Any]) -> tuple[list[Found], str]:
+        if token:
+            more = {**more, "ContinuationToken": token}
         with self._errors():
-            for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix, **more):
-                for item in page.get("Contents", ()):
-                    modified = item["LastModified"].timestamp()
-                    yield Found(item["Key"].removeprefix(self.prefix), item["Size"], modified)
+            answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, **more)
+        found = [
+            Found(item["Key"].removeprefix(self.prefix), max(item.get("Size", 0), 0), _seconds(item))
+            for item in answer.get("Contents", ())
+            if item.get("Key", "").startswith(self.prefix + prefix)
+        ]
+        return found, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
 
     def delete(self, paths: Iterable[str]) -> None:
         gone = [{"Key": self.prefix + path} for path in paths]
@@ -197,8 +250,8 @@ class S3Service(Plain):
             with self._errors():
                 answer = self.client.delete_objects(Bucket=self.bucket, Delete=wanted)
             for failed in answer.get("Errors", ()):
-                if failed["Code"] not in GONE:
-                    raise self._error(failed["Code"], failed.get("Message", ""), failed["Key"])
+                if failed.get("Code") not in GONE:
+                    raise self._error(failed.get("Code", ""), failed.get("Message", ""), failed.get("Key", ""))
 
     def close(self) -> None:
         self.client.close()
@@ -344,41 +397,92 @@ class S3Service(Plain):
         self.requests[next((kind for word, kind in words.items() if word in request.url), request.method.lower())] += 1
 
     @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        """What boto3 says of an endpoint, a region or a profile that cannot be."""
+        try:
+            yield
+        except ValueError as error:
+            hint = "look at AWS_PROFILE, AWS_REGION and the endpoint"
+            raise StoreError(f"{self.label}: {_one_line(error)}", hint) from error
+
+    @contextlib.contextmanager
     def _errors(self, path: str = "") -> Iterator[None]:
-        """boto3's failures as ours: one line each. Raises TryAgain for what may pass."""
+        """boto3's failures as ours: one line each. Raises TryAgain for transient ones."""
         try:
             yield
         except failures.ClientError as error:
-            said = error.response.get("Error", {})
-            raise self._error(str(said.get("Code", "")), str(said.get("Message", "")), path) from error
+            raise self._answered(error.response, path) from error
         except (failures.NoCredentialsError, failures.PartialCredentialsError) as error:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             raise StoreError(f"{self.label}: there are no credentials for S3", hint) from error
-        except (failures.ProfileNotFound, failures.NoRegionError, failures.InvalidRegionError, ValueError) as error:
-            hint = "look at AWS_PROFILE, AWS_REGION and the endpoint"
-            raise StoreError(f"{self.label}: {_one_line(error)}", hint) from error
+        except LOGINS as error:
+            hint = "log in again, or look at AWS_PROFILE"
+            raise StoreError(f"{self.label}: no credentials can be had: {_one_line(error)}", hint) from error
         except failures.ParamValidationError as error:
             raise UsageError(f"{self.label}: {_one_line(error)}") from error
-        except (failures.BotoCoreError, HTTPError, OSError) as error:
-            raise TryAgain(f"cannot reach {self.label}: {_one_line(error)}", "is the network there?") from error
+        except (ResponseParserError, LookupError, ValueError) as error:
+            if isinstance(error, failures.BotoCoreError):
+                raise self._unset(error) from error
+            place = f"{self.label}: {path}" if path else self.label
+            said = f"{place}: the answer makes no sense: {_one_line(error)[:200]}"
+            raise Garbled(said, "is it an S3 service that answers there?") from error
+        except PASSING as error:
+            raise self._unreachable(error) from error
+        except failures.BotoCoreError as error:
+            raise self._unset(error) from error
 
-    def _error(self, code: str, message: str, path: str) -> StoreError:
+    def _unset(self, error: Exception) -> StoreError:
+        """A setting that cannot be: no other attempt would help."""
+        return StoreError(f"{self.label}: {_one_line(error)}", "look at AWS_PROFILE, AWS_REGION and the endpoint")
+
+    def _unreachable(self, error: Exception) -> StoreError:
+        said = _one_line(error)
+        if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said:
+            hint = "AWS_CA_BUNDLE names the file of an authority of your own; is the clock right?"
+            return StoreError(f"{self.label}: the service's certificate is not trusted: {said}", hint)
+        if "WRONG_VERSION_NUMBER" in said:
+            return StoreError(f"{self.label}: the service does not speak TLS: {said}", "is it http:// ?")
+        return TryAgain(f"cannot reach {self.label}: {said}", "is the network there?")
+
+    def _answered(self, response: Any, path: str) -> StoreError:
+        said, facts = response.get("Error", {}), response.get("ResponseMetadata", {})
+        status, headers = facts.get("HTTPStatusCode", 0), facts.get("HTTPHeaders", {})
+        error = self._error(str(said.get("Code") or status), str(said.get("Message", "")), path, status)
+        if isinstance(error, TryAgain):
+            error.after = seconds_to_wait(headers.get("retry-after"))
+        if said.get("Code") in CLOCK:
+            error.hint = _clock(headers.get("date")) or error.hint
+        return error
+
+    def _error(self, code: str, message: str, path: str, status: int = 0) -> StoreError:
+        """What a code means; `status` is HTTP's, 0 where there is none of its own."""
         place = f"{self.label}: {path}" if path else self.label
+        text = _one_line(f"{code} {message}")
         if code in GONE:
             return _Gone(f"{place}: there is no such object")
         if code in THERE:
             return Exists(f"{place}: there is an object of that name already")
+        if code in ("InvalidRange", "416"):
+            return Garbled(f"{place} ends before the byte that was asked for")
         if code == "NoSuchLifecycleConfiguration":
             return _NoRules(f"{self.label}: there is no lifecycle")
         if code in NO_LOCK:
             kind = _Cannot if code in CANNOT else _NoLock
-            return kind(f"{place}: {code} {message}".rstrip())
+            return kind(f"{place}: {text}")
         if code == "NoSuchBucket":
             return NoSuchBucket(f"{self.label}: there is no such bucket", "make it first, or look at its name")
-        if code in BUSY or code in RACING:
-            return TryAgain(f"{place}: the service is busy: {code} {message}".rstrip(), "try again later")
-        said, hint = REFUSED.get(code, (f"{code} {message}".strip(), ""))
-        return (Refused if code in DENIED else StoreError)(f"{place}: {said}", hint)
+        if code in ALTERED:
+            return TryAgain(f"{place}: the body was altered on its way: {text}", "try again later", answered=True)
+        if code in LOST:
+            return TryAgain(f"{place}: {text}")
+        if code in REFUSED:
+            said, hint = REFUSED[code]
+            return (Refused if code in DENIED else StoreError)(f"{place}: {said}", hint)
+        if code in BUSY or code in RACING or status in BUSY_STATUSES or any(word in code for word in BUSY_WORDS):
+            return TryAgain(f"{place}: the service is busy: {text}", "try again later", answered=True)
+        if code.isdigit() and int(code) in BUSY_STATUSES:
+            return TryAgain(f"{place}: the service is busy: {text}", "try again later", answered=True)
+        return (Refused if status in (401, 403) else StoreError)(f"{place}: {text or f'HTTP status {status}'}")
 
 
 class _Gone(StoreError):
@@ -454,21 +558,8 @@ class _S3Body:
     def __init__(self, service: S3Service, path: str, answer: dict[str, Any], start: int) -> None:
         self.service, self.path = service, path
         self.stream = answer["Body"]
-        length = answer["ContentLength"]
-        given = answer.get("ContentRange")
-        if start and not given:  # the server sends all of it, whatever it was asked for
-            self.size = length
-            self._skip(start)
-        else:
-            self.size = int(given.rpartition("/")[2]) if given else length
-
-    def _skip(self, n: int) -> None:
-        scratch = memoryview(bytearray(1 << 20))
-        while n:
-            got = self.readinto(scratch[:n])
-            if not got:
-                raise TryAgain(f"{self.path} in {self.service.label} breaks off")
-            n -= got
+        first, self.size = extent(answer.get("ContentLength"), answer.get("ContentRange"), start)
+        skip(self, start - first)
 
     def readinto(self, view: memoryview) -> int:
         with self.service._errors(self.path):
@@ -486,18 +577,42 @@ def _send_at_once(request: Any, **_: object) -> None:
 
 
 def _config(parallel: int) -> Any:
-    """Some servers do not know boto3's newer checksums. A store tries again itself, and can be stopped while it waits:
-    boto3 does so once, at once."""
+    """Some servers do not know boto3's newer checksums. A store tries again itself, tells of it, and can be stopped
+    while it waits: boto3 does not."""
     return Config(
         max_pool_connections=parallel + 2,
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 2},
+        retries={"mode": "standard", "total_max_attempts": 1},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         user_agent_extra="pogfast",
     )
 
 
-def _one_line(error: BaseException) -> str:
+def _time(text: Any) -> datetime:
+    """A time in an answer. What is none is now: nothing that nobody knows the age of is old."""
+    try:
+        found: datetime = parse_timestamp(text)
+        return found
+    except (ValueError, TypeError, RuntimeError, OverflowError, OSError):
+        return datetime.now(UTC)
+
+
+def _seconds(item: dict[str, Any]) -> float:
+    """When an object in a listing was written."""
+    modified: datetime = item.get("LastModified") or datetime.now(UTC)
+    return modified.timestamp()
+
+
+def _clock(date: str | None) -> str:
+    """How far this machine's clock is from the service's, which says what it has."""
+    then = http_time(date)
+    if then is None:
+        return ""
+    off = time.time() - then
+    return f"set the clock: it is {abs(off) / 60:,.0f} minutes {'ahead of' if off > 0 else 'behind'} the service's"
+
+
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())
