@@ -26,6 +26,7 @@ from pogfast.chunker import Chunker
 from pogfast.environment import for_child
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key
+from pogfast.mounts import Mounts
 from pogfast.sealing import conclude, seconds_of, store_errors
 from pogfast.stores import Target, check_stores, open_store, open_stores
 from pogfast.stores.local import MEASURING
@@ -42,6 +43,8 @@ SAVE_EVERY = 2.0
 
 # Files that wait for an older one to be done, known ones among them: 2 kB each.
 MOST_PENDING = 4096
+# Rows that wait until newer files are seen: 1 kB each. Those beyond them are read again in the next run.
+MOST_HELD = 10_000
 # What the cache is told of a stream, which has no stamps: it is never taken for unchanged.
 OF_A_STREAM = cache.Facts(-1, 0, 0, 0)
 
@@ -242,6 +245,15 @@ class _Pending:
     plain_names: list[bytes] = field(default_factory=list)
 
 
+class _Row(NamedTuple):
+    """What the cache is to know of a file."""
+
+    place: str
+    pending: _Pending
+    facts: cache.Facts
+    known: cache.Known
+
+
 class _Run:
     """One run: what has been found, what is on its way, what is done."""
 
@@ -277,6 +289,8 @@ class _Run:
         self.directory = "", ""  # as it was given, and absolute: of the last file that the cache was asked for
         self.cache = self._open_cache()
         self.own = self._own()
+        self.mounts = Mounts(device for device, _ in self.own.places)
+        self.held: list[_Row] = []
         report.started(self.progress)
 
     def _open_cache(self) -> cache.Cache | None:
@@ -387,10 +401,11 @@ class _Run:
         for node in self._walk(self.tell):
             while len(self.pending) >= MOST_PENDING:
                 yield None
+            self.mounts.see(node.stat)
             if node.kind != "file":
                 self._keep_other(node)
                 continue
-            pending = _Pending(node, metadata.facts_of(node.path, node.stat), read_at=time.time_ns())
+            pending = _Pending(node, self._facts_of(node), read_at=time.time_ns())
             self.pending.append(pending)
             if node.stat.st_nlink > 1:
                 inode = (node.stat.st_dev, node.stat.st_ino)
@@ -405,6 +420,14 @@ class _Run:
                 continue
             yield source
 
+    def _facts_of(self, node: Node) -> dict[str, Any]:
+        """A node's metadata. What of it cannot be read is reported, and noted in the archive."""
+
+        def missed(reason: str) -> None:
+            self.problem(SourceError(f"{node.path}: {reason}", path=node.path, reason=reason))
+
+        return metadata.facts_of(node.path, node.stat, missed)
+
     def _keep_other(self, node: Node) -> None:
         kinds: dict[str, tuple[str, Outcome]] = {
             "directory": ("directories", "directory"),
@@ -417,7 +440,7 @@ class _Run:
             self.report.entry(node.name, node.path, "skipped", 0)
             return
         place, outcome = kinds[node.kind]
-        facts = metadata.facts_of(node.path, node.stat)
+        facts = self._facts_of(node)
         if node.kind == "link":
             try:
                 facts["target"] = os.readlink(node.path)
@@ -437,7 +460,9 @@ class _Run:
         path = os.fsencode(node.path)
         if self.cache is None or self.options.force or not self.targets.left:
             return path
-        facts = _cache_facts(node.stat)
+        stat = node.stat
+        system = self.mounts.identity(node.path, stat)
+        facts = cache.Facts(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, system)
         known = self.cache.find(self._place(node), facts, self.cut)
         if known is None:
             return self._look_up_earlier(pending, path)
@@ -449,7 +474,7 @@ class _Run:
         full = min(held, len(sizes))
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= facts.size:
             return path
-        return Known(path, known.names[:full], known.stored[:full], sizes[:full], facts, known.plain_names[:full])
+        return Known(path, known.names[:full], known.stored[:full], sizes[:full], facts[:4], known.plain_names[:full])
 
     def _look_up_earlier(self, pending: _Pending, source: Source) -> Source | Known:
         """`source`, with the chunks that the cache knows of an earlier version, where it may have them again."""
@@ -478,7 +503,8 @@ class _Run:
                     self.problem(_unreadable(old.node.path, error.strerror or "it has vanished"))
                     continue
                 node = old.node._replace(stat=stat)
-                self.pending.append(_Pending(node, metadata.facts_of(node.path, stat), read_at=time.time_ns()))
+                facts = metadata.facts_of(node.path, stat)  # what cannot be read was reported the first time
+                self.pending.append(_Pending(node, facts, read_at=time.time_ns()))
                 path = os.fsencode(node.path)
                 known = any(old.plain_names)
                 yield Known(path, old.blobs, old.stored, old.sizes, None, old.plain_names) if known else path
@@ -616,9 +642,35 @@ class _Run:
         self.summary.bytes_source += sealed.size
         self.report.entry(node.name, node.path, "new", sealed.size)
         if self.cache is not None and not sealed.changed and (node.path != "-" or any(pending.plain_names)):
-            seen = _sealed_facts(sealed) if node.path != "-" else OF_A_STREAM
-            known = self._known(pending, True)
-            self.cache.remember(self._place(node), seen, self.cut, known, read_at_ns=pending.read_at)
+            seen = self._sealed_facts(pending, sealed, sealed.size) if node.path != "-" else OF_A_STREAM
+            self._remember(self.cache, _Row(self._place(node), pending, seen, self._known(pending, True)))
+
+    def _sealed_facts(self, pending: _Pending, sealed: Sealed, size: int) -> cache.Facts:
+        """What the cache is told of a file as it was read."""
+        node = pending.node
+        system = self.mounts.identity(node.path, node.stat)
+        return cache.Facts(size, sealed.mtime_ns, sealed.ctime_ns, sealed.inode, system)
+
+    def _remember(self, opened: cache.Cache, row: _Row) -> None:
+        """Tells the cache of a file; later, where its stamps do not yet prove that every change will show."""
+        time = self._settled_at(row)
+        if row.pending.node.path != "-" and cache.could_change_unseen(row.facts, time) and len(self.held) < MOST_HELD:
+            self.held.append(row)
+        else:
+            opened.remember(row.place, row.facts, self.cut, row.known, read_at_ns=time)
+
+    def _settled_at(self, row: _Row) -> int:
+        pending = row.pending
+        # A part of a large file is for a run that goes on soon; only a clock of whole seconds is too coarse for that.
+        if pending.node.path == "-" or not (row.known.complete or row.facts.system):
+            return pending.read_at
+        return self.mounts.time_of(pending.node.stat, pending.read_at)
+
+    def _release(self, opened: cache.Cache) -> None:
+        """Tells the cache of files that were held back, now that newer ones have been seen."""
+        held, self.held = self.held, []
+        for row in held:
+            self._remember(opened, row)
 
     def _settle_known(self) -> None:
         """Writes down what stands at the head of the line and needs no engine."""
@@ -696,9 +748,10 @@ class _Run:
             return
         resumable = self.options.layout == "frames" and pending is not None and pending.node.path != "-"
         if pending is not None and sealed is not None and pending.blobs and resumable:
-            facts = _sealed_facts(sealed, pending.node.stat.st_size)
-            known = self._known(pending, False)
-            self.cache.remember(self._place(pending.node), facts, self.cut, known, read_at_ns=pending.read_at)
+            facts = self._sealed_facts(pending, sealed, pending.node.stat.st_size)
+            row = _Row(self._place(pending.node), pending, facts, self._known(pending, False))
+            self.cache.remember(row.place, facts, self.cut, row.known, read_at_ns=self._settled_at(row))
+        self._release(self.cache)
         self.cache.save(durable=False)
         self.saved_at = time.monotonic()
 
@@ -715,6 +768,7 @@ class _Run:
             self.report.concluding,
         )
         if self.cache is not None:
+            self._release(self.cache)
             self.cache.save(durable=True)
             self.cache.close(complete=True)
             self.cache = None
@@ -752,6 +806,7 @@ class _Run:
         """After a failure: what was stored so far is written down for the next run."""
         if self.cache is not None:
             if not self.options.dry_run:
+                self._release(self.cache)
                 self.cache.save(durable=False)
             self.cache.close(complete=False)
             self.cache = None
@@ -779,11 +834,3 @@ def _ignore(what: PogfastError | str) -> None:
 
 def _unreadable(path: str, reason: str) -> SourceError:
     return SourceError(f"cannot read {path}: {reason}", path=path, reason=reason)
-
-
-def _cache_facts(stat: os.stat_result) -> cache.Facts:
-    return cache.Facts(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
-
-
-def _sealed_facts(sealed: Sealed, size: int | None = None) -> cache.Facts:
-    return cache.Facts(sealed.size if size is None else size, sealed.mtime_ns, sealed.ctime_ns, sealed.inode)

@@ -80,12 +80,14 @@ Row = tuple[bytes, bytes, int, int, int, bytes, bytes]  # as FIND has it, withou
 
 
 class Facts(NamedTuple):
-    """What tells that a file has not changed: bytes, and nanoseconds since 1970."""
+    """What tells that a file has not changed: bytes, and nanoseconds since 1970; `system` is a number of the file
+    system, or 0 where stamps and inodes tell enough."""
 
     size: int
     mtime_ns: int
     ctime_ns: int
     inode: int
+    system: int = 0
 
 
 class Known(NamedTuple):
@@ -435,8 +437,10 @@ class Cache:
     ) -> bytes:
         """Of all that a row says of a file as it is; facts and cut are nowhere else. The lengths make that no two rows
         read the same."""
-        size, mtime_ns, ctime_ns, inode = facts
+        size, mtime_ns, ctime_ns, inode, system = facts
         head = f"{size} {mtime_ns} {ctime_ns} {inode} {complete} {run} {len(raw)} {len(digests)} {len(stored)} {cut}\n"
+        if system:
+            head = f"system {system} {head}"
         return self._prove(head, raw, digests, stored)
 
     def _plain_proof(self, digests: bytes, stored: bytes, plain_names: bytes, run: int) -> bytes:
@@ -503,6 +507,11 @@ def _reason(error: Exception) -> str:
         return "another run is using it"
     text = str(error.strerror if isinstance(error, OSError) else error)
     return "".join(letter if letter.isprintable() else "?" for letter in text)  # it can quote what is damaged
+
+
+def could_change_unseen(facts: Facts, time_ns: int) -> bool:
+    """Returns True if a change of the file after `time_ns` could leave its stamps as they are."""
+    return _is_racy(facts, time_ns)
 
 
 def _is_racy(facts: Facts, read_at_ns: int) -> bool:

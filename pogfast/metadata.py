@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import functools
 import grp
 import os
@@ -25,6 +26,9 @@ from pogfast.errors import CorruptManifest
 FOREIGN = {"security.selinux", "security.SMACK64", "security.ima", "security.evm"}
 # Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
 MOST_NS = 2**63 - 1
+# A file system without attributes; a file or an attribute that is gone since it was found.
+NO_XATTRS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+VANISHED = {errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
@@ -38,13 +42,18 @@ class Metadata(NamedTuple):
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
 
 
+def _ignore(reason: str) -> None:
+    """For callers who only compare."""
+
+
 # ---- from a file ---------------------------------------------------------------------------------------------------
 
 
-def facts_of(path: str, found: os.stat_result) -> dict[str, Any]:
+def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _ignore) -> dict[str, Any]:
     """The facts of FORMAT.md of what lies at `path`, of which `found` is the lstat. Raises nothing.
 
-    For entries and for the trailer's directories, links and FIFOs. An attribute that cannot be read is left out.
+    For entries and for the trailer's directories, links and FIFOs. An attribute that cannot be read is left out, and
+    `missed` hears which and why: an ACL is one, too.
     """
     facts: dict[str, Any] = {
         "mode": found.st_mode & 0o7777,
@@ -57,7 +66,7 @@ def facts_of(path: str, found: os.stat_result) -> dict[str, Any]:
         facts["user"] = user
     if group := _group_name(found.st_gid):
         facts["group"] = group
-    if xattrs := dict(_xattrs(path)):
+    if xattrs := dict(_xattrs(path, missed)):
         facts["xattrs"] = xattrs
     return facts
 
@@ -80,23 +89,30 @@ def _group_name(number: int) -> str | None:
 
 if sys.platform == "linux":
 
-    def _xattrs(path: str) -> Iterator[tuple[str, str]]:
+    def _xattrs(path: str, missed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
         """(name, base64 of the value) of each. One system call where there are none."""
         try:
             names = os.listxattr(path, follow_symlinks=False)
-        except OSError:
+        except OSError as error:
+            if error.errno not in NO_XATTRS:
+                missed(f"its extended attributes cannot be listed: {error.strerror}")
             return
         for name in names:
             if name not in FOREIGN:
                 try:
                     value = os.getxattr(path, name, follow_symlinks=False)
-                except OSError:
+                except OSError as error:
+                    if error.errno not in VANISHED:
+                        missed(f"its {_attribute(name)} cannot be read: {error.strerror}")
                     continue
                 yield name, base64.b64encode(value).decode()
 
+    def _attribute(name: str) -> str:
+        return "ACL" if name.startswith("system.posix_acl_") or name.endswith("_acl") else f"extended attribute {name}"
+
 else:
 
-    def _xattrs(path: str) -> Iterator[tuple[str, str]]:
+    def _xattrs(path: str, missed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
         """Python reads them on Linux only."""
         return iter(())
 
