@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,6 +13,9 @@ from pathlib import Path
 import pexpect
 import pytest
 from conftest import Ran, Runner, run
+
+import pogfast
+from pogfast.keys import from_keyfile
 
 COMMAND = [sys.executable, "-m", "pogfast"]
 # Seconds after which a file is told from one that was changed right after it was read.
@@ -320,7 +324,6 @@ def test_what_was_written_in_the_wrong_role_can_still_be_read(keyed: Path, cli: 
 
 
 def test_the_library_does_not_write_with_what_is_no_key(keyed: Path) -> None:
-    import pogfast
     from pogfast.errors import KeyFileError
     from pogfast.keys import Key
 
@@ -422,3 +425,70 @@ def test_the_password_is_taken_out_of_the_environment(work: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if name != "POGFAST_KEYFILE"}
     ran = run([sys.executable, "-c", program], work, env=environ)
     assert ran.code == 0, ran.err
+
+
+# ---- metadata that cannot be read ------------------------------------------------------------------------------------
+
+
+def test_attributes_that_cannot_be_listed(work: Path, cli: Runner) -> None:
+    """More than 64 KB of names: the kernel gives none of them."""
+    place = work / "tree" / "mnt"
+    place.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        (place / "f").write_bytes(b"content")
+        (place / "d").mkdir()
+        try:
+            for number in range(400):
+                for name in ("f", "d"):
+                    os.setxattr(place / name, f"trusted.{number:0200}", b"x")
+            os.listxattr(place / "f")
+        except OSError as error:
+            if error.errno != errno.E2BIG:
+                pytest.skip(f"this tmpfs has no room for so many attributes: {error}")
+        else:
+            pytest.skip("this kernel lists as many attributes as there are")
+        ran = cli("create", "tree", "--to", "store")
+    finally:
+        subprocess.run(["umount", place], check=True)
+    assert ran.code == 3
+    for name in ("f", "d"):
+        assert f"tree/mnt/{name}: its extended attributes cannot be listed" in ran.err
+    assert cli("cat", "store/latest", "tree/mnt/f").out == b"content"
+    store = pogfast.open_archive(str(work / "store" / "latest"), from_keyfile(str(work / "key")))
+    with store as archive:
+        assert {"tree/mnt/f", "tree/mnt/d"} <= archive.trailer["unreadable"].keys()
+
+
+@pytest.mark.parametrize("code", [errno.E2BIG, errno.ERANGE, errno.EACCES, errno.EIO])
+def test_attributes_and_acls_that_cannot_be_read(work: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """As a file system would refuse them; what cannot have any, or has just gone, is no problem."""
+    names = {"f": "user.a", "d": "system.posix_acl_access", "d/big": ""}
+    failing = [code]
+
+    def listed(path: str, *, follow_symlinks: bool) -> list[str]:
+        name = os.path.relpath(path, work / "tree")
+        if name == "d/big":
+            raise OSError(failing[0], os.strerror(failing[0]))
+        return [names[name]] if name in names else []
+
+    def read(path: str, name: str, *, follow_symlinks: bool) -> bytes:
+        raise OSError(failing[0], os.strerror(failing[0]))
+
+    monkeypatch.setattr(os, "listxattr", listed)
+    monkeypatch.setattr(os, "getxattr", read)
+    key = from_keyfile(str(work / "key"))
+    summary = pogfast.create([str(work / "tree")], str(work / "store"), key)
+    said = sorted(str(problem) for problem in summary.problems)
+    why = os.strerror(code)
+    assert said == [
+        f"{work}/tree/d/big: its extended attributes cannot be listed: {why}",
+        f"{work}/tree/d: its ACL cannot be read: {why}",
+        f"{work}/tree/f: its extended attribute user.a cannot be read: {why}",
+    ]
+    assert {problem.exit_code for problem in summary.problems} == {3}
+    with pogfast.open_archive(str(work / "store" / "latest"), key) as archive:
+        assert len(archive.trailer["unreadable"]) == 3
+    failing[0] = errno.ENOENT
+    assert pogfast.create([str(work / "tree")], str(work / "store"), key).problems == []
