@@ -39,7 +39,8 @@ CHUNK_SIZE = 50_000_000
 CHUNK_MEMORY = {"stream": 1 + 1 / 128, "frames": 2 + 1 / 128}
 SLACK = 320 * 1024  # bytes: a piece that is read ahead, headers and padding
 # Seconds between two times that progress is written down, for the case that the run is killed.
-SAVE_EVERY = 2.0
+SAVE_EVERY = 0.5
+SAVE_BLOB = 2e-5  # more for each blob of a file that is not done: to write them all down takes a twentieth of that
 
 # Files that wait for an older one to be done, known ones among them: 2 kB each.
 MOST_PENDING = 4096
@@ -291,6 +292,7 @@ class _Run:
         self.own = self._own()
         self.mounts = Mounts(device for device, _ in self.own.places)
         self.held: list[_Row] = []
+        self.partial: tuple[_Pending, Sealed] | None = None  # of the oldest file in the engine, what is stored so far
         report.started(self.progress)
 
     def _open_cache(self) -> cache.Cache | None:
@@ -743,17 +745,23 @@ class _Run:
                 self.summary.bytes_stored += size
 
     def _note_progress(self, pending: _Pending | None, sealed: Sealed | None) -> None:
-        """Now and then the cache is saved, with the part of a large file that is stored."""
-        if self.cache is None or time.monotonic() - self.saved_at < SAVE_EVERY:
-            return
-        resumable = self.options.layout == "frames" and pending is not None and pending.node.path != "-"
-        if pending is not None and sealed is not None and pending.blobs and resumable:
-            facts = self._sealed_facts(pending, sealed, pending.node.stat.st_size)
-            row = _Row(self._place(pending.node), pending, facts, self._known(pending, False))
-            self.cache.remember(row.place, facts, self.cut, row.known, read_at_ns=self._settled_at(row))
-        self._release(self.cache)
-        self.cache.save(durable=False)
-        self.saved_at = time.monotonic()
+        """Saves the cache now and then, in case the run is killed. Of a large file a part may be stored."""
+        self.partial = None if pending is None or sealed is None else (pending, sealed)
+        every = SAVE_EVERY + (len(pending.blobs) * SAVE_BLOB if pending else 0)
+        if self.cache is not None and time.monotonic() - self.saved_at >= every:
+            self._save(self.cache)
+            self.saved_at = time.monotonic()
+
+    def _save(self, opened: cache.Cache) -> None:
+        """Saves the cache, with the part of a large file that is stored."""
+        if self.partial is not None and self.options.layout == "frames":
+            pending, sealed = self.partial
+            if pending.blobs and pending.node.path != "-":
+                facts = self._sealed_facts(pending, sealed, pending.node.stat.st_size)
+                row = _Row(self._place(pending.node), pending, facts, self._known(pending, False))
+                opened.remember(row.place, facts, self.cut, row.known, read_at_ns=self._settled_at(row))
+        self._release(opened)
+        opened.save(durable=False)
 
     # ---- the end ----
 
@@ -806,8 +814,7 @@ class _Run:
         """After a failure: what was stored so far is written down for the next run."""
         if self.cache is not None:
             if not self.options.dry_run:
-                self._release(self.cache)
-                self.cache.save(durable=False)
+                self._save(self.cache)
             self.cache.close(complete=False)
             self.cache = None
 
