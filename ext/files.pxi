@@ -149,6 +149,14 @@ cdef extern from *:
         (void)fd;
     #endif
     }
+    /* The next read of a file comes from the disk, as far as the system can do that. */
+    static void pogfast_forget_cached(int fd) {
+    #ifdef POSIX_FADV_DONTNEED
+        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    #else
+        (void)fd;
+    #endif
+    }
     static void pogfast_sequential(int fd) {
     #ifdef POSIX_FADV_SEQUENTIAL
         posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
@@ -176,6 +184,7 @@ cdef extern from *:
     long long next_data "pogfast_next_data"(int fd, long long at, long long end) nogil
     bint has_bytes "pogfast_has_bytes"(int fd, int ms) nogil
     void will_need "pogfast_will_need"(int fd) nogil
+    void forget_cached "pogfast_forget_cached"(int fd) nogil
     void sequential "pogfast_sequential"(int fd) nogil
     int c_open "open"(const char* path, int flags, ...) nogil
     int c_openat "openat"(int dir, const char* path, int flags, ...) nogil
@@ -518,27 +527,39 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
     `scratch` has PIECE bytes. With a public key alone only the size can be checked.
     """
     cdef long long there
-    cdef size_t got
-    cdef Lock lock
-    cdef int verdict
+    cdef int verdict, code
     cdef int fd = directory_get(at, digest, &there)
     if fd < 0:
         return False
     verdict = GOOD if there == <long long>size else BAD_BODY
     if verdict == GOOD and ring.can_open:
-        read_full(fd, scratch, ring.header + BOX, &got)
-        verdict = lock_begin(&lock, ring, scratch) if got == ring.header + BOX else <int>BAD_BODY
-        while verdict == GOOD:
-            if read_full(fd, scratch, PIECE, &got):
-                verdict = BAD_READ
-            elif got == 0:
-                verdict = lock_end(&lock)
-                break
-            else:
-                poly_add(poly_of_lock(&lock), scratch, got)
-        sodium.memzero(&lock, sizeof(Lock))
+        verdict = authenticate(fd, ring, scratch, &NEVER, &code)
     c_close(fd)
     return verdict == GOOD
+
+
+cdef int authenticate(int fd, const Ring* ring, u8* scratch, const bint* stop, int* code) noexcept nogil:
+    """Reads a blob from its beginning to its end, without keeping it, and goes back. A Verdict; with BAD_READ `code` is
+    the errno. `scratch` has PIECE bytes."""
+    cdef size_t got = 0
+    cdef Lock lock
+    cdef int verdict = GOOD
+    code[0] = read_full(fd, scratch, ring.header + BOX, &got)
+    if code[0]:
+        return BAD_READ
+    verdict = lock_begin(&lock, ring, scratch) if got == ring.header + BOX else <int>BAD_BODY
+    while verdict == GOOD and got:
+        code[0] = read_full(fd, scratch, PIECE, &got)
+        poly_add(poly_of_lock(&lock), scratch, got)
+        if code[0]:
+            verdict = BAD_READ
+        elif stop[0]:
+            verdict = BROKEN_OFF
+    if verdict == GOOD:
+        verdict = lock_end(&lock)
+    sodium.memzero(&lock, sizeof(Lock))
+    c_lseek(fd, 0, SEEK_SET)
+    return verdict
 
 
 # ---- files that are restored: their room, their holes, and what they are beyond their bytes ------------------------

@@ -20,6 +20,9 @@ cdef enum:
     MOST_WAYS = 224             # with one draft more for each worker that is at a small file, at most 256 on 32 cores
     SPARE_FDS = 16              # and four a worker: what is left of a process's descriptors by files begun early
     RESERVED = 1 << 20          # files of at least so many bytes get their room on the disk before they are written
+    # Bytes that a blob may have beyond twice its plain ones (our own: a part of 256 and less than 1 KB; another writer may
+    # cut frames into small blocks). Of unknown plain size, a longer one is authenticated before there is memory for it.
+    UNPROVEN = 64 << 20
 
 cdef unsigned NOBODY = 0xFFFFFFFF       # for chown: left alone
 
@@ -572,7 +575,7 @@ cdef class Opener(_Crew):
 
     cdef void open_step(self, Hand* hand, Load* load) noexcept nogil:
         load.code = 0
-        load.verdict = self.fetch(load.slab, self.places[load.place].digest, &load.code)
+        load.verdict = self.fetch(hand, load)
         if load.verdict == GOOD and load.parts >= 0:
             self.spread(hand, load)
         if load.verdict == BROKEN_OFF:
@@ -671,21 +674,53 @@ cdef class Opener(_Crew):
 
     # ---- a blob, from where it lies to its plain bytes ----
 
-    cdef int fetch(self, Slab* slab, const u8* digest, int* code) noexcept nogil:
-        cdef long long size = 0
-        cdef int fd, verdict
+    cdef int fetch(self, Hand* hand, Load* load) noexcept nogil:
+        """The blob of a load, opened, in its slab. What is longer than it can be is damaged, and no memory is asked for."""
+        cdef const u8* digest = self.places[load.place].digest
+        cdef long long size = 0, most = self.most_of(load)
+        cdef int fd, verdict = GOOD
         if self.directory == NULL:
             with gil:
-                return self.load_from_call(slab, digest)
+                return self.load_from_call(load.slab, digest, most_blob if most < 0 else most, &load.code)
         fd = directory_get(self.directory, digest, &size)
         if fd < 0:
-            code[0] = errno
-            return NOT_THERE if code[0] == ENOENT else <int>BAD_READ
-        verdict = self.load(slab, fd, size, digest, code)
+            load.code = errno
+            return NOT_THERE if load.code == ENOENT else <int>BAD_READ
+        if size > (most_blob if most < 0 else most):
+            verdict = BAD_BODY
+        elif most < 0 and size > UNPROVEN:
+            verdict = authenticate(fd, &self.ring, hand.data, &self.stopping, &load.code)
+        if verdict == GOOD:
+            verdict = self.load(load.slab, fd, size, digest, &load.code)
         c_close(fd)
         return verdict
 
+    cdef long long most_of(self, Load* load) noexcept nogil:
+        """The most bytes that the blob of a load can have, going by its plain bytes; -1 where these are not known."""
+        cdef long long plain = 0, length
+        cdef Py_ssize_t at = load.parts, file = load.files
+        if load.stream != NULL:
+            return -1
+        while at >= 0:
+            length = self.length_of(at)
+            plain = max(plain, length) if length >= 0 else most_blob
+            at = self.places[at].follow
+        while file >= 0:
+            length = self.files[file].size
+            plain = max(plain, length) if length >= 0 else most_blob
+            file = self.files[file].follow
+        return 2 * plain + UNPROVEN if plain < most_blob else -1
+
     cdef int load(self, Slab* slab, int fd, long long size, const u8* digest, int* code) noexcept nogil:
+        """As read_blob. What is damaged is read once more, from the disk if it can be: memory and cables err, too."""
+        cdef int verdict = self.read_blob(slab, fd, size, digest, code)
+        if is_damage(verdict):
+            forget_cached(fd)
+            c_lseek(fd, 0, SEEK_SET)
+            verdict = self.read_blob(slab, fd, size, digest, code)
+        return verdict
+
+    cdef int read_blob(self, Slab* slab, int fd, long long size, const u8* digest, int* code) noexcept nogil:
         """Reads a blob into a buffer, authenticating each piece while it is warm; then decrypts it and checks that it
         is the one that its name says."""
         cdef Lock lock
@@ -755,29 +790,40 @@ cdef class Opener(_Crew):
             will_need(fd)
             c_close(fd)
 
-    cdef int load_from_call(self, Slab* slab, const u8* digest) noexcept:
-        """The same for a source that is a Python function."""
-        cdef const u8[::1] blob
-        cdef const u8* p
-        cdef size_t size
+    cdef int load_from_call(self, Slab* slab, const u8* digest, long long most, int* code) noexcept:
+        """The same for a source that is a Python function. What seems damaged is asked for once more: that may have
+        happened on the way."""
+        cdef int attempt, verdict = BROKEN_OFF
+        for attempt in range(2):
+            try:
+                verdict = self.open_from_call(slab, digest, most)
+            except MissingBlob:
+                return NOT_THERE
+            except CorruptBlob:     # found before all of it was fetched
+                verdict = BAD_BODY
+            except MemoryError:     # this one is too large
+                code[0] = ENOMEM
+                return BAD_READ
+            except BaseException as error:
+                self.fail(error)
+                return BROKEN_OFF
+            if not is_damage(verdict):
+                break
+        return verdict
+
+    cdef int open_from_call(self, Slab* slab, const u8* digest, long long most) except -1:
+        cdef const u8[::1] blob = self.source(name_of(digest))
+        cdef size_t size = blob.shape[0]
+        cdef const u8* p = &blob[0] if size else NULL
         cdef int verdict
-        try:
-            blob = self.source(name_of(digest))
-            size = blob.shape[0]
-            p = &blob[0] if size else NULL
-            if slab_reserve(slab, size):
-                raise MemoryError("there is no memory for a blob")
-            with nogil:
-                self.count_fetched(size)
-                verdict = slab_open(slab, &self.ring, p, size, digest, &self.stopping)
-            return verdict
-        except MissingBlob:
-            return NOT_THERE
-        except CorruptBlob:     # found before all of it was fetched
+        if size > <size_t>most:
             return BAD_BODY
-        except BaseException as error:
-            self.fail(error)
-            return BROKEN_OFF
+        if slab_reserve(slab, size):
+            raise MemoryError
+        with nogil:
+            self.count_fetched(size)
+            verdict = slab_open(slab, &self.ring, p, size, digest, &self.stopping)
+        return verdict
 
     cdef Py_ssize_t next_piece(self, void* dctx, ZBuffer* data, ZBuffer* out, size_t* left) noexcept nogil:
         """Plain bytes of what is left of `data`: how many lie in `out` now. 0 behind the last, -1 when malformed."""

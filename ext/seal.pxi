@@ -28,9 +28,19 @@ cdef enum Verdict:
     BAD_WRITE = 7           # the restored file could not be written: errno says why
     BROKEN_OFF = 8          # the run ends: a Python store raised, or it was stopped
 
+# Bytes of the longest blob that is opened here: more than half of the memory has no room beside what it becomes.
+MOST_BLOB = max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+cdef long long most_blob = MOST_BLOB
+cdef bint NEVER = False     # what is stopped by nobody
+
 # The same for the caller: Opened.verdict is one of these.
 VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad name": BAD_NAME, "bad frame": BAD_FRAME,
            "not there": NOT_THERE, "bad read": BAD_READ, "bad write": BAD_WRITE}
+
+
+cdef inline bint is_damage(int verdict) noexcept nogil:
+    """Whether other bytes under this name could be good ones."""
+    return BAD_HEADER <= verdict <= BAD_NAME
 
 
 cdef void sha256(const u8* m, size_t n, u8* out) noexcept nogil:
@@ -414,8 +424,6 @@ cdef dict VERDICTS = {
     BAD_BODY: (CorruptBlob, "blob {} is damaged or cut short"),
     BAD_NAME: (WrongBlob, "blob {} holds another blob's content"),
 }
-
-cdef bint NEVER = False     # what one blob at a time is stopped by
 
 
 cdef class _OpenedBlob:

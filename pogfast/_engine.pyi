@@ -5,10 +5,9 @@ Buffers are any contiguous bytes-like object. Sizes are bytes, times nanoseconds
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
-from mmap import mmap
 from typing import NamedTuple
 
-Buffer = bytes | bytearray | memoryview | mmap
+Buffer = bytes | bytearray | memoryview
 
 ZSTD_VERSION: str
 LEVELS: tuple[int, int]
@@ -162,6 +161,7 @@ class Sealer:
     def stop(self) -> None: ...
 
 VERDICT: dict[str, int]
+MOST_BLOB: int  # bytes of the longest blob that is opened on this machine
 
 class Wanted(NamedTuple):
     """One file that an Opener is asked for."""
@@ -202,7 +202,9 @@ class Opener:
     and each is fetched once for all its places in all files, as long as at most 256 files need to be open for that;
     what then is left is fetched again. A length that is not what was said is a "bad frame". A file appears under its
     name when it is whole. A function as source is called from worker threads, and raises MissingBlob for what is not
-    there; anything else that it raises ends the run.
+    there and CorruptBlob for what it cannot give; anything else that it raises ends the run, but for MemoryError, which
+    is a "bad read" of that file. What seems damaged is fetched once more. A blob that is longer than its plain bytes
+    can make it, or than MOST_BLOB, is a "bad body" that is not read.
     """
 
     def __init__(

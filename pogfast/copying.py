@@ -20,6 +20,7 @@ from pogfast._engine import BlobDirectory, cores, open_blob
 from pogfast.archive import Filter, Refused, latest_of, manifests_of
 from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
+from pogfast.fetching import fetched
 from pogfast.keys import Key
 from pogfast.stores import LATEST, Store, Stored, Target, find_manifest, names_archive, open_store
 from pogfast.stores.targets import publish, sweeps
@@ -285,26 +286,19 @@ class _Copy:
             return None
 
     def _fetch(self, store: Store, name: str) -> Buffer:
-        """A blob that was looked at as far as the key allows. What seems damaged is fetched once more, since that may
-        have happened on the way. Raises DamageError and StoreError."""
-        for attempt in (1, 2):
-            data = store.get_blob(name)
-            try:
-                self._look_at(store, name, data)
-                break
-            except DamageError:
-                if attempt == 2:
-                    raise
-        return data
+        """A blob that was looked at as far as the key allows. Raises DamageError and StoreError."""
 
-    def _look_at(self, store: Store, name: str, data: Buffer) -> None:
-        if store is self.source and self.stored.get(name, len(data)) != len(data):
-            raise CorruptBlob(f"blob {name} in {store.label} is cut short")
-        if self.key is not None and self.key.can_open:
-            try:
+        def look(data: Buffer) -> Buffer:
+            if store is self.source and self.stored.get(name, len(data)) != len(data):
+                raise CorruptBlob(f"blob {name} in {store.label} is cut short")
+            if self.key is not None and self.key.can_open:
                 open_blob(self.key.secret, self.key.private, data, name)
-            except WrongKey as error:  # the key has opened the manifest
-                raise CorruptBlob(f"blob {name} is damaged: its header does not unwrap") from error
+            return data
+
+        try:
+            return fetched(store.get_blob, name, look)
+        except WrongKey as error:  # the key has opened the manifest
+            raise CorruptBlob(f"blob {name} is damaged: its header does not unwrap") from error
 
     def _copied_there(self, name: str) -> bool:
         """Whether a service has copied a blob by itself. What can be checked on the way is not left to it."""

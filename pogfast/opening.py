@@ -9,7 +9,7 @@ every file that needs them is on the disk.
 from __future__ import annotations
 
 import contextlib
-import mmap
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
@@ -36,7 +36,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.plan import Place, superseded
 from pogfast.stores import Source, open_archive
-from pogfast.stores.local import temporary_prefix
+from pogfast.stores.local import most_blob, read_whole, temporary_prefix
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -193,7 +193,7 @@ def _judged(name: str, blobs: Sequence[str], opened: Opened) -> Opened | Pogfast
     if opened.verdict in DAMAGE:
         kind, text = DAMAGE[opened.verdict]
         return kind(f"{name}: blob {blob} {text}")
-    if opened.verdict == VERDICT["bad read"] and opened.errno not in HOPELESS:
+    if opened.verdict == VERDICT["bad read"] and opened.errno not in HOPELESS - {errno.ENOMEM}:  # for this blob alone
         return TargetError(f"{name}: cannot read blob {blob}: {os.strerror(opened.errno)}")
     return cannot_write(name, opened.errno)
 
@@ -336,12 +336,11 @@ def cat_blobs(paths: Sequence[str], key: Key, out: BinaryIO, *, consume: bool) -
 def _open_blob_file(path: str, key: Key) -> bytes:
     name = os.path.basename(path)
     try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if not size:
-                raise CorruptBlob("it is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as blob:
-                return open_blob(key.secret, key.private, blob, name if manifest.is_blob_name(name) else None)
+        with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
+            blob = read_whole(file.fileno(), most_blob())
+        if not blob:
+            raise CorruptBlob("it is empty")
+        return open_blob(key.secret, key.private, blob, name if manifest.is_blob_name(name) else None)
     except WrongKey as error:
         raise WrongKey(f"{path}: this key does not open it, or it is not a blob") from error
     except CorruptBlob as error:

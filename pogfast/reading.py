@@ -20,6 +20,7 @@ from zstandard import ZstdDecompressor, ZstdError
 
 from pogfast._engine import open_blob, read_chunk
 from pogfast.errors import CorruptBlob, DamageError, MissingBlob, StoreError, WrongBlob, WrongKey
+from pogfast.fetching import fetched
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 
@@ -160,14 +161,16 @@ class _Blobs:
 
     def chunk(self, index: int) -> bytes:
         """What is in a blob, compressed."""
-        blob = self.names[index]
-        return open_blob(self.key.secret, self.key.private, self.store.get_blob(blob), blob)
+        blob, key = self.names[index], self.key
+        return fetched(self.store.get_blob, blob, lambda data: open_blob(key.secret, key.private, data, blob))
 
     def plain(self, index: int, offset: int, size: int) -> bytes:
         """The plain bytes of a blob that is a frame of its own."""
-        blob = self.names[index]
+        blob, key = self.names[index], self.key
         with self.errors(index, offset):
-            return read_chunk(self.key.secret, self.key.private, self.store.get_blob(blob), blob, size)
+            return fetched(
+                self.store.get_blob, blob, lambda data: read_chunk(key.secret, key.private, data, blob, size)
+            )
 
     @contextlib.contextmanager
     def errors(self, index: int, offset: int) -> Iterator[None]:

@@ -86,7 +86,7 @@ def test_every_sink_has_the_same_blobs(place: Path, chunk_size: int, random: flo
     assert files_in(place / "three").keys() == kept.keys() == set(names)
     assert oracle.open_file(KEY, [files_in(place / "three")[name] for name in names]) == data
     assert oracle.open_file(KEY, [kept[name] for name in names]) == data
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors  # other tests may have left some to the collector
 
 
 @settings(max_examples=20)
@@ -145,7 +145,7 @@ def test_a_run_that_is_left_leaves_nothing_unfinished(place: Path, seen: int) ->
         del sealer, run
         for name, blob in files_in(place / "store").items():
             assert name == KEY.name(oracle.chunk_of(KEY, KEY.open(blob), name))
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(os.listdir("/proc/self/fd")) <= descriptors  # other tests may have left some to the collector
 
 
 def test_many_files_of_one_blob_each(place: Path) -> None:

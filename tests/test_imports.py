@@ -99,8 +99,9 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
+    "fetching": ({"_engine", "errors"}, "a blob that seems damaged is fetched once more: no store, no key"),
     "reading": (
-        {"manifest", "keys", "_engine", "errors"},
+        {"fetching", "manifest", "keys", "_engine", "errors"},
         "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
     ),
     "catalog": (
@@ -112,7 +113,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (
-        {"archive", "catalog", "manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
+        {"archive", "catalog", "fetching", "manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
         "blobs as they lie from store to store: what is in an archive is not its business",
     ),
     "retention": ({"errors"}, "a policy over times and tags: no store, no manifest"),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from pogfast._engine import BlobDirectory, sync_file_system
+from pogfast._engine import MOST_BLOB, BlobDirectory, sync_file_system
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.stores.findings import Finding, Warmth
 
@@ -118,7 +118,7 @@ def check_size(name: str, data: bytes) -> None:
 
 def most_blob() -> int:
     """Bytes of a blob that could be opened here: more than half of the memory has no room beside what it becomes."""
-    return max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+    return MOST_BLOB
 
 
 class Stored(NamedTuple):
