@@ -1,0 +1,187 @@
+"""Blobs that are damaged, on the way or where they lie, too large, or cut while they are read: what a user sees."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+from conftest import Ran, Runner
+from faultproxy import Fault, Proxy, proxied
+from servers import environment_of, rclone
+
+from pogfast._engine import seal_blob
+from pogfast.stores.local import most_blob
+
+SECRET = bytes(range(32))
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with rclone(tmp_path_factory.mktemp("rclone")) as server, proxied(server.url) as made:
+        yield made
+
+
+@pytest.fixture
+def bucket(proxy: Proxy) -> str:
+    proxy.faults = []
+    name = f"mending-{time.monotonic_ns()}"
+    settings = Config(request_checksum_calculation="when_required", response_checksum_validation="when_required")
+    environment = environment_of(proxy.url)
+    boto3.client(
+        "s3",
+        endpoint_url=proxy.url,
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name="us-east-1",
+        config=settings,
+    ).create_bucket(Bucket=name)
+    return f"s3://{name}"
+
+
+class Place:
+    """A directory with a tree and keys, and the command in it."""
+
+    def __init__(self, path: Path, pogfast: Runner, proxy: Proxy) -> None:
+        self.path = path
+        self.runner = pogfast
+        self.environment = {**os.environ, **environment_of(proxy.url), "POGFAST_CACHE_DIR": str(path / "cache")}
+        (path / "key").write_bytes(SECRET)
+        self.key = ["--keyfile", "key"]
+        (path / "tree").mkdir()
+        for number in range(6):
+            (path / "tree" / f"{number}").write_bytes(os.urandom(1000 + number))
+        (path / "tree" / "large").write_bytes(os.urandom(700_000))
+
+    def __call__(self, *words: str, code: int = 0) -> Ran:
+        ran = self.runner(*words, *self.key, env=self.environment, cwd=self.path)
+        assert ran.code == code, (ran.out, ran.err)
+        return ran
+
+    def create(self, to: str, *more: str) -> str:
+        ran = self("create", "tree", "--to", to, "--chunk-size", "500kB", *more)
+        return ran.out.decode().strip()
+
+    def assert_restored(self, into: str = "out") -> None:
+        for path in (self.path / "tree").iterdir():
+            assert (self.path / into / "tree" / path.name).read_bytes() == path.read_bytes(), path.name
+
+    def blobs(self, store: str) -> list[Path]:
+        return sorted((self.path / store / "data").rglob("*="))
+
+
+@pytest.fixture
+def place(tmp_path: Path, pogfast: Runner, proxy: Proxy) -> Place:
+    return Place(tmp_path, pogfast, proxy)
+
+
+# ---- on the way ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [30, 100, 700], ids=["header", "tag", "body"])
+def test_a_bit_that_flips_on_the_way_is_fetched_again(place: Place, proxy: Proxy, bucket: str, at: int) -> None:
+    """Each of two blobs once; what is damaged where it lies is damage all the same."""
+    name = place.create(bucket)
+
+    def spoil(times: int = 2) -> None:
+        proxy.faults = [Fault("GET .*/data/", flip=at, times=times)]
+
+    def all_spoiled() -> bool:
+        return not proxy.faults[0].times
+
+    spoil()
+    place("restore", f"{bucket}/{name}", "--into", "out")
+    place.assert_restored()
+    assert all_spoiled()
+    spoil()
+    place("check", bucket, "--read-data")
+    assert all_spoiled()
+    spoil()
+    place("copy", bucket, "second")
+    assert all_spoiled()
+    spoil(1)
+    assert place("cat", f"{bucket}/{name}", "tree/large").out == (place.path / "tree" / "large").read_bytes()
+    assert all_spoiled()
+    place("check", "second", "--read-data")
+    spoil(-1)
+    place("check", bucket, "--read-data", code=4)
+
+
+# ---- too large -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", ["200 MB", "15 TB"])
+@pytest.mark.parametrize("layout", ["frames", "stream"])
+def test_a_blob_that_has_grown_is_damage_of_its_file_alone(place: Place, layout: str, size: str) -> None:
+    """It is sparse: it costs nobody anything to make it, and whoever read it would need that much memory and time."""
+    name = place.create("store", "--layout", layout)
+    victim = min(place.blobs("store"), key=lambda path: path.stat().st_size)
+    length = 200 * 10**6 if size == "200 MB" else 15 * 10**12
+    try:
+        os.truncate(victim, length)
+    except OSError:
+        pytest.skip("this file system has no files of 15 TB")
+    assert length == 200 * 10**6 or length > most_blob()
+    command = [sys.executable, "-m", "pogfast", "restore", f"store/{name}", "--into", "out", *place.key]
+    limited = (
+        "import resource, os, sys; resource.setrlimit(resource.RLIMIT_DATA, (150 << 20,) * 2); os.execv({!r}, {!r})"
+    )
+    limited = limited.format(sys.executable, [*command, "--jobs", "1"])
+    ran = subprocess.run([sys.executable, "-c", limited], cwd=place.path, env=place.environment, capture_output=True)
+    assert ran.returncode == 4, ran.stderr
+    assert victim.name.encode() in ran.stderr
+    there = {path.name for path in (place.path / "out" / "tree").iterdir()}
+    assert len(there) == 6, "all but one"
+    for leaf in there:
+        assert (place.path / "out" / "tree" / leaf).read_bytes() == (place.path / "tree" / leaf).read_bytes()
+    place("check", "store", code=4)
+
+
+# ---- cut while it is read --------------------------------------------------------------------------------------------
+
+
+def test_a_blob_that_is_cut_while_it_is_read_is_damage(tmp_path: Path) -> None:
+    """A mapped one would end the process by SIGBUS."""
+    name, blob = seal_blob(SECRET, False, os.urandom(8_000_000), 8_000_000)
+    path = tmp_path / name
+    path.write_bytes(blob)
+    script = f"""
+import os
+from pogfast.errors import PogfastError
+from pogfast.keys import from_keyfile
+from pogfast.opening import cat_blobs
+key = from_keyfile("key")
+print("ready", flush=True)
+for _ in range(60):
+    try:
+        with open(os.devnull, "wb") as out:
+            cat_blobs([{name!r}], key, out, consume=False)
+    except PogfastError:
+        pass
+"""
+    (tmp_path / "key").write_bytes(SECRET)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"ready\n"
+    over = threading.Event()
+
+    def cut_and_grow() -> None:
+        while not over.is_set():
+            os.truncate(path, 4096)
+            path.write_bytes(blob)
+
+    thread = threading.Thread(target=cut_and_grow)
+    thread.start()
+    try:
+        assert process.wait(60) == 0
+    finally:
+        over.set()
+        thread.join()
+        process.stdout.close()
