@@ -198,8 +198,10 @@ cdef extern from *:
     int linkat(int from_dir, const char* source, int to_dir, const char* to, int flags) nogil
     int unlinkat(int dir, const char* path, int flags) nogil
     int mkdirat(int dir, const char* path, mode_t mode) nogil
+    int faccessat(int dir, const char* path, int mode, int flags) nogil
+    int c_fsync "fsync"(int fd) nogil
     int snprintf(char* out, size_t n, const char* format, ...) nogil
-    int AT_FDCWD, AT_SYMLINK_FOLLOW, SEEK_SET
+    int AT_FDCWD, AT_SYMLINK_FOLLOW, F_OK, SEEK_SET
     int O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_NONBLOCK, O_NOFOLLOW, O_NOATIME
 
 cdef enum:
@@ -444,7 +446,7 @@ cdef class BlobDirectory:
         cdef size_t n = blob.shape[0]
         read_name(name, digest)
         with nogil:
-            error = directory_put(&self.at, digest, p, n)
+            error = directory_put(&self.at, digest, p, n, True)
         if error:
             raise OSError(error, os.strerror(error), self.path)
 
@@ -471,8 +473,9 @@ cdef int make_folders(const Directory* at, const char* path) noexcept nogil:
     return 0
 
 
-cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_t n) noexcept nogil:
-    """Stores a blob under its name, in place of what may lie there. 0 or an errno; then nothing has appeared."""
+cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_t n, bint anew) noexcept nogil:
+    """Stores a blob under its name, in place of what may lie there; with `anew` that may be a good one. 0 or an errno;
+    then nothing has appeared."""
     cdef Draft draft
     cdef int error
     # No two workers write from one buffer at a time, so its address makes the temporary name unique in this process.
@@ -484,10 +487,20 @@ cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_
     else:
         draft.direct = set_direct(draft.fd, True) == 0
         error = draft_fill(&draft, p, n, PAGE)
+    if error == 0 and anew:
+        error = draft_outlast(&draft, at, digest)
     if error == 0:
         error = blob_publish(at, digest, &draft)
     draft_end(&draft, error == 0)
     return error
+
+
+cdef int draft_outlast(Draft* draft, const Directory* at, const u8* digest) noexcept nogil:
+    """Brings a draft to the disk if a blob of its name is there: archives rely on that one, and after a power cut a file
+    that was renamed may be empty. 0 or an errno."""
+    cdef char[PATH_ROOM] path
+    blob_path(at, digest, path)
+    return 0 if faccessat(at.fd, path, F_OK, 0) else errno if c_fsync(draft.fd) else 0
 
 
 cdef int blob_publish(const Directory* at, const u8* digest, Draft* draft) noexcept nogil:

@@ -68,6 +68,7 @@ cdef class _Storer(_Crew):
     cdef readonly dict lost         # sink -> why it gets no more blobs; the others go on
     cdef bint[MOST_SINKS] gone      # the same
     cdef NameSet claimed            # names that this run has stored or is storing
+    cdef bint anew                  # each blob is stored, whatever a sink has: what lies there may be damaged
     cdef bint mostly_known          # the last blob was stored before: name first, encrypt only what is new
     cdef Tally tally                # with the lock
 
@@ -133,7 +134,7 @@ cdef class _Storer(_Crew):
                 return FAILED
         slab.wanted = 0
         for i in range(self.sink_count):
-            if not self.gone[i] and not self.has(i, slab, hand.data):
+            if not self.gone[i] and (self.anew or not self.has(i, slab, hand.data)):
                 slab.wanted |= 1u << i
         self.mostly_known = slab.wanted == 0
         if slab.wanted == 0:
@@ -196,7 +197,8 @@ cdef class _Storer(_Crew):
 
     cdef int put_directory(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         """0 or an errno."""
-        return directory_put(self.directories[sink], slab.digest, blob_of(slab, &self.ring), blob_size(slab, &self.ring))
+        return directory_put(self.directories[sink], slab.digest, blob_of(slab, &self.ring), blob_size(slab, &self.ring),
+                             self.anew)
 
     cdef bint put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         cdef int error

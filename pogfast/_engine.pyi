@@ -60,7 +60,8 @@ class BlobDirectory:
     path: str
     def __init__(self, fd: int, fan_out: bool, temporary: bytes = ..., path: str = ...) -> None: ...
     def put(self, name: str, blob: Buffer) -> None:
-        """Stores one blob, whole or not at all, in place of what may lie there. Raises OSError."""
+        """Stores one blob, whole or not at all, in place of what may lie there, which a power cut does not take away
+        before this one is on the disk. Raises OSError."""
 
 Sink = BlobDirectory | Callable[[str, memoryview], None]
 
@@ -126,7 +127,7 @@ class Sealer:
     `follow`: a link to a file is read as the file.
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;
-    a torn one is replaced. A function gets each new blob as a read-only view of the engine's own buffer, which is not
+    a torn one is replaced. With `anew` each blob of the run is stored once, whatever lies there. A function gets each new blob as a read-only view of the engine's own buffer, which is not
     used again while a view of it lives; where it has a method `holds`, that is asked first whether it has the blob, by
     name and size. Both are called from worker threads. A sink that fails (OSError, StoreError) gets no more blobs and
     is `lost`; the last of them ends the run. Where there is a method `abandon`, it is called when the run ends early.
@@ -149,6 +150,7 @@ class Sealer:
         slabs: int = 0,
         readers: int = 0,
         follow: bool = True,
+        anew: bool = False,
     ) -> None: ...
     def run(self) -> Generator[Sealed]:
         """In the order of `source`: news of the first file that is not done, until all are.

@@ -127,7 +127,7 @@ class Options:
     host: str | None = None
     comment: str = ""
     cache_directory: str | None = None  # None: the user's; "": none
-    force: bool = False
+    force: bool = False  # read every file, and store every blob anew, whatever the cache and the stores have
     must_exist: bool = False  # no store is made
     dry_run: bool = False
     count_ahead: bool = False  # learn totals beside the work, for a display that shows what is left
@@ -589,6 +589,7 @@ class _Run:
             slabs=0 if self.options.memory is None else slabs,
             readers=self.options.readers or self.jobs,
             follow=False,
+            anew=self.options.force,
         )
         self.sealer = sealer
         with (

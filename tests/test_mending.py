@@ -185,3 +185,64 @@ for _ in range(60):
         over.set()
         thread.join()
         process.stdout.close()
+
+
+# ---- damaged where it lies -------------------------------------------------------------------------------------------
+
+KEYS = {"symmetric": ["--keyfile", "key"], "key pair": ["--encryption-keyfile", "pair.encrypt"]}
+
+
+def flip(path: Path, at: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 4]))
+
+
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("layout", ["frames", "stream"])
+def test_force_mends_each_kind_of_damage_in_a_directory(place: Place, kind: str, layout: str) -> None:
+    if kind == "key pair":
+        place.key = []
+        place("keygen", "pair")
+    reading = ["--decryption-keyfile", "pair.decrypt"] if kind == "key pair" else KEYS[kind]
+    place.key = KEYS[kind]
+    name = place.create("store", "--layout", layout)
+    flipped, cut, emptied, swapped, other, gone, *_ = place.blobs("store")
+    flip(flipped, 200)
+    os.truncate(cut, cut.stat().st_size - 1)
+    os.truncate(emptied, 0)
+    swapped.write_bytes(other.read_bytes())
+    gone.unlink()
+    second = place.create("store", "--layout", layout, "--force")
+    place.key = reading
+    place("check", "store", "--read-data")
+    for archive in (name, second):
+        place("restore", f"store/{archive}", "--into", archive)
+        place.assert_restored(archive)
+    assert not list((place.path / "store").rglob(".pogfast-*"))
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_force_mends_objects(place: Place, bucket: str, kind: str) -> None:
+    if kind == "key pair":
+        place.key = []
+        place("keygen", "pair")
+    place.key = KEYS[kind]
+    name = place.create("store")
+    for blob in place.blobs("store")[:3]:
+        flip(blob, 200)
+    with_all = KEYS[kind] if kind == "symmetric" else ["--decryption-keyfile", "pair.decrypt"]
+    place.key = []  # without a key nothing that is copied can be looked at
+    place("copy", "store", bucket)
+    place.key = KEYS[kind]
+    place.create(bucket)
+    place.key = with_all
+    place("check", bucket, "--read-data", code=4)
+    place.key = KEYS[kind]
+    place.create(bucket, "--force")
+    place.key = with_all
+    place("check", bucket, "--read-data")
+    place("restore", f"{bucket}/{name}", "--into", "out")
+    place.assert_restored()

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 @click.option("--memory", metavar="SIZE", type=SIZE, help="At most so much for chunks in flight.")
 @click.option("--no-cache", is_flag=True, help="Read every file; remember nothing.")
 @click.option("--cache-dir", metavar="DIR", type=PATH, help="Where it is remembered what files had.")
-@click.option("--force", is_flag=True, help="Read every file, also those that are known.")
+@click.option("--force", is_flag=True, help="Read every file and store every chunk anew, also what is known or stored.")
 @click.option("--must-exist", is_flag=True, help="Make no store: a disk that is not mounted is an error.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be archived.")
 @key_options
