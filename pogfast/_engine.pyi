@@ -127,7 +127,8 @@ class Sealer:
     `follow`: a link to a file is read as the file.
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;
-    a torn one is replaced. With `anew` each blob of the run is stored once, whatever lies there. A function gets each new blob as a read-only view of the engine's own buffer, which is not
+    a torn one is replaced. With `anew` each blob of the run is stored once, whatever lies there.
+    A function gets each new blob as a read-only view of the engine's own buffer, which is not
     used again while a view of it lives; where it has a method `holds`, that is asked first whether it has the blob, by
     name and size. Both are called from worker threads. A sink that fails (OSError, StoreError) gets no more blobs and
     is `lost`; the last of them ends the run. Where there is a method `abandon`, it is called when the run ends early.
