@@ -115,6 +115,24 @@ def test_lengths_around_every_write(tmp_path_factory: pytest.TempPathFactory, si
         assert oracle.open_file(KEY, [blobs[name] for name in names]) == data
 
 
+@pytest.mark.parametrize("sizes", [(2, 16), (9, 9), (16, 2)], ids=lambda sizes: "{} MB of {} and text".format(*sizes))
+@pytest.mark.parametrize("made", ["random", "text"])
+def test_a_chunk_that_is_begun_again_has_drafts_of_its_own(place: Path, sizes: tuple[int, int], made: str) -> None:
+    """Random bytes are taken as they are, and text further on makes the engine begin the chunk anew when some
+    megabytes of it are in a draft; what was written of it must not be left in the blob."""
+    random, text = (
+        os.urandom(sizes[0] << 20),
+        b"".join(b"%d a line\n" % n for n in range(sizes[1] << 17))[: sizes[1] << 20],
+    )
+    data = random + text if made == "random" else text + random
+    (place / "source").write_bytes(data)
+    with shelves(place / "store") as sinks:
+        [names] = seal([place / "source"], sinks, frames=True, chunk_size=len(data) // 2 * 2 - 4096)
+    stored = files_in(place / "store")
+    assert stored.keys() == set(names)
+    assert oracle.open_file(KEY, [stored[name] for name in names]) == data
+
+
 def test_what_is_stored_already_is_written_once(place: Path) -> None:
     """Three equal files, side by side: their drafts are begun before anyone knows."""
     data = os.urandom(3 * CHUNK)

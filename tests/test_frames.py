@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -268,6 +270,57 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, left: int) -> None
     assert result.last.changed
     assert content(result, shelf) == data[: max(left, CHUNK)]
     assert sum(result.sizes) == result.last.size == max(left, CHUNK)
+
+
+# A file of which the system gives fewer bytes than it says there are, although nothing has changed, as on a network.
+SHORT = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <sys/types.h>
+static ssize_t cut(const char *name, int fd, void *p, size_t n, off64_t at) {
+    off64_t end = atoll(getenv("SHORT_AT"));
+    ssize_t (*real)(int, void *, size_t, off64_t) = dlsym(RTLD_NEXT, name);
+    return at >= end ? 0 : real(fd, p, at + (off64_t)n > end ? (size_t)(end - at) : n, at);
+}
+ssize_t pread(int fd, void *p, size_t n, off_t at) { return cut("pread", fd, p, n, at); }
+ssize_t pread64(int fd, void *p, size_t n, off64_t at) { return cut("pread64", fd, p, n, at); }
+"""
+READ_SHORT = """
+import sys
+from pogfast._engine import Sealer
+table = b"".join((n * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "little") for n in range(256))
+content = (65536, 262144, table) if sys.argv[3] == "content" else None
+blobs = {}
+sealer = Sealer(bytes(range(32)), False, [sys.argv[1].encode()], [lambda name, blob: blobs.update({name: len(blob)})],
+                chunk_size=int(sys.argv[2]), level=3, jobs=1, frames=True, content=content)
+*_, last = sealer.run()
+print(last.changed, last.size, last.error)
+"""
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if sys.platform != "linux":
+        pytest.skip("the shim is for Linux")
+    folder = tmp_path_factory.mktemp("short")
+    (folder / "short.c").write_text(SHORT)
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", folder / "short.so", folder / "short.c", "-ldl"], check=True)
+    return folder / "short.so"
+
+
+@pytest.mark.parametrize("cuts", ["fixed", "alone", "content"])
+@pytest.mark.parametrize("random", [True, False])
+def test_a_file_that_is_shorter_than_it_says_is_marked(tmp_path: Path, short: Path, random: bool, cuts: str) -> None:
+    """By the short read itself: size, times and inode stay what they were."""
+    data = os.urandom(6_000_000) if random else text(6_000_000)
+    file_of(tmp_path, data)
+    chunk = {"fixed": 3_000_000, "alone": 8_000_000, "content": 1_000_000}[cuts]
+    for end in (5_000_000, 5_111_808, 3_000_000):
+        environment = {**os.environ, "LD_PRELOAD": str(short), "SHORT_AT": str(end)}
+        command = [sys.executable, "-c", READ_SHORT, tmp_path / "file", str(chunk), cuts]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+        assert told == ["True", str(end), "0"], end
 
 
 def test_holes_are_not_read(tmp_path: Path) -> None:

@@ -90,6 +90,29 @@ def test_padding_inside_a_chunk_does_not_mislead(length: int, data: st.DataObjec
         assert open_blob(SECRET, None, blob, name) == chunk
 
 
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_random_in_a_blob_is_never_twice_the_same(key: oracle.OracleKey) -> None:
+    """The file key, the nonces of header and box (or the ephemeral key), and the padding; none of them is all zeros."""
+    seen: dict[str, set[bytes]] = {}
+    for _ in range(20):
+        _, blob = seal_blob(key.secret, key.public, b"x" * 1023, 10_000)
+        header, box = blob[: key.header_size], blob[key.header_size :]
+        parts = {
+            "file key": key.unwrap(header),
+            "header": header[:24],
+            "nonce": box[:24],
+            "padding": key.open(blob)[1031:],
+        }
+        assert len(parts["padding"]) == 1023 % 256
+        for part, value in parts.items():
+            seen.setdefault(part, set()).add(value)
+    for part, values in seen.items():
+        assert len(values) == 20, part
+        assert all(len(set(value)) > 10 for value in values), f"{part}: bytes that repeat"
+    for length in (16, 24):  # halves that are shared would do as much harm
+        assert len({value[-length:] for part in ("file key", "nonce") for value in seen[part]}) == 40
+
+
 def test_two_blobs_of_one_chunk_share_no_secret() -> None:
     first, second = (seal_blob(SECRET, False, b"x" * 1000, 10_000)[1] for _ in range(2))
     assert len(first) == len(second)
