@@ -114,6 +114,42 @@ def test_a_bit_that_flips_on_the_way_is_fetched_again(place: Place, proxy: Proxy
     place("check", bucket, "--read-data", code=4)
 
 
+# Changes a byte of the first blob that this process reads, as memory or a cable does.
+FLIP = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+ssize_t read(int fd, void *p, size_t n) {
+    static int done;
+    ssize_t (*real)(int, void *, size_t) = dlsym(RTLD_NEXT, "read");
+    ssize_t got = real(fd, p, n), length;
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    if (!done && got > 300 && (length = readlink(link, path, sizeof path)) > 0 && path[length - 1] == '=') {
+        done = 1;
+        ((char *)p)[300] ^= 1;
+        if (write(2, "flipped\\n", 8) < 0) return got;
+    }
+    return got;
+}
+"""
+
+
+def test_a_bit_that_flips_between_disk_and_memory_is_read_again(place: Place) -> None:
+    if sys.platform != "linux":
+        pytest.skip("the shim is for Linux")
+    (place.path / "flip.c").write_text(FLIP)
+    shim = str(place.path / "flip.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, place.path / "flip.c", "-ldl"], check=True)
+    name = place.create("store")
+    place.environment["LD_PRELOAD"] = shim
+    assert "flipped" in place("restore", f"store/{name}", "--into", "out").err
+    place.assert_restored()
+    assert "flipped" in place("check", "store", "--read-data").err
+
+
 # ---- too large -------------------------------------------------------------------------------------------------------
 
 

@@ -395,6 +395,42 @@ def test_a_damaged_blob_is_told_of_every_file_that_needs_it(
             path.unlink()
 
 
+@pytest.mark.parametrize("kind", ["bad header", "bad body", "bad name"])
+@pytest.mark.parametrize("verify", [False, True])
+def test_what_is_damaged_once_is_fetched_again(tmp_path: Path, kind: str, verify: bool) -> None:
+    blobs = Blobs()
+    made = [blobs.frames(b"a", os.urandom(300_000)), blobs.frames(b"alone"), blobs.stream(os.urandom(100_000), 30_000)]
+
+    def fetch(name: str) -> bytes:
+        good = blobs(name)
+        if blobs.fetched[name] > 1:
+            return good
+        spoiled = {name: good}
+        DAMAGE[kind](spoiled, name)
+        return spoiled[name]
+
+    assert verdicts(restore(fetch, tmp_path / "out", made, verify=verify)) == ["good"] * 3  # type: ignore[arg-type]
+    assert set(blobs.fetched.values()) == {2}
+    assert contents(tmp_path / "out") == ({} if verify else {str(n): one.content for n, one in enumerate(made)})
+
+
+@pytest.mark.parametrize("verify", [False, True])
+def test_a_blob_without_room_is_its_files_problem(tmp_path: Path, verify: bool) -> None:
+    """A source that says so, and one that gives far more than the file's length allows: that is not looked at."""
+    blobs = Blobs()
+    made = [blobs.frames(b"one"), blobs.frames(b"two", b"three"), blobs.frames(b"four"), blobs.stream(b"five", 100)]
+    huge = bytes(64 << 20) + bytes(1 << 20)
+
+    def fetch(name: str) -> bytes:
+        if name == made[1].blobs[1]:
+            raise MemoryError
+        return huge if name == made[2].blobs[0] else blobs(name)
+
+    told = restore(fetch, tmp_path / "out", made, verify=verify)  # type: ignore[arg-type]
+    assert verdicts(told) == ["good", "bad read", "bad body", "good"]
+    assert told[1].errno == errno.ENOMEM
+
+
 def decompressible(blobs: list[bytes]) -> bytes:
     """What a stream's first blobs decompress to."""
     stream = zstandard.ZstdDecompressor().decompressobj()
