@@ -11,10 +11,14 @@ cdef extern from *:
     #include <poll.h>
     #include <pthread.h>
     #include <stdio.h>
+    #include <string.h>
     #include <sys/stat.h>
     #include <sys/statvfs.h>
     #include <time.h>
     #include <unistd.h>
+    #ifdef __linux__
+    #include <sys/syscall.h>
+    #endif
     #if defined(__linux__) || defined(__APPLE__)
     #include <sys/xattr.h>
     #endif
@@ -28,6 +32,8 @@ cdef extern from *:
     #define POGFAST_CTIME(s) ((s)->st_ctim)
     #endif
     static void pogfast_errno_set(int code) { errno = code; }
+    static unsigned char pogfast_load_byte(const unsigned char *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static void pogfast_store_byte(unsigned char *p, unsigned char b) { __atomic_store_n(p, b, __ATOMIC_RELAXED); }
     #ifndef O_NOATIME
     #define O_NOATIME 0
     #endif
@@ -100,6 +106,58 @@ cdef extern from *:
         return -1;
     #endif
     }
+    /* Opens a path below a directory to read it; no symbolic link in any part of it is followed, and nothing is waited
+       for. Linux does so in one call since 5.6; elsewhere folder by folder. */
+    static int pogfast_open_below(int dir, const char *path) {
+        const int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW;
+        int at = dir, next = -1;
+        const char *slash;
+        char part[256];
+    #ifdef SYS_openat2
+        static int lacks_openat2;
+        struct { unsigned long long flags, mode, resolve; } how = { flags, 0, 0x04 /* RESOLVE_NO_SYMLINKS */ };
+        if (!__atomic_load_n(&lacks_openat2, __ATOMIC_RELAXED)) {
+            next = (int)syscall(SYS_openat2, dir, path, &how, sizeof how);
+            if (next >= 0 || (errno != ENOSYS && errno != EPERM)) return next;
+            if (errno == ENOSYS) __atomic_store_n(&lacks_openat2, 1, __ATOMIC_RELAXED);
+        }
+    #endif
+        for (; (slash = strchr(path, '/')); path = slash + 1) {
+            size_t n = (size_t)(slash - path);
+            if (n >= sizeof part) { errno = ENAMETOOLONG; next = -1; }
+            else {
+                memcpy(part, path, n);
+                part[n] = 0;
+                next = openat(at, part, flags | O_DIRECTORY);
+            }
+            if (at != dir) { int kept = errno; close(at); errno = kept; }
+            if (next < 0) return -1;
+            at = next;
+        }
+        next = openat(at, path, flags);
+        if (at != dir) { int kept = errno; close(at); errno = kept; }
+        return next;
+    }
+    /* Gives a file another name, unless that name is taken: then EEXIST. Where the file system cannot do both in one
+       step (NFS, many FUSE file systems) it looks first. 0 or an errno. */
+    static int pogfast_rename_new(int from_dir, const char *source, int to_dir, const char *to) {
+        struct stat s;
+    #if defined(SYS_renameat2)
+        if (syscall(SYS_renameat2, from_dir, source, to_dir, to, 1 /* RENAME_NOREPLACE */) == 0) return 0;
+        if (errno != EINVAL && errno != ENOSYS && errno != EPERM && errno != EOPNOTSUPP) return errno;
+    #elif defined(__APPLE__) && defined(RENAME_EXCL)
+        if (renameatx_np(from_dir, source, to_dir, to, RENAME_EXCL) == 0) return 0;
+        if (errno != EINVAL && errno != ENOTSUP) return errno;
+    #endif
+        if (fstatat(to_dir, to, &s, AT_SYMLINK_NOFOLLOW) == 0) return EEXIST;
+        if (errno != ENOENT) return errno;
+        return renameat(from_dir, source, to_dir, to) ? errno : 0;
+    }
+    /* Whether a link failed because there are no hard links here: FAT, SMB, many FUSE file systems, some policies. */
+    static int pogfast_lacks_links(int error) {
+        return error == EPERM || error == EACCES || error == ENOSYS || error == EOPNOTSUPP || error == ENOTSUP
+            || error == EMLINK || error == EINVAL;
+    }
     /* Where the next bytes at or behind `at` lie that are not in a hole; `end` when there are none. */
     static long long pogfast_next_data(int fd, long long at, long long end) {
     #ifdef SEEK_DATA
@@ -117,7 +175,9 @@ cdef extern from *:
     #ifdef __linux__
         struct statvfs s;
         int error;
-        if (fstatvfs(fd, &s) == 0 && s.f_frsize && size / (long long)s.f_frsize > (long long)s.f_bavail) return ENOSPC;
+        /* A file system of 0 blocks does not say how large it is. */
+        if (fstatvfs(fd, &s) == 0 && s.f_frsize && s.f_blocks && size / (long long)s.f_frsize > (long long)s.f_bavail)
+            return ENOSPC;
         do error = fallocate(fd, 0, 0, size) ? errno : 0; while (error == EINTR);
         return error == EOPNOTSUPP || error == ENOSYS || error == EINVAL ? 0 : error;
     #else
@@ -166,6 +226,8 @@ cdef extern from *:
     }
     """
     void errno_set "pogfast_errno_set"(int code) nogil
+    u8 load_byte "pogfast_load_byte"(const u8* p) nogil
+    void store_byte "pogfast_store_byte"(u8* p, u8 b) nogil
     ctypedef struct Facts "pogfast_facts":
         long long size, atime_ns, mtime_ns, ctime_ns
         u64 inode
@@ -194,6 +256,9 @@ cdef extern from *:
     Py_ssize_t c_write "write"(int fd, const void* p, size_t n) nogil
     Py_ssize_t c_pwrite "pwrite"(int fd, const void* p, size_t n, off_t at) nogil
     off_t c_lseek "lseek"(int fd, off_t at, int whence) nogil
+    int open_below "pogfast_open_below"(int dir, const char* path) nogil
+    int rename_new "pogfast_rename_new"(int from_dir, const char* source, int to_dir, const char* to) nogil
+    bint lacks_links "pogfast_lacks_links"(int error) nogil
     int renameat(int from_dir, const char* source, int to_dir, const char* to) nogil
     int linkat(int from_dir, const char* source, int to_dir, const char* to, int flags) nogil
     int unlinkat(int dir, const char* path, int flags) nogil
@@ -327,11 +392,16 @@ def use_nameless_files(bint wanted):
     return HAS_NAMELESS
 
 
+cdef enum:
+    DRAFT_MOVED = -1            # beside the errnos of draft_publish
+
+
 cdef struct Draft:
     int fd
     int dir                     # borrowed: where its temporary name lies
     bint nameless
     bint direct                 # written around the page cache
+    int mode                    # permissions that it is made with, less the umask
     int error                   # an errno, when it could not be written
     char[PATH_ROOM] path        # its temporary name, when it has or needs one
 
@@ -340,6 +410,7 @@ cdef int draft_begin(Draft* draft, int dir, const char* prefix, size_t number, c
                      int mode) noexcept nogil:
     """An empty file without its name. `prefix`, `number` and `suffix` make one that nobody else uses. 0 or an errno."""
     draft.dir = dir
+    draft.mode = mode
     draft.direct = False
     draft.error = 0
     draft.fd = open_nameless(dir, mode) if HAS_NAMELESS else -1
@@ -384,24 +455,72 @@ cdef int draft_fill(Draft* draft, const u8* p, size_t n, size_t written) noexcep
 
 cdef int draft_publish(Draft* draft, int dir, const char* path, bint replace) noexcept nogil:
     """Gives a draft its name, with `replace` in place of a file or link that has it. 0 or an errno; then it can be tried
-    again."""
-    cdef char[64] source
+    again. DRAFT_MOVED: this file system gives no name to a file without one, so the bytes are in another file now, which
+    has a temporary name and no owner, attributes, permissions or times yet: try again when it has."""
+    cdef int error
     if draft.nameless:
-        snprintf(source, 64, b"/proc/self/fd/%d", draft.fd)
-        if linkat(AT_FDCWD, source, dir, path, AT_SYMLINK_FOLLOW) == 0:
+        error = link_nameless(draft, dir, path)
+        if error == EEXIST and replace:
+            # Only a rename replaces a file, and only what has a name can be renamed.
+            error = link_nameless(draft, draft.dir, draft.path)
+            draft.nameless = error != 0
+        elif error == 0:
             return 0
-        if errno != EEXIST or not replace:
-            return errno
-        # Only a rename replaces a file, and only what has a name can be renamed.
-        if linkat(AT_FDCWD, source, draft.dir, draft.path, AT_SYMLINK_FOLLOW):
-            return errno
-        draft.nameless = False
-    if not replace:
-        if linkat(draft.dir, draft.path, dir, path, 0):
-            return errno
+        if error:
+            return draft_move(draft) if lacks_links(error) else error
+    if replace:
+        return errno if renameat(draft.dir, draft.path, dir, path) else 0
+    if linkat(draft.dir, draft.path, dir, path, 0) == 0:
         unlinkat(draft.dir, draft.path, 0)
         return 0
-    return errno if renameat(draft.dir, draft.path, dir, path) else 0
+    error = errno
+    return rename_new(draft.dir, draft.path, dir, path) if lacks_links(error) else error
+
+
+cdef int link_nameless(Draft* draft, int dir, const char* path) noexcept nogil:
+    """0 or an errno."""
+    cdef char[64] source
+    snprintf(source, 64, b"/proc/self/fd/%d", draft.fd)
+    return errno if linkat(AT_FDCWD, source, dir, path, AT_SYMLINK_FOLLOW) else 0
+
+
+cdef int draft_move(Draft* draft) noexcept nogil:
+    """Copies a draft without a name to a file with a temporary one. DRAFT_MOVED or an errno. It is done for few: the
+    drafts that are made from now on have names."""
+    global HAS_NAMELESS
+    cdef char[64] path
+    cdef u8* piece
+    cdef size_t got = 1
+    cdef off_t at = 0
+    cdef int error = 0, source, to = -1
+    HAS_NAMELESS = False
+    snprintf(path, 64, b"/proc/self/fd/%d", draft.fd)
+    source = c_open(path, O_RDONLY | O_CLOEXEC)
+    if source < 0:
+        return errno
+    piece = <u8*>malloc(PIECE)
+    if piece == NULL:
+        error = ENOMEM
+    else:
+        to = c_openat(draft.dir, draft.path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, draft.mode)
+        error = errno if to < 0 else 0
+    while error == 0 and got:
+        error = pread_full(source, piece, PIECE, at, &got)
+        if error == 0 and got:
+            error = pwrite_sparse(to, piece, got, at)
+            at += got
+    if error == 0 and ftruncate(to, at):
+        error = errno
+    free(piece)
+    c_close(source)
+    if error:
+        if to >= 0:
+            c_close(to)
+            unlinkat(draft.dir, draft.path, 0)
+        return error
+    c_close(draft.fd)
+    draft.fd, draft.nameless, draft.direct = to, False, False
+    return DRAFT_MOVED
 
 
 cdef int draft_end(Draft* draft, bint published) noexcept nogil:
@@ -421,11 +540,13 @@ cdef struct Directory:          # of blobs: data/ab/NAME with `fan_out`, else NA
     int fd
     bint fan_out
     const char* prefix          # begins the names of unfinished files
+    u8* checked                 # a byte for each folder data/ab: 1 once it was seen to be no link
 
 
 cdef class BlobDirectory:
     """A directory of blobs for Sealer and Opener: see _engine.pyi."""
     cdef Directory at
+    cdef u8[4096] checked
     cdef bytes temporary
     cdef readonly object path
 
@@ -437,6 +558,7 @@ cdef class BlobDirectory:
         self.at.fd = fd
         self.at.fan_out = fan_out
         self.at.prefix = self.temporary
+        self.at.checked = self.checked
 
     def put(self, str name, const u8[::1] blob):
         """Stores one blob, whole or not at all, in place of what may lie there."""
@@ -508,11 +630,41 @@ cdef int blob_publish(const Directory* at, const u8* digest, Draft* draft) noexc
     cdef char[PATH_ROOM] path
     cdef int error
     blob_path(at, digest, path)
-    error = draft_publish(draft, at.fd, path, True)
-    if error == ENOENT and at.fan_out:
+    error = folder_check(at, digest, path)
+    if error == 0:
+        error = draft_publish(draft, at.fd, path, True)
+    if error == ENOENT and at.fan_out:      # the folder was there a while ago
         error = make_folders(at, path)
         if error == 0:
             error = draft_publish(draft, at.fd, path, True)
+    return draft_publish(draft, at.fd, path, True) if error == DRAFT_MOVED else error
+
+
+cdef int folder_check(const Directory* at, const u8* digest, const char* path) noexcept nogil:
+    """Makes data/ab/ of data/ab/NAME, and looks once that neither part is a symbolic link. 0 or an errno."""
+    cdef u8* checked
+    cdef char[8] folder
+    cdef Facts facts
+    cdef int fd, error = 0
+    if not at.fan_out:
+        return 0
+    checked = &at.checked[digest[0] << 4 | digest[1] >> 4]     # two letters are twelve bits
+    if load_byte(checked):
+        return 0
+    memcpy(folder, path, 7)
+    folder[7] = 0
+    fd = open_below(at.fd, folder)
+    if fd < 0 and errno == ENOENT:
+        error = make_folders(at, path)
+        fd = open_below(at.fd, folder) if error == 0 else -1
+    if error == 0 and fd < 0:
+        error = errno
+    if error == 0 and (facts_of(fd, &facts) or not facts.directory):
+        error = ENOTDIR
+    if fd >= 0:
+        c_close(fd)
+    if error == 0:
+        store_byte(checked, 1)
     return error
 
 
@@ -522,7 +674,7 @@ cdef int directory_get(const Directory* at, const u8* digest, long long* size) n
     cdef Facts facts
     cdef int fd
     blob_path(at, digest, path)
-    fd = c_openat(at.fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    fd = open_below(at.fd, path)
     if fd < 0:
         return -1
     memset(&facts, 0, sizeof(Facts))

@@ -951,11 +951,17 @@ cdef class Opener(_Crew):
         """What a whole file of `size` bytes is beyond them, then its name. A link of that name is never followed."""
         code[0] = errno if job.sparse and ftruncate(draft.fd, size) else 0
         if code[0] == 0:
-            self.dress(draft.fd, job)
-            code[0] = errno if set_times(draft.fd, job.atime_ns, job.mtime_ns) else 0
-        if code[0] == 0:
-            code[0] = draft_publish(draft, job.directory, job.leaf, job.replace)
+            code[0] = self.dress_and_publish(draft, job)
+        if code[0] == DRAFT_MOVED:
+            code[0] = self.dress_and_publish(draft, job)
         return BAD_WRITE if code[0] else GOOD
+
+    cdef int dress_and_publish(self, Draft* draft, OpenJob* job) noexcept nogil:
+        """As draft_publish."""
+        self.dress(draft.fd, job)
+        if set_times(draft.fd, job.atime_ns, job.mtime_ns):
+            return errno
+        return draft_publish(draft, job.directory, job.leaf, job.replace)
 
     cdef void dress(self, int fd, OpenJob* job) noexcept nogil:
         """Owner, attributes and permissions, in this order: a change of owner takes capabilities away, and whoever may
