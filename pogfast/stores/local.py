@@ -396,8 +396,9 @@ class LocalStore:
         facts = os.statvfs(self.directory)
         if facts.f_blocks:  # a file system of 0 blocks does not tell its size
             free, share = facts.f_bavail * facts.f_frsize, facts.f_bavail / facts.f_blocks
-            advice = "" if share > 0.05 else "prune, or make room"
-            yield Finding("room", "good" if share > 0.05 else "note", f"{free / 1e9:,.1f} GB free ({share:.0%})", advice)
+            text = f"{free / 1e9:,.1f} GB free ({share:.0%})"
+            is_much = share > 0.05
+            yield Finding("room", "good" if is_much else "note", text, "" if is_much else "prune, or make room")
         if facts.f_files and facts.f_favail < 10_000:
             yield Finding("inodes", "bad", f"{facts.f_favail:,} files can be made", "every blob is a file")
         names = os.listdir(self.directory)
