@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import subprocess
 import sys
@@ -195,6 +196,19 @@ def test_a_store_that_fails_when_a_blob_gets_its_name(place: Path) -> None:
             seal([source], [bad], frames=True)
     assert files_in(place / "bad") == {"data": b"in the way"}
     assert files_in(place / "good").keys() == set(names)
+
+
+@pytest.mark.parametrize("frames", [True, False], ids=["frames", "stream"])
+def test_a_store_in_which_no_file_can_be_begun_says_why(place: Path, frames: bool) -> None:
+    source = place / "source"
+    source.write_bytes(os.urandom(4 * CHUNK))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with shelves(place / "bad") as sinks:
+        (place / "bad").rmdir()
+        with pytest.raises(FileNotFoundError):
+            seal([source], sinks, frames=frames)
+    gc.collect()  # what was raised knows the frames that it came through
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
 def test_memory_that_the_disk_cannot_take_from(tmp_path: Path) -> None:
