@@ -136,10 +136,12 @@ class _Prune:
         infos = archives(self.store, self.key)
         for info in infos:
             if info.problem:
-                raise PogfastError(
+                error = PogfastError(
                     f"nothing was removed: {info.problem}",
                     hint="what it needs is not known; prune with the key of all archives, or move it away",
                 )
+                error.exit_code = info.code
+                raise error
         meant = [info for info in infos if _fits(info, wanted)]
         groups: dict[str, list[ArchiveInfo]] = defaultdict(list)
         for info in meant:

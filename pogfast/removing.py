@@ -82,9 +82,11 @@ def remove(
     locked, `warn` what is waited for. Raises UsageError, NoSuchArchive, StoreError; nothing is removed then.
     """
     summary = Removed(dry_run)
+    problem = _noted(summary.problems, tell)
     with contextlib.ExitStack() as stack:
-        found = _by_store(archives, key, stack, host=host, tags=tags, path=path)
-        going = [(store, _judged(store, names, key, summary, tell)) for store, names in found]
+        hear = _either(problem, warn)
+        found = _by_store(archives, key, stack, host=host, tags=tags, path=path, tell=hear)
+        going = [(store, _judged(store, names, key, summary, problem)) for store, names in found]
         for store, names in going:
             if not allow_empty and not {stored.name for stored in store.manifests()} - set(names):
                 hint = "prune keeps what it should; --allow-empty removes it all the same"
@@ -121,8 +123,25 @@ def _find(text: str, key: Key | None, **wanted: Any) -> tuple[Store, str]:
     return find_archive(text, key, **wanted)
 
 
+def _noted(problems: list[PogfastError], tell: Callable[[PogfastError], None]) -> Callable[[PogfastError], None]:
+    """Adds a problem to a list, and tells of it."""
+
+    def note(error: PogfastError) -> None:
+        problems.append(error)
+        tell(error)
+
+    return note
+
+
+def _either(
+    problem: Callable[[PogfastError], None], warn: Callable[[str], None]
+) -> Callable[[PogfastError | str], None]:
+    """Passes a warning to `warn` and all else to `problem`."""
+    return lambda what: warn(what) if isinstance(what, str) else problem(what)
+
+
 def _judged(
-    store: Store, names: list[str], key: Key | None, summary: Removed, tell: Callable[[PogfastError], None]
+    store: Store, names: list[str], key: Key | None, summary: Removed, problem: Callable[[PogfastError], None]
 ) -> list[str]:
     """Those of some archives that can go; all of them are noted."""
     locked = store.locked(names)
@@ -130,9 +149,7 @@ def _judged(
         choice = _describe(store, name, key)
         if name in locked:
             choice.reason = locked_until(locked[name])
-            error = Locked(f"{name}: not removed, it is {choice.reason}", path=name)
-            summary.problems.append(error)
-            tell(error)
+            problem(Locked(f"{name}: not removed, it is {choice.reason}", path=name))
         summary.choices.append(choice)
     return [name for name in names if name not in locked]
 
@@ -204,13 +221,10 @@ def rewrite(
     if not patterns:
         raise UsageError("nothing says what to leave out", hint="give --exclude PATTERN")
     summary = Summary(dry_run)
-
-    def problem(error: PogfastError) -> None:
-        summary.problems.append(error)
-        tell(error)
-
+    problem = _noted(summary.problems, tell)
     with contextlib.ExitStack() as stack:
-        found = _by_store(archives, key, stack, host=host, tags=tags, path=path)
+        hear = _either(problem, warn)
+        found = _by_store(archives, key, stack, host=host, tags=tags, path=path, tell=hear)
         for store, names in found:
             for name in names:
                 summary.archives.append(_rewrite(store, name, key, patterns, keep, dry_run, problem, warn))
