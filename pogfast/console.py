@@ -6,6 +6,7 @@ than --help has time for. Names pass through as the bytes that they are; no fail
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import os
@@ -134,6 +135,7 @@ def guarded(console: ConsoleType, command: Callable[[ConsoleType], None]) -> int
     gc.set_threshold(YOUNG)
     try:
         _open_standard_files()
+        _dump_no_core()
         _end_on_signals()
         command(console)
         console.flush()
@@ -171,6 +173,14 @@ def _open_standard_files() -> None:
             os.fstat(descriptor)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
+
+
+def _dump_no_core() -> None:
+    """Has no memory written to a file should this process crash: keys and files are in it."""
+    import resource
+
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _end_on_signals() -> None:
