@@ -35,8 +35,8 @@ from pogfast.errors import (
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.plan import Place, superseded
-from pogfast.stores import Source, open_archive
-from pogfast.stores.local import most_blob, read_whole, temporary_prefix
+from pogfast.stores import Source, Store, open_archive, open_stored
+from pogfast.stores.local import LocalStore, most_blob, read_whole, temporary_prefix
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -221,14 +221,16 @@ def restore(
     """As pog does: the entries that `names` selects (None: all) below `into`, in the order of the manifest, in place of
     files that are there.
 
-    With `consume` a blob is deleted when every entry that needs it is on the disk, and the manifest when all are.
+    With `consume` a blob in the working directory is deleted when every entry that needs it is on the disk, and the
+    manifest when all are. In a store nothing is deleted: blobs there may be other archives' as well.
     Raises NoSuchArchive, WrongKey, CorruptManifest and StoreError; what is wrong with one entry is reported.
     """
     store, manifest_name = open_archive(archive)
     summary = Summary()
     with contextlib.closing(store), many_open_files() as most, Directories(into, most) as directories:
         opened = manifest.open(store.get_manifest(manifest_name), key, archive)
-        consumer = _Consumer(opened, store, directories) if consume else None
+        flat = isinstance(store, LocalStore) and not store.fan_out
+        consumer = _Consumer(opened, store, directories) if consume and flat else None
 
         def ask(place: Place) -> Wanted:
             entry = opened.entries[place.name]
@@ -312,25 +314,40 @@ class _Consumer:
 
 
 def cat_blobs(paths: Sequence[str], key: Key, out: BinaryIO, *, consume: bool) -> None:
-    """Decompresses blobs, given by their files' paths in order, as one stream into `out`.
+    """Decompresses blobs, given in order by their files' paths, or in a store as local:NAME and s3://BUCKET/NAME, as
+    one stream into `out`.
 
-    A blob whose file has a blob's name must be the one that it is named after. Raises NoSuchArchive, WrongKey,
-    CorruptBlob and WrongBlob; what was written before is whole blobs' content. With `consume` each file is deleted
-    when its content was written and flushed.
+    A blob whose file has a blob's name must be the one that it is named after. Raises NoSuchArchive, MissingBlob,
+    StoreError, WrongKey, CorruptBlob and WrongBlob; what was written before is whole blobs' content. With `consume`
+    each file is deleted when its content was written and flushed; what is in a store stays.
     """
     from zstandard import ZstdDecompressor, ZstdError
 
     stream = ZstdDecompressor().decompressobj(read_across_frames=True)
     for path in paths:
-        chunk = _open_blob_file(path, key)
+        stored = open_stored(path)
+        chunk = _open_stored_blob(*stored, key) if stored else _open_blob_file(path, key)
         try:
             out.write(stream.decompress(chunk))
         except ZstdError as error:
             hint = "are all blobs of the file given, in their order?"
             raise CorruptBlob(f"{path}: does not decompress", hint) from error
         out.flush()
-        if consume:
+        if consume and not stored:
             os.unlink(path)
+
+
+def _open_stored_blob(store: Store, name: str, key: Key) -> bytes:
+    with contextlib.closing(store):
+        if not manifest.is_blob_name(name):
+            raise NoSuchArchive(f"{name} is not the name of a blob in {store.label}")
+        blob = store.get_blob(name)
+        try:
+            return open_blob(key.secret, key.private, blob, name)
+        except WrongKey as error:
+            raise WrongKey(f"{name} in {store.label}: this key does not open it") from error
+        except CorruptBlob as error:
+            raise CorruptBlob(f"{name} in {store.label} is damaged or cut short") from error
 
 
 def _open_blob_file(path: str, key: Key) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import getopt
 import sys
 
-from pogfast.console import Console, guarded
+from pogfast.console import Console, guarded, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,12 +33,14 @@ Usage:
   pog [KEY] --dump-manifest-index MANIFEST...
 
 An INPUT is a file, a directory with all that is below it, or a pattern (quoted; ** goes down).
-A MANIFEST ends in .mfn; local:DIR/X.mfn has its blobs in DIR/data, any other in the working directory.
-NAMEs behind a manifest restore these files only. BLOBs are decompressed to standard output, in order.
+A MANIFEST ends in .mfn; local:DIR/X.mfn has its blobs in DIR/data, s3://BUCKET/X.mfn and b2://BUCKET/X.mfn in the
+bucket, any other in the working directory. NAMEs behind a manifest restore these files only. BLOBs are files, or
+local:NAME, s3://BUCKET/NAME, b2://BUCKET/NAME; they are decompressed to standard output, in order.
 
 Writing:
-  --save-to=TARGETS             local:/DIR, local (data/ here), or a program that is run as
-                                PROGRAM NAME FILE for each blob; several with commas between.
+  --save-to=TARGETS             s3://BUCKET, b2://BUCKET (s3 and b2: the bucket of S3_BUCKET_NAME and
+                                B2_BUCKET_NAME), local:/DIR, local (data/ here), or a program that is run
+                                as PROGRAM NAME FILE for each blob; several with commas between.
                                 Without it all goes flat into the working directory.
   --chunk-size=SIZE             cut the compressed stream so often: 50MB, 4MiB ... [100MB]
   --compresslevel=N             zstd's level, 1 to 22 [3]
@@ -47,7 +49,8 @@ Writing:
 
 Reading:
   --decrypt                     restore into the working directory
-  --consume                     delete blobs when all files that need them are on the disk
+  --consume                     delete blobs in the working directory when all files that need them are
+                                on the disk; nothing is deleted in a store
   --dump-manifest               print the archived names, each with its blobs
   --dump-manifest-index         print the blobs; with a key pair the public key is enough
 
@@ -89,6 +92,11 @@ Keys (without one of them a password is asked for):
 What is removed can be brought back for 24 hours: see pogfast undelete --help. Blobs that are younger than
 that stay, since a backup that is running may need them. For more say: pogfast prune --help.
 """
+
+# Units of sizes: kilo, mega ...
+PREFIXES = "kmgtpezy"
+BINARY = ("kibibyte", "mebibyte", "gibibyte", "tebibyte", "pebibyte", "exbibyte", "zebibyte", "yobibyte")
+MOST_CHUNK = 1 << 62  # bytes; no file is cut by more
 
 WITH_VALUE = (
     "chunk-size",
@@ -153,10 +161,23 @@ def _fits(options: dict[str, str], allowed: set[str], groups: tuple[set[str], ..
 
 
 def parse_size(text: str) -> int:
-    """The bytes of --chunk-size. Raises UsageError."""
-    from pogfast.sizes import parse_size
+    """The bytes of --chunk-size, as pogcli's parser (humanfriendly 10) reads them: a number and a word that begins with
+    the letter of a unit, 50megs; binary units are written out, MiB. Raises UsageError."""
+    import re
 
-    return parse_size("--chunk-size", text)
+    from pogfast.errors import UsageError
+
+    found = re.fullmatch(r"\s*(\d{1,40})(\.\d{1,40})?\s*([^\d\s]\D*)?", text)
+    unit = (found[3] or "b").strip().lower() if found else "?"
+    exponent = 0 if unit.startswith("b") else PREFIXES.find(unit[0]) + 1
+    if found is None or (exponent == 0 and not unit.startswith("b")):
+        raise UsageError(f"--chunk-size={text}: not a size", hint="write 50MB, 4MiB or a number of bytes")
+    singular = unit.rstrip("s")
+    base = 1024 if singular[1:] == "ib" or singular in BINARY else 1000
+    size = int((float(found[1] + found[2]) if found[2] else int(found[1])) * base**exponent)
+    if size < 1:
+        raise UsageError(f"--chunk-size={text}: at least one byte")
+    return min(size, MOST_CHUNK)
 
 
 def parse_number(name: str, text: str, least: int, most: int) -> int:
@@ -172,7 +193,10 @@ def parse_number(name: str, text: str, least: int, most: int) -> int:
 
 
 class PogConsole(Console):
-    """What sealing.py and opening.py report, as pog prints it."""
+    """What sealing.py and opening.py report, as pog prints it: to a terminal without what it would obey."""
+
+    def print(self, line: str) -> None:
+        super().print(visible(line) if self.watched else line)
 
     def file(self, index: int, total: int, path: str) -> None:
         self.answer(f"*** {index}/{total}: {path}")

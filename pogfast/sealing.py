@@ -119,7 +119,7 @@ def create(
         raise PogfastError("not one of the inputs could be read: no archive was made")
     summary.manifest_name = conclude(
         kept,
-        lambda: manifest.seal(manifest.Manifest(entries), key),
+        lambda: manifest.seal(manifest.Manifest(dict(sorted(entries.items()))), key),  # as pogcli 0.1.4 has them
         lambda data: {blob for entry in entries.values() for blob in entry.blobs},
         lambda name: report.flush(),
     )

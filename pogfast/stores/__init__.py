@@ -151,16 +151,21 @@ def open_targets(text: str | None, lost: Callable[[StoreLost], None]) -> list[Ta
     check_targets(text)
     if not text:
         return [LocalStore.create(".", fan_out=False)]
-    return _open_each(text.split(","), _open_target, lost)
+    return _open_each(_words(text), _open_target, lost)
 
 
 def check_targets(text: str | None) -> None:
     """What open_targets would say of the words alone. Touches nothing. Raises UsageError."""
-    for word in text.split(",") if text else []:
+    for word in _words(text) if text else []:
         if not word:
             raise UsageError("--save-to has an empty target between its commas")
         if not _pogs_cloud(word) and not shutil.which(word):
             check_directory(word)  # a program that there is not, or a directory that pog would write as local:DIR
+
+
+def _words(text: str) -> list[str]:
+    """pog's targets: blanks around a comma mean nothing."""
+    return [word.strip() for word in text.split(",")]
 
 
 def _open_target(word: str) -> Target:
@@ -182,14 +187,42 @@ def open_archive(text: str) -> tuple[Source, str]:
     `local:DIR/NAME.mfn` has its blobs in DIR/data, as a bucket has; the manifest of any other path has them in the
     working directory, flat, as pog reads. Raises UsageError, StoreError and NoSuchArchive.
     """
-    place, _, name = text.rpartition("/")
-    cloud = _pogs_cloud(place) if ":" in place else None
-    if cloud:
-        return _open_cloud(cloud), name
-    if text.startswith("local:"):
-        directory, _, name = _local_path(text).rpartition("/")
-        return LocalStore.open(directory or ("/" if text.startswith("local:/") else "."), fan_out=True), name
-    return LocalStore.open(".", fan_out=False), text
+    return open_stored(text) or (LocalStore.open(".", fan_out=False), text)
+
+
+def open_stored(text: str) -> tuple[Store, str] | None:
+    """The store that holds a manifest or a blob in pog's words for services and `local:`, and its name there; None for
+    the path of a file. Raises UsageError, StoreError and NoSuchArchive."""
+    scheme, _, rest = text.partition(":")
+    if rest and scheme in CLOUDS:
+        place, _, name = rest.rpartition("/")
+        return _open_cloud(_pogs_cloud(f"{scheme}:{place}") or ""), name
+    if not text.startswith("local:"):
+        return None
+    directory, name = _find_local(text)
+    return LocalStore.open(directory, fan_out=True), name
+
+
+def _find_local(text: str) -> tuple[str, str]:
+    """(directory, name) of what `local:` names. pog takes local:///X.mfn and local:/X.mfn for X.mfn in the working
+    directory: that is what is meant when there is none in /. Raises UsageError and NoSuchArchive."""
+    path = _local_path(text)
+    paths = [path]
+    if path.startswith("/"):
+        paths.append(path.strip("/"))
+        if path.startswith("//") and not path.startswith("///"):
+            paths.append(path[2:].partition("/")[2].strip("/"))  # what pog takes for the name of a bucket
+    places = []
+    for each in paths:
+        directory, _, name = each.rpartition("/")
+        directory = directory or ("/" if each.startswith("/") else ".")
+        stored = name if name.endswith(MANIFEST) else f"data/{name[:2]}/{name}"
+        if name and os.path.lexists(os.path.join(directory, stored)):
+            return directory, name
+        places.append(directory)
+    looked = ", ".join(dict.fromkeys("the working directory" if place == "." else place for place in places))
+    what = "archive" if path.endswith(MANIFEST) else "blob"
+    raise NoSuchArchive(f"no such {what}: {path.rpartition('/')[2] or text} (looked in {looked})")
 
 
 def check_stores(text: str) -> None:
@@ -368,7 +401,8 @@ def _pogs_cloud(word: str) -> str | None:
     scheme, colon, rest = word.partition(":")
     if scheme not in CLOUDS:
         return None
-    place = rest.removeprefix("//") if colon else os.environ.get(CLOUDS[scheme], "")
+    place = rest.removeprefix("//") if colon else ""
+    place = place if place.strip("/") else os.environ.get(CLOUDS[scheme], "")
     if not place.strip("/"):
         hint = f"write {scheme}://BUCKET, or set {CLOUDS[scheme]}"
         raise UsageError(f"{word} names no bucket", hint=hint)
@@ -429,6 +463,7 @@ __all__ = [
     "open_archive",
     "open_backup",
     "open_store",
+    "open_stored",
     "open_stores",
     "open_targets",
 ]

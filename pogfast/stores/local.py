@@ -273,7 +273,8 @@ class LocalStore:
         try:
             return bytes(self._read(name, self.directory, MOST_MANIFEST))
         except FileNotFoundError as error:
-            raise NoSuchArchive(f"no such archive: {name}") from error
+            where = "" if "/" in name else f" in {self.label}"
+            raise NoSuchArchive(f"no such archive: {name}{where}") from error
         except OSError as error:
             kind = CorruptManifest if error.errno == errno.EFBIG else StoreError
             raise kind(f"cannot read {name}: {error.strerror}") from error
