@@ -167,7 +167,7 @@ def parse_size(text: str) -> int:
 
     from pogfast.errors import UsageError
 
-    found = re.fullmatch(r"\s*(\d{1,40})(\.\d{1,40})?\s*([^\d\s]\D*)?", text)
+    found = re.fullmatch(r"\s*([0-9]{1,40})(\.[0-9]{1,40})?\s*([^\d\s]\D*)?", text)
     unit = (found[3] or "b").strip().lower() if found else "?"
     exponent = 0 if unit.startswith("b") else PREFIXES.find(unit[0]) + 1
     if found is None or (exponent == 0 and not unit.startswith("b")):

@@ -428,3 +428,78 @@ def test_create_keypair(tmp_path: Path, pogcli_014: Runner) -> None:
     assert "exists already" in again.err
     assert (tmp_path / "pki.encrypt").read_bytes() == public
     assert run([*command, "--help"], tmp_path).code == 0
+
+
+# ---- where things are ----------------------------------------------------------------------------------------------
+
+
+def data_of(store: Path) -> list[str]:
+    return sorted(path.name for path in (store / "data").rglob("*") if path.is_file())
+
+
+def test_consume_deletes_nothing_in_a_store(pog: Runner, work: Path) -> None:
+    """As with pogcli: blobs there may be those of another archive."""
+    for _ in range(2):
+        assert pog("--keyfile=key", "--save-to=local", "f", "d", cwd=work).code == 0
+    first, second = sorted(path.name for path in work.glob("*.mfn"))
+    before = data_of(work)
+    for written in (f"local:{first}", f"local:{work}/{first}"):
+        ran = pog("--keyfile=key", "--decrypt", "--consume", written, cwd=work)
+        assert ran.code == 0, ran.err
+        assert data_of(work) == before
+    assert (work / first).exists()
+    (work / "d" / "z").unlink()
+    assert pog("--keyfile=key", "--decrypt", f"local:{second}", cwd=work).code == 0
+    assert (work / "d" / "z").read_bytes() == FILES["d/z"]
+
+
+@pytest.mark.parametrize("written", ["local:{}", "local:/{}", "local:///{}", "local://nas/{}"])
+def test_where_local_means(pog: Runner, pogcli_014: Runner, work: Path, written: str) -> None:
+    """pogcli's meaning is the working directory, however it is written. Blobs are printed, too."""
+    ran = pog("--keyfile=key", "--save-to= local , local:/" + str(work / "second"), "f", cwd=work)
+    assert ran.code == 0, ran.err
+    blob, manifest = ran.lines[1], manifest_in(work)
+    for name in (manifest, blob):
+        words = ["--keyfile=key", "--decrypt", written.format(name)]
+        (work / "f").unlink(missing_ok=True)
+        theirs = pogcli_014(*words, cwd=work)
+        (work / "f").unlink(missing_ok=True)
+        ours = pog(*words, cwd=work)
+        assert (ours.code, ours.out) == (theirs.code, theirs.out) != (0, b""), ours.err
+    assert pog("--keyfile=../key", "--decrypt", f"local://{work}/second/{manifest}", cwd=work / "out").code == 0
+    assert restored(work / "out") == {"f": FILES["f"]}
+
+
+def test_what_is_nowhere_says_where_was_looked(pog: Runner, work: Path) -> None:
+    one_line(pog("--keyfile=key", "--decrypt", "local:///nosuch.mfn", cwd=work), 10, "looked in", "working directory")
+    one_line(pog("--keyfile=key", "--decrypt", "nosuch.mfn", cwd=work), 10, "nosuch.mfn in the working directory")
+    one_line(pog("--keyfile=key", "--decrypt", "local:nosuch", cwd=work), 10, "no such blob: nosuch")
+
+
+def test_entries_are_in_the_order_of_archived_names(pog: Runner, pogcli_014: Runner, work: Path) -> None:
+    for side, run_pog in (("out", pog), ("other", pogcli_014)):
+        (work / "p").mkdir(exist_ok=True)
+        (work / "q").mkdir(exist_ok=True)
+        (work / "p" / "z").write_bytes(b"z")
+        (work / "q" / "a").write_bytes(b"a")
+        assert run_pog("--keyfile=../key", "../p/z", "../q/a", cwd=work / side).code == 0
+        ran = pog("--keyfile=../key", "--dump-manifest", manifest_in(work / side), cwd=work / side)
+        assert [line for line in ran.lines if line.startswith("* ")] == ["* a:", "* z:"]
+
+
+def test_a_terminal_gets_no_escape_sequences(work: Path) -> None:
+    name = "a\x1b]0;title\x07\u202etxt"
+    (work / name).write_bytes(b"x")
+    command = [sys.executable, "-m", "pogfast.pog", "--keyfile=key"]
+    assert run([*command, name], work).code == 0
+    for words in (["--dump-manifest"], ["--decrypt"]):
+        asked = [*command, *words, manifest_in(work)]
+        assert name.encode() in run(asked, work).out, "a script gets the name as it is"
+        shown = pexpect.run(" ".join(map(str, asked)), cwd=str(work))
+        assert b"\x1b" not in shown
+        assert "\u202e".encode() not in shown
+        assert b"\\x1b]0;title\\x07\\u202etxt" in shown
+
+
+def test_help_names_the_services(pog: Runner) -> None:
+    assert "s3://BUCKET, b2://BUCKET" in pog("--help").out.decode()

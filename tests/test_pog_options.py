@@ -136,7 +136,20 @@ def test_sizes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "abc", "0", "-1", "1e3", "1.2.3", "5XB", "5 5", "0.1", "MB", "9999999PiB", "nan", "٣"]
+    ("text", "size"),
+    [
+        *(("50megs", 50_000_000), ("1EB", 10**18), ("1.5k", 1500), ("5mibs", 5 << 20), ("1mi", 10**6), ("100b", 100)),
+        *(("0.5kb", 500), ("1kbit", 1000), ("5 m", 5_000_000), (" 7 MiB", 7 << 20), ("3 gibibytes", 3 << 30)),
+        *(("1YB", 1 << 62), ("9999999PiB", 1 << 62)),
+    ],
+)
+def test_sizes_as_pogclis_parser_reads_them(text: str, size: int) -> None:
+    """What is more than any file has is as good as 4 EiB."""
+    assert pog.parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "abc", "0", "-1", "1e3", "1.2.3", "5XB", "5 5", "0.1", "MB", ".5m", "5.m", "1 000", "nan", "٣"]
 )
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="--chunk-size"):
