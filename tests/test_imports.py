@@ -204,7 +204,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "",
             "console",
             "prompt",
-            "sizes",
             "inputs",
             "sealing",
             "opening",
