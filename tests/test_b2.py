@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
@@ -17,7 +19,8 @@ import pytest
 from conftest import Ran, Runner
 from servers import KEY, SECRET, Server, b2, b2_environment, free_port
 
-from pogfast.errors import MissingBlob
+from pogfast.errors import MissingBlob, StoreError
+from pogfast.retries import RETRIED
 from pogfast.stores import open_store
 
 NAMES = [f"{letter}{'-' * 42}=" for letter in "ABC"]
@@ -190,3 +193,104 @@ def test_nobody_answers(command: Command) -> None:
     ran = command("list", "b2://bucket", "--retry-for", "0", url=f"http://127.0.0.1:{free_port()}")
     assert ran.code == 1
     assert ran.err.startswith("pogfast: error: cannot reach b2://bucket: ")
+
+
+# ---- every answer that a service can give --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What is said of retries."""
+    lines: list[str] = []
+    token = RETRIED.set(lines.append)
+    yield lines
+    RETRIED.reset(token)
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server for one test's faults, with a bucket `bucket-of-faults`."""
+    with b2(tmp_path / "own") as made:
+        api_of(made).create_bucket("bucket-of-faults", "allPrivate")
+        for name, value in b2_environment(made.url).items():
+            monkeypatch.setenv(name, value)
+        yield made
+
+
+def test_transient_answers_are_retried(own: Server, told: list[str]) -> None:
+    answers = [(401, "expired_auth_token"), (408, "request_timeout"), (429, "too_many_requests")]
+    answers += [(500, "internal_error"), (503, "service_unavailable"), (503, "bad_upload")]
+    store = open_store("b2://bucket-of-faults", create=True)
+    for verb, act in {
+        "b2_upload_file": lambda: store.put_blob(NAMES[0], b"content"),
+        "^/file/": lambda: store.get_blob(NAMES[0]),
+        "b2_delete_file_version": lambda: store.delete_blobs([NAMES[0]]),
+    }.items():
+        for status, code in answers:
+            if verb == "b2_delete_file_version":
+                store.put_blob(NAMES[0], b"content")
+            del told[:]
+            fault(own, match=verb, status=status, code=code)
+            act()
+            assert len(told) <= 1, "once more, or a token was renewed"
+            assert status == 401 or code in told[0] or "busy" in told[0]
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (400, "bad_request", "bad_request"),
+        (400, "never_heard_of_it", "injected"),
+        (403, "storage_cap_exceeded", "the account's cap is used up"),
+        (403, "transaction_cap_exceeded", "the account's cap is used up"),
+        (403, "access_denied", ""),
+    ],
+)
+def test_final_answers_are_told_at_once(own: Server, told: list[str], status: int, code: str, said: str) -> None:
+    store = open_store("b2://bucket-of-faults", create=True)
+    fault(own, match="b2_upload_file", status=status, code=code, times=100)
+    with pytest.raises(StoreError, match=said) as failed:
+        store.put_blob(NAMES[0], b"content")
+    assert "\n" not in str(failed.value)
+    assert told == []
+    store.close()
+
+
+def test_blobs_are_deleted_several_at_a_time(own: Server) -> None:
+    """One listing for all that lie together."""
+    names = [f"AA{number:040}A=" for number in range(60)]
+    store = open_store("b2://bucket-of-faults", create=True)
+    for name in names:
+        store.put_blob(name, b"content")
+    before = store.requests
+    fault(own, match="b2_delete_file_version", status=503, code="service_unavailable", times=3)
+    store.delete_blobs(names[1:])
+    assert [blob.name for blob in store.blob_names()] == names[:1]
+    assert store.requests["delete"] - before.get("delete", 0) == 59 + 3
+    assert store.requests["list"] - before["list"] <= 4
+    store.close()
+
+
+def test_the_login_of_the_b2_command_is_never_changed(
+    own: Server, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older b2 command goes on reading it."""
+    login = tmp_path / "account_info"
+    api = sdk.B2Api(sdk.SqliteAccountInfo(str(login)))
+    api.authorize_account(own.url, KEY, SECRET)
+    with contextlib.closing(sqlite3.connect(login)) as file:
+        file.execute("update account set account_auth_token = 'expired'")
+        file.commit()
+    before = login.read_bytes()
+    login.chmod(0o400)
+    words = {
+        "B2_ACCOUNT_INFO": str(login),
+        "B2_APPLICATION_KEY_ID": "",
+        "B2_APPLICATION_KEY": "",
+        "POGFAST_B2_REALM": "",
+    }
+    ran = command(*create("b2://bucket-of-faults"), url=own.url, **words)
+    assert ran.code == 0, ran.err
+    assert login.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.glob("account_info*")) == ["account_info"]
