@@ -172,7 +172,7 @@ def _open_target(word: str) -> Target:
     cloud = _pogs_cloud(word)
     if cloud:
         return _open_cloud(cloud, create=True)
-    if word == "local":
+    if word in ("local", "local:"):
         return LocalStore.create(".", fan_out=True)
     if word.startswith("local:"):
         return LocalStore.create(_local_path(word), fan_out=True)
