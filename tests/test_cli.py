@@ -175,7 +175,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
     of_ours = {name for name in loaded if name.split(".")[0] == "pogfast"}
     assert of_ours == {
         "pogfast",
-        *(f"pogfast.{name}" for name in ("cli", "cli.frame", "cli.output", "console", "errors")),
+        *(f"pogfast.{name}" for name in ("cli", "cli.frame", "cli.output", "console", "environment", "errors", "retries")),
     }
     packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names - {"pogfast", "__mp_main__"}
     before = set(run([sys.executable, "-c", "import sys; print(*sys.modules, file=sys.stderr)"], work).err.split())
@@ -214,7 +214,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         (["restore", "store", "--into", "out"], ["store names no archive", "latest"]),
         (["check", "store", "--read-data", "--against", "x"], ["together"]),
         (["check", "store", "--read-data-subset", "x"], ["10%"]),
-        (["check"], ["ARCHIVE"]),
+        (["check"], ["STORE", "POGFAST_STORE"]),
         (["completion", "csh"], ["csh"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
