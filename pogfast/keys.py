@@ -470,6 +470,14 @@ def _refuse_existing(path: str) -> None:
         raise KeyFileError(f"{path} exists already and is not overwritten", hint="move it away, or work elsewhere")
 
 
+def _sync_directory(path: str) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
 def _write_new(path: str, data: bytes, mode: int) -> None:
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
@@ -481,6 +489,7 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
             out.write(data)
             out.flush()
             os.fsync(file)
+        _sync_directory(os.path.dirname(path) or ".")  # else a power cut can take the key of an archive
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -51,12 +51,13 @@ def copy(output: Output, source: str, target: str | None, archives: tuple[str, .
     lie, and checked on the way as far as a key allows. Without a key a whole store can be copied.
     """
     from pogfast import copying
-    from pogfast.stores import MANIFEST, names_archive
+    from pogfast.stores import MANIFEST, check_stores, names_archive
 
     output.during = "copy"
     if target is None or target.endswith(MANIFEST):  # TO alone, or with names: FROM is that of POGFAST_STORE
         archives = (*([] if target is None else [target]), *archives)
         source, target = store_of(None), source
+    check_stores(target)
     (look_for_archive if names_archive(source) else look_for_store)(source)
     key = key_if_any(options)
     with displayed(output, "copy", "copy") as display:
