@@ -315,7 +315,7 @@ def test_a_run_after_an_insertion_stores_little_and_says_so(work: Path, pogfast:
     assert ran.code == 0
     assert "of that were in the store already" in ran.err
     assert "more would be repetitions within it" in ran.err
-    ran = pogfast("create", "in", "--to=store", "--keyfile=key", "--chunker=fastcdc:64k,250k,1MB", "--no-cache", "--json")
+    ran = pogfast(*CREATE, "--no-cache", "--json")
     summary = json.loads(ran.lines[-1])
     assert summary["data_added_packed"] == 0
     assert summary["bytes_repeated"] > 2_000_000
