@@ -160,7 +160,7 @@ def test_a_manifest_that_cannot_be_read_stops_everything(
         assert pogfast("create", "tree", "--to", "store", "--keyfile", "other", cwd=work).code == 0
     before = archives(work), blobs(work)
     ran = command("prune", store, *KEEP, "--yes", "--grace", "0")
-    assert ran.code == 1
+    assert ran.code == {"damaged": 4, "another key": 12}[harm]
     assert ran.err.startswith("pogfast: error: nothing was removed: ")
     assert (archives(work), blobs(work)) == before
 

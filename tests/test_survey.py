@@ -204,14 +204,13 @@ def test_a_store_in_figures_with_a_public_key(tmp_path: Path) -> None:
 
 
 MILLION = """
-import sys, time
+import sys
 from pogfast import keys, survey
 from pogfast.archive import open_archive
-begun = time.monotonic()
 with open_archive(sys.argv[1], keys.Key("keyfile", bytes(32))) as archive:
     count = sum(1 for _ in survey.listing(archive))
 memory = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(count, int(memory) // 1024, time.monotonic() - begun)
+print(count, int(memory) // 1024)
 """
 
 
@@ -228,7 +227,6 @@ def test_a_million_entries_are_listed_in_one_gigabyte(tmp_path: Path) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", MILLION, f"{tmp_path}/a.mfn"], capture_output=True, text=True, check=True
     )
-    count, megabytes, seconds = ran.stdout.split()
+    count, megabytes = ran.stdout.split()
     assert int(count) == 1_000_000
     assert int(megabytes) < 1000, ran.stdout
-    assert float(seconds) < 60, ran.stdout
