@@ -297,6 +297,7 @@ def test_what_is_altered_on_its_way_is_refused(place: Place, altered: bool, monk
         pytest.skip("only S3 is told a checksum by us")
     if altered:
         monkeypatch.setattr("pogfast.stores.s3.checksum", lambda data: "AAAwOQ==")
+        monkeypatch.setenv("POGFAST_RETRY_FOR", "0.5")  # an altered body is refused each time
     refused = altered and place.does("checksum")
     with place.opened(create=True) as store, pytest.raises(StoreError) if refused else contextlib.nullcontext():
         store.service.checksums = True  # over http a service has to ask for them
