@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from pogfast import manifest
-from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted, open_blob
+from pogfast._engine import MOST_BLOB, VERDICT, BlobDirectory, Opened, Opener, Wanted, open_blob
 from pogfast.directories import HOPELESS, Directories, leaf_of, many_open_files, parent_of, safe_path
 from pogfast.errors import (
     CorruptBlob,
@@ -36,7 +36,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.plan import Place, superseded
 from pogfast.stores import Source, Store, open_archive, open_stored
-from pogfast.stores.local import LocalStore, most_blob, read_whole, temporary_prefix
+from pogfast.stores.local import LocalStore, read_whole, temporary_prefix
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -354,7 +354,7 @@ def _open_blob_file(path: str, key: Key) -> bytes:
     name = os.path.basename(path)
     try:
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-            blob = read_whole(file.fileno(), most_blob())
+            blob = read_whole(file.fileno(), MOST_BLOB)
         if not blob:
             raise CorruptBlob("it is empty")
         return open_blob(key.secret, key.private, blob, name if manifest.is_blob_name(name) else None)

@@ -114,6 +114,19 @@ def pogfast(tmp_path: Path) -> Runner:
     return call
 
 
+@pytest.fixture
+def cli(work: Path) -> Runner:
+    """The command `pogfast` in the directory that a test file's own fixture `work` furnishes, with its environment."""
+
+    def call(*arguments: str | bytes | Path, cwd: Path = work, **more: object) -> Ran:
+        ran = run([sys.executable, "-m", "pogfast", *arguments], cwd, **more)
+        assert "Traceback" not in ran.err, ran.err
+        assert "a defect" not in ran.err, ran.err
+        return ran
+
+    return call
+
+
 def pogcli_python(release: str) -> Path:
     """The interpreter of an environment that holds the real pogcli; made once."""
     # The zstd inside decides the names, so both sides must have the same, also when ours is another than last time.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Ran, Runner, run
+from conftest import Runner
 from servers import Server, b2, b2_environment, environment_of, moto, rclone
 
 import pogfast
@@ -17,8 +16,6 @@ from pogfast.keys import Key
 from pogfast.stores import check_stores
 from pogfast.stores.addresses import parse_service
 from pogfast.stores.settings import Lock
-
-COMMAND = [sys.executable, "-m", "pogfast"]
 
 
 @pytest.fixture
@@ -32,17 +29,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def cli(work: Path) -> Runner:
-    def call(*arguments: str | bytes | Path, cwd: Path = work, **more: object) -> Ran:
-        ran = run([*COMMAND, *arguments], cwd, **more)
-        assert "Traceback" not in ran.err, ran.err
-        assert "a defect" not in ran.err, ran.err
-        return ran
-
-    return call
 
 
 # ---- what is no address of ours --------------------------------------------------------------------------------------

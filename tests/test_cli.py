@@ -62,16 +62,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def cli(work: Path) -> Runner:
-    def call(*arguments: str | bytes | Path, cwd: Path = work, **more: object) -> Ran:
-        ran = run([*COMMAND, *arguments], cwd, **more)
-        assert "Traceback" not in ran.err, ran.err
-        return ran
-
-    return call
-
-
-@pytest.fixture
 def store(cli: Runner) -> str:
     """A store with an archive of the tree."""
     time.sleep(OLD_ENOUGH)

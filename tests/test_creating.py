@@ -36,17 +36,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def cli(work: Path) -> Runner:
-    def call(*arguments: str | bytes | Path, cwd: Path = work, **more: object) -> Ran:
-        ran = run([*COMMAND, *arguments], cwd, **more)
-        assert "Traceback" not in ran.err, ran.err
-        assert "a defect" not in ran.err, ran.err
-        return ran
-
-    return call
-
-
 def names(ran: Ran) -> list[str]:
     assert ran.code == 0, ran.err
     return ran.lines

@@ -116,11 +116,6 @@ def check_size(name: str, data: bytes) -> None:
         raise StoreError(f"{name} would have {len(data):,} bytes, and {MOST_MANIFEST:,} is the most", hint)
 
 
-def most_blob() -> int:
-    """Bytes of a blob that could be opened here: more than half of the memory has no room beside what it becomes."""
-    return MOST_BLOB
-
-
 class Stored(NamedTuple):
     """A blob or manifest that lies in a store: its name there, its bytes, and when it was written (seconds since
     1970, by the store's clock)."""
@@ -314,7 +309,7 @@ class LocalStore:
         """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what is far too large to be one."""
         try:
             with self._folder(name) as folder:
-                return self._read(name, folder, most_blob())
+                return self._read(name, folder, MOST_BLOB)
         except FileNotFoundError as error:
             raise MissingBlob(f"blob {name} is missing from {self.label}") from error
         except OSError as error:

@@ -21,9 +21,10 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
+from pogfast._engine import MOST_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.retries import RETRIED
-from pogfast.stores.local import LIKE_A_BLOB, MANIFEST, MOST_MANIFEST, Stored, check_size, is_mark, most_blob
+from pogfast.stores.local import LIKE_A_BLOB, MANIFEST, MOST_MANIFEST, Stored, check_size, is_mark
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -332,7 +333,7 @@ class RemoteStore:
         return data
 
     def _fetch_blob(self, name: str, urgent: Callable[[], bool]) -> bytearray | None:
-        return self._fetch(blob_path(name), most_blob(), urgent)
+        return self._fetch(blob_path(name), MOST_BLOB, urgent)
 
     def _fetch(self, path: str, most: int, urgent: Callable[[], bool] = lambda: True) -> bytearray | None:
         """A whole object of at most `most` bytes; None when there is none. Unless it is `urgent` there has to be room
