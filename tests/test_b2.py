@@ -244,7 +244,7 @@ def test_transient_answers_are_retried(own: Server, told: list[str]) -> None:
         (400, "never_heard_of_it", "injected"),
         (403, "storage_cap_exceeded", "the account's cap is used up"),
         (403, "transaction_cap_exceeded", "the account's cap is used up"),
-        (403, "access_denied", ""),
+        (403, "access_denied", "not allowed for this auth token"),
     ],
 )
 def test_final_answers_are_told_at_once(own: Server, told: list[str], status: int, code: str, said: str) -> None:

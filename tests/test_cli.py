@@ -1006,7 +1006,9 @@ def test_who_reads_the_json_goes_away(work: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(work: Path, number: signal.Signals) -> None:
     feed, arguments = slow(work)
-    program = ["import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"]  # it may be ignored here
+    # Each may be ignored here, as under nohup.
+    program = ["import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"]
+    program += [f"signal.signal({name}, signal.SIG_DFL)" for name in ("signal.SIGTERM", "signal.SIGHUP")]
     program += ["import sys; from pogfast.cli import main; sys.exit(main())"]
     command = [sys.executable, "-c", "; ".join(program), *arguments]
     process = subprocess.Popen(
