@@ -14,6 +14,7 @@ import json
 import math
 import re
 import sys
+from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -174,7 +175,8 @@ class Writer:
     def __init__(self, key: Key) -> None:
         self._key = key
         self._names: set[str] = set()
-        self._blobs = bytearray()
+        self._blobs = bytearray()  # names, a line each
+        self._sizes = array("q")  # of these, as they are stored; 0: not known
         self._compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
         self._frame = bytearray()
         self._size = 0
@@ -198,8 +200,9 @@ class Writer:
         self._waiting += _dumps(facts)
         self._names.add(name)
         if self._key.asymmetric:
-            for blob, size in zip(entry.blobs, entry.stored or [0] * len(entry.blobs), strict=True):
-                self._blobs += b"%b %d\n" % (blob.encode(), size)
+            for blob in entry.blobs:
+                self._blobs += blob.encode() + b"\n"
+            self._sizes.extend(entry.stored or [0] * len(entry.blobs))
         if len(self._waiting) >= PIECE:
             self._compress()
 
@@ -219,7 +222,7 @@ class Writer:
         _make_up(frames, self._size)
         box = secretbox(file_key, frames)
         frames.clear()
-        index = _seal_index(self._blobs, self._key) if self._key.asymmetric else b""
+        index = _seal_index(self._blobs, self._sizes, self._key) if self._key.asymmetric else b""
         return b"".join((index, self._key.wrap(file_key), box))
 
     def _compress(self) -> None:
@@ -250,17 +253,19 @@ def _write_size(frame: bytearray, size: int) -> None:
     frame[6:6] = size.to_bytes(8, "little")
 
 
-def _seal_index(blobs: bytearray, key: Key) -> bytes:
-    """`blobs` are names and stored sizes, a line each; a size of 0 is not known."""
+def _seal_index(blobs: bytearray, sizes: array[int], key: Key) -> bytes:
+    """`blobs` are names, a line each, `sizes` their bytes in the store; a size of 0 is not known."""
     file_key = random_bytes(KEY_SIZE)
-    pairs = sorted((name, int(size)) for name, size in (line.split() for line in blobs.decode().splitlines()))
-    names, sizes = [name for name, _ in pairs], [size for _, size in pairs]
+    names = blobs.decode().split()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    names = [names[number] for number in order]
     frame = bytearray(compress(ENCODER.encode(names), LEVEL))
-    if names and all(sizes):
-        content = compress(ENCODER.encode({"stored": sizes}), LEVEL)
+    names.clear()  # a hundred bytes for each blob of the archive
+    if sizes and all(sizes):
+        content = compress(ENCODER.encode({"stored": [sizes[number] for number in order]}), LEVEL)
         frame += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
     _pad(frame)
-    _make_up(frame, len(names) * 48)
+    _make_up(frame, len(order) * 48)
     box = secretbox(file_key, frame)
     return secretbox(key.secret, len(box).to_bytes(4, "big") + file_key) + box
 

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from array import array
 from pathlib import Path
 
 import oracle
@@ -123,7 +124,8 @@ def test_an_index_that_does_not_name_the_entries_blobs_is_damage() -> None:
     data = manifest.seal(Manifest({"one": Entry(names, 0, 0), "two": Entry(names[:1], 0, 0)}), PAIR)
     full = data[manifest.INDEX_HEADER + manifest._index_header(data, PAIR, "m")[1] :]
     for listed in ([], names, [*names, *names], [*names, oracle_of(PAIR).name(b"another")]):
-        forged = manifest._seal_index(bytearray("".join(f"{name} 0\n" for name in listed).encode()), PUBLIC) + full
+        lines = bytearray("".join(f"{name}\n" for name in listed).encode())
+        forged = manifest._seal_index(lines, array("q", [0] * len(listed)), PUBLIC) + full
         assert manifest.blob_names(forged, PUBLIC, "m") == sorted(listed), "the public key cannot know better"
         assert list(manifest.open(forged, PAIR, "m").entries) == ["one", "two"]
         with pytest.raises(CorruptManifest, match="index"):
