@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 
 from pogfast import manifest
 from pogfast.archive import ArchiveInfo, Filter, Record, archives, manifests_of
-from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
+from pogfast.errors import MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.keys import Key
 from pogfast.retention import Judged, Policy, judge
 from pogfast.stores import REMOVED, SWEEPING, SWEPT, Store, Stored, open_store
@@ -76,7 +76,8 @@ def prune(
     hears what is waited for.
 
     With a public key alone all archives are one group, by the times in their names. Raises UsageError for an empty
-    policy and one that keeps nothing, NoSuchArchive, StoreError, and what a manifest raises that cannot be read.
+    policy and one that keeps nothing, NoSuchArchive, NoArchives, StoreError, and what a manifest raises that cannot be
+    read.
     """
     if policy.is_empty:
         hint = "give --keep-last N, --keep-daily N, ... or --keep-all"
@@ -207,6 +208,11 @@ class _Prune:
                 self.summary.waiting_size += blob.size
             else:
                 gone.append(blob)
+        if gone and not live:  # manifests that are not where they belong would name these
+            raise NoArchives(
+                f"{self.store.label} has no archive but removed ones: nothing was deleted",
+                hint="`pogfast undelete` brings them back; if nothing here is needed, delete the store itself",
+            )
         locked = self.store.locked(blob.name for blob in gone)
         self.summary.locked = len(locked)
         gone = [blob for blob in gone if blob.name not in locked]
@@ -253,11 +259,11 @@ class Cleaned:
 def clean_up(store: Store, key: Key, *, grace: float = GRACE, dry_run: bool = True) -> Cleaned:
     """pog-cleanup: archives go that a newer one is very similar to, and the blobs that no other needs.
 
-    With the same care as `prune`: what goes can be brought back for the grace period. Raises StoreError, and what a
-    manifest raises that cannot be read.
+    With the same care as `prune`: what goes can be brought back for the grace period. Raises NoSuchArchive,
+    NoArchives, StoreError, and what a manifest raises that cannot be read.
     """
     run = _Prune(store, key, grace, dry_run)
-    blobs = {stored.name: run._named([stored.name]) for stored in store.manifests()}
+    blobs = {stored.name: run._named([stored.name]) for stored in manifests_of(store)}
     cleaned = Cleaned()
     names = sorted(blobs)
     for index, older in enumerate(names):

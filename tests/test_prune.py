@@ -498,6 +498,43 @@ def test_cleanup_removes_with_abandon_and_nothing_is_lost(
     assert cleanup("--keyfile=key", "--backup=local", cwd=work / "store").code == 1, "no key of that name there"
 
 
+def age(directory: Path) -> None:
+    """Makes all that lies in a store older than any grace period."""
+    long_ago = time.time() - 100 * 3600
+    for path in directory.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+
+
+@pytest.mark.parametrize("program", ["prune", "pog-cleanup"])
+def test_nothing_is_deleted_where_manifests_are_gone(
+    command: Callable[..., Ran], cleanup: Callable[..., Ran], work: Path, store: str, program: str
+) -> None:
+    """Somebody has moved them away: all blobs look as if nothing needed them."""
+
+    def call() -> Ran:
+        if program == "prune":
+            return command("prune", store, "--keep-last", "7", "--yes")
+        return cleanup("--keyfile=key", f"--backup={store}", "--reckless-abandon")
+
+    before = blobs(work)
+    assert command("prune", store, *KEEP, "--yes").code == 0, "two archives can be brought back now"
+    kept = work / store / archives(work)[0]
+    moved = work / kept.name
+    kept.rename(moved)
+    age(work / store)
+    ran = call()
+    assert (ran.code, blobs(work)) == (4, before), ran.err
+    assert "no archive but removed ones: nothing was deleted" in ran.err
+    for mark in (work / store).glob("*.removed"):
+        mark.unlink()
+    ran = call()
+    assert (ran.code, blobs(work)) == (4, before), ran.err
+    assert "blobs and no archive" in ran.err
+    moved.rename(kept)
+    assert call().code == 0
+    assert blobs(work) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -506,6 +543,7 @@ def test_cleanup_removes_with_abandon_and_nothing_is_lost(
         (["x"], 2, "there are no inputs"),
         (["--keyfile=key", "--encryption-keyfile=key"], 2, "one key at a time"),
         (["--keyfile=key", "--backup=nosuch"], 10, "no store at nosuch"),
+        (["--keyfile=key", "--backup=tree"], 10, "no store at tree"),
         (["--keyfile=key", "--backup=s3"], 2, "S3_BUCKET_NAME"),
         (["--keyfile=key", "--backup=b2"], 2, "B2_BUCKET_NAME"),
     ],
