@@ -384,6 +384,10 @@ class LocalStore:
 
     def delete_manifests(self, names: Iterable[str]) -> None:
         self._delete(names, self.directory)
+        try:
+            os.fsync(self.directory)  # a power cut must not bring back an archive whose blobs are deleted next
+        except OSError as error:
+            raise StoreError(f"cannot delete from {self.label}: {error.strerror}") from error
 
     def named(self, prefix: str) -> list[Stored]:
         return sorted(self._files(".", lambda name: name.startswith(prefix)))
