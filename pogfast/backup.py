@@ -272,7 +272,7 @@ class _Run:
         self.writer = manifest.Writer(key)
         self.begun = datetime.now().astimezone()
         self.trailer: dict[str, dict[str, Any]] = {
-            kind: {} for kind in ("directories", "links", "fifos", "skipped", "unreadable")
+            kind: {} for kind in ("top", "parents", "directories", "links", "fifos", "skipped", "unreadable")
         }
         self.changed: list[str] = []
         self.again: list[_Pending] = []
@@ -315,9 +315,9 @@ class _Run:
             places[found.st_dev, found.st_ino] = (f"the cache {directory}", lambda name: True)
         return tree.Own(places, MEASURING)
 
-    def _walk(self, tell: tree.Tell) -> Iterator[Node]:
+    def _walk(self, tell: tree.Tell, **more: Any) -> Iterator[Node]:
         options = self.options
-        return tree.walk(self.paths, options.selection, base=options.base, own=self.own, tell=tell)
+        return tree.walk(self.paths, options.selection, base=options.base, own=self.own, tell=tell, **more)
 
     def _place(self, node: Node) -> str:
         """What the cache knows a file by."""
@@ -400,7 +400,7 @@ class _Run:
 
     def _sources(self) -> Iterator[bytes | Known | None]:
         """What the engine is to read, in the order of the archive; the rest is dealt with here. None: wait."""
-        for node in self._walk(self.tell):
+        for node in self._walk(self.tell, above=self._keep_above):
             while len(self.pending) >= MOST_PENDING:
                 yield None
             self.mounts.see(node.stat)
@@ -429,6 +429,13 @@ class _Run:
             self.problem(SourceError(f"{node.path}: {reason}", path=node.path, reason=reason))
 
         return metadata.facts_of(node.path, node.stat, missed)
+
+    def _keep_above(self, node: Node) -> None:
+        """Keeps the metadata of a directory that is not archived itself, as names pass through it."""
+        if node.name:
+            self.trailer["parents"][node.name] = self._facts_of(node)
+        else:
+            self.trailer["top"] = self._facts_of(node)
 
     def _keep_other(self, node: Node) -> None:
         kinds: dict[str, tuple[str, Outcome]] = {
@@ -783,7 +790,7 @@ class _Run:
             self.cache = None
 
     def _trailer(self) -> dict[str, Any]:
-        summary, options = self.summary, self.options
+        summary, options, directories = self.summary, self.options, self.trailer["directories"]
         said = {
             "program": f"pogfast {__version__}",
             "time": self.begun.isoformat(),
@@ -798,6 +805,7 @@ class _Run:
             "chunker": str(self.cuts) if self.cuts.by_content else "",
             "level": options.level,
             **self.trailer,
+            "parents": {name: facts for name, facts in self.trailer["parents"].items() if name not in directories},
             "changed": self.changed,
         }
         totals = {

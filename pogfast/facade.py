@@ -655,6 +655,7 @@ def prune(
     host: str | None = None,
     tags: Words = (),
     path: StrPath | None = None,
+    allow_empty: bool = False,
     grace: Seconds = "24h",
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
@@ -663,8 +664,8 @@ def prune(
     with `dry_run=False`.
 
     The policy is a `Policy`, or the keywords that begin with keep (-1: all; times as "2y5m7d3h"; each of `keep_tags`
-    is "TAG" or "TAG,TAG"). Raises UsageError for a policy that keeps nothing, NoSuchArchive, StoreError, and what a
-    manifest raises that cannot be read: nothing is removed then.
+    is "TAG" or "TAG,TAG"). Raises UsageError for a policy that keeps nothing of a group (unless `allow_empty`),
+    NoSuchArchive, StoreError, and what a manifest raises that cannot be read: nothing is removed then.
     """
     from pogfast import pruning
     from pogfast.retention import Policy, Span
@@ -701,6 +702,7 @@ def prune(
         host=host,
         tags=_tags(tags),
         path=_optional(path),
+        allow_empty=allow_empty,
         grace=_seconds("grace", grace, bare=False),
         dry_run=dry_run,
         warn=warn,

@@ -50,7 +50,7 @@ MOST_NAME = 65_535  # characters of an archived name, or of a link's target
 MOST_PARTS = 4096  # of an archived name: what stands between its slashes
 MOST_FRAMES = 256  # in a payload: pog writes two, pogfast three
 MOST_OTHER = 4 << 20  # bytes of JSON that an entry may have beside its blobs
-SECTIONS = ("directories", "links", "fifos")
+SECTIONS = ("parents", "directories", "links", "fifos")
 FEED = 2048  # bytes that are decompressed at a time: 4 of them can become 128 KiB, so this is 64 MiB at the worst
 TOO_DENSE = "it decompresses to more JSON than a manifest of its size may hold"
 
@@ -320,7 +320,7 @@ def open_trailer(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
 
 
 def open_facts(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
-    """The same without `directories`, `links` and `fifos`, which may be a million. Raises as `open` does."""
+    """The same without `parents`, `directories`, `links` and `fifos`, which may be a million. Raises as `open` does."""
     text = _trailer_text(_open_frames(data, key, name), name)
     if text is None:
         return None

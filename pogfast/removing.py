@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 from pogfast import manifest
@@ -255,6 +256,8 @@ def _rewrite(
         raise UsageError(f"{name}: the patterns match everything in it", hint="pogfast remove takes an archive away")
     if dry_run:
         return done
+    if "parents" in trailer:
+        trailer["parents"] = _parents(trailer, set(opened.entries).difference(done.left_out))
     if "totals" in trailer:
         trailer["totals"] = _totals(trailer, needed, len(writer), size)
     data = writer.seal(trailer or None)
@@ -322,6 +325,19 @@ def _without(trailer: Mapping[str, Any] | None, patterns: Patterns, done: Rewrit
     if isinstance(changed := left.get("changed"), list):
         left["changed"] = [thing for thing in changed if isinstance(thing, str) and not patterns.matches(thing)]
     return left
+
+
+def _parents(trailer: Mapping[str, Any], files: Iterable[str]) -> dict[str, Any]:
+    """The metadata of directories that a name of the new archive passes through: others are left out with what was
+    below them."""
+    parents = trailer["parents"]
+    passed: set[str] = set()
+    for name in chain(files, *(trailer.get(section, ()) for section in SECTIONS[:3])):
+        above = name.rpartition("/")[0]
+        while above and above not in passed:
+            passed.add(above)
+            above = above.rpartition("/")[0]
+    return {name: facts for name, facts in parents.items() if name in passed} if isinstance(parents, dict) else {}
 
 
 def _totals(trailer: Mapping[str, Any], needed: Mapping[str, int], files: int, size: int) -> dict[str, int]:

@@ -9,6 +9,7 @@ for a given path that ends with `/`. What cannot be read is told, and the walk g
 from __future__ import annotations
 
 import codecs
+import contextlib
 import os
 import re
 import stat
@@ -84,18 +85,29 @@ class Own(NamedTuple):
 NOTHING = Own()
 
 
+def _ignore(node: Node) -> None:
+    """For callers who keep nothing of the directories above the paths."""
+
+
 def walk(
-    paths: Iterable[str], selection: Selection, *, base: str | None = None, own: Own = NOTHING, tell: Tell
+    paths: Iterable[str],
+    selection: Selection,
+    *,
+    base: str | None = None,
+    own: Own = NOTHING,
+    tell: Tell,
+    above: Callable[[Node], None] = _ignore,
 ) -> Iterator[Node]:
     """Everything that `paths` stand for, sorted by the bytes of the names, directories before what they hold.
 
     `base`: the directory that relative paths start from; `own`: what is left out, with a note. A name is given out
-    once. Raises UsageError for a wrong selection and NoSuchInput when there is no `base`, at once; NoSuchInput while
-    walking when not one path is there.
+    once. `above` hears of directories that names pass through and that are not given out for it: those above a path,
+    and, with an empty name, one that stands for its content only. Raises UsageError for a wrong selection and
+    NoSuchInput when there is no `base`, at once; NoSuchInput while walking when not one path is there.
     """
     if base is not None and not os.path.isdir(base):
         raise NoSuchInput(f"{base}: no such directory")
-    return _Walk(list(paths), selection, base, own, tell).nodes()
+    return _Walk(list(paths), selection, base, own, tell, above).nodes()
 
 
 def archived_name(path: str) -> str:
@@ -105,6 +117,17 @@ def archived_name(path: str) -> str:
     if ".." in parts:
         parts = parts[len(parts) - parts[::-1].index("..") :]
     return "/".join(parts)
+
+
+def _leading_to(path: str, name: str) -> Iterator[tuple[str, str]]:
+    """(path, archived name) of each directory above a given path that its name passes through, the nearest first."""
+    parts = path.split("/")
+    while "/" in name:
+        while parts[-1] in ("", "."):
+            parts.pop()
+        parts.pop()
+        name = name.rpartition("/")[0]
+        yield "/".join(parts), name
 
 
 class _Level(NamedTuple):
@@ -120,11 +143,21 @@ class _Level(NamedTuple):
 class _Walk:
     """One walk: the rules, the names that are taken, what was said."""
 
-    def __init__(self, paths: Sequence[str], selection: Selection, base: str | None, own: Own, tell: Tell) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        selection: Selection,
+        base: str | None,
+        own: Own,
+        tell: Tell,
+        above: Callable[[Node], None],
+    ) -> None:
         self.own = own
         self.paths = paths
         self.base = base or ""
         self.tell = tell
+        self.above = above
+        self.passed: set[str] = set()  # names of directories that `above` heard of
         self.names = _Names(archived_name(path) for path in paths)
         self.said: set[str] = set()
         patterns = [Patterns(selection.exclude), Patterns(selection.iexclude, ignore_case=True)]
@@ -193,6 +226,8 @@ class _Walk:
         names, device = self.names, top.stat.st_dev
         watched = top.name in names.watched
         claim = self._claim(top, names.claim_top(top)) if watched else "new"
+        if claim != "clash":
+            self._pass_through(top)
         if claim == "new" and top.name:
             yield top
         levels: list[_Level] = []
@@ -215,6 +250,18 @@ class _Walk:
                     break
             else:
                 levels.pop()
+
+    def _pass_through(self, top: Node) -> None:
+        """Tells of the directories above a given path; a link among them is what it leads to, as in the path."""
+        if not top.name and "" not in self.passed:
+            self.passed.add("")
+            self.above(top)
+        for path, name in _leading_to(top.path, top.name):
+            if name in self.passed:  # and those above it
+                break
+            self.passed.add(name)
+            with contextlib.suppress(OSError):  # it was taken away, as what is below it
+                self.above(Node(f"{path}/.", name, "directory", os.stat(path)))
 
     def _look(self, level: _Level, leaf: str) -> Node | None:
         """What a leaf is; None when it is excluded or cannot be asked."""

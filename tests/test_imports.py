@@ -109,7 +109,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "manifests opened once and remembered: which archive is meant, and what is shown of it, is not its business",
     ),
     "archive": (
-        {"catalog", "reading", "manifest", "keys", "stores", "stores.mirrors", "_engine", "errors"},
+        {"catalog", "reading", "retention", "manifest", "keys", "stores", "stores.mirrors", "_engine", "errors"},
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (

@@ -145,7 +145,45 @@ def test_only_what_is_chosen_may_go_and_groups_are_apart(command: Callable[..., 
     assert [line.split()[0] for line in ran.lines] == ["host", "keep"]
     ran = command("prune", store, "--keep-last", "1")
     assert sorted(line.split()[0] for line in ran.lines) == ["host", "host", "keep", "keep", "remove", "remove"]
-    assert command("prune", store, "--keep-tag", "x", "--group-by", "tags").code == 0
+    ran = command("prune", store, "--keep-tag", "x", "--group-by", "tags", "--yes")
+    assert ran.code == 2, "each group keeps something"
+    assert "would remove every archive of tags -" in ran.err
+    ran = command("prune", store, "--keep-tag", "typo", "--host", "other", "--yes")
+    assert (ran.code, len(archives(work))) == (2, 4)
+    assert "every archive of host other, paths" in ran.err
+    assert "--allow-empty" in ran.err
+    assert command("prune", store, "--keep-tag", "typo", "--host", "other", "--yes", "--allow-empty").code == 0
+    assert len(archives(work)) == 3
+    assert command("prune", store, "--keep-tag", "typo", "--yes", "--allow-empty").code == 0
+    assert archives(work) == []
+    assert len(command("undelete", store, "--all").lines) == 4
+
+
+def test_archives_of_the_future_evict_none(pogfast: Runner, work: Path) -> None:
+    """Whoever has the public key can write archives, and date them as he likes."""
+    assert pogfast("keygen", "pair", cwd=work).code == 0
+    public, private = ["--encryption-keyfile", "pair.encrypt"], ["--decryption-keyfile", "pair.decrypt"]
+    (work / "tree" / "a").write_bytes(b"a")
+    for _ in range(2):
+        assert pogfast("create", "tree", "--to", "store", "--host", "h", *public, cwd=work).code == 0
+    real = archives(work)
+    key = keys.from_encryption_keyfile(str(work / "pair.encrypt"))
+    for day in range(1, 4):
+        facts = {"time": f"2099-01-0{day}T00:00:00+00:00", "host": "h", "paths": [str(work / "tree")]}
+        (work / "store" / f"2099-01-0{day}T00:00:00.000000.mfn").write_bytes(manifest.seal(Manifest({}, facts), key))
+    for words in (["--keep-last", "1"], ["--keep-within", "14d"], ["--keep-yearly", "3"]):
+        for who in (public, private):
+            ran = pogfast("prune", "store", *words, *who, cwd=work)
+            assert "pogfast: warning: dated in the future, so kept" in ran.err, ran.err
+            assert "2099-01-01T00:00:00.000000.mfn (2099-01-01)" in ran.err
+            assert any(line.startswith(f"keep    {real[1]}") for line in ran.lines)
+    assert pogfast("prune", "store", "--keep-tag", "typo", *private, cwd=work).code == 2
+    assert pogfast("prune", "store", "--keep-last", "1", "--yes", *private, cwd=work).code == 0
+    assert archives(work)[0] == real[1]
+    ran = pogfast("restore", "store/latest", "--into", "out", *private, cwd=work)
+    assert ran.code == 0, ran.err
+    assert "2099-01-03T00:00:00.000000.mfn is passed over" in ran.err
+    assert (work / "out" / "tree" / "a").read_bytes() == b"a"
 
 
 @pytest.mark.parametrize("harm", ["damaged", "another key"])
@@ -498,6 +536,52 @@ def test_cleanup_removes_with_abandon_and_nothing_is_lost(
     assert cleanup("--keyfile=key", "--backup=local", cwd=work / "store").code == 1, "no key of that name there"
 
 
+def age(directory: Path) -> None:
+    """Makes all that lies in a store older than any grace period."""
+    long_ago = time.time() - 100 * 3600
+    for path in directory.rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+
+
+@pytest.mark.parametrize("program", ["prune", "pog-cleanup"])
+def test_nothing_is_deleted_where_manifests_are_gone(
+    command: Callable[..., Ran], cleanup: Callable[..., Ran], work: Path, store: str, program: str
+) -> None:
+    """Somebody has moved them away: all blobs look as if nothing needed them."""
+
+    def call() -> Ran:
+        if program == "prune":
+            return command("prune", store, "--keep-last", "7", "--yes")
+        return cleanup("--keyfile=key", f"--backup={store}", "--reckless-abandon")
+
+    before = blobs(work)
+    assert command("prune", store, *KEEP, "--yes").code == 0, "two archives can be brought back now"
+    kept = work / store / archives(work)[0]
+    moved = work / kept.name
+    kept.rename(moved)
+    age(work / store)
+    ran = call()
+    assert (ran.code, blobs(work)) == (4, before), ran.err
+    assert "no archive but removed ones: nothing was deleted" in ran.err
+    for mark in (work / store).glob("*.removed"):
+        mark.unlink()
+    ran = call()
+    assert (ran.code, blobs(work)) == (4, before), ran.err
+    assert "blobs and no archive" in ran.err
+    moved.rename(kept)
+    assert call().code == 0
+    assert blobs(work) == 1
+
+
+def test_cleanup_removes_nothing_for_an_archive_of_the_future(
+    cleanup: Callable[..., Ran], work: Path, similar: list[str]
+) -> None:
+    ahead = "2099-01-01T00:00:00.000000.mfn"
+    (work / "store" / similar[1]).rename(work / "store" / ahead)
+    ran = cleanup("--keyfile=key", "--backup=local:store", "--reckless-abandon")
+    assert archives(work) == [similar[0], similar[2], ahead], ran.out
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -506,6 +590,7 @@ def test_cleanup_removes_with_abandon_and_nothing_is_lost(
         (["x"], 2, "there are no inputs"),
         (["--keyfile=key", "--encryption-keyfile=key"], 2, "one key at a time"),
         (["--keyfile=key", "--backup=nosuch"], 10, "no store at nosuch"),
+        (["--keyfile=key", "--backup=tree"], 10, "no store at tree"),
         (["--keyfile=key", "--backup=s3"], 2, "S3_BUCKET_NAME"),
         (["--keyfile=key", "--backup=b2"], 2, "B2_BUCKET_NAME"),
     ],
