@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pogfast import manifest
 from pogfast._engine import cores, open_blob
@@ -49,6 +49,27 @@ if TYPE_CHECKING:
 
 # Hears of what a caller should know: a warning, or a problem that was got round.
 Tell = Callable[[PogfastError | str], None]
+
+
+class Hears(Protocol):
+    """A report, as far as what goes wrong is told to it."""
+
+    def problem(self, error: PogfastError) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+
+def telling(report: Hears, problems: list[PogfastError]) -> Tell:
+    """A Tell that hands everything on to a report, and problems to a list as well."""
+
+    def tell(what: PogfastError | str) -> None:
+        if isinstance(what, str):
+            report.warning(what)
+        else:
+            problems.append(what)
+            report.problem(what)
+
+    return tell
 
 
 def _warn(what: PogfastError | str) -> None:

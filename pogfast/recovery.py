@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
-from pogfast.archive import open_archive
+from pogfast.archive import open_archive, telling
 from pogfast.directories import Directories, leaf_of, many_open_files, parent_of
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UsageError
 from pogfast.keys import Key
@@ -25,6 +25,7 @@ from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, metadata_of, set_metadata
 from pogfast.opening import Outcome, cannot_write, restore_places
 from pogfast.plan import Contents, Place, Plan
+from pogfast.stores.addresses import check_restored_to
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -137,16 +138,11 @@ def restore(
     CorruptManifest, UsageError and StoreError.
     """
     options = _chosen(options, more)
+    check_restored_to(into)
     heard = report or Silent()
     lost: list[PogfastError] = []
 
-    def tell(what: PogfastError | str) -> None:
-        if isinstance(what, str):
-            heard.warning(what)
-        else:
-            lost.append(what)
-            heard.problem(what)
-
+    tell = telling(heard, lost)
     with open_archive(archive, key, host=host, tags=tags, path=path, stores=stores, tell=tell) as opened:
         good = getattr(opened.store, "good_blob", None)
         summary = restore_archive(

@@ -96,7 +96,8 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "story 2: never knows create; names unfinished files as local stores do",
     ),
     "recovery": (
-        {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
+        {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "stores.addresses", "_engine"}
+        | {"errors"},
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
     "fetching": ({"_engine", "errors"}, "a blob that seems damaged is fetched once more: no store, no key"),

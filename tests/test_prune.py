@@ -582,6 +582,40 @@ def test_cleanup_removes_nothing_for_an_archive_of_the_future(
     assert archives(work) == [similar[0], similar[2], ahead], ran.out
 
 
+@pytest.mark.parametrize("ending", ["", ".removed"])
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_manifest_that_is_no_file_stops_everything(
+    command: Callable[..., Ran], cleanup: Callable[..., Ran], work: Path, store: str, kind: str, ending: str
+) -> None:
+    """Its blobs would be nobody's if it were passed over: git-annex, for one, makes links of files."""
+    before = blobs(work)
+    manifest = work / store / archives(work)[0]
+    manifest.rename(work / "moved")
+    lies = manifest.with_name(manifest.name + ending)
+    if kind == "link":
+        lies.symlink_to(work / "moved")
+    else:
+        os.mkfifo(lies)
+    age(work / store)
+    os.utime(lies, follow_symlinks=False)
+    ran = command("prune", store, "--keep-last", "7", "--group-by", "", "--yes")
+    assert (ran.code, blobs(work)) == (4, before), ran.err
+    assert manifest.name in ran.err
+    assert ("is a symbolic link" if kind == "link" else "not a regular file") in ran.err
+    assert cleanup("--keyfile=key", f"--backup={store}", "--reckless-abandon").code == 4
+    assert blobs(work) == before
+    if not ending:
+        assert command("list", store).code == 4
+        assert command("check", store).code == 4
+        ran = command("copy", store, "other")
+        assert (ran.code, ran.err.count(manifest.name)) == (4, 1), ran.err
+        assert len(list((work / "other").glob("*.mfn"))) == 2, "the others are copied"
+        newest = manifest.with_name("2100" + manifest.name[4:])
+        lies.rename(newest)
+        ran = command("restore", f"{store}/latest", "--into", "out")
+        assert (ran.code, f"passed over: cannot read {newest.name}" in ran.err) == (3, True), ran.err
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

@@ -288,8 +288,9 @@ class CheckReport:
         """A line that names archive, file and offset."""
         self.display.check()
         place = "" if damage.offset is None else f", from byte {damage.offset:,} on"
+        origin = "" if damage.archive in damage.error else f"{damage.archive}: "  # a manifest's error names it
         self.output.damage(
-            f"{damage.archive}: {damage.error}{place}",
+            f"{origin}{damage.error}{place}",
             archive=damage.archive,
             item=damage.name,
             blob=damage.blob,
