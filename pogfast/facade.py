@@ -311,6 +311,9 @@ def restore(
     delete: bool = False,
     strip_components: int = 0,
     numeric_owner: bool = False,
+    no_owner: bool = False,
+    set_id: bool = False,
+    no_sync: bool = False,
     dry_run: bool = False,
     jobs: int | None = None,
     host: str | None = None,
@@ -333,6 +336,9 @@ def restore(
         delete=delete,
         dry_run=dry_run,
         numeric_owner=numeric_owner,
+        no_owner=no_owner,
+        set_id=set_id,
+        no_sync=no_sync,
         jobs=jobs,
     )
     return recovery.restore(
