@@ -189,6 +189,21 @@ def test_the_size_of_a_streams_blobs_shows_damage_without_reading(built: Built, 
     assert ("cut short" if off < 0 else f"instead of {72 + 40 + CHUNK}") in one.error
 
 
+@pytest.mark.parametrize("size", [100, 40_000])
+def test_the_sum_of_an_older_archives_blobs_shows_damage_without_reading(built: Built, size: int) -> None:
+    """Archives of 0.5 tell how long all blobs were together, and not each."""
+    names = [*built.add("f", random.Random(4).randbytes(20_000)), *built.add("g", b"g")]
+    trailer = {"totals": {"files": 2, "stored": sum(built.blob(name).stat().st_size for name in names)}}
+    built.seal("1.mfn", trailer)
+    assert checked(built.path)[0].damage == []
+    for name in names[:10]:
+        os.truncate(built.blob(name), 112 + size)
+    summary, _ = checked(built.path)
+    assert summary.exit_code == 4
+    [one] = summary.damage
+    assert "some are cut short or have grown; --read-data finds which" in one.error
+
+
 def test_a_damaged_manifest_is_damage_and_the_rest_is_checked(built: Built) -> None:
     for number in range(3):
         [name] = built.add("f", b"%d" % number)

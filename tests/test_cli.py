@@ -654,6 +654,39 @@ def test_find(cli: Runner, store: str) -> None:
     assert (ran.code, ran.out) == (0, b"")
 
 
+def test_cat_takes_a_slash_as_ls_and_restore_do(work: Path, cli: Runner, store: str) -> None:
+    assert cli("create", work / "tree", "--to", "second").code == 0
+    written = [f"{store}/latest"] * 4 + ["second/latest"] * 2
+    names = ["tree/f", "/tree/f", "./tree/f", "//tree//f", f"{work}/tree/f", f"{work}/tree/f".lstrip("/")]
+    for number, (archive, name) in enumerate(zip(written, names, strict=True)):
+        assert cli("cat", archive, name).out == b"hi\n", name
+        assert cli("ls", archive, name).lines == [names[0] if number < 4 else names[5]], name
+        assert cli("restore", archive, name, "--into", f"out{number}").code == 0, name
+    ran = cli("cat", f"{store}/latest", "/tree/d")
+    assert (ran.code, "a directory, not a file" in ran.err) == (3, True), ran.err
+    one_line(cli("cat", f"{store}/latest", "/nosuch"), 3, "nosuch: no such file in the archive")
+
+
+def test_find_in_archives_of_a_host_or_a_tag(cli: Runner, store: str) -> None:
+    made = {}
+    for host, tags in (("laptop", "daily"), ("laptop", "daily,weekly"), ("server", "weekly")):
+        ran = cli("create", "tree/f", "--to", store, "--host", host, "--tag", tags, "-q")
+        made[host, tags] = ran.lines[0]
+
+    def found(*words: str) -> list[str]:
+        ran = cli("find", store, "f", *words, "--json")
+        assert ran.code == 0, ran.err
+        return [match["snapshot"] for match in only(ran, "match")]
+
+    laptop, both, server = made.values()
+    assert found("--host", "laptop") == [laptop, both]
+    assert found("--tag", "weekly") == [both, server]
+    assert found("--tag", "daily,weekly") == found("--tag", "daily", "--tag", "weekly") == [both]
+    assert found("--host", "server", "--tag", "weekly") == [server]
+    assert found("--host", "server", "--tag", "daily") == found("--host", "lap") == []
+    assert len(found()) == 4
+
+
 def test_diff(work: Path, cli: Runner, store: str) -> None:
     [first] = [path.name for path in (work / store).glob("*.mfn")]
     (work / "tree" / "f").write_bytes(b"changed")
@@ -926,6 +959,48 @@ def test_control_characters_are_shown_on_a_terminal_and_kept_elsewhere(work: Pat
     assert os.listdir(os.fsencode(work / "out" / "odd")) == [b"bad\xff"]
     ran = cli("restore", "store/latest", b"no\x1bsuch", "--into", "out")
     assert "no\\x1bsuch" in ran.err
+
+
+def test_no_verb_sends_archived_names_to_a_terminal_as_they_are(work: Path, cli: Runner) -> None:
+    """Of a listing, of what differs, of what is damaged, and of what is done."""
+    title, mark, turn = b"\x1b]0;title\x07", b"\x9b31m", "\u202e".encode()
+    odd = work / "odd"
+    odd.mkdir()
+    names = [b"a" + title, b"b" + mark, b"c" + turn + b"txt"]
+    for name in names:
+        (odd / os.fsdecode(name)).write_bytes(os.urandom(100))
+        (odd / os.fsdecode(name + b"link")).symlink_to(os.fsdecode(b"to" + name))
+    assert cli("create", "odd", "--to", "store").code == 0
+    for name in names:
+        (odd / os.fsdecode(name)).write_bytes(b"changed")
+    assert cli("create", "odd", "--to", "store").code == 0
+    old, new = sorted(path.name for path in (work / "store").glob("*.mfn"))
+    for blob in (work / "store" / "data").rglob("*="):
+        if blob.stat().st_size > 160:
+            blob.write_bytes(b"?" * blob.stat().st_size)
+    for words in (
+        ["ls", f"store/{new}"],
+        ["ls", "--long", f"store/{new}"],
+        ["find", "store", "*"],
+        ["diff", f"store/{old}", f"store/{new}"],
+        ["check", "store", "--read-data"],
+        ["check", f"store/{old}", "--against", "."],
+        ["info", f"store/{new}"],
+        ["cat", f"store/{old}", names[0].decode()],
+        ["restore", f"store/{old}", "--into", "out", "-vv"],
+        ["restore", f"store/{new}", "--into", "out", "-vv", "--delete"],
+        ["restore", f"store/{new}", names[0].decode() + "not", "--into", "out"],
+        ["rewrite", f"store/{new}", "--exclude", "*txt"],
+        ["create", "odd", "--to", "second", "-vv"],
+        ["create", "odd", "--to", "second", "--dry-run", "-vv"],
+    ):
+        with terminal(work, *words) as command:
+            command.expect(pexpect.EOF)
+            said = command.before
+        assert said, words
+        assert title not in said, words
+        assert turn not in said, words
+        assert mark not in said, words
 
 
 # ---- while it runs ---------------------------------------------------------------------------------------------------

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from conftest import Ran, Runner
 from faultproxy import Fault, Proxy, proxied
 from servers import environment_of, rclone
 
-from pogfast._engine import MOST_BLOB, seal_blob
+from pogfast._engine import MOST_BLOB
 
 SECRET = bytes(range(32))
 
@@ -84,33 +84,35 @@ def place(tmp_path: Path, pogfast: Runner, proxy: Proxy) -> Place:
 # ---- on the way ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [30, 100, 700], ids=["header", "tag", "body"])
-def test_a_bit_that_flips_on_the_way_is_fetched_again(place: Place, proxy: Proxy, bucket: str, at: int) -> None:
-    """Each of two blobs once; what is damaged where it lies is damage all the same."""
+@pytest.mark.parametrize(
+    ("verb", "at"),
+    [("restore", 30), ("restore", 100), ("restore", 700), ("check", 30), ("copy", 100), ("copy", 30), ("cat", 700)],
+    ids=lambda value: {30: "header", 100: "tag", 700: "body"}.get(value, value),
+)
+def test_a_bit_that_flips_on_the_way_is_fetched_again(
+    place: Place, proxy: Proxy, bucket: str, verb: str, at: int
+) -> None:
+    """Of each of two blobs once; what is damaged where it lies is damage all the same."""
     name = place.create(bucket)
-
-    def spoil(times: int = 2) -> None:
-        proxy.faults = [Fault("GET .*/data/", flip=at, times=times)]
-
-    def all_spoiled() -> bool:
-        return not proxy.faults[0].times
-
-    spoil()
-    place("restore", f"{bucket}/{name}", "--into", "out")
-    place.assert_restored()
-    assert all_spoiled()
-    spoil()
-    place("check", bucket, "--read-data")
-    assert all_spoiled()
-    spoil()
-    place("copy", bucket, "second")
-    assert all_spoiled()
-    spoil(1)
-    assert place("cat", f"{bucket}/{name}", "tree/large").out == (place.path / "tree" / "large").read_bytes()
-    assert all_spoiled()
-    place("check", "second", "--read-data")
-    spoil(-1)
-    place("check", bucket, "--read-data", code=4)
+    words = {
+        "restore": ["restore", f"{bucket}/{name}", "--into", "out"],
+        "check": ["check", bucket, "--read-data"],
+        "copy": ["copy", bucket, "second"],
+        "cat": ["cat", f"{bucket}/{name}", "tree/large"],
+    }
+    proxy.faults = [Fault("GET .*/data/", flip=at, times=1 if verb == "cat" else 2)]
+    ran = place(*words[verb])
+    assert not proxy.faults[0].times, "all of them were met"
+    if verb == "restore":
+        place.assert_restored()
+    elif verb == "cat":
+        assert ran.out == (place.path / "tree" / "large").read_bytes()
+    elif verb == "copy":
+        place("check", "second", "--read-data")
+        shutil.rmtree(place.path / "second")
+    proxy.faults = [Fault("GET .*/data/", flip=at, times=-1)]
+    shutil.rmtree(place.path / "out", ignore_errors=True)
+    place(*words[verb], code=4)
 
 
 # Changes a byte of the first blob that this process reads, as memory or a cable does.
@@ -149,6 +151,28 @@ def test_a_bit_that_flips_between_disk_and_memory_is_read_again(place: Place) ->
     assert "flipped" in place("check", "store", "--read-data").err
 
 
+# ---- cut short, and found without reading ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["cut", "grown"])
+@pytest.mark.parametrize("layout", ["frames", "stream"])
+def test_check_finds_a_blob_of_another_size_without_reading(place: Place, bucket: str, layout: str, how: str) -> None:
+    assert place.runner("keygen", "pair", cwd=place.path).code == 0
+    place.key = KEYS["key pair"]
+    place.create("store", "--layout", layout)
+    victim = max(place.blobs("store"), key=lambda path: path.stat().st_size)
+    size = victim.stat().st_size
+    os.truncate(victim, size // 20 if how == "cut" else size + 600)
+    place.key = []  # without a key nothing that is copied can be looked at
+    place("copy", "store", bucket)
+    for store in ("store", bucket):
+        for key in ("--encryption-keyfile=pair.encrypt", "--decryption-keyfile=pair.decrypt"):
+            place.key = [key]
+            said = place("check", store, code=4).err
+            assert victim.name in said
+            assert "cut short" in said if how == "cut" else ("has grown" in said or "instead of" in said)
+
+
 # ---- too large -------------------------------------------------------------------------------------------------------
 
 
@@ -182,44 +206,72 @@ def test_a_blob_that_has_grown_is_damage_of_its_file_alone(place: Place, layout:
 # ---- cut while it is read --------------------------------------------------------------------------------------------
 
 
-def test_a_blob_that_is_cut_while_it_is_read_is_damage(tmp_path: Path) -> None:
-    """A mapped one would end the process by SIGBUS."""
-    name, blob = seal_blob(SECRET, False, os.urandom(8_000_000), 8_000_000)
-    path = tmp_path / name
-    path.write_bytes(blob)
-    script = f"""
-import os
-from pogfast.errors import PogfastError
-from pogfast.keys import from_keyfile
-from pogfast.opening import cat_blobs
-key = from_keyfile("key")
-print("ready", flush=True)
-for _ in range(60):
-    try:
-        with open(os.devnull, "wb") as out:
-            cat_blobs([{name!r}], key, out, consume=False)
-    except PogfastError:
-        pass
+# Cuts a blob right after this process has asked for its length the CUT_AFTER-th time: there is no worse moment.
+CUT = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+static void cut(int fd) {
+    static int asked;
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length < 1 || path[length - 1] != '=') return;
+    path[length] = 0;
+    if (++asked == atoi(getenv("CUT_AFTER")) && truncate(path, 4096) == 0 && write(2, "cut\\n", 4) < 0) return;
+}
+int fstat(int fd, struct stat *facts) {
+    int (*real)(int, struct stat *) = dlsym(RTLD_NEXT, "fstat"), code = real(fd, facts);
+    cut(fd);
+    return code;
+}
+int fstat64(int fd, struct stat64 *facts) {
+    int (*real)(int, struct stat64 *) = dlsym(RTLD_NEXT, "fstat64"), code = real(fd, facts);
+    cut(fd);
+    return code;
+}
 """
-    (tmp_path / "key").write_bytes(SECRET)
-    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    over = threading.Event()
 
-    def cut_and_grow() -> None:
-        while not over.is_set():
-            os.truncate(path, 4096)
-            path.write_bytes(blob)
 
-    thread = threading.Thread(target=cut_and_grow)
-    thread.start()
-    try:
-        assert process.wait(60) == 0
-    finally:
-        over.set()
-        thread.join()
-        process.stdout.close()
+def test_a_blob_that_is_cut_while_it_is_read_is_damage(place: Place) -> None:
+    """A mapped one would end the process by SIGBUS."""
+    if sys.platform != "linux":
+        pytest.skip("the shim is for Linux")
+    (place.path / "cut.c").write_text(CUT)
+    shim = str(place.path / "cut.so")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, place.path / "cut.c", "-ldl"], check=True)
+    shutil.rmtree(place.path / "tree")
+    (place.path / "tree").mkdir()
+    content = os.urandom(8_000_000)
+    (place.path / "tree" / "f").write_bytes(content)
+    place("create", "tree", "--to", "store")
+    [blob] = place.blobs("store")
+    whole = blob.read_bytes()
+    ours = [sys.executable, "-m", "pogfast"]
+    reading = {
+        "pog": [sys.executable, "-m", "pogfast.pog", "--keyfile=key", "--decrypt", str(blob)],
+        "cat": [*ours, "cat", "store/latest", "tree/f", *place.key],
+        "restore": [*ours, "restore", "store/latest", "--into", "out", *place.key],
+        "copy": [*ours, "copy", "store", "second", *place.key],
+    }
+    for verb, command in reading.items():
+        was_cut = 0
+        for moment in range(1, 4):
+            shutil.rmtree(place.path / "out", ignore_errors=True)
+            shutil.rmtree(place.path / "second", ignore_errors=True)
+            environment = {**place.environment, "LD_PRELOAD": shim, "CUT_AFTER": str(moment)}
+            ran = subprocess.run(command, cwd=place.path, env=environment, capture_output=True)
+            if blob.stat().st_size == len(whole):
+                assert ran.returncode == 0, (verb, ran.stderr)
+                continue
+            was_cut += 1
+            assert ran.returncode in (0, 4), (verb, moment, ran.returncode, ran.stderr)  # 0: it had been read
+            assert not ran.stdout or ran.stdout == content or verb == "copy"
+            blob.write_bytes(whole)
+        assert was_cut, verb
 
 
 # ---- damaged where it lies -------------------------------------------------------------------------------------------
