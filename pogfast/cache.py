@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pogfast._engine import random_bytes
+from pogfast.encoding import bytes_of
 from pogfast.keys import Key
 from pogfast.places import cache_directory, make_cache_directory
 
@@ -136,7 +137,7 @@ class Cache:
 
         With an empty `directory` there is none: nothing is found.
         """
-        label = store.encode("utf-8", "surrogateescape")
+        label = bytes_of(store)
         name = hashlib.blake2b(label, key=key.derive("cache name"), digest_size=16).hexdigest()
         cache = cls(os.path.join(directory, f"{name}.sqlite"), key.derive("cache rows"))
         if directory:

@@ -27,6 +27,7 @@ import zstandard
 
 from pogfast import manifest
 from pogfast._engine import random_bytes, secretbox, secretbox_open
+from pogfast.encoding import bytes_of, local_all, portable_all
 from pogfast.errors import PogfastError
 from pogfast.keys import Key
 from pogfast.places import cache_directory, make_cache_directory
@@ -215,7 +216,7 @@ def _place(identity: str, key: Key) -> tuple[str, bytes]:
     secret = key.private if key.private is not None else key.secret
     sealing = hashlib.blake2b(b"catalog", key=secret, digest_size=32, person=b"pogfast derive").digest()
     directory = cache_directory()
-    name = hashlib.blake2b(os.fsencode(identity), key=sealing, digest_size=16).hexdigest()
+    name = hashlib.blake2b(bytes_of(identity), key=sealing, digest_size=16).hexdigest()
     return os.path.join(directory, f"{name}.archives") if directory else "", sealing
 
 
@@ -246,7 +247,7 @@ def _packed(archives: Iterable[Seen]) -> bytes:
     rows = []
     for seen in archives:
         blobs: bytes | None = None
-        facts = json.dumps(seen.facts).encode()
+        facts = json.dumps(portable_all(seen.facts)).encode()
         if seen.blobs is not None and len(seen.blobs) <= room:
             room -= len(seen.blobs)
             blobs = array("I", sorted(numbers.setdefault(blob, len(numbers)) for blob in seen.blobs)).tobytes()
@@ -277,5 +278,5 @@ def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
     known = {}
     for row in found.archives:
         name = os.fsdecode(row.name)
-        known[name] = Seen(name, row.size, row.modified, json.loads(row.facts), numbers=row.blobs)
+        known[name] = Seen(name, row.size, row.modified, local_all(json.loads(row.facts)), numbers=row.blobs)
     return known, names

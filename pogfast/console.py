@@ -12,6 +12,8 @@ import gc
 import os
 import sys
 
+from pogfast.encoding import bytes_of
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,11 +41,7 @@ class Console:
 
     def print(self, line: str) -> None:
         """A line of the answer. A name that is not UTF-8 is printed as the bytes that it is."""
-        try:
-            raw = os.fsencode(line)
-        except UnicodeEncodeError:
-            raw = line.encode("utf-8", "backslashreplace")
-        self.write(raw + b"\n")
+        self.write(bytes_of(line) + b"\n")
 
     def answer(self, line: str) -> None:
         """The same of a line with names in it: on a terminal nothing of it is obeyed."""

@@ -24,6 +24,7 @@ from pogfast._engine import (
     secretbox,
     secretbox_open,
 )
+from pogfast.encoding import portable
 from pogfast.environment import for_child
 from pogfast.errors import KeyFileError, UsageError, WrongKey
 
@@ -390,7 +391,7 @@ def from_options(
             return from_password_file(value, writing=writing, tell=tell)
         case "password-command":
             return from_password_command(value, writing=writing)
-    return from_password(value if name else ask(), writing=writing)
+    return from_password(portable(value) if name else ask(), writing=writing)
 
 
 def _from_environment(names: list[str], environ: Mapping[str, str], writing: bool) -> dict[str, str]:
@@ -479,23 +480,16 @@ def _sync_directory(path: str) -> None:
 
 
 def _write_new(path: str, data: bytes, mode: int) -> None:
-    """Makes a file that appears whole: after a power cut half a key would look like one. Raises KeyFileError when
-    something has its name, or it cannot be made."""
-    draft = f"{path}.{random_bytes(8).hex()}.tmp"
     try:
-        try:
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
-                os.fchmod(out.fileno(), mode)  # the umask may take away more than is meant
-                out.write(data)
-                out.flush()
-                os.fsync(out.fileno())
-            _give_name(draft, path)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(draft)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except OSError as error:
         raise KeyFileError(f"cannot make {path}: {error.strerror}") from error
     try:
+        with open(file, "wb") as out:
+            os.fchmod(file, mode)  # the umask may take away more than is meant
+            out.write(data)
+            out.flush()
+            os.fsync(file)
         _sync_directory(os.path.dirname(path) or ".")  # else a power cut can take the key of an archive
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -503,15 +497,3 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
         if isinstance(error, OSError):
             raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
         raise
-
-
-def _give_name(draft: str, path: str) -> None:
-    """Names a file that has none but its draft's, unless the name is taken. Raises OSError."""
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        raise
-    except OSError:  # no hard links here
-        with open(path, "xb"):
-            pass
-        os.rename(draft, path)

@@ -17,12 +17,13 @@ import sys
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import zstandard
 
 from pogfast._engine import compress, random_bytes, secretbox, secretbox_open
+from pogfast.encoding import IS_UTF8, local, local_all, portable, portable_all
 from pogfast.errors import CorruptManifest, PogfastError, WrongKey
 from pogfast.keys import KEY_SIZE, Key
 
@@ -189,7 +190,7 @@ class Writer:
         """Raises ValueError when there is an entry of this name already; PogfastError for a name beyond the limits."""
         if name in self._names:
             raise ValueError(f"there are two entries of the name {name!r}")
-        if not is_name(name):
+        if not is_name(portable(name)):
             raise PogfastError(f"the name is too long for an archive: {name[:60]}...")
         facts = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
         if entry.more:
@@ -214,15 +215,12 @@ class Writer:
         frames = self._frame
         frames += self._compressor.flush()
         _write_size(frames, self._size)
-        text = self._size
         if trailer is not None:
-            facts = _dumps(trailer)
-            text = max(text, len(facts))
-            content = compress(facts, LEVEL)
+            content = compress(_dumps(trailer), LEVEL)
             frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
         file_key = random_bytes(KEY_SIZE)
         _pad(frames)
-        _make_up(frames, text)
+        _make_up(frames, self._size)
         box = secretbox(file_key, frames)
         frames.clear()
         index = _seal_index(self._blobs, self._sizes, self._key) if self._key.asymmetric else b""
@@ -243,6 +241,7 @@ def seal(manifest: Manifest, key: Key) -> bytes:
 
 
 def _dumps(value: Any) -> bytes:
+    value = portable_all(value)
     try:
         return ENCODER.encode(value)
     except UnicodeEncodeError:  # a name that is not UTF-8: its surrogates are escaped, as pogcli escapes them
@@ -280,7 +279,7 @@ def _pad(frames: bytearray) -> None:
 
 def _make_up(frames: bytearray, text: int) -> None:
     """Makes frames large enough for `text` bytes of JSON in them: a file of zeros may have a million equal blobs."""
-    missing = -(-text // DENSEST) - len(frames) if text > SMALL_TEXT else 0
+    missing = text // DENSEST - len(frames) if text > SMALL_TEXT else 0
     if missing > 0:
         frames += PADDING_MAGIC + missing.to_bytes(4, "little") + bytes(missing)
 
@@ -313,7 +312,9 @@ def _parsed(frames: list[_Frame], name: str) -> Manifest:
             latin = text.decode("latin-1")
             del text
             members = _scan(latin)
-    _check_names(members.keys(), name)
+        _check_names(members.keys(), name)
+        if not IS_UTF8:
+            members = {local(name): member for name, member in members.items()}
     return Manifest(_Entries(members, name), trailer)
 
 
@@ -328,7 +329,7 @@ def open_facts(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        return {word: _loads(value) for word, value in OBJECT.decode(text).items() if word not in SECTIONS}
+        return {word: local_all(_loads(value)) for word, value in OBJECT.decode(text).items() if word not in SECTIONS}
     except (ValueError, RecursionError):
         return {word: value for word, value in _trailer_of(text, name).items() if word not in SECTIONS}
 
@@ -420,7 +421,6 @@ class _Frame(NamedTuple):
 
     magic: bytes
     data: memoryview
-    size: int  # bytes of all of it
 
 
 def _open_frames(data: bytes, key: Key, name: str) -> list[_Frame]:
@@ -467,7 +467,7 @@ def _frames(payload: bytes | memoryview) -> Iterator[_Frame]:
             raise ValueError("it is not made of zstd frames")
         if end > len(view):
             raise ValueError("a zstd frame is cut short")
-        yield _Frame(magic, view[begin:end], end - at)
+        yield _Frame(magic, view[begin:end])
         at = end
 
 
@@ -509,7 +509,8 @@ def _trailer_of(text: bytes, name: str) -> dict[str, Any]:
         names = trailer.get(section)
         if isinstance(names, dict):
             _check_names(names, name)
-    return trailer
+    with _parsing(name):
+        return cast(dict[str, Any], local_all(trailer))
 
 
 def _check_names(names: Collection[str], origin: str) -> None:
@@ -519,7 +520,7 @@ def _check_names(names: Collection[str], origin: str) -> None:
 
 def _room(frames: list[_Frame]) -> int:
     """Bytes of JSON that one of these frames may hold."""
-    return min(MOST_TEXT, max(SMALL_TEXT, DENSEST * sum(frame.size for frame in frames)))
+    return min(MOST_TEXT, max(SMALL_TEXT, DENSEST * sum(len(frame.data) for frame in frames)))
 
 
 def _decompressed(frames: Iterable[_Frame], room: int) -> bytes:
@@ -656,7 +657,7 @@ def outline(entries: Mapping[str, Entry], name: str) -> tuple[int | None, str]:
         with contextlib.suppress(ValueError, RecursionError):
             found = OUTLINES.decode(entries.text(name))
             if 0 <= found.size <= MOST_SIZE:
-                return found.size, found.hardlink if isinstance(found.hardlink, str) else ""
+                return found.size, local(found.hardlink) if isinstance(found.hardlink, str) else ""
     entry = entries[name]
     first = entry.more.get("hardlink")
     return entry.size, first if isinstance(first, str) else ""
@@ -666,7 +667,7 @@ def _entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
     try:
         if len(memoryview(text)) > MOST_OTHER:
             _check_other(text)
-        more = _loads(text)
+        more = local_all(_loads(text))
     except (ValueError, RecursionError) as error:
         raise CorruptManifest(f"{origin} does not parse: {error}") from error
     if not isinstance(more, dict):

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
+from pogfast.encoding import portable
 from pogfast.errors import UsageError
 
 # What one component is made of. A class is never empty, `]` and `-` stand in it with a backslash only, and a backslash
@@ -44,7 +45,7 @@ class Patterns:
         self._ignore_case = ignore_case
         # What decides stands first: the last patterns. Those of one sign are tried in one go.
         self._tests: list[tuple[bool, Callable[[str], re.Match[str] | None]]] = []
-        parsed = [_parse(pattern, ignore_case) for pattern in reversed(patterns) if pattern]
+        parsed = [_parse(portable(pattern), ignore_case) for pattern in reversed(patterns) if pattern]
         for verdict, group in groupby(parsed, key=lambda one: one[0]):
             self._tests += [(verdict, test) for test in _compile([(anchored, text) for _, anchored, text in group])]
 
@@ -56,6 +57,7 @@ class Patterns:
         """Whether the patterns mean `name`: an absolute path, or an archived name, which counts as one below `/`."""
         if name[:1] != "/":
             name = f"/{name}"
+        name = portable(name)
         if self._ignore_case:
             name = name.lower()
         for verdict, test in self._tests:

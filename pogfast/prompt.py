@@ -37,7 +37,7 @@ def _ask(stdin_is_data: bool) -> str:
                 "no password: there is no terminal, and standard input is what is archived",
                 hint="give a keyfile, or the password in a file",
             ) from None
-        line = sys.stdin.readline() if sys.stdin is not None else ""
+        line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape") if sys.stdin is not None else ""
         if not line:
             raise UsageError(
                 "no password: there is no terminal, and standard input has ended",
@@ -50,3 +50,5 @@ def _ask(stdin_is_data: bool) -> str:
         return getpass("Password: ")
     except EOFError:
         raise UsageError("no password was given") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the password is not {error.encoding}, as the terminal should send it") from None

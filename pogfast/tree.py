@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from pogfast.encoding import local, portable
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
 from pogfast.patterns import Patterns, is_wild, translate
 
@@ -458,9 +459,9 @@ def _lines(data: bytes, path: str) -> list[str]:
         except UnicodeDecodeError as error:
             raise UsageError(f"{path}: begins like UTF-16, but is not") from error
     else:
-        text = os.fsdecode(data.removeprefix(codecs.BOM_UTF8))
+        text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     lines = [line.strip() for line in text.split("\n")]
-    return [line for line in lines if line and not line.startswith("#")]
+    return [local(line) for line in lines if line and not line.startswith("#")]
 
 
 def _expand(pattern: str, base: str) -> list[str]:
@@ -472,8 +473,8 @@ def _expand(pattern: str, base: str) -> list[str]:
         if part == "**":
             found = [below for path in found for below in _directories(path, base)]
         elif is_wild(part):
-            fits = re.compile(translate(part), re.DOTALL).fullmatch
-            found = [os.path.join(path, leaf) for path in found for leaf in _leaves(path, base) if fits(leaf)]
+            fits = re.compile(translate(portable(part)), re.DOTALL).fullmatch
+            found = [os.path.join(path, leaf) for path in found for leaf in _leaves(path, base) if fits(portable(leaf))]
         elif part:
             found = [os.path.join(path, part) for path in found]
     if pattern.endswith("/"):

@@ -26,12 +26,16 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "_engine": ({"errors"}, "the engine knows blobs only: no manifest, no path policy, no printing"),
     "selftest": ({"_engine"}, "it judges the kernels, and so must not go through anything above them"),
     "environment": (set(), "names of variables: what they mean is for others"),
-    "keys": ({"_engine", "environment", "errors"}, "a key wraps file keys wherever blobs and manifests lie"),
+    "encoding": (set(), "text and bytes, whatever they mean"),
+    "keys": (
+        {"_engine", "encoding", "environment", "errors"},
+        "a key wraps file keys wherever blobs and manifests lie",
+    ),
     "cache": (
-        {"keys", "places", "_engine"},
+        {"keys", "places", "encoding", "_engine"},
         "names by path and facts: whether a store holds them is for create to ask",
     ),
-    "manifest": ({"keys", "_engine", "errors"}, "sealed bytes and back, without I/O"),
+    "manifest": ({"keys", "encoding", "_engine", "errors"}, "sealed bytes and back, without I/O"),
     "stores": (
         {
             "stores.addresses",
@@ -57,7 +61,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "stores.b2": ({"stores.remote", "_engine", "errors"}, "one vendor's objects: no blob, no manifest"),
     "stores.addresses": (
-        {"stores.settings", "sizes", "errors"},
+        {"stores.settings", "encoding", "sizes", "errors"},
         "how stores are written: it opens none",
     ),
     "stores.settings": ({"sizes", "errors"}, "what the environment says of services"),
@@ -96,8 +100,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "story 2: never knows create; names unfinished files as local stores do",
     ),
     "recovery": (
-        {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "stores.addresses", "_engine"}
-        | {"errors"},
+        {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
     "fetching": ({"_engine", "errors"}, "a blob that seems damaged is fetched once more: no store, no key"),
@@ -106,11 +109,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
     ),
     "catalog": (
-        {"manifest", "keys", "places", "stores", "_engine", "errors"},
+        {"manifest", "keys", "places", "stores", "encoding", "_engine", "errors"},
         "manifests opened once and remembered: which archive is meant, and what is shown of it, is not its business",
     ),
     "archive": (
-        {"catalog", "reading", "retention", "manifest", "keys", "stores", "stores.mirrors", "_engine", "errors"},
+        {"catalog", "reading", "manifest", "keys", "stores", "stores.mirrors", "_engine", "errors"},
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (
@@ -157,8 +160,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "reads as restore does, through the engine, and never writes: so it knows neither restore nor paths",
     ),
     "mounts": (set(), "stamps and devices: what is remembered of a file is not its business"),
-    "patterns": ({"errors"}, "patterns and names are text: no file system, and no idea of what becomes of a match"),
-    "tree": ({"patterns", "errors"}, "paths become nodes; their content is not its business"),
+    "patterns": (
+        {"encoding", "errors"},
+        "patterns and names are text: no file system, and no idea of what becomes of a match",
+    ),
+    "tree": ({"patterns", "encoding", "errors"}, "paths become nodes; their content is not its business"),
     "inputs": ({"sealing", "errors"}, "paths become sealing's sources; what is done with them is not its business"),
     "chunker": ({"keys", "sizes", "errors"}, "sizes and a table: it sees no file"),
     "backup": (
@@ -196,7 +202,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "profiles": ({"places", "errors"}, "a small file of settings: what they do is not its business"),
     "places": (set(), "directories of the user's: what is kept there is not its business"),
     "beside": (set(), "a thread beside a block: it knows neither"),
-    "console": ({"errors"}, "lines and exit codes: no verb, and nothing that --help has no time for"),
+    "console": ({"encoding", "errors"}, "lines and exit codes: no verb, and nothing that --help has no time for"),
     "prompt": ({"errors"}, "a password is asked for; what it becomes is for keys to know"),
     "sizes": ({"errors"}, "text and numbers of bytes"),
     "progress": ({"sizes", "errors"}, "counters are shown: of what is for the verbs to say"),
@@ -227,7 +233,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what a verb is made of, whatever it does",
     ),
     "cli.elsewhere": (set(), "words of other programs: a table"),
-    "cli.output": ({"console", "progress", "sizes", "errors"}, "lines and objects: no verb, no archive"),
+    "cli.output": ({"console", "encoding", "progress", "sizes", "errors"}, "lines and objects: no verb, no archive"),
     "cli.options": (
         {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "stores.settings", "keys"}
         | {"environment", "errors"},
@@ -250,7 +256,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "create: one library call",
     ),
     "cli.tune": (
-        {"cli.frame", "cli.options", "cli.output", "progress", "sizes", "errors"}
+        {"cli.frame", "cli.options", "cli.output", "console", "progress", "sizes", "errors"}
         | {"tuning", "trial", "sampling", "plot", "profiles", "stores.settings"},
         "tune: one library call, or one for each way to cut",
     ),
@@ -260,7 +266,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "restore, cat and check: one library call each; what became of a name is told as by create",
     ),
     "cli.look": (
-        {"cli.frame", "cli.options", "cli.output", "sizes", "errors"}
+        {"cli.frame", "cli.options", "cli.output", "encoding", "sizes", "errors"}
         | {"archive", "survey", "differences", "stores", "keys"},
         "what there is to see: nothing that writes or reads blobs",
     ),

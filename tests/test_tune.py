@@ -100,7 +100,9 @@ def test_it_tells_all_as_json(data: Path, pogfast: Runner) -> None:
 
 
 def test_a_profile_is_kept_and_taken(data: Path, tmp_path: Path, pogfast: Runner) -> None:
-    ran = pogfast("tune", "data", "--levels=2", "--jobs=1", "--chunker=fastcdc:300k", "--save=mine", "--plot=p.svg")
+    odd = b"d\xe4\x01ta"  # no TOML can hold this name as it is
+    os.symlink("data", os.fsencode(tmp_path) + b"/" + odd)
+    ran = pogfast("tune", odd + b"/", "--levels=2", "--jobs=1", "--chunker=fastcdc:300k", "--save=mine", "--plot=p.svg")
     assert ran.code == 0, ran.err
     assert (tmp_path / "p.svg").read_bytes().count(b"fastcdc") >= 1
     assert profiles.load("mine") == {"chunker": "fastcdc:300k", "level": 2, "jobs": 1}

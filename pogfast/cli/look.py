@@ -30,6 +30,7 @@ from pogfast.cli.options import (
     told,
 )
 from pogfast.cli.output import Output
+from pogfast.encoding import IS_UTF8
 from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
 
@@ -257,6 +258,7 @@ def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
         for part in item.name.split("/"):
             branch = branch.below.setdefault(part, _Branch())
         branch.item = item
+    fork, end, line = ("├── ", "└── ", "│   ") if IS_UTF8 else ("|-- ", "`-- ", "|   ")
     stack = top.children("")
     while stack:
         indent, name, branch, last = stack.pop()
@@ -264,8 +266,8 @@ def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
         if branch.item:
             facts = f"{_facts(branch.item)}  " if long else ""
             target = f" -> {branch.item.target}" if branch.item.target is not None else ""
-        output.answer(f"{facts}{indent}{'└── ' if last else '├── '}{name}{target}")
-        stack += branch.children(indent + ("    " if last else "│   "))
+        output.answer(f"{facts}{indent}{end if last else fork}{name}{target}")
+        stack += branch.children(indent + ("    " if last else line))
 
 
 # ---- diff ------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ them all). Knows no verb; imports nothing that --help has no time for.
 from __future__ import annotations
 
 from pogfast.console import Console, visible
+from pogfast.encoding import portable_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Output(Console):
 
         if message_type == "summary":
             words["retries"] = self.retries
-        self.write(dumps({"message_type": message_type, **words}).encode() + b"\n")
+        self.write(dumps(portable_all({"message_type": message_type, **words})).encode() + b"\n")
 
     def say(self, line: str) -> None:
         """A line on standard error, above the progress bar where there is one."""

@@ -13,6 +13,7 @@ import click
 from pogfast.cli.frame import PATH, SIZE, verb
 from pogfast.cli.options import displayed, service_options
 from pogfast.cli.output import Output
+from pogfast.console import visible
 from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
 
@@ -97,7 +98,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
     if save:
         from pogfast import profiles
 
-        kept = profiles.save(save, said, f"made by: pogfast tune {shlex.join(paths)}")
+        kept = profiles.save(save, said, f"made by: pogfast tune {visible(shlex.join(paths))}")
         output.info(f"kept in {kept}")
         said = {"profile": save}
     words = [f"--{word.replace('_', '-')}={value}" for word, value in said.items()]
