@@ -159,8 +159,6 @@ cdef class _Behind(_Storer):
         check(not slab.lined_up and not slab.writing)
         draft = &(<Draft*>slab.drafts)[sink]
         error = draft.error or draft_fill(draft, blob_of(slab, &self.ring), blob_size(slab, &self.ring), slab.written)
-        if error == 0 and self.anew:
-            error = draft_outlast(draft, self.directories[sink], slab.digest)
         if error == 0:
             error = blob_publish(self.directories[sink], slab.digest, draft)
         if error == 0:

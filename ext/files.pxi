@@ -196,6 +196,14 @@ cdef extern from *:
         return -1;
     #endif
     }
+    /* Removes an ACL that a new file has from its directory; there may be none, or none on this file system. */
+    static void pogfast_remove_acl(int fd) {
+    #ifdef __linux__
+        fremovexattr(fd, "system.posix_acl_access");
+    #else
+        (void)fd;
+    #endif
+    }
     /* Whether a descriptor has bytes or an end to read, waiting for it `ms` at most. */
     static int pogfast_has_bytes(int fd, int ms) {
         struct pollfd p = { fd, POLLIN, 0 };
@@ -240,6 +248,7 @@ cdef extern from *:
     int open_nameless "pogfast_open_nameless"(int dir, int mode) nogil
     int give_room "pogfast_give_room"(int fd, long long size) nogil
     int set_xattr "pogfast_set_xattr"(int fd, const char* name, const void* value, size_t n) nogil
+    void remove_acl "pogfast_remove_acl"(int fd) nogil
     int fchown(int fd, unsigned uid, unsigned gid) nogil
     int fchmod(int fd, mode_t mode) nogil
     int ftruncate(int fd, off_t size) nogil
@@ -263,10 +272,9 @@ cdef extern from *:
     int linkat(int from_dir, const char* source, int to_dir, const char* to, int flags) nogil
     int unlinkat(int dir, const char* path, int flags) nogil
     int mkdirat(int dir, const char* path, mode_t mode) nogil
-    int faccessat(int dir, const char* path, int mode, int flags) nogil
     int c_fsync "fsync"(int fd) nogil
     int snprintf(char* out, size_t n, const char* format, ...) nogil
-    int AT_FDCWD, AT_SYMLINK_FOLLOW, F_OK, SEEK_SET
+    int AT_FDCWD, AT_SYMLINK_FOLLOW, SEEK_SET
     int O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_NONBLOCK, O_NOFOLLOW, O_NOATIME
 
 cdef enum:
@@ -568,7 +576,7 @@ cdef class BlobDirectory:
         cdef size_t n = blob.shape[0]
         read_name(name, digest)
         with nogil:
-            error = directory_put(&self.at, digest, p, n, True)
+            error = directory_put(&self.at, digest, p, n)
         if error:
             raise OSError(error, os.strerror(error), self.path)
 
@@ -595,9 +603,8 @@ cdef int make_folders(const Directory* at, const char* path) noexcept nogil:
     return 0
 
 
-cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_t n, bint anew) noexcept nogil:
-    """Stores a blob under its name, in place of what may lie there; with `anew` that may be a good one. 0 or an errno;
-    then nothing has appeared."""
+cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_t n) noexcept nogil:
+    """Stores a blob under its name, in place of what may lie there. 0 or an errno; then nothing has appeared."""
     cdef Draft draft
     cdef int error
     # No two workers write from one buffer at a time, so its address makes the temporary name unique in this process.
@@ -609,20 +616,10 @@ cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_
     else:
         draft.direct = set_direct(draft.fd, True) == 0
         error = draft_fill(&draft, p, n, PAGE)
-    if error == 0 and anew:
-        error = draft_outlast(&draft, at, digest)
     if error == 0:
         error = blob_publish(at, digest, &draft)
     draft_end(&draft, error == 0)
     return error
-
-
-cdef int draft_outlast(Draft* draft, const Directory* at, const u8* digest) noexcept nogil:
-    """Brings a draft to the disk if a blob of its name is there: archives rely on that one, and after a power cut a file
-    that was renamed may be empty. 0 or an errno."""
-    cdef char[PATH_ROOM] path
-    blob_path(at, digest, path)
-    return 0 if faccessat(at.fd, path, F_OK, 0) else errno if c_fsync(draft.fd) else 0
 
 
 cdef int blob_publish(const Directory* at, const u8* digest, Draft* draft) noexcept nogil:
@@ -632,12 +629,28 @@ cdef int blob_publish(const Directory* at, const u8* digest, Draft* draft) noexc
     blob_path(at, digest, path)
     error = folder_check(at, digest, path)
     if error == 0:
-        error = draft_publish(draft, at.fd, path, True)
+        error = draft_outlast(draft, at.fd, path)
     if error == ENOENT and at.fan_out:      # the folder was there a while ago
         error = make_folders(at, path)
         if error == 0:
-            error = draft_publish(draft, at.fd, path, True)
-    return draft_publish(draft, at.fd, path, True) if error == DRAFT_MOVED else error
+            error = draft_outlast(draft, at.fd, path)
+    return error
+
+
+cdef int draft_outlast(Draft* draft, int dir, const char* path) noexcept nogil:
+    """Publishes a draft in place of what may have its name, which it replaces only when it is on the disk: archives may
+    rely on that blob, and after a power cut a file that was renamed may be empty. 0 or an errno."""
+    cdef int error = draft_publish(draft, dir, path, False)
+    if error == DRAFT_MOVED:
+        error = draft_publish(draft, dir, path, False)
+    if error != EEXIST:
+        return error
+    if c_fsync(draft.fd):
+        return errno
+    error = draft_publish(draft, dir, path, True)
+    if error != DRAFT_MOVED:
+        return error
+    return errno if c_fsync(draft.fd) else draft_publish(draft, dir, path, True)
 
 
 cdef int folder_check(const Directory* at, const u8* digest, const char* path) noexcept nogil:

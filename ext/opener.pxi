@@ -971,6 +971,8 @@ cdef class Opener(_Crew):
         if (job.uid != NOBODY or job.gid != NOBODY) and fchown(fd, job.uid, job.gid):
             job.soft = errno
             mode &= 0o1777
+        if job.mode >= 0:
+            remove_acl(fd)
         for i in range(job.attribute_count):
             if set_xattr(fd, job.attributes[i].name, job.attributes[i].value, job.attributes[i].size):
                 job.soft = job.soft or errno

@@ -197,8 +197,7 @@ cdef class _Storer(_Crew):
 
     cdef int put_directory(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         """0 or an errno."""
-        return directory_put(self.directories[sink], slab.digest, blob_of(slab, &self.ring), blob_size(slab, &self.ring),
-                             self.anew)
+        return directory_put(self.directories[sink], slab.digest, blob_of(slab, &self.ring), blob_size(slab, &self.ring))
 
     cdef bint put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         cdef int error

@@ -16,7 +16,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pogfast import manifest
 from pogfast._engine import cores, open_blob
@@ -38,6 +38,7 @@ from pogfast.errors import (
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
+from pogfast.retention import is_future
 from pogfast.stores import LATEST, MANIFEST, REMOVED, Store, Stored, find_manifest, open_store
 
 if TYPE_CHECKING:
@@ -50,6 +51,27 @@ if TYPE_CHECKING:
 Tell = Callable[[PogfastError | str], None]
 
 
+class Hears(Protocol):
+    """A report, as far as what goes wrong is told to it."""
+
+    def problem(self, error: PogfastError) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+
+def telling(report: Hears, problems: list[PogfastError]) -> Tell:
+    """A Tell that hands everything on to a report, and problems to a list as well."""
+
+    def tell(what: PogfastError | str) -> None:
+        if isinstance(what, str):
+            report.warning(what)
+        else:
+            problems.append(what)
+            report.problem(what)
+
+    return tell
+
+
 def _warn(what: PogfastError | str) -> None:
     """For callers who do not say who is to hear."""
     warnings.warn(str(what), stacklevel=2)
@@ -57,10 +79,10 @@ def _warn(what: PogfastError | str) -> None:
 
 # The time in a manifest's name is its writer's local one, without a zone: in UTC it is at most so much later.
 MOST_WEST = timedelta(hours=12)
-FUTURE = timedelta(days=1)
 FIRST = datetime.min.replace(tzinfo=UTC)
 # Archives that are named to somebody who asked for one that is not there.
 SHOWN = 5
+AHEAD = "in the future: a clock was wrong, or somebody forged it"
 BUFFER = 1 << 16
 
 
@@ -411,23 +433,24 @@ class Filter:
 
 
 def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Iterator[str]:
-    """Yields the manifests' names of the archives that fit, the newest first; `tell` hears of newer ones that cannot be
-    opened, as PassedOver. If none fits raises NoSuchArchive, which says what there is, CorruptManifest or WrongKey."""
+    """Yields the manifests' names of the archives that fit, the newest first and none of the future; `tell` hears of
+    those, and, as PassedOver, of newer ones that cannot be opened. If none fits raises NoSuchArchive, which says what
+    there is, CorruptManifest or WrongKey."""
     if not key.can_open and wanted != Filter():
         raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
     manifests = sorted(manifests_of(store), key=lambda stored: _could_be_from(stored.name), reverse=True)
     there: list[Seen] = []
     fitting: list[tuple[datetime, str]] = []
     broken: list[Seen] = []
+    ahead: list[str] = []
     found = False
+    now = datetime.now(UTC)
 
     def take(until: datetime | None) -> Iterator[str]:
         """Those that are known to be newer than all that has not been looked at."""
         fitting.sort()
         while fitting and (until is None or fitting[-1][0] > until):
-            time, name = fitting.pop()
-            if time > datetime.now(UTC) + FUTURE:
-                tell(f"{name} is dated {time:%Y-%m-%d}, in the future: a clock was wrong, or somebody forged it")
+            _, name = fitting.pop()
             for seen in broken:
                 if not _is_older(seen.name, name):
                     tell(_passed_over(seen))
@@ -443,12 +466,18 @@ def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Ite
                 broken.append(seen)
                 continue
             there.append(seen)
-            if wanted.fits(seen.facts):
-                found = True
-                fitting.append((time_of(seen.facts, seen.name) or FIRST, seen.name))
+            if not wanted.fits(seen.facts):
+                continue
+            time = time_of(seen.facts, seen.name) or FIRST
+            if is_future(time, now):
+                ahead.append(seen.name)
+                tell(f"{seen.name} is passed over: it is dated {time:%Y-%m-%d}, {AHEAD}")
+                continue
+            found = True
+            fitting.append((time, seen.name))
     yield from take(None)
     if not found:
-        raise _none_fits(store, wanted, there, broken)
+        raise _none_fits(store, wanted, there, broken, ahead)
 
 
 def _lazily(catalog: Catalog, manifests: Sequence[Stored]) -> Iterator[Seen]:
@@ -475,18 +504,27 @@ def _could_be_from(name: str) -> datetime:
         return datetime.max.replace(tzinfo=UTC)
 
 
-def _none_fits(store: Store | Mirrors, wanted: Filter, there: Sequence[Seen], broken: Sequence[Seen]) -> PogfastError:
+def _none_fits(
+    store: Store | Mirrors, wanted: Filter, there: Sequence[Seen], broken: Sequence[Seen], ahead: Sequence[str]
+) -> PogfastError:
     for seen in broken:
         if isinstance(seen.problem, DamageError):
             hint = "an older archive can be named: see `pogfast list`" if there else ""
             return CorruptManifest(str(seen.problem), hint)
     if broken and not there:
         return broken[0].problem or PogfastError("")
+    if ahead:
+        hint = f"set the clock, if it is not {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, or name an archive"
+        return NoSuchArchive(f"every archive {wanted} in {store.path} is dated in the future".replace("  ", " "), hint)
     words = ([_text(seen.facts, "host"), *_texts(seen.facts, "tags")] for seen in there)
     lines = [f"{seen.name} ({', '.join(filter(None, of)) or 'no host'})" for seen, of in zip(there, words, strict=True)]
-    more = [f"{len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    hint = f"there are {', '.join(lines[:SHOWN] + more)}" if lines else ""
+    hint = f"there are {some_of(lines)}" if lines else ""
     return NoSuchArchive(f"no archive {wanted} in {store.path}".replace("  ", " "), hint)
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join([*names[:SHOWN], *([f"{len(names) - SHOWN} more"] if len(names) > SHOWN else [])])
 
 
 # ---- all archives ----------------------------------------------------------------------------------------------------
@@ -557,9 +595,8 @@ class Refused:
 
 def other_key(names: Sequence[str]) -> OtherKey:
     """What is said of the archives that a key does not open, where it opens others."""
-    shown = ", ".join([*names[:SHOWN], *([f"{len(names) - SHOWN} more"] if len(names) > SHOWN else [])])
     return OtherKey(
-        f"this store has archives of another key, or with damaged first bytes: {shown}",
+        f"this store has archives of another key, or with damaged first bytes: {some_of(names)}",
         hint="their own key opens them, if they are whole",
     )
 

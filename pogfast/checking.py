@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
-from pogfast.archive import Filter, Record, Refused, Tell, find_archive, manifests_of, totals_of
+from pogfast.archive import Filter, Record, Refused, Tell, find_archive, manifests_of, telling, totals_of
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -193,14 +193,7 @@ def check(
     with contextlib.ExitStack() as opened:
         summary = Summary()
 
-        def tell(what: PogfastError | str) -> None:
-            if isinstance(what, str):
-                report.warning(what)
-            else:
-                summary.problems.append(what)
-                report.problem(what)
-
-        stores = _stores(archives, key, wanted, opened, tell)
+        stores = _stores(archives, key, wanted, opened, telling(report, summary.problems))
         summary.total_archives = sum(len(names) for _, names in stores)
         report.started(summary)
         if not key.can_open:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pogfast import manifest
 from pogfast._engine import BlobDirectory, cores, open_blob
-from pogfast.archive import Filter, Refused, latest_of, manifests_of
+from pogfast.archive import Filter, Refused, latest_of, manifests_of, telling
 from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.fetching import fetched
@@ -108,13 +108,6 @@ def copy(
         raise UsageError("to verify blobs takes a key that opens them", hint="give the key that restores")
     summary = Summary(dry_run)
 
-    def tell(what: PogfastError | str) -> None:
-        if isinstance(what, str):
-            report.warning(what)
-        else:
-            summary.problems.append(what)
-            report.problem(what)
-
     with contextlib.ExitStack() as stack:
         opened, name = find_manifest(source) if names_archive(source) else (open_store(source), "")
         stack.callback(opened.close)
@@ -122,7 +115,7 @@ def copy(
         names = {*archives, name} - {""}
         wanted = Filter.of(host, tags, path)
         if LATEST in names and key is not None:
-            names = names - {LATEST} | {latest_of(opened, key, wanted, tell)}
+            names = names - {LATEST} | {latest_of(opened, key, wanted, telling(report, summary.problems))}
         elif wanted != Filter():
             raise UsageError(f"host, tags and path choose among those of STORE/{LATEST}")
         there = _look_at(target) if dry_run else open_store(target, create=True)

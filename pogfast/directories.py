@@ -26,6 +26,9 @@ KEPT_BACK = 512
 # On the way to a deep directory each so-many-th is held, too: walking to each of 2,000 nested ones from the top takes
 # three minutes.
 HELD_EVERY = 32
+# Permissions of a directory until nothing is written below it any more and it gets its own. The sticky bit, which does
+# nothing in one that only its owner may write to, tells the next run that this one was interrupted.
+UNFINISHED_MODE = 0o1700
 # After these no further file can be restored, so the run ends.
 HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
@@ -86,8 +89,9 @@ class Directories:
     """Open directories below the one that is restored into.
 
     `most` is how many are held at a time (see `make_room`). Those whose path is in `private` are made for the owner
-    alone, because their permissions come last; those in `ours` get them anew in the end, so that their owner may be
-    allowed to write until then. With `make` false nothing is made; then `open` must not be called.
+    alone, because their permissions come last; in those in `ours` the owner may be allowed to write until then. What
+    is to get its permissions after that is in `owed`. A file makes way for a directory where `may_replace` its path; a
+    link never does. With `make` false nothing is made; then `open` must not be called.
     """
 
     def __init__(
@@ -97,15 +101,19 @@ class Directories:
         *,
         private: Container[str] = (),
         ours: Container[str] = (),
+        may_replace: Callable[[str], bool] = lambda path: False,
         make: bool = True,
     ) -> None:
         self.into = into
         self.most = most
         self.private = private
         self.ours = ours
+        self.may_replace = may_replace
         self.made: set[str] = set()
+        self.owed: set[str] = set()  # those that this run has made or opened up, and what an interrupted one has left
         self.held: dict[str, int] = {}
         self.swept: set[str] = set()
+        self.systems: dict[int, int] = {}  # file systems that were written to, by their number: a directory in each
         self.root = -1
         try:
             if make:
@@ -122,8 +130,9 @@ class Directories:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-        if self.root >= 0:
-            os.close(self.root)
+        for directory in (self.root, *self.systems.values()):
+            if directory >= 0:
+                os.close(directory)
 
     def open(self, path: str) -> int:
         """A descriptor of a directory, made if need be; it stays open until `close`. Raises UnsafePath, TargetError,
@@ -135,6 +144,7 @@ class Directories:
             self._replace_held(path, directory)
         if path not in self.swept:
             self.swept.add(path)
+            self._note(path, self.held[path])
             if path not in self.made:
                 self._allow(self.held[path], path)
                 sweep(self.held[path])
@@ -172,11 +182,21 @@ class Directories:
             os.close(self.held.pop(path))
 
     def make_durable(self) -> None:
-        """Returns when all that was restored is on the disk. Raises StoreError."""
+        """Returns when all that was restored is on the disk, in each file system. Raises StoreError."""
         try:
-            sync_file_system(self.root)
+            for directory in self.systems.values():
+                sync_file_system(directory)
         except OSError as error:
             raise StoreError(f"cannot restore into {self.into}: {error.strerror}") from error
+
+    def _note(self, path: str, directory: int) -> None:
+        """Holds a descriptor of each file system from before the first write to it: only then does a sync report
+        writes that failed. Finds directories that an interrupted run has left."""
+        found = os.fstat(directory)
+        if found.st_dev not in self.systems:
+            self.systems[found.st_dev] = os.dup(directory)
+        if path in self.private and stat.S_IMODE(found.st_mode) == UNFINISHED_MODE:
+            self.owed.add(path)
 
     def put(
         self, path: str, replace: bool, make: Callable[[str, int], None], finish: Callable[[int, str], None]
@@ -243,6 +263,11 @@ class Directories:
             listed.append((leaf, is_directory, is_directory and there.st_dev != device))
         return listed
 
+    def names(self, path: str) -> list[str]:
+        """Returns the names in a directory, in no order. Raises OSError, UnsafePath and TargetError."""
+        directory = self.find(path)
+        return [] if directory is None else os.listdir(directory)
+
     def remove(self, path: str, is_directory: bool) -> None:
         """Raises OSError, UnsafePath and TargetError."""
         directory = self.open(parent_of(path))
@@ -283,21 +308,38 @@ class Directories:
 
     def _make(self, directory: int, part: str, path: str) -> int | None:
         self._allow(directory, parent_of(path))
+        mode = UNFINISHED_MODE if path in self.private else 0o777
         with _directory_errors(directory, part, path), contextlib.suppress(FileExistsError):
-            os.mkdir(part, 0o700 if path in self.private else 0o777, dir_fd=directory)
+            if self._is_replaced(directory, part, path):
+                os.unlink(part, dir_fd=directory)
+            os.mkdir(part, mode, dir_fd=directory)
             self.made.add(path)
+            self.owed.add(path)
         return self._step(directory, part, path)
+
+    def _is_replaced(self, directory: int, part: str, path: str) -> bool:
+        """Returns True if a directory is to take the place of what lies there. Raises OSError."""
+        try:
+            kind = stat.S_IFMT(os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
+        return kind not in (stat.S_IFDIR, stat.S_IFLNK) and self.may_replace(path)
 
     def _allow(self, directory: int, path: str) -> None:
         """Lets the owner of a directory write to it. Root needs no leave."""
         if path in self.ours and os.geteuid():
             found = os.fstat(directory)
             if found.st_uid == os.geteuid() and found.st_mode & 0o300 != 0o300:
-                os.fchmod(directory, stat.S_IMODE(found.st_mode) | 0o700)
+                os.fchmod(directory, UNFINISHED_MODE)
+                self.owed.add(path)
 
     def _step(self, directory: int, part: str, path: str) -> int | None:
         with _directory_errors(directory, part, path), contextlib.suppress(FileNotFoundError):
-            return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            try:
+                return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            except NotADirectoryError:
+                if not self._is_replaced(directory, part, path):
+                    raise
         return None
 
 
@@ -308,8 +350,10 @@ def _directory_errors(directory: int, part: str, path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR) and _is_link(directory, part):
-            raise UnsafePath(f"{path} is a link: nothing is restored through it") from error
+        if error.errno in (errno.ELOOP, errno.ENOTDIR):
+            if _is_link(directory, part):
+                raise UnsafePath(f"{path} is a link: nothing is restored through it") from error
+            raise TargetError(f"cannot make the directory {path}: a file is in its place") from error
         if error.errno in HOPELESS:
             raise StoreError(f"cannot make the directory {path}: {error.strerror}") from error
         raise TargetError(f"cannot make the directory {path}: {error.strerror}") from error

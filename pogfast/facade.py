@@ -311,6 +311,9 @@ def restore(
     delete: bool = False,
     strip_components: int = 0,
     numeric_owner: bool = False,
+    no_owner: bool = False,
+    set_id: bool = False,
+    no_sync: bool = False,
     dry_run: bool = False,
     jobs: int | None = None,
     host: str | None = None,
@@ -333,6 +336,9 @@ def restore(
         delete=delete,
         dry_run=dry_run,
         numeric_owner=numeric_owner,
+        no_owner=no_owner,
+        set_id=set_id,
+        no_sync=no_sync,
         jobs=jobs,
     )
     return recovery.restore(
@@ -655,6 +661,7 @@ def prune(
     host: str | None = None,
     tags: Words = (),
     path: StrPath | None = None,
+    allow_empty: bool = False,
     grace: Seconds = "24h",
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
@@ -663,8 +670,8 @@ def prune(
     with `dry_run=False`.
 
     The policy is a `Policy`, or the keywords that begin with keep (-1: all; times as "2y5m7d3h"; each of `keep_tags`
-    is "TAG" or "TAG,TAG"). Raises UsageError for a policy that keeps nothing, NoSuchArchive, StoreError, and what a
-    manifest raises that cannot be read: nothing is removed then.
+    is "TAG" or "TAG,TAG"). Raises UsageError for a policy that keeps nothing of a group (unless `allow_empty`),
+    NoSuchArchive, StoreError, and what a manifest raises that cannot be read: nothing is removed then.
     """
     from pogfast import pruning
     from pogfast.retention import Policy, Span
@@ -701,6 +708,7 @@ def prune(
         host=host,
         tags=_tags(tags),
         path=_optional(path),
+        allow_empty=allow_empty,
         grace=_seconds("grace", grace, bare=False),
         dry_run=dry_run,
         warn=warn,

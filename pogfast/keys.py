@@ -480,16 +480,23 @@ def _sync_directory(path: str) -> None:
 
 
 def _write_new(path: str, data: bytes, mode: int) -> None:
+    """Makes a file that appears whole: after a power cut half a key would look like one. Raises KeyFileError when
+    something has its name, or it cannot be made."""
+    draft = f"{path}.{random_bytes(8).hex()}.tmp"
     try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+                os.fchmod(out.fileno(), mode)  # the umask may take away more than is meant
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            _give_name(draft, path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(draft)
     except OSError as error:
         raise KeyFileError(f"cannot make {path}: {error.strerror}") from error
     try:
-        with open(file, "wb") as out:
-            os.fchmod(file, mode)  # the umask may take away more than is meant
-            out.write(data)
-            out.flush()
-            os.fsync(file)
         _sync_directory(os.path.dirname(path) or ".")  # else a power cut can take the key of an archive
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -497,3 +504,15 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
         if isinstance(error, OSError):
             raise KeyFileError(f"cannot write {path}: {error.strerror}") from error
         raise
+
+
+def _give_name(draft: str, path: str) -> None:
+    """Names a file that has none but its draft's, unless the name is taken. Raises OSError."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        raise
+    except OSError:  # no hard links here
+        with open(path, "xb"):
+            pass
+        os.rename(draft, path)

@@ -215,12 +215,15 @@ class Writer:
         frames = self._frame
         frames += self._compressor.flush()
         _write_size(frames, self._size)
+        text = self._size
         if trailer is not None:
-            content = compress(_dumps(trailer), LEVEL)
+            facts = _dumps(trailer)
+            text = max(text, len(facts))
+            content = compress(facts, LEVEL)
             frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
         file_key = random_bytes(KEY_SIZE)
         _pad(frames)
-        _make_up(frames, self._size)
+        _make_up(frames, text)
         box = secretbox(file_key, frames)
         frames.clear()
         index = _seal_index(self._blobs, self._sizes, self._key) if self._key.asymmetric else b""
@@ -279,7 +282,7 @@ def _pad(frames: bytearray) -> None:
 
 def _make_up(frames: bytearray, text: int) -> None:
     """Makes frames large enough for `text` bytes of JSON in them: a file of zeros may have a million equal blobs."""
-    missing = text // DENSEST - len(frames) if text > SMALL_TEXT else 0
+    missing = -(-text // DENSEST) - len(frames) if text > SMALL_TEXT else 0
     if missing > 0:
         frames += PADDING_MAGIC + missing.to_bytes(4, "little") + bytes(missing)
 
@@ -421,6 +424,7 @@ class _Frame(NamedTuple):
 
     magic: bytes
     data: memoryview
+    size: int  # bytes of all of it
 
 
 def _open_frames(data: bytes, key: Key, name: str) -> list[_Frame]:
@@ -467,7 +471,7 @@ def _frames(payload: bytes | memoryview) -> Iterator[_Frame]:
             raise ValueError("it is not made of zstd frames")
         if end > len(view):
             raise ValueError("a zstd frame is cut short")
-        yield _Frame(magic, view[begin:end])
+        yield _Frame(magic, view[begin:end], end - at)
         at = end
 
 
@@ -520,7 +524,7 @@ def _check_names(names: Collection[str], origin: str) -> None:
 
 def _room(frames: list[_Frame]) -> int:
     """Bytes of JSON that one of these frames may hold."""
-    return min(MOST_TEXT, max(SMALL_TEXT, DENSEST * sum(len(frame.data) for frame in frames)))
+    return min(MOST_TEXT, max(SMALL_TEXT, DENSEST * sum(frame.size for frame in frames)))
 
 
 def _decompressed(frames: Iterable[_Frame], room: int) -> bytes:

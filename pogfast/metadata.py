@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import errno
 import functools
 import grp
@@ -17,7 +18,7 @@ import os
 import pwd
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from pogfast.errors import CorruptManifest
@@ -29,7 +30,13 @@ MOST_NS = 2**63 - 1
 # A file system without attributes; a file or an attribute that is gone since it was found.
 NO_XATTRS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 VANISHED = {errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+# What file systems keep of a time, in ns: all, NTFS's and SMB's ticks, whole seconds, FAT's every other one.
+TIME_STEPS = (1, 100, 10**9, 2 * 10**9)
 SET_ID = stat.S_ISUID | stat.S_ISGID
+# Attributes that give rights: capabilities, labels, what only root may set. Anybody with the public key can have put
+# them into an archive.
+RIGHTS = (b"security.", b"trusted.")
+ACCESS_ACL, DEFAULT_ACL = b"system.posix_acl_access", b"system.posix_acl_default"
 
 
 class Metadata(NamedTuple):
@@ -120,10 +127,13 @@ else:
 # ---- and back ------------------------------------------------------------------------------------------------------
 
 
-def metadata_of(name: str, facts: Mapping[str, Any], *, numeric_owner: bool = False) -> Metadata:
+def metadata_of(
+    name: str, facts: Mapping[str, Any], *, numeric_owner: bool = False, no_owner: bool = False
+) -> Metadata:
     """What to set of the facts of `name`, an entry or one of the trailer's. Raises CorruptManifest.
 
     Owners are for root alone; one whose name is known here is that user, whatever the number, unless `numeric_owner`.
+    With `no_owner` nothing gets another owner.
     Without its owner a file must not run as whoever restores it: the set-id bits go where the owner is another's.
     """
     try:
@@ -136,7 +146,44 @@ def metadata_of(name: str, facts: Mapping[str, Any], *, numeric_owner: bool = Fa
     except (ValueError, TypeError, AttributeError) as error:
         raise CorruptManifest(f"{name}: its metadata is malformed") from error
     times = None if mtime_ns is None else (mtime_ns if atime_ns is None else atime_ns, mtime_ns)
+    if no_owner:
+        mode, uid, gid = mode & ~SET_ID if mode >= 0 else mode, -1, -1
     return Metadata(mode, uid, gid, times, xattrs)
+
+
+def without_rights(metadata: Metadata, kept: int = 0) -> Metadata:
+    """Returns the metadata without attributes that give rights, and without the set-id bits that are not `kept`."""
+    mode = metadata.mode & ~(SET_ID & ~kept) if metadata.mode >= 0 else metadata.mode
+    xattrs = tuple((name, value) for name, value in metadata.xattrs if not name.startswith(RIGHTS))
+    return metadata._replace(mode=mode, xattrs=xattrs)
+
+
+def is_same_time(there_ns: int, ns: int) -> bool:
+    """Returns True if a file system that was told a time, in ns, can have kept it so."""
+    return any(there_ns == ns // step * step for step in TIME_STEPS)
+
+
+def is_other_owner(metadata: Metadata, there: os.stat_result) -> bool:
+    """Returns True if what is `there` is to get another owner or group."""
+    return metadata.uid not in (-1, there.st_uid) or metadata.gid not in (-1, there.st_gid)
+
+
+def is_other_metadata(directory: int, leaf: str, there: os.stat_result, metadata: Metadata) -> bool:
+    """Returns True if what lies in an open directory, `there`, has another owner, other permissions, another
+    modification time or other attributes. Those that the archive does not have count only if they are ACLs."""
+    if is_other_owner(metadata, there):
+        return True
+    if metadata.mode >= 0 and stat.S_IMODE(there.st_mode) != metadata.mode and not stat.S_ISLNK(there.st_mode):
+        return True
+    if metadata.times is not None and not is_same_time(there.st_mtime_ns, metadata.times[1]):
+        return True
+    path = f"/proc/self/fd/{directory}/{leaf}"
+    found = {os.fsencode(name): base64.b64decode(value) for name, value in _xattrs(path, _ignore)}
+    wanted = dict(metadata.xattrs)
+    acls = (ACCESS_ACL, DEFAULT_ACL) if metadata.mode >= 0 else ()
+    return any(found.get(name) != value for name, value in wanted.items()) or any(
+        name in found and name not in wanted for name in acls
+    )
 
 
 @functools.lru_cache(maxsize=256, typed=True)  # of a million files there are a handful
@@ -195,14 +242,14 @@ def _group_number(name: str) -> int | None:
 def set_metadata(directory: int, leaf: str, metadata: Metadata) -> list[str]:
     """Sets it on what lies under `leaf` in an open directory; a link's own, never its target's.
 
-    Owner first, because that takes bits off the mode; attributes after the mode, because an ACL changes it; times
-    last. Returns what could not be set, a phrase each. For directories, links, FIFOs and files.
+    Owner first, because that takes bits off the mode and capabilities away; attributes before the mode, because whoever
+    may not write to a file cannot give it any; times last. Returns what could not be set, a phrase each. For
+    directories, links, FIFOs and files.
     """
     try:
         if stat.S_ISLNK(os.stat(leaf, dir_fd=directory, follow_symlinks=False).st_mode):
             return _set_on_link(directory, leaf, metadata)
-        # Not blocking: a FIFO that nobody writes to opens at once.
-        fd = os.open(leaf, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+        fd = _open(directory, leaf, metadata.mode >= 0)
     except OSError as error:
         return [f"its metadata cannot be set: {error.strerror}"]
     try:
@@ -211,20 +258,48 @@ def set_metadata(directory: int, leaf: str, metadata: Metadata) -> list[str]:
         os.close(fd)
 
 
+def _open(directory: int, leaf: str, gets_mode: bool) -> int:
+    """Opens what is no link; one that `gets_mode` also when its owner may not read it. Does not wait for a FIFO."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        return os.open(leaf, flags, dir_fd=directory)
+    except PermissionError:
+        if sys.platform != "linux" or not gets_mode:
+            raise
+    at = os.open(leaf, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{at}", 0o700)
+        return os.open(leaf, flags, dir_fd=directory)
+    finally:
+        os.close(at)
+
+
 def _set_on_descriptor(fd: int, metadata: Metadata) -> list[str]:
     failed: list[str] = []
-    mode = metadata.mode
-    if (metadata.uid, metadata.gid) != (-1, -1) and not _done(
-        failed, "owner", os.chown, fd, metadata.uid, metadata.gid
-    ):
-        mode = mode & ~SET_ID if mode >= 0 else mode
+    found, mode = os.fstat(fd), metadata.mode
+    owner = metadata.uid, metadata.gid
+    if is_other_owner(metadata, found) and not _done(failed, "owner", os.chown, fd, *owner) and mode >= 0:
+        mode &= ~SET_ID
     if mode >= 0:
-        _done(failed, "mode", os.chmod, fd, mode)
+        _remove_acls(fd, {name for name, _ in metadata.xattrs})
+    if metadata.xattrs and not found.st_mode & stat.S_IWUSR:
+        _done(failed, "mode", os.chmod, fd, stat.S_IMODE(found.st_mode) | stat.S_IWUSR)
     for name, value in metadata.xattrs:
         _done(failed, f"attribute {os.fsdecode(name)}", _set_xattr, fd, name, value)
+    if mode >= 0:
+        _done(failed, "mode", os.chmod, fd, mode)
     if metadata.times:
         _done(failed, "times", os.utime, fd, ns=metadata.times)
     return failed
+
+
+def _remove_acls(fd: int, but: Container[bytes]) -> None:
+    """Removes ACLs that the archive does not have: those that the directory above has given to what was made in it."""
+    if sys.platform == "linux":
+        for name in (ACCESS_ACL, DEFAULT_ACL):
+            if name not in but:
+                with contextlib.suppress(OSError):  # there is none, or there are none here
+                    os.removexattr(fd, name)
 
 
 def _set_on_link(directory: int, leaf: str, metadata: Metadata) -> list[str]:

@@ -48,8 +48,9 @@ FIRST_FILES = 1024
 # Blobs that wait to be consumed: each batch costs one sync.
 CONSUME_BATCH = 256
 
-# What became of something in an archive; "deleted" is what lay below the directory and is not in the archive.
-Outcome = Literal["restored", "unchanged", "refused", "deleted"]
+# What became of something in an archive. "metadata": it was there with the right content, and only that was set.
+# "deleted": it lay below the directory and is not in the archive.
+Outcome = Literal["restored", "metadata", "unchanged", "refused", "deleted"]
 
 
 class Report(Protocol):
@@ -58,6 +59,16 @@ class Report(Protocol):
     def file(self, index: int, total: int, name: str) -> None: ...
 
     def problem(self, error: PogfastError) -> None: ...
+
+
+class Finisher(Protocol):
+    """What is left to do for files that are whole and have their names."""
+
+    def add(self, place: Place, wanted: Wanted) -> None:
+        """Takes note of one. Raises StoreError."""
+
+    def settle(self) -> None:
+        """Does it for those that were added. Raises StoreError."""
 
 
 @dataclass
@@ -95,13 +106,15 @@ def restore_places(
     jobs: int,
     directories: Directories,
     watch: Callable[[Callable[[], int]], None] = lambda written: None,
+    finisher: Finisher | None = None,
 ) -> Generator[Opened | Outcome | PogfastError, None, None]:
     """For each place in its turn what became of it: Opened when the file is whole and has its name now.
 
     `ask` says what the engine is to do, or that nothing is to be done; a batch is asked for while the engine is at work
     on the one before. `watch` gets a function that tells how many plain bytes are written so far of a batch, in
-    unfinished files as well. To be closed before the directories are, whatever happens: workers write through their
-    descriptors.
+    unfinished files as well. `finisher` gets each file that is whole, and settles them before their directories are
+    closed; not when the caller closes this before its end. To be closed before the directories are, whatever happens:
+    workers write through their descriptors.
     """
     running: _Batch | None = None
     files = FIRST_FILES if isinstance(blobs, BlobDirectory) else MOST_FILES
@@ -109,12 +122,16 @@ def restore_places(
         for batch in _batches(places, max(1, directories.most // 2), files):
             asked = [_asked(ask, place) for place in batch]
             if running is not None:
-                yield from running.results()
-            directories.close(keep={parent_of(place.path) for place in batch})
+                yield from running.results(finisher)
             running = _Batch(batch, asked, key, blobs, jobs)
             watch(running.opener.written)
+            if finisher is not None:
+                finisher.settle()
+            directories.close(keep={parent_of(place.path) for place in batch})
         if running is not None:
-            yield from running.results()
+            yield from running.results(finisher)
+        if finisher is not None:
+            finisher.settle()
     finally:
         if running is not None:
             running.opener.stop()
@@ -158,10 +175,16 @@ class _Batch:
         self.opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary)
         self.opener.start()
 
-    def results(self) -> Iterator[Opened | Outcome | PogfastError]:
+    def results(self, finisher: Finisher | None) -> Iterator[Opened | Outcome | PogfastError]:
         with contextlib.closing(self.opener.run()) as run:
             for place, wanted in zip(self.places, self.asked, strict=True):
-                yield _judged(place.name, wanted.blobs, next(run)) if isinstance(wanted, Wanted) else wanted
+                if not isinstance(wanted, Wanted):
+                    yield wanted
+                    continue
+                result = _judged(place.name, wanted.blobs, next(run))
+                if finisher is not None and isinstance(result, Opened):
+                    finisher.add(place, wanted)
+                yield result
 
 
 def _asked(ask: Callable[[Place], Wanted | Outcome], place: Place) -> Wanted | Outcome | PogfastError:
@@ -257,6 +280,8 @@ def restore(
                 tell(NoSuchEntry(f"{name}: no such file in the archive"))
         if consumer:
             consumer.finish(manifest_name if summary.files == len(opened.entries) else None)
+        else:
+            directories.make_durable()
     return summary
 
 

@@ -7,6 +7,7 @@ the plan and carries it out.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -171,6 +172,12 @@ class Plan:
         selected = self.selected
         return sorted(path for path in selected if not any(directory in selected for directory in above(path)))
 
+    @functools.cached_property
+    def things(self) -> set[str]:
+        """The paths of what is no directory."""
+        return {place.path for kind, places in self.places.items() for place in places if kind != "directory"}
+
+    @functools.cached_property
     def kept(self) -> set[str]:
         """All paths that belong to the archive."""
         kept = {""}

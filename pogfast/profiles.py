@@ -64,6 +64,8 @@ def save(name: str, settings: dict[str, str | int], comment: str) -> str:
     try:
         with open(draft, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(draft, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

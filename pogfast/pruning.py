@@ -18,10 +18,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pogfast import manifest
-from pogfast.archive import ArchiveInfo, Filter, Record, archives, manifests_of
+from pogfast.archive import ArchiveInfo, Filter, Record, archives, manifests_of, some_of, time_of
 from pogfast.errors import MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.keys import Key
-from pogfast.retention import Judged, Policy, judge
+from pogfast.retention import Dated, Judged, Policy, is_future, judge, keeps_nothing
 from pogfast.stores import REMOVED, SWEEPING, SWEPT, Store, Stored, open_store
 from pogfast.stores.targets import STALE, await_no_sweep, publish
 
@@ -68,16 +68,17 @@ def prune(
     host: str | None = None,
     tags: Collection[str] = (),
     path: str | None = None,
+    allow_empty: bool = False,
     grace: float = GRACE,
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Applies a policy to the archives that `host`, `tags` and `path` choose (none: all), by groups, and sweeps; `warn`
-    hears what is waited for.
+    hears what is waited for, and which archives are dated in the future.
 
     With a public key alone all archives are one group, by the times in their names. Raises UsageError for an empty
-    policy and one that keeps nothing, NoSuchArchive, NoArchives, StoreError, and what a manifest raises that cannot be
-    read.
+    policy and, unless `allow_empty`, for one that keeps nothing of a group; NoSuchArchive, NoArchives, StoreError, and
+    what a manifest raises that cannot be read.
     """
     if policy.is_empty:
         hint = "give --keep-last N, --keep-daily N, ... or --keep-all"
@@ -87,7 +88,8 @@ def prune(
         raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
     opened = open_store(store)
     try:
-        return _Prune(opened, key, grace, dry_run, warn).run(policy, group_by if key.can_open else (), wanted)
+        run = _Prune(opened, key, grace, dry_run, warn)
+        return run.run(policy, group_by if key.can_open else (), wanted, allow_empty)
     finally:
         opened.close()
 
@@ -112,8 +114,8 @@ class _Prune:
         self.said = 0.0
         self.deleted: list[str] = []
 
-    def run(self, policy: Policy, group_by: Collection[str], wanted: Filter) -> Summary:
-        self.carry_out(self._choose(policy, group_by, wanted))
+    def run(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool = False) -> Summary:
+        self.carry_out(self._choose(policy, group_by, wanted, allow_empty))
         return self.summary
 
     def spare_locked(self, going: Sequence[str]) -> dict[str, str]:
@@ -132,8 +134,8 @@ class _Prune:
 
     # ---- which archives ----
 
-    def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter) -> list[str]:
-        """Names of the manifests that go."""
+    def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> list[str]:
+        """Names of the manifests that go. Raises UsageError if a group would lose all, unless `allow_empty`."""
         infos = archives(self.store, self.key)
         for info in infos:
             if info.problem:
@@ -147,7 +149,16 @@ class _Prune:
         groups: dict[str, list[ArchiveInfo]] = defaultdict(list)
         for info in meant:
             groups[_group(info, group_by)].append(info)
-        judged = [(one, group) for group, members in sorted(groups.items()) for one in judge(members, policy)]
+        now = datetime.now(UTC)
+        by_group = {group: judge(members, policy, now) for group, members in sorted(groups.items())}
+        judged = [(one, group) for group, members in by_group.items() for one in members]
+        self._tell_future([one.archive for one, _ in judged if one.of_future])
+        emptied = [group for group, members in by_group.items() if keeps_nothing(members)]
+        if emptied and not allow_empty:
+            raise UsageError(
+                f"that would remove every archive of {emptied[0] or 'the store'}: nothing was removed",
+                hint="keep at least one: --keep-last 1; --allow-empty removes them all the same",
+            )
         locked = self.spare_locked([one.archive.name for one, _ in judged if not one.reasons])
         going = []
         for one, group in judged:
@@ -157,9 +168,15 @@ class _Prune:
             if not one.reasons:
                 going.append(one.archive.name)
         self.summary.removed, self.summary.kept = len(going), len(infos) - len(going)
-        if infos and not self.summary.kept:
-            raise UsageError("that would remove every archive of the store", hint="keep at least one: --keep-last 1")
         return going
+
+    def _tell_future(self, ahead: Sequence[Dated]) -> None:
+        if ahead:
+            names = some_of([f"{archive.name} ({archive.time:%Y-%m-%d})" for archive in ahead])
+            self.warn(
+                f"dated in the future, so kept and counted by no rule: {names}; a clock was wrong, or somebody forged "
+                "them: `pogfast remove` removes single archives"
+            )
 
     # ---- mark and sweep ----
 
@@ -266,8 +283,10 @@ def clean_up(store: Store, key: Key, *, grace: float = GRACE, dry_run: bool = Tr
     blobs = {stored.name: run._named([stored.name]) for stored in manifests_of(store)}
     cleaned = Cleaned()
     names = sorted(blobs)
-    for index, older in enumerate(names):
-        for newer in names[index + 1 :]:
+    now = datetime.now(UTC)
+    present = [name for name in names if not is_future(time_of({}, name), now)]
+    for index, older in enumerate(present):
+        for newer in present[index + 1 :]:
             either = blobs[older] | blobs[newer]
             share = len(blobs[older] & blobs[newer]) / len(either) if either else 1.0
             cleaned.similar.append((older, newer, share))

@@ -12,25 +12,37 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
-from pogfast.archive import open_archive
+from pogfast.archive import open_archive, telling
 from pogfast.directories import Directories, leaf_of, many_open_files, parent_of
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UsageError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
-from pogfast.metadata import Metadata, metadata_of, set_metadata
+from pogfast.metadata import (
+    SET_ID,
+    Metadata,
+    is_other_metadata,
+    is_other_owner,
+    is_same_time,
+    metadata_of,
+    set_metadata,
+    without_rights,
+)
 from pogfast.opening import Outcome, cannot_write, restore_places
 from pogfast.plan import Contents, Place, Plan
+from pogfast.stores.addresses import check_restored_to
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
-# What file systems keep of a time, in ns: all, NTFS's and SMB's ticks, whole seconds.
-TIME_STEPS = (1, 100, 10**9)
+# Seconds between two syncs of the files restored so far: what an interrupted run has to do again.
+SETTLE_AFTER = 5.0
+# Times, in seconds, that can be altered by a few and still be told in 2^63 ns.
+MOST_SECONDS = 9 * 10**9
 
 Overwrite = Literal["never", "if-changed", "always"]
 
@@ -80,7 +92,8 @@ class Summary:
     directories: int = 0  # made
     links: int = 0
     fifos: int = 0
-    unchanged: int = 0  # was there already: files, links, FIFOs
+    metadata: int = 0  # files, links, FIFOs that were there already, and got their owner, permissions or attributes
+    unchanged: int = 0  # those that were there already as they should be
     refused: list[str] = field(default_factory=list)  # something else is there and may not be replaced
     deleted: int = 0
     bytes_written: int = 0
@@ -105,6 +118,9 @@ class Options:
     delete: bool = False  # what lies below the selected directories and is not in the archive
     dry_run: bool = False
     numeric_owner: bool = False
+    no_owner: bool = False  # everything belongs to whoever restores it
+    set_id: bool = False  # restore set-id bits of files, capabilities, and what else gives rights
+    no_sync: bool = False  # do not wait for the disk: a power cut may then leave files that seem to be restored
     jobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -137,16 +153,11 @@ def restore(
     CorruptManifest, UsageError and StoreError.
     """
     options = _chosen(options, more)
+    check_restored_to(into)
     heard = report or Silent()
     lost: list[PogfastError] = []
 
-    def tell(what: PogfastError | str) -> None:
-        if isinstance(what, str):
-            heard.warning(what)
-        else:
-            lost.append(what)
-            heard.problem(what)
-
+    tell = telling(heard, lost)
     with open_archive(archive, key, host=host, tags=tags, path=path, stores=stores, tell=tell) as opened:
         good = getattr(opened.store, "good_blob", None)
         summary = restore_archive(
@@ -173,7 +184,10 @@ def restore_archive(
     Files with blobs that are missing or damaged are tried once more with what `good` gives for their blobs.
     What is there already and the same (kind, size and mtime; a link's target) is left as it is. What differs stays
     with overwrite "never" and is in the summary's `refused`; it is replaced with "if-changed"; "always" replaces both.
-    A directory is never replaced by anything else, nor anything else by one. Directories get their metadata always.
+    With these two a file makes way for a directory, and a directory for a file if it is empty or `delete` is given;
+    and what is the same gets the metadata that it lacks. "never" changes nothing that was there, unless `delete` makes
+    directories what they were. A file gets its modification time when its bytes are on the disk, and all of it is there
+    when this returns, unless `no_sync`.
     Raises UsageError, CorruptManifest (the trailer) and StoreError; what is wrong with one entry is in the problems.
     """
     options = _chosen(options, more)
@@ -183,7 +197,14 @@ def restore_archive(
         plan.check_delete()
     with (
         many_open_files() as most,
-        Directories(into, most, private=plan.directories, ours=plan.selected, make=not options.dry_run) as directories,
+        Directories(
+            into,
+            most,
+            private=plan.directories,
+            ours=plan.selected,
+            may_replace=lambda path: options.overwrite != "never" and path not in plan.things,
+            make=not options.dry_run,
+        ) as directories,
     ):
         run = _Run(plan, blobs, good, key, directories, options, report or Silent())
         run.start()
@@ -192,6 +213,9 @@ def restore_archive(
         if options.delete:
             run.delete()
         run.restore_directories()
+        run.tell_stripped()
+        if not options.no_sync and not options.dry_run:
+            directories.make_durable()
     run.summary.seconds = time.monotonic() - started
     return run.summary
 
@@ -200,6 +224,49 @@ def _chosen(options: Options | None, more: dict[str, Any]) -> Options:
     if options is not None and more:
         raise UsageError("give options, or single ones, not both")
     return options or Options(**more)
+
+
+class _Times:
+    """Gives files their modification times when their bytes are on the disk, and not before.
+
+    Until then they have `unfinished_time`: after a power cut a file may have its name, size and time, and zeros for
+    bytes, and the next run must not take it for restored.
+    """
+
+    def __init__(self, directories: Directories, entries: Mapping[str, Entry], tell: Callable[[str], None]) -> None:
+        self.directories = directories
+        self.entries = entries
+        self.tell = tell
+        self.pending: list[tuple[str, Wanted]] = []
+        self.settled_at = time.monotonic()
+
+    def add(self, place: Place, wanted: Wanted) -> None:
+        self.pending.append((place.name, wanted))
+        if time.monotonic() - self.settled_at > SETTLE_AFTER:
+            self.settle()
+
+    def settle(self) -> None:
+        if self.pending:
+            self.directories.make_durable()
+        for name, wanted in self.pending:
+            times = self.entries[name].atime_ns, self.entries[name].mtime_ns
+            try:
+                os.utime(wanted.leaf, ns=times, dir_fd=wanted.directory, follow_symlinks=False)
+            except OSError as error:
+                self.tell(f"{name}: its times cannot be set: {error.strerror}")
+        self.pending.clear()
+        self.settled_at = time.monotonic()
+
+
+def unfinished_time(mtime_ns: int) -> int:
+    """The modification time of a file that may not be on the disk yet, made from its own: another second, four away
+    because FAT keeps only every other one, and nanoseconds that no file has by chance."""
+    seconds = max(-MOST_SECONDS, min(mtime_ns // 10**9, MOST_SECONDS))
+    return (seconds ^ 4) * 10**9 + 506_070_708
+
+
+class _Blocked(TargetError):
+    """A directory lies where a file is to be restored. It may make way when no worker writes."""
 
 
 class _Run:
@@ -229,6 +296,8 @@ class _Run:
         self.bytes_done = 0  # of these
         self.written: Callable[[], int] = lambda: 0  # plain bytes that the engine has written in this batch
         self.settled = 0  # of these, those of files that are done
+        self.stripped = 0  # files and directories that would have got rights
+        self.gone: set[str] = set()  # directories that have made way for something else, and what was in them
         # Archived name of the first file of an inode -> path of one of its files that is there, or will be.
         self.first: dict[str, str] = {}
         self.awaited: set[str] = set()  # these paths
@@ -259,22 +328,27 @@ class _Run:
 
     def restore_files(self, places: Sequence[Place]) -> None:
         damaged: list[Place] = []
+        blocked: list[Place] = []
         with contextlib.closing(self._restored(places, self.blobs)) as results:
-            for place in places:
-                result = next(results)
+            for place, result in zip(places, results, strict=True):  # to its end: the last files are settled there
                 if self.good and isinstance(result, DamageError):
                     damaged.append(place)
+                elif isinstance(result, _Blocked):
+                    blocked.append(place)
                 else:
                     self._settle(place, result, place.size)
         if self.good:
             with contextlib.closing(self._restored(damaged, self.good)) as results:
-                for place in damaged:
-                    self._settle(place, next(results), place.size)
+                for place, result in zip(damaged, results, strict=True):
+                    self._settle(place, result, place.size)
+        if blocked:
+            self.restore_files(list(self._cleared(blocked)))
 
     def _restored(
         self, places: Sequence[Place], blobs: BlobDirectory | Callable[[str], Buffer]
     ) -> Generator[Opened | Outcome | PogfastError, None, None]:
-        return restore_places(places, self._ask, self.key, blobs, self.jobs, self.directories, self._watch)
+        times = None if self.options.no_sync else _Times(self.directories, self.entries, self._warn)
+        return restore_places(places, self._ask, self.key, blobs, self.jobs, self.directories, self._watch, times)
 
     def _watch(self, written: Callable[[], int]) -> None:
         self.written, self.settled = written, 0
@@ -282,10 +356,16 @@ class _Run:
     def _ask(self, place: Place) -> Wanted | Outcome:
         entry = self.entries[place.name]
         size, sizes = entry.size, entry.sizes
-        outcome = self._outcome(place, lambda there: _is_same_file(entry, there))
-        if outcome or self.options.dry_run:
-            return outcome or "restored"
-        metadata = metadata_of(place.name, entry.more, numeric_owner=self.options.numeric_owner)
+        there = self._there(place)
+        if there is not None and stat.S_ISDIR(there.st_mode) and self.options.overwrite != "never":
+            raise _Blocked(place.name)
+        unfinished = there is not None and _is_unfinished(entry, there)
+        outcome = None if unfinished else self._outcome(place, there, entry.more, lambda it: _is_same_file(entry, it))
+        if outcome:
+            return outcome
+        metadata = self._metadata(place, entry.more)
+        if self.options.dry_run:
+            return "restored"
         return Wanted(
             self.directories.open(parent_of(place.path)),
             os.fsencode(leaf_of(place.path)),
@@ -293,26 +373,99 @@ class _Run:
             sizes,
             -1 if size is None else size,
             entry.atime_ns,
-            entry.mtime_ns,
+            entry.mtime_ns if self.options.no_sync else unfinished_time(entry.mtime_ns),
             metadata.mode,
             metadata.uid,
             metadata.gid,
             metadata.xattrs,
             entry.more.get("sparse") is True,
-            self.options.overwrite != "never",
+            self.options.overwrite != "never" or unfinished,
         )
 
-    def _outcome(self, place: Place, is_same: Callable[[os.stat_result], bool]) -> Outcome | None:
-        """None when it is to be restored. Raises TargetError and UnsafePath."""
+    def _there(self, place: Place) -> os.stat_result | None:
+        """What lies where something is to be restored. Raises TargetError and UnsafePath."""
         # What lies in a directory that this run has made is its own, and of other paths.
-        there = None if parent_of(place.path) in self.directories.made else self.directories.look(place.path)
+        if parent_of(place.path) in self.directories.made or place.path in self.gone:
+            return None
+        return self.directories.look(place.path)
+
+    def _outcome(
+        self,
+        place: Place,
+        there: os.stat_result | None,
+        facts: Mapping[str, Any],
+        is_same: Callable[[os.stat_result], bool],
+    ) -> Outcome | None:
+        """None when it is to be restored, over what is `there`. Raises TargetError and UnsafePath."""
         if there is None:
             return None
         if stat.S_ISDIR(there.st_mode):
-            raise TargetError(f"{place.name}: not restored, a directory is in its place")
+            self._make_way(place)
+            return None
         if self.options.overwrite != "always" and is_same(there):
-            return "unchanged"
+            return self._kept(place, there, facts)
         return "refused" if self.options.overwrite == "never" else None
+
+    def _kept(self, place: Place, there: os.stat_result, facts: Mapping[str, Any]) -> Outcome:
+        """What is there stays; it gets the metadata that it should have, unless nothing may be changed."""
+        if self.options.overwrite == "never":
+            return "unchanged"
+        metadata = self._metadata(place, facts, there)
+        directory, leaf = self.directories.find(parent_of(place.path)), leaf_of(place.path)
+        if directory is None or not is_other_metadata(directory, leaf, there, metadata):
+            return "unchanged"
+        if not self.options.dry_run:
+            self._set_metadata(place, self.directories.open(parent_of(place.path)), leaf, metadata)
+        return "metadata"
+
+    def _metadata(
+        self, place: Place, facts: Mapping[str, Any], there: os.stat_result | None = None, kept: int = 0
+    ) -> Metadata:
+        """Of set-id bits, without set_id, only those that are `kept` and those that what is `there` has already, if its
+        owner stays the same. Raises CorruptManifest."""
+        options = self.options
+        metadata = metadata_of(place.name, facts, numeric_owner=options.numeric_owner, no_owner=options.no_owner)
+        if options.set_id:
+            return metadata
+        if there is not None and not is_other_owner(metadata, there):
+            kept = there.st_mode & SET_ID
+        safe = without_rights(metadata, kept)
+        self.stripped += safe != metadata
+        return safe
+
+    # ---- directories in the way ----
+
+    def _cleared(self, places: Iterable[Place]) -> Iterator[Place]:
+        """Makes way for files. Gives those that can be restored now."""
+        for place in places:
+            try:
+                self._make_way(place)
+            except StoreError:
+                raise
+            except PogfastError as error:
+                self._settle(place, error, 0)
+            else:
+                yield place
+
+    def _make_way(self, place: Place) -> None:
+        """Removes a directory where something else is to be restored: an empty one, with `delete` also what is in it.
+        All of it, or nothing. Raises TargetError and UnsafePath."""
+        problem = f"{place.name}: not restored, a directory is in its place"
+        if self.options.overwrite == "never":
+            raise TargetError(problem)
+        surplus = self._surplus(place.path) if self.options.delete else []
+        going = {path for path, _ in surplus}
+        try:
+            if any(f"{place.path}/{leaf}" not in going for leaf in self.directories.names(place.path)):
+                stays = "something in it has to stay" if self.options.delete else "--delete removes what is in it"
+                raise TargetError(problem, f"it is not empty: {stays}")
+            for path, is_directory in surplus:
+                self._delete(path, is_directory)
+            if not self.options.dry_run:
+                self.directories.remove(place.path, True)
+        except OSError as error:
+            raise TargetError(f"{problem}: {error.strerror}") from error
+        self.gone.add(place.path)
 
     def _settle(self, place: Place, result: Opened | Outcome | PogfastError, written: int) -> None:
         """A file needs no more work. `written` is its plain bytes, if it was restored."""
@@ -402,13 +555,16 @@ class _Run:
         path = self.first[place.first]
         if path not in self.whole:
             return None
-        outcome = self._outcome(place, lambda there: _is_same_file(entry, there))
+        source, there = self.directories.look(path), self._there(place)
+        linked = source is not None and there is not None and os.path.samestat(source, there)
+        if linked and self.options.overwrite != "always":
+            return "unchanged"
+        outcome = self._outcome(place, there, entry.more, lambda it: _is_same_file(entry, it))
         if outcome or self.options.dry_run:
             return outcome or "restored"
-        source, there = self.directories.look(path), self.directories.look(place.path)
         if source is None:
             return None
-        if there and os.path.samestat(source, there):
+        if linked:
             return "unchanged"
 
         def link(name: str, directory: int) -> None:
@@ -416,7 +572,8 @@ class _Run:
             os.link(leaf_of(path), name, src_dir_fd=at, dst_dir_fd=directory, follow_symlinks=False)
 
         try:
-            self.directories.put(place.path, there is not None, link, lambda directory, name: None)
+            replace = self.directories.look(place.path) is not None
+            self.directories.put(place.path, replace, link, lambda directory, name: None)
         except OSError:
             return None  # no hard links here, or no more of them
         return "restored"
@@ -485,29 +642,29 @@ class _Run:
         is_same: Callable[[os.stat_result], bool],
         make: Callable[[str, int], None],
     ) -> Outcome:
-        metadata = metadata_of(place.name, facts, numeric_owner=self.options.numeric_owner)
-        outcome = self._outcome(place, is_same)
-        if outcome is None and not self.options.dry_run:
+        outcome = self._outcome(place, self._there(place), facts, is_same)
+        if outcome:
+            return outcome
+        metadata = self._metadata(place, facts)
+        if not self.options.dry_run:
             replace = self.directories.look(place.path) is not None
 
             def finish(directory: int, name: str) -> None:
                 self._set_metadata(place, directory, name, metadata)
 
             self.directories.put(place.path, replace, make, finish)
-        return outcome or "restored"
+        return "restored"
 
     def _directory(self, place: Place) -> Outcome | None:
         """None when it was there. The directory that is restored into is not the archive's."""
-        metadata = metadata_of(
-            place.name, self.plan.facts["directory"][place.name], numeric_owner=self.options.numeric_owner
-        )
+        metadata = self._metadata(place, self.plan.facts["directory"][place.name], kept=SET_ID)
         if not place.path:
             return None
         if self.options.dry_run:
-            there = self.directories.look(place.path)
-            self.directories.find(place.path)
-            return "restored" if there is None else None
-        self._set_metadata(place, self.directories.open(place.path), ".", metadata)
+            return "restored" if self.directories.find(place.path) is None else None
+        directory = self.directories.open(place.path)
+        if place.path in self.directories.owed or self.options.overwrite != "never" or self.options.delete:
+            self._set_metadata(place, directory, ".", metadata)
         return "restored" if place.path in self.directories.made else None
 
     def _directory_on_the_way(self, place: Place) -> None:
@@ -522,26 +679,41 @@ class _Run:
 
     def delete(self) -> None:
         """Removes what lies below selected directories and is not in the archive, unless it must stay."""
-        kept, must_stay = self.plan.kept(), self.plan.must_stay
         for top in self.plan.tops():
-            if must_stay(top):
+            if self.plan.must_stay(top):
                 continue
-            for path, is_directory in self.directories.others(top, kept, must_stay, self._warn):
+            for path, is_directory in self._surplus(top):
                 try:
-                    if not self.options.dry_run:
-                        self.directories.make_room()
-                        self.directories.remove(path, is_directory)
+                    self.directories.make_room()
+                    self._delete(path, is_directory)
                 except OSError as error:
                     self._problem(TargetError(f"{path}: cannot be deleted: {error.strerror}"), path)
-                else:
-                    self.summary.deleted += 1
-                    self.report.entry(path, "deleted", 0)
+
+    def _surplus(self, top: str) -> list[tuple[str, bool]]:
+        """What is to be deleted below a directory, the deepest first, and whether it is a directory."""
+        found = self.directories.others(top, self.plan.kept, self.plan.must_stay, self._warn)
+        return [(path, is_directory) for path, is_directory in found if path not in self.gone]
+
+    def _delete(self, path: str, is_directory: bool) -> None:
+        """Raises OSError, UnsafePath and TargetError."""
+        if not self.options.dry_run:
+            self.directories.remove(path, is_directory)
+        self.gone.add(path)
+        self.summary.deleted += 1
+        self.report.entry(path, "deleted", 0)
 
     # ---- what is told ----
+
+    def tell_stripped(self) -> None:
+        if self.stripped:
+            what = f"set-id bits or capabilities were left out ({self.stripped:,})"
+            self._warn(f"{what}: --set-id restores them, from an archive that you trust")
 
     def _tell(self, place: Place, outcome: Outcome) -> None:
         if outcome == "unchanged":
             self.summary.unchanged += 1
+        elif outcome == "metadata":
+            self.summary.metadata += 1
         elif outcome == "refused":
             self.summary.refused.append(place.name)
         self.report.entry(place.name, outcome, place.size)
@@ -564,7 +736,20 @@ def _is_same_file(entry: Entry, there: os.stat_result) -> bool:
     """By size, where the archive knows it, and mtime, as far as the file system keeps it."""
     if not stat.S_ISREG(there.st_mode) or entry.size not in (None, there.st_size):
         return False
-    return any(there.st_mtime_ns == entry.mtime_ns // step * step for step in TIME_STEPS)
+    return is_same_time(there.st_mtime_ns, entry.mtime_ns)
+
+
+def _is_unfinished(entry: Entry, there: os.stat_result) -> bool:
+    """Whether an interrupted restore has left a file that may not be on the disk.
+
+    Where only the second of the mark is left of it, the file system must be one that keeps no more of any time: nobody
+    sets the time of the last change.
+    """
+    if not stat.S_ISREG(there.st_mode) or entry.size not in (None, there.st_size):
+        return False
+    mark = unfinished_time(entry.mtime_ns)
+    is_coarse = there.st_ctime_ns % 10**9 == there.st_mtime_ns % 10**9 == 0
+    return is_same_time(there.st_mtime_ns, mark) and (is_coarse or there.st_mtime_ns % 10**9 != 0)
 
 
 def _is_target(text: str) -> bool:

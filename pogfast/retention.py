@@ -1,8 +1,8 @@
 """Which archives are kept: restic's policy, as a pure function over times and tags.
 
 Archives are looked at from the newest to the oldest. A rule like `daily` keeps the newest of each day, for as many days
-as its number says that have an archive at all; while it has some left, it keeps the oldest archive as well. Knows no
-store and no manifest.
+as its number says that have an archive at all; while it has some left, it keeps the oldest archive as well. An archive
+of the future is kept, and no rule counts it. Knows no store and no manifest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from typing import NamedTuple, Protocol
 from pogfast.errors import UsageError
 
 UNLIMITED = -1
+
+# What is dated further ahead is of the future: a clock was wrong, or somebody forged it with the public key. A day,
+# since some times are local ones of another zone.
+FUTURE = timedelta(days=1)
 
 # How a rule tells periods apart.
 PERIODS: dict[str, Callable[[datetime], object]] = {
@@ -96,11 +100,31 @@ class Judged:
 
     archive: Dated
     reasons: list[str] = field(default_factory=list)
+    of_future: bool = False
 
 
-def judge(archives: Sequence[Dated], policy: Policy) -> list[Judged]:
-    """Of one group, the newest first. All of them need a time."""
-    judged = [Judged(archive) for archive in sorted(archives, key=_age)]
+def is_future(time: datetime | None, now: datetime) -> bool:
+    """Returns True if an archive cannot have been made at its time."""
+    return time is not None and time - now > FUTURE
+
+
+def judge(archives: Sequence[Dated], policy: Policy, now: datetime) -> list[Judged]:
+    """Judges the archives of one group, the newest first. Raises UsageError for one without a time."""
+    ordered = sorted(archives, key=_age)
+    ahead = [archive for archive in ordered if is_future(archive.time, now)]
+    return [Judged(archive, ["dated in the future"], of_future=True) for archive in ahead] + _judge_present(
+        ordered[len(ahead) :], policy
+    )
+
+
+def keeps_nothing(judged: Sequence[Judged]) -> bool:
+    """Returns True if every archive of a group goes, but for those of the future: anybody can have made those."""
+    present = [one for one in judged if not one.of_future]
+    return bool(present) and not any(one.reasons for one in present)
+
+
+def _judge_present(ordered: Sequence[Dated], policy: Policy) -> list[Judged]:
+    judged = [Judged(archive) for archive in ordered]
     if not judged:
         return judged
     times = [_time(one.archive) for one in judged]

@@ -126,6 +126,20 @@ def test_every_verb_refuses_it(work: Path, cli: Runner, pog: Runner, word: str) 
         pogfast.open_store(word)
 
 
+@pytest.mark.parametrize("word", ["s3://bucket/x", "sftp:u@h:/x", "user@host:x", "file:///x", "~/out", "local:x"])
+def test_nothing_is_restored_to_an_address(work: Path, cli: Runner, word: str) -> None:
+    """It would be a directory of that name on this machine. (bash leaves the ~ of --into=~/out as it is.)"""
+    assert cli("create", "tree", "--to", "store").code == 0
+    before = sorted(work.iterdir())
+    for more in ((), ("--dry-run",)):
+        ran = cli("restore", "store/latest", f"--into={word}", *more)
+        assert (ran.code, f"{word} is no directory" in ran.err) == (2, True), ran.err
+    assert sorted(work.iterdir()) == before
+    assert cli("restore", "store/latest", f"--into=./{word}").code == 0
+    assert cli("restore", "store/latest", "--into=at-12:30").code == 0
+    assert (work / "at-12:30" / "tree").is_dir()
+
+
 def test_a_directory_of_such_a_name(work: Path, cli: Runner) -> None:
     for number, name in enumerate(("./s3:x", "local:sftp:u@h:", f"{work}/gs:y", "../here:/z", "local:~/x")):
         (work / "here:").mkdir(exist_ok=True)

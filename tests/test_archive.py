@@ -22,7 +22,7 @@ from conftest import Vector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pogfast import keys, reading
+from pogfast import keys, manifest, reading
 from pogfast.archive import Archive, archives, find_archive, open_archive
 from pogfast.errors import (
     CorruptBlob,
@@ -703,10 +703,33 @@ def test_no_archive_at_all(built: Built) -> None:
         open_archive(f"{built.path}/latest", KEY)
 
 
-def test_an_archive_from_the_future_is_told_of(built: Built) -> None:
-    built.seal("2026-01-01T00:00:00.000000.mfn", {"time": "2099-01-01T00:00:00+00:00"})
-    with pytest.warns(UserWarning, match="in the future"):
-        open_archive(f"{built.path}/latest", KEY).close()
+@pytest.mark.parametrize("forged", ["2026-01-02T00:00:00.000000.mfn", "2099-01-01T00:00:00.000000.mfn"])
+def test_the_latest_is_never_of_the_future(built: Built, forged: str) -> None:
+    built.seal("2026-01-01T00:00:00.000000.mfn", {"time": "2026-01-01T00:00:00+00:00", "host": "h"})
+    built.seal(forged, {"time": "2099-01-01T00:00:00+00:00", "host": "h"})
+    with pytest.warns(UserWarning, match=f"{forged} is passed over: it is dated 2099-01-01, in the future"):
+        archive = open_archive(f"{built.path}/latest", KEY, host="h")
+    assert archive.name == "2026-01-01T00:00:00.000000.mfn"
+    archive.close()
+    (built.path / "2026-01-01T00:00:00.000000.mfn").unlink()
+    with (
+        pytest.warns(UserWarning, match="in the future"),
+        pytest.raises(NoSuchArchive, match="is dated in the future") as raised,
+    ):
+        open_archive(f"{built.path}/latest", KEY)
+    assert "set the clock, if it is not" in raised.value.hint
+    open_archive(f"{built.path}/{forged}", KEY).close()
+
+
+def test_the_latest_of_a_public_key_is_never_of_the_future(tmp_path: Path) -> None:
+    encrypt, _ = keys.create_pair("pair", str(tmp_path))
+    key = keys.from_encryption_keyfile(encrypt)
+    for name in ("2026-01-01T00:00:00.000000.mfn", "2099-01-01T00:00:00.000000.mfn"):
+        (tmp_path / name).write_bytes(manifest.seal(manifest.Manifest(), key))
+    with pytest.warns(UserWarning, match="2099-01-01T00:00:00.000000.mfn is passed over"):
+        store, name = find_archive(f"{tmp_path}/latest", key)
+    store.close()
+    assert name == "2026-01-01T00:00:00.000000.mfn"
 
 
 def test_all_archives_of_a_store(built: Built) -> None:

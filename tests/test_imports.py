@@ -100,7 +100,8 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "story 2: never knows create; names unfinished files as local stores do",
     ),
     "recovery": (
-        {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "_engine", "errors"},
+        {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "stores.addresses", "_engine"}
+        | {"errors"},
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
     "fetching": ({"_engine", "errors"}, "a blob that seems damaged is fetched once more: no store, no key"),
@@ -113,7 +114,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "manifests opened once and remembered: which archive is meant, and what is shown of it, is not its business",
     ),
     "archive": (
-        {"catalog", "reading", "manifest", "keys", "stores", "stores.mirrors", "_engine", "errors"},
+        {"catalog", "reading", "retention", "manifest", "keys", "stores", "stores.mirrors", "_engine", "errors"},
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (

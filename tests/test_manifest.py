@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from pogfast import keys, manifest
 from pogfast._engine import compress, public_key, secretbox
-from pogfast.errors import CorruptManifest, WrongKey
+from pogfast.errors import CorruptManifest, PogfastError, WrongKey
 from pogfast.manifest import Entry, Manifest
 
 SECRET, PRIVATE = bytes(range(32)), bytes(range(32, 64))
@@ -581,3 +581,217 @@ def test_names_of_blobs() -> None:
     assert manifest.is_blob_name(NAME)
     for wrong in ("", NAME[:-1], NAME + "=", NAME.replace("=", "A"), "é" + NAME[1:], NAME[:-2] + "B=", "/" + NAME[1:]):
         assert not manifest.is_blob_name(wrong), wrong
+
+
+# ---- FORMAT.md, "Limits" ----
+
+LONGEST, DEEPEST = "n" * 65_535, "/".join(["p"] * 4096)
+
+
+@pytest.mark.parametrize("name", [LONGEST, DEEPEST, "ä" * 65_535])
+def test_a_name_at_the_limit(name: str) -> None:
+    archive = Manifest({name: Entry([], 0, 0)}, {"directories": {name: {}}})
+    assert manifest.open(manifest.seal(archive, SYMMETRIC), SYMMETRIC, "m") == archive
+
+
+@pytest.mark.parametrize("name", [LONGEST + "n", DEEPEST + "/", "n/" * 32_768], ids=["long", "deep", "both"])
+def test_a_name_beyond_the_limit(name: str) -> None:
+    with pytest.raises(PogfastError, match="too long for an archive"):
+        manifest.Writer(SYMMETRIC).add(name, Entry([], 0, 0))
+    for word in ("directories", "links", "fifos"):
+        data = manifest.seal(Manifest({}, {"host": "h", word: {"a": {}, name: {}}}), SYMMETRIC)
+        for way in (manifest.open, manifest.open_trailer):
+            with pytest.raises(CorruptManifest, match="m: a name in it is longer"):
+                way(data, SYMMETRIC, "m")
+    entries = compress(json.dumps({"a": json.loads(FACTS), name: json.loads(FACTS)}).encode())
+    with pytest.raises(CorruptManifest, match="m: a name in it is longer"):
+        manifest.open(sealed(entries), SYMMETRIC, "m")
+
+
+def test_frames_up_to_the_limit() -> None:
+    for more in (0, 1):
+        data = sealed(compress(b"{}") + skippable(oracle.PADDING, b"") * (255 + more))
+        if not more:
+            assert manifest.open(data, SYMMETRIC, "m").entries == {}
+            continue
+        with pytest.raises(CorruptManifest, match="more than 256 frames"):
+            manifest.open(data, SYMMETRIC, "m")
+
+
+@pytest.mark.parametrize("first", [0x4F, 0x60])
+def test_a_frame_that_is_almost_skippable_is_damage(first: int) -> None:
+    odd = skippable(bytes([first]) + oracle.PADDING[1:], b"")
+    with pytest.raises(CorruptManifest, match="not made of zstd frames"):
+        manifest.open(sealed(compress(b"{}") + odd), SYMMETRIC, "m")
+
+
+@pytest.mark.parametrize("size", [True, False])
+def test_text_up_to_the_limit(size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several frames together, whether they say their length or not."""
+    monkeypatch.setattr(manifest, "SMALL_TEXT", 300_000)
+    compressor = zstandard.ZstdCompressor(write_content_size=size)
+    for length in (300_000, 300_001):
+        text = b"{}" + b" " * (length - 2)
+        for cuts in ((), (1000,), (299_999,)):
+            pieces = [text[start:end] for start, end in zip((0, *cuts), (*cuts, length), strict=True)]
+            data = sealed(b"".join(map(compressor.compress, pieces)))
+            if length == 300_000:
+                assert manifest.open(data, SYMMETRIC, "m").entries == {}
+                continue
+            with pytest.raises(CorruptManifest, match="more JSON than"):
+                manifest.open(data, SYMMETRIC, "m")
+
+
+def test_dense_text_needs_a_manifest_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """128 times the bytes of the payload, skippable frames and their headers included."""
+    monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
+    text = b"{}" + b" " * 199_999
+    frame = compress(text)
+    short = -(-len(text) // 128) - len(frame) - 8
+    for missing in (short - 1, short):
+        data = sealed(frame + skippable(oracle.PADDING, bytes(missing)))
+        if missing == short:
+            assert manifest.open(data, SYMMETRIC, "m").entries == {}
+            continue
+        with pytest.raises(CorruptManifest, match="more JSON than"):
+            manifest.open(data, SYMMETRIC, "m")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_what_is_sealed_is_within_the_limit(key: keys.Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of zeros has many equal blobs, and a trailer may have as many equal facts."""
+    monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
+    for count in (10, 1000, *range(5000, 5030)):
+        archive = Manifest({"a": Entry([NAME] * count, 0, 0)})
+        data = manifest.seal(archive, key)
+        assert manifest.open(data, key, "m") == archive
+        assert manifest.blob_names(data, key, "m") == [NAME] * count
+    archive = Manifest({}, {"tags": ["tag"] * 100_000})
+    assert manifest.open(manifest.seal(archive, key), key, "m") == archive
+
+
+def test_a_file_of_many_equal_blobs_is_opened() -> None:
+    archive = Manifest({"a": Entry([NAME] * 400_000, 0, 0)})
+    data = manifest.seal(archive, SYMMETRIC)
+    assert manifest.open(data, SYMMETRIC, "m") == archive
+
+
+def test_an_entry_up_to_the_limit() -> None:
+    """4 MiB beside its blobs, their sizes and their stored sizes, which may be as long as they must."""
+    facts = {"blobs": [NAME] * 100_000, "sizes": [1] * 100_000, "stored": [1] * 100_000, "atime": 0, "mtime": 0}
+    around = len(manifest.ENCODER.encode(facts)) - sum(
+        len(manifest.ENCODER.encode(facts[word])) for word in ("blobs", "sizes", "stored")
+    )
+    for length in (4 << 20, (4 << 20) + 1):
+        entry = {**facts, "note": "x" * (length - around - len(',"note":""'))}
+        noise = skippable(oracle.PADDING, bytes(200_000))  # the text may be dense
+        data = sealed(compress(manifest.ENCODER.encode({"a": entry})) + noise)
+        opened = manifest.open(data, SYMMETRIC, "m").entries
+        if length == 4 << 20:
+            assert opened["a"].sizes == facts["sizes"]
+            continue
+        with pytest.raises(CorruptManifest, match="m: the entry a does not parse: it has more than"):
+            opened["a"]
+
+
+# ---- sizes in the store ----
+
+
+def test_the_index_tells_stored_sizes_only_where_all_are_known() -> None:
+    names = [oracle_of(PAIR).name(bytes([number])) for number in range(3)]
+    sized = Entry(names[:2], 0, 0, {"stored": [300, 200]})
+    for other, told in (
+        (Entry([names[2]], 0, 0, {"stored": [100]}), dict(zip(names, (300, 200, 100), strict=True))),
+        (Entry([names[2]], 0, 0), {}),
+        (Entry([], 0, 0), dict(zip(names, (300, 200), strict=False))),
+    ):
+        data = manifest.seal(Manifest({"sized": sized, "other": other}), PAIR)
+        assert manifest.open_sizes(data, PUBLIC, "m") == told
+        assert oracle.open_index(oracle_of(PAIR), data) == sorted([*names[:2], *other.blobs])
+
+
+def indexed(frames: bytes) -> bytes:
+    """An index of these frames, with nothing behind it."""
+    file_key = os.urandom(32)
+    box = secretbox(file_key, frames)
+    return secretbox(PAIR.secret, len(box).to_bytes(4, "big") + file_key) + box
+
+
+@pytest.mark.parametrize("stored", [5, {}, [], [1], [1, 2, 3], [1, "2"], [1, -1], [1, True], [1, 2**63]])
+def test_malformed_stored_sizes_are_damage(stored: object) -> None:
+    trailer = skippable(oracle.TRAILER, compress(json.dumps({"stored": stored}).encode()))
+    other = oracle.OracleKey(SECRET).name(b"other")
+    with pytest.raises(CorruptManifest, match="the stored sizes in its index are malformed"):
+        manifest.open_sizes(indexed(compress(json.dumps([NAME, other]).encode()) + trailer), PUBLIC, "m")
+    entry = Entry([NAME, other], 0, 0, {"stored": stored})
+    with pytest.raises(CorruptManifest, match="the stored sizes of its blobs are malformed"):
+        entry.stored  # noqa: B018
+
+
+def test_an_index_in_any_order_is_the_entries() -> None:
+    names = sorted(oracle_of(PAIR).name(bytes([number])) for number in range(5))
+    data = manifest.seal(Manifest({"a": Entry(names, 0, 0)}), PAIR)
+    full = data[manifest.INDEX_HEADER + manifest._index_header(data, PAIR, "m")[1] :]
+    reverse = indexed(compress(json.dumps(names[::-1]).encode()))
+    assert manifest.blob_names(reverse + full, PAIR, "m") == names
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 255, 256, 257, 511, 512, 513, 2000])
+def test_the_sizes_that_one_chunk_can_have(key: keys.Key, length: int) -> None:
+    """Padded by one writer, not by another; no size of a chunk that is another byte long."""
+    other = length + 8 + length % 256
+    around = key.header_size + 40
+    for stored in (around + length, around + other):
+        told = manifest.sizes_of_blob(stored, key)
+        assert {around + length, around + other} <= told
+        assert len(told) <= 4
+        for size in told - {stored}:  # each is padded to this one, or this one to it
+            small, large = sorted((size - around, stored - around))
+            assert large == small + 8 + small % 256
+
+
+# ---- quick ways ----
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"size": 0}, (0, "")),
+        ({"size": 2**63 - 1}, (2**63 - 1, "")),
+        ({"size": 5, "hardlink": "first"}, (5, "first")),
+        ({"size": 5, "hardlink": ["first"]}, (5, "")),
+        ({"sizes": [5]}, (5, "")),
+        ({"hardlink": "first"}, (None, "first")),
+        ({"hardlink": 5}, (None, "")),
+        ({"note": "\udcff", "size": 5, "hardlink": "\udcff"}, (5, "\udcff")),
+    ],
+)
+def test_an_outline_is_what_the_entry_says(more: dict[str, object], told: tuple[int | None, str]) -> None:
+    archive = Manifest({"a": Entry([NAME], 0, 0, more)})
+    opened = manifest.open(manifest.seal(archive, SYMMETRIC), SYMMETRIC, "m")
+    for entries in (archive.entries, opened.entries):
+        assert manifest.outline(entries, "a") == told
+
+
+@pytest.mark.parametrize("size", [-1, -(2**63), 2**63, 2**70, 0.5, "5"])
+def test_an_outline_of_a_malformed_size_is_damage(size: object) -> None:
+    opened = manifest.open(manifest.seal(Manifest({"a": Entry([], 0, 0, {"size": size})}), SYMMETRIC), SYMMETRIC, "m")
+    with pytest.raises(CorruptManifest, match="its size is malformed"):
+        manifest.outline(opened.entries, "a")
+
+
+@pytest.mark.parametrize("host", ["h", "\udcff"])
+def test_the_facts_of_a_trailer(host: str) -> None:
+    trailer = {"host": host, "directories": {"d": {}}, "links": {}, "fifos": {"f": {}}, "tags": ["links"]}
+    data = manifest.seal(Manifest({}, trailer), SYMMETRIC)
+    assert manifest.open_facts(data, SYMMETRIC, "m") == {"host": host, "tags": ["links"]}
+    assert manifest.open_facts(manifest.seal(Manifest({}), SYMMETRIC), SYMMETRIC, "m") is None
+
+
+def test_a_manifest_that_begins_with_zeros_is_damaged() -> None:
+    for key in (SYMMETRIC, PAIR):
+        data = manifest.seal(Manifest({}), key)
+        for way in (manifest.open, manifest.open_facts, manifest.blob_names):
+            with pytest.raises(CorruptManifest, match="m is damaged: it begins with zeros"):
+                way(bytes(len(data)), key, "m")

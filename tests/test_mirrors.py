@@ -43,15 +43,21 @@ def blobs(work: Path, store: str) -> list[Path]:
 
 def damage(path: Path, how: str) -> None:
     data = path.read_bytes()
-    if how == "missing":
+    if how in ("missing", "link", "fifo"):
         path.unlink()
-    else:
+    if how == "link":
+        path.symlink_to("/dev/zero")
+    elif how == "fifo":
+        os.mkfifo(path)
+    elif how == "grown":
+        os.truncate(path, 1 << 40)
+    elif how != "missing":
         path.write_bytes(
             {"cut": data[:-9], "flipped": data[:200] + bytes([data[200] ^ 1]) + data[201:], "empty": b""}[how]
         )
 
 
-@pytest.mark.parametrize("how", ["missing", "cut", "flipped", "empty"])
+@pytest.mark.parametrize("how", ["missing", "cut", "flipped", "empty", "grown", "link", "fifo"])
 def test_each_blob_comes_from_a_store_that_has_it_good(work: Path, pogfast: Runner, how: str) -> None:
     """Every blob is bad in one of the two, also those of one file."""
     for number, (one, other) in enumerate(zip(blobs(work, "a"), blobs(work, "b"), strict=True)):
@@ -59,7 +65,8 @@ def test_each_blob_comes_from_a_store_that_has_it_good(work: Path, pogfast: Runn
     ran = restore(pogfast)
     assert ran.code == 0, ran.err
     assert restored(work)
-    assert ("is damaged in a: it is taken from b" in ran.err) == (how != "missing")
+    assert ("is damaged in a: it is taken from b" in ran.err) == (how in ("cut", "flipped", "empty"))
+    assert ("the other stores are read" in ran.err) == (how in ("grown", "link", "fifo"))
 
 
 def test_what_no_store_has_good_is_damage(work: Path, pogfast: Runner) -> None:
@@ -76,10 +83,14 @@ def test_what_no_store_has_good_is_damage(work: Path, pogfast: Runner) -> None:
 
 def test_a_manifest_that_is_damaged_or_missing_in_one(work: Path, pogfast: Runner) -> None:
     [manifest] = (work / "a").glob("*.mfn")
-    damage(manifest, "flipped")
-    assert restore(pogfast).code == 0
-    assert restored(work)
-    shutil.rmtree(work / "out")
+    good = manifest.read_bytes()
+    for how in ("flipped", "grown", "link", "fifo"):
+        manifest.unlink()
+        manifest.write_bytes(good)
+        damage(manifest, how)
+        assert restore(pogfast).code == 0, how
+        assert restored(work)
+        shutil.rmtree(work / "out")
     manifest.unlink()
     assert restore(pogfast, name=manifest.name).code == 0
     assert restored(work)

@@ -475,6 +475,25 @@ def test_what_is_nowhere_says_where_was_looked(pog: Runner, work: Path) -> None:
     one_line(pog("--keyfile=key", "--decrypt", "local:nosuch", cwd=work), 10, "no such blob: nosuch")
 
 
+def test_a_manifest_may_be_given_by_a_link(pog: Runner, work: Path) -> None:
+    """It is the user's own; what lies in a store under an archive's name is not followed."""
+    assert pog("--keyfile=key", "f", cwd=work).code == 0
+    name = manifest_in(work)
+    (work / "kept").mkdir()
+    (work / name).rename(work / "kept" / name)
+    (work / "newest.mfn").symlink_to(f"kept/{name}")
+    (work / "f").unlink()
+    for words in (["--dump-manifest"], ["--decrypt"], ["--decrypt", "--consume"]):
+        ran = pog("--keyfile=key", *words, "newest.mfn", cwd=work)
+        assert ran.code == 0, ran.err
+        assert "f" in " ".join(ran.lines)
+    assert restored(work)["f"] == FILES["f"]
+    assert not (work / "newest.mfn").is_symlink(), "consumed: the link, not what it leads to"
+    assert (work / "kept" / name).exists()
+    os.mkfifo(work / "fifo.mfn")
+    one_line(pog("--keyfile=key", "--decrypt", "fifo.mfn", cwd=work), 4, "not a regular file")
+
+
 def test_entries_are_in_the_order_of_archived_names(pog: Runner, pogcli_014: Runner, work: Path) -> None:
     for side, run_pog in (("out", pog), ("other", pogcli_014)):
         (work / "p").mkdir(exist_ok=True)

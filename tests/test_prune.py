@@ -145,7 +145,45 @@ def test_only_what_is_chosen_may_go_and_groups_are_apart(command: Callable[..., 
     assert [line.split()[0] for line in ran.lines] == ["host", "keep"]
     ran = command("prune", store, "--keep-last", "1")
     assert sorted(line.split()[0] for line in ran.lines) == ["host", "host", "keep", "keep", "remove", "remove"]
-    assert command("prune", store, "--keep-tag", "x", "--group-by", "tags").code == 0
+    ran = command("prune", store, "--keep-tag", "x", "--group-by", "tags", "--yes")
+    assert ran.code == 2, "each group keeps something"
+    assert "would remove every archive of tags -" in ran.err
+    ran = command("prune", store, "--keep-tag", "typo", "--host", "other", "--yes")
+    assert (ran.code, len(archives(work))) == (2, 4)
+    assert "every archive of host other, paths" in ran.err
+    assert "--allow-empty" in ran.err
+    assert command("prune", store, "--keep-tag", "typo", "--host", "other", "--yes", "--allow-empty").code == 0
+    assert len(archives(work)) == 3
+    assert command("prune", store, "--keep-tag", "typo", "--yes", "--allow-empty").code == 0
+    assert archives(work) == []
+    assert len(command("undelete", store, "--all").lines) == 4
+
+
+def test_archives_of_the_future_evict_none(pogfast: Runner, work: Path) -> None:
+    """Whoever has the public key can write archives, and date them as he likes."""
+    assert pogfast("keygen", "pair", cwd=work).code == 0
+    public, private = ["--encryption-keyfile", "pair.encrypt"], ["--decryption-keyfile", "pair.decrypt"]
+    (work / "tree" / "a").write_bytes(b"a")
+    for _ in range(2):
+        assert pogfast("create", "tree", "--to", "store", "--host", "h", *public, cwd=work).code == 0
+    real = archives(work)
+    key = keys.from_encryption_keyfile(str(work / "pair.encrypt"))
+    for day in range(1, 4):
+        facts = {"time": f"2099-01-0{day}T00:00:00+00:00", "host": "h", "paths": [str(work / "tree")]}
+        (work / "store" / f"2099-01-0{day}T00:00:00.000000.mfn").write_bytes(manifest.seal(Manifest({}, facts), key))
+    for words in (["--keep-last", "1"], ["--keep-within", "14d"], ["--keep-yearly", "3"]):
+        for who in (public, private):
+            ran = pogfast("prune", "store", *words, *who, cwd=work)
+            assert "pogfast: warning: dated in the future, so kept" in ran.err, ran.err
+            assert "2099-01-01T00:00:00.000000.mfn (2099-01-01)" in ran.err
+            assert any(line.startswith(f"keep    {real[1]}") for line in ran.lines)
+    assert pogfast("prune", "store", "--keep-tag", "typo", *private, cwd=work).code == 2
+    assert pogfast("prune", "store", "--keep-last", "1", "--yes", *private, cwd=work).code == 0
+    assert archives(work)[0] == real[1]
+    ran = pogfast("restore", "store/latest", "--into", "out", *private, cwd=work)
+    assert ran.code == 0, ran.err
+    assert "2099-01-03T00:00:00.000000.mfn is passed over" in ran.err
+    assert (work / "out" / "tree" / "a").read_bytes() == b"a"
 
 
 @pytest.mark.parametrize("harm", ["damaged", "another key"])
@@ -533,6 +571,49 @@ def test_nothing_is_deleted_where_manifests_are_gone(
     moved.rename(kept)
     assert call().code == 0
     assert blobs(work) == 1
+
+
+def test_cleanup_removes_nothing_for_an_archive_of_the_future(
+    cleanup: Callable[..., Ran], work: Path, similar: list[str]
+) -> None:
+    ahead = "2099-01-01T00:00:00.000000.mfn"
+    (work / "store" / similar[1]).rename(work / "store" / ahead)
+    ran = cleanup("--keyfile=key", "--backup=local:store", "--reckless-abandon")
+    assert archives(work) == [similar[0], similar[2], ahead], ran.out
+
+
+@pytest.mark.parametrize("ending", ["", ".removed"])
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_manifest_that_is_no_file_stops_everything(
+    command: Callable[..., Ran], cleanup: Callable[..., Ran], work: Path, store: str, kind: str, ending: str
+) -> None:
+    """Its blobs would be nobody's if it were passed over: git-annex, for one, makes links of files."""
+    before = blobs(work)
+    manifest = work / store / archives(work)[0]
+    manifest.rename(work / "moved")
+    lies = manifest.with_name(manifest.name + ending)
+    if kind == "link":
+        lies.symlink_to(work / "moved")
+    else:
+        os.mkfifo(lies)
+    age(work / store)
+    os.utime(lies, follow_symlinks=False)
+    ran = command("prune", store, "--keep-last", "7", "--group-by", "", "--yes")
+    assert (ran.code, blobs(work)) == (4, before), ran.err
+    assert manifest.name in ran.err
+    assert ("is a symbolic link" if kind == "link" else "not a regular file") in ran.err
+    assert cleanup("--keyfile=key", f"--backup={store}", "--reckless-abandon").code == 4
+    assert blobs(work) == before
+    if not ending:
+        assert command("list", store).code == 4
+        assert command("check", store).code == 4
+        ran = command("copy", store, "other")
+        assert (ran.code, ran.err.count(manifest.name)) == (4, 1), ran.err
+        assert len(list((work / "other").glob("*.mfn"))) == 2, "the others are copied"
+        newest = manifest.with_name("2100" + manifest.name[4:])
+        lies.rename(newest)
+        ran = command("restore", f"{store}/latest", "--into", "out")
+        assert (ran.code, f"passed over: cannot read {newest.name}" in ran.err) == (3, True), ran.err
 
 
 @pytest.mark.parametrize(

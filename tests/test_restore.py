@@ -287,7 +287,7 @@ def test_owners_come_back_for_root(work: Work) -> None:
         if not path.is_symlink():
             path.chmod(stat.S_IMODE(mode))
     write(work.tree / "setuid", b"s").chmod(0o6755)
-    assert work.restore(archive_of(work.tree)).exit_code == 0
+    assert work.restore(archive_of(work.tree), set_id=True).exit_code == 0
     assert tree_at(work.out) == tree_at(work.tree)
 
 
@@ -438,7 +438,7 @@ def test_directories_are_private_until_they_are_done(work: Work) -> None:
 
     opened, key = made.opened(work.key), from_keyfile(str(work.key))
     restore_archive(opened, made.fetch, key, str(work.out), jobs=1, report=Watching())
-    assert (seen["d/f"], seen["no-facts/f"]) == (0o700, 0o755)
+    assert (seen["d/f"], seen["no-facts/f"]) == (0o1700, 0o755)
     assert stat.S_IMODE((work.out / "d").stat().st_mode) == 0o755
 
 
@@ -611,8 +611,10 @@ def test_a_second_run_goes_on_where_the_first_was_interrupted(work: Work) -> Non
     assert "again" in left
     assert "d/e/deep" not in left
     assert not [name for name in left if ".pogfast-" in name]
+    mtime = (work.out / "again").stat().st_mtime_ns
+    assert mtime == recovery.unfinished_time((work.tree / "again").stat().st_mtime_ns), "it may not be on the disk"
     summary = work.restore(made)
-    assert (summary.unchanged, summary.exit_code) == (1 + ("d/e/" + BAD in left), 0)
+    assert (summary.refused, summary.exit_code) == ([], 0)
     assert tree_at(work.out) == tree_at(work.tree)
 
 
@@ -628,28 +630,83 @@ def test_file_systems_that_keep_coarser_times_do_not_make_files_differ(work: Wor
     assert work.restore(made).refused == ["f"]
 
 
-@pytest.mark.parametrize("overwrite", ["never", "if-changed", "always"])
-def test_a_directory_is_never_replaced_nor_a_file_by_one(work: Work, overwrite: str) -> None:
+def in_the_way(work: Work) -> Archive:
+    """`out` has directories where the archive has files, links and FIFOs, and files where it has directories."""
     furnish(work.tree)
     made = archive_of(work.tree)
-    for name in ("plain/precious", "link/precious", "fifo/precious", "again/precious"):
+    for name in ("plain/precious", "link/precious", "fifo/precious", "again/more/precious"):
         write(work.out / name, b"1")
-    write(work.out / "none", b"in the way")
+    for name in ("d/big", "d/third", "dangling", "empty"):
+        (work.out / name).mkdir(parents=True)
+    for name in ("none", "d/e"):
+        write(work.out / name, b"in the way")
+    return made
+
+
+@pytest.mark.parametrize("overwrite", ["never", "if-changed", "always"])
+def test_what_is_in_a_directory_makes_no_way(work: Work, overwrite: str) -> None:
+    made = in_the_way(work)
     summary = work.restore(made, overwrite=overwrite)
-    assert sorted(work.messages()) == [
-        "again: not restored, a directory is in its place",
-        "cannot make the directory none: Not a directory",
-        "cannot make the directory none: Not a directory",
-        "cannot make the directory none: Not a directory",
-        "fifo: not restored, a directory is in its place",
-        "link: not restored, a directory is in its place",
-        "plain: not restored, a directory is in its place",
-    ]
-    assert {type(problem) for problem in summary.problems} == {TargetError}
+    blocked = ["again", "fifo", "link", "plain"]
+    if overwrite == "never":
+        blocked += ["d/big", "d/third", "dangling", "empty"]
+    expected = [f"{name}: not restored, a directory is in its place" for name in blocked]
+    if overwrite == "never":
+        for path, count in (("d/e", 3), ("none", 3)):
+            expected += [f"cannot make the directory {path}: a file is in its place"] * count
+    assert sorted(work.messages()) == sorted(expected)
+    assert {type(problem) for problem in summary.problems} <= {TargetError, recovery._Blocked}
     assert summary.exit_code == 3
-    assert (work.out / "plain" / "precious").read_bytes() == b"1"
-    assert (work.out / "none").read_bytes() == b"in the way"
-    assert (work.out / "d" / "big").read_bytes() == (work.tree / "d" / "big").read_bytes()
+    for name in ("plain/precious", "link/precious", "fifo/precious", "again/more/precious"):
+        assert (work.out / name).read_bytes() == b"1"
+    if overwrite == "never":
+        assert (work.out / "none").read_bytes() == b"in the way"
+    else:
+        assert {problem.hint for problem in summary.problems} == {"it is not empty: --delete removes what is in it"}
+        for name in blocked:
+            shutil.rmtree(work.out / name)
+        assert work.restore(made, overwrite="always").exit_code == 0
+        assert tree_at(work.out) == tree_at(work.tree)
+
+
+@pytest.mark.parametrize("overwrite", ["if-changed", "always"])
+def test_directories_make_way_for_files_and_files_for_directories(work: Work, overwrite: str) -> None:
+    made = in_the_way(work)
+    dry = work.restore(made, overwrite=overwrite, delete=True, dry_run=True)
+    assert (dry.exit_code, (work.out / "plain" / "precious").exists()) == (0, True)
+    summary = work.restore(made, overwrite=overwrite, delete=True)
+    assert (summary.exit_code, summary.problems) == (0, [])
+    assert same(summary) == same(dry)
+    assert tree_at(work.out) == tree_at(work.tree)
+    assert work.told.of("deleted") == [
+        "again/more",
+        "again/more/precious",
+        "fifo/precious",
+        "link/precious",
+        "plain/precious",
+    ]
+    assert work.restore(made, overwrite="if-changed", delete=True).unchanged == 11
+
+
+def test_a_directory_with_something_that_must_stay_makes_no_way(work: Work) -> None:
+    """All of it goes, or nothing."""
+    made = in_the_way(work)
+    write(work.out / "plain" / "mine", b"2")
+    assert work.restore(made, names=["plain"], exclude=["mine"], overwrite="always", delete=True).exit_code == 3
+    assert sorted(path.name for path in (work.out / "plain").iterdir()) == ["mine", "precious"]
+    assert work.told.of("deleted") == []
+    [problem] = work.told.problems
+    assert problem.hint == "it is not empty: something in it has to stay"
+
+
+def test_a_file_of_the_archive_makes_no_way_for_what_claims_to_be_below_it(work: Work) -> None:
+    made = Archive()
+    made.add("a", b"a file")
+    made.add("a/x", b"below it")
+    work.restore(made, names=["a"], exclude=["x"])
+    assert work.restore(made, overwrite="always", delete=True).exit_code == 3
+    assert work.messages() == ["cannot make the directory a: a file is in its place"]
+    assert (work.out / "a").read_bytes() == b"a file"
 
 
 def test_a_file_that_appears_meanwhile_is_not_replaced(work: Work) -> None:
@@ -699,7 +756,8 @@ def test_a_dry_run_touches_nothing_and_says_what_would_be(work: Work, overwrite:
     assert made.fetched == []
     real = work.restore(made, **options)
     assert sorted(told.entries) == sorted(work.told.entries)
-    assert "cannot make the directory none: Not a directory" in work.messages()
+    blocked = "cannot make the directory none: a file is in its place" in work.messages()
+    assert blocked == (overwrite == "never")
     assert "away is a link: nothing is restored through it" in work.messages()
     assert same(dry) == same(real)
 

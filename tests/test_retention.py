@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pogfast.errors import UsageError
-from pogfast.retention import UNLIMITED, Policy, Span, judge
+from pogfast.retention import UNLIMITED, Policy, Span, is_future, judge, keeps_nothing
 
 BEGINNING = datetime(2024, 1, 1, tzinfo=UTC)
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Made:
 
 
 def kept(archives: list[Made], **policy: object) -> dict[str, list[str]]:
-    return {one.archive.name: one.reasons for one in judge(archives, Policy(**policy)) if one.reasons}
+    return {one.archive.name: one.reasons for one in judge(archives, Policy(**policy), NOW) if one.reasons}
 
 
 def daily(days: int) -> list[Made]:
@@ -44,6 +45,29 @@ def test_the_newest_are_kept_and_it_is_said_why() -> None:
         "000": ["all are kept"],
     }
     assert kept([], last=1) == {}
+
+
+def test_what_is_of_the_future_is_kept_and_counts_for_no_rule() -> None:
+    days = daily(5)
+    ahead = [Made(f"forged {number}", NOW + timedelta(days=number)) for number in (2, 3000)]
+    kept_days = {"004": ["last", "within 2d"], "003": ["within 2d"]}
+    kept_ahead = {one.name: ["dated in the future"] for one in ahead}
+    assert kept([*ahead, *days], last=1, within=Span(days=2)) == kept_days | kept_ahead
+    assert kept(ahead, last=1) == kept_ahead
+    assert kept([*ahead, *days], tags=(frozenset({"typo"}),)) == kept_ahead
+
+
+@pytest.mark.parametrize(("hours", "ahead"), [(-5, False), (0, False), (23, False), (25, True)])
+def test_a_day_is_allowed_for_clocks_and_zones(hours: int, ahead: bool) -> None:
+    assert is_future(NOW + timedelta(hours=hours), NOW) is ahead
+
+
+def test_a_group_keeps_something_that_is_not_of_the_future() -> None:
+    ahead, typo = Made("forged", NOW + timedelta(days=900)), Policy(tags=(frozenset({"typo"}),))
+    assert keeps_nothing(judge([ahead, *daily(3)], typo, NOW))
+    assert not keeps_nothing(judge([ahead, *daily(3)], Policy(last=1), NOW))
+    assert not keeps_nothing(judge([ahead], typo, NOW))
+    assert not keeps_nothing(judge([], typo, NOW))
 
 
 def test_tags() -> None:
@@ -78,7 +102,7 @@ def test_months_of_different_lengths_and_the_beginning_of_time() -> None:
 
 def test_what_has_no_time_is_not_judged() -> None:
     with pytest.raises(UsageError, match="x has no time"):
-        judge([Made("x", None)], Policy(last=1))
+        judge([Made("x", None)], Policy(last=1), NOW)
 
 
 counts = st.integers(-1, 4)
@@ -91,7 +115,7 @@ spans = st.none() | st.builds(Span, st.integers(0, 1), st.integers(0, 2), st.int
 )
 def test_a_rule_only_ever_keeps_more(hours: list[int], policy: Policy) -> None:
     archives = [Made(f"{number}", BEGINNING + timedelta(hours=hour)) for number, hour in enumerate(hours)]
-    judged = judge(archives, policy)
+    judged = judge(archives, policy, NOW)
     assert [one.archive for one in judged] == sorted(archives, key=lambda one: (-one.time.timestamp(), one.name))
     assert len(judged) == len(archives)
     if policy.last:

@@ -76,6 +76,7 @@ policy_options = apply(
 @click.option("--host", metavar="NAME", help="Only archives of this host may go.")
 @tag_option("Only archives with these tags may go.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH may go.")
+@click.option("--allow-empty", is_flag=True, help="Remove all archives of a group, if the policy keeps none.")
 @click.option(
     "--grace",
     metavar="TIME",

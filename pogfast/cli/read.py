@@ -62,6 +62,9 @@ if TYPE_CHECKING:
 @click.option("--delete", is_flag=True, help="Delete what is in restored directories and not in the archive.")
 @click.option("--strip-components", metavar="N", type=click.IntRange(0), default=0, help="Drop N parts of each path.")
 @click.option("--numeric-owner", is_flag=True, help="Owners by number, whatever their names here.")
+@click.option("--no-owner", is_flag=True, help="Restore no owners: all files belong to the user who restores.")
+@click.option("--set-id", is_flag=True, help="Restore set-id bits of files, and capabilities. Trust the archive first.")
+@click.option("--no-sync", is_flag=True, help="Do not wait until all is on the disk.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be restored.")
 @click.option(
     "--thaw",
@@ -178,6 +181,7 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
         "summary",
         dry_run=dry_run,
         files_restored=summary.files,
+        metadata_restored=summary.metadata,
         files_skipped=summary.unchanged,
         files_refused=len(summary.refused),
         files_deleted=summary.deleted,
@@ -196,6 +200,9 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
         f"{many(summary.directories, 'directory', 'directories')}, {many(summary.links + summary.fifos, 'other')}; "
         f"{summary.unchanged:,} were there already"
     )
+    if summary.metadata:
+        lacked = "that were there already, and had other permissions, owners or attributes"
+        output.info(f"{verb} the metadata of {summary.metadata:,} {lacked}")
     if summary.deleted:
         output.info(f"{'would delete' if dry_run else 'deleted'} {summary.deleted:,} that the archive does not have")
     if summary.refused:
@@ -288,8 +295,9 @@ class CheckReport:
         """A line that names archive, file and offset."""
         self.display.check()
         place = "" if damage.offset is None else f", from byte {damage.offset:,} on"
+        origin = "" if damage.archive in damage.error else f"{damage.archive}: "  # a manifest's error names it
         self.output.damage(
-            f"{damage.archive}: {damage.error}{place}",
+            f"{origin}{damage.error}{place}",
             archive=damage.archive,
             item=damage.name,
             blob=damage.blob,

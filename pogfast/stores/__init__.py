@@ -184,10 +184,10 @@ def _open_target(word: str) -> Target:
 def open_archive(text: str) -> tuple[Source, str]:
     """The store that holds an archive, and its manifest's name there.
 
-    `local:DIR/NAME.mfn` has its blobs in DIR/data, as a bucket has; the manifest of any other path has them in the
-    working directory, flat, as pog reads. Raises UsageError, StoreError and NoSuchArchive.
+    `local:DIR/NAME.mfn` has its blobs in DIR/data, as a bucket has; the manifest of any other path, which may be a
+    link, has them in the working directory, flat, as pog reads. Raises UsageError, StoreError and NoSuchArchive.
     """
-    return open_stored(text) or (LocalStore.open(".", fan_out=False), text)
+    return open_stored(text) or (LocalStore.open(".", fan_out=False, follow=True), text)
 
 
 def open_stored(text: str) -> tuple[Store, str] | None:

@@ -136,17 +136,31 @@ def check_directory(text: str) -> None:
     """Raises UsageError for what looks like an address of something else than a directory."""
     if text.startswith(("./", "../", "local:")):
         return
-    head, colon, _ = text.partition("/")[0].partition(":")
-    foreign = "://" in text or (colon and head.lower() in FOREIGN | WORDS.keys())
     # As scp and rsync have it: a colon before any slash is a host's or a remote's, unless there is such a directory.
-    remote = colon and not os.path.isdir(text.partition("/")[0])
-    home = text.startswith("~")  # that a shell did not replace, as in --to=~/backup
-    if foreign or remote or home:
+    first = text.partition("/")[0]
+    remote = ":" in first and not os.path.isdir(first)
+    if remote or _is_foreign(text):
         meant = _meant(text) or "a store is a directory, s3://BUCKET, b2://BUCKET or a program"
         shown = visible(text)
         raise UsageError(
             f"{shown} is no store that pogfast knows", hint=f"{meant}; a directory of that name is local:{shown}"
         )
+
+
+def check_restored_to(path: str) -> None:
+    """Raises UsageError for what looks like an address, where files are restored to a directory of this machine."""
+    if (_is_foreign(path) or path.startswith("local:")) and not os.path.lexists(path):
+        hint = f"the home directory is $HOME{path[1:]}" if path.startswith("~/") else "restore, then copy it there"
+        shown = visible(path)
+        raise UsageError(f"{shown} is no directory", hint=f"{hint}; a directory of that name is ./{shown}")
+
+
+def _is_foreign(text: str) -> bool:
+    """Returns True for a URL, another program's way to write a place, and a ~ that the shell did not replace, as in
+    --to=~/backup."""
+    head, colon, _ = text.partition("/")[0].partition(":")
+    service = colon != "" and (head.lower() in FOREIGN | WORDS.keys() or "@" in head)
+    return service or text.startswith("~") or ("://" in text and not text.startswith(("./", "../")))
 
 
 def visible(text: str) -> str:

@@ -65,23 +65,28 @@ def sweep(directory: int) -> None:
                 os.unlink(name, dir_fd=directory)
 
 
-def open_file(path: str, directory: int) -> int:
-    """Opens a regular file in a store to read, and nothing else: a link is not followed, a FIFO not waited for.
-    Raises OSError that says which it is."""
+class Unfit(OSError):
+    """What lies under a name cannot be what is stored there: no regular file, or far too large a one."""
+
+
+def open_file(path: str, directory: int, *, follow: bool = False) -> int:
+    """Opens a regular file in a store to read, and nothing else: a link is not followed unless `follow`, a FIFO not
+    waited for. Raises Unfit, which says what it is, and OSError."""
     try:
-        file = os.open(path, READ, dir_fd=directory)
+        file = os.open(path, READ & ~os.O_NOFOLLOW if follow else READ, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed", path) from error
+            raise Unfit(errno.ELOOP, "it is a symbolic link, which is not followed", path) from error
         if error.errno == errno.ENXIO:
-            raise OSError(errno.ENXIO, NO_FILE, path) from error
+            raise Unfit(errno.ENXIO, NO_FILE, path) from error
         raise
     kind = stat.S_IFMT(os.fstat(file).st_mode)
     if kind == stat.S_IFREG:
         return file
     os.close(file)
-    code = errno.EISDIR if kind == stat.S_IFDIR else errno.EINVAL
-    raise OSError(code, os.strerror(code) if kind == stat.S_IFDIR else NO_FILE, path)
+    if kind == stat.S_IFDIR:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise Unfit(errno.EINVAL, NO_FILE, path)
 
 
 def open_folder(path: str, directory: int) -> int:
@@ -96,10 +101,10 @@ def open_folder(path: str, directory: int) -> int:
 
 def read_whole(file: int, most: int) -> bytearray:
     """Reads an open file: as many bytes as it has now, or fewer if it is cut meanwhile (a mapped file that is cut ends
-    the process). Raises OSError where there are more than `most`."""
+    the process). Raises Unfit where there are more than `most`, and OSError."""
     size = os.fstat(file).st_size
     if size > most:
-        raise OSError(errno.EFBIG, f"it has {size:,} bytes, more than any that pogfast writes")
+        raise Unfit(errno.EFBIG, f"it has {size:,} bytes, more than any that pogfast writes")
     data = bytearray(size)
     view, got = memoryview(data), 0
     while n := os.readv(file, [view[got:]]) if got < size else 0:
@@ -144,8 +149,9 @@ def is_flat(path: str) -> bool:
 class LocalStore:
     """A directory of blobs and manifests. `path` is as it was given."""
 
-    def __init__(self, path: str, fan_out: bool, directory: int) -> None:
+    def __init__(self, path: str, fan_out: bool, directory: int, *, follow: bool = False) -> None:
         self.path = path
+        self.follow = follow
         self.label = "the working directory" if path == "." else path
         self.fan_out = fan_out
         self.directory = directory
@@ -167,10 +173,11 @@ class LocalStore:
         return store
 
     @classmethod
-    def open(cls, path: str, *, fan_out: bool) -> LocalStore:
-        """Opens a directory to read from. Raises NoSuchArchive."""
+    def open(cls, path: str, *, fan_out: bool, follow: bool = False) -> LocalStore:
+        """Opens a directory to read from. With `follow` manifests may be symbolic links: only for names that were given
+        by the user. Raises NoSuchArchive."""
         try:
-            return cls(path, fan_out, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
+            return cls(path, fan_out, os.open(path, os.O_RDONLY | os.O_DIRECTORY), follow=follow)
         except OSError as error:
             raise NoSuchArchive(f"no store at {path}: {error.strerror}") from error
 
@@ -255,28 +262,29 @@ class LocalStore:
             raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}") from error
 
     def manifests(self) -> list[Stored]:
-        """What ends in .mfn, by name. Raises StoreError."""
-        return sorted(self._files(".", _is_manifest))
+        """What ends in .mfn, by name. A link or FIFO there is listed as well, and is damage when it is read: if it were
+        passed over, prune would delete the blobs of the manifest that it stands for. Raises StoreError."""
+        return sorted(self._files(".", _is_manifest, is_meant=_is_no_directory))
 
     def marks(self) -> list[Stored]:
-        return sorted(self._files(".", is_mark))
+        return sorted(self._files(".", is_mark, is_meant=_is_no_directory))
 
     def missing(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if self.size_of(name) is None]
 
     def get_manifest(self, name: str) -> bytes:
         try:
-            return bytes(self._read(name, self.directory, MOST_MANIFEST))
+            return bytes(self._read(name, self.directory, MOST_MANIFEST, follow=self.follow))
         except FileNotFoundError as error:
             where = "" if "/" in name else f" in {self.label}"
             raise NoSuchArchive(f"no such archive: {name}{where}") from error
         except OSError as error:
-            kind = CorruptManifest if error.errno == errno.EFBIG else StoreError
+            kind = CorruptManifest if isinstance(error, Unfit) else StoreError
             raise kind(f"cannot read {name}: {error.strerror}") from error
 
     @staticmethod
-    def _read(path: str, directory: int, most: int) -> bytearray:
-        file = open_file(path, directory)
+    def _read(path: str, directory: int, most: int, *, follow: bool = False) -> bytearray:
+        file = open_file(path, directory, follow=follow)
         try:
             return read_whole(file, most)
         finally:
@@ -306,14 +314,14 @@ class LocalStore:
         return facts.st_size if stat.S_ISREG(facts.st_mode) else None
 
     def get_blob(self, name: str) -> Buffer:
-        """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what is far too large to be one."""
+        """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what cannot be one."""
         try:
             with self._folder(name) as folder:
                 return self._read(name, folder, MOST_BLOB)
         except FileNotFoundError as error:
             raise MissingBlob(f"blob {name} is missing from {self.label}") from error
         except OSError as error:
-            kind = CorruptBlob if error.errno == errno.EFBIG else StoreError
+            kind = CorruptBlob if isinstance(error, Unfit) else StoreError
             raise kind(f"cannot read blob {name} in {self.label}: {error.strerror}") from error
 
     def _path(self, blob: str) -> str:
@@ -349,15 +357,18 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot list data in {self.label}: {error.strerror}") from error
 
-    def _files(self, folder: str, wanted: Callable[[str], bool]) -> Iterator[Stored]:
-        """The files in a directory whose names are `wanted`, with their bytes. What vanishes meanwhile is not there."""
+    def _files(
+        self, folder: str, wanted: Callable[[str], bool], is_meant: Callable[[int], bool] = stat.S_ISREG
+    ) -> Iterator[Stored]:
+        """What in a directory has names that are `wanted` and modes that are meant, with its bytes. What vanishes
+        meanwhile is not there."""
         try:
             with self._scan(folder) as entries:
                 for entry in entries:
                     if wanted(entry.name):
                         with contextlib.suppress(FileNotFoundError):
                             facts = entry.stat(follow_symlinks=False)
-                            if stat.S_ISREG(facts.st_mode):
+                            if is_meant(facts.st_mode):
                                 yield Stored(entry.name, facts.st_size, facts.st_mtime)
         except OSError as error:
             raise StoreError(f"cannot list {folder} in {self.label}: {error.strerror}") from error
@@ -384,6 +395,10 @@ class LocalStore:
 
     def delete_manifests(self, names: Iterable[str]) -> None:
         self._delete(names, self.directory)
+        try:
+            os.fsync(self.directory)  # a power cut must not bring back an archive whose blobs are deleted next
+        except OSError as error:
+            raise StoreError(f"cannot delete from {self.label}: {error.strerror}") from error
 
     def named(self, prefix: str) -> list[Stored]:
         return sorted(self._files(".", lambda name: name.startswith(prefix)))
@@ -436,6 +451,10 @@ class LocalStore:
 def _is_manifest(name: str) -> bool:
     # Hidden ones are other systems' notes on a manifest, not manifests.
     return name.endswith(MANIFEST) and not name.startswith(".")
+
+
+def _is_no_directory(mode: int) -> bool:
+    return not stat.S_ISDIR(mode)
 
 
 def is_mark(name: str) -> bool:

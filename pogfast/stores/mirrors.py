@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from pogfast.errors import MissingBlob, NoSuchArchive, StoreError, StoreLost
+from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError, StoreLost
 from pogfast.stores.local import Stored
 
 if TYPE_CHECKING:
@@ -55,18 +55,23 @@ class Mirrors:
         return [mark for store in list(self.stores) for mark in self._ask(store, store.marks) or ()]
 
     def get_manifest(self, name: str) -> bytes:
-        """The first that is good; where there is none, the first. Raises NoSuchArchive and StoreError."""
+        """The first that is good; where there is none, the first. Raises NoSuchArchive, CorruptManifest for what cannot
+        be one in any store, and StoreError."""
         first: bytes | None = None
+        damage: DamageError | None = None
         for store in list(self.stores):
             try:
                 data = self._ask(store, lambda store=store: store.get_manifest(name))  # type: ignore[misc]
             except NoSuchArchive:
                 continue
+            except DamageError as error:
+                damage = damage or error
+                continue
             if data is not None and self._is_manifest(name, data):
                 return bytes(data)
             first = data if first is None else first
         if first is None:
-            raise NoSuchArchive(f"no such archive: {name} in {self.label}")
+            raise damage or NoSuchArchive(f"no such archive: {name} in {self.label}")
         return first
 
     def size_of(self, name: str) -> int | None:
@@ -75,11 +80,12 @@ class Mirrors:
         return next((size for size in sizes if size is not None), None)
 
     def get_blob(self, name: str) -> Buffer:
-        """Of the first that has it, good or not. Raises MissingBlob and StoreError."""
+        """Of the first that has it, good or not. Raises MissingBlob, CorruptBlob where none can be a blob, and
+        StoreError."""
         return next(self._copies(name))[1]
 
     def good_blob(self, name: str) -> Buffer:
-        """The first that is good; where there is none, the first. Raises MissingBlob and StoreError."""
+        """The first that is good; where there is none, the first. Raises as get_blob does."""
         first: Buffer | None = None
         for store, data in self._copies(name):
             if self._is_blob(name, data):
@@ -92,16 +98,21 @@ class Mirrors:
 
     def _copies(self, name: str) -> Iterator[tuple[Store, Buffer]]:
         there = False
+        damage: DamageError | None = None
         for store in list(self.stores):
             try:
                 data = self._ask(store, lambda store=store: store.get_blob(name))  # type: ignore[misc]
             except MissingBlob:
                 continue
+            except DamageError as error:
+                self._tell(f"{error}: the other stores are read")
+                damage = damage or error
+                continue
             if data is not None:
                 there = True
                 yield store, data
         if not there:
-            raise MissingBlob(f"blob {name} is missing from {self.label}")
+            raise damage or MissingBlob(f"blob {name} is missing from {self.label}")
 
     def _ask(self, store: Store, act: Callable[[], Result]) -> Result | None:
         """None when the store cannot be read, and is not asked again. Raises StoreError when it was the last."""
