@@ -25,7 +25,7 @@ from pogfast._engine import (
     seal_blob,
     use_nameless_files,
 )
-from pogfast.errors import MissingBlob, StoreError
+from pogfast.errors import MissingBlob, StoreError, WrongKey
 
 SECRET = bytes(range(32))
 KEY = oracle.OracleKey(SECRET)
@@ -454,3 +454,13 @@ def test_a_stored_blob_may_be_put_by_hand(tmp_path: Path) -> None:
         assert (tmp_path / "data" / name[:2] / name).read_bytes() == blob
         with pytest.raises(ValueError):
             BlobDirectory(directory, True).put("../../etc/passwd", blob)
+
+
+@pytest.mark.parametrize("size", [0, 10, 100_000, 3_000_000])
+def test_a_public_key_of_low_order_ends_the_run(tmp_path: Path, size: int) -> None:
+    """Everybody could open what is sealed for it: nothing is stored."""
+    (tmp_path / "file").write_bytes(os.urandom(size))
+    stored: list[str] = []
+    with pytest.raises(WrongKey, match="not an X25519 public key"):
+        seal([tmp_path / "file"], [lambda name, blob: stored.append(name)], secret=bytes(32), asymmetric=True)
+    assert not stored

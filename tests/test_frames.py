@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import subprocess
@@ -272,19 +273,29 @@ def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path, left: int) -> None
     assert sum(result.sizes) == result.last.size == max(left, CHUNK)
 
 
-# A file of which the system gives fewer bytes than it says there are, although nothing has changed, as on a network.
+# A file of which the system gives fewer bytes than it says there are, although nothing has changed, as on a network; or
+# of which it cannot read the rest, as on a disk with bad sectors.
 SHORT = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdlib.h>
-#include <sys/types.h>
+#include <sys/stat.h>
+#include <unistd.h>
 static ssize_t cut(const char *name, int fd, void *p, size_t n, off64_t at) {
     off64_t end = atoll(getenv("SHORT_AT"));
     ssize_t (*real)(int, void *, size_t, off64_t) = dlsym(RTLD_NEXT, name);
+    if (at >= end && getenv("BAD_SECTORS")) { errno = EIO; return -1; }
     return at >= end ? 0 : real(fd, p, at + (off64_t)n > end ? (size_t)(end - at) : n, at);
 }
 ssize_t pread(int fd, void *p, size_t n, off_t at) { return cut("pread", fd, p, n, at); }
 ssize_t pread64(int fd, void *p, size_t n, off64_t at) { return cut("pread64", fd, p, n, at); }
+ssize_t read(int fd, void *p, size_t n) {
+    ssize_t (*real)(int, void *, size_t) = dlsym(RTLD_NEXT, "read");
+    struct stat facts;
+    if (!getenv("BAD_SECTORS") || fstat(fd, &facts) || facts.st_size != 6000000) return real(fd, p, n);
+    return cut("pread", fd, p, n, lseek(fd, 0, SEEK_CUR)) < 0 ? -1 : real(fd, p, n);
+}
 """
 READ_SHORT = """
 import sys
@@ -293,7 +304,7 @@ table = b"".join((n * 0x9E3779B97F4A7C15 % 2**64).to_bytes(8, "little") for n in
 content = (65536, 262144, table) if sys.argv[3] == "content" else None
 blobs = {}
 sealer = Sealer(bytes(range(32)), False, [sys.argv[1].encode()], [lambda name, blob: blobs.update({name: len(blob)})],
-                chunk_size=int(sys.argv[2]), level=3, jobs=1, frames=True, content=content)
+                chunk_size=int(sys.argv[2]), level=3, jobs=1, frames=sys.argv[3] != "stream", content=content)
 *_, last = sealer.run()
 print(last.changed, last.size, last.error)
 """
@@ -321,6 +332,20 @@ def test_a_file_that_is_shorter_than_it_says_is_marked(tmp_path: Path, short: Pa
         command = [sys.executable, "-c", READ_SHORT, tmp_path / "file", str(chunk), cuts]
         told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
         assert told == ["True", str(end), "0"], end
+
+
+@pytest.mark.parametrize("cuts", ["fixed", "alone", "content", "stream"])
+@pytest.mark.parametrize("random", [True, False])
+def test_a_file_that_cannot_be_read_to_its_end_is_an_error(
+    tmp_path: Path, short: Path, random: bool, cuts: str
+) -> None:
+    file_of(tmp_path, os.urandom(6_000_000) if random else text(6_000_000))
+    chunk = {"fixed": 3_000_000, "alone": 8_000_000, "content": 1_000_000, "stream": 1_000_000}[cuts]
+    for end in (0, 5_111_808):
+        environment = {**os.environ, "LD_PRELOAD": str(short), "SHORT_AT": str(end), "BAD_SECTORS": "1"}
+        command = [sys.executable, "-c", READ_SHORT, tmp_path / "file", str(chunk), cuts]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
+        assert told[2] == str(errno.EIO), (end, told)
 
 
 def test_holes_are_not_read(tmp_path: Path) -> None:

@@ -113,6 +113,16 @@ def test_what_is_random_in_a_blob_is_never_twice_the_same(key: oracle.OracleKey)
         assert len({value[-length:] for part in ("file key", "nonce") for value in seen[part]}) == 40
 
 
+@pytest.mark.parametrize("point", [0, 1, 2**255 - 20, 2**255 - 19])
+def test_nothing_is_sealed_for_a_point_of_low_order(point: int) -> None:
+    """Everybody could open it. Keys are refused when they are read; here is the last place to notice."""
+    public = point.to_bytes(32, "little")
+    with pytest.raises(ValueError, match="low order"):
+        seal_blob(public, True, b"chunk", 100)
+    with pytest.raises(ValueError):
+        sealedbox(public, b"file key")
+
+
 def test_two_blobs_of_one_chunk_share_no_secret() -> None:
     first, second = (seal_blob(SECRET, False, b"x" * 1000, 10_000)[1] for _ in range(2))
     assert len(first) == len(second)
