@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -629,14 +630,17 @@ def test_a_frame_that_is_almost_skippable_is_damage(first: int) -> None:
 def test_text_up_to_the_limit(size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several frames together, whether they say their length or not."""
     monkeypatch.setattr(manifest, "SMALL_TEXT", 300_000)
+    monkeypatch.setattr(manifest, "FEED", 64)
     compressor = zstandard.ZstdCompressor(write_content_size=size)
-    for length in (300_000, 300_001):
-        text = b"{}" + b" " * (length - 2)
+    noise = os.urandom(400).hex().encode()  # text in each of the pieces that are decompressed
+    for length, content in itertools.product((300_000, 300_001), (b"", noise)):
+        text = b'{"":"%s"}' % content[: length - 7]
+        text += b" " * (length - len(text))
         for cuts in ((), (1000,), (299_999,)):
             pieces = [text[start:end] for start, end in zip((0, *cuts), (*cuts, length), strict=True)]
             data = sealed(b"".join(map(compressor.compress, pieces)))
             if length == 300_000:
-                assert manifest.open(data, SYMMETRIC, "m").entries == {}
+                assert list(manifest.open(data, SYMMETRIC, "m").entries) == [""]
                 continue
             with pytest.raises(CorruptManifest, match="more JSON than"):
                 manifest.open(data, SYMMETRIC, "m")
@@ -668,6 +672,15 @@ def test_what_is_sealed_is_within_the_limit(key: keys.Key, monkeypatch: pytest.M
         assert manifest.blob_names(data, key, "m") == [NAME] * count
     archive = Manifest({}, {"tags": ["tag"] * 100_000})
     assert manifest.open(manifest.seal(archive, key), key, "m") == archive
+
+
+def test_frames_are_made_up_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
+    for text in range(128 * 100, 128 * 103):
+        frames = bytearray(101)
+        manifest._make_up(frames, text)
+        assert len(frames) * 128 >= text
+        assert len(frames) in (101, 101 + 8 + 1, 101 + 8 + 2)
 
 
 def test_a_file_of_many_equal_blobs_is_opened() -> None:
@@ -746,9 +759,30 @@ def test_the_sizes_that_one_chunk_can_have(key: keys.Key, length: int) -> None:
         told = manifest.sizes_of_blob(stored, key)
         assert {around + length, around + other} <= told
         assert len(told) <= 4
+        assert min(told) >= around
         for size in told - {stored}:  # each is padded to this one, or this one to it
             small, large = sorted((size - around, stored - around))
             assert large == small + 8 + small % 256
+
+
+@pytest.mark.parametrize(("flag", "width"), [(0, 0), (1, 1), (2, 2), (3, 4)])
+def test_a_frame_with_a_dictionary_is_passed_over(flag: int, width: int) -> None:
+    """RFC 8878, 3.1.1.1.3: its number has as many bytes as the descriptor says."""
+    frame = bytes.fromhex("28b52ffd") + bytes([0b00100000 | flag]) + bytes([7] * width) + b"\2" + b"\x11\0\0{}"
+    data = sealed(frame + TRAILER)
+    assert manifest.open_trailer(data, SYMMETRIC, "m") == {"host": "h"}
+    if flag:
+        with pytest.raises(CorruptManifest):
+            manifest.open(data, SYMMETRIC, "m")
+    else:
+        assert manifest.open(data, SYMMETRIC, "m").entries == {}
+
+
+@pytest.mark.parametrize("time", [sys.float_info.max, -sys.float_info.max, 10**300])
+def test_the_largest_times(time: float) -> None:
+    opened = manifest.open(manifest.seal(Manifest({"a": Entry([], time, time)}), SYMMETRIC), SYMMETRIC, "m")
+    assert opened.entries["a"].mtime == time
+    assert abs(opened.entries["a"].mtime_ns) == 2**63 - 1
 
 
 # ---- quick ways ----
