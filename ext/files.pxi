@@ -549,6 +549,8 @@ cdef struct Directory:          # of blobs: data/ab/NAME with `fan_out`, else NA
     bint fan_out
     const char* prefix          # begins the names of unfinished files
     u8* checked                 # a byte for each folder data/ab: 1 once it was seen to be no link
+    long long loose_after       # ns since 1970: what was written after the one and before the other may have lost its
+    long long loose_before      # bytes in a power cut, though its size is right
 
 
 cdef class BlobDirectory:
@@ -567,6 +569,11 @@ cdef class BlobDirectory:
         self.at.fan_out = fan_out
         self.at.prefix = self.temporary
         self.at.checked = self.checked
+
+    def distrust(self, long long after, long long before):
+        """Has blobs that were written between two times (ns since 1970) stored anew unless the key can tell that they
+        are good."""
+        self.at.loose_after, self.at.loose_before = after, before
 
     def put(self, str name, const u8[::1] blob):
         """Stores one blob, whole or not at all, in place of what may lie there."""
@@ -702,8 +709,10 @@ cdef int directory_get(const Directory* at, const u8* digest, long long* size) n
 cdef bint directory_has(const Directory* at, const u8* digest, size_t size, const Ring* ring, u8* scratch) noexcept nogil:
     """Whether a good blob lies under this name: of this size and, where the key can tell, authentic.
 
-    `scratch` has PIECE bytes. With a public key alone only the size can be checked.
+    `scratch` has PIECE bytes. With a public key alone only the size can be checked, and the time: after a power cut the
+    size says nothing.
     """
+    cdef Facts facts
     cdef long long there
     cdef int verdict, code
     cdef int fd = directory_get(at, digest, &there)
@@ -712,6 +721,8 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
     verdict = GOOD if there == <long long>size else BAD_BODY
     if verdict == GOOD and ring.can_open:
         verdict = authenticate(fd, ring, scratch, &NEVER, &code)
+    elif verdict == GOOD and (facts_of(fd, &facts) or at.loose_after < facts.mtime_ns < at.loose_before):
+        verdict = BAD_BODY
     c_close(fd)
     return verdict == GOOD
 

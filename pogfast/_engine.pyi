@@ -59,6 +59,9 @@ class BlobDirectory:
 
     path: str
     def __init__(self, fd: int, fan_out: bool, temporary: bytes = ..., path: str = ...) -> None: ...
+    def distrust(self, after: int, before: int) -> None:
+        """Has blobs that were written between two times (ns since 1970) stored anew unless the key can tell that they
+        are good."""
     def put(self, name: str, blob: Buffer) -> None:
         """Stores one blob, whole or not at all, in place of what may lie there, which a power cut does not take away
         before this one is on the disk. Raises OSError."""

@@ -13,6 +13,8 @@ import itertools
 import os
 import re
 import stat
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -121,6 +123,12 @@ def check_size(name: str, data: bytes) -> None:
         raise StoreError(f"{name} would have {len(data):,} bytes, and {MOST_MANIFEST:,} is the most", hint)
 
 
+def booted_ns() -> int:
+    """When this machine was booted, ns since 1970; where that is not known, now."""
+    running = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if sys.platform == "linux" else 0
+    return time.time_ns() - running
+
+
 class Stored(NamedTuple):
     """A blob or manifest that lies in a store: its name there, its bytes, and when it was written (seconds since
     1970, by the store's clock)."""
@@ -157,6 +165,7 @@ class LocalStore:
         self.directory = directory
         self.blobs = BlobDirectory(directory, fan_out, temporary_prefix(), self.label)
         self._seen: set[str] = set()  # names of folders that were no links
+        self._loose = (0, 0)
         self.failed: OSError | None = None  # the system tells of a write that failed once, whoever asks first
 
     @classmethod
@@ -170,7 +179,15 @@ class LocalStore:
         if not os.access(path, os.W_OK | os.X_OK):
             raise StoreError(f"cannot write to {path}: permission denied")
         sweep(store.directory)
+        store._distrust()
         return store
+
+    def _distrust(self) -> None:
+        """What was written since the newest manifest and before the last boot no sync has covered: a power cut can have
+        taken its bytes and left its size. A clock that is behind that manifest does not know when it was booted."""
+        newest = max((int(stored.modified * 1e9) for stored in self.manifests()), default=-1)
+        self._loose = (newest, booted_ns() if newest <= time.time_ns() else sys.maxsize)
+        self.blobs.distrust(*self._loose)
 
     @classmethod
     def open(cls, path: str, *, fan_out: bool, follow: bool = False) -> LocalStore:
@@ -252,7 +269,8 @@ class LocalStore:
                 with open(file, "wb") as out:
                     out.write(data)
                     out.flush()
-                    os.fsync(file)
+                    # All blobs that are older than a manifest are on the disk, those of other runs as well.
+                    (sync_file_system if _is_manifest(name) else os.fsync)(file)
                 os.rename(unfinished, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             except BaseException:
                 os.unlink(unfinished, dir_fd=self.directory)
@@ -301,7 +319,7 @@ class LocalStore:
                     yield stored
 
     def size_of(self, name: str) -> int | None:
-        """The bytes of a blob, None when it is not there. Raises StoreError."""
+        """The bytes of a blob, None when it is not there, or its size says nothing. Raises StoreError."""
         try:
             if self.fan_out and name[:2] not in self._seen:  # once: it costs three calls of the system
                 with self._folder(name):
@@ -311,7 +329,8 @@ class LocalStore:
             return None
         except OSError as error:
             raise StoreError(f"cannot look for blob {name} in {self.label}: {error.strerror}") from error
-        return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+        is_loose = self._loose[0] < facts.st_mtime_ns < self._loose[1]
+        return facts.st_size if stat.S_ISREG(facts.st_mode) and not is_loose else None
 
     def get_blob(self, name: str) -> Buffer:
         """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what cannot be one."""
