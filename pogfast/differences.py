@@ -19,6 +19,7 @@ from pogfast.directories import Directories, leaf_of, many_open_files, parent_of
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath
 from pogfast.manifest import Entry
 from pogfast.metadata import facts_of
+from pogfast.plan import TOP
 from pogfast.survey import Kind, Thing, sorted_names, things
 
 # Facts that are compared where both sides have them; a file's times are those of its entry.
@@ -57,6 +58,9 @@ def diff(before: Archive, after: Archive, problem: Callable[[PogfastError], None
     An entry that is malformed goes to `problem`; without it, raises CorruptManifest there.
     """
     comparable = _cut(before) == _cut(after)
+    was, now = _top(before), _top(after)
+    if was and now and (change := _change(TOP, was, now, comparable)):
+        yield change
     for name in sorted_names(before, after):
         try:
             change = _change(name, things(before, name), things(after, name), comparable)
@@ -81,6 +85,12 @@ def _change(name: str, was: list[Thing], now: list[Thing], comparable: bool) -> 
             return None
         change.change = content or "metadata"
     return change
+
+
+def _top(archive: Archive) -> list[Thing]:
+    """The directory that was archived as `.` or `/`, where an archive tells of it."""
+    facts = archive.trailer.get("top")
+    return [Thing(TOP, "directory", facts)] if isinstance(facts, dict) else []
 
 
 def _cut(archive: Archive) -> tuple[object, ...]:
@@ -190,15 +200,23 @@ class _Comparison:
     def run(self) -> Compared:
         self.report.started(self.done)
         names = sorted_names(self.archive)
+        for thing in _top(self.archive):
+            with self._telling():
+                self._one(thing)
         for name in names:
-            try:
+            with self._telling():
                 for thing in things(self.archive, name):
                     self._one(thing)
-            except (DamageError, SourceError, UnsafePath) as error:
-                self._problem(error)
             self.done.files += name in self.archive.entries
         self._extra(names)
         return self.done
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (DamageError, SourceError, UnsafePath) as error:
+            self._problem(error)
 
     def _one(self, thing: Thing) -> None:
         path = self._path(thing.name)

@@ -12,8 +12,8 @@ import errno
 import os
 import resource
 import stat
-from collections.abc import Callable, Container, Iterator
-from types import TracebackType
+from collections.abc import Callable, Container, Iterator, Mapping
+from types import MappingProxyType, TracebackType
 
 from pogfast._engine import sync_file_system
 from pogfast.errors import PogfastError, StoreError, TargetError, UnsafePath
@@ -29,6 +29,9 @@ HELD_EVERY = 32
 # Permissions of a directory until nothing is written below it any more and it gets its own. The sticky bit, which does
 # nothing in one that only its owner may write to, tells the next run that this one was interrupted.
 UNFINISHED_MODE = 0o1700
+# Directories by device and inode: what each is, and which names in it belong to that.
+Own = Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]
+NOTHING: Own = MappingProxyType({})
 # After these no further file can be restored, so the run ends.
 HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
@@ -91,7 +94,7 @@ class Directories:
     `most` is how many are held at a time (see `make_room`). Those whose path is in `private` are made for the owner
     alone, because their permissions come last; in those in `ours` the owner may be allowed to write until then. What
     is to get its permissions after that is in `owed`. A file makes way for a directory where `may_replace` its path; a
-    link never does. With `make` false nothing is made; then `open` must not be called.
+    link never does. With `make` false nothing is made; then `open` must not be called. What is `own` is never deleted.
     """
 
     def __init__(
@@ -103,12 +106,14 @@ class Directories:
         ours: Container[str] = (),
         may_replace: Callable[[str], bool] = lambda path: False,
         make: bool = True,
+        own: Own = NOTHING,
     ) -> None:
         self.into = into
         self.most = most
         self.private = private
         self.ours = ours
         self.may_replace = may_replace
+        self.own = own
         self.made: set[str] = set()
         self.owed: set[str] = set()  # those that this run has made or opened up, and what an interrupted one has left
         self.held: dict[str, int] = {}
@@ -117,11 +122,21 @@ class Directories:
         self.root = -1
         try:
             if make:
-                os.makedirs(into, exist_ok=True)
+                self._make_root()
             with contextlib.nullcontext() if make else contextlib.suppress(FileNotFoundError):
                 self.root = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
+            if make and "" in private and ("" in self.made or not os.listdir(self.root)):
+                self.owed.add("")
         except OSError as error:
             raise StoreError(f"cannot restore into {into}: {error.strerror}") from error
+
+    def _make_root(self) -> None:
+        """Makes the directory that is restored into, if need be. Raises OSError."""
+        if not os.path.isdir(self.into):
+            os.makedirs(os.path.dirname(os.path.abspath(self.into)), exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.into, UNFINISHED_MODE if "" in self.private else 0o777)
+                self.made.add("")
 
     def __enter__(self) -> Directories:
         return self
@@ -195,6 +210,9 @@ class Directories:
         found = os.fstat(directory)
         if found.st_dev not in self.systems:
             self.systems[found.st_dev] = os.dup(directory)
+        self._see(path, found)
+
+    def _see(self, path: str, found: os.stat_result) -> None:
         if path in self.private and stat.S_IMODE(found.st_mode) == UNFINISHED_MODE:
             self.owed.add(path)
 
@@ -224,8 +242,8 @@ class Directories:
     ) -> list[tuple[str, bool]]:
         """What lies below a directory and is not in `kept`, as (path, whether it is a directory), the deepest first.
 
-        Left out, with the directories that it is in: what `must_stay`, and what cannot be looked into or is another
-        file system, of which `tell` hears. No link is followed.
+        Left out, with the directories that it is in: what `must_stay`, and what cannot be looked into, is another file
+        system or `own`, of which `tell` hears. No link is followed.
         """
         waiting, found, staying = [top], [], set[str]()
         while waiting:
@@ -237,12 +255,12 @@ class Directories:
                 tell(f"{path}: kept, it cannot be looked into")
                 staying.update((path, *above(path)))
                 continue
-            for leaf, is_directory, is_mount in listed:
+            for leaf, is_directory, reason in listed:
                 below = f"{path}/{leaf}" if path else leaf
-                if must_stay(below) or is_mount:
+                if must_stay(below) or reason:
                     staying.update(above(below))
-                    if is_mount:
-                        tell(f"{below}: kept, it is another file system")
+                    if reason:
+                        tell(f"{below}: kept, it is {reason}")
                     continue
                 if below not in kept:
                     found.append((below, is_directory))
@@ -250,17 +268,19 @@ class Directories:
                     waiting.append(below)
         return [(path, is_directory) for path, is_directory in reversed(found) if path not in staying]
 
-    def _listed(self, path: str) -> list[tuple[str, bool, bool]]:
-        """(name, is it a directory, of another file system) of what is in a directory that may be there."""
+    def _listed(self, path: str) -> list[tuple[str, bool, str]]:
+        """(name, is it a directory, why it must stay) of what is in a directory that may be there."""
         directory = self.find(path)
         if directory is None:
             return []
-        device = os.fstat(directory).st_dev
+        found = os.fstat(directory)
+        what, is_own = self.own.get((found.st_dev, found.st_ino), ("", lambda name: False))
         listed = []
         for leaf in sorted(os.listdir(directory)):
             there = os.stat(leaf, dir_fd=directory, follow_symlinks=False)
             is_directory = stat.S_ISDIR(there.st_mode)
-            listed.append((leaf, is_directory, is_directory and there.st_dev != device))
+            is_mount = is_directory and there.st_dev != found.st_dev
+            listed.append((leaf, is_directory, "another file system" if is_mount else what if is_own(leaf) else ""))
         return listed
 
     def names(self, path: str) -> list[str]:
@@ -315,7 +335,10 @@ class Directories:
             os.mkdir(part, mode, dir_fd=directory)
             self.made.add(path)
             self.owed.add(path)
-        return self._step(directory, part, path)
+        opened = self._step(directory, part, path)
+        if opened is not None and path in self.private and path not in self.owed:
+            self._see(path, os.fstat(opened))
+        return opened
 
     def _is_replaced(self, directory: int, part: str, path: str) -> bool:
         """Returns True if a directory is to take the place of what lies there. Raises OSError."""

@@ -8,7 +8,9 @@ the plan and carries it out.
 from __future__ import annotations
 
 import functools
+from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal, NamedTuple, Protocol
 
 from pogfast.directories import above, parent_of, plain_path, safe_path
@@ -19,6 +21,8 @@ from pogfast.patterns import Patterns
 Kind = Literal["file", "directory", "link", "fifo"]
 # Where the trailer has what is no file.
 SECTIONS: dict[Kind, str] = {"directory": "directories", "link": "links", "fifo": "fifos"}
+# What the directory is called that was archived as `.` or `/`: no archived name is this.
+TOP = "."
 
 
 class Contents(Protocol):
@@ -66,8 +70,16 @@ class Plan:
         self.vanished = 0  # files, links and FIFOs of which nothing was left
         self.places: dict[Kind, list[Place]] = {"file": [], "directory": [], "link": [], "fifo": []}
         self._fill()
+        self.parents = _section(trailer, "parents")
+        top = trailer.get("top")
+        # The directory that is restored into, where all of an archive of one directory goes there.
+        self.top = Place(-1, TOP, "") if top is not None and not strip_components and "" in self.choice.exact else None
+        self.directory_facts = ChainMap({TOP: top}, self.facts["directory"], self.parents)
         self.directories = self._known_directories()
         self.selected = {place.path for place in self.places["directory"] if place.problem is None}
+        if self.top is not None:
+            self.selected.add("")
+            self.prefixes.add("")
         self.not_read = _suffixes([*_section(trailer, "unreadable"), *_section(trailer, "skipped")])
 
     def _all(self) -> Iterator[tuple[Kind, str]]:
@@ -143,14 +155,16 @@ class Plan:
         return full[: len(full) - len(path)].rstrip("/")
 
     def _known_directories(self) -> dict[str, str]:
-        """Path -> archived name of every directory of the archive, also of those that are only on the way."""
+        """Path -> archived name of every directory that the archive tells of, also of those that are only on the way. A
+        directory whose parts are all stripped is not told of: another one takes its place."""
         known: dict[str, str] = {}
-        for name in self.facts["directory"]:
+        for name in chain(self.parents, self.facts["directory"]):
             parts = plain_path(name).split("/")
             if len(parts) > self.strip:
                 known["/".join(parts[self.strip :])] = name
         known.update((place.path, place.name) for place in self.places["directory"])
-        return known
+        known.pop("", None)
+        return known if self.top is None else {**known, "": TOP}
 
     def missing(self) -> list[NoSuchEntry]:
         """A problem for each name and pattern that matched nothing."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
 from pogfast.archive import open_archive, telling
-from pogfast.directories import Directories, leaf_of, many_open_files, parent_of
+from pogfast.directories import NOTHING, Directories, Own, leaf_of, many_open_files, parent_of
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UsageError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
@@ -161,7 +161,15 @@ def restore(
     with open_archive(archive, key, host=host, tags=tags, path=path, stores=stores, tell=tell) as opened:
         good = getattr(opened.store, "good_blob", None)
         summary = restore_archive(
-            opened, opened.store.source, key, into, names=names, good=good, report=heard, options=options
+            opened,
+            opened.store.source,
+            key,
+            into,
+            names=names,
+            good=good,
+            own=opened.store.own_places(),
+            report=heard,
+            options=options,
         )
     summary.problems += lost
     return summary
@@ -175,19 +183,22 @@ def restore_archive(
     *,
     names: Collection[str] = (),
     good: Callable[[str], Buffer] | None = None,
+    own: Own = NOTHING,
     report: Report | None = None,
     options: Options | None = None,
     **more: Any,
 ) -> Summary:
     """Restores what `names` and patterns select (none: everything) below `into`; `more` are fields of Options.
 
-    Files with blobs that are missing or damaged are tried once more with what `good` gives for their blobs.
+    Files with blobs that are missing or damaged are tried once more with what `good` gives for their blobs. What is
+    `own`, the store itself, is never deleted.
     What is there already and the same (kind, size and mtime; a link's target) is left as it is. What differs stays
     with overwrite "never" and is in the summary's `refused`; it is replaced with "if-changed"; "always" replaces both.
     With these two a file makes way for a directory, and a directory for a file if it is empty or `delete` is given;
     and what is the same gets the metadata that it lacks. "never" changes nothing that was there, unless `delete` makes
-    directories what they were. A file gets its modification time when its bytes are on the disk, and all of it is there
-    when this returns, unless `no_sync`.
+    directories what they were. That holds for `into`, too, unless it is empty, and never for directories above what is
+    selected: they get their metadata only if they are made. A file gets its modification time when its bytes are on the
+    disk, and all of it is there when this returns, unless `no_sync`.
     Raises UsageError, CorruptManifest (the trailer) and StoreError; what is wrong with one entry is in the problems.
     """
     options = _chosen(options, more)
@@ -201,9 +212,10 @@ def restore_archive(
             into,
             most,
             private=plan.directories,
-            ours=plan.selected,
+            ours=plan.selected if plan.top else plan.selected - {""},
             may_replace=lambda path: options.overwrite != "never" and path not in plan.things,
             make=not options.dry_run,
+            own=own,
         ) as directories,
     ):
         run = _Run(plan, blobs, good, key, directories, options, report or Silent())
@@ -384,8 +396,9 @@ class _Run:
 
     def _there(self, place: Place) -> os.stat_result | None:
         """What lies where something is to be restored. Raises TargetError and UnsafePath."""
-        # What lies in a directory that this run has made is its own, and of other paths.
-        if parent_of(place.path) in self.directories.made or place.path in self.gone:
+        # What lies in a directory that this run has made is its own, and of other paths; or a directory of this one.
+        made = self.directories.made
+        if place.path in self.gone or (parent_of(place.path) in made and place.path not in made):
             return None
         return self.directories.look(place.path)
 
@@ -594,9 +607,11 @@ class _Run:
         known, selected = self.plan.directories, self.plan.selected
         for place in _deepest_first(self.plan.places["directory"]):
             self.summary.directories += self._guarded(place, self._directory)
-        on_the_way = [path for path in self.directories.made if path in known and path not in selected]
+        on_the_way = [path for path in self.directories.owed if path in known and path not in selected]
         for place in _deepest_first(Place(-1, known[path], path) for path in on_the_way):
             self._guarded(place, self._directory_on_the_way)
+        if self.plan.top is not None:
+            self._guarded(self.plan.top, self._directory_on_the_way)
 
     def _guarded(self, place: Place, restore: Callable[[Place], Outcome | None]) -> bool:
         """Whether something that is no file was restored. Tells what became of it."""
@@ -656,9 +671,9 @@ class _Run:
         return "restored"
 
     def _directory(self, place: Place) -> Outcome | None:
-        """None when it was there. The directory that is restored into is not the archive's."""
-        metadata = self._metadata(place, self.plan.facts["directory"][place.name], kept=SET_ID)
-        if not place.path:
+        """None when it was there. A directory whose name is stripped is not the one that is restored into."""
+        metadata = self._metadata(place, self.plan.directory_facts[place.name], kept=SET_ID)
+        if not place.path and place is not self.plan.top:
             return None
         if self.options.dry_run:
             return "restored" if self.directories.find(place.path) is None else None

@@ -154,7 +154,7 @@ def test_the_keys_that_are_written_are_described() -> None:
     assert keys_of("Further keys of an entry") == ["size", "sizes", "stored", *facts, "sparse", "hardlink", "changed"]
     assert keys_of("The trailer") == [
         "program", "time", "ended", "host", "user", "tags", "comment", "paths", "layout", "chunk_size", "chunker",
-        "level", "directories", "links", "fifos", "skipped", "unreadable", "changed", "totals",
+        "level", "directories", "top", "parents", "links", "fifos", "skipped", "unreadable", "changed", "totals",
     ]  # fmt: skip
     [told] = re.findall(r"Facts are an object of the keys (.*?),\s+each", DOCUMENT, re.DOTALL)
     assert re.findall(r"`(\w+)`", told) == facts

@@ -153,7 +153,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what is there, counted and listed: never a blob's content; names mean what they mean in restore",
     ),
     "differences": (
-        {"survey", "archive", "manifest", "metadata", "directories", "errors"},
+        {"survey", "archive", "manifest", "metadata", "plan", "directories", "errors"},
         "two archives, or one and the disk: facts are read as create reads them",
     ),
     "checking": (

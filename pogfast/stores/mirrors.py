@@ -45,6 +45,10 @@ class Mirrors:
     def identity(self) -> str:
         return ",".join(store.identity for store in self.stores)
 
+    def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+        """The directories of all of them: see Target."""
+        return {identity: place for store in self.stores for identity, place in store.own_places().items()}
+
     def blob_names(self) -> Iterator[Stored]:
         """Of all of them; what lies in several comes as often."""
         for store in list(self.stores):
