@@ -755,12 +755,12 @@ def _is_same_file(entry: Entry, there: os.stat_result) -> bool:
 
 
 def _is_unfinished(entry: Entry, there: os.stat_result) -> bool:
-    """Whether an interrupted restore has left a file that may not be on the disk.
+    """Whether an interrupted restore has left a file that may not be on the disk: it may be shorter than it was, too.
 
     Where only the second of the mark is left of it, the file system must be one that keeps no more of any time: nobody
     sets the time of the last change.
     """
-    if not stat.S_ISREG(there.st_mode) or entry.size not in (None, there.st_size):
+    if not stat.S_ISREG(there.st_mode) or there.st_size > (there.st_size if entry.size is None else entry.size):
         return False
     mark = unfinished_time(entry.mtime_ns)
     is_coarse = there.st_ctime_ns % 10**9 == there.st_mtime_ns % 10**9 == 0

@@ -351,12 +351,49 @@ def test_others_than_root_get_files_of_their_own() -> None:
     def test() -> None:
         made = Archive()
         made.add("f", b"1", mode=0o6751, uid=0, gid=0, user="root", group="root")
+        made.add("own", b"1", mode=0o6777, uid=65534, gid=65534)
         made.trailer["directories"]["d"] = {"mode": 0o750, "uid": 0, "gid": 0}
         made.trailer["links"]["l"] = {"target": "f", "uid": 0, "gid": 0}
         assert work.restore(made).exit_code == 0
-        assert work.told.warnings == []
-        assert stat.S_IMODE((work.out / "f").stat().st_mode) == 0o751
+        assert [text.partition(":")[0] for text in work.told.warnings] == [
+            "set-id bits or capabilities were left out (1)"
+        ]
+        assert [stat.S_IMODE((work.out / name).stat().st_mode) for name in ("f", "own")] == [0o751, 0o777]
         assert {(work.out / name).lstat().st_uid for name in ("f", "d", "l")} == {65534}
+        assert work.restore(made, set_id=True, overwrite="if-changed").metadata == 1
+        assert [stat.S_IMODE((work.out / name).stat().st_mode) for name in ("f", "own")] == [0o751, 0o6777]
+
+
+@ROOT
+def test_metadata_that_only_the_owner_can_restore() -> None:
+    """Of what may be neither read nor written to."""
+
+    def test() -> None:
+        furnish(work.tree)
+        (work.tree / "empty").chmod(0o600)
+        os.setxattr(work.tree / "empty", "user.x", b"1")
+        (work.tree / "empty").chmod(0o400)
+        (work.tree / "none").chmod(0o755)
+        os.setxattr(work.tree / "none", "user.x", b"1")
+        (work.tree / "none").chmod(0o555)
+        made = archive_of(work.tree)
+        work.restore(made)
+        for name in ("plain", "fifo"):
+            (work.out / name).chmod(0)
+        (work.out / "empty").chmod(0o600)
+        os.setxattr(work.out / "empty", "user.x", b"changed")
+        (work.out / "empty").chmod(0o400)
+        (work.out / "d" / "big").chmod(0o111)
+        (work.out / "d" / "e").chmod(0o500)
+        (work.out / "d" / "e" / "deep").chmod(0o777)
+        summary = work.restore(made, overwrite="if-changed")
+        assert (summary.exit_code, summary.metadata, work.told.warnings) == (0, 5, [])
+        assert tree_at(work.out) == tree_at(work.tree)
+        (work.tree / "none").chmod(0o755)
+        (work.out / "none").chmod(0o755)
+
+    with as_nobody() as work:
+        in_child(test)
 
     with as_nobody() as work:
         in_child(test)
@@ -384,6 +421,11 @@ def test_directories_that_their_owner_may_not_write_to_are_restored_into_again()
         assert work.restore(made, overwrite="if-changed", delete=True).exit_code == 0
         assert work.told.of("deleted") == ["d/surplus"]
         assert tree_at(work.out) == tree_at(work.tree)
+        (work.out / "d" / "e").chmod(0o755)
+        (work.out / "d" / "e" / "f").unlink()
+        (work.out / "d" / "e").chmod(0o555)
+        assert work.restore(made).exit_code == 0
+        assert tree_at(work.out) == tree_at(work.tree), "what is opened up for writing gets its own again"
         for path in (*work.tree.rglob("*"), *work.out.rglob("*")):
             if path.is_dir():
                 path.chmod(0o755)
@@ -618,15 +660,34 @@ def test_a_second_run_goes_on_where_the_first_was_interrupted(work: Work) -> Non
     assert tree_at(work.out) == tree_at(work.tree)
 
 
-@pytest.mark.parametrize("step", [100, 10**9])
+@pytest.mark.parametrize("mtime_ns", [1_500_000_000_123_456_789, -1, 0, 2**63 - 1])
+def test_what_an_interrupted_run_has_left_is_restored(work: Work, mtime_ns: int) -> None:
+    """Whole, shorter or empty: a power cut takes what was not on the disk."""
+    made = Archive()
+    made.add("f", b"archived", mtime_ns=mtime_ns)
+    mark = recovery.unfinished_time(mtime_ns)
+    assert mark // 10**9 // 2 != mtime_ns // 10**9 // 2, "FAT keeps every other second"
+    for left in (b"ARCHIVED", b"arch", b""):
+        write(work.out / "f", left, mtime_ns=mark)
+        assert work.restore(made).files == 1
+        assert (work.out / "f").read_bytes() == b"archived"
+        assert (work.out / "f").stat().st_mtime_ns == mtime_ns
+    for other, time_ns in ((b"more than it", mark), (b"ARCHIVED", mark + 1), (b"ARCHIVED", mark // 10**9 * 10**9)):
+        write(work.out / "f", other, mtime_ns=time_ns)
+        assert work.restore(made).refused == ["f"]
+    dry = work.restore(made, overwrite="if-changed", dry_run=True)
+    assert (dry.files, (work.out / "f").read_bytes()) == (1, b"ARCHIVED")
+
+
+@pytest.mark.parametrize("step", [100, 10**9, 2 * 10**9])
 def test_file_systems_that_keep_coarser_times_do_not_make_files_differ(work: Work, step: int) -> None:
     made = Archive()
-    made.add("f", b"1", mtime_ns=1_500_000_000_123_456_789)
-    write(work.out / "f", b"1", mtime_ns=1_500_000_000_123_456_789 // step * step)
+    made.add("f", b"1", mtime_ns=1_500_000_001_123_456_789)
+    write(work.out / "f", b"1", mtime_ns=1_500_000_001_123_456_789 // step * step)
     assert work.restore(made).unchanged == 1
-    write(work.out / "f", b"2", mtime_ns=1_500_000_000_123_000_000)
+    write(work.out / "f", b"2", mtime_ns=1_500_000_001_123_000_000)
     assert work.restore(made).refused == ["f"]
-    write(work.out / "f", b"22", mtime_ns=1_500_000_000_123_456_789)
+    write(work.out / "f", b"22", mtime_ns=1_500_000_001_123_456_789)
     assert work.restore(made).refused == ["f"]
 
 
