@@ -1,4 +1,4 @@
-"""`python -m pogfast`: the command `pogfast`, where its script is not on the PATH.
+"""`pogfast`, also as `python -m pogfast`: begins before there is anything to import, so that Ctrl-C is quiet then, too.
 
 Knows nothing; cli/ has it all.
 """
@@ -7,6 +7,15 @@ from __future__ import annotations
 
 import sys
 
-from pogfast.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """The command `pogfast`. Returns its exit code."""
+    try:
+        from pogfast.cli import main as command
+    except KeyboardInterrupt:  # nothing has begun
+        return 130
+    return command()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

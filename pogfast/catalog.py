@@ -16,7 +16,7 @@ import time
 from array import array
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -127,9 +127,9 @@ class Catalog:
             if self.key.can_open:
                 seen.facts = _counted(manifest.open_facts(data, self.key, stored.name))
             if self.key.can_open and not _says_enough(seen.facts):
-                opened = manifest.open(data, self.key, stored.name)
-                seen.facts["totals"] = _totals(opened)
-                seen.blobs = list(dict.fromkeys(opened.blob_names()))
+                entries = manifest.open_entries(data, self.key, stored.name)
+                seen.facts["totals"] = _totals(entries)
+                seen.blobs = list(dict.fromkeys(blob for entry in entries.values() for blob in entry.blobs))
             if blobs or not self.key.can_open:
                 seen.blobs = list(dict.fromkeys(manifest.blob_names(data, self.key, stored.name)))
         except PogfastError as error:
@@ -203,9 +203,9 @@ def _counted(facts: dict[str, Any] | None) -> dict[str, Any]:
     return facts
 
 
-def _totals(opened: manifest.Manifest) -> dict[str, int]:
+def _totals(entries: Mapping[str, manifest.Entry]) -> dict[str, int]:
     """`files`, and `size` where every entry says it. Raises CorruptManifest."""
-    sizes = [entry.size for entry in opened.entries.values()]
+    sizes = [entry.size for entry in entries.values()]
     known = [size for size in sizes if size is not None]
     return {"files": len(sizes), **({"size": sum(known)} if len(known) == len(sizes) else {})}
 

@@ -40,6 +40,8 @@ from pogfast.stores import Store, names_archive, open_store
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
 BATCH = 8192
+# Malformed entries of an archive that are named; more are counted.
+MOST_MALFORMED = 10
 # Bytes by which the same chunk's blobs can differ: one writer pads where another does not.
 PAD_MOST = 263
 
@@ -288,14 +290,21 @@ class _Check:
         full = _full_size(opened, self.key)
         blobs: list[str] = []
         told = True  # how long each blob was when it was stored
+        malformed = 0
         for file in opened.entries:
             try:
                 entry = opened.entries[file]
-                told = told and entry.stored is not None
+                stored = entry.stored
+                told = told and stored is not None
                 blobs += entry.blobs
-                self._look_at_file(name, file, entry, full)
+                self._look_at_file(name, file, entry, full, stored)
             except CorruptManifest as error:
-                self._tell(Damage(name, file, None, None, str(error)))
+                malformed += 1
+                if malformed <= MOST_MALFORMED:
+                    self._tell(Damage(name, file, None, None, str(error)))
+        if malformed > MOST_MALFORMED:
+            text = f"{name}: {malformed - MOST_MALFORMED:,} more of its entries are malformed"
+            self._tell(Damage(name, None, None, None, text))
         self.needed.update(blobs)
         self._look_at_manifest(name, data, blobs, None if told else opened.trailer)
         self.summary.archives += 1
@@ -318,9 +327,12 @@ class _Check:
     def _open(self, name: str) -> Manifest:
         return manifest.open(self.store.get_manifest(name), self.key, name)
 
-    def _look_at_file(self, archive: str, name: str, entry: Entry, full: int | None) -> None:
+    def _look_at_file(
+        self, archive: str, name: str, entry: Entry, full: int | None, sizes: Sequence[int] | None
+    ) -> None:
+        """`sizes`: the bytes that its blobs were stored with, as far as it tells."""
         self.summary.files += 1
-        stored = dict(zip(entry.blobs, entry.stored or (), strict=False))
+        stored = dict(zip(entry.blobs, sizes or (), strict=False))
         for unit, offset in units_of(entry):
             whole = True
             for index, blob in enumerate(unit.blobs):
@@ -341,7 +353,7 @@ class _Check:
             return CorruptBlob(f"blob {blob} is cut short: it has {size} bytes")
         if full is not None and size > full:
             return CorruptBlob(f"blob {blob} has {size} bytes instead of {full}")
-        if was and size not in manifest.sizes_of_blob(was, self.key):
+        if was and size != was and size not in manifest.sizes_of_blob(was, self.key):
             return CorruptBlob(f"blob {blob} {'is cut short' if size < was else 'has grown'}: {size} bytes, not {was}")
         return None
 

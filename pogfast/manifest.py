@@ -58,6 +58,7 @@ TOO_DENSE = "it decompresses to more JSON than a manifest of its size may hold"
 ENCODER = msgspec.json.Encoder()
 DECODER = msgspec.json.Decoder()
 ENTRIES = OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+STRINGS = msgspec.json.Decoder(list[str])
 JSON = json.JSONDecoder()
 # What stands between the values of a JSON text.
 MARK = re.compile(r"[ \t\n\r]*([{}:,])[ \t\n\r]*")
@@ -305,7 +306,19 @@ def open(data: bytes, key: Key, name: str) -> Manifest:
 def _parsed(frames: list[_Frame], name: str) -> Manifest:
     """The manifest in these frames, which are cleared on the way."""
     trailer = _trailer(frames, name)
-    with _parsing(name):
+    return Manifest(_entries(frames, name), trailer)
+
+
+def open_entries(data: bytes, key: Key, name: str) -> Mapping[str, Entry]:
+    """The entries of a manifest; its trailer is not parsed. Raises as `open` does."""
+    frames = _open_frames(data, key, name)
+    del data
+    return _entries(frames, name)
+
+
+def _entries(frames: list[_Frame], name: str) -> Mapping[str, Entry]:
+    """The entries in these frames, which are cleared on the way."""
+    with _Parsing(name):
         text = _text(frames)
         frames.clear()
         members: Mapping[str, msgspec.Raw | bytes]
@@ -318,7 +331,7 @@ def _parsed(frames: list[_Frame], name: str) -> Manifest:
         _check_names(members.keys(), name)
         if not IS_UTF8:
             members = {local(name): member for name, member in members.items()}
-    return Manifest(_Entries(members, name), trailer)
+    return _Entries(members, name)
 
 
 def open_trailer(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
@@ -326,15 +339,50 @@ def open_trailer(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
     return _trailer(_open_frames(data, key, name), name)
 
 
+ABSENT = msgspec.Raw(b"")
+
+
+class _Facts(msgspec.Struct):
+    """What of a trailer is told of an archive in a list. What else is in it, which may be a million of names, is passed
+    over, and costs no memory."""
+
+    time: msgspec.Raw = ABSENT
+    host: msgspec.Raw = ABSENT
+    comment: msgspec.Raw = ABSENT
+    tags: msgspec.Raw = ABSENT
+    paths: msgspec.Raw = ABSENT
+    totals: msgspec.Raw = ABSENT
+    skipped: msgspec.Raw = ABSENT
+    unreadable: msgspec.Raw = ABSENT
+    changed: msgspec.Raw = ABSENT
+
+
+FACTS = msgspec.json.Decoder(_Facts)
+# What each of them can be: nothing else is made into objects.
+FACT = msgspec.json.Decoder(str | list[str] | dict[str, str | int])
+
+
 def open_facts(data: bytes, key: Key, name: str) -> dict[str, Any] | None:
-    """The same without `parents`, `directories`, `links` and `fifos`, which may be a million. Raises as `open` does."""
+    """What the trailer of a manifest tells in a list of archives, as far as it is of the right kind; None where there
+    is none. Raises as `open` does."""
     text = _trailer_text(_open_frames(data, key, name), name)
     if text is None:
         return None
+    found: Any
     try:
-        return {word: local_all(_loads(value)) for word, value in OBJECT.decode(text).items() if word not in SECTIONS}
+        found = msgspec.structs.asdict(FACTS.decode(text))
     except (ValueError, RecursionError):
-        return {word: value for word, value in _trailer_of(text, name).items() if word not in SECTIONS}
+        found = _trailer_of(text, name)
+        return {word: found[word] for word in _Facts.__struct_fields__ if word in found}
+    return {word: local_all(_fact(value)) for word, value in found.items() if value is not ABSENT}
+
+
+def _fact(text: msgspec.Raw) -> Any:
+    """One of them. None if it is of a kind that it cannot be."""
+    try:
+        return FACT.decode(text)
+    except (ValueError, RecursionError):  # a name that is not UTF-8 is for the standard library to read
+        return _loads(text) if b"\\ud" in bytes(text).lower() else None
 
 
 def blob_names(data: bytes, key: Key, name: str) -> list[str]:
@@ -384,7 +432,7 @@ def _index(data: bytes, key: Key, name: str) -> tuple[list[str], list[_Frame]]:
     payload = secretbox_open(file_key, data[INDEX_HEADER : INDEX_HEADER + length])
     if payload is None:
         raise CorruptManifest(f"{name}: its index is damaged or cut short")
-    with _parsing(name):
+    with _Parsing(name):
         frames = list(_frames(payload))
         names = _loads(_text(frames))
     if not _are_blob_names(names):
@@ -398,7 +446,7 @@ def _names_in(frames: list[_Frame], name: str) -> list[str]:
         names = [blob for entry in NAMES.decode(_text(frames)).values() for blob in entry.blobs]
         if all(map(BLOB_NAME.fullmatch, names)):
             return names
-    return _parsed(frames, name).blob_names()
+    return [blob for entry in _entries(frames, name).values() for blob in entry.blobs]
 
 
 def _index_header(data: bytes, key: Key, name: str) -> tuple[bytes, int]:
@@ -429,7 +477,7 @@ class _Frame(NamedTuple):
 
 def _open_frames(data: bytes, key: Key, name: str) -> list[_Frame]:
     payload = _payload(data, key, name)
-    with _parsing(name):
+    with _Parsing(name):
         return list(_frames(payload))
 
 
@@ -499,13 +547,13 @@ def _trailer(frames: list[_Frame], name: str) -> dict[str, Any] | None:
 def _trailer_text(frames: list[_Frame], name: str) -> bytes | None:
     for frame in frames:
         if frame.magic == TRAILER_MAGIC:
-            with _parsing(name):
+            with _Parsing(name):
                 return _decompressed(_frames(frame.data), _room(frames))
     return None
 
 
 def _trailer_of(text: bytes, name: str) -> dict[str, Any]:
-    with _parsing(name):
+    with _Parsing(name):
         trailer = _loads(text)
     if not isinstance(trailer, dict):
         raise CorruptManifest(f"{name}: its trailer is malformed")
@@ -513,7 +561,7 @@ def _trailer_of(text: bytes, name: str) -> dict[str, Any]:
         names = trailer.get(section)
         if isinstance(names, dict):
             _check_names(names, name)
-    with _parsing(name):
+    with _Parsing(name):
         return cast(dict[str, Any], local_all(trailer))
 
 
@@ -561,12 +609,20 @@ def _text(frames: list[_Frame]) -> bytes:
     return _decompressed(frames, _room(frames))
 
 
-@contextlib.contextmanager
-def _parsing(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (ValueError, RecursionError, zstandard.ZstdError) as error:
-        raise CorruptManifest(f"{name} does not parse: {error}") from error
+class _Parsing:
+    """Makes what is no JSON, or no frame, CorruptManifest. (A generator would take a tenth of the time of a small
+    manifest.)"""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, ValueError | RecursionError | zstandard.ZstdError):
+            raise CorruptManifest(f"{self.name} does not parse: {error}") from error
 
 
 def _loads(text: bytes | msgspec.Raw) -> Any:
@@ -685,8 +741,10 @@ def _entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
 
 
 def _check_other(text: msgspec.Raw | bytes) -> None:
-    """Raises ValueError if more of a long entry than its limit is something else than what its blobs are."""
+    """Raises ValueError if more of a long entry than its limit is something else than what its blobs are, or these are
+    no strings: other objects would take thirty times their text."""
     values = OBJECT.decode(text)
+    STRINGS.decode(values.get("blobs", b"[]"))
     lists = sum(len(memoryview(values.get(word, b""))) for word in ("blobs", "sizes", "stored"))
     if len(memoryview(text)) - lists > MOST_OTHER:
         raise ValueError(f"it has more than {MOST_OTHER:,} bytes beside its blobs")

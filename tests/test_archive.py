@@ -8,6 +8,8 @@ import io
 import os
 import random
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -730,6 +732,46 @@ def test_the_latest_of_a_public_key_is_never_of_the_future(tmp_path: Path) -> No
         store, name = find_archive(f"{tmp_path}/latest", key)
     store.close()
     assert name == "2026-01-01T00:00:00.000000.mfn"
+
+
+DENSE = """
+import os, sys
+from pogfast import keys, manifest
+from pogfast._engine import compress, random_bytes, secretbox
+if worker := os.fork():  # a process counts the memory of the one that began it, and pytest's is large
+    _, status, usage = os.wait4(worker, 0)
+    print(usage.ru_maxrss // (1024 if sys.platform == "darwin" else 1), file=sys.stderr)
+    sys.exit(os.waitstatus_to_exitcode(status))
+key = keys.Key("keyfile", bytes(32))
+if sys.argv[1] == "write":
+    many = b",".join([sys.argv[3].encode()] * (16_000_000 // (len(sys.argv[3]) + 1)))
+    text = b'{"host":"h",' + sys.argv[2].encode().replace(b"MANY", many) + b"}"
+    trailer = compress(text, 3)
+    frames = compress(b"{}", 3) + manifest.TRAILER_MAGIC + len(trailer).to_bytes(4, "little") + trailer
+    file_key = random_bytes(32)
+    open("a.mfn", "wb").write(key.wrap(file_key) + secretbox(file_key, frames))
+else:
+    from pogfast.archive import archives
+    from pogfast.stores.local import LocalStore
+    [info] = archives(LocalStore.open(".", fan_out=True), key)
+    assert (info.host, info.files, info.problem) == ("h", 0, None), info
+"""
+
+
+@pytest.mark.parametrize(
+    ("trailer", "item"),
+    [('"x":[MANY]', "[]"), ('"skipped":[MANY]', "{}"), ('"tags":[[MANY]]', "[]"), ('"directories":{MANY}', '"d":{}')],
+)
+def test_a_list_takes_no_more_memory_than_a_few_times_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trailer: str, item: str
+) -> None:
+    """2 kB of manifest are 16 MB of JSON, and would be 500 to 900 MB of objects. Bounds in MB, of the whole process."""
+    monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
+    command = [sys.executable, "-c", DENSE]
+    subprocess.run([*command, "write", trailer, item], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "a.mfn").stat().st_size < 10_000
+    ran = subprocess.run([*command, "list"], cwd=tmp_path, check=True, capture_output=True)
+    assert int(ran.stderr) / 1000 < 250
 
 
 def test_all_archives_of_a_store(built: Built) -> None:

@@ -204,6 +204,18 @@ def test_the_sum_of_an_older_archives_blobs_shows_damage_without_reading(built: 
     assert "some are cut short or have grown; --read-data finds which" in one.error
 
 
+def test_of_many_malformed_entries_the_first_are_named(built: Built) -> None:
+    """Anybody with the public key can make a million."""
+    for number in range(25):
+        built.entries[f"bad{number:02}"] = {"blobs": 5}
+    built.add("good", b"g")
+    built.seal("1.mfn")
+    summary, _ = checked(built.path)
+    assert [one.name for one in summary.damage] == [f"bad{number:02}" for number in range(10)] + [None]
+    assert summary.damage[-1].error == "1.mfn: 15 more of its entries are malformed"
+    assert (summary.files, summary.blobs, summary.exit_code) == (1, 1, 4)
+
+
 def test_a_damaged_manifest_is_damage_and_the_rest_is_checked(built: Built) -> None:
     for number in range(3):
         [name] = built.add("f", b"%d" % number)

@@ -74,6 +74,13 @@ def test_a_reader_that_is_gone_is_silence(place: Path, arguments: list[str]) -> 
     assert "Traceback" not in done.stderr
 
 
+def test_ctrl_c_while_modules_are_imported_is_quiet(place: Path) -> None:
+    (place / "stubs").mkdir(exist_ok=True)
+    (place / "stubs" / "click.py").write_text("raise KeyboardInterrupt")
+    ran = run([*COMMAND, "--help"], place, env={**os.environ, "PYTHONPATH": str(place / "stubs")})
+    assert (ran.code, ran.out, ran.err) == (130, b"", "")
+
+
 def test_completion_into_a_pipe_that_is_gone(place: Path) -> None:
     asked = {"_POGFAST_COMPLETE": "bash_complete", "COMP_WORDS": "pogfast cre", "COMP_CWORD": "1"}
     ran = in_shell(place, ">/dev/full", **asked)
@@ -175,6 +182,14 @@ def test_words_of_other_tools(given: str, meant: str, capfd: pytest.CaptureFixtu
     assert out == ""
     assert meant in said
     assert len(said.splitlines()) == 2
+
+
+@pytest.mark.parametrize(("given", "hint"), [("key add", ""), ("key sho", "is show meant? "), ("lock list", "")])
+def test_words_of_other_tools_are_no_commands_of_a_group(
+    given: str, hint: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(given.split()) == 2
+    assert capfd.readouterr().err.splitlines()[1] == f"  {hint}see pogfast {given.split()[0]} --help"
 
 
 def test_what_is_named_for_a_word_is_there() -> None:

@@ -131,15 +131,18 @@ OPTIONS: list[tuple[str, str, str]] = [
 ]
 
 
-def command_hint(word: str, known: Sequence[str]) -> str:
-    """Returns what to type for a command that is none of `known`; "" where nothing is near."""
-    if word in COMMANDS:
+def command_hint(word: str, known: Sequence[str], *, others: bool = True) -> str:
+    """Returns what to type for a command that is none of `known`; "" where nothing is near. With `others` it may be one
+    of other programs'."""
+    if others and word in COMMANDS:
         return f"`{COMMANDS[word]}` does this"
-    if word in NEEDLESS:
+    if others and word in NEEDLESS:
         return NEEDLESS[word]
     near = get_close_matches(word, known, 1)
     if near:
         return f"is {near[0]} meant?"
+    if not others:
+        return ""
     near = get_close_matches(word, [*COMMANDS, *NEEDLESS], 1, 0.8)
     return command_hint(near[0], ()) if near else ""
 

@@ -130,7 +130,7 @@ class Group(click.Group):
             return super().resolve_command(ctx, args)
         from pogfast.cli.elsewhere import command_hint
 
-        said = command_hint(name, self.list_commands(ctx))
+        said = command_hint(name, self.list_commands(ctx), others=ctx.parent is None)
         raise UsageError(f"no such command: {name}", hint=_with_help(said, ctx.command_path))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
