@@ -7,10 +7,13 @@ POGFAST_POWER_CUTS disks of each command, 0 for all of them (ci/powercuts.sh).
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import random
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -41,7 +44,7 @@ class World:
         self.source = home / "source"
         self.env = {**os.environ, "POGFAST_CACHE_DIR": str(self.disk / "cache")}
         for directory in (self.disk, self.source):
-            directory.mkdir()
+            directory.mkdir(exist_ok=True)
         facade.keygen(self.disk / "k")
         facade.keygen(self.disk / "sym", symmetric=True)
         self.public = facade.open_key(encryption_keyfile=self.disk / "k.encrypt", writing=True)
@@ -94,7 +97,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut").mkdir(exist_ok=True)
     made = World(tmp_path / "cut")
     monkeypatch.setenv("POGFAST_CACHE_DIR", made.env["POGFAST_CACHE_DIR"])
     made.reboot = lambda: reboot(monkeypatch)
@@ -338,3 +341,95 @@ def test_pog_decrypt(world: World, consume: tuple[str, ...]) -> None:
         world.check(world.keyfile, name, store=world.disk)
         assert subprocess.run([sys.executable, "-m", *command], cwd=world.disk, check=False).returncode == 0
         assert is_restored()
+
+
+# ---- a real file system ----------------------------------------------------------------------------------------------
+
+SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN: the file system ends at once, and nothing more reaches its disk
+WITH_JOURNAL, WITHOUT = 1, 2  # the journal is written before, or not; data that waits is lost in either case
+
+
+class Ext4:
+    """ext4 in a file, mounted at a directory, whose power can be cut. For root."""
+
+    def __init__(self, image: Path, at: Path) -> None:
+        self.image, self.at = image, at
+        with open(image, "wb") as file:
+            file.truncate(64 << 20)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True, stderr=subprocess.DEVNULL)
+
+    def mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", self.image, self.at], check=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", self.at], check=True)
+
+    def cut(self, how: int) -> None:
+        directory = os.open(self.at, os.O_RDONLY)
+        try:
+            fcntl.ioctl(directory, SHUTDOWN, struct.pack("I", how))
+        finally:
+            os.close(directory)
+
+
+@pytest.fixture
+def ext4(tmp_path: Path) -> Iterator[Ext4]:
+    if os.geteuid() or not shutil.which("mkfs.ext4"):
+        pytest.skip("only root can mount an image, and mkfs.ext4 makes it")
+    at = tmp_path / "cut" / "disk"
+    at.mkdir(parents=True)
+    made = Ext4(tmp_path / "image", at)
+    try:
+        made.mount()
+    except subprocess.CalledProcessError:
+        pytest.skip("no loop device can be mounted here")
+    yield made
+    made.unmount()
+
+
+def cut_off(world: World, ext4: Ext4, after: float, how: int, *command: str | Path) -> tuple[bool, bytes]:
+    """Runs a command and cuts the power some seconds later. Whether it has ended with success, and what it printed."""
+    line = [sys.executable, "-m", "pogfast", *command]
+    with subprocess.Popen(
+        line, cwd=world.disk, env=world.env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(after)
+        ext4.cut(how)
+        printed = process.stdout.read() if process.stdout else b""
+    ext4.unmount()
+    ext4.mount()
+    world.reboot()
+    return process.returncode == 0, printed
+
+
+def moments(number: int) -> Iterator[tuple[float, int]]:
+    """When and how the power is cut: seconds after a command begins, which takes some tenths of one; the first time it
+    has just ended."""
+    chance = random.Random(SEED)
+    yield 60.0, WITHOUT
+    for _ in range(number - 1 if SAMPLE else 50):
+        yield chance.uniform(0.05, 0.6), chance.choice((WITH_JOURNAL, WITHOUT))
+
+
+def test_create_on_ext4(ext4: Ext4, world: World) -> None:
+    done = [world.create(world.public)]
+    for number, (after, how) in enumerate(moments(4)):
+        world.write("large", random.Random(number).randbytes(1_200_000))
+        ended, printed = cut_off(world, ext4, after, how, "create", world.source, "--to", "S", *KEYS["pair"])
+        assert bool(named(printed)) if ended else after < 60
+        world.check(world.private, *done, *named(printed))
+        done.append(world.create(world.public))
+        world.check(world.private, *done)
+
+
+def test_restore_on_ext4(ext4: Ext4, world: World) -> None:
+    archive = furnish(world)
+    for after, how in moments(4):
+        shutil.rmtree(world.disk / "out", ignore_errors=True)
+        ended, _ = cut_off(world, ext4, after, how, "restore", archive, "--keyfile", "sym", "--into", "out")
+        assert ended or after < 60
+        if ended:
+            assert not facade.check_against(archive, world.keyfile, world.disk / "out")
+        assert facade.restore(archive, world.keyfile, world.disk / "out", overwrite="if-changed").exit_code == 0
+        assert not facade.check_against(archive, world.keyfile, world.disk / "out")
