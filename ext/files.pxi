@@ -551,6 +551,8 @@ cdef struct Directory:          # of blobs: data/ab/NAME with `fan_out`, else NA
     u8* checked                 # a byte for each folder data/ab: 1 once it was seen to be no link
     long long loose_after       # ns since 1970: what was written after the one and before the other may have lost its
     long long loose_before      # bytes in a power cut, though its size is right
+    const u8* doubted           # digests, sorted: what lies under these names counts as absent
+    size_t doubts
 
 
 cdef class BlobDirectory:
@@ -558,6 +560,7 @@ cdef class BlobDirectory:
     cdef Directory at
     cdef u8[4096] checked
     cdef bytes temporary
+    cdef bytes digests
     cdef readonly object path
 
     def __init__(self, int fd, bint fan_out, bytes temporary=b".pogfast-", path="."):
@@ -569,6 +572,17 @@ cdef class BlobDirectory:
         self.at.fan_out = fan_out
         self.at.prefix = self.temporary
         self.at.checked = self.checked
+        self.at.doubts = 0
+
+    def doubt(self, names):
+        """From now on these count as absent: each run stores what it needs of them anew. Not while one goes on."""
+        cdef u8[KEY] digest
+        cdef set digests = set()
+        for name in names:
+            read_name(name, digest)
+            digests.add((<u8*>digest)[:KEY])
+        self.digests = b"".join(sorted(digests))
+        self.at.doubted, self.at.doubts = self.digests, len(digests)
 
     def distrust(self, long long after, long long before):
         """Has blobs that were written between two times (ns since 1970) stored anew unless the key can tell that they
@@ -586,6 +600,22 @@ cdef class BlobDirectory:
             error = directory_put(&self.at, digest, p, n)
         if error:
             raise OSError(error, os.strerror(error), self.path)
+
+
+cdef bint is_doubted(const Directory* at, const u8* digest) noexcept nogil:
+    """Whether what lies under a name counts as absent."""
+    cdef size_t low = 0, high = at.doubts, middle
+    cdef int order
+    while low < high:
+        middle = (low + high) // 2
+        order = memcmp(digest, at.doubted + middle * KEY, KEY)
+        if order == 0:
+            return True
+        if order < 0:
+            high = middle
+        else:
+            low = middle + 1
+    return False
 
 
 cdef void blob_path(const Directory* at, const u8* digest, char* path) noexcept nogil:
@@ -707,7 +737,8 @@ cdef int directory_get(const Directory* at, const u8* digest, long long* size) n
 
 
 cdef bint directory_has(const Directory* at, const u8* digest, size_t size, const Ring* ring, u8* scratch) noexcept nogil:
-    """Whether a good blob lies under this name: of this size and, where the key can tell, authentic.
+    """Whether a good blob lies under this name: of this size and, where the key can tell, authentic. One that is in
+    doubt does not.
 
     `scratch` has PIECE bytes. With a public key alone only the size can be checked, and the time: after a power cut the
     size says nothing.
@@ -715,7 +746,7 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
     cdef Facts facts
     cdef long long there
     cdef int verdict, code
-    cdef int fd = directory_get(at, digest, &there)
+    cdef int fd = -1 if is_doubted(at, digest) else directory_get(at, digest, &there)
     if fd < 0:
         return False
     verdict = GOOD if there == <long long>size else BAD_BODY

@@ -66,6 +66,10 @@ class BlobDirectory:
         """Stores one blob, whole or not at all, in place of what may lie there, which a power cut does not take away
         before this one is on the disk. Raises OSError."""
 
+    def doubt(self, names: Iterable[str]) -> None:
+        """From now on blobs of these names count as absent, in place of the names of an earlier call: each run of a
+        Sealer stores what it needs of them anew. Not while one runs. Raises ValueError for what is no blob's name."""
+
 Sink = BlobDirectory | Callable[[str, memoryview], None]
 
 class Known(NamedTuple):

@@ -39,7 +39,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
 from pogfast.retention import is_future
-from pogfast.stores import LATEST, MANIFEST, REMOVED, Store, Stored, find_manifest, open_store
+from pogfast.stores import LATEST, MANIFEST, PARTIAL, REMOVED, Store, Stored, find_manifest, open_store
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -251,7 +251,7 @@ class Archive(Mapping[str, Entry]):
 
 def time_of(trailer: Mapping[str, Any], name: str) -> datetime | None:
     """When an archive was made, with a zone. None when neither its trailer nor its manifest's name say so."""
-    return _time(_text(trailer, "time")) or _time(name.removesuffix(MANIFEST))
+    return _time(_text(trailer, "time")) or _time(name.removesuffix(PARTIAL).removesuffix(MANIFEST))
 
 
 def _time(text: str) -> datetime | None:
@@ -551,13 +551,19 @@ class ArchiveInfo(Record):
     code: int = 0  # the exit code that `problem` stands for
 
 
-def archives(store: Store, key: Key) -> list[ArchiveInfo]:
-    """The archives of a store, by time. One that this key does not open or that is damaged is in the list as such.
+def archives(store: Store, key: Key, *, partial: bool = False) -> list[ArchiveInfo]:
+    """The archives of a store, by time; with `partial` those of runs that go on, or were killed, instead. One that this
+    key does not open or that is damaged is in the list as such.
 
     With a public key alone there are names, times, blobs and stored bytes. Raises as `manifests_of` does.
     """
-    with Catalog(store, key) as catalog:
-        infos = [_info(store, seen) for seen in catalog.look(manifests_of(store))]
+    manifests = manifests_of(store)
+    if partial:
+        manifests = [mark for mark in store.marks() if mark.name.endswith(MANIFEST + PARTIAL)]
+    catalog = Catalog(store, key)
+    infos = [_info(store, seen) for seen in catalog.look(manifests)]
+    if not partial:  # what is remembered is of all that was looked at, and of nothing else
+        catalog.close()
     return sorted(infos, key=lambda info: (info.time or FIRST, info.name))
 
 
@@ -608,7 +614,7 @@ def manifests_of(store: Store | Mirrors) -> list[Stored]:
     archive is left; and StoreError.
     """
     manifests = store.manifests()
-    if manifests or any(mark.name.endswith(REMOVED) for mark in store.marks()):
+    if manifests or any(mark.name.endswith((REMOVED, PARTIAL)) for mark in store.marks()):
         return manifests
     if next(iter(store.blob_names()), None) is None:
         hint = "is the path right, and the disk mounted?" if os.path.isdir(store.path) else "is the name right?"

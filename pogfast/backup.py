@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
@@ -27,10 +27,12 @@ from pogfast.environment import for_child
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key
 from pogfast.mounts import Mounts
-from pogfast.sealing import conclude, seconds_of, store_errors
-from pogfast.stores import Target, check_stores, open_store, open_stores
+from pogfast.sealing import conclude, name_now, seconds_of, store_errors
+from pogfast.sizes import many
+from pogfast.stores import PARTIAL, Target, check_stores, open_store, open_stores
 from pogfast.stores.local import MEASURING
-from pogfast.stores.targets import Targets
+from pogfast.stores.reliance import Condemned, stored_again
+from pogfast.stores.targets import Partial, Targets
 from pogfast.tree import Node, Selection
 
 CHUNK_SIZE = 50_000_000
@@ -203,8 +205,15 @@ def create(
             run.archive_stream(stdin_name, command)
         else:
             run.archive_trees()
+
+        def archive_again(names: Collection[str]) -> None:
+            if stdin_name is not None:
+                raise Condemned(to, names)
+            run.begin_again(len(names))
+            run.archive_trees()
+
         if not options.dry_run:
-            run.conclude()
+            stored_again(run.conclude, archive_again)
         run.summary.requests = dict(sum((Counter(target.requests) for target in targets), Counter()))
         if options.dry_run and run.summary.requests:
             services = sum(bool(target.requests) for target in targets)
@@ -229,6 +238,14 @@ class Silent:
     def problem(self, error: PogfastError) -> None: ...
 
     def concluding(self, manifest: str) -> None: ...
+
+
+class _Again(Silent):
+    """The report of a run that begins again: what was said of each file is not said again."""
+
+    def __init__(self, report: Report) -> None:
+        self.warning = report.warning  # type: ignore[method-assign]
+        self.concluding = report.concluding  # type: ignore[method-assign]
 
 
 @dataclass(slots=True)
@@ -262,15 +279,24 @@ class _Run:
         self, key: Key, targets: Sequence[Target], options: Options, report: Report, paths: Sequence[str]
     ) -> None:
         self.key = key
+        self.report = report
+        self.summary = Summary()
+        self.begun = datetime.now().astimezone()
         self.targets = Targets(targets, self.problem, report.warning)
+        self.partial = Partial(self.targets, name_now() + PARTIAL)
         self.options = options
         self.cuts = options.cuts
-        self.report = report
         self.paths = paths
         self.jobs = options.jobs or cores()
-        self.summary = Summary()
-        self.writer = manifest.Writer(key)
-        self.begun = datetime.now().astimezone()
+        self.tallied = Tallied(0, 0, 0, 0)
+        # How files are cut: blobs that were cut otherwise do not fit together.
+        self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
+        self.own = self._own()
+        self._begin()
+        report.started(self.progress)
+
+    def _begin(self) -> None:
+        self.writer = manifest.Writer(self.key)
         self.trailer: dict[str, dict[str, Any]] = {
             kind: {} for kind in ("top", "parents", "directories", "links", "fifos", "skipped", "unreadable")
         }
@@ -280,20 +306,24 @@ class _Run:
         self.inodes: dict[tuple[int, int], str] = {}  # of files with several names: the first of these
         self.shared: dict[str, manifest.Entry] = {}  # archived names in `inodes`, once they are done
         self.distinct: set[int] = set()
-        self.tallied = Tallied(0, 0, 0, 0)
         self.sealer: Sealer | None = None
         self.unread = 0  # bytes that needed no reading: of unchanged files, and of holes
         self.saved_at = time.monotonic()
         self.totals: tuple[int, int] | None = None
-        # How files are cut: blobs that were cut otherwise do not fit together.
-        self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
         self.directory = "", ""  # as it was given, and absolute: of the last file that the cache was asked for
-        self.cache = self._open_cache()
-        self.own = self._own()
         self.mounts = Mounts(device for device, _ in self.own.places)
         self.held: list[_Row] = []
-        self.partial: tuple[_Pending, Sealed] | None = None  # of the oldest file in the engine, what is stored so far
-        report.started(self.progress)
+        self.begun_file: tuple[_Pending, Sealed] | None = None  # the oldest in the engine, with what is stored of it
+        self.cache = self._open_cache()
+
+    def begin_again(self, pruned: int) -> None:
+        """For a run whose blobs a prune has condemned or deleted meanwhile: what the cache knows, and the stores have,
+        is not read again. What was said of files is not said again."""
+        self.close()
+        self.report.warning(f"{many(pruned, 'blob')} that this archive needs have been pruned meanwhile: stored again")
+        self.report = _Again(self.report)
+        self.summary = Summary()
+        self._begin()
 
     def _open_cache(self) -> cache.Cache | None:
         if self.options.cache_directory == "":
@@ -700,6 +730,8 @@ class _Run:
             self.pending.popleft()
 
     def _finish_unchanged(self, pending: _Pending, known: cache.Known) -> None:
+        if self.summary.files_unchanged % MOST_PENDING == 0:
+            self._put_partial()
         node = pending.node
         size = node.stat.st_size
         more = {"size": size, **pending.facts}
@@ -754,16 +786,29 @@ class _Run:
 
     def _note_progress(self, pending: _Pending | None, sealed: Sealed | None) -> None:
         """Saves the cache now and then, in case the run is killed. Of a large file a part may be stored."""
-        self.partial = None if pending is None or sealed is None else (pending, sealed)
+        self.begun_file = None if pending is None or sealed is None else (pending, sealed)
         every = SAVE_EVERY + (len(pending.blobs) * SAVE_BLOB if pending else 0)
-        if self.cache is not None and time.monotonic() - self.saved_at >= every:
-            self._save(self.cache)
+        if time.monotonic() - self.saved_at >= every:
+            if self.cache is not None:
+                self._save(self.cache)
+            self._put_partial()
             self.saved_at = time.monotonic()
+
+    def _put_partial(self) -> None:
+        """Says in the stores what has been stored or relied on so far, when it is time to."""
+        if not self.partial.is_due():
+            return
+        begun: dict[str, manifest.Entry] = {}
+        if self.begun_file is not None:
+            pending, _ = self.begun_file
+            more = {**pending.facts, "size": sum(pending.sizes), "sizes": pending.sizes, "stored": pending.stored}
+            begun[pending.node.name + PARTIAL] = manifest.Entry(pending.blobs, 0.0, 0.0, more)
+        self.partial.put(self.writer.snapshot(begun, self._trailer()))
 
     def _save(self, opened: cache.Cache) -> None:
         """Saves the cache, with the part of a large file that is stored."""
-        if self.partial is not None and self.options.layout == "frames":
-            pending, sealed = self.partial
+        if self.begun_file is not None and self.options.layout == "frames":
+            pending, sealed = self.begun_file
             if pending.blobs and pending.node.path != "-":
                 facts = self._sealed_facts(pending, sealed, pending.node.stat.st_size)
                 row = _Row(self._place(pending.node), pending, facts, self._known(pending, False))
@@ -783,6 +828,7 @@ class _Run:
             lambda data: set(manifest.blob_names(data, self.key, "the manifest")),
             self.report.concluding,
         )
+        self.partial.delete()
         if self.cache is not None:
             self._release(self.cache)
             self.cache.save(durable=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, cast
@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING, Protocol, cast
 from pogfast import manifest
 from pogfast._engine import BlobDirectory, cores, open_blob
 from pogfast.archive import Filter, Refused, latest_of, manifests_of, telling
+from pogfast.beside import beside
 from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.fetching import fetched
 from pogfast.keys import Key
-from pogfast.stores import LATEST, Store, Stored, Target, find_manifest, names_archive, open_store
-from pogfast.stores.targets import publish, sweeps
+from pogfast.stores import LATEST, PARTIAL, Store, Stored, Target, find_manifest, names_archive, open_store
+from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
+
+DAY = 24 * 3600.0  # seconds between two times that a long copy says what it copies
 
 
 @dataclass
@@ -154,7 +157,8 @@ class _Copy:
         self.over = False
 
     def run(self, archives: Collection[str], verify: bool) -> None:
-        seen = sweeps(self.target) if self.target else frozenset()
+        writes = self.target is not None and not self.summary.dry_run
+        reliance = Reliance(self.target, self.report.warning) if self.target and writes else None
         needed = self._needed(self._chosen(archives))
         wanted = set().union(*needed.values()) if self.key else set(self.stored)
         if self.key is None:
@@ -170,15 +174,35 @@ class _Copy:
         self.summary.total_blobs = len(missing)
         self.summary.total_size = sum(self.stored.get(name, 0) for name in missing)
         self.report.started(self.summary)
-        if self.target is None or self.summary.dry_run:
+        if reliance is None:
             self.summary.archives = len(needed)
             return
-        self._each(self._copy_blob, missing)
-        if verify:
-            self._each(self._verify_blob, there)
-        self.target.make_durable()
-        for name, blobs in needed.items():
-            self._copy_manifest(self.target, name, blobs if self.key else wanted, seen, verify)
+        with self._partial(reliance.target, needed):
+            self._each(self._copy_blob, missing)
+            if verify:
+                self._each(self._verify_blob, there)
+            reliance.target.make_durable()
+            for name, blobs in needed.items():
+                self._copy_manifest(reliance, name, blobs if self.key else wanted, verify)
+
+    @contextlib.contextmanager
+    def _partial(self, target: Target, names: Collection[str]) -> Iterator[None]:
+        """While a long copy goes on, its manifests lie in the target as those of runs that go on, so that no prune
+        takes what has been copied."""
+        put: list[str] = []
+
+        def renew(ended: threading.Event) -> None:
+            wait = PARTIAL_EVERY
+            while not ended.wait(wait):
+                with contextlib.suppress(PogfastError):  # what is wrong with a store, or a manifest, the copy finds
+                    for name in names:
+                        target.put_mark(name + PARTIAL, self.source.get_manifest(name))
+                        put.append(name + PARTIAL)
+                wait = DAY
+
+        with beside(renew, "pogfast-partial"):
+            yield
+        target.delete_manifests(set(put))
 
     def _chosen(self, archives: Collection[str]) -> list[Stored]:
         there = self.source.manifests()
@@ -319,7 +343,8 @@ class _Copy:
 
     # ---- manifests ----
 
-    def _copy_manifest(self, target: Target, name: str, blobs: set[str], seen: frozenset[str], verify: bool) -> None:
+    def _copy_manifest(self, reliance: Reliance, name: str, blobs: set[str], verify: bool) -> None:
+        target = reliance.target
         lost = blobs & self.bad
         if lost:
             self._problem(
@@ -327,18 +352,35 @@ class _Copy:
             )
             return
         data = self.source.get_manifest(name)
-        if self._has_manifest(name, len(data)):
-            if not verify or cast(Store, target).get_manifest(name) == data:
+        there = self._size_of_manifest(name)
+        if there is not None:
+            if there == len(data) and (not verify or cast(Store, target).get_manifest(name) == data):
                 self.summary.archives_there += 1
                 return
-            target.delete_manifests([name])  # a service keeps one that is there
-        publish(target, name, data, lambda: blobs, seen, self.report.warning)
+            if not verify:
+                said = f"{name}: there is another archive of that name in {target.label}, or a damaged one"
+                self._problem(StoreError(said, "--verify stores it anew", path=name))
+                return
+            target.delete_manifests([name])
+
+        def conclude() -> str:
+            if gone := reliance.lacking(lambda: blobs):
+                raise Condemned(target.label, gone)
+            reliance.publish(name, data, lambda: blobs)
+            return name
+
+        stored_again(conclude, self._copy_again)
         self.summary.archives += 1
         self.report.archive(name)
 
-    def _has_manifest(self, name: str, size: int) -> bool:
-        listed: Callable[[], Iterable[tuple[str, int, float]]] = getattr(self.target, "manifests", list)
-        return any(stored[:2] == (name, size) for stored in listed())
+    def _copy_again(self, names: Collection[str]) -> None:
+        self._each(self._copy_blob, sorted(names))
+        cast(Target, self.target).make_durable()
+
+    def _size_of_manifest(self, name: str) -> int | None:
+        """In the target; None when it is not there, or nobody can tell."""
+        listed: Callable[[], Iterable[Stored]] = getattr(self.target, "manifests", list)
+        return next((stored.size for stored in listed() if stored.name == name), None)
 
     def _problem(self, error: PogfastError) -> None:
         with self.lock:

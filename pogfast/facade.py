@@ -424,8 +424,10 @@ def list_archives(
     host: str | None = None,
     tags: Words = (),
     path: StrPath | None = None,
+    partial: bool = False,
 ) -> list[ArchiveInfo]:
-    """The archives of a store by time, the newest last, as `pogfast list` shows them. One that does not open is in the
+    """The archives of a store by time, the newest last, as `pogfast list` shows them; with `partial` those of runs that
+    go on, or were killed. One that does not open is in the
     list with its `problem`. Raises NoSuchArchive and StoreError."""
     from pogfast.archive import Filter, archives
 
@@ -433,7 +435,7 @@ def list_archives(
     with contextlib.closing(open_store(store)) as opened:
         return [
             info
-            for info in archives(opened, key)
+            for info in archives(opened, key, partial=partial)
             if info.problem or wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths})
         ]
 
@@ -662,6 +664,7 @@ def prune(
     tags: Words = (),
     path: StrPath | None = None,
     allow_empty: bool = False,
+    allow_missing: bool = False,
     grace: Seconds = "24h",
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
@@ -671,7 +674,8 @@ def prune(
 
     The policy is a `Policy`, or the keywords that begin with keep (-1: all; times as "2y5m7d3h"; each of `keep_tags`
     is "TAG" or "TAG,TAG"). Raises UsageError for a policy that keeps nothing of a group (unless `allow_empty`),
-    NoSuchArchive, StoreError, and what a manifest raises that cannot be read: nothing is removed then.
+    MissingBlob for an archive that stays and lacks blobs (unless `allow_missing`), NoSuchArchive, StoreError, and what
+    a manifest raises that cannot be read: nothing is removed then.
     """
     from pogfast import pruning
     from pogfast.retention import Policy, Span
@@ -709,6 +713,7 @@ def prune(
         tags=_tags(tags),
         path=_optional(path),
         allow_empty=allow_empty,
+        allow_missing=allow_missing,
         grace=_seconds("grace", grace, bare=False),
         dry_run=dry_run,
         warn=warn,

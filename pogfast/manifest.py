@@ -33,6 +33,8 @@ ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 PADDING_MAGIC = bytes.fromhex("502a4d18")
 TRAILER_MAGIC = bytes.fromhex("5e2a4d18")
 LEVEL = 3
+# zstd's block that ends a frame and holds nothing (RFC 8878, 3.1.1.2).
+LAST_BLOCK = bytes.fromhex("010000")
 # JSON waits until there is this much before it is compressed: a call for each entry would cost as much as the work.
 PIECE = 1 << 18
 # 43 letters of urlsafe base64 for 32 bytes; the last carries 4 bits, so its low 2 are zero.
@@ -193,18 +195,11 @@ class Writer:
             raise ValueError(f"there are two entries of the name {name!r}")
         if not is_name(portable(name)):
             raise PogfastError(f"the name is too long for an archive: {name[:60]}...")
-        facts = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
-        if entry.more:
-            facts = {**facts, **entry.more, **facts}
         self._waiting += b"," if self._names else b"{"
-        self._waiting += _dumps(name)
-        self._waiting += b":"
-        self._waiting += _dumps(facts)
+        self._waiting += _member(name, entry)
         self._names.add(name)
         if self._key.asymmetric:
-            for blob in entry.blobs:
-                self._blobs += blob.encode() + b"\n"
-            self._sizes.extend(entry.stored or [0] * len(entry.blobs))
+            _note_blobs(entry, self._blobs, self._sizes)
         if len(self._waiting) >= PIECE:
             self._compress()
 
@@ -216,24 +211,70 @@ class Writer:
         frames = self._frame
         frames += self._compressor.flush()
         _write_size(frames, self._size)
-        text = self._size
-        if trailer is not None:
-            facts = _dumps(trailer)
-            text = max(text, len(facts))
-            content = compress(facts, LEVEL)
-            frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
-        file_key = random_bytes(KEY_SIZE)
-        _pad(frames)
-        _make_up(frames, text)
-        box = secretbox(file_key, frames)
-        frames.clear()
-        index = _seal_index(self._blobs, self._sizes, self._key) if self._key.asymmetric else b""
-        return b"".join((index, self._key.wrap(file_key), box))
+        return _sealed(frames, self._size, trailer, self._blobs, self._sizes, self._key)
+
+    def snapshot(self, more: Mapping[str, Entry], trailer: dict[str, Any]) -> bytes:
+        """The bytes of a manifest of what was added so far, and of `more`; the writer goes on. pogfast opens it; the
+        entries stand in two frames, as pogcli's never do."""
+        blobs, sizes = bytearray(self._blobs), self._sizes[:]
+        last = bytearray(b"" if self._names else b"{")
+        for name, entry in more.items():
+            last += (b"," if self._names or len(last) > 1 else b"") + _member(name, entry)
+            if self._key.asymmetric:
+                _note_blobs(entry, blobs, sizes)
+        last += b"}"
+        frames = self._closed_frame()
+        frames += compress(last, LEVEL)
+        return _sealed(frames, self._size + len(last), trailer, blobs, sizes, self._key)
+
+    def _closed_frame(self) -> bytearray:
+        """A frame of all that was added so far."""
+        if not self._names:
+            return bytearray()
+        self._compress()
+        self._frame += self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        frame = self._frame + LAST_BLOCK
+        _write_size(frame, self._size)
+        return frame
 
     def _compress(self) -> None:
         self._size += len(self._waiting)
         self._frame += self._compressor.compress(self._waiting)
         self._waiting.clear()
+
+
+def _member(name: str, entry: Entry) -> bytes:
+    """An entry as a member of the JSON object of all."""
+    facts = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
+    if entry.more:
+        facts = {**facts, **entry.more, **facts}
+    return _dumps(name) + b":" + _dumps(facts)
+
+
+def _note_blobs(entry: Entry, blobs: bytearray, sizes: array[int]) -> None:
+    """Adds an entry's blobs to what the index is made of."""
+    for blob in entry.blobs:
+        blobs += blob.encode() + b"\n"
+    sizes.extend(entry.stored or [0] * len(entry.blobs))
+
+
+def _sealed(
+    frames: bytearray, size: int, trailer: dict[str, Any] | None, blobs: bytearray, sizes: array[int], key: Key
+) -> bytes:
+    """The bytes of a manifest's file, of frames that hold `size` bytes of JSON and are gone then."""
+    text = size
+    if trailer is not None:
+        facts = _dumps(trailer)
+        text = max(text, len(facts))
+        content = compress(facts, LEVEL)
+        frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
+    file_key = random_bytes(KEY_SIZE)
+    _pad(frames)
+    _make_up(frames, text)
+    box = secretbox(file_key, frames)
+    frames.clear()
+    index = _seal_index(blobs, sizes, key) if key.asymmetric else b""
+    return b"".join((index, key.wrap(file_key), box))
 
 
 def seal(manifest: Manifest, key: Key) -> bytes:

@@ -21,9 +21,8 @@ from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, NoSuchEn
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.patterns import Patterns
-from pogfast.pruning import remove_all
 from pogfast.stores import LATEST, MANIFEST, REMOVED, Store, find_manifest
-from pogfast.stores.targets import publish, sweeps
+from pogfast.stores.reliance import publish_while
 
 # Where a trailer has names that are no files', and how it has them.
 SECTIONS = ("directories", "links", "fifos", "skipped", "unreadable")
@@ -94,7 +93,8 @@ def remove(
                 raise UsageError(f"{store.label} would have no archive left: nothing was removed", hint=hint)
         if not dry_run:
             for store, names in going:
-                remove_all(store, names, warn)
+                for name in names:
+                    store.remove_manifest(name)
     return summary
 
 
@@ -244,7 +244,7 @@ def _rewrite(
     problem: Callable[[PogfastError], None],
     warn: Callable[[str], None],
 ) -> Rewritten:
-    done, seen = Rewritten(name, kept=True), sweeps(store)
+    done = Rewritten(name, kept=True)
     opened = manifest.open(store.get_manifest(name), key, name)
     writer = manifest.Writer(key)
     needed, size = _copy_entries(opened.entries, writer, patterns, done, store)
@@ -262,13 +262,13 @@ def _rewrite(
         trailer["totals"] = _totals(trailer, needed, len(writer), size)
     data = writer.seal(trailer or None)
     done.new = _next_name(store, name)
-    publish(store, done.new, data, lambda: needed.keys(), seen, warn)
+    publish_while(store, done.new, data, {name, name + REMOVED})
     if not keep:
         done.kept = bool(locked := store.locked([name]))
         if locked:
             problem(Locked(f"{name}: the old archive stays, it is {locked_until(locked[name])}", path=name))
         else:
-            remove_all(store, [name], warn)
+            store.remove_manifest(name)
     return done
 
 

@@ -11,17 +11,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 from pogfast import manifest
-from pogfast._engine import Sealer
+from pogfast._engine import Sealed, Sealer
 from pogfast.errors import PogfastError, SourceError, StoreError
 from pogfast.keys import Key
-from pogfast.stores import Target
-from pogfast.stores.targets import Targets
+from pogfast.stores import MANIFEST, PARTIAL, Target
+from pogfast.stores.reliance import stored_again
+from pogfast.stores.targets import Partial, Targets
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
@@ -75,56 +77,94 @@ def create(
     can be written to, and PogfastError when not one source could be read; then no manifest appears.
     """
     key.check_writes()
-    total = len(sources) + 1
-    summary = Summary()
-
-    def tell(problem: PogfastError) -> None:
-        summary.problems.append(problem)
-        report.problem(problem)
-
-    kept = Targets(targets, tell)
-    entries: dict[str, manifest.Entry] = {}
-    blobs: list[str] = []
-    shown = -1
-    sealer = Sealer(
-        key.secret,
-        key.asymmetric,
-        [os.fsencode(source.path) for source in sources],
-        kept.sinks,
-        chunk_size=chunk_size,
-        level=level,
-        jobs=jobs,
-    )
-    with kept.written_to(lambda: sealer.progress().blobs_new), store_errors(), contextlib.closing(sealer.run()) as run:
-        for sealed in run:
-            kept.drop(sealer.lost)
-            source = sources[sealed.file]
-            if sealed.file != shown:
-                report.file(sealed.file + 1, total, source.path)
-                shown = sealed.file
-                blobs = []
-            for name in sealed.names:
-                report.blob(name)
-            blobs += sealed.names
-            if not sealed.done:
-                continue
-            if sealed.error:
-                tell(SourceError(f"cannot read {source.path}: {os.strerror(sealed.error)}"))
-                continue
-            entries[source.name] = manifest.Entry(blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns))
-            summary.files += 1
-            summary.size += sealed.size
-    kept.drop(sealer.lost)
-    if sources and not summary.files:
+    run = _Run(key, targets, report, chunk_size=chunk_size, level=level, jobs=jobs)
+    run.archive(sources, len(sources) + 1)
+    if sources and not run.entries:
         raise PogfastError("not one of the inputs could be read: no archive was made")
-    summary.manifest_name = conclude(
-        kept,
-        lambda: manifest.seal(manifest.Manifest(dict(sorted(entries.items()))), key),  # as pogcli 0.1.4 has them
-        lambda data: {blob for entry in entries.values() for blob in entry.blobs},
-        lambda name: report.flush(),
-    )
-    report.manifest(total, total, summary.manifest_name)
-    return summary
+    name = stored_again(run.conclude, lambda names: run.archive_again(sources, names))
+    report.manifest(len(sources) + 1, len(sources) + 1, name)
+    return Summary(name, len(run.entries), sum(run.sizes.values()), run.problems)
+
+
+class _Run:
+    """The entries of one archive. `sizes` are plain bytes."""
+
+    def __init__(self, key: Key, targets: Sequence[Target], report: Report, **how: Any) -> None:
+        self.key = key
+        self.report = report
+        self.how = how
+        self.targets = Targets(targets, self.problem)
+        self.partial = Partial(self.targets, name_now() + PARTIAL)
+        self.entries: dict[str, manifest.Entry] = {}
+        self.sizes: dict[str, int] = {}
+        self.problems: list[PogfastError] = []
+
+    def problem(self, error: PogfastError) -> None:
+        self.problems.append(error)
+        self.report.problem(error)
+
+    def archive(self, sources: Sequence[Source], total: int) -> None:
+        """`total` is how many things are reported; 0: nothing is but problems."""
+        blobs: list[str] = []
+        shown = -1
+        paths = [os.fsencode(source.path) for source in sources]
+        sealer = Sealer(self.key.secret, self.key.asymmetric, paths, self.targets.sinks, **self.how)
+        with (
+            self.targets.written_to(lambda: sealer.progress().blobs_new),
+            store_errors(),
+            contextlib.closing(sealer.run()) as run,
+        ):
+            for sealed in run:
+                self.targets.drop(sealer.lost)
+                source = sources[sealed.file]
+                if sealed.file != shown:
+                    if total:
+                        self.report.file(sealed.file + 1, total, source.path)
+                    shown = sealed.file
+                    blobs = []
+                if total:
+                    for name in sealed.names:
+                        self.report.blob(name)
+                blobs += sealed.names
+                if sealed.done:
+                    self._take(source, sealed, blobs)
+                elif self.partial.is_due():
+                    begun = manifest.Entry(blobs, 0.0, 0.0)
+                    self.partial.put(self._sealed({**self.entries, source.name + PARTIAL: begun}))
+        self.targets.drop(sealer.lost)
+
+    def _take(self, source: Source, sealed: Sealed, blobs: list[str]) -> None:
+        """A file that is done."""
+        if sealed.error:
+            self.entries.pop(source.name, None)
+            self.problem(SourceError(f"cannot read {source.path}: {os.strerror(sealed.error)}"))
+            return
+        self.entries[source.name] = manifest.Entry(blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns))
+        self.sizes[source.name] = sealed.size
+        if self.partial.is_due():
+            self.partial.put(self._sealed(self.entries))
+
+    def archive_again(self, sources: Sequence[Source], names: Collection[str]) -> None:
+        """The files that need blobs which the stores lack now."""
+        lacking = set(names)
+        self.archive([each for each in sources if lacking.intersection(self._blobs_of(each))], 0)
+
+    def _blobs_of(self, source: Source) -> list[str]:
+        return self.entries[source.name].blobs if source.name in self.entries else []
+
+    def conclude(self) -> str:
+        """Stores the manifest, and returns its name. Raises as `conclude` does."""
+        name = conclude(
+            self.targets,
+            lambda: self._sealed(self.entries),
+            lambda data: {blob for entry in self.entries.values() for blob in entry.blobs},
+            lambda name: self.report.flush(),
+        )
+        self.partial.delete()
+        return name
+
+    def _sealed(self, entries: Mapping[str, manifest.Entry]) -> bytes:
+        return manifest.seal(manifest.Manifest(dict(sorted(entries.items()))), self.key)  # as pogcli 0.1.4 has them
 
 
 def conclude(
@@ -136,14 +176,22 @@ def conclude(
     """Stores a manifest in every target when all blobs are durable there, and returns its name.
 
     `seal` makes its bytes, `blobs` says what these name; `announce` hears the name before the manifest is stored, and
-    what it raises keeps it from appearing. Raises StoreError.
+    what it raises keeps it from appearing. Raises StoreError, and of these Condemned for blobs that are to be stored
+    again: then nothing was announced.
     """
     targets.each(lambda target: target.make_durable())
-    name = datetime.now().isoformat(timespec="microseconds") + ".mfn"
     data = seal()
+    needed = cache(lambda: blobs(data))
+    targets.check_reliance(needed)
+    name = name_now()
     announce(name)
-    targets.publish(name, data, lambda: blobs(data))
+    targets.publish(name, data, needed)
     return name
+
+
+def name_now() -> str:
+    """A manifest's name: the local time."""
+    return datetime.now().isoformat(timespec="microseconds") + MANIFEST
 
 
 def seconds_of(ns: int) -> float:

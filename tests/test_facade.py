@@ -38,6 +38,7 @@ ELSEWHERE: dict[str, dict[str, str | None]] = {
     "check": {"against": "check_against"},
     "ls": {"long": None, "tree": None},
     "find": {"long": None},
+    "prune": {"now": "grace"},
     "tune": {"put_price": None, "plot": None, "save": None, "compare": None},
 }
 # What only a caller in Python can give.

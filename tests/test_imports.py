@@ -75,15 +75,20 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "several stores as one to read from: no key, and of which kinds they are is not its business",
     ),
     "stores.targets": (
-        {"beside", "stores", "stores.local", "_engine", "errors"},
+        {"beside", "clock", "stores", "stores.reliance", "_engine", "errors"},
         "several stores as one: of which kinds is not its business",
     ),
     "stores.program": (
         {"stores.local", "environment", "errors"},
         "a store knows no other, and a program takes whole files",
     ),
+    "clock": (set(), "what time it is, and how much has passed"),
+    "stores.reliance": (
+        {"clock", "sizes", "stores", "stores.local", "errors"},
+        "what a writer and a prune tell each other in one store: no key, and which archive is not its business",
+    ),
     "sealing": (
-        {"manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
+        {"manifest", "keys", "stores", "stores.reliance", "stores.targets", "_engine", "errors"},
         "story 1: never knows restore, flags or patterns",
     ),
     "metadata": ({"errors"}, "what a file has beyond its content, on this system: no archive, no path policy"),
@@ -118,16 +123,21 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (
-        {"archive", "catalog", "fetching", "manifest", "keys", "stores", "stores.targets", "_engine", "errors"},
+        {"archive", "beside", "catalog", "fetching", "manifest", "keys", "stores", "stores.reliance"}
+        | {"_engine", "errors"},
         "blobs as they lie from store to store: what is in an archive is not its business",
     ),
     "retention": ({"errors"}, "a policy over times and tags: no store, no manifest"),
     "pruning": (
-        {"retention", "archive", "manifest", "keys", "stores", "stores.targets", "errors"},
+        {"retention", "sweeping", "archive", "manifest", "keys", "stores", "stores.reliance", "errors"},
+        "which archives go, and the way back: what becomes of blobs is sweeping's",
+    ),
+    "sweeping": (
+        {"archive", "beside", "clock", "keys", "sizes", "stores", "stores.local", "stores.reliance", "errors"},
         "what goes and when: names of blobs only, and never their bytes",
     ),
     "removing": (
-        {"pruning", "archive", "patterns", "manifest", "keys", "stores", "stores.targets", "errors"},
+        {"archive", "patterns", "manifest", "keys", "stores", "stores.reliance", "errors"},
         "archives go as pruning removes them, and new manifests are stored as create stores them: no blob is read",
     ),
     "locking": (
@@ -182,7 +192,9 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "manifest",
             "keys",
             "stores",
+            "sizes",
             "stores.local",
+            "stores.reliance",
             "stores.targets",
             "_engine",
             "errors",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,17 @@ from conftest import Ran, Runner, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pogfast import keys, manifest, pruning
+from pogfast import backup, keys, manifest, pruning, sealing, sweeping
 from pogfast._engine import blob_name, seal_blob
 from pogfast.archive import Filter
-from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, StoreError, UsageError
+from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.manifest import Entry, Manifest
 from pogfast.retention import Policy
-from pogfast.stores import SWEEPING, LocalStore, open_store
-from pogfast.stores import targets as targets_module
-from pogfast.stores.targets import Targets, publish, sweeps
+from pogfast.stores import REMOVED, LocalStore, Stored, open_store, reliance, targets
+from pogfast.stores.local import CONDEMNED, SWEEPING, TRASH
+from pogfast.stores.reliance import Condemned, Reliance
+from pogfast.stores.targets import Targets
+from pogfast.sweeping import Sweep
 
 KEEP = ["--keep-last", "1", "--group-by", ""]
 
@@ -101,9 +104,9 @@ def test_what_goes_can_come_back_until_its_time_is_over(command: Callable[..., R
     assert "no removed archive nosuch.mfn in store" in ran.err
     assert command("undelete", store, "--all").lines == [names[1]]
     assert command("undelete", store, "--all", names[1]).code == 2
-    assert command("prune", store, *KEEP, "--yes", "--grace", "0").code == 0
-    assert blobs(work) == 3, "they were removed just now"
-    assert command("prune", store, *KEEP, "--yes", "--grace", "0").code == 0
+    ran = command("prune", store, *KEEP, "--yes", "--now")
+    assert ran.code == 0
+    assert "without a grace period, a backup that runs now" in ran.err
     assert (archives(work), blobs(work)) == (names[2:], 1)
     assert command("undelete", store).lines == []
     assert command("check", store, "--read-data").code == 0
@@ -120,7 +123,15 @@ def test_what_interrupted_runs_have_left_goes_when_it_is_old(
     long_ago = time.time() - 25 * 3600
     os.utime(orphan, (long_ago, long_ago))
     assert command("prune", store, "--keep-all", "--yes").code == 0
+    assert orphan.exists(), "it is listed"
+    [marked] = (work / "store").glob("condemned-*")
+    assert marked.read_text() == f"{orphan.name}\n"
+    assert command("prune", store, "--keep-all", "--yes").code == 0
+    assert orphan.exists(), "it was listed just now"
+    os.utime(marked, (long_ago + 1, long_ago + 1))
+    assert command("prune", store, "--keep-all", "--yes").code == 0
     assert not orphan.exists()
+    assert not marked.exists()
     assert blobs(work) == 3
 
 
@@ -218,13 +229,13 @@ def test_a_public_key_is_enough(pogfast: Runner, work: Path) -> None:
     assert ran.code == 12
 
 
-@pytest.mark.parametrize("moment", range(6))
+@pytest.mark.parametrize("moment", range(12))
 def test_a_prune_that_is_killed_is_repeated(command: Callable[..., Ran], work: Path, store: str, moment: int) -> None:
     """kill -9 after some deletions; the next one does the rest, and a backup waits for none of it."""
     program = (
         "import os, sys, pogfast.cli, pogfast.stores.local as local\n"
         f"left = [{moment}]\n"
-        "for name in ('put_manifest', 'delete_manifests', 'delete_blobs'):\n"
+        "for name in ('put_manifest', 'remove_manifest', 'delete_manifests', '_delete_old'):\n"
         "    def act(self, *words, old=getattr(local.LocalStore, name)):\n"
         "        if not left[0]: os.kill(os.getpid(), 9)\n"
         "        left[0] -= 1\n"
@@ -236,7 +247,7 @@ def test_a_prune_that_is_killed_is_repeated(command: Callable[..., Ran], work: P
     subprocess.run([sys.executable, "-c", program, *words], cwd=work, check=False, capture_output=True)
     assert command("check", store, "--read-data").code == 0
     for path in (work / "store").glob(f"{SWEEPING}*"):
-        long_ago = time.time() - targets_module.STALE
+        long_ago = time.time() - 25 * 3600
         os.utime(path, (long_ago, long_ago))
     for _ in range(2):
         assert command("prune", store, *KEEP, "--yes", "--grace", "0").code == 0
@@ -267,26 +278,30 @@ class Stepped(LocalStore):
 
     actor: Actor
 
-    def put_manifest(self, name: str, data: bytes) -> None:
-        if name.startswith(SWEEPING):
-            self.actor.announcement = name
-        super().put_manifest(name, data)
-
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
         if name in {
             "put_manifest",
+            "remove_manifest",
             "delete_manifests",
-            "delete_blobs",
+            "named",
             "marks",
             "manifests",
             "size_of",
+            "missing",
             "get_manifest",
         }:
             super().__getattribute__("actor").await_turn()
         if name == "blob_names":
             super().__getattribute__("actor").await_turn()
             return lambda: list(found())
+        if name == "delete_old_blobs":  # one at a time
+            return lambda blobs, *more: (
+                gone
+                for blob in blobs
+                for gone in [super(Stepped, self).__getattribute__("actor").await_turn(), *found([blob], *more)]
+                if gone is not None
+            )
         return found
 
 
@@ -301,7 +316,6 @@ class Actor(threading.Thread):
         self.turn, self.waits = threading.Semaphore(0), threading.Semaphore(0)
         self.over = self.stopped = False
         self.failure: BaseException | None = None
-        self.announcement = ""  # the mark of a prune, once it has written one
 
     def await_turn(self) -> None:
         if threading.current_thread() is self and not self.stopped:
@@ -331,8 +345,8 @@ class Actor(threading.Thread):
             self.waits.acquire()
 
     def kill(self) -> None:
-        """It never does anything again; its own mark, and no other, looks old. (As it is killed it still tidies up in
-        the thread that is stopped: what it writes then is taken away again.)"""
+        """It never does anything again. (As it is killed it still tidies up in the thread that is stopped: what it
+        writes then is taken away again.)"""
         if self.over:
             return
         marks = {path: path.read_bytes() for path in Path(self.store.path).iterdir() if path.is_file()}
@@ -345,10 +359,6 @@ class Actor(threading.Thread):
         for path, data in marks.items():
             if not path.exists():
                 path.write_bytes(data)
-        long_ago = time.time() - targets_module.STALE - 1
-        mark = Path(self.store.path, self.announcement or "none")
-        if mark.exists():
-            os.utime(mark, (long_ago, long_ago))
 
 
 def back_up(contents: list[str], name: str) -> Callable[[Stepped], None]:
@@ -356,24 +366,33 @@ def back_up(contents: list[str], name: str) -> Callable[[Stepped], None]:
 
     def act(store: Stepped) -> None:
         kept = Targets([store], lambda lost: None)
-        for content in contents:
-            if store.size_of(NAMES[content]) is None:
-                _, blob = seal_blob(KEY.secret, False, content.encode(), 1000)
-                store.blobs.put(NAMES[content], blob)
-        data = manifest.seal(Manifest({"f": Entry([NAMES[content] for content in contents], 0.0, 0.0)}), KEY)
-        kept.publish(name, data, lambda: {NAMES[content] for content in contents})
+        needed = {NAMES[content]: content for content in contents}
+        data = manifest.seal(Manifest({"f": Entry([*needed], 0.0, 0.0)}), KEY)
+
+        def store_blobs(names: Collection[str]) -> None:
+            for blob in names:
+                if store.size_of(blob) is None:
+                    store.blobs.put(blob, seal_blob(KEY.secret, False, needed[blob].encode(), 1000)[1])
+
+        def conclude() -> None:
+            kept.check_reliance(lambda: needed)
+            kept.publish(name, data, lambda: needed)
+
+        store_blobs(needed)
+        reliance.stored_again(conclude, store_blobs)
 
     return act
 
 
 def prune_all_but_the_newest(store: Stepped) -> None:
-    pruning._Prune(store, KEY, 0.0, False).run(Policy(last=1), (), Filter())
+    pruning._Prune(Sweep(store, KEY, 0.0)).run(Policy(last=1), (), Filter(), False)
 
 
 def bring_back(name: str) -> Callable[[Stepped], None]:
     def act(store: Stepped) -> None:
         with contextlib.suppress(MissingBlob, NoSuchArchive, FileNotFoundError):
-            pruning._bring_back(store, KEY, name)
+            written = os.stat(f"{store.path}/{name}{REMOVED}").st_mtime
+            pruning._bring_back(store, KEY, Stored(name + REMOVED, 0, written))
 
     return act
 
@@ -415,7 +434,9 @@ def test_whoever_runs_meanwhile_no_archive_misses_a_blob(
     """Backups, two prunes without any grace, and one who brings an archive back: every verb of a store in any order."""
     directory = tmp_path_factory.mktemp("store")
     (directory / "data").mkdir()
-    monkeypatch.setattr(targets_module, "PAUSE", 0)
+    monkeypatch.setattr(reliance, "PAUSE", 0)
+    monkeypatch.setattr(reliance, "STALE", 1.0)
+    monkeypatch.setattr(sweeping, "PAUSE", 0.01)
     long_ago = time.time() - 10**6
     with contextlib.closing(Stepped.open(str(directory), fan_out=True)) as store:
         store.actor = Actor(directory, lambda store: None)
@@ -423,7 +444,7 @@ def test_whoever_runs_meanwhile_no_archive_misses_a_blob(
             back_up(contents, f"2026-01-0{number + 1}.mfn")(store)
         for content in orphans:
             store.blobs.put(NAMES[content], seal_blob(KEY.secret, False, content.encode(), 1000)[1])
-        pruning.remove(store, "2026-01-01.mfn")
+        store.remove_manifest("2026-01-01.mfn")
         store.put_manifest("2026-01-01.mfn", store.get_manifest("2026-01-01.mfn.removed"))
     for path in directory.rglob("*="):
         os.utime(path, (long_ago, long_ago))
@@ -449,15 +470,31 @@ def test_whoever_runs_meanwhile_no_archive_misses_a_blob(
         actor.store.close()
 
 
-def test_a_backup_whose_blobs_were_pruned_is_not_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same in slow motion: what a backup relied on goes before, or while, its manifest is stored."""
+def test_what_is_condemned_while_a_backup_runs_is_stored_again(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     store = LocalStore.create(str(tmp_path), fan_out=True)
-    seen = sweeps(store)
-    store.put_manifest("sweep.done-1", b"")
-    with pytest.raises(StoreError, match="pruned meanwhile"):
-        publish(store, "a.mfn", b"manifest", lambda: {NAMES["one"]}, seen)
-    assert store.manifests() == []
+    store.blobs.put(NAMES["one"], b"one")
+    relies = Reliance(store)
+    assert store.size_of(NAMES["one"]) == 3
+    store.put_mark("condemned-1", f"{NAMES['one']}\n{NAMES['two']}\n".encode())
+    assert relies.lacking(lambda: {NAMES["one"], NAMES["three"]}) == {NAMES["one"]}
+    assert store.size_of(NAMES["one"]) is None
+    store.blobs.put(NAMES["one"], b"one")
+    assert relies.lacking(lambda: {NAMES["one"]}) == set()
+    relies.publish("a.mfn", b"manifest", lambda: {NAMES["one"]})
+    assert [each.name for each in store.manifests()] == ["a.mfn"]
+    store.close()
+
+
+def test_an_archive_whose_blobs_were_deleted_meanwhile_does_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In slow motion: what a backup relied on goes before, or while, its manifest is stored."""
+    (tmp_path / "data").mkdir()
+    store = LocalStore.create(str(tmp_path), fan_out=True)
+    relies = Reliance(store)
+    store.put_mark("sweep.done-1", b"")
+    assert relies.lacking(lambda: {NAMES["one"]}) == {NAMES["one"]}
     put = LocalStore.put_manifest
 
     def put_and_sweep(self: LocalStore, name: str, data: bytes) -> None:
@@ -465,8 +502,8 @@ def test_a_backup_whose_blobs_were_pruned_is_not_stored(tmp_path: Path, monkeypa
         put(self, "sweep.done-2", b"")
 
     monkeypatch.setattr(LocalStore, "put_manifest", put_and_sweep)
-    with pytest.raises(StoreError, match="pruned meanwhile"):
-        publish(store, "a.mfn", b"manifest", lambda: {NAMES["one"]}, sweeps(store))
+    with pytest.raises(Condemned, match="pruned meanwhile"):
+        relies.publish("a.mfn", b"manifest", lambda: {NAMES["one"]})
     assert store.manifests() == []
     store.close()
 
@@ -527,7 +564,12 @@ def test_cleanup_removes_with_abandon_and_nothing_is_lost(
     long_ago = time.time() - 25 * 3600
     os.utime(orphan, (long_ago, long_ago))
     ran = cleanup("--keyfile=key", "--backup=store", "--reckless-abandon")
-    assert ran.lines[-2:] == [f"removed {similar[0]}", f"removed data/AA/{orphan.name}"]
+    assert ran.lines[-1] == f"removed {similar[0]}"
+    assert orphan.exists(), "it is listed"
+    [marked] = (work / "store").glob(f"{CONDEMNED}*")
+    os.utime(marked, (long_ago + 1, long_ago + 1))
+    ran = cleanup("--keyfile=key", "--backup=store", "--reckless-abandon")
+    assert ran.lines[-1] == f"removed data/AA/{orphan.name}"
     assert not orphan.exists()
     assert archives(work) == similar[1:]
     assert command("check", "store", "--read-data").code == 0
@@ -540,7 +582,8 @@ def age(directory: Path) -> None:
     """Makes all that lies in a store older than any grace period."""
     long_ago = time.time() - 100 * 3600
     for path in directory.rglob("*"):
-        os.utime(path, (long_ago, long_ago))
+        when = long_ago + path.name.startswith(CONDEMNED)  # what it names was there before it
+        os.utime(path, (when, when))
 
 
 @pytest.mark.parametrize("program", ["prune", "pog-cleanup"])
@@ -569,6 +612,8 @@ def test_nothing_is_deleted_where_manifests_are_gone(
     assert (ran.code, blobs(work)) == (4, before), ran.err
     assert "blobs and no archive" in ran.err
     moved.rename(kept)
+    assert call().code == 0
+    age(work / store)
     assert call().code == 0
     assert blobs(work) == 1
 
@@ -634,3 +679,145 @@ def test_cleanups_command_line(cleanup: Callable[..., Ran], words: list[str], co
     assert ran.code == code
     assert said in ran.err
     assert ("pog-cleanup:" in ran.out.decode()) == (words == ["--help"])
+
+
+# ---- runs that go on -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_a_long_run_says_what_it_has_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pogfast: Runner, asymmetric: bool
+) -> None:
+    """It is killed after its first large file: a prune leaves what it has stored, and it can be restored."""
+    monkeypatch.chdir(tmp_path)
+    secret = os.urandom(32)
+    Path("key").write_bytes(secret)
+    assert pogfast("keygen", "pair", cwd=tmp_path).code == 0
+    public = keys.from_encryption_keyfile("pair.encrypt") if asymmetric else keys.from_keyfile("key")
+    private = ["--decryption-keyfile", "pair.decrypt"] if asymmetric else ["--keyfile", "key"]
+    Path("tree").mkdir()
+    for name in ("a", "b"):
+        (Path("tree") / name).write_bytes(os.urandom(300_000))
+    monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
+    monkeypatch.setattr(backup, "SAVE_EVERY", 0.0)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> str:
+        raise Killed
+
+    monkeypatch.setattr(backup, "conclude", kill)
+    with pytest.raises(Killed):
+        backup.create(["tree"], "store", public, options=backup.Options(chunk_size=100_000, cache_directory=""))
+    [partial] = Path("store").glob("*.mfn.partial")
+    ran = pogfast("list", "store", "--partial", "--json", *private, cwd=tmp_path)
+    assert (ran.code, [one["id"] for one in said(ran, "snapshot")]) == (0, [partial.name]), ran.err
+    assert pogfast("restore", f"store/{partial.name}", "--into", "out", *private, cwd=tmp_path).code == 0
+    restored = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert restored & {"a", "b", "a.partial", "b.partial"}
+    for name in restored:
+        whole = (tmp_path / "tree" / name.removesuffix(".partial")).read_bytes()
+        part = (tmp_path / "out" / "tree" / name).read_bytes()
+        assert part
+        assert whole.startswith(part)
+        assert name.endswith(".partial") or part == whole
+    monkeypatch.setattr(backup, "conclude", sealing.conclude)
+    Path("c").write_bytes(b"c")
+    backup.create(["c"], "store", public, options=backup.Options(cache_directory=""))
+    long_ago = time.time() - 30 * 24 * 3600
+    for path in Path("store", "data").rglob("*="):
+        os.utime(path, (long_ago, long_ago))
+    pruning.prune("store", public, Policy(everything=True), dry_run=False)
+    assert not list(Path("store").glob(f"{CONDEMNED}*")), "it goes on, for all that is known"
+    os.utime(partial, (long_ago, long_ago))
+    pruning.prune("store", public, Policy(everything=True), dry_run=False)
+    [marked] = Path("store").glob(f"{CONDEMNED}*")
+    assert len(marked.read_text().split()) == blobs(tmp_path) - 1
+    assert not partial.exists()
+
+
+def test_what_was_relied_on_and_is_condemned_meanwhile_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the file that needs it; and a later prune leaves what was stored anew."""
+    monkeypatch.chdir(tmp_path)
+    Path("tree").mkdir()
+    for name in "ab":
+        (Path("tree") / name).write_bytes(os.urandom(50_000))
+    options = backup.Options(cache_directory=str(tmp_path / "cache"))
+    backup.create(["tree"], "store", KEY, options=options)
+    [first] = Path("store").glob("*.mfn")
+    opened = manifest.open(first.read_bytes(), KEY, first.name)
+    [condemned] = opened.entries["tree/a"].blobs
+    stored = Path("store", "data", condemned[:2], condemned)
+    before = stored.read_bytes()
+    durable = LocalStore.make_durable
+    calls: list[int] = []
+
+    def condemn(store: LocalStore) -> None:
+        durable(store)
+        if not calls:
+            store.put_mark(f"{CONDEMNED}1", f"{condemned}\n".encode())
+        calls.append(1)
+
+    monkeypatch.setattr(LocalStore, "make_durable", condemn)
+    done = backup.create(["tree"], "store", KEY, options=options)
+    assert (done.files_new, done.files_unchanged, done.problems) == (1, 1, [])
+    assert stored.read_bytes() != before
+    assert_no_archive_misses_a_blob(Path("store"))
+    first.unlink()
+    pruning.prune("store", KEY, Policy(last=1), dry_run=False, grace=0)
+    assert_no_archive_misses_a_blob(Path("store"))
+    assert not list(Path("store").glob(f"{CONDEMNED}*"))
+
+
+def test_an_archive_that_lacks_a_blob_stops_a_prune(command: Callable[..., Ran], work: Path, store: str) -> None:
+    """Else `--keep-last 1` could leave the broken one alone."""
+    newest = archives(work)[-1]
+    needed = manifest.blob_names((work / "store" / newest).read_bytes(), keys.from_keyfile(str(work / "key")), newest)
+    next((work / "store" / "data").rglob(needed[0])).unlink()
+    ran = command("prune", store, *KEEP, "--yes")
+    assert (ran.code, len(archives(work))) == (4, 3), ran.err
+    assert "1 blob that" in ran.err
+    assert newest in ran.err
+    assert command("prune", store, *KEEP, "--yes", "--allow-missing").code == 0
+    assert archives(work) == [newest]
+
+
+def test_a_blob_that_a_killed_prune_had_moved_aside_is_put_back(
+    command: Callable[..., Ran], work: Path, store: str
+) -> None:
+    blob = next((work / "store" / "data").rglob("*="))
+    blob.rename(work / "store" / f"{TRASH}0123456789abcdef-{blob.name}")
+    assert command("check", store).code == 4
+    assert command("prune", store, "--keep-all", "--yes").code == 0
+    assert command("check", store, "--read-data").code == 0
+    assert not list((work / "store").glob(f"{TRASH}*"))
+
+
+def test_what_is_written_anew_is_not_deleted(tmp_path: Path) -> None:
+    """Also when it takes the old one's place between a look at it and its deletion."""
+    store = LocalStore.create(str(tmp_path), fan_out=True)
+    for content in ("one", "two"):
+        store.blobs.put(NAMES[content], b"old")
+    found = list(store.blob_names())
+    before = time.time() + 10
+    written = LocalStore._written
+    looks: list[str] = []
+
+    def put_meanwhile(name: str, directory: int) -> float:
+        looks.append(name)
+        time_of_it = written(name, directory)
+        if name == NAMES["one"]:
+            store.blobs.put(name, b"new")
+            os.utime(tmp_path / "data" / name[:2] / name, (before + 1, before + 1))
+        return time_of_it
+
+    store._written = put_meanwhile  # type: ignore[method-assign, assignment]
+    gone = [blob.name for blob in store.delete_old_blobs(found, before, lambda: True)]
+    assert gone == [NAMES["two"]]
+    assert bytes(store.get_blob(NAMES["one"])) == b"new"
+    assert len(looks) == 4
+    assert list(store.delete_old_blobs(store.blob_names(), math.inf, lambda: False)) == [], "not when it may not go on"
+    store.close()

@@ -55,9 +55,10 @@ MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "ty
 @click.option("--host", metavar="NAME", help="Only those of this host.")
 @tag_option("Only those with these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only those that archived PATH.")
+@click.option("--partial", is_flag=True, help="Runs that go on, or were killed, with what they have stored.")
 @key_options
 @service_options
-def list_archives(output: Output, store: str, **options: Any) -> None:
+def list_archives(output: Output, store: str, partial: bool, **options: Any) -> None:
     """List the archives of a store.
 
     By time, the newest last. Each with its host, files, their size, what its blobs take in the store, its tags and
@@ -70,7 +71,7 @@ def list_archives(output: Output, store: str, **options: Any) -> None:
     key = key_of(options)
     opened = open_store(store)
     try:
-        infos = archives(opened, key)
+        infos = archives(opened, key, partial=partial)
     finally:
         opened.close()
     shown = [info for info in infos if info.problem or _is_meant(info, **options)]

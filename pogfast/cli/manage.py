@@ -77,14 +77,16 @@ policy_options = apply(
 @tag_option("Only archives with these tags may go.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH may go.")
 @click.option("--allow-empty", is_flag=True, help="Remove all archives of a group, if the policy keeps none.")
+@click.option("--allow-missing", is_flag=True, help="Prune although an archive that is kept lacks blobs.")
 @click.option(
     "--grace",
     metavar="TIME",
     type=Duration(bare=False),
     default="24h",
     show_default=True,
-    help="How long what goes can come back.",
+    help="How long what goes can come back, and nothing that a backup may rely on is deleted.",
 )
+@click.option("--now", is_flag=True, help="The same as --grace 0: only while nobody else writes.")
 @click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would be done.")
 @key_options
 @service_options
@@ -92,12 +94,14 @@ def prune(output: Output, store: str, **options: Any) -> None:
     """Remove archives that a policy does not keep, and the blobs that only they need.
 
     The policy is restic's. Nothing is removed without --yes. A removed archive can be brought back with undelete for as
-    long as --grace says; its blobs go with the first prune after that. With a public key alone all archives are one
-    group.
+    long as --grace says. Blobs that nothing needs are deleted by the first prune after that: until then a backup that
+    runs at the same time finds out. With a public key alone all archives are one group.
     """
     from pogfast import pruning
 
     policy = _policy(options)
+    if options.pop("now"):
+        options["grace"] = 0.0
     group_by = [word for word in options.pop("group_by").split(",") if word]
     if unknown := set(group_by) - set(pruning.GROUPS):
         raise UsageError(f"--group-by is of {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
@@ -156,7 +160,7 @@ def _tell_pruned(output: Output, summary: Summary) -> None:
     output.info(f"archives {summary.kept} kept, {summary.removed} {would}removed")
     output.info(
         f"blobs    {summary.blobs} {would}deleted, {show_size(summary.size)}; "
-        f"{summary.waiting} more, {show_size(summary.waiting_size)}, when their grace period ends"
+        f"{summary.waiting} more, {show_size(summary.waiting_size)}, by a prune after their grace period"
     )
     if summary.locked:
         output.info(f"locked   {summary.locked} that no archive needs, and nobody can delete yet")

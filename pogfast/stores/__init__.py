@@ -19,7 +19,7 @@ from pogfast._engine import BlobDirectory
 from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
 from pogfast.stores.addresses import check_directory, is_service, parse_service
-from pogfast.stores.local import MANIFEST, REMOVED, SWEEPING, SWEPT, LocalStore, Stored, is_flat
+from pogfast.stores.local import MANIFEST, PARTIAL, REMOVED, LocalStore, Stored, is_flat
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
@@ -73,10 +73,24 @@ class Target(Protocol):
         """Those that are gone already are fine. Raises StoreError."""
 
     def marks(self) -> list[Stored]:
-        """What beside the manifests tells of removed archives and of sweeps, as it is now. Raises StoreError."""
+        """What else of ours lies beside the manifests, as it is now. Raises StoreError."""
+
+    def named(self, prefix: str) -> list[Stored]:
+        """What lies beside the manifests and begins so. Raises StoreError."""
+
+    def get_manifest(self, name: str) -> bytes:
+        """A manifest, or a mark. Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
+
+    def put_mark(self, name: str, data: bytes) -> None:
+        """Stores what is no archive, in place of what has the name, durable when this returns; a run that puts blobs
+        may go on beside it. Raises StoreError."""
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """Those of some blobs that are not there now. Raises StoreError."""
+        """Those of some blobs that are not there now, whatever is in doubt. Raises StoreError."""
+
+    def doubt(self, names: Iterable[str]) -> None:
+        """From now on these blobs, in place of those of an earlier call, count as absent until they are put: nobody
+        may rely on them. Not while an engine puts blobs."""
 
     def close(self) -> None: ...
 
@@ -95,7 +109,7 @@ class Source(Protocol):
         """Blobs that are worth asking for at a time: more than there are cores where each has to be waited for."""
 
     def get_manifest(self, name: str) -> bytes:
-        """Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
+        """A manifest, or a mark. Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
 
     def delete_blobs(self, names: Iterable[str]) -> None:
         """Those that are gone already are fine. Raises StoreError."""
@@ -124,7 +138,22 @@ class Store(Source, Target, Protocol):
         """What is stored under a blob's name, whole. Raises MissingBlob, and StoreError when it cannot be read."""
 
     def named(self, prefix: str) -> list[Stored]:
-        """What else lies beside the manifests and begins so. Raises StoreError."""
+        """What lies beside the manifests and begins so. Raises StoreError."""
+
+    def remove_manifest(self, name: str) -> None:
+        """Gives a manifest its removed archive's name; its age begins anew. Raises NoSuchArchive and StoreError."""
+
+    def forget_removed(self, removed: Stored) -> None:
+        """Deletes the removed archive's name of one that was brought back, unless it was removed again meanwhile; where
+        that cannot be told, a prune deletes it some time. Raises StoreError."""
+
+    def begin_sweep(self) -> None:
+        """To be called before delete_old_blobs: sees to what an earlier one has left undone. Raises StoreError."""
+
+    def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
+        """Deletes blobs, as `blob_names` has found them, that were written before some time by the store's clock, and
+        yields those that are gone; one that is written anew meanwhile stays. It ends early when `go_on`, which is asked
+        right before anything is deleted, says so. Raises StoreError."""
 
     def examine(self) -> Iterator[Finding]:
         """What only a store of this kind can say of itself."""
@@ -338,12 +367,13 @@ def open_backup(word: str) -> Store:
 
 
 def names_archive(text: str) -> bool:
-    """Whether `text` is written as an archive: STORE/latest or a path to a .mfn. With a / at its end it is a store."""
+    """Whether `text` is written as an archive: STORE/latest or a path to a .mfn, or to the .mfn.partial of a run that
+    has not ended. With a / at its end it is a store."""
     return _is_archive(_split(text)[1])
 
 
 def _is_archive(name: str) -> bool:
-    return name.endswith(MANIFEST) or name == LATEST
+    return name.endswith((MANIFEST, MANIFEST + PARTIAL)) or name == LATEST
 
 
 def find_manifest(text: str) -> tuple[Store, str]:
@@ -446,10 +476,9 @@ def _open_cloud(text: str, *, create: bool = False) -> RemoteStore:
 __all__ = [
     "LATEST",
     "MANIFEST",
+    "PARTIAL",
     "REMOVED",
     "STORE_VARIABLE",
-    "SWEEPING",
-    "SWEPT",
     "LocalStore",
     "Source",
     "Store",

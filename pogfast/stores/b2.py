@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import sqlite3
 import tempfile
@@ -16,7 +17,7 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -145,14 +146,25 @@ class B2Service(Plain):
     def delete(self, paths: Iterable[str]) -> None:
         """Every version: a hidden one would still be paid for. A page of versions serves for all names that are in it,
         and versions are deleted several at a time."""
+        self._delete_versions(paths, math.inf)
+
+    def delete_old(self, found: Sequence[Found], before: float) -> None:
+        self._delete_versions([each.path for each in found], before)
+
+    def _delete_versions(self, paths: Iterable[str], before: float) -> None:
+        """Those that were written before some time."""
         names = sorted(self.prefix + path for path in paths)
         with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
-            deleted = [threads.submit(self._delete, name, version) for name, version in self._versions(names)]
+            deleted = [
+                threads.submit(self._delete, name, version)
+                for name, version, written in self._versions(names)
+                if written < before
+            ]
         for each in deleted:  # all have been tried
             each.result()
 
-    def _versions(self, names: list[str]) -> Iterator[tuple[str, str]]:
-        """Of some names, in their order: (name, version). Raises StoreError."""
+    def _versions(self, names: list[str]) -> Iterator[tuple[str, str, float]]:
+        """Of some names, in their order: (name, version, when it was written). Raises StoreError."""
         wanted = deque(names)
         start: tuple[str, str | None] | None = None
         most, asked = PAGE, set()
@@ -163,11 +175,11 @@ class B2Service(Plain):
             asked.add(start)
             found, last = self._page_of_versions(start, most, _common(names[0], names[-1]))
             here = len(wanted)
-            for name, version in found:
+            for name, version, written in found:
                 while wanted and wanted[0] < name:
                     wanted.popleft()
                 if wanted and wanted[0] == name:
-                    yield name, version
+                    yield name, version, written
             if last is None:
                 return
             while wanted and wanted[0] < last[0]:
@@ -177,11 +189,11 @@ class B2Service(Plain):
 
     def _page_of_versions(
         self, start: tuple[str, str | None], most: int, prefix: str
-    ) -> tuple[list[tuple[str, str]], tuple[str, str | None] | None]:
+    ) -> tuple[list[tuple[str, str, float]], tuple[str, str | None] | None]:
         self.requests["list"] += 1
         with self._errors():
             answer = self._connected().list_file_versions(self._bucket.id_, *start, most, prefix)
-            found = [(item["fileName"], item["fileId"]) for item in answer["files"]]
+            found = [(item["fileName"], item["fileId"], _seconds(item)) for item in answer["files"]]
             return found, (answer["nextFileName"], answer["nextFileId"]) if answer["nextFileName"] else None
 
     def _delete(self, name: str, version: str) -> None:

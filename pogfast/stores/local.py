@@ -33,14 +33,23 @@ UNFINISHED = re.compile(r"\.pogfast-([A-Za-z0-9]+)-([0-9]+)-[0-9]+-[0-9a-z]+\.(t
 NUMBERS = itertools.count()
 # What lies where a blob can lie and is named like one; whether it is one shows when it is opened.
 LIKE_A_BLOB = re.compile(r"[A-Za-z0-9_-]{43}=")
+NAME_LENGTH = 44
 MANIFEST = ".mfn"
-# What else lies beside manifests: archives that were removed and can be brought back, and what a sweep says of itself.
+# What else lies beside manifests: archives that were removed and can be brought back; what a run that goes on has
+# stored so far; lists of blobs that nothing needs; what a prune says of itself while it deletes them, and afterwards.
 REMOVED = ".removed"
-SWEEPING = "sweep.running-"
-SWEPT = "sweep.done-"
+PARTIAL = ".partial"
+CONDEMNED = "condemned-"
+SWEEP = "sweep."
+SWEEPING = SWEEP + "running-"
+SWEPT = SWEEP + "done-"
+# What a prune writes to learn the store's own time.
+STAMP = SWEEP + "time-"
 # Bytes of a sealed manifest: ten million files take about 1 GB. It must fit in memory several times, and a sparse file
 # of any size costs whoever plants it nothing.
 MOST_MANIFEST = 1 << 30
+# What a file system says that has no hard links, such as FAT and many over a network.
+LACKS_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 NO_FILE = "it is not a regular file"
 # A store may be shared: nothing in it is followed, waited for or read unless it is a regular file.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -48,6 +57,8 @@ WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 # Begins the names of directories that tune makes for its time.
 MEASURING = ".pogfast-tune-"
+# Begins the names of blobs that are about to be deleted, and can still be put back.
+TRASH = ".pogfast-trash-"
 # Begins every other name that is ours and stands for nothing of a user's.
 OWN = ".pogfast-"
 
@@ -136,6 +147,7 @@ class Stored(NamedTuple):
     name: str
     size: int
     modified: float
+    version: str = ""
 
 
 def is_flat(path: str) -> bool:
@@ -154,6 +166,20 @@ def is_flat(path: str) -> bool:
     return any(_is_like_a_blob(name) for name in names) and not any(len(name) == 2 for name in folders)
 
 
+def rename_new(old: str, directory: int, new: str, new_directory: int) -> None:
+    """Gives a file another name that nothing has. Raises OSError; FileExistsError where something has it."""
+    try:
+        os.link(old, new, src_dir_fd=directory, dst_dir_fd=new_directory, follow_symlinks=False)
+        os.unlink(old, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in LACKS_LINKS:
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(new, dir_fd=new_directory, follow_symlinks=False)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from error
+        os.rename(old, new, src_dir_fd=directory, dst_dir_fd=new_directory)
+
+
 class LocalStore:
     """A directory of blobs and manifests. `path` is as it was given."""
 
@@ -166,6 +192,7 @@ class LocalStore:
         self.blobs = BlobDirectory(directory, fan_out, temporary_prefix(), self.label)
         self._seen: set[str] = set()  # names of folders that were no links
         self._loose = (0, 0)
+        self._doubted: frozenset[str] = frozenset()
         self.failed: OSError | None = None  # the system tells of a write that failed once, whoever asks first
 
     @classmethod
@@ -260,6 +287,12 @@ class LocalStore:
             raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
 
     def put_manifest(self, name: str, data: bytes) -> None:
+        self._put(name, data, replace=False)
+
+    def put_mark(self, name: str, data: bytes) -> None:
+        self._put(name, data, replace=True)
+
+    def _put(self, name: str, data: bytes, *, replace: bool) -> None:
         check_size(name, data)
         # Nobody who can write to the directory can foresee the name, and what has it is neither followed nor emptied.
         unfinished = f"{temporary_prefix().decode()}{os.urandom(8).hex()}.tmp"
@@ -271,13 +304,17 @@ class LocalStore:
                     out.flush()
                     # All blobs that are older than a manifest are on the disk, those of other runs as well.
                     (sync_file_system if _is_manifest(name) else os.fsync)(file)
-                os.rename(unfinished, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+                if replace:
+                    os.rename(unfinished, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+                else:
+                    rename_new(unfinished, self.directory, name, self.directory)
             except BaseException:
                 os.unlink(unfinished, dir_fd=self.directory)
                 raise
             os.fsync(self.directory)
         except OSError as error:
             raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}") from error
+
 
     def manifests(self) -> list[Stored]:
         """What ends in .mfn, by name. A link or FIFO there is listed as well, and is damage when it is read: if it were
@@ -288,7 +325,11 @@ class LocalStore:
         return sorted(self._files(".", is_mark, is_meant=_is_no_directory))
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        return [name for name in names if self.size_of(name) is None]
+        return [name for name in names if self._look_for(name) is None]
+
+    def doubt(self, names: Iterable[str]) -> None:
+        self._doubted = frozenset(names)
+        self.blobs.doubt(self._doubted)
 
     def get_manifest(self, name: str) -> bytes:
         try:
@@ -319,7 +360,10 @@ class LocalStore:
                     yield stored
 
     def size_of(self, name: str) -> int | None:
-        """The bytes of a blob, None when it is not there, or its size says nothing. Raises StoreError."""
+        """The bytes of a blob, None when it is not there, in doubt, or its size says nothing. Raises StoreError."""
+        return None if name in self._doubted else self._look_for(name)
+
+    def _look_for(self, name: str) -> int | None:
         try:
             if self.fan_out and name[:2] not in self._seen:  # once: it costs three calls of the system
                 with self._folder(name):
@@ -412,6 +456,82 @@ class LocalStore:
             except OSError as error:
                 raise StoreError(f"cannot delete {first} from {self.label}: {error.strerror}") from error
 
+    def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
+        for blob in blobs:
+            if not go_on():
+                return
+            try:
+                if self._delete_old(blob.name, before):
+                    yield blob
+            except OSError as error:
+                raise StoreError(f"cannot delete {blob.name} from {self.label}: {error.strerror}") from error
+
+    def _delete_old(self, name: str, before: float) -> bool:
+        """Returns True if a blob that was written before some time is gone now. Raises OSError.
+
+        One that takes its place between a look at it and its deletion would go in its stead: so it is moved aside, and
+        looked at there."""
+        aside = f"{TRASH}{os.urandom(8).hex()}-{name}"
+        try:
+            with self._folder(name) as folder:
+                if self._written(name, folder) >= before:
+                    return False
+                os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=self.directory)
+                if self._written(aside, self.directory) >= before:
+                    self._put_back(aside, name, folder)
+                    return False
+                os.unlink(aside, dir_fd=self.directory)
+        except FileNotFoundError:
+            return True
+        return True
+
+    @staticmethod
+    def _written(name: str, directory: int) -> float:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
+
+    def _put_back(self, aside: str, name: str, folder: int) -> None:
+        """Gives what lies aside its name again, unless something newer has it. Raises OSError."""
+        try:
+            rename_new(aside, self.directory, name, folder)
+        except FileExistsError:
+            os.unlink(aside, dir_fd=self.directory)
+
+    def begin_sweep(self) -> None:
+        """Puts blobs back that a prune which was killed had moved aside. Raises StoreError."""
+        for found in self.named(TRASH):
+            name = found.name[-NAME_LENGTH:]
+            if not LIKE_A_BLOB.fullmatch(name):
+                continue
+            try:
+                with contextlib.suppress(FileNotFoundError), self._folder(name) as folder:
+                    self._put_back(found.name, name, folder)
+            except OSError as error:
+                raise StoreError(f"cannot put {name} back in {self.label}: {error.strerror}") from error
+
+    def forget_removed(self, removed: Stored) -> None:
+        aside = f"{temporary_prefix().decode()}{os.urandom(8).hex()}.tmp"
+        try:
+            os.rename(removed.name, aside, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            if self._written(aside, self.directory) == removed.modified:
+                os.unlink(aside, dir_fd=self.directory)
+            else:
+                os.rename(aside, removed.name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot delete {removed.name} from {self.label}: {error.strerror}") from error
+
+    def remove_manifest(self, name: str) -> None:
+        """Renames it: that needs no room. Raises NoSuchArchive and StoreError."""
+        try:
+            os.utime(name, dir_fd=self.directory, follow_symlinks=False)  # the grace period begins now
+            os.rename(name, name + REMOVED, src_dir_fd=self.directory, dst_dir_fd=self.directory)
+            os.fsync(self.directory)
+        except FileNotFoundError as error:
+            raise NoSuchArchive(f"no such archive: {name} in {self.label}") from error
+        except OSError as error:
+            raise StoreError(f"cannot remove {name} from {self.label}: {error.strerror}") from error
+
     def delete_manifests(self, names: Iterable[str]) -> None:
         self._delete(names, self.directory)
         try:
@@ -420,7 +540,7 @@ class LocalStore:
             raise StoreError(f"cannot delete from {self.label}: {error.strerror}") from error
 
     def named(self, prefix: str) -> list[Stored]:
-        return sorted(self._files(".", lambda name: name.startswith(prefix)))
+        return sorted(self._files(".", lambda name: name.startswith(prefix), is_meant=_is_no_directory))
 
     def examine(self) -> Iterator[Finding]:
         facts = os.statvfs(self.directory)
@@ -478,7 +598,8 @@ def _is_no_directory(mode: int) -> bool:
 
 def is_mark(name: str) -> bool:
     """Whether something beside the manifests is ours."""
-    return (name.endswith(MANIFEST + REMOVED) and not name.startswith(".")) or name.startswith((SWEEPING, SWEPT))
+    stands_for_archive = name.endswith((MANIFEST + REMOVED, MANIFEST + PARTIAL)) and not name.startswith(".")
+    return stands_for_archive or name.startswith((SWEEP, CONDEMNED))
 
 
 def _is_like_a_blob(name: str) -> bool:

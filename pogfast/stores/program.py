@@ -49,8 +49,22 @@ class ProgramStore:
         self._run(f"data/{name[:2]}/{name}", blob)
 
     def marks(self) -> list[Stored]:
-        """Nobody sweeps where nothing can be listed."""
+        """Nobody prunes where nothing can be listed."""
         return []
+
+    def named(self, prefix: str) -> list[Stored]:
+        """As `marks`."""
+        return []
+
+    def get_manifest(self, name: str) -> bytes:
+        """Raises StoreError."""
+        raise StoreError(f"{self.label} is a program: nothing can be read from it")
+
+    def put_mark(self, name: str, data: bytes) -> None:
+        """A program stores archives; what is said to a prune would be said to nobody."""
+
+    def doubt(self, names: Iterable[str]) -> None:
+        """It is given every blob."""
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """A program cannot be asked; what it has stored is thought to be there."""

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from pogfast._engine import MOST_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.retries import RETRIED
-from pogfast.stores.local import LIKE_A_BLOB, MANIFEST, MOST_MANIFEST, Stored, check_size, is_mark
+from pogfast.stores.local import LIKE_A_BLOB, MOST_MANIFEST, REMOVED, Stored, check_size, is_mark
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -84,11 +84,13 @@ class NoSuchBucket(StoreError, NoSuchArchive):
 
 
 class Found(NamedTuple):
-    """An object in a listing; `path` is below the bucket and prefix, `modified` seconds since 1970."""
+    """An object in a listing; `path` is below the bucket and prefix, `modified` seconds since 1970. `version` changes
+    when it is written anew, with other bytes at least; "" where the service does not say."""
 
     path: str
     size: int
     modified: float
+    version: str = ""
 
 
 class Body(Protocol):
@@ -126,6 +128,10 @@ class Service(Protocol):
 
     def delete(self, paths: Iterable[str]) -> None:
         """What is gone already is fine."""
+
+    def delete_old(self, found: Sequence[Found], before: float) -> None:
+        """Deletes objects as they were when they were listed, all written before some time; what was written anew
+        meanwhile stays where the service can tell. What is gone already is fine."""
 
     def close(self) -> None: ...
 
@@ -244,6 +250,7 @@ class RemoteStore:
         self.blobs = _Uploads(self)
         self.source = _Downloads(self)
         self._known: dict[str, int] | None = None
+        self._doubted: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._flow = _Flow(IN_FLIGHT)
         self._ahead = _Ahead(self._fetch_blob, self._flow, parallel)
@@ -270,8 +277,15 @@ class RemoteStore:
         """Bytes of every blob: listed at the first question, and from then on what this run has added."""
         with self._lock:
             if self._known is None:
-                self._known = {blob.name: blob.size for blob in self.blob_names()}
+                self._known = {blob.name: blob.size for blob in self.blob_names() if blob.name not in self._doubted}
             return self._known
+
+    def doubt(self, names: Iterable[str]) -> None:
+        with self._lock:
+            self._doubted = frozenset(names)
+            known = self._known or {}
+            for name in self._doubted:
+                known.pop(name, None)
 
     def size_of(self, name: str) -> int | None:
         return self.known.get(name)
@@ -280,7 +294,7 @@ class RemoteStore:
         for found in self._listed("data/", deep=True):
             folder, _, name = found.path.removeprefix("data/").partition("/")
             if LIKE_A_BLOB.fullmatch(name) and name[:2] == folder:
-                yield Stored(name, found.size, found.modified)
+                yield Stored(name, *found[1:])
 
     def manifests(self) -> list[Stored]:
         return [Stored(*found) for found in self._listed("", deep=False) if MANIFEST_NAME.fullmatch(found.path)]
@@ -356,8 +370,9 @@ class RemoteStore:
     def put_blob(self, name: str, blob: Buffer) -> None:
         """Returns when the blob is there. Raises StoreError."""
         size = len(blob)
+        absent = self.size_of(name) is None and name not in self._doubted
         try:
-            self._put(blob_path(name), blob, absent=self.size_of(name) is None)
+            self._put(blob_path(name), blob, absent=absent)
         except Exists:
             if self.service.size(blob_path(name)) != size:  # what is there is not it
                 self._put(blob_path(name), blob, absent=False)
@@ -367,10 +382,14 @@ class RemoteStore:
         check_size(name, data)
         self.blobs.drain()
         try:
-            self._put(name, data, absent=name.endswith(MANIFEST))  # what is no archive is written again at will
+            self._put(name, data, absent=True)
         except Exists:
             if self.service.size(name) != len(data):  # else it is this one, and only an answer was lost
                 raise
+
+    def put_mark(self, name: str, data: bytes) -> None:
+        check_size(name, data)
+        self._put(name, data, absent=False)
 
     def _put(self, path: str, data: Buffer, *, absent: bool) -> None:
         size = len(data)
@@ -379,7 +398,8 @@ class RemoteStore:
             try:
                 self.service.put(path, data, absent=absent)
             except TryAgain as error:
-                if error.answered or self.service.size(path) != size:  # else only the answer was lost
+                # What was there before may be as long as what has lost its answer.
+                if error.answered or not absent or self.service.size(path) != size:
                     raise
 
         self._again(attempt)
@@ -410,6 +430,33 @@ class RemoteStore:
                 if self._known is not None:
                     for name in gone:
                         self._known.pop(name, None)
+
+    def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
+        waiting = iter(blobs)
+        while gone := list(itertools.islice(waiting, DELETED_AT_ONCE)):
+            found = [Found(blob_path(blob.name), *blob[1:]) for blob in gone]
+            if not self._again(partial(self._delete_old, found, before, go_on)):
+                return
+            yield from gone
+
+    def _delete_old(self, found: list[Found], before: float, go_on: Callable[[], bool]) -> bool:
+        if not go_on():  # asked before each attempt: it may have waited for the service
+            return False
+        self.service.delete_old(found, before)
+        return True
+
+    def begin_sweep(self) -> None:
+        """Nothing is moved aside here."""
+
+    def forget_removed(self, removed: Stored) -> None:
+        """Removed again it has the same bytes, and so the same version."""
+
+    def remove_manifest(self, name: str) -> None:
+        data = self.get_manifest(name)
+        self.put_mark(name + REMOVED, data)
+        self.delete_manifests([name])
+        if not self.named(name + REMOVED):  # so much later that a prune took it for what an undelete has left
+            self.put_mark(name + REMOVED, data)
 
     def delete_manifests(self, names: Iterable[str]) -> None:
         waiting = iter(names)

@@ -14,7 +14,8 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,7 @@ class S3Service(Plain):
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
         self.profile = profile
+        self.parallel = parallel
         self.storage_class = storage_class
         self.object_lock = object_lock
         self.conditional = True  # until the service says that it does not know conditions
@@ -231,17 +233,35 @@ class S3Service(Plain):
     def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
         return self._page(prefix, token, more={} if deep else {"Delimiter": "/"})
 
+    def _path(self, item: dict[str, Any]) -> str:
+        return str(item["Key"]).removeprefix(self.prefix)
+
     def _page(self, prefix: str, token: str, more: dict[str, Any]) -> tuple[list[Found], str]:
         if token:
             more = {**more, "ContinuationToken": token}
         with self._errors():
             answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, **more)
         found = [
-            Found(item["Key"].removeprefix(self.prefix), max(item.get("Size", 0), 0), _seconds(item))
+            Found(self._path(item), max(item.get("Size", 0), 0), _seconds(item), str(item.get("ETag", "")))
             for item in answer.get("Contents", ())
             if item.get("Key", "").startswith(self.prefix + prefix)
         ]
         return found, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
+
+    def delete_old(self, found: Sequence[Found], before: float) -> None:
+        """One request for each: of a condition for each of many, in one request, most servers know nothing."""
+        with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
+            deleted = [threads.submit(self._delete_as_it_was, each) for each in found]
+        for each in deleted:  # all have been tried
+            each.result()
+
+    def _delete_as_it_was(self, found: Found) -> None:
+        condition = {"IfMatch": found.version} if found.version else {}
+        try:
+            with contextlib.suppress(_Gone, Exists), self._errors(found.path):  # Exists: it is another one now
+                self.client.delete_object(**self._where(found.path), **condition)
+        except _Cannot:
+            self.delete([found.path])
 
     def delete(self, paths: Iterable[str]) -> None:
         gone = [{"Key": self.prefix + path} for path in paths]

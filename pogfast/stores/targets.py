@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pogfast.beside import beside
+from pogfast.clock import Stopwatch
 from pogfast.errors import StoreError, StoreLost
-from pogfast.stores.local import SWEEPING, SWEPT
+from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Needed, Reliance
 
 if TYPE_CHECKING:
     from pogfast._engine import Sink
@@ -23,59 +23,6 @@ if TYPE_CHECKING:
 
 SETTLE = 0.5  # seconds between two looks after what is not on the disk yet
 MANY = 1000  # blobs that are worth that
-PAUSE = 0.2  # seconds between two looks at a sweep
-STALE = 900.0  # seconds after which a sweep that has not said again that it runs was killed
-
-
-def sweeps(target: Target) -> frozenset[str]:
-    """What sweeps have said of themselves: when this changes, blobs may have been deleted. Raises StoreError."""
-    return frozenset(mark.name for mark in target.marks() if mark.name.startswith((SWEEPING, SWEPT)))
-
-
-def await_no_sweep(target: Target, tell: Callable[[str], None] = lambda text: None) -> frozenset[str]:
-    """Returns when no blobs are being deleted, with what `sweeps` gave at that very look; `tell` hears that this takes
-    a while. Raises StoreError."""
-    told = False
-    while True:
-        marks = [mark for mark in target.marks() if mark.name.startswith((SWEEPING, SWEPT))]
-        if not any(mark.name.startswith(SWEEPING) and time.time() - mark.modified < STALE for mark in marks):
-            return frozenset(mark.name for mark in marks)
-        if not told:
-            tell(f"{target.label} is being pruned: waiting for its end, at most {STALE / 60:.0f} minutes")
-            told = True
-        time.sleep(PAUSE)
-
-
-def publish(
-    target: Target,
-    name: str,
-    data: bytes,
-    blobs: Callable[[], Collection[str]],
-    seen: frozenset[str],
-    tell: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Stores a manifest that can be relied on, whatever a sweep does meanwhile.
-
-    A sweep announces itself before it reads the manifests. So either it reads this one, or its announcement shows here,
-    before or after the manifest is there; then every blob is looked for. `seen` is what `sweeps` gave before the first
-    blob was believed to be there; `tell` hears what is waited for. Raises StoreError; then there is no manifest.
-    """
-    now = await_no_sweep(target, tell)
-    killed = any(mark.startswith(SWEEPING) for mark in now)
-    if (now != seen or killed) and target.missing(blobs()):
-        raise _swept(target)
-    target.put_manifest(name, data)
-    while sweeps(target) != now:
-        now = await_no_sweep(target, tell)
-        if target.missing(blobs()):
-            target.delete_manifests([name])
-            raise _swept(target)
-
-
-def _swept(target: Target) -> StoreError:
-    return StoreError(
-        f"{target.label}: blobs that were there have been pruned meanwhile", "run it again: what is stored is kept"
-    )
 
 
 class Targets:
@@ -92,15 +39,35 @@ class Targets:
         self._lost = lost
         self._tell = tell
         self._numbered: list[Target] = []
-        self._seen: dict[int, frozenset[str]] = {}
-        self.each(self._look)
+        self._reliance: dict[int, Reliance] = {}
+        self.each(self._rely)
 
-    def _look(self, target: Target) -> None:
-        self._seen[id(target)] = sweeps(target)
+    def _rely(self, target: Target) -> None:
+        self._reliance[id(target)] = Reliance(target, self._tell)
 
-    def publish(self, name: str, data: bytes, blobs: Callable[[], Collection[str]]) -> None:
-        """Stores a manifest that names `blobs` in every target that is left. Raises StoreError."""
-        self.each(lambda target: publish(target, name, data, blobs, self._seen[id(target)], self._tell))
+    def check_reliance(self, needed: Needed) -> None:
+        """Right before `publish`: raises Condemned for blobs that an archive needs and that are to be stored again in
+        one of the targets, since a prune has condemned or deleted them there; they count as absent from then on. Raises
+        StoreError."""
+        gone: set[str] = set()
+        self.each(lambda target: gone.update(self._reliance[id(target)].lacking(needed)))
+        if gone:
+            raise Condemned(", ".join(target.label for target in self.left), gone)
+
+    def publish(self, name: str, data: bytes, needed: Needed) -> None:
+        """Stores a manifest that names the blobs `needed` in every target that is left. Raises StoreError."""
+        self.each(lambda target: self._reliance[id(target)].publish(name, data, needed))
+
+    def put_partial(self, name: str, data: bytes) -> None:
+        """Stores what a run that goes on has stored or relied on so far, so that no prune takes it. Raises
+        StoreError."""
+        self.each(lambda target: target.put_mark(name, data))
+
+    def delete_partial(self, name: str) -> None:
+        """When the archive is there. Who may not delete leaves it: it is for a week only."""
+        for target in self.left:
+            with contextlib.suppress(StoreError):
+                target.delete_manifests([name])
 
     @property
     def sinks(self) -> list[Sink]:
@@ -148,6 +115,32 @@ class Targets:
         self.left.remove(target)
         hint = error.hint or "the next run brings it up to date"
         self._lost(StoreLost(f"{error}: the archive is not in {target.label}", hint, path=target.label))
+
+
+class Partial:
+    """What a run says of itself in its stores while it goes on, from its tenth minute: what it has stored or relied on
+    so far, sealed as a manifest. So no prune takes that for as long as a week, and a run that was killed can be gone on
+    with."""
+
+    def __init__(self, targets: Targets, name: str) -> None:
+        self.targets = targets
+        self.name = name
+        self._watch = Stopwatch()
+        self._is_there = False
+
+    def is_due(self) -> bool:
+        """Whether it is time to say it, again."""
+        return self._watch.seconds() >= PARTIAL_EVERY
+
+    def put(self, data: bytes) -> None:
+        """Raises StoreError."""
+        self.targets.put_partial(self.name, data)
+        self._watch, self._is_there = Stopwatch(), True
+
+    def delete(self) -> None:
+        """The archive is there."""
+        if self._is_there:
+            self.targets.delete_partial(self.name)
 
 
 def _as_store_error(target: Target, error: BaseException) -> StoreError:

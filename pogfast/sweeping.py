@@ -1,0 +1,386 @@
+"""Deletes the blobs of a store that no archive needs, while others write to it and without a lock.
+
+Nothing is deleted by the prune that finds it: it writes the names into a list, `condemned-...`, which writers look for
+(stores/reliance.py), and a prune that finds such a list a grace period later deletes what still nothing names and
+nobody has written anew. Before anything is deleted it is made sure that the manifests were read within the last five
+minutes. FORMAT.md, "Pruning and writing at the same time", has the rules and why they hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pogfast.archive import needed_blobs
+from pogfast.beside import beside
+from pogfast.clock import Stopwatch, now
+from pogfast.errors import MissingBlob, NoArchives, NoSuchArchive, StoreError
+from pogfast.keys import Key
+from pogfast.sizes import many
+from pogfast.stores import MANIFEST, PARTIAL, REMOVED, Store, Stored
+from pogfast.stores.local import CONDEMNED, STAMP, SWEEP, SWEEPING, SWEPT, is_mark
+from pogfast.stores.reliance import STALE
+
+DAY = 24 * 3600.0
+# Seconds that a run which was killed can be gone on with: then nobody minds its partial manifest any more.
+PARTIAL_LIFE = 7 * DAY
+FENCE = 300.0  # seconds that what was read of the manifests is believed before anything is deleted
+ATTEMPTS, PAUSE = 11, 0.2  # to write a list that is younger than what is in it, and seconds between two
+BATCH = 500  # blobs that are deleted at a time
+MOST_NAMES = 100_000  # in a list: 4.5 MB
+# A grace period that a run could sleep through between its last look for lists and its manifest.
+SHORT = 3600.0
+
+
+@dataclass
+class Swept:
+    """What was deleted, or would be. Sizes are bytes."""
+
+    expired: int = 0  # archives that went earlier and cannot be brought back any more
+    blobs: int = 0
+    size: int = 0
+    waiting: int = 0  # blobs that no archive needs, and that are still there: too young, or for a grace period
+    waiting_size: int = 0
+    locked: int = 0  # blobs that no archive needs, and nobody can delete yet
+    deleted: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Held:
+    """What lies in a store beside its blobs, and the blobs that it names, as it was read after `watch` was started."""
+
+    watch: Stopwatch
+    names: dict[str, Stored]
+    needed: dict[str, list[str]]  # of the manifests among them, also of removed archives and of runs that go on
+
+    def is_fresh(self) -> bool:
+        """Whether it was read so shortly ago that it can be believed before something is deleted."""
+        return self.watch.seconds() < FENCE
+
+    def live(self, going: Collection[str] = ()) -> set[str]:
+        """Names of the blobs that archives need, and runs that go on."""
+        gone = set(going)
+        named = (blobs for name, blobs in self.needed.items() if not name.endswith(REMOVED) and name not in gone)
+        return set().union(*named)
+
+    def removed(self) -> set[str]:
+        """Names of the blobs that removed archives need, which can be brought back."""
+        return set().union(*(blobs for name, blobs in self.needed.items() if name.endswith(REMOVED)))
+
+    def lists(self) -> list[Stored]:
+        """Of condemned blobs, the oldest first."""
+        return sorted((mark for name, mark in self.names.items() if name.startswith(CONDEMNED)), key=_written)
+
+
+class Sweep:
+    """One run over a store. `grace` are seconds; 0: at once, for who knows that nobody else writes. `warn` hears what
+    the user should know. Everything raises StoreError, and what a manifest raises that cannot be read."""
+
+    def __init__(
+        self,
+        store: Store,
+        key: Key,
+        grace: float,
+        *,
+        dry_run: bool = False,
+        allow_missing: bool = False,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.store = store
+        self.key = key
+        self.grace = grace
+        self.dry_run = dry_run
+        self.allow_missing = allow_missing
+        self.warn = warn
+        self.swept = Swept()
+        self.time = 0.0  # of the store, when this run began
+
+    def run(self, going: Sequence[str]) -> Swept:
+        """Removes the archives of these manifests' names, and deletes what nothing needs. Raises NoArchives where that
+        is everything, and MissingBlob where an archive that stays lacks a blob, unless that is allowed."""
+        if self.dry_run:
+            self.time = now()
+        else:
+            self.store.begin_sweep()
+            self.time = self._time()
+        held = self._read()
+        self._check(held, going)
+        if self.dry_run:
+            self._foretell(held, going)
+            return self.swept
+        if not self.grace:
+            self.warn("without a grace period, a backup that runs now, or begins before this ends, can lose blobs")
+        elif self.grace < SHORT:
+            self.warn(f"a grace period of less than {SHORT / 3600:.0f} h is safe only while nobody else writes")
+        for name in going:
+            with contextlib.suppress(NoSuchArchive):  # another prune was faster
+                self.store.remove_manifest(name)
+        self._delete_condemned()
+        self._condemn()
+        if not self.grace:
+            self._delete_condemned()
+            self.swept.waiting, self.swept.waiting_size = 0, 0
+        return self.swept
+
+    # ---- what there is ----
+
+    def _time(self) -> float:
+        """The time by the store's own clock, or an earlier one where nothing can be written. Raises StoreError."""
+        own = STAMP + _unique()
+        try:
+            self.store.put_mark(own, b"")
+        except StoreError:  # it is full: it is not earlier there than when anything in it was written
+            return max((stored.modified for stored in self.store.named("")), default=0.0)
+        marks = {mark.name: mark.modified for mark in self.store.named(SWEEP)}
+        if own not in marks:
+            raise StoreError(f"what was written to {self.store.label} does not show there: nothing was deleted")
+        left = [name for name, modified in marks.items() if modified < marks[own] - DAY and not name.startswith(SWEPT)]
+        self._delete_marks([own, *left])  # of prunes that were killed
+        return marks[own]
+
+    def _read(self) -> _Held:
+        """Reads every manifest, the removed ones that can be brought back and those of runs that go on.
+
+        An archive changes its name when it is removed or brought back, and a listing that goes on meanwhile may show it
+        under neither: so it is listed until two listings agree."""
+        while True:
+            watch = Stopwatch()
+            names: dict[str, Stored] = {}
+            before: set[str] | None = None
+            while True:
+                listed = self._named()
+                archives = {name for name in listed if _stands_for_archive(name)}
+                names.update(listed)
+                if archives == before:
+                    break
+                before = archives
+            counted = [stored for name, stored in sorted(names.items()) if self._counts(stored)]
+            try:
+                return _Held(watch, names, dict(needed_blobs(self.store, self.key, counted)))
+            except NoSuchArchive:  # it has another name now
+                continue
+
+    def _named(self) -> dict[str, Stored]:
+        """What is ours beside the blobs, by name; in a flat store blobs lie there, too."""
+        listed = self.store.named("")
+        return {each.name: each for each in listed if each.name.endswith(MANIFEST) or is_mark(each.name)}
+
+    def _counts(self, stored: Stored) -> bool:
+        """Whether blobs are kept for what lies beside them: for an archive, one that was removed unless there is no
+        grace period, and a run that was not killed too long ago."""
+        return _stands_for_archive(stored.name) and not self._is_over(stored)
+
+    def _is_over(self, stored: Stored) -> bool:
+        """Whether it can go at once. A removed archive goes with a list, as blobs do: how old its name is says nothing
+        of how long it could have been brought back."""
+        if stored.name.endswith(MANIFEST + PARTIAL):
+            return not self.grace or stored.modified <= self.time - PARTIAL_LIFE
+        return stored.name.endswith(MANIFEST + REMOVED) and not self.grace
+
+    def _is_due(self, mark: Stored) -> bool:
+        return not self.grace or mark.modified <= self.time - self.grace
+
+    def _check(self, held: _Held, going: Collection[str]) -> None:
+        live = {name for name in held.needed if name.endswith(MANIFEST)}
+        needed = {name: held.needed[name] for name in live - set(going)}
+        absent = set().union(*needed.values())
+        blobs = 0
+        for blob in self.store.blob_names():
+            blobs += 1
+            absent.discard(blob.name)
+        if blobs and not live:  # manifests that are not where they belong would name these
+            raise NoArchives(
+                f"{self.store.label} has no archive but removed ones: nothing was deleted",
+                hint="`pogfast undelete` brings them back; if nothing here is needed, delete the store itself",
+            )
+        if absent and not self.allow_missing:
+            broken = sorted(name for name, blobs in needed.items() if not absent.isdisjoint(blobs))
+            raise MissingBlob(
+                f"nothing was removed: {many(len(absent), 'blob')} that {broken[0]} needs are missing"
+                + (f", and {many(len(broken) - 1, 'other archive')} lack some, too" if broken[1:] else ""),
+                hint="`pogfast check` says which; --allow-missing prunes all the same",
+            )
+
+    def _foretell(self, held: _Held, going: Collection[str]) -> None:
+        """Counts what a run would do now."""
+        live = held.live(going)
+        kept = live | (held.removed() if self.grace else set())
+        kept |= set().union(*(held.needed[name] for name in going if name in held.needed)) if self.grace else set()
+        due = {} if not self.grace else self._names_of([mark for mark in held.lists() if self._is_due(mark)])
+        unneeded = [blob for blob in self.store.blob_names() if blob.name not in live]
+        gone = [
+            blob
+            for blob in unneeded
+            if blob.name not in kept and (not self.grace or blob.modified < due.get(blob.name, -math.inf))
+        ]
+        locked = self.store.locked(blob.name for blob in gone)
+        for blob in gone:
+            if blob.name not in locked:
+                self._count(blob)
+        self.swept.locked = len(locked)
+        self._count_waiting(blob for blob in unneeded if blob.name not in {*self.swept.deleted, *locked})
+        self.swept.expired = sum(
+            name.endswith(REMOVED) and (not self.grace or mark.modified < due.get(name, -math.inf))
+            for name, mark in held.names.items()
+        )
+
+    def _names_of(self, lists: Iterable[Stored]) -> dict[str, float]:
+        """What is in lists, each name with when its newest one was written."""
+        names: dict[str, float] = {}
+        for mark in sorted(lists, key=_written):
+            with contextlib.suppress(NoSuchArchive):  # another prune has seen to it
+                listed = self.store.get_manifest(mark.name).decode("ascii", "replace").splitlines()
+                names.update(dict.fromkeys(listed, mark.modified))
+        return names
+
+    # ---- the second visit ----
+
+    def _delete_condemned(self) -> None:
+        """Deletes what cannot be brought back any more, and what was condemned a grace period ago and nothing needs."""
+        marks = self._named()
+        due = [mark for name, mark in marks.items() if name.startswith(CONDEMNED) and self._is_due(mark)]
+        listed = {mark.name: self._names_of([mark]) for mark in due}
+        over = {name for name, mark in marks.items() if self._is_over(mark)}
+        for names in listed.values():
+            over |= {name for name in names if name in marks and self._has_waited(marks[name], names[name])}
+        # Before the manifests are read: whoever brings one of these back looks afterwards whether it is still here.
+        self.store.delete_manifests(sorted(over))
+        self.swept.expired = sum(name.endswith(REMOVED) for name in over)
+        if due:
+            with self._announced() as alone:
+                for mark in sorted(due, key=_written) if alone else ():
+                    self._delete(listed[mark.name].keys(), mark.modified)
+            if alone:
+                self._delete_marks(mark.name for mark in due)
+
+    @staticmethod
+    def _has_waited(mark: Stored, listed: float) -> bool:
+        """Whether a removed archive has been one ever since a list was written."""
+        return mark.name.endswith(MANIFEST + REMOVED) and mark.modified < listed
+
+    @contextlib.contextmanager
+    def _announced(self) -> Iterator[bool]:
+        """Says in the store that blobs are being deleted, again and again, and afterwards that they have been. False:
+        another prune is at it, or was killed a moment ago; it is best left alone, as some services cannot delete on
+        condition."""
+        own = _unique()
+
+        def renew(ended: threading.Event) -> None:
+            while not ended.wait(STALE / 10):
+                with contextlib.suppress(StoreError):
+                    self.store.put_mark(SWEEPING + own, b"")
+
+        self.store.put_mark(SWEEPING + own, b"")
+        try:
+            with beside(renew, "pogfast-sweep"):
+                alone = not self.grace or not self._others(own)
+                if not alone:
+                    self.warn(f"{self.store.label}: another prune deletes blobs, or was killed: the next one goes on")
+                yield alone
+        finally:
+            self.store.put_mark(SWEPT + own, b"")
+            old = {mark.name for mark in self.store.named(SWEPT)}
+            self._delete_marks([SWEEPING + own, *(old - {SWEPT + own})])
+
+    def _others(self, own: str) -> bool:
+        """Whether another prune has said that it deletes blobs, a short while ago by the store's clock."""
+        marks = {mark.name.removeprefix(SWEEPING): mark.modified for mark in self.store.named(SWEEPING)}
+        over = {mark.name.removeprefix(SWEPT) for mark in self.store.named(SWEPT)}
+        latest = marks.get(own, self.time) - STALE
+        return any(modified > latest for name, modified in marks.items() if name not in {own, *over})
+
+    def _delete(self, names: Collection[str], before: float) -> None:
+        """Deletes those of some blobs that nothing needs and that were written before some time."""
+        left = set(names)
+        while left:
+            held = self._read()
+            kept = held.live() | held.removed()
+            left -= kept
+            there = [blob for blob in self.store.blob_names() if blob.name in left and blob.modified < before]
+            locked = self.store.locked(blob.name for blob in there)
+            self.swept.locked += len(locked)
+            there = [blob for blob in there if blob.name not in locked]
+            left = {blob.name for blob in there}
+            for start in range(0, len(there), BATCH):
+                batch = there[start : start + BATCH]
+                for blob in self.store.delete_old_blobs(batch, before, held.is_fresh):
+                    left.discard(blob.name)
+                    self._count(blob)
+            if held.is_fresh():
+                return  # what is left was written anew
+
+    # ---- the first ----
+
+    def _condemn(self) -> None:
+        """Lists what no archive needs."""
+        held = self._read()
+        live = held.live()
+        pending = self._names_of(held.lists())
+        unneeded = [blob for blob in self.store.blob_names() if blob.name not in live]
+        old = [blob for blob in unneeded if not self.grace or blob.modified <= self.time - self.grace]
+        fresh = [blob for blob in old if blob.name not in pending]
+        locked = self.store.locked(blob.name for blob in fresh)
+        self.swept.locked += len(locked)
+        removed = [mark for name, mark in held.names.items() if name.endswith(MANIFEST + REMOVED)]
+        going = [each for each in [*fresh, *removed] if each.name not in locked and each.name not in pending]
+        listed = self._list(sorted(going))
+        if not self.grace and not listed:  # there is no room
+            with self._announced():
+                self._delete([blob.name for blob in fresh if blob.name not in locked], math.inf)
+        self._count_waiting(blob for blob in unneeded if blob.name not in locked)
+
+    def _list(self, going: Sequence[Stored]) -> bool:
+        """Writes lists of names; False: they cannot be written."""
+        try:
+            for start in range(0, len(going), MOST_NAMES):
+                some = going[start : start + MOST_NAMES]
+                self._put_list("".join(f"{each.name}\n" for each in some).encode(), max(map(_written, some)))
+        except StoreError as error:
+            later = "" if not self.grace else ", and will not be deleted by the next prune: --now deletes at once"
+            self.warn(f"{error}: what nothing needs could not be listed{later}")
+            return False
+        return True
+
+    def _put_list(self, data: bytes, newest: float) -> None:
+        """Writes a list that is newer than all that it names, by a clock that may tell whole seconds only."""
+        name = CONDEMNED + _unique()
+        for _ in range(ATTEMPTS):
+            self.store.put_mark(name, data)
+            if any(mark.modified > newest for mark in self.store.named(name)):
+                return
+            time.sleep(PAUSE)
+
+    # ---- counting ----
+
+    def _count(self, blob: Stored) -> None:
+        self.swept.blobs += 1
+        self.swept.size += blob.size
+        self.swept.deleted.append(blob.name)
+
+    def _count_waiting(self, blobs: Iterable[Stored]) -> None:
+        for blob in blobs:
+            self.swept.waiting += 1
+            self.swept.waiting_size += blob.size
+
+    def _delete_marks(self, names: Iterable[str]) -> None:
+        """Who may not delete leaves them: they are in nobody's way."""
+        with contextlib.suppress(StoreError):
+            self.store.delete_manifests(names)
+
+
+def _stands_for_archive(name: str) -> bool:
+    return name.endswith((MANIFEST, MANIFEST + REMOVED, MANIFEST + PARTIAL)) and not name.startswith(".")
+
+
+def _unique() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
+
+
+def _written(mark: Stored) -> float:
+    return mark.modified
