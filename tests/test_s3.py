@@ -344,6 +344,29 @@ def test_what_a_service_says_is_told(
     assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
 
 
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (405, "MethodNotAllowed")])
+def test_a_service_that_deletes_one_object_a_request(
+    proxy: Proxy, shelf: str, status: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.faults = [Fault("^POST .*delete", times=-1, status=status, code=code)]
+    names = [f"{number:0>42}A=" for number in range(12)]
+    asked = proxy.count("^POST .*delete")
+    with opened(proxy.url, f"s3://{shelf}/p", monkeypatch, create=True) as store:
+        for name in names:
+            store.blobs(name, memoryview(b"x" * 200))
+        store.make_durable()
+        store.delete_blobs([*names[2:], f"{'z' * 42}A="])  # one that is not there
+        assert sorted(stored.name for stored in store.blob_names()) == sorted(names[:2])
+        store.put_manifest("a.mfn", b"a")
+        store.delete_manifests(["a.mfn", "b.mfn"])
+        assert store.manifests() == []
+        assert proxy.count("^POST .*delete") == asked + 1, "the service is asked once"
+        denied = Fault("^DELETE ", times=-1, status=403, code="AccessDenied")
+        proxy.faults = [Fault("^DELETE ", times=2, status=503, code="SlowDown"), denied]
+        with pytest.raises(StoreError, match="access denied"):
+            store.delete_blobs(names[:2])
+
+
 # ---- what may pass -------------------------------------------------------------------------------------------------
 
 WRITING = {

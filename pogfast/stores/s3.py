@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import MissingBlob, StoreError, UsageError
@@ -142,6 +143,8 @@ class S3Service(Plain):
         self.storage_class = storage_class
         self.object_lock = object_lock
         self.conditional = True  # until the service says that it does not know conditions
+        self.deletes_many = True  # until it says that it deletes one object a request
+        self.parallel = parallel
         self.requests: Counter[str] = Counter()
         with self._errors(), self._settings():
             # A session of its own: boto3's default one would know the credentials of the first store for ever.
@@ -264,14 +267,30 @@ class S3Service(Plain):
             self.delete([found.path])
 
     def delete(self, paths: Iterable[str]) -> None:
-        gone = [{"Key": self.prefix + path} for path in paths]
-        for start in range(0, len(gone), PAGE):
-            wanted = {"Objects": gone[start : start + PAGE], "Quiet": True}
-            with self._errors():
-                answer = self.client.delete_objects(Bucket=self.bucket, Delete=wanted)
-            for failed in answer.get("Errors", ()):
-                if failed.get("Code") not in GONE:
-                    raise self._error(failed.get("Code", ""), failed.get("Message", ""), failed.get("Key", ""))
+        waiting = iter(paths)
+        while together := list(islice(waiting, PAGE)):
+            if self.deletes_many:
+                try:
+                    self._delete_many(together)
+                    continue
+                except _Cannot:  # some services, Google's for one, have had no such request
+                    self.deletes_many = False
+            with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
+                deleted = [threads.submit(self._delete_one, path) for path in together]
+            for each in deleted:  # all have been tried
+                each.result()
+
+    def _delete_many(self, paths: Sequence[str]) -> None:
+        wanted = {"Objects": [{"Key": self.prefix + path} for path in paths], "Quiet": True}
+        with self._errors():
+            answer = self.client.delete_objects(Bucket=self.bucket, Delete=wanted)
+        for failed in answer.get("Errors", ()):
+            if failed.get("Code") not in GONE:
+                raise self._error(failed.get("Code", ""), failed.get("Message", ""), failed.get("Key", ""))
+
+    def _delete_one(self, path: str) -> None:
+        with contextlib.suppress(_Gone), self._errors(path):
+            self.client.delete_object(**self._where(path))
 
     def close(self) -> None:
         self.client.close()
