@@ -104,7 +104,8 @@ class Catalog:
         def one(stored: Stored) -> Seen:
             found = known.get(stored.name)
             same = found and (found.size, found.modified) == (stored.size, stored.modified)
-            if found and same and (not blobs or self._name_blobs(found)):
+            # What a trailer does not tell of an archive is told by its blobs.
+            if found and same and ((not blobs and _says_enough(found.facts)) or self._name_blobs(found)):
                 return found
             return self._open(stored, blobs)
 

@@ -16,6 +16,7 @@ from faultproxy import Proxy, proxied
 from servers import Server, rclone
 
 from pogfast import keys, manifest
+from pogfast.archive import archives
 from pogfast.catalog import SETTLED, Catalog
 from pogfast.errors import CorruptManifest
 from pogfast.keys import Key
@@ -75,6 +76,26 @@ def test_each_manifest_is_fetched_once(directory: Path) -> None:
         assert len(look(directory, blobs=blobs)[1]) == 12, "names of blobs were not asked for before"
         assert look(directory, blobs=blobs) == (["the-host"] * 12, [])
     assert look(directory) == (["the-host"] * 12, [])
+
+
+@pytest.mark.parametrize("kind", ["pog's", "of a public key"])
+def test_what_has_to_be_counted_is_told_the_second_time_too(tmp_path: Path, kind: str) -> None:
+    """No trailer says how much an archive of pog's takes in the store, and no public key opens a trailer."""
+    encrypt, _ = keys.create_pair("pair", str(tmp_path))
+    key = KEY if kind == "pog's" else keys.from_encryption_keyfile(encrypt)
+    (tmp_path / "store" / "data" / "AA").mkdir(parents=True)
+    blob = f"{'A' * 41}AA="
+    (tmp_path / "store" / "data" / "AA" / blob).write_bytes(b"x" * 300)
+    for number in range(2):
+        path = put(tmp_path / "store", number)
+        entry = manifest.Entry([blob], 0.0, 0.0)
+        path.write_bytes(manifest.seal(manifest.Manifest({f"f{number}": entry}), key))
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    store = LocalStore.open(str(tmp_path / "store"), fan_out=True)
+    first = archives(store, key)
+    assert [(info.stored, info.blobs) for info in first] == [(300, 1)] * 2
+    assert archives(store, key) == first
+    store.close()
 
 
 def test_what_is_new_changed_or_gone(directory: Path) -> None:
