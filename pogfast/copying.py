@@ -313,7 +313,7 @@ class _Copy:
             return data
 
         try:
-            return fetched(store.get_blob, name, look)
+            return fetched(store, name, look)
         except WrongKey as error:  # the key has opened the manifest
             raise CorruptBlob(f"blob {name} is damaged: its header does not unwrap") from error
 

@@ -1,13 +1,13 @@
 """A blob from wherever it lies: what seems damaged is fetched once more, since that may have happened on the way.
 
-Knows no key and no store: what is good is for a function to say that the caller brings. The engine does the same for
-what goes through Opener.
+Knows no key and no kind of store: what is good is for a function to say that the caller brings. The engine does the
+same for what goes through Opener.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pogfast.errors import DamageError, MissingBlob, WrongKey
 
@@ -17,14 +17,24 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-def fetched(get: Callable[[str], Buffer], name: str, look: Callable[[Buffer], Result]) -> Result:
-    """Returns what `look` makes of the blob `name` that `get` gives. If `look` finds it damaged, by DamageError or
-    WrongKey, the blob is fetched a second time. Raises what `get` and `look` raise."""
-    data = get(name)
+class Holds(Protocol):
+    """A store, as far as a blob is read from it."""
+
+    def get_blob(self, name: str) -> Buffer: ...
+
+
+def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result:
+    """Returns what `look` makes of the blob `name` of a store. If `look` finds it damaged, by DamageError or WrongKey,
+    the blob is fetched a second time, from the disk rather than from the memory that it may be damaged in. Raises what
+    `get_blob` and `look` raise."""
+    data = store.get_blob(name)
     try:
         return look(data)
     except MissingBlob:
         raise
     except (DamageError, WrongKey):
         del data
-    return look(get(name))
+    forget = getattr(store, "forget", None)
+    if forget is not None:
+        forget(name)
+    return look(store.get_blob(name))

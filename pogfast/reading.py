@@ -162,15 +162,13 @@ class _Blobs:
     def chunk(self, index: int) -> bytes:
         """What is in a blob, compressed."""
         blob, key = self.names[index], self.key
-        return fetched(self.store.get_blob, blob, lambda data: open_blob(key.secret, key.private, data, blob))
+        return fetched(self.store, blob, lambda data: open_blob(key.secret, key.private, data, blob))
 
     def plain(self, index: int, offset: int, size: int) -> bytes:
         """The plain bytes of a blob that is a frame of its own."""
         blob, key = self.names[index], self.key
         with self.errors(index, offset):
-            return fetched(
-                self.store.get_blob, blob, lambda data: read_chunk(key.secret, key.private, data, blob, size)
-            )
+            return fetched(self.store, blob, lambda data: read_chunk(key.secret, key.private, data, blob, size))
 
     @contextlib.contextmanager
     def errors(self, index: int, offset: int) -> Iterator[None]:

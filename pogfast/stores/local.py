@@ -315,7 +315,6 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}") from error
 
-
     def manifests(self) -> list[Stored]:
         """What ends in .mfn, by name. A link or FIFO there is listed as well, and is damage when it is read: if it were
         passed over, prune would delete the blobs of the manifest that it stands for. Raises StoreError."""
@@ -386,6 +385,16 @@ class LocalStore:
         except OSError as error:
             kind = CorruptBlob if isinstance(error, Unfit) else StoreError
             raise kind(f"cannot read blob {name} in {self.label}: {error.strerror}") from error
+
+    def forget(self, name: str) -> None:
+        """Has the system drop what it keeps of a blob in memory, where it can, so that the disk is asked next."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            with (
+                contextlib.suppress(OSError),
+                self._folder(name) as folder,
+                open(open_file(name, folder), "rb") as file,
+            ):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
     def _path(self, blob: str) -> str:
         return f"data/{blob[:2]}/{blob}" if self.fan_out else blob
