@@ -360,9 +360,10 @@ class LocalStore:
 
     def size_of(self, name: str) -> int | None:
         """The bytes of a blob, None when it is not there, in doubt, or its size says nothing. Raises StoreError."""
-        return None if name in self._doubted else self._look_for(name)
+        facts = None if name in self._doubted else self._look_for(name)
+        return None if facts is None or self._loose[0] < facts.st_mtime_ns < self._loose[1] else facts.st_size
 
-    def _look_for(self, name: str) -> int | None:
+    def _look_for(self, name: str) -> os.stat_result | None:
         try:
             if self.fan_out and name[:2] not in self._seen:  # once: it costs three calls of the system
                 with self._folder(name):
@@ -372,8 +373,7 @@ class LocalStore:
             return None
         except OSError as error:
             raise StoreError(f"cannot look for blob {name} in {self.label}: {error.strerror}") from error
-        is_loose = self._loose[0] < facts.st_mtime_ns < self._loose[1]
-        return facts.st_size if stat.S_ISREG(facts.st_mode) and not is_loose else None
+        return facts if stat.S_ISREG(facts.st_mode) else None
 
     def get_blob(self, name: str) -> Buffer:
         """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what cannot be one."""
