@@ -1,0 +1,746 @@
+"""What every object service has in common, over a service in memory that fails exactly when and as it is told to.
+
+What real servers say is tried in test_s3.py, test_b2.py and test_conformance.py. Here is the rest: answers that no
+server can be made to give at the right moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from email.utils import formatdate
+
+import pytest
+
+from pogfast._engine import MOST_BLOB
+from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
+from pogfast.retries import RETRIED
+from pogfast.stores import remote
+from pogfast.stores.findings import Warmth
+from pogfast.stores.local import Stored
+from pogfast.stores.remote import Body, Exists, Found, Garbled, Plain, RemoteStore, TryAgain
+from pogfast.stores.settings import Lock
+
+A, B, C = (f"{letter}{'-' * 42}=" for letter in "ABC")
+MOMENT = 1_700_000_000.0
+
+
+class Reader:
+    """The rest of an object, `most` bytes at a time; it breaks at byte `breaks`, if that is not behind its end."""
+
+    def __init__(self, data: bytes, start: int, size: int | None, breaks: int, most: int) -> None:
+        self.data, self.at, self.size, self.breaks, self.most = data, start, size, breaks, most
+        self.closed = False
+
+    def readinto(self, view: memoryview) -> int:
+        assert not self.closed
+        if self.at >= self.breaks:
+            raise TryAgain("the connection broke")
+        piece = self.data[self.at : min(self.at + min(len(view), self.most), self.breaks)]
+        view[: len(piece)] = piece
+        self.at += len(piece)
+        return len(piece)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Memory(Plain):
+    """Objects by path. `faults` are raised one after the other by the next calls of a verb; those in `lost` when it has
+    been done."""
+
+    identity = label = "memory:"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.requests: Counter[str] = Counter()
+        self.faults: dict[str, list[Exception]] = {}
+        self.lost: dict[str, list[Exception]] = {}
+        self.puts: list[tuple[str, bool]] = []
+        self.deleted: list[int] = []
+        self.pages: Callable[[str, str], tuple[list[Found], str]] | None = None
+        self.breaks: list[int] = []  # of the next bodies
+        self.sizes: list[int | None] = []  # as the next bodies say them
+        self.most = 1 << 30
+        self.started: list[int] = []
+        self.bodies: list[Reader] = []
+        self.closed = False
+
+    @contextlib.contextmanager
+    def asked(self, verb: str) -> Iterator[None]:
+        self.requests[verb] += 1
+        if faults := self.faults.get(verb):
+            raise faults.pop(0)
+        yield
+        if lost := self.lost.get(verb):
+            raise lost.pop(0)
+
+    def put(self, path: str, data: bytes, *, absent: bool) -> None:
+        with self.asked("put"):
+            self.puts.append((path, absent))
+            if absent and path in self.objects:
+                raise Exists(f"{path} exists")
+            self.objects[path] = bytes(data)
+
+    def open(self, path: str, start: int) -> Body | None:
+        with self.asked("get"):
+            data = self.objects.get(path)
+            if data is None:
+                return None
+            self.started.append(start)
+            size = self.sizes.pop(0) if self.sizes else len(data)
+            breaks = self.breaks.pop(0) if self.breaks else 1 << 60
+            self.bodies.append(Reader(data, start, size, breaks, self.most))
+            return self.bodies[-1]
+        raise AssertionError
+
+    def size(self, path: str) -> int | None:
+        self.requests["size"] += 1
+        return len(self.objects[path]) if path in self.objects else None
+
+    def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
+        """Two at a time."""
+        with self.asked("list"):
+            if self.pages is not None:
+                return self.pages(prefix, token)
+            paths = sorted(path for path in self.objects if path.startswith(prefix) and path > token)
+            paths = [path for path in paths if deep or "/" not in path.removeprefix(prefix)]
+            found = [Found(path, len(self.objects[path]), MOMENT) for path in paths[:2]]
+            return found, paths[1] if len(paths) > 2 else ""
+        raise AssertionError
+
+    def delete(self, paths: Iterable[str]) -> None:
+        with self.asked("delete"):
+            paths = list(paths)
+            self.deleted.append(len(paths))
+            for path in paths:
+                self.objects.pop(path, None)
+
+    def delete_old(self, found: Sequence[Found], before: float) -> None:
+        """Those that are as they were listed."""
+        with self.asked("delete old"):
+            for listed in found:
+                assert listed.modified < before
+                if len(self.objects.get(listed.path, b"")) == listed.size:
+                    self.objects.pop(listed.path, None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    monkeypatch.setattr("pogfast.stores.remote.random.uniform", lambda least, most: min(most, 0.001))
+    return Memory()
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    lines: list[str] = []
+    token = RETRIED.set(lines.append)
+    yield lines
+    RETRIED.reset(token)
+
+
+@pytest.fixture
+def store(service: Memory, told: list[str]) -> Iterator[RemoteStore]:
+    made = RemoteStore(service, "memory:", parallel=2, retry_for=20)
+    yield made
+    made.close()
+    assert service.closed
+    assert all(body.closed for body in service.bodies)
+
+
+def path(name: str) -> str:
+    return f"data/{name[:2]}/{name}"
+
+
+# ---- what headers say ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("length", "content_range", "start", "told"),
+    [
+        ("5", None, 0, (0, 5)),
+        (5, None, 3, (0, 5)),
+        ("0", None, 0, (0, 0)),
+        (None, None, 0, (0, None)),
+        ("x", None, 0, (0, None)),
+        ("-1", None, 0, (0, None)),
+        (str(2**63 - 1), None, 0, (0, None)),
+        (str(2**63 - 2), None, 0, (0, 2**63 - 2)),
+        ("5", "bytes 3-7/8", 3, (3, 8)),
+        ("5", " bytes 3-7/8 ", 4, (3, 8)),
+        ("5", "bytes 0-7/*", 4, (0, None)),
+    ],
+)
+def test_what_an_answer_holds(
+    length: str | int | None, content_range: str | None, start: int, told: tuple[int, int | None]
+) -> None:
+    assert remote.extent(length, content_range, start) == told
+
+
+@pytest.mark.parametrize("content_range", ["", "bytes", "bytes 4-7/8", "bytes a-7/8", "items 0-7/8", "bytes */8"])
+def test_an_answer_that_makes_no_sense(content_range: str) -> None:
+    with pytest.raises(Garbled, match="asked for what follows byte 3"):
+        remote.extent("5", content_range, 3)
+
+
+def test_what_was_not_asked_for_is_passed_over() -> None:
+    for n in (0, 1, remote.PIECE, 2 * remote.PIECE + 5):
+        body = Reader(bytes(3 * remote.PIECE), 0, None, 1 << 60, 300_000)
+        remote.skip(body, n)
+        assert body.at == n
+    with pytest.raises(TryAgain, match="breaks off before"):
+        remote.skip(Reader(bytes(5), 0, 5, 1 << 60, 3), 6)
+
+
+def test_what_a_service_asks_to_wait() -> None:
+    assert remote.seconds_to_wait(None) == remote.seconds_to_wait("") == remote.seconds_to_wait("soon") == 0
+    assert remote.seconds_to_wait("-5") == remote.seconds_to_wait("1e3") == remote.seconds_to_wait("9" * 10) == 0
+    assert remote.seconds_to_wait(" 17 ") == 17
+    assert remote.seconds_to_wait("9" * 9) == 999_999_999
+    assert remote.seconds_to_wait(formatdate(time.time() - 500, usegmt=True)) == 0
+    assert 400 < remote.seconds_to_wait(formatdate(time.time() + 500, usegmt=True)) <= 500
+    assert remote.http_time("Thu, 01 Jan 1970 00:00:05 GMT") == 5
+    assert remote.http_time("Thu, 41 Jan 1970 00:00:05 GMT") is None
+
+
+# ---- what is there -------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_in_a_bucket(service: Memory, store: RemoteStore) -> None:
+    for number, name in enumerate((A, B, C)):
+        service.objects[path(name)] = bytes(number + 5)
+    for noise in (f"data/xx/{A}", f"data/{A[:2]}/x", f"data/{A}", A, "x.mfn.tmp", "folder/y.mfn", "data/z.mfn"):
+        service.objects[noise] = b"noise"
+    for name in ("b.mfn", "a.mfn", "c.mfn.removed", "sweep.done-5", "note"):
+        service.objects[name] = name.encode()
+    assert list(store.blob_names()) == [Stored(name, number + 5, MOMENT) for number, name in enumerate((A, B, C))]
+    assert store.manifests() == [Stored("a.mfn", 5, MOMENT), Stored("b.mfn", 5, MOMENT)]
+    assert [mark.name for mark in store.marks()] == ["c.mfn.removed", "sweep.done-5"]
+    assert [found.name for found in store.named("sweep.")] == ["sweep.done-5"]
+    assert store.missing([A, C, "D"]) == ["D"]
+    assert [store.size_of(name) for name in (A, C, "D")] == [5, 7, None]
+    asked = service.requests["list"]
+    assert store.size_of(B) == 6
+    assert service.requests["list"] == asked, "it is listed once"
+    assert store.requests == {"list": asked}
+    assert store.identity == store.path == store.label == "memory:"
+
+
+def test_a_listing_that_repeats_itself_ends(service: Memory, store: RemoteStore) -> None:
+    endless = "the service's listing has no end"
+    service.pages = lambda prefix, token: ([Found(f"{token}x.mfn", 1, 0.0)], "next")
+    with pytest.raises(StoreError, match=endless):
+        store.manifests()
+    service.pages = lambda prefix, token: ([Found("same.mfn", 1, 0.0)], token + "x")
+    with pytest.raises(StoreError, match=endless):
+        store.manifests()
+
+
+@pytest.mark.parametrize("empty", [3, 4])
+def test_a_listing_of_empty_pages_ends(
+    service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, empty: int
+) -> None:
+    monkeypatch.setattr(remote, "EMPTY_PAGES", 3)
+
+    def pages(prefix: str, token: str) -> tuple[list[Found], str]:
+        """Twice that many without an object, then one with some."""
+        number = len(token)
+        found = [Found(f"{number}.mfn", 1, 0.0)] if number % (empty + 1) == empty else []
+        return found, token + "x" if number < 2 * empty + 1 else ""
+
+    service.pages = pages
+    if empty > 3:
+        with pytest.raises(StoreError, match="the service's listing has no end"):
+            store.manifests()
+    else:
+        assert len(store.manifests()) == 2
+
+
+# ---- retries -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_transient_is_tried_again(service: Memory, store: RemoteStore, told: list[str]) -> None:
+    service.faults["list"] = [TryAgain("it is busy"), TryAgain("it is busy", after=0.01)]
+    store.look()
+    assert [line.partition(" follows in ")[0] for line in told] == [
+        "it is busy: attempt 2",
+        "it is busy: attempt 3",
+    ]
+    assert told[1].endswith("0.0 s")
+    service.faults["list"] = [StoreError("access denied")]
+    with pytest.raises(StoreError, match="access denied"):
+        store.look()
+    assert len(told) == 2
+
+
+def test_a_pause_is_as_long_as_the_service_asks_but_not_beyond_the_end(service: Memory, told: list[str]) -> None:
+    hurried = RemoteStore(service, "memory:", parallel=1, retry_for=0.3)
+    service.faults["list"] = [TryAgain("it is busy", after=1e9), TryAgain("it is busy", "wait", after=1e9)]
+    with pytest.raises(TryAgain, match="it is busy") as failed:
+        hurried.look()
+    assert failed.value.hint == "wait; 2 attempts in 0 s; --retry-for says for how long"
+    assert len(told) == 1
+    assert told[0].endswith("0.3 s")
+    impatient = RemoteStore(service, "memory:", parallel=1, retry_for=0)
+    service.faults["list"] = [TryAgain("it is busy", "wait")]
+    with pytest.raises(TryAgain, match="it is busy") as failed:
+        impatient.look()
+    assert failed.value.hint == "wait", "nothing was tried again"
+    assert len(told) == 1
+
+
+def test_a_run_that_has_ended_waits_for_nothing(service: Memory, store: RemoteStore, told: list[str]) -> None:
+    service.faults["list"] = [TryAgain("it is busy", after=100.0)] * 2
+    threading.Timer(0.05, store.abandon).start()
+    with pytest.raises(TryAgain):
+        store.look()
+    assert service.requests["list"] == 1
+    with pytest.raises(TryAgain):
+        store.look()
+    assert service.requests["list"] == 2
+    assert len(told) == 1
+
+
+# ---- writing -------------------------------------------------------------------------------------------------------
+
+
+def test_a_blob_is_put_where_there_is_none(service: Memory, store: RemoteStore) -> None:
+    store.put_blob(A, b"content")
+    assert service.puts == [(path(A), True)]
+    assert store.size_of(A) == 7
+    assert store.blobs.holds(A, 7)
+    assert not store.blobs.holds(A, 8)
+    store.put_blob(A, b"another")  # it is known that there is one
+    assert service.puts[1:] == [(path(A), False)]
+    assert service.objects == {path(A): b"another"}
+
+
+@pytest.mark.parametrize(("there", "put"), [(b"content", 1), (b"cont", 2), (b"", 2)])
+def test_a_blob_that_another_run_has_put_meanwhile(service: Memory, store: RemoteStore, there: bytes, put: int) -> None:
+    assert store.size_of(A) is None
+    service.objects[path(A)] = there
+    store.put_blob(A, b"content")
+    assert service.puts == [(path(A), True), (path(A), False)][:put]
+    assert service.objects[path(A)] == b"content"
+    assert store.size_of(A) == 7
+
+
+@pytest.mark.parametrize(
+    ("answered", "stored", "requests"),
+    [(False, True, 1), (False, False, 2), (True, True, 2), (True, False, 2)],
+)
+def test_an_upload_whose_answer_is_lost(
+    service: Memory, store: RemoteStore, answered: bool, stored: bool, requests: int
+) -> None:
+    """Is looked for before it is sent again, unless the service itself has refused it."""
+    assert store.size_of(A) is None
+    (service.lost if stored else service.faults)["put"] = [TryAgain("no answer", answered=answered)]
+    store.put_blob(A, b"content")
+    assert service.requests["put"] == requests
+    assert service.objects[path(A)] == b"content"
+
+
+def test_a_manifest_never_takes_the_place_of_another(
+    service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put_manifest("a.mfn", b"manifest")
+    store.put_manifest("a.mfn", b"manifest")  # an answer was lost
+    with pytest.raises(Exists):
+        store.put_manifest("a.mfn", b"another manifest")
+    assert service.objects["a.mfn"] == b"manifest"
+    store.put_mark("sweep.running-1", b"1")
+    store.put_mark("sweep.running-1", b"12")
+    assert service.puts == [*[("a.mfn", True)] * 3, *[("sweep.running-1", False)] * 2]
+    monkeypatch.setattr("pogfast.stores.local.MOST_MANIFEST", 10)
+    with pytest.raises(StoreError, match=r"b\.mfn would have 11 bytes"):
+        store.put_manifest("b.mfn", bytes(11))
+    with pytest.raises(StoreError, match=r"condemned-1 would have 11 bytes"):
+        store.put_mark("condemned-1", bytes(11))
+    store.put_manifest("b.mfn", bytes(10))
+
+
+def test_a_mark_in_place_of_another_is_sent_until_there_is_an_answer(service: Memory, store: RemoteStore) -> None:
+    """What was there may be as long."""
+    store.put_mark("sweep.running-1", b"1")
+    service.faults["put"] = [TryAgain("no answer")]
+    store.put_mark("sweep.running-1", b"2")
+    assert service.objects["sweep.running-1"] == b"2"
+
+
+def test_a_manifest_is_put_behind_its_blobs(service: Memory, store: RemoteStore) -> None:
+    for name in (A, B, C):
+        store.blobs(name, memoryview(b"content"))
+    store.put_manifest("a.mfn", b"manifest")
+    assert service.puts[-1] == ("a.mfn", True)
+    assert len(service.puts) == 4
+    service.faults["put"] = [StoreError("it is full")]
+    store.blobs(A, memoryview(b"content"))
+    for act in (store.make_durable, lambda: store.put_manifest("b.mfn", b""), lambda: store.blobs(B, memoryview(b"x"))):
+        with pytest.raises(StoreError, match="it is full"):
+            act()
+    assert "b.mfn" not in service.objects
+
+
+def test_nothing_is_sent_any_more_when_the_run_has_ended(service: Memory, store: RemoteStore) -> None:
+    store.blobs.abandon()
+    for name in (A, B, C):
+        store.blobs(name, memoryview(b"content"))
+    store.make_durable()
+    assert not service.objects
+
+
+def test_who_waits_for_a_place_is_let_go(service: Memory, store: RemoteStore) -> None:
+    stuck, entered = threading.Event(), threading.Semaphore(0)
+    real = service.put
+
+    def put(path: str, data: bytes, *, absent: bool) -> None:
+        entered.release()
+        stuck.wait(120)
+        real(path, data, absent=absent)
+
+    service.put = put  # type: ignore[method-assign]
+    names = [f"{letter}{'-' * 42}=" for letter in "ABCDEFGHIJKL"]
+    handed: list[str] = []
+
+    def hand_all() -> None:
+        for name in names:
+            store.blobs(name, memoryview(b"content"))
+            handed.append(name)
+
+    thread = threading.Thread(target=hand_all)
+    thread.start()
+    for _ in range(2):
+        assert entered.acquire(timeout=30)
+    time.sleep(0.05)
+    assert len(handed) <= 8, "four times as many wait as are sent"
+    store.abandon()
+    thread.join(30)
+    assert len(handed) == 12, "while the service still keeps its threads waiting"
+    stuck.set()
+    store.blobs.stop()
+    assert len(service.objects) <= 2, "what waited is dropped"
+
+
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_who_waits_for_room_is_let_go(store: RemoteStore, way: str) -> None:
+    flow = store.blobs.flow if way == "up" else store._flow
+    flow.take(flow.most)
+    thread = threading.Thread(target=flow.take, args=(1,))
+    thread.start()
+    thread.join(0.05)
+    assert thread.is_alive()
+    store.abandon()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_all_is_given_back(service: Memory, store: RemoteStore) -> None:
+    """Many more blobs than there are places, and one after a failure."""
+    names = [f"{number:04}{'-' * 39}=" for number in range(40)]
+    for name in names:
+        store.blobs(name, memoryview(b"content"))
+    store.make_durable()
+    assert len(service.objects) == 40
+    service.faults["put"] = [StoreError("it is full")]
+    store.blobs(A, memoryview(b"content"))
+    with pytest.raises(StoreError):
+        store.make_durable()
+    assert store.blobs.flow.bytes == 0
+    store.expect(names)
+    for name in names:
+        assert store.get_blob(name) == b"content"
+    assert store._flow.bytes == 0
+
+
+def test_no_thread_outlives_a_store(service: Memory) -> None:
+    used = RemoteStore(service, "memory:", parallel=2, retry_for=20)
+    used.blobs(A, memoryview(b"content"))
+    used.expect([A])
+    used.close()
+    used.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("pogfast-")]
+
+
+def test_bytes_on_their_way_are_bounded() -> None:
+    flow = remote._Flow(100)
+    flow.take(500)  # one may always be
+    for size, fits in ((1, False), (600, False)):
+        assert not fits
+        thread = threading.Thread(target=flow.take, args=(size,))
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+        flow.give_back(flow.bytes)
+        thread.join(30)
+        assert flow.bytes == size
+    flow.give_back(600)
+    flow.take(60)
+    flow.take(40)
+    assert flow.bytes == 100
+    flow.take(1, lambda: True)  # it cannot wait
+    flow.open()
+    flow.take(10**9)
+
+
+def test_a_copy_within_a_service(service: Memory, store: RemoteStore, told: list[str]) -> None:
+    class Copying(Memory):
+        def copy(self, path: str, source: Memory) -> bool:  # type: ignore[override]
+            with self.asked("copy"):
+                self.objects[path] = source.objects[path]
+            return True
+
+    far, near = (RemoteStore(Copying(), "memory:", parallel=1, retry_for=20) for _ in range(2))
+    far.put_blob(A, b"content")
+    assert near.size_of(A) is None
+    near.service.faults["copy"] = [TryAgain("it is busy")]  # type: ignore[attr-defined]
+    assert near.copy_blob(A, far)
+    assert near.size_of(A) == 7
+    assert not near.copy_blob(B, far), "it is not there"
+    assert not near.copy_blob(A, store), "it is another service"
+    assert not store.copy_blob(A, near), "it is another service"
+    assert not near.copy_blob(A, object())
+    far._note(B, remote.MOST_COPIED)
+    far._note(C, remote.MOST_COPIED + 1)
+    far.service.objects[path(B)] = far.service.objects[path(C)] = b""  # type: ignore[attr-defined]
+    assert near.copy_blob(B, far)
+    assert not near.copy_blob(C, far), "it is larger than what is copied in one request"
+    assert not store.copy_blob(A, RemoteStore(Memory(), "memory:", parallel=1, retry_for=0)), "it is not there"
+
+
+def test_deleting(service: Memory, store: RemoteStore) -> None:
+    names = [f"{number:04}{'-' * 39}=" for number in range(1500)]
+    for name in names:
+        service.objects[path(name)] = b"x"
+        service.objects[f"{name[:4]}.mfn"] = b"x"
+    assert store.size_of(names[0]) == 1
+    service.faults["delete"] = [TryAgain("it is busy")]
+    store.delete_blobs(names[:1200])
+    assert service.deleted == [1000, 200]
+    assert store.missing(names) == names[:1200]
+    assert [store.size_of(name) for name in (names[0], names[1199], names[1200])] == [None, None, 1]
+    store.delete_manifests([f"{name[:4]}.mfn" for name in names[:1100]])
+    assert service.deleted[2:] == [1000, 100]
+    assert len(store.manifests()) == 400
+
+
+def test_deleting_what_was_listed(service: Memory, store: RemoteStore) -> None:
+    """A thousand at a time, and before each request, also one that is made again, it is asked whether to go on."""
+    names = [f"{number:04}{'-' * 39}=" for number in range(2500)]
+    for name in names:
+        service.objects[path(name)] = b"x"
+    listed = [Stored(name, 1, MOMENT) for name in names]
+    service.objects[path(names[5])] = b"written anew"
+    service.faults["delete old"] = [TryAgain("it is busy")]
+    left = [1] * 3
+    assert list(store.delete_old_blobs(listed, MOMENT + 1, lambda: bool(left and left.pop()))) == listed[:2000]
+    assert store.missing(names) == [name for name in names[:2000] if name != names[5]]
+
+
+def test_blobs_in_doubt_are_put_again(service: Memory, store: RemoteStore) -> None:
+    for name in (A, B):
+        service.objects[path(name)] = b"content"
+    store.doubt([A])
+    assert store.size_of(A) is None
+    assert store.size_of(B) == 7
+    assert not store.blobs.holds(A, 7)
+    assert store.missing([A, B]) == [], "they are there"
+    store.put_blob(A, b"content")
+    assert service.puts == [(path(A), False)]
+    assert store.blobs.holds(A, 7)
+    store.doubt([B])
+    assert store.size_of(B) is None, "when all are known already"
+
+
+def test_a_removed_manifest(service: Memory, store: RemoteStore) -> None:
+    store.put_manifest("a.mfn", b"manifest")
+    store.remove_manifest("a.mfn")
+    assert service.objects == {"a.mfn.removed": b"manifest"}
+    with pytest.raises(NoSuchArchive):
+        store.remove_manifest("a.mfn")
+
+
+# ---- locks and cold storage ----------------------------------------------------------------------------------------
+
+
+class Locking(Memory):
+    def has_locks(self) -> bool:
+        with self.asked("has locks"):
+            return True
+        raise AssertionError
+
+    def locked_until(self, path: str) -> float:
+        return {"a.mfn": time.time() + 1000, "data/A-/" + A: time.time() - 1000}.get(path, 0.0)
+
+    def can_lock(self) -> None:
+        with self.asked("can lock"):
+            pass
+
+    def lock(self, path: str, lock: Lock) -> bool:
+        if path not in self.objects:
+            raise MissingBlob(path)
+        return path != "a.mfn"
+
+    def thaw(self, path: str, tier: str, days: int) -> Warmth:
+        assert (path, tier, days) == ("data/A-/" + A, "Bulk", 5)
+        return "warm"
+
+
+def test_locks(service: Memory, store: RemoteStore, told: list[str]) -> None:
+    locking = Locking()
+    locking.objects = {"a.mfn": b"", path(A): b""}
+    locking.faults = {"has locks": [TryAgain("it is busy")], "can lock": [UsageError("it has no locks")]}
+    locked = RemoteStore(locking, "memory:", parallel=2, retry_for=20)
+    assert list(locked.locked(["a.mfn", A, B])) == ["a.mfn"]
+    with pytest.raises(UsageError, match="it has no locks"):
+        locked.lock(["a.mfn"], object())  # type: ignore[arg-type]
+    assert list(locked.lock(["a.mfn", A, B], object())) == [("a.mfn", False), (A, True), (B, None)]  # type: ignore[arg-type]
+    assert list(locked.thaw([A], "Bulk", 5)) == [(A, "warm")]
+    assert store.locked([A]) == {}
+    with pytest.raises(UsageError, match="in S3 only"):
+        store.lock([A], object())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="in S3 only"):
+        service.lock(A, object())  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="only S3"):
+        list(store.thaw([A], "Bulk", 5))
+    assert list(store.examine()) == []
+
+
+# ---- reading -------------------------------------------------------------------------------------------------------
+
+DATA = bytes(range(256)) * 10_000
+
+
+def test_a_read_goes_on_where_it_broke(service: Memory, store: RemoteStore, told: list[str]) -> None:
+    service.objects[path(A)] = DATA
+    service.breaks = [1_500_000, 2_000_000]
+    assert store.get_blob(A) == DATA
+    assert service.started == [0, 1_500_000, 2_000_000]
+    assert ["attempt 2" in line for line in told] == [True, True], "each has brought something"
+
+
+@pytest.mark.parametrize("sizes", [[], [None] * 9])
+@pytest.mark.parametrize("length", [0, 1, remote.PIECE - 1, remote.PIECE, remote.PIECE + 1, len(DATA)])
+def test_objects_of_any_length(
+    service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, length: int, sizes: list[int | None]
+) -> None:
+    service.objects[path(A)] = service.objects["a.mfn"] = DATA[:length]
+    for trusted in (128 << 20, 100, 1000):
+        monkeypatch.setattr(remote, "TRUSTED", trusted)
+        service.sizes = list(sizes)
+        service.most = 100_000
+        assert store.get_blob(A) == DATA[:length]
+        assert store.get_manifest("a.mfn") == DATA[:length]
+
+
+def test_an_object_that_brings_nothing_is_damaged(service: Memory, store: RemoteStore, told: list[str]) -> None:
+    service.objects[path(A)] = DATA
+    service.breaks = [1000] * 20
+    with pytest.raises(CorruptBlob, match="the connection broke, 5 times"):
+        store.get_blob(A)
+    assert service.started == [0] + [1000] * 5
+    service.faults["get"] = [Garbled("it makes no sense")] * 5
+    with pytest.raises(CorruptBlob, match="it makes no sense, 5 times"):
+        store.get_blob(A)
+    service.faults["get"] = [Garbled("it makes no sense")] * 4
+    service.breaks = []
+    assert store.get_blob(A) == DATA
+    service.sizes = [len(DATA) + 1] * 20
+    with pytest.raises(CorruptBlob, match=f"breaks off at byte {len(DATA)}, 5 times"):
+        store.get_blob(A)
+
+
+def test_an_object_that_changes_is_read_anew(service: Memory, store: RemoteStore, told: list[str]) -> None:
+    service.objects[path(A)] = DATA
+    service.breaks = [1000]
+    service.sizes = [len(DATA) + 7]
+    assert store.get_blob(A) == DATA
+    assert service.started == [0, 1000, 0]
+    assert "changes while it is read" in told[1]
+
+
+def test_a_garbled_answer_begins_anew(service: Memory, store: RemoteStore) -> None:
+    service.objects[path(A)] = DATA
+    service.breaks = [1000]
+    opened = service.open
+    faults: list[Exception] = [Garbled("it makes no sense")]
+
+    def garbled(path: str, start: int) -> Body | None:
+        if start and faults:
+            raise faults.pop()
+        return opened(path, start)
+
+    service.open = garbled  # type: ignore[method-assign]
+    assert store.get_blob(A) == DATA
+    assert service.started == [0, 0]
+
+
+@pytest.mark.parametrize("size", [MOST_BLOB + 1, 2**62])
+def test_what_is_too_large_is_damaged(service: Memory, store: RemoteStore, size: int) -> None:
+    service.objects[path(A)] = service.objects["a.mfn"] = DATA
+    service.sizes = [size] * 2
+    with pytest.raises(CorruptBlob, match="more than could be opened"):
+        store.get_blob(A)
+    with pytest.raises(CorruptManifest, match="more than could be opened"):
+        store.get_manifest("a.mfn")
+
+
+def test_what_has_no_end_is_damaged(service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "MOST_BLOB", 2_000_000)
+    monkeypatch.setattr(remote, "MOST_MANIFEST", len(DATA))
+    service.objects[path(A)] = service.objects["a.mfn"] = DATA
+    service.sizes = [None] * 3
+    with pytest.raises(CorruptBlob, match="has no end"):
+        store.get_blob(A)
+    assert store.get_manifest("a.mfn") == DATA
+    monkeypatch.setattr(remote, "MOST_BLOB", len(DATA))
+    for sizes in ([None], []):
+        service.sizes = [*sizes]
+        assert store.get_blob(A) == DATA
+
+
+def test_what_is_not_there(service: Memory, store: RemoteStore) -> None:
+    with pytest.raises(MissingBlob, match=f"blob {A} is missing from memory:"):
+        store.get_blob(A)
+    with pytest.raises(NoSuchArchive, match=r"no such archive: a\.mfn in memory:"):
+        store.get_manifest("a.mfn")
+
+
+def test_blobs_are_fetched_ahead_in_order(service: Memory, store: RemoteStore) -> None:
+    names = [f"{letter}{'-' * 42}=" for letter in "ABCDEFGHIJ"]
+    for name in names:
+        service.objects[path(name)] = name.encode()
+    store.expect([*names[:8], *names[:8]])
+    deadline = time.monotonic() + 30
+    while service.requests["get"] < 4 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    assert service.requests["get"] == 4, "twice as many as there are threads"
+    assert store.source(names[0]) == names[0].encode()
+    while service.requests["get"] < 5 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert service.requests["get"] == 5, "the next one follows by itself"
+    assert store.get_blob(names[9]) == names[9].encode(), "it was not expected"
+    for name in names[1:8]:
+        assert store.get_blob(name) == name.encode()
+    assert service.requests["get"] == 9, "each once"
+    store.expect(names[:8])
+    assert store.get_blob(names[6]) == names[6].encode()
+    store.expect([])
+    assert store.get_blob(names[0]) == names[0].encode()
+
+
+def test_who_asks_never_waits_for_room(service: Memory, store: RemoteStore) -> None:
+    """Though later blobs have taken all that memory is set apart for."""
+    store._flow.most = len(DATA)
+    for name in (A, B, C):
+        service.objects[path(name)] = DATA
+    store.expect([A, B])
+    held = store.get_blob(A)
+    assert store.get_blob(C) == store.get_blob(B) == held
+    del held
