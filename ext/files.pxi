@@ -196,12 +196,15 @@ cdef extern from *:
         return -1;
     #endif
     }
-    /* Removes an ACL that a new file has from its directory; there may be none, or none on this file system. */
-    static void pogfast_remove_acl(int fd) {
+    /* Removes an ACL that a new file has from its directory; there may be none, or none on this file system. Returns -1,
+       and errno, if there may still be one. */
+    static int pogfast_remove_acl(int fd) {
     #ifdef __linux__
-        fremovexattr(fd, "system.posix_acl_access");
+        if (!fremovexattr(fd, "system.posix_acl_access")) return 0;
+        return errno == ENODATA || errno == EOPNOTSUPP || errno == ENOSYS ? 0 : -1;
     #else
         (void)fd;
+        return 0;
     #endif
     }
     /* Whether a descriptor has bytes or an end to read, waiting for it `ms` at most. */
@@ -248,7 +251,7 @@ cdef extern from *:
     int open_nameless "pogfast_open_nameless"(int dir, int mode) nogil
     int give_room "pogfast_give_room"(int fd, long long size) nogil
     int set_xattr "pogfast_set_xattr"(int fd, const char* name, const void* value, size_t n) nogil
-    void remove_acl "pogfast_remove_acl"(int fd) nogil
+    int remove_acl "pogfast_remove_acl"(int fd) nogil
     int fchown(int fd, unsigned uid, unsigned gid) nogil
     int fchmod(int fd, mode_t mode) nogil
     int ftruncate(int fd, off_t size) nogil

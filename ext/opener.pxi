@@ -960,7 +960,7 @@ cdef class Opener(_Crew):
         """As draft_publish."""
         self.dress(draft.fd, job)
         if set_times(draft.fd, job.atime_ns, job.mtime_ns):
-            return errno
+            job.soft = job.soft or errno
         return draft_publish(draft, job.directory, job.leaf, job.replace)
 
     cdef void dress(self, int fd, OpenJob* job) noexcept nogil:
@@ -971,8 +971,8 @@ cdef class Opener(_Crew):
         if (job.uid != NOBODY or job.gid != NOBODY) and fchown(fd, job.uid, job.gid):
             job.soft = errno
             mode &= 0o1777
-        if job.mode >= 0:
-            remove_acl(fd)
+        if job.mode >= 0 and remove_acl(fd):
+            job.soft = job.soft or errno
         for i in range(job.attribute_count):
             if set_xattr(fd, job.attributes[i].name, job.attributes[i].value, job.attributes[i].size):
                 job.soft = job.soft or errno

@@ -194,7 +194,7 @@ class Opened(NamedTuple):
     """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with.
 
     `offset` is where the plain bytes of that blob begin in the file, -1 when not known or not damaged. `soft` is the
-    errno of an owner, attribute or mode that could not be set, or 0: the file is there all the same.
+    errno of an owner, attribute, mode or times that could not be set, or 0: the file is there all the same.
     """
 
     file: int

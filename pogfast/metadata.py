@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import errno
 import functools
 import grp
@@ -114,14 +113,33 @@ if sys.platform == "linux":
                     continue
                 yield name, base64.b64encode(value).decode()
 
-    def _attribute(name: str) -> str:
-        return "ACL" if name.startswith("system.posix_acl_") or name.endswith("_acl") else f"extended attribute {name}"
-
 else:
 
     def _xattrs(path: str, missed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
         """Python reads them on Linux only."""
         return iter(())
+
+
+def _attribute(name: str) -> str:
+    return "ACL" if name.startswith("system.posix_acl_") or name.endswith("_acl") else f"extended attribute {name}"
+
+
+def kept_metadata(directory: int, leaf: str, there: os.stat_result) -> Metadata:
+    """What a regular file keeps that is written anew, as if it were opened for that: permissions, owner, attributes.
+
+    Set-id bits and capabilities were the old content's. Whoever cannot give the new file the old one's group, or read
+    its ACL, does not give the permissions that belong to these to somebody else.
+    """
+    unread: list[str] = []
+    path = f"/proc/self/fd/{directory}/{leaf}"
+    xattrs = tuple((os.fsencode(name), base64.b64decode(value)) for name, value in _xattrs(path, unread.append))
+    root = os.geteuid() == 0
+    mode, uid, gid = stat.S_IMODE(there.st_mode), there.st_uid if root else -1, there.st_gid
+    if not root and gid not in (os.getegid(), *os.getgroups()):
+        mode, gid = mode & ~stat.S_IRWXG, -1
+    if unread:
+        mode &= ~(stat.S_IRWXG | stat.S_IRWXO)
+    return without_rights(Metadata(mode, uid, gid, None, xattrs))
 
 
 # ---- and back ------------------------------------------------------------------------------------------------------
@@ -281,11 +299,11 @@ def _set_on_descriptor(fd: int, metadata: Metadata) -> list[str]:
     if is_other_owner(metadata, found) and not _done(failed, "owner", os.chown, fd, *owner) and mode >= 0:
         mode &= ~SET_ID
     if mode >= 0:
-        _remove_acls(fd, {name for name, _ in metadata.xattrs})
+        failed += _remove_acls(fd, {name for name, _ in metadata.xattrs})
     if metadata.xattrs and not found.st_mode & stat.S_IWUSR:
         _done(failed, "mode", os.chmod, fd, stat.S_IMODE(found.st_mode) | stat.S_IWUSR)
     for name, value in metadata.xattrs:
-        _done(failed, f"attribute {os.fsdecode(name)}", _set_xattr, fd, name, value)
+        _done(failed, _attribute(os.fsdecode(name)), _set_xattr, fd, name, value)
     if mode >= 0:
         _done(failed, "mode", os.chmod, fd, mode)
     if metadata.times:
@@ -293,13 +311,17 @@ def _set_on_descriptor(fd: int, metadata: Metadata) -> list[str]:
     return failed
 
 
-def _remove_acls(fd: int, but: Container[bytes]) -> None:
-    """Removes ACLs that the archive does not have: those that the directory above has given to what was made in it."""
+def _remove_acls(fd: int, but: Container[bytes]) -> Iterator[str]:
+    """Removes ACLs that the archive does not have: those that the directory above has given to what was made in it.
+    Yields what could not be removed."""
     if sys.platform == "linux":
         for name in (ACCESS_ACL, DEFAULT_ACL):
             if name not in but:
-                with contextlib.suppress(OSError):  # there is none, or there are none here
+                try:
                     os.removexattr(fd, name)
+                except OSError as error:
+                    if error.errno not in NO_XATTRS | VANISHED:
+                        yield f"its ACL cannot be removed: {error.strerror}"
 
 
 def _set_on_link(directory: int, leaf: str, metadata: Metadata) -> list[str]:
@@ -312,7 +334,7 @@ def _set_on_link(directory: int, leaf: str, metadata: Metadata) -> list[str]:
         _done(failed, "mode", os.chmod, leaf, metadata.mode, **at)
     for name, value in metadata.xattrs:
         path = f"/proc/self/fd/{directory}/{leaf}"
-        _done(failed, f"attribute {os.fsdecode(name)}", _set_xattr, path, name, value, follow_symlinks=False)
+        _done(failed, _attribute(os.fsdecode(name)), _set_xattr, path, name, value, follow_symlinks=False)
     if metadata.times:
         _done(failed, "times", os.utime, leaf, ns=metadata.times, **at)
     return failed

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from pogfast.errors import (
 )
 from pogfast.keys import Key
 from pogfast.manifest import Entry
+from pogfast.metadata import Metadata, kept_metadata
 from pogfast.plan import Place, superseded
 from pogfast.stores import Source, Store, open_archive, open_stored
 from pogfast.stores.local import LocalStore, read_whole, temporary_prefix
@@ -257,8 +259,11 @@ def restore(
 
         def ask(place: Place) -> Wanted:
             entry = opened.entries[place.name]
-            directory, leaf = directories.open(parent_of(place.path)), os.fsencode(leaf_of(place.path))
-            return Wanted(directory, leaf, entry.blobs, entry.sizes, -1, entry.atime_ns, entry.mtime_ns)
+            directory, leaf = directories.open(parent_of(place.path)), leaf_of(place.path)
+            there = directories.look(place.path)
+            kept = kept_metadata(directory, leaf, there) if there and stat.S_ISREG(there.st_mode) else Metadata()
+            times = entry.atime_ns, entry.mtime_ns
+            return Wanted(directory, os.fsencode(leaf), entry.blobs, entry.sizes, -1, *times, *kept[:3], kept.xattrs)
 
         def tell(problem: PogfastError) -> None:
             summary.problems.append(problem)
@@ -272,6 +277,9 @@ def restore(
                 if isinstance(result, PogfastError):
                     tell(result)
                     continue
+                if isinstance(result, Opened) and result.soft:
+                    why = os.strerror(result.soft)
+                    tell(TargetError(f"{place.name}: not all of its times and permissions can be set: {why}"))
                 summary.files += 1
                 if consumer:
                     consumer.restored(opened.entries[place.name])

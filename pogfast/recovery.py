@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
 from pogfast.archive import open_archive, telling
 from pogfast.directories import NOTHING, Directories, Own, leaf_of, many_open_files, parent_of
-from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UsageError
+from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UnsafePath, UsageError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import (
@@ -97,14 +97,15 @@ class Summary:
     refused: list[str] = field(default_factory=list)  # something else is there and may not be replaced
     deleted: int = 0
     bytes_written: int = 0
-    warnings: int = 0
+    missed: int = 0  # owners, permissions, attributes and times that could not be set
+    warnings: int = 0  # these among them
     seconds: float = 0.0
     problems: list[PogfastError] = field(default_factory=list)
 
     @property
     def exit_code(self) -> int:
         """DESIGN.md's: damage before all else."""
-        codes = {problem.exit_code for problem in self.problems} | ({3} if self.refused else set())
+        codes = {problem.exit_code for problem in self.problems} | ({3} if self.refused or self.missed else set())
         return 4 if 4 in codes else max(codes, default=0)
 
 
@@ -359,7 +360,7 @@ class _Run:
     def _restored(
         self, places: Sequence[Place], blobs: BlobDirectory | Callable[[str], Buffer]
     ) -> Generator[Opened | Outcome | PogfastError, None, None]:
-        times = None if self.options.no_sync else _Times(self.directories, self.entries, self._warn)
+        times = None if self.options.no_sync else _Times(self.directories, self.entries, self._miss)
         return restore_places(places, self._ask, self.key, blobs, self.jobs, self.directories, self._watch, times)
 
     def _watch(self, written: Callable[[], int]) -> None:
@@ -436,15 +437,18 @@ class _Run:
     ) -> Metadata:
         """Of set-id bits, without set_id, only those that are `kept` and those that what is `there` has already, if its
         owner stays the same. Raises CorruptManifest."""
-        options = self.options
-        metadata = metadata_of(place.name, facts, numeric_owner=options.numeric_owner, no_owner=options.no_owner)
-        if options.set_id:
+        metadata = self._metadata_of(place, facts)
+        if self.options.set_id:
             return metadata
         if there is not None and not is_other_owner(metadata, there):
             kept = there.st_mode & SET_ID
         safe = without_rights(metadata, kept)
         self.stripped += safe != metadata
         return safe
+
+    def _metadata_of(self, place: Place, facts: Mapping[str, Any]) -> Metadata:
+        options = self.options
+        return metadata_of(place.name, facts, numeric_owner=options.numeric_owner, no_owner=options.no_owner)
 
     # ---- directories in the way ----
 
@@ -488,7 +492,7 @@ class _Run:
             self._problem(result, place.name)
             return
         if isinstance(result, Opened) and result.soft:
-            self._warn(f"{place.name}: not all of its metadata can be set: {os.strerror(result.soft)}")
+            self._set_again(place)
         outcome: Outcome = "restored" if isinstance(result, Opened) else result
         if outcome == "restored":
             self.settled += written
@@ -497,6 +501,25 @@ class _Run:
         if outcome != "refused" and place.path in self.awaited:
             self.whole.add(place.path)
         self._tell(place, outcome)
+
+    def _set_again(self, place: Place) -> None:
+        """Sets the metadata of a file that the engine could not give all of it, to learn what that was. Not of one that
+        has another name by now, which may be an older one: whoever may write to a directory can make links in it."""
+        try:
+            there = self.directories.look(place.path)
+            directory = self.directories.open(parent_of(place.path))
+        except (TargetError, UnsafePath) as error:
+            self._problem(error, place.name)
+            return
+        if there is None or there.st_nlink != 1:
+            self._miss(f"{place.name}: not all of its metadata can be set")
+            return
+        entry = self.entries[place.name]
+        metadata = self._metadata_of(place, entry.more)
+        if not self.options.set_id:
+            metadata = without_rights(metadata)
+        times = (entry.atime_ns, entry.mtime_ns) if self.options.no_sync else None  # else they come when all is durable
+        self._set_metadata(place, directory, leaf_of(place.path), metadata._replace(times=times))
 
     # ---- hard links ----
 
@@ -688,7 +711,7 @@ class _Run:
 
     def _set_metadata(self, place: Place, directory: int, name: str, metadata: Metadata) -> None:
         for failed in set_metadata(directory, name, metadata):
-            self._warn(f"{place.name}: {failed}")
+            self._miss(f"{place.name}: {failed}")
 
     # ---- what is not in the archive ----
 
@@ -737,6 +760,11 @@ class _Run:
         problem.path = problem.path or path
         self.summary.problems.append(problem)
         self.report.problem(problem)
+
+    def _miss(self, text: str) -> None:
+        """Tells of metadata that something should have got."""
+        self.summary.missed += 1
+        self._warn(text)
 
     def _warn(self, text: str) -> None:
         self.summary.warnings += 1

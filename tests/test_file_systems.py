@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import run
 
-# Refuses with the errno in NO_LINK, NO_NAMELESS, NO_RENAMEAT2 or NO_OPENAT2 what the variable is named after.
+# Refuses with the errno in NO_LINK, NO_NAMELESS, NO_RENAMEAT2, NO_OPENAT2, NO_TIMES, NO_OWNER, NO_MODE or NO_ATTRIBUTES
+# what the variable is named after; attributes also when they are to be removed.
 SHIM = r"""
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -21,7 +22,9 @@ SHIM = r"""
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 static int refused(const char *what) {
     const char *code = getenv(what);
     if (!code) return 0;
@@ -42,6 +45,21 @@ int openat(int dir, const char *path, int flags, ...) {
     va_start(rest, flags);
     return real(dir, path, flags, va_arg(rest, int));
 }
+#define REFUSES(what, name, declared, passed) \
+    int name declared { \
+        static int (*real) declared; \
+        if (refused(what)) return -1; \
+        if (!real) real = dlsym(RTLD_NEXT, #name); \
+        return real passed; \
+    }
+REFUSES("NO_TIMES", futimens, (int fd, const struct timespec *t), (fd, t))
+REFUSES("NO_TIMES", utimensat, (int dir, const char *p, const struct timespec *t, int f), (dir, p, t, f))
+REFUSES("NO_OWNER", fchown, (int fd, uid_t u, gid_t g), (fd, u, g))
+REFUSES("NO_OWNER", fchownat, (int dir, const char *p, uid_t u, gid_t g, int f), (dir, p, u, g, f))
+REFUSES("NO_MODE", fchmod, (int fd, mode_t m), (fd, m))
+REFUSES("NO_ATTRIBUTES", fsetxattr, (int fd, const char *n, const void *v, size_t s, int f), (fd, n, v, s, f))
+REFUSES("NO_ATTRIBUTES", lsetxattr, (const char *p, const char *n, const void *v, size_t s, int f), (p, n, v, s, f))
+REFUSES("NO_ATTRIBUTES", fremovexattr, (int fd, const char *n), (fd, n))
 long syscall(long number, ...) {
     static long (*real)(long, ...);
     va_list rest;
@@ -193,3 +211,61 @@ def test_a_link_in_place_of_a_folder_of_a_store(tmp_path: Path, shim: Path, part
     assert written.code == 1, written.err
     assert "Too many levels of symbolic links" in written.err or "is a symbolic link" in written.err
     assert sorted((tmp_path / "elsewhere").rglob("*")) == before
+
+
+REFUSED = {  # what refuses, with what, and what is said of files, directories, links and FIFOs
+    "times": ({"NO_TIMES": EPERM}, "its times cannot be set: Operation not permitted", "fdlp"),
+    "permissions": ({"NO_MODE": EPERM}, "its mode cannot be set: Operation not permitted", "fdp"),
+    "owners": ({"NO_OWNER": EPERM}, "its owner cannot be set: Operation not permitted", "fdlp"),
+    "attributes": (
+        {"NO_ATTRIBUTES": "28"},
+        "its extended attribute user.one cannot be set: No space left on device",
+        "fd",
+    ),
+}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("sync", [[], ["--no-sync"]], ids=["sync", "no sync"])
+@pytest.mark.parametrize("refused", REFUSED)
+def test_metadata_that_is_refused_is_named_and_the_rest_restored(
+    tmp_path: Path, shim: Path, refused: str, sync: list[str]
+) -> None:
+    source = tmp_path / "tree"
+    (source / "d").mkdir(parents=True)
+    (source / "f").write_bytes(b"content")
+    (source / "f").chmod(0o641)
+    (source / "d").chmod(0o751)
+    (source / "l").symlink_to("f")
+    os.mkfifo(source / "p", 0o604)
+    for leaf in "fd":
+        os.setxattr(source / leaf, "user.one", b"1")
+    for leaf in "fdlp":
+        os.chown(source / leaf, 1234, 4321, follow_symlinks=False)
+        os.utime(source / leaf, (1_500_000_000, 1_500_000_000), follow_symlinks=False)
+    (tmp_path / "key").write_bytes(b"k" * 40)
+    without, said, leaves = REFUSED[refused]
+
+    def pogfast(*arguments: str, **more: str) -> tuple[int, str]:
+        environment = {**os.environ, "LD_PRELOAD": str(shim), **more}
+        ran = run([sys.executable, "-m", "pogfast", *arguments, "--keyfile", "key"], tmp_path, env=environment)
+        return ran.code, ran.err
+
+    assert pogfast("create", "tree", "--to", "store", "--no-cache")[0] == 0
+    code, told = pogfast("restore", "store/latest", "--into", "out", *sync, **without)
+    assert code == 3, told
+    for leaf in leaves:
+        assert told.count(f"warning: tree/{leaf}: {said}") == 1, told
+    assert "could not be set" in told
+    assert (tmp_path / "out/tree/f").read_bytes() == b"content"
+    for leaf in "fdlp":
+        was, now = (source / leaf).lstat(), (tmp_path / "out/tree" / leaf).lstat()
+        assert refused == "times" or was.st_mtime_ns == now.st_mtime_ns
+        assert refused == "owners" or (was.st_uid, was.st_gid) == (now.st_uid, now.st_gid)
+        assert refused == "permissions" or was.st_mode == now.st_mode
+        assert was.st_mode & now.st_mode == now.st_mode or leaf == "d", "never more than it was"
+        if leaf in "fd" and refused != "attributes":
+            assert os.getxattr(tmp_path / "out/tree" / leaf, "user.one") == b"1"
+    code, told = pogfast("restore", "store/latest", "--into", "out", "--overwrite", "if-changed")
+    assert code == 0, told
+    assert (tmp_path / "out/tree/f").stat().st_mode == (source / "f").stat().st_mode

@@ -101,7 +101,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what is meant and where it goes, before anything is looked at or fetched",
     ),
     "opening": (
-        {"directories", "plan", "manifest", "keys", "stores", "stores.local", "_engine", "errors"},
+        {"directories", "plan", "manifest", "metadata", "keys", "stores", "stores.local", "_engine", "errors"},
         "story 2: never knows create; names unfinished files as local stores do",
     ),
     "recovery": (

@@ -229,8 +229,8 @@ def test_what_cannot_be_set_is_told_and_the_rest_set(tmp_path: Path) -> None:
     fifo = make("fifo", tmp_path / "p")
     told = put(fifo, {"mode": 0o600, "mtime_ns": 7, "xattrs": {"user.no-fifo-has-these": "", "nonsense": "AA=="}})
     assert told == [
-        "its attribute user.no-fifo-has-these cannot be set: Operation not permitted",
-        "its attribute nonsense cannot be set: Operation not supported",
+        "its extended attribute user.no-fifo-has-these cannot be set: Operation not permitted",
+        "its extended attribute nonsense cannot be set: Operation not supported",
     ]
     assert fifo.stat().st_mtime_ns == fifo.stat().st_atime_ns == 7
     assert put(tmp_path / "gone", {}) == ["its metadata cannot be set: No such file or directory"]

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -521,3 +522,73 @@ def test_a_terminal_gets_no_escape_sequences(work: Path) -> None:
 
 def test_help_names_the_services(pog: Runner) -> None:
     assert "s3://BUCKET, b2://BUCKET" in pog("--help").out.decode()
+
+
+# ---- what a file keeps that is restored over -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o400, 0o755])
+def test_a_file_that_is_restored_over_keeps_its_mode(work: Path, pog: Runner, mode: int) -> None:
+    """As if it were opened for writing."""
+    made = pog("--keyfile=../key", "../f", "../d", "../empty", cwd=work / "out")
+    assert made.code == 0
+    there = work / "out" / "f"
+    there.write_bytes(b"secret so far")
+    there.chmod(mode)
+    (work / "out" / "d").mkdir()
+    (work / "out" / "d" / "z").write_bytes(b"")
+    (work / "out" / "d" / "z").chmod(mode)
+    assert pog("--keyfile=../key", "--decrypt", manifest_in(work / "out"), cwd=work / "out").code == 0
+    assert there.read_bytes() == FILES["f"]
+    assert [stat.S_IMODE((work / "out" / name).stat().st_mode) for name in ("f", "d/z")] == [mode, mode]
+    fresh = stat.S_IMODE((work / "out" / "empty").stat().st_mode)
+    before = os.umask(0)
+    os.umask(before)
+    assert fresh == 0o666 & ~before, "a new one is the umask's"
+
+
+def test_set_id_bits_go_with_the_content_they_were_for(work: Path, pog: Runner) -> None:
+    assert pog("--keyfile=../key", "../f", cwd=work / "out").code == 0
+    (work / "out" / "f").write_bytes(b"a program")
+    (work / "out" / "f").chmod(0o6755)
+    assert pog("--keyfile=../key", "--decrypt", manifest_in(work / "out"), cwd=work / "out").code == 0
+    assert stat.S_IMODE((work / "out" / "f").stat().st_mode) == 0o755
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_file_that_is_restored_over_keeps_its_owner_and_its_acl(work: Path, pog: Runner) -> None:
+    """With the mask of an ACL as its group's permissions, a file without it would be the whole group's."""
+    assert pog("--keyfile=../key", "../f", cwd=work / "out").code == 0
+    there = work / "out" / "f"
+    there.write_bytes(b"secret so far")
+    os.chown(there, 1234, 4321)
+    entries = [(1, 6, -1), (2, 6, 1000), (4, 0, -1), (0x10, 6, -1), (0x20, 0, -1)]  # user 1000 may, the group may not
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    try:
+        os.setxattr(there, "system.posix_acl_access", acl)
+        os.setxattr(there, "user.mark", b"mine")
+    except OSError as error:
+        pytest.skip(f"no ACLs here: {error}")
+    was = there.stat()
+    assert pog("--keyfile=../key", "--decrypt", manifest_in(work / "out"), cwd=work / "out").code == 0
+    now = there.stat()
+    assert there.read_bytes() == FILES["f"]
+    assert (now.st_uid, now.st_gid, now.st_mode) == (was.st_uid, was.st_gid, was.st_mode)
+    assert os.getxattr(there, "system.posix_acl_access") == acl
+    assert os.getxattr(there, "user.mark") == b"mine"
+
+
+@pytest.mark.parametrize("planted", ["fifo", "link"])
+def test_what_is_no_file_lends_no_mode(work: Path, pog: Runner, planted: str) -> None:
+    assert pog("--keyfile=../key", "../f", cwd=work / "out").code == 0
+    there, outside = work / "out" / "f", work / "outside"
+    outside.write_bytes(b"outside")
+    outside.chmod(0o777)
+    if planted == "fifo":
+        os.mkfifo(there, 0o777)
+    else:
+        there.symlink_to(outside)
+    assert pog("--keyfile=../key", "--decrypt", manifest_in(work / "out"), cwd=work / "out").code == 0
+    assert outside.read_bytes() == b"outside"
+    assert stat.S_ISREG(there.lstat().st_mode)
+    assert not there.stat().st_mode & 0o111

@@ -182,6 +182,7 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
         dry_run=dry_run,
         files_restored=summary.files,
         metadata_restored=summary.metadata,
+        metadata_missed=summary.missed,
         files_skipped=summary.unchanged,
         files_refused=len(summary.refused),
         files_deleted=summary.deleted,
@@ -208,6 +209,8 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
     if summary.refused:
         hint = "--overwrite=if-changed replaces them"
         output.info(f"not restored, since something else is there: {len(summary.refused):,} ({hint})")
+    if summary.missed:
+        output.info(f"owners, permissions, attributes or times that could not be set: {summary.missed:,}, named above")
     if summary.problems:
         output.info(f"{many(len(summary.problems), 'error')}, named above")
 
