@@ -88,7 +88,7 @@ cdef class _Behind(_Storer):
             drafts[i].fd = -1
         slab.drafts = drafts
         for i in range(self.sink_count):
-            if self.directories[i] != NULL and not self.gone[i] and error == 0:
+            if self.directories[i] != NULL and not load_int(&self.gone[i]) and error == 0:
                 error = draft_begin(&drafts[i], self.directories[i].fd, self.directories[i].prefix, <size_t>slab, b"tmp", 0o666)
                 drafts[i].direct = error == 0 and set_direct(drafts[i].fd, True) == 0
         slab.written = PAGE

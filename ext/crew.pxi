@@ -35,6 +35,12 @@ cdef enum Task:
     CUT = 4                 # a chunk of a file that is cut before it is compressed: `Hand.stream` says of which
 
 
+cdef enum End:              # why the workers leave before all is done
+    NOT_YET = 0
+    STOPPED = 1             # `stop` was called, or there is a failure
+    NO_MEMORY = 2
+
+
 cdef struct Hand:           # one worker's own things, reused for every small file
     Task task
     void* stream
@@ -62,8 +68,7 @@ cdef class _Crew:
     cdef Cond news
     cdef int idle
     cdef int jobs
-    cdef bint stopping
-    cdef bint no_memory
+    cdef int stopping           # an End: written with the lock, looked at without it, as next_file is
     cdef Py_ssize_t count       # files to do, as far as they are known
     cdef bint more              # further files may come
     cdef Py_ssize_t next_file
@@ -108,7 +113,7 @@ cdef class _Crew:
 
     cdef Task take_file(self, Hand* hand) noexcept nogil:
         hand.file = self.next_file
-        self.next_file += 1
+        store_count(&self.next_file, self.next_file + 1)
         self.open_files += 1
         return FILE
 
@@ -161,14 +166,23 @@ cdef class _Crew:
             thread.start()
             self.threads.append(thread)
 
+    cdef bint is_stopping(self) noexcept nogil:
+        return load_int(&self.stopping) != NOT_YET
+
+    cdef void end(self, End why) noexcept nogil:
+        """Makes the workers leave. The first reason stays. Called with the lock held."""
+        if self.stopping == NOT_YET:
+            store_int(&self.stopping, why)
+        pthread_cond_broadcast(&self.work)
+        pthread_cond_signal(&self.news)
+
     def stop(self):
         """Ends the workers after the step that each is at, and waits for them. Harmless when they are gone."""
         cdef bint through
         with nogil:
             pthread_mutex_lock(&self.lock)
-            self.stopping = True
+            self.end(STOPPED)
             through = self.is_through()
-            pthread_cond_broadcast(&self.work)
             pthread_mutex_unlock(&self.lock)
         if not through or self.failure is not None:
             self.abandon()
@@ -189,21 +203,13 @@ cdef class _Crew:
             self.failure = error
         with nogil:
             pthread_mutex_lock(&self.lock)
-            self.stopping = True
-            pthread_cond_broadcast(&self.work)
-            pthread_cond_signal(&self.news)
+            self.end(STOPPED)
             pthread_mutex_unlock(&self.lock)
 
     cdef void fail_memory(self) noexcept nogil:
         pthread_mutex_lock(&self.lock)
-        self.give_up_for_memory()
+        self.end(NO_MEMORY)
         pthread_mutex_unlock(&self.lock)
-
-    cdef void give_up_for_memory(self) noexcept nogil:
-        """Stops the crew. Called with the lock held."""
-        self.no_memory = self.stopping = True
-        pthread_cond_broadcast(&self.work)
-        pthread_cond_signal(&self.news)
 
     def run(self):
         """News of the files in their order, until all are done: see _engine.pyi."""
@@ -221,7 +227,7 @@ cdef class _Crew:
 
     def _news(self, Py_ssize_t file):
         cdef list news = []
-        while not news and not (self.stopping and self.failure is None and not self.no_memory):
+        while not news and not (load_int(&self.stopping) == STOPPED and self.failure is None):
             with nogil:
                 pthread_mutex_lock(&self.lock)
                 if not self.stopping and not self.has_news(file):
@@ -231,7 +237,7 @@ cdef class _Crew:
             self.refill()
             if self.failure is not None:
                 raise self.failure
-            if self.no_memory:
+            if load_int(&self.stopping) == NO_MEMORY:
                 raise MemoryError("there is no memory for a chunk: choose a smaller chunk size")
             with nogil:
                 pthread_mutex_lock(&self.lock)

@@ -241,7 +241,7 @@ cdef class _Cutter(_Streamer):
         memcpy(slab.digest, found.digest, KEY)
         slab.total = found.stored - self.ring.header - BOX
         for i in range(self.sink_count):
-            if not self.gone[i] and not self.has(i, slab, hand.data):
+            if not load_int(&self.gone[i]) and not self.has(i, slab, hand.data):
                 return False
         pthread_mutex_lock(&self.lock)
         new = names_add(&self.claimed, slab.digest)
@@ -286,7 +286,7 @@ cdef class _Cutter(_Streamer):
                 if 0 < n[0] < have or drained:
                     break
                 error = self.read_next(cut, plain + have, hand.at + <long long>have, &next_at, &got, &drained)
-                if error or self.stopping:
+                if error or self.is_stopping():
                     break
                 have += got
             n[0] = n[0] or have
@@ -304,7 +304,7 @@ cdef class _Cutter(_Streamer):
         if self.idle:
             pthread_cond_signal(&self.work)
         pthread_mutex_unlock(&self.lock)
-        return error or (EINTR if self.stopping else 0)
+        return error or (EINTR if self.is_stopping() else 0)
 
     cdef int read_next(self, const Cut* cut, u8* p, long long at, long long* next_at, size_t* got,
                        bint* drained) noexcept nogil:
@@ -318,7 +318,8 @@ cdef class _Cutter(_Streamer):
             return error
         piece = <size_t>min(<long long>PIECE, cut.size - at)
         error = self.read_piece(cut, p, piece, at, next_at, got)
-        cut.job.changed = cut.job.changed or got[0] < piece
+        if got[0] < piece:
+            store_int(&cut.job.changed, True)
         drained[0] = got[0] < piece or at + <long long>piece == cut.size
         return error
 
@@ -350,7 +351,7 @@ cdef class _Cutter(_Streamer):
         error = self.pack_frame(hand, cut, n, alone, &manner)
         while error == AGAIN and n[0]:
             self.begin_again(slab)
-            slab.later = self.mostly_known
+            slab.later = load_int(&self.mostly_known)
             self.make_room(slab, cut, manner)
             if manner == RAW:
                 error = self.pack_raw(hand, cut, n, &manner)
@@ -383,7 +384,7 @@ cdef class _Cutter(_Streamer):
         data.data, data.size, data.pos = slab.plain, 0, 0
         self.begin_frame(hand, n[0], alone, steady)
         while at < n[0]:
-            if self.stopping:
+            if self.is_stopping():
                 return EINTR
             piece = min(n[0] - at, <size_t>PIECE)
             place = slab.plain + at if steady or at < slab.have else hand.data
@@ -392,7 +393,7 @@ cdef class _Cutter(_Streamer):
                 if error:
                     return error
                 if got < piece:
-                    cut.job.changed = True
+                    store_int(&cut.job.changed, True)
                     n[0] = at + got
                     if not alone:
                         return AGAIN
@@ -428,7 +429,7 @@ cdef class _Cutter(_Streamer):
         self.begin_frame(hand, n[0], False, False)      # what is tried is tried at the run's level
         slab.length = raw_header(chunk_of(slab), n[0])
         while at < n[0]:
-            if self.stopping:
+            if self.is_stopping():
                 return EINTR
             block = min(n[0] - at, <size_t>RAW_BLOCK)
             place = raw_block(chunk_of(slab) + slab.length, block, at + block == n[0])
@@ -439,7 +440,7 @@ cdef class _Cutter(_Streamer):
                 if error:
                     return error
                 if got < block:
-                    cut.job.changed = True
+                    store_int(&cut.job.changed, True)
                     n[0] = at + got
                     return AGAIN
             if at and at % TRIAL == 0 and compresses(hand, place, block):

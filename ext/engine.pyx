@@ -9,6 +9,7 @@ A blob, as it lies in one buffer from the compressor to the disk (format.pxi has
 The parts, in the order in which a byte meets them:
 
     libs.pxi     where libsodium, libzstd and libcrypto come from
+    atomics.pxi  what is looked at without the lock
     format.pxi   the numbers
     box.pxi      small secrets: boxes for manifests and headers
     buffer.pxi   one aligned, reused buffer a chunk, and the view of a blob in it
@@ -39,7 +40,7 @@ from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, Wron
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EEXIST, EINTR, EINVAL, EIO, EISDIR, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, errno
+from libc.errno cimport EEXIST, EINTR, EINVAL, EIO, EISDIR, ENOENT, ENOMEM, ENOSPC, ENOTDIR, ENXIO, EPERM, errno
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdlib cimport bsearch, calloc, free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -49,6 +50,7 @@ cdef extern from "<assert.h>" nogil:
     void check "assert"(bint right)     # in the debug build only
 
 include "libs.pxi"
+include "atomics.pxi"
 include "format.pxi"
 include "box.pxi"
 include "buffer.pxi"

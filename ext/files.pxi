@@ -32,8 +32,6 @@ cdef extern from *:
     #define POGFAST_CTIME(s) ((s)->st_ctim)
     #endif
     static void pogfast_errno_set(int code) { errno = code; }
-    static unsigned char pogfast_load_byte(const unsigned char *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
-    static void pogfast_store_byte(unsigned char *p, unsigned char b) { __atomic_store_n(p, b, __ATOMIC_RELAXED); }
     #ifndef O_NOATIME
     #define O_NOATIME 0
     #endif
@@ -237,8 +235,6 @@ cdef extern from *:
     }
     """
     void errno_set "pogfast_errno_set"(int code) nogil
-    u8 load_byte "pogfast_load_byte"(const u8* p) nogil
-    void store_byte "pogfast_store_byte"(u8* p, u8 b) nogil
     ctypedef struct Facts "pogfast_facts":
         long long size, atime_ns, mtime_ns, ctime_ns
         u64 inode
@@ -761,7 +757,7 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
     return verdict == GOOD
 
 
-cdef int authenticate(int fd, const Ring* ring, u8* scratch, const bint* stop, int* code) noexcept nogil:
+cdef int authenticate(int fd, const Ring* ring, u8* scratch, const int* stop, int* code) noexcept nogil:
     """Reads a blob from its beginning to its end, without keeping it, and goes back. A Verdict; with BAD_READ `code` is
     the errno. `scratch` has PIECE bytes."""
     cdef size_t got = 0
@@ -776,7 +772,7 @@ cdef int authenticate(int fd, const Ring* ring, u8* scratch, const bint* stop, i
         poly_add(poly_of_lock(&lock), scratch, got)
         if code[0]:
             verdict = BAD_READ
-        elif stop[0]:
+        elif load_int(stop):
             verdict = BROKEN_OFF
     if verdict == GOOD:
         verdict = lock_end(&lock)

@@ -33,9 +33,9 @@ cdef struct FileJob:
     int fd
     int error                   # errno, 0 when all is well
     bint done
-    bint changed                # it is not any more what it was when it was opened
+    int changed                 # it is not any more what it was when it was opened; set without the lock, never reset
     Facts facts                 # as it was opened
-    u64 size                    # plain bytes that were read, or known
+    u64 size                    # plain bytes that were read, or known; of a stream its one worker's until it is done
     Record* records
     Py_ssize_t count            # blobs begun
     Py_ssize_t room
@@ -108,7 +108,7 @@ cdef class _Feed(_Behind):
     cdef int refill(self) except -1:
         """Asks the caller for further files, a few thousand ahead of the workers."""
         cdef FileJob* job
-        while self.more and self.count - self.next_file < FRESH and self.count - self.told < UNTOLD:
+        while self.more and self.count - load_count(&self.next_file) < FRESH and self.count - self.told < UNTOLD:
             try:
                 item = next(self.source)
             except StopIteration:
@@ -228,8 +228,8 @@ cdef class _Feed(_Behind):
 
     cdef void job_done(self, FileJob* job, int fd) noexcept nogil:
         cdef Facts now
-        if job.path != NULL and job.error == 0:
-            job.changed = job.changed or facts_of(fd, &now) != 0 or not same_facts(&now, &job.facts)
+        if job.path != NULL and job.error == 0 and (facts_of(fd, &now) or not same_facts(&now, &job.facts)):
+            store_int(&job.changed, True)
         job.done = True
         self.file_done()
 
@@ -258,7 +258,8 @@ cdef class _Feed(_Behind):
                 if self.cuts_at.by_content:
                     plain_names.append(record.plain_name[:KEY] if record.plain_named else b"")
         job.told = ready
-        told = Sealed(file, names, stored, sizes, plain_names, job.done, job.error, job.changed, job.size,
+        told = Sealed(file, names, stored, sizes, plain_names, job.done, job.error,
+                      load_int(&job.changed) != 0, job.size if job.done else 0,
                       facts.atime_ns, facts.mtime_ns, facts.ctime_ns, facts.inode, facts.sparse)
         if job.done:
             self.first = job.next
@@ -276,19 +277,19 @@ cdef class _Feed(_Behind):
         elif self.slab_count < self.slab_most:
             slab = slab_new(PAGE + self.ring.header + BOX)
             if slab == NULL:
-                self.give_up_for_memory()
+                self.end(NO_MEMORY)
                 return NULL
             self.slab_count += 1
         else:
             return NULL
         slab_begin(slab)
-        slab.later = self.mostly_known
+        slab.later = load_int(&self.mostly_known)
         slab.plain_named = False
         slab.owner = owner
         slab.index = self.new_record(job)
         slab.next = NULL
         if slab.index < 0:
-            self.give_up_for_memory()
+            self.end(NO_MEMORY)
             slab_free(slab)
             return NULL
         return slab
@@ -379,7 +380,7 @@ cdef class _Feed(_Behind):
             return error
         while got[0] < n:
             while not has_bytes(fd, WAIT_MS):
-                if self.stopping:
+                if self.is_stopping():
                     return EINTR
             error = read_some(fd, p + got[0], n - got[0], &some)
             if error or some == 0:

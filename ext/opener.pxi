@@ -276,7 +276,7 @@ cdef class Opener(_Crew):
     cdef Task pick_file(self, Hand* hand) noexcept nogil:
         """The next file that has not begun. A new one begins where the others leave nothing to do."""
         cdef OpenJob* job
-        cdef int code = 0
+        cdef int verdict, code = 0
         while self.next_file < self.count:
             job = &self.files[self.next_file]
             if not (job.begun or job.done):
@@ -285,11 +285,11 @@ cdef class Opener(_Crew):
                 if self.is_lone(job):
                     job.begun = True
                     return self.take_file(hand)
-                if job.verdict == GOOD and self.begin_way(self.next_file, &code):
-                    self.note(job, BAD_WRITE, code, 0, -1)
+                verdict = self.begin_way(self.next_file, &code) if job.verdict == GOOD else job.verdict
+                self.note(job, verdict, code, 0, -1)
                 self.begin(job)
                 self.end_if_over(job)
-            self.next_file += 1
+            store_count(&self.next_file, self.next_file + 1)
             if job.way != NULL and self.pick_step(job.way, hand):
                 return PART
         return self.wait_or_leave()
@@ -404,7 +404,7 @@ cdef class Opener(_Crew):
             load.slab = slab_new(CHUNK_AT)
         if load == NULL or load.slab == NULL:
             free(load)
-            self.give_up_for_memory()
+            self.end(NO_MEMORY)
             return NULL
         load.older = self.loads
         self.loads = load
@@ -423,7 +423,7 @@ cdef class Opener(_Crew):
             self.open_files += 1
 
     cdef int begin_way(self, Py_ssize_t file, int* code) noexcept nogil:
-        """Holds a file, with its draft where it is written in parts. GOOD, or BAD_WRITE when there can be none."""
+        """Holds a file, with its draft where it is written in parts. A Verdict."""
         cdef OpenJob* job = &self.files[file]
         cdef Way* way = <Way*>calloc(1, sizeof(Way))
         cdef Way** last = &self.ways
@@ -431,7 +431,7 @@ cdef class Opener(_Crew):
         if way != NULL and job.stream:
             way.dctx = zstd.create_dctx()
         if way == NULL or (job.stream and way.dctx == NULL):
-            self.give_up_for_memory()
+            self.end(NO_MEMORY)
             verdict, code[0] = BAD_WRITE, ENOMEM
         elif job.directory >= 0 and job.count > 1:
             verdict = self.begin_draft(&way.draft, file, code)
@@ -469,8 +469,9 @@ cdef class Opener(_Crew):
 
     cdef void note(self, OpenJob* job, int verdict, int code, Py_ssize_t blob, long long offset) noexcept nogil:
         if job.verdict == GOOD:
-            job.verdict, job.code, job.bad = verdict, code, blob
-            job.offset = offset if verdict != BAD_WRITE else -1
+            store_int(&job.verdict, verdict)
+            job.code, job.bad = code, blob
+            job.offset = offset if verdict not in (BAD_WRITE, NO_ROOM) else -1
 
     cdef void end_if_over(self, OpenJob* job) noexcept nogil:
         """Ends a file that nobody works in when it is whole, or beyond help. Leaves the lock while it gets its name."""
@@ -752,7 +753,7 @@ cdef class Opener(_Crew):
                 verdict = BAD_READ
             elif got == 0:
                 verdict = BAD_BODY
-            elif self.stopping:
+            elif self.is_stopping():
                 verdict = BROKEN_OFF
         if verdict == GOOD:
             verdict = lock_end(&lock)
@@ -848,7 +849,7 @@ cdef class Opener(_Crew):
             n = self.next_piece(dctx, &data, &out, left)
             if n <= 0:
                 return BAD_FRAME if n else GOOD
-            if self.stopping:
+            if self.is_stopping():
                 return BROKEN_OFF
             if job.size >= 0 and n > job.size - written[0]:
                 return BAD_FRAME
@@ -887,7 +888,7 @@ cdef class Opener(_Crew):
             zero, wanted = is_zero(out.data, n), False
             at = load.parts
             while at >= 0:
-                if self.stopping:
+                if self.is_stopping():
                     load.verdict = BROKEN_OFF
                     return
                 wanted |= self.put_part(at, out.data, n, written, zero)
@@ -907,7 +908,7 @@ cdef class Opener(_Crew):
         cdef OpenJob* job = &self.files[self.places[at].file]
         cdef long long length = self.length_of(at)
         cdef int fd, code
-        if job.verdict != GOOD:
+        if load_int(&job.verdict) != GOOD:
             return False
         if length >= 0 and <long long>n > length - written:
             self.note_part(at, BAD_FRAME, 0)
@@ -943,9 +944,10 @@ cdef class Opener(_Crew):
             return BAD_WRITE
         if job.size >= RESERVED and not job.sparse:
             code[0] = give_room(draft.fd, job.size)
-            if code[0]:
-                draft_end(draft, False)
-        return BAD_WRITE if code[0] else GOOD
+        if code[0]:
+            draft_end(draft, False)
+        # The size is what an archive says. It may be nonsense, and then there is room for all other files.
+        return NO_ROOM if code[0] == ENOSPC else BAD_WRITE if code[0] else GOOD
 
     cdef int settle(self, Draft* draft, OpenJob* job, long long size, int* code) noexcept nogil:
         """What a whole file of `size` bytes is beyond them, then its name. A link of that name is never followed."""

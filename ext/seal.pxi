@@ -26,16 +26,17 @@ cdef enum Verdict:
     NOT_THERE = 5           # no such blob
     BAD_READ = 6            # the system could not read it: errno says why
     BAD_WRITE = 7           # the restored file could not be written: errno says why
+    NO_ROOM = 9             # the system has not the room that this file is said to need
     BROKEN_OFF = 8          # the run ends: a Python store raised, or it was stopped
 
 # Bytes of the longest blob that is opened here: more than half of the memory has no room beside what it becomes.
 MOST_BLOB = max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
 cdef long long most_blob = MOST_BLOB
-cdef bint NEVER = False     # what is stopped by nobody
+cdef int NEVER = 0     # what is stopped by nobody
 
 # The same for the caller: Opened.verdict is one of these.
 VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad name": BAD_NAME, "bad frame": BAD_FRAME,
-           "not there": NOT_THERE, "bad read": BAD_READ, "bad write": BAD_WRITE}
+           "not there": NOT_THERE, "bad read": BAD_READ, "bad write": BAD_WRITE, "no room": NO_ROOM}
 
 
 cdef inline bint is_damage(int verdict) noexcept nogil:
@@ -309,7 +310,7 @@ cdef bint is_name(const Ring* ring, const u8* content, const u8* name) noexcept 
     return memcmp(digest, name, KEY) == 0
 
 
-cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, const bint* stop) noexcept nogil:
+cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, const int* stop) noexcept nogil:
     """Decrypts the authenticated payload in a buffer, hashes it while warm, and finds its chunk's length.
 
     With a `name` (a digest) the length is the one whose hash makes the name; BAD_NAME when there is none. Without,
@@ -331,7 +332,7 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, c
         return GOOD
     sha_begin(slab.sha)
     while at < tail:
-        if stop[0]:
+        if load_int(stop):
             return BROKEN_OFF
         end = min(tail, FIRST + ((at + PIECE) // SALSA_BLOCK) * SALSA_BLOCK)
         decrypt(lock, m, at, end)
@@ -352,7 +353,7 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, c
 
 
 cdef int slab_open(Slab* slab, const Ring* ring, const u8* blob, size_t size, const u8* name,
-                   const bint* stop) noexcept nogil:
+                   const int* stop) noexcept nogil:
     """Copies a blob into a buffer that has room for it, each piece authenticated while it is warm, and unlocks it."""
     cdef Lock lock
     cdef size_t head = ring.header + BOX, at = 0, n
@@ -363,7 +364,7 @@ cdef int slab_open(Slab* slab, const Ring* ring, const u8* blob, size_t size, co
     check(slab.chunk_at + slab.total <= slab.room)
     verdict = lock_begin(&lock, ring, blob)
     while verdict == GOOD and at < slab.total:
-        if stop[0]:
+        if load_int(stop):
             verdict = BROKEN_OFF
             break
         n = min(slab.total - at, <size_t>PIECE)

@@ -118,5 +118,5 @@ cdef class Sealer(_Cutter):
             if self.new_record(job) == 0:
                 self.note_blob(job, 0, slab, n)
             else:
-                self.give_up_for_memory()
+                self.end(NO_MEMORY)
             pthread_mutex_unlock(&self.lock)

@@ -66,10 +66,10 @@ cdef class _Storer(_Crew):
     cdef Directory** directories    # of each sink; NULL where it is a Python function
     cdef tuple holds                # of each sink: asks a Python sink for a blob; None where that cannot be asked
     cdef readonly dict lost         # sink -> why it gets no more blobs; the others go on
-    cdef bint[MOST_SINKS] gone      # the same
+    cdef int[MOST_SINKS] gone       # the same; looked at without the GIL
     cdef NameSet claimed            # names that this run has stored or is storing
     cdef bint anew                  # each blob is stored, whatever a sink has: what lies there may be damaged
-    cdef bint mostly_known          # the last blob was stored before: name first, encrypt only what is new
+    cdef int mostly_known           # the last blob was stored before: name first, encrypt only what is new
     cdef Tally tally                # with the lock
 
     cdef int set_up(self, bytes secret, bint asymmetric, sinks, size_t chunk_size) except -1:
@@ -134,9 +134,9 @@ cdef class _Storer(_Crew):
                 return FAILED
         slab.wanted = 0
         for i in range(self.sink_count):
-            if not self.gone[i] and (self.anew or not self.has(i, slab, hand.data)):
+            if not load_int(&self.gone[i]) and (self.anew or not self.has(i, slab, hand.data)):
                 slab.wanted |= 1u << i
-        self.mostly_known = slab.wanted == 0
+        store_int(&self.mostly_known, slab.wanted == 0)
         if slab.wanted == 0:
             self.count_blob(0)
             return STORED
@@ -174,10 +174,10 @@ cdef class _Storer(_Crew):
     cdef bint lose(self, Py_ssize_t sink, object error) noexcept:
         """A sink has failed: the others go on without it; the last one, or what is no failure of a store, ends the run.
         Whether it goes on. Called with the GIL."""
-        if self.gone[sink]:
+        if load_int(&self.gone[sink]):
             return True
         self.lost[sink] = error
-        self.gone[sink] = True
+        store_int(&self.gone[sink], True)
         if isinstance(error, (OSError, StoreError)) and len(self.lost) < self.sink_count:
             return True
         self.fail(error)

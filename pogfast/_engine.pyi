@@ -193,6 +193,7 @@ class Wanted(NamedTuple):
 class Opened(NamedTuple):
     """What became of one file: a value of VERDICT, and where that is not "good" which of its blobs it was with.
 
+    "no room": the file system has not the room for the `size` that was wanted; only this file needs it.
     `offset` is where the plain bytes of that blob begin in the file, -1 when not known or not damaged. `soft` is the
     errno of an owner, attribute, mode or times that could not be set, or 0: the file is there all the same.
     """

@@ -214,10 +214,14 @@ def _judged(name: str, blobs: Sequence[str], opened: Opened) -> Opened | Pogfast
     """Raises StoreError when no further file can be restored."""
     if opened.verdict == VERDICT["good"]:
         return opened
+    if opened.verdict in DAMAGE and not blobs:
+        return CorruptManifest(f"{name}: it has a size and no blobs")
     blob = blobs[opened.blob] if blobs else ""
     if opened.verdict in DAMAGE:
         kind, text = DAMAGE[opened.verdict]
         return kind(f"{name}: blob {blob} {text}")
+    if opened.verdict == VERDICT["no room"]:  # for as many bytes as the archive says that it has, which may be wrong
+        return TargetError(f"{name}: there is no room for it: {os.strerror(opened.errno)}")
     if opened.verdict == VERDICT["bad read"] and opened.errno not in HOPELESS - {errno.ENOMEM}:  # for this blob alone
         return TargetError(f"{name}: cannot read blob {blob}: {os.strerror(opened.errno)}")
     return cannot_write(name, opened.errno)

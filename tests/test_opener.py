@@ -645,7 +645,7 @@ def test_a_file_that_the_disk_has_no_room_for_fails_at_once(tmp_path: Path, name
     with opened(tmp_path) as target:
         wanted = [made.wanted(target, 0, size=size), other.wanted(target, 1)]
         told = list(Opener(SECRET, None, False, wanted, blobs, jobs=1).run())
-    assert verdicts(told) == ["bad write", "good"]
+    assert verdicts(told) == ["no room", "good"]
     assert told[0].errno == errno.ENOSPC
     assert contents(tmp_path) == {"1": b"other"}
     assert names == 1 or not {*made.blobs} & {*blobs.fetched}

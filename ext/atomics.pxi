@@ -1,0 +1,18 @@
+# Small values that one thread writes while others look at them without the lock. Nothing else is concluded from them: who
+# sees an old value does a little work in vain. So they are relaxed, on both sides, and cost what plain ones cost.
+
+cdef extern from *:
+    """
+    static unsigned char pogfast_load_byte(const unsigned char *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static void pogfast_store_byte(unsigned char *p, unsigned char b) { __atomic_store_n(p, b, __ATOMIC_RELAXED); }
+    static int pogfast_load_int(const int *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static void pogfast_store_int(int *p, int n) { __atomic_store_n(p, n, __ATOMIC_RELAXED); }
+    static Py_ssize_t pogfast_load_count(const Py_ssize_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
+    static void pogfast_store_count(Py_ssize_t *p, Py_ssize_t n) { __atomic_store_n(p, n, __ATOMIC_RELAXED); }
+    """
+    u8 load_byte "pogfast_load_byte"(const u8* p) nogil
+    void store_byte "pogfast_store_byte"(u8* p, u8 b) nogil
+    int load_int "pogfast_load_int"(const int* p) nogil
+    void store_int "pogfast_store_int"(int* p, int n) nogil
+    Py_ssize_t load_count "pogfast_load_count"(const Py_ssize_t* p) nogil
+    void store_count "pogfast_store_count"(Py_ssize_t* p, Py_ssize_t n) nogil
