@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that must hold before a change is kept, from nothing, in a directory that is removed at the end: an sdist and the
 # wheel made from it, the quick start, lint and types, the engine's tests on a build with checks, every benchmark once on
-# tiny data, and at last the whole tests on the installed wheel. Arguments go to that last pytest.
+# tiny data, two minutes of fuzzing, and at last the whole tests on the installed wheel. Arguments go to that last pytest.
 #
 # PYTHON is the interpreter (python3); POGFAST_TEST_CACHE a directory for the environments of the pogcli releases that
 # the tests compare with, when they are to be kept.
@@ -78,6 +78,9 @@ POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist loadfile \
 
 say "every benchmark once, on tiny data"
 ended "$benches" "$work/benches.log"
+
+say "two minutes of fuzzing"
+PYTHON=$python ci/fuzz.sh 2
 
 say "the tests on the wheel"
 run_tests "$work/wheel" -n auto --dist loadfile . "$@"

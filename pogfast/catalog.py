@@ -40,6 +40,7 @@ VERSION = 1
 MOST_FACTS = 1 << 16
 MOST_BLOBS = 1 << 22
 MOST_FILE = 256 << 20
+MOST_PLAIN = 1 << 30  # bytes of it before they are compressed
 # A manifest as young as this is not remembered: a service's clock may stand still for a second while it is replaced.
 SETTLED = 5.0
 DIGEST = 32
@@ -140,7 +141,8 @@ class Catalog:
     def _name_blobs(self, seen: Seen) -> bool:
         """Returns True if it is known what an archive needs."""
         if seen.blobs is None and seen.numbers is not None:
-            seen.blobs = [self._names[number] for number in array("I", seen.numbers)]
+            with contextlib.suppress(IndexError, ValueError):  # these are not numbers of ours: the manifest is opened
+                seen.blobs = [self._names[number] for number in array("I", seen.numbers)]
         return seen.blobs is not None
 
     # ---- what is remembered ----
@@ -149,7 +151,7 @@ class Catalog:
         if self._known is None:
             self._known = {}
             if self._path:
-                with contextlib.suppress(OSError, ValueError, zstandard.ZstdError, MemoryError):
+                with contextlib.suppress(OSError, ValueError, RecursionError, zstandard.ZstdError, MemoryError):
                     self._known, self._names = _read(self._path, self._sealing)
         return self._known
 
@@ -265,19 +267,26 @@ def _says_enough(facts: dict[str, Any]) -> bool:
 
 
 def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
-    """(archives by name, the blobs that they refer to by number). Raises OSError and ValueError."""
+    """(archives by name, the blobs that they refer to by number). Raises OSError, ValueError, RecursionError, ZstdError
+    and MemoryError."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        data = file.read(MOST_FILE + 1)
+        if os.fstat(file.fileno()).st_size > MOST_FILE:
+            raise ValueError("too large")
+        data = file.read()
     plain = secretbox_open(sealing, data)
     if plain is None:
         raise ValueError("damaged, or another key's")
+    if not 0 <= zstandard.frame_content_size(plain) <= MOST_PLAIN:
+        raise ValueError("of no size, or too large")
     found = READER.decode(zstandard.decompress(plain))
-    if found.version != VERSION:
-        raise ValueError("another version")
+    if found.version != VERSION or len(found.names) % DIGEST:
+        raise ValueError("another version, or malformed")
     digests = (found.names[at : at + DIGEST] for at in range(0, len(found.names), DIGEST))
     names = [urlsafe_b64encode(digest).decode() for digest in digests]
     known = {}
     for row in found.archives:
-        name = os.fsdecode(row.name)
-        known[name] = Seen(name, row.size, row.modified, local_all(json.loads(row.facts)), numbers=row.blobs)
+        name, facts = os.fsdecode(row.name), json.loads(row.facts)
+        if not isinstance(facts, dict):
+            raise ValueError("malformed facts")
+        known[name] = Seen(name, row.size, row.modified, local_all(facts), numbers=row.blobs)
     return known, names

@@ -50,7 +50,7 @@ class Span(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Span:
         """2y5m7d3h. Raises UsageError."""
-        found = re.fullmatch(r"(?:(\d+)y)?(?:(\d+)m)?(?:(\d+)d)?(?:(\d+)h)?", text)
+        found = re.fullmatch("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in "ymdh"), text)
         if not text or found is None:
             raise UsageError(f"{text} is no length of time", hint="write years, months, days and hours: 2y5m7d3h")
         return cls(*(int(number or 0) for number in found.groups()))

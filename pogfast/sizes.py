@@ -27,7 +27,7 @@ def parse_size(option: str, text: str) -> int:
     unit = WORDS.get(unit.removesuffix("s") if len(unit) > 3 else unit, unit)
     try:
         size = int(float(digits) * UNITS[unit]) if "." in digits else int(digits) * UNITS[unit]
-    except (KeyError, ValueError) as error:
+    except (KeyError, OverflowError, ValueError) as error:  # digits without end have no value
         raise UsageError(f"{option}={text}: not a size", hint="write 50MB, 4MiB or a number of bytes") from error
     if not 1 <= size < 2**63:
         raise UsageError(f"{option}={text}: at least one byte, and no more than fits this machine")

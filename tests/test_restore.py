@@ -1313,6 +1313,19 @@ def test_malformed_entries_are_named(work: Work, more: dict[str, object], messag
     assert [name for name in tree_at(work.out) if name != "d"] == ["g"]
 
 
+def test_a_size_that_no_disk_has_costs_no_other_file(work: Work) -> None:
+    made = Archive()
+    made.add("huge", b"1", size=2**60)
+    made.add("nothing", b"", blobs=[], size=5)
+    made.add("small", b"2")
+    summary = work.restore(made)
+    assert work.messages() == [
+        "huge: there is no room for it: No space left on device",
+        "nothing: it has a size and no blobs",
+    ]
+    assert (summary.exit_code, sorted(tree_at(work.out))) == (4, ["small"])
+
+
 @pytest.mark.parametrize("names", [(), ("linked", "./same", "same")])
 @pytest.mark.parametrize("more", [{"blobs": "x"}, {"atime": "x"}, {"blobs": ["x"]}, {"blobs": [7]}])
 def test_a_malformed_entry_that_others_are_compared_with(work: Work, names: tuple[str, ...], more: dict) -> None:

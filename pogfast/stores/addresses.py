@@ -124,7 +124,7 @@ def _value(word: str, text: str) -> Any:
     if word == "retry-for":
         return parse_seconds(word, text)
     if word == "parallel":
-        if not text.isdecimal() or not 1 <= int(text) <= MOST_PARALLEL:
+        if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= MOST_PARALLEL:
             raise UsageError(f"parallel={text}: a number from 1 to {MOST_PARALLEL}")
         return int(text)
     if not text:

@@ -1,0 +1,688 @@
+"""What is fuzzed: a function for each way by which bytes of others come in. Each takes bytes and raises what is wrong.
+
+Stores, manifests and blobs are sealed with the right keys, so that what is hostile in them is reached; raw bytes go in
+as well. What must hold: only our own errors are raised, what is read agrees with python-zstandard, a restore touches
+nothing outside of its directory, and one bad file costs no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import zstandard
+from drawing import ENTRY_WORDS, NUMBERS, Draw, dumps, members
+
+from pogfast import catalog, cli, manifest
+from pogfast._engine import (
+    VERDICT,
+    BlobDirectory,
+    Opener,
+    Wanted,
+    blob_name,
+    compress,
+    open_blob,
+    public_key,
+    read_chunk,
+    seal_blob,
+    secretbox,
+)
+from pogfast.errors import CorruptBlob, CorruptManifest, PogfastError, StoreError, WrongBlob, WrongKey
+from pogfast.keys import Key
+
+MANIFEST = "2026-01-02T03:04:05.000000.mfn"
+CHUNK_SIZE = 1 << 16
+PRIVATE = bytes(range(32, 64))
+KEYS = (Key("keyfile", bytes(range(32))), Key("x25519", public_key(PRIVATE), PRIVATE))
+OTHER = Key("keyfile", bytes(32))
+MOST_PLAIN = 1 << 26  # bytes of a file that are compared
+
+
+@cache
+def sandbox() -> Path:
+    """A directory of this process, deep in another: names that lead out of the former stay in the latter."""
+    place = Path(tempfile.mkdtemp(prefix="pogfast-fuzz-", dir=os.environ.get("POGFAST_FUZZ_SANDBOX"))) / "1/2/3/4/5"
+    place.mkdir(parents=True)
+    return place
+
+
+def clear(path: Path) -> Path:
+    """An empty directory in the sandbox."""
+    if path.exists():
+        os.chmod(path, 0o700)
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    return path
+
+
+# ---- blobs -----------------------------------------------------------------------------------------------------------
+
+
+class Stored:
+    """The blobs of an archive while it is made up."""
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.blobs: dict[str, bytes] = {}
+        self.chunks: dict[str, bytes] = {}  # of those that belong to their names
+
+    def add(self, chunk: bytes) -> str:
+        name, blob = seal_blob(self.key.secret, self.key.asymmetric, chunk, CHUNK_SIZE)
+        self.blobs[name], self.chunks[name] = blob, chunk
+        return name
+
+    def add_hostile(self, draw: Draw, chunk: bytes) -> str:
+        """A blob of which something is wrong; its name."""
+        kind = draw.below(6)
+        if kind == 0:  # of another payload: wrong padding, other content
+            name, file_key = blob_name(self.key.secret, chunk), draw.byte().to_bytes(1, "big") * 32
+            self.blobs[name] = self.key.wrap(file_key) + secretbox(file_key, draw.bent(chunk))
+            self.chunks.pop(name, None)
+            return name
+        name = self.add(chunk)
+        if kind == 1:
+            del self.blobs[name]
+        else:
+            self.blobs[name] = draw.bent(self.blobs[name])
+        del self.chunks[name]
+        return name
+
+
+def chunk_of(draw: Draw) -> bytes:
+    """A chunk: a frame, several, a bent one, or anything."""
+    kind = draw.below(8)
+    if kind == 7:
+        return draw.piece()
+    content = draw.piece() * (1 + (draw.byte() if draw.below(8) == 7 else 0))
+    frames = draw.frame(content)
+    return frames if kind < 4 else draw.bent(frames) if kind < 6 else frames + draw.frame(draw.piece())
+
+
+def plain(chunks: list[bytes]) -> bytes | None:
+    """What chunks decompress to, as python-zstandard has it; None where they do not."""
+    reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(b"".join(chunks)), read_across_frames=True)
+    try:
+        content = reader.read(MOST_PLAIN)
+        return content if len(content) < MOST_PLAIN else None
+    except zstandard.ZstdError:
+        return None
+
+
+def blob(data: bytes) -> None:
+    """Bytes of a blob, or of its chunk, in the functions that open one, and in an Opener."""
+    draw = Draw(data)
+    key = draw.pick(KEYS)
+    stored = Stored(key)
+    names: list[str] = []
+    for _ in range(1 + draw.below(3)):
+        kind = draw.below(4)
+        chunk = chunk_of(draw)
+        names.append(stored.add(chunk) if kind else stored.add_hostile(draw, chunk))
+    if draw.below(4) == 3:
+        stored.blobs[names[0]] = draw.piece()
+        stored.chunks.pop(names[0], None)
+    for name in names:
+        _open_alone(stored, name, draw)
+    _open_together(stored, names, draw)
+
+
+def _open_alone(stored: Stored, name: str, draw: Draw) -> None:
+    key, found = stored.key, stored.blobs.get(name, b"")
+    chunk = stored.chunks.get(name)
+    with contextlib.suppress(WrongKey, CorruptBlob):
+        open_blob(OTHER.secret, None, found, name)
+        raise AssertionError("another key opens it")
+    try:
+        opened = open_blob(key.secret, key.private, found, name)
+        assert chunk is None or opened == chunk, "not the chunk that was sealed"
+        assert blob_name(key.secret, opened) == name, "not what its name says"
+    except (WrongKey, CorruptBlob, WrongBlob):
+        assert chunk is None, "refused, and nothing is wrong with it"
+    size = draw.number()
+    with contextlib.suppress(WrongKey, CorruptBlob, WrongBlob, OverflowError):
+        content = read_chunk(key.secret, key.private, found, name, size)
+        assert chunk is None or content == plain([chunk]), "read otherwise than python-zstandard"
+        assert size < 0 or len(content) == size, "not of the size that was asked for"
+
+
+def _open_together(stored: Stored, names: list[str], draw: Draw) -> None:
+    """The same in an Opener, as a stream or as frames, into files or only looked at, from a directory or a function."""
+    place = clear(sandbox() / "blobs")
+    chunks = [stored.chunks[name] for name in names if name in stored.chunks]
+    content = plain(chunks) if len(chunks) == len(names) else None
+    lengths = [len(plain([stored.chunks[name]]) or b"") if name in stored.chunks else 0 for name in names]
+    kind = draw.below(4)
+    sizes = None if kind == 0 else lengths if kind < 3 else [abs(draw.number()) % (1 << 63) for _ in names]
+    size = -1 if draw.below(3) else draw.number() if draw.below(3) == 2 else sum(lengths)
+    if not -1 <= size < 1 << 63 or sum(sizes or ()) >= 1 << 63 or (sizes or [0])[0] >= 1 << 63:
+        return
+    source: Any = lambda name: stored.blobs[name] if name in stored.blobs else _missing(name)  # noqa: E731
+    directory = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if draw.below(2):
+            source = BlobDirectory(directory, False)
+            for name, found in stored.blobs.items():
+                (place / name).write_bytes(found)
+        out = directory if draw.below(3) else -1
+        leaf = b"file" if out >= 0 else b""
+        one = Wanted(out, leaf, names, sizes, size, 0, 0, sparse=bool(draw.below(2)))
+        wanted = [one, one._replace(leaf=b"again" if out >= 0 else b"", blobs=names[:1], sizes=None, size=-1)]
+        opener = Opener(stored.key.secret, stored.key.private, stored.key.asymmetric, wanted, source, jobs=2)
+        with contextlib.closing(opener.run()) as run:
+            opened = list(run)
+        assert [result.file for result in opened] == [0, 1]
+        for result, name in zip(opened, ("file", "again"), strict=True):
+            there = out >= 0 and (place / name).exists()
+            assert result.verdict in VERDICT.values(), result
+            assert there == (out >= 0 and result.verdict == VERDICT["good"]), (result, there)
+        if opened[0].verdict == VERDICT["good"] and out >= 0:
+            assert content is None or (place / "file").read_bytes() == content, "restored otherwise"
+        elif kind < 2 and content is not None and size in (-1, len(content)) and _is_whole(stored, names, kind):
+            assert opened[0].verdict == VERDICT["good"], f"refused, and nothing is wrong with it: {opened[0]}"
+    finally:
+        os.close(directory)
+
+
+def _missing(name: str) -> bytes:
+    from pogfast.errors import MissingBlob
+
+    raise MissingBlob(name)
+
+
+def _is_whole(stored: Stored, names: list[str], kind: int) -> bool:
+    """Whether python-zstandard takes each frame for ended: of frames each by itself, of a stream all in a row."""
+    chunks = [stored.chunks[name] for name in names]
+    return all(map(_ends, chunks if kind else [b"".join(chunks)]))
+
+
+def _ends(frames: bytes) -> bool:
+    """Whether these are whole frames to the last byte."""
+    while frames:
+        if frames[1:4] == b"\x2a\x4d\x18" and frames[0] >> 4 == 5:
+            end = 8 + int.from_bytes(frames[4:8], "little")
+            if len(frames) < max(8, end):
+                return False
+            frames = frames[end:]
+            continue
+        reader = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            reader.decompress(frames)
+        except zstandard.ZstdError:
+            return False
+        if not reader.eof:
+            return False
+        frames = reader.unused_data
+    return True
+
+
+# ---- manifests -------------------------------------------------------------------------------------------------------
+
+
+class MadeUp:
+    """A store with an archive of two honest files and hostile others."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.key = draw.pick(KEYS)
+        self.stored = Stored(self.key)
+        self.members: list[tuple[str, Any]] = [
+            ("kept", self.entry([compress(b"kept")], [4])),
+            ("d/parts", self.entry([compress(b"one, "), compress(b"two")], [5, 3])),
+        ]
+        for _ in range(draw.below(5)):
+            self.members.insert(draw.below(len(self.members) + 1), (draw.name(), self.hostile(draw)))
+        self.trailer = draw.trailer()
+        self.manifest = sealed_manifest(self, draw)
+
+    def entry(self, chunks: list[bytes], sizes: list[int]) -> dict[str, Any]:
+        names = [self.stored.add(chunk) for chunk in chunks]
+        facts = {"blobs": names, "atime": 1.0, "mtime": 2.0, "size": sum(sizes)}
+        return facts | ({"sizes": sizes} if len(sizes) > 1 else {})
+
+    def hostile(self, draw: Draw) -> Any:
+        if draw.below(16) == 15:
+            return draw.value()
+        names = []
+        for _ in range(draw.below(4)):
+            kind = draw.below(8)
+            if kind < 4:
+                names.append(draw.pick([*self.stored.blobs]))
+            else:
+                chunk = chunk_of(draw)
+                names.append(self.stored.add(chunk) if kind < 6 else self.stored.add_hostile(draw, chunk))
+        entry = {"blobs": names, "atime": 1.0, "mtime": 2.0}
+        if draw.below(3) == 2:
+            entry["hardlink"] = draw.name() if draw.below(2) else "kept"
+        return draw.changed(entry, ENTRY_WORDS)
+
+    def store(self, place: Path) -> Path:
+        for name, found in self.stored.blobs.items():
+            folder = place / "data" / name[:2]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(found)
+        (place / MANIFEST).write_bytes(self.manifest)
+        return place
+
+
+def sealed_manifest(made: MadeUp, draw: Draw) -> bytes:
+    """The bytes of a manifest's file, sealed with the right key. At most one of its parts is bent."""
+    key, where = made.key, draw.below(16)
+
+    def bent(part: int, data: bytes) -> bytes:
+        return draw.bent(data) if part == where else data
+
+    text = bent(1, members(made.members))
+    content = bent(2, draw.frame(bent(3, dumps(made.trailer))))
+    frames = bent(4, draw.frame(text)) + b"\x5e\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+    full = bent(5, key.wrap(bytes(32)) + secretbox(bytes(32), bent(6, frames)))
+    if not key.asymmetric:
+        return full
+    names: Any = sorted(
+        name for _, entry in made.members if isinstance(entry, dict) for name in _strings(entry.get("blobs"))
+    )
+    stored: Any = [1] * len(names)
+    if where == 7:
+        names = draw.value()
+    elif where == 8:
+        stored = draw.value()
+    payload = bent(9, draw.frame(bent(10, dumps(names))))
+    content = compress(dumps({"stored": stored}))
+    payload += b"\x5e\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+    box = secretbox(bytes(32), bent(11, payload))
+    length = draw.pick(NUMBERS) % (1 << 32) if where == 12 else len(box)
+    return secretbox(key.secret, length.to_bytes(4, "big") + bytes(32)) + box + full
+
+
+def _strings(value: Any) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def sealed(data: bytes) -> None:
+    """Manifests that are sealed with the right key, in every function that opens one."""
+    made = MadeUp(Draw(data))
+    _open_manifest(made.manifest, made.key)
+
+
+def raw(data: bytes) -> None:
+    """Any bytes as a manifest; and as the frames, the entries, the trailer and the index of a sealed one."""
+    draw = Draw(data)
+    key, kind = draw.pick(KEYS), draw.below(5)
+    found = draw.rest()
+    if kind:
+        content = compress(found)
+        trailer = b"\x5e\x2a\x4d\x18" + len(content).to_bytes(4, "little") + content
+        frames = (found, content, compress(b"{}") + trailer, compress(b"{}"))[kind - 1]
+        listed = secretbox(bytes(32), content if kind == 4 else compress(b"[]"))
+        index = secretbox(key.secret, len(listed).to_bytes(4, "big") + bytes(32)) + listed
+        found = (index if key.asymmetric else b"") + key.wrap(bytes(32)) + secretbox(bytes(32), frames)
+    _open_manifest(found, key)
+
+
+def _open_manifest(found: bytes, key: Key) -> None:
+    """Opens one in every way, and holds the answers against each other."""
+    public = Key(key.kind, key.secret)
+    said = {
+        act.__name__: _answer(act, found, key)
+        for act in (manifest.open, manifest.open_trailer, manifest.open_facts, manifest.blob_names)
+    }
+    for act in (manifest.open_index, manifest.open_sizes) if key.asymmetric else ():
+        assert _answer(act, found, public) == _answer(act, found, key)
+    opened, trailer, facts = said["open"], said["open_trailer"], said["open_facts"]
+    if isinstance(trailer, dict) and isinstance(facts, dict):
+        shown = {word: value for word, value in trailer.items() if word not in manifest.SECTIONS}
+        assert repr(shown) == repr(facts), "two readers of a trailer disagree"
+    if opened is None:
+        return
+    names: list[str] | None = []
+    for name in opened.entries:
+        entry = _look_at(opened, name)
+        names = names + entry.blobs if entry is not None and names is not None else None
+    if said["blob_names"] is not None and names is not None:
+        assert said["blob_names"] == names, "two readers of the blobs' names disagree"
+
+
+def _answer(act: Callable[[bytes, Key, str], Any], found: bytes, key: Key) -> Any:
+    try:
+        return act(found, key, "m")
+    except (CorruptManifest, WrongKey):
+        return None
+
+
+def _look_at(opened: manifest.Manifest, name: str) -> manifest.Entry | None:
+    """All that is asked of an entry."""
+    with contextlib.suppress(CorruptManifest):
+        size, hardlink = manifest.outline(opened.entries, name)
+        assert size is None or 0 <= size <= manifest.MOST_SIZE
+        assert isinstance(hardlink, str)
+    try:
+        entry = opened.entries[name]
+    except CorruptManifest:
+        return None
+    for word in ("size", "sizes", "stored", "mtime_ns", "atime_ns"):
+        with contextlib.suppress(CorruptManifest):
+            getattr(entry, word)
+    return entry
+
+
+# ---- archives --------------------------------------------------------------------------------------------------------
+
+
+class Heard:
+    """What a restore reports."""
+
+    def __init__(self) -> None:
+        self.restored: list[str] = []
+        self.problems: list[PogfastError] = []
+
+    def started(self, progress: Callable[[], Any]) -> None:
+        progress()
+
+    def entry(self, name: str, outcome: str, size: int) -> None:
+        if outcome == "restored":
+            self.restored.append(name)
+
+    def warning(self, text: str) -> None: ...
+
+    def problem(self, error: PogfastError) -> None:
+        assert isinstance(error, PogfastError)
+        self.problems.append(error)
+
+
+def seen(top: Path) -> dict[str, tuple[Any, ...]]:
+    """All that lies below a directory, and what it is."""
+    found: dict[str, tuple[Any, ...]] = {}
+    for folder, directories, files in os.walk(top):
+        for name in [*directories, *files]:
+            path = os.path.join(folder, name)
+            facts = os.lstat(path)
+            found[path] = (facts.st_mode, facts.st_uid, facts.st_size, facts.st_mtime_ns, facts.st_ino)
+    return found
+
+
+def restore(data: bytes) -> None:
+    """A restore of an archive into a directory, twice, as pogfast and as pog do it."""
+    from pogfast import opening, recovery
+
+    draw = Draw(data)
+    made = MadeUp(draw)
+    place = clear(sandbox() / "restore")
+    outside, into = place / "outside", place / "out" / "inside"
+    outside.mkdir()
+    (outside / "kept").write_bytes(b"untouched")
+    into.mkdir(parents=True)
+    store = made.store(clear(place / "store"))
+    if draw.below(4) == 3:  # what lies there before
+        (into / "a").symlink_to(outside)
+        (into / "d").symlink_to(outside / "kept")
+    before = {path: facts for path, facts in seen(sandbox().parents[4]).items() if "/inside/" not in path}
+    options = recovery.Options(
+        overwrite=draw.pick(("never", "if-changed", "always")),
+        delete=bool(draw.below(4) == 3),
+        strip_components=draw.pick((0, 0, 0, 1)),
+        numeric_owner=bool(draw.below(2)),
+        jobs=2,
+    )
+    for _ in range(1 + draw.below(2)):
+        heard = Heard()
+        with _only_ours():
+            recovery.restore(f"{store}/{MANIFEST}", made.key, str(into), report=heard, options=options)
+            _compare(made, into, heard)
+    if draw.below(4) == 3:
+        with _only_ours():
+            opening.restore(
+                f"local:{store}/{MANIFEST}", made.key, str(into), names=None, consume=False, jobs=2, report=_Pog()
+            )
+    after = {path: facts for path, facts in seen(sandbox().parents[4]).items() if "/inside/" not in path}
+    for facts in (before, after):  # the directory itself gets new files, and may get new facts
+        facts.pop(str(into), None)
+    assert before == after, {path for path in before | after if before.get(path) != after.get(path)}
+
+
+class _Pog(Heard):
+    def file(self, index: int, total: int, name: str) -> None: ...
+
+
+@contextlib.contextmanager
+def _only_ours() -> Iterator[None]:
+    """An archive may be refused as a whole, but nothing in it is a failure of the store or of the disk."""
+    try:
+        yield
+    except StoreError as error:
+        raise AssertionError(f"an archive ends the restore of all: {error}") from error
+    except PogfastError:
+        return
+
+
+def _compare(made: MadeUp, into: Path, heard: Heard) -> None:
+    """What was restored is what its blobs hold."""
+    opened = manifest.open(made.manifest, made.key, "m")
+    for name in heard.restored:
+        if name not in opened.entries or "/" in name or heard.restored.count(name) > 1:
+            continue
+        path = into / name
+        chunks = [made.stored.chunks.get(blob) for blob in opened.entries[name].blobs]
+        if None in chunks or not os.path.lexists(path) or not stat.S_ISREG(os.lstat(path).st_mode):
+            continue
+        content = plain([chunk for chunk in chunks if chunk is not None])
+        assert content is None or path.read_bytes() == content, f"{name!r} is restored otherwise"
+
+
+def verbs(data: bytes) -> None:
+    """The commands that read, on a store with an archive and odd names."""
+    draw = Draw(data)
+    made = MadeUp(draw)
+    place = clear(sandbox() / "verbs")
+    store = made.store(clear(place / "store"))
+    for _ in range(draw.below(3)):
+        _plant(draw, store)
+    keyfile = place / "key"
+    keyfile.write_bytes(PRIVATE if made.key.asymmetric else b"")
+    words = ["--json"] if draw.below(3) == 2 else ["-v"] if draw.below(2) else []
+    archive = f"{store}/{MANIFEST}" if draw.below(2) else f"{store}/latest"
+    verb = draw.pick(
+        (
+            ("list", str(store)),
+            ("ls", "-l", archive),
+            ("info", archive),
+            ("stats", str(store)),
+            ("find", str(store), draw.pick(("*", "a", "**/b", "kept"))),
+            ("diff", archive, f"{store}/{MANIFEST}"),
+            ("check", "--read-data", str(store)),
+            ("check", archive, "--against", str(clear(place / "against"))),
+            ("cat", archive, draw.pick(("kept", "d/parts", "a", "a/b"))),
+            ("copy", str(store), str(place / "copy")),
+            ("prune", str(store), "--keep-last", "1"),
+            ("rewrite", archive, "--exclude", "a"),
+        )
+    )
+    shutil.rmtree(place / "copy", ignore_errors=True)
+    with _key_of(made.key):
+        said = _run([*verb, *words, "--keyfile", str(keyfile)])
+    if "--json" not in words and verb[0] != "cat":
+        assert not any(byte in said for byte in (b"\x1b", b"\r", b"\x07")), f"a terminal obeys this: {said!r}"
+
+
+@contextlib.contextmanager
+def _key_of(key: Key) -> Iterator[None]:
+    """Commands get this key, whatever is in their keyfile."""
+    from pogfast import keys
+
+    kept = keys.from_options
+    keys.from_options = lambda **more: key
+    try:
+        yield
+    finally:
+        keys.from_options = kept
+
+
+class _Terminal(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def _run(arguments: list[str]) -> bytes:
+    """What a command says on a terminal, in this process. Raises what it raises, but for our own errors."""
+    import click
+
+    from pogfast.cli.output import Output
+
+    kept, raw_out, raw_err = (sys.stdout, sys.stderr), _Terminal(), io.BytesIO()
+    sys.stdout = io.TextIOWrapper(raw_out, "utf-8", "surrogateescape", write_through=True)
+    sys.stderr = io.TextIOWrapper(raw_err, "utf-8", "backslashreplace", write_through=True)
+    try:
+        output = Output()
+        with (
+            contextlib.suppress(click.exceptions.Exit, PogfastError),
+            cli.group.make_context("pogfast", arguments, obj=output) as context,
+        ):
+            cli.group.invoke(context)
+        return raw_out.getvalue() + raw_err.getvalue()
+    finally:
+        sys.stdout.detach()
+        sys.stderr.detach()
+        sys.stdout, sys.stderr = kept
+
+
+def _plant(draw: Draw, store: Path) -> None:
+    """Something in a store that is not ours, or looks as if it were."""
+    marks = ("sweep.running-", "sweep.done-x", f"{MANIFEST}.removed")
+    manifests = (".mfn", "x.mfn", "9999-12-31T23:59:59.mfn", "\udcff.mfn", "\x1b[2J.mfn", "a\nb.mfn")
+    name = draw.pick((*marks, *manifests, "a", "data/zz", "data/a", "data/ab/" + "A" * 43 + "="))
+    path = store / name
+    if path.exists() or path.is_symlink():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = draw.below(5)
+    if kind == 0:
+        path.mkdir()
+    elif kind == 1:
+        path.symlink_to(store / MANIFEST)
+    elif kind == 2:
+        os.mkfifo(path)
+    else:
+        path.write_bytes((store / MANIFEST).read_bytes() if kind == 3 else draw.piece())
+
+
+# ---- what is remembered ----------------------------------------------------------------------------------------------
+
+
+class _Held:
+    """A store with one good archive, in memory."""
+
+    identity = "fuzz"
+    parallel = 1
+
+    def __init__(self) -> None:
+        self.key = KEYS[0]
+        entry = manifest.Entry([blob_name(self.key.secret, b"")], 1.0, 2.0, {"size": 0})
+        self.data = manifest.seal(manifest.Manifest({"a": entry}, {"host": "h"}), self.key)
+
+    def get_manifest(self, name: str) -> bytes:
+        return self.data
+
+
+def remembered(data: bytes) -> None:
+    """The catalog of a store's archives, sealed with the right key: a store is looked at all the same."""
+    import msgspec
+
+    from pogfast.stores import Stored as InStore
+
+    draw = Draw(data)
+    held = _Held()
+    os.environ["POGFAST_CACHE_DIR"] = str(clear(sandbox() / "cache"))
+    there = [InStore(f"{number}.mfn", len(held.data), 1.0) for number in range(2)]
+    path, sealing = catalog._place(held.identity, held.key)
+    if draw.below(4) == 3:
+        content = draw.rest()
+    else:
+        rows = [
+            [
+                stored.name.encode() if draw.below(8) else draw.piece(),
+                stored.size if draw.below(8) else draw.number() % (1 << 63),
+                stored.modified,
+                dumps(draw.value() if draw.below(2) else {"host": "h", "totals": {"files": 1, "stored": 1}}),
+                draw.pick((None, b"\0\0\0\0", b"\0\0\0\0\1\0\0\0", b"\0", draw.piece())),
+            ]
+            for stored in there
+        ]
+        known = [draw.pick((1, 1, 1, 2)), draw.pick((bytes(32), bytes(64), b"a")), rows]
+        content = draw.bent(zstandard.compress(draw.bent(msgspec.msgpack.encode(known)), 1))
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    Path(path).write_bytes(secretbox(sealing, content))
+    for blobs in (False, True):
+        with catalog.Catalog(held, held.key) as known:
+            for stored, found in zip(there, known.look(there, blobs=blobs), strict=True):
+                assert found.problem is None, found.problem
+                assert found.name == stored.name
+                assert isinstance(found.facts, dict)
+                assert not blobs or all(map(manifest.is_blob_name, found.blobs or [""]))
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def words(data: bytes) -> None:
+    """Text that people write: sizes, times, chunkers, patterns, addresses, profiles, policies, pog's options."""
+    from pogfast import checking, chunker, patterns, pog, profiles, retention, sizes
+    from pogfast.directories import safe_path
+    from pogfast.stores import addresses, check_stores, check_targets, remote, settings
+
+    draw = Draw(data)
+    kind = draw.byte()
+    text = draw.rest().decode("utf-8", "surrogateescape")
+    profile = sandbox() / "profile.toml"
+
+    def match() -> None:
+        given, _, name = text.partition("\n")
+        for ignore_case in (False, True):
+            patterns.Patterns(given.split("\t"), ignore_case=ignore_case).matches(name)
+
+    def load() -> None:
+        profile.write_bytes(os.fsencode(text))
+        profiles.load(str(profile))
+
+    def span() -> None:
+        from datetime import UTC, datetime
+
+        retention.Span.parse(text).before(datetime(2026, 3, 31, tzinfo=UTC))
+
+    def service() -> None:
+        place = addresses.parse_service(f"{('s3', 'b2')[kind // 16 % 2]}://{text}")
+        assert isinstance(place.label, str)
+
+    acts: list[Callable[[], Any]] = [
+        lambda: sizes.parse_size("-x", text),
+        lambda: sizes.parse_seconds("-x", text, bare=kind > 127),
+        lambda: chunker.Chunker.parse(text, 4096).check(),
+        match,
+        load,
+        span,
+        service,
+        lambda: addresses.check_directory(text),
+        lambda: check_stores(text),
+        lambda: check_targets(text),
+        lambda: settings.Lock.parse(text),
+        lambda: settings.Settings.of({"POGFAST_PARALLEL": text, "POGFAST_RETRY_FOR": text}),
+        lambda: safe_path(text),
+        lambda: pog.parse(text.split("\0")),
+        lambda: pog.parse_size(text),
+        lambda: checking.Subset.parse(text),
+        lambda: remote.extent(text.partition("\n")[0], text.partition("\n")[2] or None, kind),
+        lambda: remote.http_time(text),
+        lambda: remote.seconds_to_wait(text),
+    ]
+    with contextlib.suppress(PogfastError):
+        acts[kind % len(acts)]()
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    act.__name__: act for act in (blob, raw, sealed, restore, verbs, remembered, words)
+}
