@@ -84,6 +84,10 @@ class StoreError(PogfastError):
     """A store cannot be read or written: no space, no permission, a program that failed."""
 
 
+class Exists(StoreError):
+    """Something in a store has that name already."""
+
+
 class StoreLost(PogfastError):
     """One of several stores cannot be written to any more; the others have the archive."""
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from pogfast import manifest
 from pogfast.archive import ArchiveInfo, Filter, Record, archives, manifests_of, needed_blobs, some_of, time_of
-from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
+from pogfast.errors import Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
 from pogfast.keys import Key
 from pogfast.retention import Dated, Judged, Policy, is_future, judge, keeps_nothing
 from pogfast.stores import REMOVED, Store, Stored, open_store
@@ -244,7 +244,7 @@ def undelete(
                     raise NoSuchArchive(f"no removed archive {name} in {opened.label}")
                 _bring_back(opened, key, there[name])
                 found.done.append(name)
-            except (NoSuchArchive, MissingBlob) as error:
+            except (NoSuchArchive, MissingBlob, Exists) as error:
                 found.problems.append(error)
                 tell(error)
         return found

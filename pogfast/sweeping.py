@@ -99,6 +99,7 @@ class Sweep:
         self.allow_missing = allow_missing
         self.warn = warn
         self.swept = Swept()
+        self.own = ""  # the end of this run's marks
         self.time = 0.0  # of the store, when this run began
 
     def run(self, going: Sequence[str]) -> Swept:
@@ -121,7 +122,9 @@ class Sweep:
         for name in going:
             with contextlib.suppress(NoSuchArchive):  # another prune was faster
                 self.store.remove_manifest(name)
-        self._delete_condemned()
+        self.swept.expired = self._delete_condemned()
+        if not self.grace:
+            self.swept.expired -= len(going)  # that went just now
         self._condemn()
         if not self.grace:
             self._delete_condemned()
@@ -241,35 +244,36 @@ class Sweep:
 
     # ---- the second visit ----
 
-    def _delete_condemned(self) -> None:
-        """Deletes what cannot be brought back any more, and what was condemned a grace period ago and nothing needs."""
+    def _delete_condemned(self) -> int:
+        """Deletes what cannot be brought back any more, and what was condemned a grace period ago and nothing needs.
+        The number of archives that cannot be brought back any more."""
         marks = self._named()
         due = [mark for name, mark in marks.items() if name.startswith(CONDEMNED) and self._is_due(mark)]
         listed = {mark.name: self._names_of([mark]) for mark in due}
-        over = {name for name, mark in marks.items() if self._is_over(mark)}
+        over = {name: mark for name, mark in marks.items() if self._is_over(mark)}
         for names in listed.values():
-            over |= {name for name in names if name in marks and self._has_waited(marks[name], names[name])}
+            over |= {name: marks[name] for name, when in names.items() if self._has_waited(marks.get(name), when)}
         # Before the manifests are read: whoever brings one of these back looks afterwards whether it is still here.
-        self.store.delete_manifests(sorted(over))
-        self.swept.expired = sum(name.endswith(REMOVED) for name in over)
+        self.store.delete_as_listed(over.values())
         if due:
             with self._announced() as alone:
                 for mark in sorted(due, key=_written) if alone else ():
                     self._delete(listed[mark.name].keys(), mark.modified)
             if alone:
                 self._delete_marks(mark.name for mark in due)
+        return sum(name.endswith(REMOVED) for name in over)
 
     @staticmethod
-    def _has_waited(mark: Stored, listed: float) -> bool:
+    def _has_waited(mark: Stored | None, listed: float) -> bool:
         """Whether a removed archive has been one ever since a list was written."""
-        return mark.name.endswith(MANIFEST + REMOVED) and mark.modified < listed
+        return mark is not None and mark.name.endswith(MANIFEST + REMOVED) and mark.modified < listed
 
     @contextlib.contextmanager
     def _announced(self) -> Iterator[bool]:
         """Says in the store that blobs are being deleted, again and again, and afterwards that they have been. False:
         another prune is at it, or was killed a moment ago; it is best left alone, as some services cannot delete on
         condition."""
-        own = _unique()
+        self.own = own = _unique()
 
         def renew(ended: threading.Event) -> None:
             while not ended.wait(STALE / 10):
@@ -279,7 +283,7 @@ class Sweep:
         self.store.put_mark(SWEEPING + own, b"")
         try:
             with beside(renew, "pogfast-sweep"):
-                alone = not self.grace or not self._others(own)
+                alone = self._is_alone()
                 if not alone:
                     self.warn(f"{self.store.label}: another prune deletes blobs, or was killed: the next one goes on")
                 yield alone
@@ -288,12 +292,13 @@ class Sweep:
             old = {mark.name for mark in self.store.named(SWEPT)}
             self._delete_marks([SWEEPING + own, *(old - {SWEPT + own})])
 
-    def _others(self, own: str) -> bool:
-        """Whether another prune has said that it deletes blobs, a short while ago by the store's clock."""
+    def _is_alone(self) -> bool:
+        """Whether no other prune has said that it deletes blobs, a short while ago by the store's clock."""
         marks = {mark.name.removeprefix(SWEEPING): mark.modified for mark in self.store.named(SWEEPING)}
         over = {mark.name.removeprefix(SWEPT) for mark in self.store.named(SWEPT)}
-        latest = marks.get(own, self.time) - STALE
-        return any(modified > latest for name, modified in marks.items() if name not in {own, *over})
+        latest = marks.get(self.own, self.time) - STALE
+        others = [modified for name, modified in marks.items() if name not in {self.own, *over}]
+        return not self.grace or not any(modified > latest for modified in others)
 
     def _delete(self, names: Collection[str], before: float) -> None:
         """Deletes those of some blobs that nothing needs and that were written before some time."""
@@ -312,8 +317,8 @@ class Sweep:
                 for blob in self.store.delete_old_blobs(batch, before, held.is_fresh):
                     left.discard(blob.name)
                     self._count(blob)
-            if held.is_fresh():
-                return  # what is left was written anew
+            if held.is_fresh() or not self._is_alone():
+                return  # what is left was written anew, or is for the other prune
 
     # ---- the first ----
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -821,3 +821,77 @@ def test_what_is_written_anew_is_not_deleted(tmp_path: Path) -> None:
     assert len(looks) == 4
     assert list(store.delete_old_blobs(store.blob_names(), math.inf, lambda: False)) == [], "not when it may not go on"
     store.close()
+
+
+def test_a_full_store_can_be_pruned(command: Callable[..., Ran], work: Path, small_disk: Path) -> None:
+    """To the last byte, inodes as well: archives get other names, and what is expired goes first."""
+    store = small_disk / "store"
+    for name in "abc":
+        (work / "tree" / name).write_bytes(os.urandom(5000))
+        assert command("create", "tree", "--to", str(store)).code == 0
+        (work / "tree" / name).unlink()
+    long_ago = time.time() - 30 * 3600
+    for path in (store / "data").rglob("*="):
+        os.utime(path, (long_ago, long_ago))
+    assert command("prune", str(store), *KEEP, "--yes").code == 0
+    [marked] = store.glob(f"{CONDEMNED}*")
+    os.utime(marked, (long_ago + 1, long_ago + 1))
+    for path in store.glob("*.removed"):
+        os.utime(path, (long_ago, long_ago))
+    fill(small_disk)
+    ran = command("prune", str(store), *KEEP, "--yes")
+    assert ran.code == 0, ran.err
+    assert len(list((store / "data").rglob("*="))) == 1
+    assert command("check", str(store), "--read-data").code == 0
+    fill(small_disk)
+    assert command("prune", str(store), *KEEP, "--yes", "--now").code == 0
+
+
+def fill(disk: Path) -> None:
+    """Leaves no byte of a disk, and no inode."""
+    with contextlib.suppress(OSError), open(disk / f"filler{time.time_ns()}", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    with contextlib.suppress(OSError):
+        for number in range(100_000):
+            (disk / f"empty{number}-{time.time_ns()}").touch()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of one megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=300", "tmpfs", str(disk)]
+    if os.getuid() or subprocess.run(mounted, check=False, capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_prune_that_may_not_delete_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves `sweep.running` beside `sweep.done`."""
+    store = LocalStore.create(str(tmp_path), fan_out=True)
+    store.put_mark(f"{SWEEPING}1", b"")
+    store.put_mark(f"{SWEEPING}2", b"")
+    store.put_mark("sweep.done-1", b"")
+    monkeypatch.setattr(reliance, "PAUSE", 0.01)
+    monkeypatch.setattr(reliance, "STALE", 0.2)
+    told: list[str] = []
+    assert reliance.await_no_sweep(store, told.append), "the second says nothing more: it was killed"
+    assert len(told) == 1
+    store.put_mark("sweep.done-2", b"")
+    assert not reliance.await_no_sweep(store, told.append)
+    assert len(told) == 1
+    store.close()
+
+
+def test_a_dry_run_says_what_a_run_does(command: Callable[..., Ran], work: Path, store: str) -> None:
+    counts = ("blobs_removed", "bytes_removed", "blobs_waiting", "snapshots_removed", "snapshots_expired")
+    for words in ([*KEEP], [*KEEP, "--now"], [*KEEP, "--now"]):
+        [foretold] = said(command("prune", store, *words, "--json"), "summary")
+        [done] = said(command("prune", store, *words, "--json", "--yes"), "summary")
+        assert [foretold[count] for count in counts] == [done[count] for count in counts], words
+    assert blobs(work) == 1

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from pogfast._engine import MOST_BLOB, BlobDirectory, sync_file_system
-from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
+from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.stores.findings import Finding, Warmth
 
 if TYPE_CHECKING:
@@ -304,16 +304,30 @@ class LocalStore:
                     out.flush()
                     # All blobs that are older than a manifest are on the disk, those of other runs as well.
                     (sync_file_system if _is_manifest(name) else os.fsync)(file)
-                if replace:
+                if replace or self._is_planted(name):
                     os.rename(unfinished, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
                 else:
-                    rename_new(unfinished, self.directory, name, self.directory)
+                    self._rename_new(unfinished, name)
             except BaseException:
                 os.unlink(unfinished, dir_fd=self.directory)
                 raise
             os.fsync(self.directory)
         except OSError as error:
             raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}") from error
+
+    def _rename_new(self, unfinished: str, name: str) -> None:
+        """Raises OSError and Exists."""
+        try:
+            rename_new(unfinished, self.directory, name, self.directory)
+        except FileExistsError as error:
+            raise Exists(f"{self.label}: there is an archive {name} already") from error
+
+    def _is_planted(self, name: str) -> bool:
+        """Whether something has a manifest's name that is none, such as a link. Raises OSError."""
+        try:
+            return not stat.S_ISREG(os.stat(name, dir_fd=self.directory, follow_symlinks=False).st_mode)
+        except FileNotFoundError:
+            return False
 
     def manifests(self) -> list[Stored]:
         """What ends in .mfn, by name. A link or FIFO there is listed as well, and is damage when it is read: if it were
@@ -516,6 +530,11 @@ class LocalStore:
                     self._put_back(found.name, name, folder)
             except OSError as error:
                 raise StoreError(f"cannot put {name} back in {self.label}: {error.strerror}") from error
+
+    def delete_as_listed(self, marks: Iterable[Stored]) -> None:
+        for mark in marks:
+            self.forget_removed(mark)
+        self.delete_manifests([])  # and makes that durable
 
     def forget_removed(self, removed: Stored) -> None:
         aside = f"{temporary_prefix().decode()}{os.urandom(8).hex()}.tmp"

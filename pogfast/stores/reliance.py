@@ -19,7 +19,7 @@ from pogfast.sizes import many
 from pogfast.stores.local import CONDEMNED, LIKE_A_BLOB, SWEEP, SWEEPING, SWEPT
 
 if TYPE_CHECKING:
-    from pogfast.stores import Target
+    from pogfast.stores import Store, Target
 
 Result = TypeVar("Result")
 Tell = Callable[[str], None]
@@ -123,14 +123,14 @@ def stored_again(conclude: Callable[[], Result], store: Callable[[Collection[str
     return conclude()
 
 
-def publish_while(target: Target, name: str, data: bytes, others: Collection[str]) -> None:
+def publish_while(target: Store, name: str, data: bytes, others: Collection[str]) -> None:
     """Stores a manifest of blobs that no prune deletes while it finds one of some `others` beside the manifests: if
-    there is one afterwards, none has read the manifests too early. Raises StoreError, and MissingBlob if there is none;
-    the manifest does not stay then."""
+    there is one afterwards, none has read the manifests too early. Raises StoreError, of these Exists, and MissingBlob
+    if there is none; then the archive is a removed one."""
     target.put_manifest(name, data)
     there = {mark.name for other in others for mark in target.named(other)}
     if not there.intersection(others):
-        target.delete_manifests([name])
+        target.remove_manifest(name)  # another run may have brought it back in time
         raise MissingBlob(f"{name}: its grace period is over: a prune deletes its blobs")
 
 

@@ -22,7 +22,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from pogfast._engine import MOST_BLOB
-from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
+from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.retries import RETRIED
 from pogfast.stores.local import LIKE_A_BLOB, MOST_MANIFEST, REMOVED, Stored, check_size, is_mark
 
@@ -71,10 +71,6 @@ class TryAgain(StoreError):
 
 class Garbled(TryAgain):
     """An answer about one object that makes no sense, such as a Content-Range that is none."""
-
-
-class Exists(StoreError):
-    """There is an object of that name already."""
 
 
 class NoSuchBucket(StoreError, NoSuchArchive):
@@ -447,6 +443,9 @@ class RemoteStore:
 
     def begin_sweep(self) -> None:
         """Nothing is moved aside here."""
+
+    def delete_as_listed(self, marks: Iterable[Stored]) -> None:
+        self.delete_manifests(mark.name for mark in marks)
 
     def forget_removed(self, removed: Stored) -> None:
         """Removed again it has the same bytes, and so the same version."""

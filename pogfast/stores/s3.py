@@ -20,11 +20,10 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from pogfast.errors import MissingBlob, StoreError, UsageError
+from pogfast.errors import Exists, MissingBlob, StoreError, UsageError
 from pogfast.stores.findings import Finding, Warmth
 from pogfast.stores.remote import (
     Body,
-    Exists,
     Found,
     Garbled,
     NoSuchBucket,
