@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pogfast import manifest
@@ -35,6 +35,7 @@ from pogfast.errors import (
     UsageError,
     WrongKey,
 )
+from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
@@ -330,7 +331,7 @@ def _first_that_opens(
     name = next(names)
     while True:
         try:
-            return name, manifest.open(store.get_manifest(name), key, name)
+            return name, fetched_manifest(store, name, partial(manifest.open, key=key, name=name))
         except (CorruptManifest, WrongKey) as error:
             following = next(names, None)
             if following is None:

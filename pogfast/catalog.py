@@ -29,6 +29,7 @@ from pogfast import manifest
 from pogfast._engine import random_bytes, secretbox, secretbox_open
 from pogfast.encoding import bytes_of, local_all, portable_all
 from pogfast.errors import PogfastError
+from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.places import cache_directory, make_cache_directory
 from pogfast.stores import Stored
@@ -123,19 +124,22 @@ class Catalog:
                 self._save()
 
     def _open(self, stored: Stored, blobs: bool) -> Seen:
-        seen = Seen(stored.name, stored.size, stored.modified, {})
         try:
-            data = self.store.get_manifest(stored.name)
-            if self.key.can_open:
-                seen.facts = _counted(manifest.open_facts(data, self.key, stored.name))
-            if self.key.can_open and not _says_enough(seen.facts):
-                entries = manifest.open_entries(data, self.key, stored.name)
-                seen.facts["totals"] = _totals(entries)
-                seen.blobs = list(dict.fromkeys(blob for entry in entries.values() for blob in entry.blobs))
-            if blobs or not self.key.can_open:
-                seen.blobs = list(dict.fromkeys(manifest.blob_names(data, self.key, stored.name)))
+            return fetched_manifest(self.store, stored.name, lambda data: self._seen(stored, data, blobs))
         except PogfastError as error:
-            seen.problem = error
+            return Seen(stored.name, stored.size, stored.modified, {}, problem=error)
+
+    def _seen(self, stored: Stored, data: bytes, blobs: bool) -> Seen:
+        """Raises CorruptManifest and WrongKey."""
+        seen = Seen(stored.name, stored.size, stored.modified, {})
+        if self.key.can_open:
+            seen.facts = _counted(manifest.open_facts(data, self.key, stored.name))
+        if self.key.can_open and not _says_enough(seen.facts):
+            entries = manifest.open_entries(data, self.key, stored.name)
+            seen.facts["totals"] = _totals(entries)
+            seen.blobs = list(dict.fromkeys(blob for entry in entries.values() for blob in entry.blobs))
+        if blobs or not self.key.can_open:
+            seen.blobs = list(dict.fromkeys(manifest.blob_names(data, self.key, stored.name)))
         return seen
 
     def _name_blobs(self, seen: Seen) -> bool:

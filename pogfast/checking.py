@@ -32,6 +32,7 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
+from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.reading import EntryFile
@@ -264,9 +265,11 @@ class _Check:
     def _look_at_index(self, name: str) -> bool:
         """Looks at all that a public key opens. Returns False if that is nothing."""
         try:
-            data = self.store.get_manifest(name)
-            blobs = manifest.blob_names(data, self.key, name)
-            sizes = manifest.open_sizes(data, self.key, name)
+            blobs, sizes = fetched_manifest(
+                self.store,
+                name,
+                lambda data: (manifest.blob_names(data, self.key, name), manifest.open_sizes(data, self.key, name)),
+            )
         except PogfastError as error:
             return self._refuse(name, error)
         for blob in sorted(set(blobs)):
@@ -280,8 +283,7 @@ class _Check:
     def _look_at_files(self, name: str) -> bool:
         """Returns True if it opens and is meant. What is malformed in it is damage, and the rest is looked at."""
         try:
-            data = self.store.get_manifest(name)
-            opened = manifest.open(data, self.key, name)
+            data, opened = self._open(name)
         except PogfastError as error:
             return self._refuse(name, error)
         if not self.wanted.fits(opened.trailer or {}):
@@ -314,7 +316,7 @@ class _Check:
         """Whether its index names its blobs; and where entries do not say how long these were, whether all together
         are as long as they were."""
         try:
-            manifest.check_index(blobs, data, self.key, name)
+            self._check_index(name, data, blobs)
         except (CorruptManifest, WrongKey) as error:
             self._tell(Damage(name, None, None, None, str(error)))
         was = totals_of(trailer or {}).get("stored")
@@ -324,8 +326,16 @@ class _Check:
             text = f"its blobs have {sum(known):,} bytes, and had {was:,}: some are cut short or have grown"
             self._tell(Damage(name, None, None, None, f"{name}: {text}; --read-data finds which"))
 
-    def _open(self, name: str) -> Manifest:
-        return manifest.open(self.store.get_manifest(name), self.key, name)
+    def _check_index(self, name: str, data: bytes, blobs: list[str]) -> None:
+        """Raises CorruptManifest and WrongKey. What seems damaged is fetched once more."""
+        try:
+            manifest.check_index(blobs, data, self.key, name)
+        except (CorruptManifest, WrongKey):
+            manifest.check_index(blobs, self.store.get_manifest(name), self.key, name)
+
+    def _open(self, name: str) -> tuple[bytes, Manifest]:
+        """(its bytes, what is in it)."""
+        return fetched_manifest(self.store, name, lambda data: (data, manifest.open(data, self.key, name)))
 
     def _look_at_file(
         self, archive: str, name: str, entry: Entry, full: int | None, sizes: Sequence[int] | None
@@ -418,7 +428,7 @@ class _Check:
 
     def _trace(self, archive: str) -> None:
         """Says of which files what is damaged is a part."""
-        entries = self._open(archive).entries
+        entries = self._open(archive)[1].entries
         for name in entries:
             with contextlib.suppress(CorruptManifest):  # it has been told
                 entry = entries[name]

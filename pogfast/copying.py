@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pogfast import manifest
@@ -21,7 +22,7 @@ from pogfast.archive import Filter, Refused, latest_of, manifests_of, telling
 from pogfast.beside import beside
 from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
-from pogfast.fetching import fetched
+from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key
 from pogfast.stores import LATEST, PARTIAL, Store, Stored, Target, find_manifest, names_archive, open_store
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
@@ -220,7 +221,9 @@ class _Copy:
 
         def look(stored: Stored) -> set[str] | PogfastError:
             try:
-                return set(manifest.blob_names(self.source.get_manifest(stored.name), key, stored.name))
+                return set(
+                    fetched_manifest(self.source, stored.name, partial(manifest.blob_names, key=key, name=stored.name))
+                )
             except (DamageError, WrongKey) as error:
                 return error
 
@@ -343,6 +346,16 @@ class _Copy:
 
     # ---- manifests ----
 
+    def _good_manifest(self, name: str) -> bytes:
+        """One of the source that was looked at as far as the key allows. Raises DamageError and StoreError."""
+
+        def look(data: bytes) -> bytes:
+            if self.key is not None:
+                manifest.blob_names(data, self.key, name)
+            return data
+
+        return fetched_manifest(self.source, name, look)
+
     def _copy_manifest(self, reliance: Reliance, name: str, blobs: set[str], verify: bool) -> None:
         target = reliance.target
         lost = blobs & self.bad
@@ -351,7 +364,11 @@ class _Copy:
                 CorruptBlob(f"{name}: not copied, {len(lost)} of its blobs are damaged or missing", path=name)
             )
             return
-        data = self.source.get_manifest(name)
+        try:
+            data = self._good_manifest(name)
+        except DamageError as error:
+            self._problem(error)
+            return
         there = self._size_of_manifest(name)
         if there is not None:
             if there == len(data) and (not verify or cast(Store, target).get_manifest(name) == data):

@@ -1,4 +1,4 @@
-"""A blob from wherever it lies: what seems damaged is fetched once more, since that may have happened on the way.
+"""A blob or manifest from wherever it lies: what seems damaged is fetched once more, since that may be on the way only.
 
 Knows no key and no kind of store: what is good is for a function to say that the caller brings. The engine does the
 same for what goes through Opener.
@@ -23,18 +23,30 @@ class Holds(Protocol):
     def get_blob(self, name: str) -> Buffer: ...
 
 
+class HoldsManifests(Protocol):
+    """A store, as far as a manifest is read from it."""
+
+    def get_manifest(self, name: str) -> bytes: ...
+
+
 def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result:
     """Returns what `look` makes of the blob `name` of a store. If `look` finds it damaged, by DamageError or WrongKey,
     the blob is fetched a second time, from the disk rather than from the memory that it may be damaged in. Raises what
     `get_blob` and `look` raise."""
-    data = store.get_blob(name)
     try:
-        return look(data)
+        return look(store.get_blob(name))
     except MissingBlob:
         raise
     except (DamageError, WrongKey):
-        del data
-    forget = getattr(store, "forget", None)
-    if forget is not None:
-        forget(name)
+        forget = getattr(store, "forget", None)
+        if forget is not None:
+            forget(name)
     return look(store.get_blob(name))
+
+
+def fetched_manifest(store: HoldsManifests, name: str, look: Callable[[bytes], Result]) -> Result:
+    """The same for a manifest: a flipped bit in it would make an older archive the latest."""
+    try:
+        return look(store.get_manifest(name))
+    except (DamageError, WrongKey):
+        return look(store.get_manifest(name))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from pogfast import manifest
 from pogfast.archive import Filter, archives
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, WrongKey
+from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.stores import open_store
 from pogfast.stores.settings import Lock
@@ -60,7 +62,7 @@ def extend(
                 problem(PogfastError(f"not locked: {info.problem}", path=info.name))
             elif wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths}):
                 summary.archives += 1
-                index = manifest.blob_names(opened.get_manifest(info.name), key, info.name)
+                index = fetched_manifest(opened, info.name, partial(manifest.blob_names, key=key, name=info.name))
                 needed.update(dict.fromkeys(index))
                 needed[info.name] = None
         if not summary.archives and not summary.problems:

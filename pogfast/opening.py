@@ -33,6 +33,7 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
+from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, kept_metadata
@@ -85,7 +86,7 @@ def read_archive(archive: str, key: Key) -> manifest.Manifest:
     """The manifest at a path or `local:` URL. Raises NoSuchArchive, WrongKey, CorruptManifest."""
     store, name = open_archive(archive)
     with contextlib.closing(store):
-        return manifest.open(store.get_manifest(name), key, archive)
+        return fetched_manifest(store, name, lambda data: manifest.open(data, key, archive))
 
 
 def read_index(archive: str, key: Key) -> list[str]:
@@ -93,7 +94,7 @@ def read_index(archive: str, key: Key) -> list[str]:
     in an archive of a key pair, whose public key is enough. Raises as read_archive does."""
     store, name = open_archive(archive)
     with contextlib.closing(store):
-        names = manifest.blob_names(store.get_manifest(name), key, archive)
+        names = fetched_manifest(store, name, lambda data: manifest.blob_names(data, key, archive))
     return sorted(names) if key.asymmetric else names
 
 
@@ -257,7 +258,7 @@ def restore(
     store, manifest_name = open_archive(archive)
     summary = Summary()
     with contextlib.closing(store), many_open_files() as most, Directories(into, most) as directories:
-        opened = manifest.open(store.get_manifest(manifest_name), key, archive)
+        opened = fetched_manifest(store, manifest_name, lambda data: manifest.open(data, key, archive))
         flat = isinstance(store, LocalStore) and not store.fan_out
         consumer = _Consumer(opened, store, directories) if consume and flat else None
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pogfast import manifest
 from pogfast.archive import ArchiveInfo, Filter, Record, archives, manifests_of, needed_blobs, some_of, time_of
 from pogfast.errors import Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
+from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.retention import Dated, Judged, Policy, is_future, judge, keeps_nothing
 from pogfast.stores import REMOVED, Store, Stored, open_store
@@ -253,8 +254,8 @@ def undelete(
 
 
 def _bring_back(store: Store, key: Key, removed: Stored) -> None:
-    data, name = store.get_manifest(removed.name), removed.name.removesuffix(REMOVED)
-    blobs = set(manifest.blob_names(data, key, name))
+    name = removed.name.removesuffix(REMOVED)
+    data, blobs = fetched_manifest(store, removed.name, lambda data: (data, set(manifest.blob_names(data, key, name))))
     lost = store.missing(blobs)
     if lost:
         raise MissingBlob(f"{name}: {len(lost)} of its {len(blobs)} blobs are gone: it cannot be brought back")

@@ -18,6 +18,7 @@ from typing import Any
 from pogfast import manifest
 from pogfast.archive import Archive, Record, find_archive
 from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
+from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.patterns import Patterns
@@ -160,7 +161,8 @@ def _describe(store: Store, name: str, key: Key | None) -> Choice:
     opened = Manifest()
     if key is not None and key.can_open:
         with contextlib.suppress(DamageError, WrongKey):
-            opened = Manifest(trailer=manifest.open_trailer(store.get_manifest(name), key, name))
+            trailer = fetched_manifest(store, name, lambda data: manifest.open_trailer(data, key, name))
+            opened = Manifest(trailer=trailer)
     shown = Archive(store, name, opened, key or Key("keyfile", bytes(32)))
     return Choice(name, shown.time, shown.host, shown.tags, shown.paths)
 
@@ -245,7 +247,7 @@ def _rewrite(
     warn: Callable[[str], None],
 ) -> Rewritten:
     done = Rewritten(name, kept=True)
-    opened = manifest.open(store.get_manifest(name), key, name)
+    opened = fetched_manifest(store, name, lambda data: manifest.open(data, key, name))
     writer = manifest.Writer(key)
     needed, size = _copy_entries(opened.entries, writer, patterns, done, store)
     _warn_of_copies(opened.entries, done, needed, warn)

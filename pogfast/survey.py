@@ -16,6 +16,7 @@ from pogfast.archive import Archive, Filter, Record, Refused, manifests_of, tota
 from pogfast.catalog import Catalog, Seen, in_parallel
 from pogfast.directories import plain_path
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, WrongKey
+from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.patterns import Patterns
@@ -215,25 +216,21 @@ def _opened(
 ) -> Iterator[Archive]:
     """The archives of a store, one after the other. They are not to be closed: the store is the caller's."""
 
-    def fetch(stored: Stored) -> bytes | PogfastError:
+    def fetch(stored: Stored) -> manifest.Manifest | PogfastError:
         try:
-            return store.get_manifest(stored.name)
+            return fetched_manifest(store, stored.name, lambda data: manifest.open(data, key, stored.name))
         except PogfastError as error:
             return error
 
     refused = Refused()
-    for stored, data in zip(manifests, in_parallel(fetch, manifests, store.parallel), strict=True):
-        try:
-            if isinstance(data, PogfastError):
-                raise data
-            opened = manifest.open(data, key, stored.name)
-        except WrongKey as error:
-            refused.add(stored.name, error)
-        except PogfastError as error:
-            problem(error)
-            refused.others += 1
+    for stored, opened in zip(manifests, in_parallel(fetch, manifests, store.parallel), strict=True):
+        if isinstance(opened, WrongKey):
+            refused.add(stored.name, opened)
+            continue
+        refused.others += 1
+        if isinstance(opened, PogfastError):
+            problem(opened)
         else:
-            refused.others += 1
             yield Archive(store, stored.name, opened, key)
     refused.tell(problem)
 

@@ -101,7 +101,8 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what is meant and where it goes, before anything is looked at or fetched",
     ),
     "opening": (
-        {"directories", "plan", "manifest", "metadata", "keys", "stores", "stores.local", "_engine", "errors"},
+        {"directories", "plan", "fetching", "manifest", "metadata", "keys", "stores", "stores.local", "_engine"}
+        | {"errors"},
         "story 2: never knows create; names unfinished files as local stores do",
     ),
     "recovery": (
@@ -115,11 +116,22 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
     ),
     "catalog": (
-        {"manifest", "keys", "places", "stores", "encoding", "_engine", "errors"},
+        {"fetching", "manifest", "keys", "places", "stores", "encoding", "_engine", "errors"},
         "manifests opened once and remembered: which archive is meant, and what is shown of it, is not its business",
     ),
     "archive": (
-        {"catalog", "reading", "retention", "manifest", "keys", "stores", "stores.mirrors", "_engine", "errors"},
+        {
+            "catalog",
+            "reading",
+            "retention",
+            "fetching",
+            "manifest",
+            "keys",
+            "stores",
+            "stores.mirrors",
+            "_engine",
+            "errors",
+        },
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (
@@ -129,7 +141,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "retention": ({"errors"}, "a policy over times and tags: no store, no manifest"),
     "pruning": (
-        {"retention", "sweeping", "archive", "manifest", "keys", "stores", "stores.reliance", "errors"},
+        {"retention", "sweeping", "archive", "fetching", "manifest", "keys", "stores", "stores.reliance", "errors"},
         "which archives go, and the way back: what becomes of blobs is sweeping's",
     ),
     "sweeping": (
@@ -137,11 +149,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what goes and when: names of blobs only, and never their bytes",
     ),
     "removing": (
-        {"archive", "patterns", "manifest", "keys", "stores", "stores.reliance", "errors"},
+        {"archive", "patterns", "fetching", "manifest", "keys", "stores", "stores.reliance", "errors"},
         "archives go as pruning removes them, and new manifests are stored as create stores them: no blob is read",
     ),
     "locking": (
-        {"archive", "manifest", "keys", "stores", "stores.settings", "errors"},
+        {"archive", "fetching", "manifest", "keys", "stores", "stores.settings", "errors"},
         "names of blobs only: what they are locked with is the store's business",
     ),
     "facade": (
@@ -159,7 +171,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "a store's own words and what can be tried on any: no key, no archive",
     ),
     "survey": (
-        {"archive", "catalog", "manifest", "plan", "patterns", "directories", "keys", "stores", "errors"},
+        {"archive", "catalog", "fetching", "manifest", "plan", "patterns", "directories", "keys", "stores", "errors"},
         "what is there, counted and listed: never a blob's content; names mean what they mean in restore",
     ),
     "differences": (
@@ -167,7 +179,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "two archives, or one and the disk: facts are read as create reads them",
     ),
     "checking": (
-        {"archive", "reading", "manifest", "keys", "stores", "sizes", "_engine", "errors"},
+        {"archive", "reading", "fetching", "manifest", "keys", "stores", "sizes", "_engine", "errors"},
         "reads as restore does, through the engine, and never writes: so it knows neither restore nor paths",
     ),
     "mounts": (set(), "stamps and devices: what is remembered of a file is not its business"),

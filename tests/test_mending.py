@@ -115,6 +115,43 @@ def test_a_bit_that_flips_on_the_way_is_fetched_again(
     place(*words[verb], code=4)
 
 
+@pytest.mark.parametrize(
+    ("part", "verbs"),
+    [("header", "restore check find copy rewrite list"), ("box", "restore copy"), ("index", "check copy prune")],
+)
+def test_a_manifest_is_fetched_again_too(place: Place, proxy: Proxy, bucket: str, part: str, verbs: str) -> None:
+    """The newest archive is no other one because a bit flipped, and nothing damaged is copied."""
+    assert place.runner("keygen", "pair", cwd=place.path).code == 0
+    place.key = KEYS["key pair"] if part == "index" else place.key
+    place.create(bucket)
+    name = place.create(bucket)
+    if part == "index":
+        place.key = ["--decryption-keyfile", "pair.decrypt"]
+    at = {"header": 20, "box": 80, "index": 100}[part]
+    for words in (
+        ["restore", f"{bucket}/latest", "--into", "out"],
+        ["check", bucket],
+        ["find", bucket, "large"],
+        ["copy", bucket, "second"],
+        ["rewrite", f"{bucket}/{name}", "--exclude", "large"],
+        ["list", bucket],
+        ["prune", bucket, "--keep-last", "1"],
+    ):
+        if words[0] not in verbs.split():
+            continue
+        place.environment["POGFAST_CACHE_DIR"] = str(place.path / "none" / words[0])
+        for skip in (0, 1) if words[0] in ("copy", "restore") else (0,):
+            shutil.rmtree(place.path / "second", ignore_errors=True)
+            shutil.rmtree(place.path / "out", ignore_errors=True)
+            proxy.faults = [Fault(f"GET .*{name[:10]}.*mfn", flip=at, times=1, skip=skip)]
+            ran = place(*words)
+            assert not proxy.faults[0].times, (words, "it was met")
+            assert "error" not in ran.err, words
+            assert "damaged" not in ran.err.replace("no damage found", ""), words
+            if words[0] == "copy":
+                place("check", "second", "--read-data")
+
+
 # Changes a byte of every blob that is read, until the system was told to forget what it keeps of that file: as memory
 # does that holds a page of it.
 FLIP = """
