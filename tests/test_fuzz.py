@@ -79,9 +79,9 @@ def _through_anything(self: directories.Directories, path: str) -> int:
 
 
 def test_two_readers_that_disagree_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "open_facts", lambda data, key, name: {})
+    monkeypatch.setattr(manifest, "open_facts", lambda data, key, name: {"host": "x"})
     monkeypatch.setattr(manifest.open_facts, "__name__", "open_facts")
-    assert "AssertionError: two readers of a trailer disagree" in found_in("sealed")
+    assert "AssertionError: two readers of host disagree" in found_in("sealed")
 
 
 def test_an_intact_blob_that_is_refused_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

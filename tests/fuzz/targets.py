@@ -15,10 +15,12 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import click
 import zstandard
 from drawing import ENTRY_WORDS, NUMBERS, Draw, dumps, members
 
@@ -36,6 +38,8 @@ from pogfast._engine import (
     seal_blob,
     secretbox,
 )
+from pogfast.cache import Cache, Facts, Known
+from pogfast.cli.output import Output
 from pogfast.errors import CorruptBlob, CorruptManifest, PogfastError, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
 
@@ -337,8 +341,8 @@ def _open_manifest(found: bytes, key: Key) -> None:
         assert _answer(act, found, public) == _answer(act, found, key)
     opened, trailer, facts = said["open"], said["open_trailer"], said["open_facts"]
     if isinstance(trailer, dict) and isinstance(facts, dict):
-        shown = {word: value for word, value in trailer.items() if word not in manifest.SECTIONS}
-        assert repr(shown) == repr(facts), "two readers of a trailer disagree"
+        for word, value in facts.items():
+            assert value is None or repr(value) == repr(trailer.get(word)), f"two readers of {word} disagree"
     if opened is None:
         return
     names: list[str] | None = []
@@ -422,7 +426,7 @@ def restore(data: bytes) -> None:
     if draw.below(4) == 3:  # what lies there before
         (into / "a").symlink_to(outside)
         (into / "d").symlink_to(outside / "kept")
-    before = {path: facts for path, facts in seen(sandbox().parents[4]).items() if "/inside/" not in path}
+    before = _outside()
     options = recovery.Options(
         overwrite=draw.pick(("never", "if-changed", "always")),
         delete=bool(draw.below(4) == 3),
@@ -440,9 +444,7 @@ def restore(data: bytes) -> None:
             opening.restore(
                 f"local:{store}/{MANIFEST}", made.key, str(into), names=None, consume=False, jobs=2, report=_Pog()
             )
-    after = {path: facts for path, facts in seen(sandbox().parents[4]).items() if "/inside/" not in path}
-    for facts in (before, after):  # the directory itself gets new files, and may get new facts
-        facts.pop(str(into), None)
+    after = _outside()
     assert before == after, {path for path in before | after if before.get(path) != after.get(path)}
 
 
@@ -504,23 +506,43 @@ def verbs(data: bytes) -> None:
         )
     )
     shutil.rmtree(place / "copy", ignore_errors=True)
-    with _key_of(made.key):
+    with patch("pogfast.keys.from_options", lambda **more: made.key):
         said = _run([*verb, *words, "--keyfile", str(keyfile)])
     if "--json" not in words and verb[0] != "cat":
-        assert not any(byte in said for byte in (b"\x1b", b"\r", b"\x07")), f"a terminal obeys this: {said!r}"
+        _check_terminal(said)
 
 
-@contextlib.contextmanager
-def _key_of(key: Key) -> Iterator[None]:
-    """Commands get this key, whatever is in their keyfile."""
-    from pogfast import keys
+def pog(data: bytes) -> None:
+    """The commands of pog that read, on the same; a restore touches nothing outside of the working directory."""
+    from pogfast import pog as command
 
-    kept = keys.from_options
-    keys.from_options = lambda **more: key
-    try:
-        yield
-    finally:
-        keys.from_options = kept
+    draw = Draw(data)
+    made = MadeUp(draw)
+    place = clear(sandbox() / "pog")
+    store = made.store(clear(place / "data" / "store"))
+    for _ in range(draw.below(3)):
+        _plant(draw, store)
+    into = clear(place / "inside")
+    archive = f"local:{store}/{MANIFEST}"
+    words = draw.pick((["--dump-manifest"], ["--dump-manifest-index"], ["--decrypt"], ["--decrypt", "--consume"], []))
+    before = _outside()
+    with patch("pogfast.pog._key", lambda *_, **more: made.key), contextlib.chdir(into):
+        if words:
+            said = _said(lambda: command._pog(command.PogConsole("pog"), ["--keyfile=k", *words, archive]))
+        else:
+            said = _said(lambda: command._cleanup(command.PogConsole("pog-cleanup"), [f"--backup=local:{store}"]))
+    _check_terminal(said)
+    assert before == _outside()
+
+
+def _check_terminal(said: bytes) -> None:
+    assert not any(byte in said for byte in (b"\x1b", b"\r", b"\x07")), f"a terminal obeys this: {said!r}"
+
+
+def _outside() -> dict[str, tuple[Any, ...]]:
+    """What lies in the sandbox, but for directories that are called `inside`, whose own facts may change."""
+    found = seen(sandbox().parents[4])
+    return {path: facts for path, facts in found.items() if "/inside/" not in path and not path.endswith("/inside")}
 
 
 class _Terminal(io.BytesIO):
@@ -529,21 +551,25 @@ class _Terminal(io.BytesIO):
 
 
 def _run(arguments: list[str]) -> bytes:
-    """What a command says on a terminal, in this process. Raises what it raises, but for our own errors."""
-    import click
+    """What `pogfast` says on a terminal, in this process. Raises what it raises, but for our own errors."""
 
-    from pogfast.cli.output import Output
+    make = partial(cli.group.make_context, "pogfast", arguments)
 
+    def act() -> None:
+        with contextlib.suppress(click.exceptions.Exit), make(obj=Output()) as context:
+            cli.group.invoke(context)
+
+    return _said(act)
+
+
+def _said(act: Callable[[], None]) -> bytes:
+    """What is said on a terminal."""
     kept, raw_out, raw_err = (sys.stdout, sys.stderr), _Terminal(), io.BytesIO()
     sys.stdout = io.TextIOWrapper(raw_out, "utf-8", "surrogateescape", write_through=True)
     sys.stderr = io.TextIOWrapper(raw_err, "utf-8", "backslashreplace", write_through=True)
     try:
-        output = Output()
-        with (
-            contextlib.suppress(click.exceptions.Exit, PogfastError),
-            cli.group.make_context("pogfast", arguments, obj=output) as context,
-        ):
-            cli.group.invoke(context)
+        with contextlib.suppress(PogfastError):
+            act()
         return raw_out.getvalue() + raw_err.getvalue()
     finally:
         sys.stdout.detach()
@@ -626,6 +652,35 @@ def remembered(data: bytes) -> None:
                 assert not blobs or all(map(manifest.is_blob_name, found.blobs or [""]))
 
 
+def cached(data: bytes) -> None:
+    """The cache of files, bent: nothing is found that was not remembered, and nothing raised."""
+    draw = Draw(data)
+    directory = clear(sandbox() / "cached")
+    database = directory / os.path.basename(_a_cache(directory))
+    content = database.read_bytes()
+    for _ in range(1 + draw.below(8)):
+        content = draw.bent(content)
+    database.write_bytes(content[: 1 << 20])
+    with contextlib.closing(Cache.open(str(directory), "fuzz", KEYS[0])) as cache:
+        for number in range(4):
+            for found in (cache.find(f"/{number}", Facts(number, 1, 1, 1), "cut"), cache.find_earlier(f"/{number}")):
+                assert found is None or found[:2] == REMEMBERED[:2], found
+        cache.remember("/new", Facts(5, 1, 1, 1), "cut", REMEMBERED, read_at_ns=10**18)
+        cache.save(False)
+
+
+REMEMBERED = Known([blob_name(bytes(32), b"")], [166], True, [5], [bytes(range(32))])
+
+
+def _a_cache(directory: Path) -> str:
+    """The path of a good one."""
+    with contextlib.closing(Cache.open(str(directory), "fuzz", KEYS[0])) as cache:
+        for number in range(3):
+            facts = Facts(number, 1, 1, 1)
+            cache.remember(f"/{number}", facts, "cut", REMEMBERED, read_at_ns=10**18)
+        return cache._path
+
+
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -684,5 +739,5 @@ def words(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    act.__name__: act for act in (blob, raw, sealed, restore, verbs, remembered, words)
+    act.__name__: act for act in (blob, raw, sealed, restore, verbs, pog, remembered, cached, words)
 }
