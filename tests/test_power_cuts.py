@@ -115,6 +115,43 @@ def named(printed: bytes) -> list[str]:
     return [word for word in printed.decode().split() if word.endswith(".mfn")]
 
 
+REPLACE = """
+import os, sys
+
+with open("draft", "wb") as file:
+    file.write(b"new")
+    file.flush()
+    if "file" in sys.argv:
+        os.fsync(file.fileno())
+os.rename("draft", "name")
+if "directory" in sys.argv:
+    os.fsync(os.open(".", os.O_RDONLY))
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("synced", "found", "done"),
+    [
+        ((), {b"old", b"new", b"", b"\0\0\0"}, {b"old", b"new", b"", b"\0\0\0"}),
+        (("file",), {b"old", b"new"}, {b"old", b"new"}),
+        (("file", "directory"), {b"old", b"new"}, {b"new"}),
+    ],
+)
+def test_what_a_power_cut_leaves(tmp_path: Path, synced: tuple[str, ...], found: set[bytes], done: set[bytes]) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    (disk / "name").write_bytes(b"old")
+    command = [sys.executable, "-c", REPLACE, *synced]
+    trace = powercut.record(command, disk, disk, os.environ, tmp_path / "strace")
+    seen: dict[bool, set[bytes]] = {False: set(), True: set()}
+    for number, state in enumerate(trace.states(random.Random(SEED), 30)):
+        built = tmp_path / str(number)
+        state.disk.build(built, 0)
+        seen[b"done" in state.printed].add((built / "name").read_bytes())
+    assert (seen[False] | seen[True], seen[True]) == (found, done)
+
+
 # ---- archives that are made ------------------------------------------------------------------------------------------
 
 KEYS = {"pair": ("--encryption-keyfile", "k.encrypt"), "keyfile": ("--keyfile", "sym")}
