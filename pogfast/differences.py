@@ -258,7 +258,7 @@ class _Comparison:
         if _kind_on_disk(there) != thing.kind:
             return found
         found.difference = "content"
-        found.metadata = self._metadata(thing, os.path.join(self.path, path), there)
+        found.metadata = self._metadata(thing, f"/proc/self/fd/{parent}/{leaf}", there)
         if thing.kind == "file" and self._content_differs(found, path, parent):
             return found
         if thing.kind == "link" and os.readlink(leaf, dir_fd=parent) != thing.facts.get("target"):
@@ -267,6 +267,7 @@ class _Comparison:
         return found if found.metadata else None
 
     def _metadata(self, thing: Thing, path: str, there: os.stat_result) -> list[str]:
+        """`path` is by the open directory, so that attributes are not read through a link either."""
         changed = differing(thing.facts, facts_of(path, there))
         if thing.entry and "mtime_ns" not in thing.facts and thing.entry.mtime != there.st_mtime:
             changed.append("mtime_ns")

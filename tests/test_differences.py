@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import oracle
 import pytest
+from conftest import Runner
 from hypothesis import given
 from hypothesis import strategies as st
 from test_archive import CHUNK, KEY, Built, text
@@ -373,3 +375,70 @@ def test_nothing_outside_is_looked_at(tree: Tree) -> None:
     found, heard, _ = compared(tree, tree.built.open())
     assert [one for one in found if one.difference != "extra"] == []
     assert [type(problem) for problem in heard.problems] == [UnsafePath, UnsafePath]
+
+
+# ---- names that no archive of ours has -------------------------------------------------------------------------------
+
+HOSTILE = [
+    "\ud800",
+    "a/\ud800",
+    "../outside",
+    "a/../../outside",
+    "..",
+    ".",
+    "",
+    "/",
+    "nul\0",
+    "/etc/passwd",
+    "a//b",
+    "d/",
+]
+HOSTILE += ["link/secret", "fifo", "fifo/below", "x" * 300, "\ud800/../y", "\udcff"]
+
+
+@pytest.mark.parametrize("section", ["entries", "directories", "links", "fifos", "parents"])
+def test_hostile_names_lead_nowhere(tmp_path: Path, pogfast: Runner, section: str) -> None:
+    """Not one is a defect of ours, no link is followed, no FIFO waited for, and nothing outside of PATH is looked at
+    or made."""
+    built = Built(tmp_path / "store", oracle.OracleKey.of_keyfile(b"a key"))
+    (tmp_path / "key").write_bytes(b"a key")
+    (tmp_path / "key").chmod(0o600)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_bytes(b"secret")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "link").symlink_to("../outside")
+    os.mkfifo(tmp_path / "disk" / "fifo")
+    facts = {"mode": 0o777, "user": "\ud800", "xattrs": {"user.\ud800": "AA=="}, "target": "\ud800"}
+    trailer: dict[str, Any] = {"top": {"mode": 0o755}, "host": "\ud800", "tags": ["\ud800"], "comment": "\ud800"}
+    for name in HOSTILE:
+        if section == "entries":
+            built.add(name, b"content")
+        else:
+            trailer.setdefault(section, {})[name] = facts
+    built.add("good", b"good")
+    one = built.seal("2026-01-01T00:00:00.000000.mfn", trailer)
+    built.add("good", b"good")
+    built.seal("2026-01-02T00:00:00.000000.mfn", {"top": {"mode": 0o700}})
+    before = sorted(tmp_path.rglob("*"))
+    for words in (
+        ["check", one, "--against", "disk"],
+        ["check", one, "--against", "disk", "--json"],
+        ["restore", one, "--into", "disk", "--dry-run"],
+        ["restore", one, "--into", "new", "--dry-run", "--json"],
+        ["diff", one, "store/latest"],
+        ["diff", "store/latest", one, "--json"],
+        ["ls", "-l", one],
+        ["ls", "--tree", one],
+        ["find", "store", "*"],
+    ):
+        ran = pogfast(*words, "--keyfile", "key")
+        assert "defect" not in ran.err, words
+        assert b"outside/" not in ran.out, "what lies there is not listed"
+    left = [path for path in sorted(tmp_path.rglob("*")) if "cache" not in path.parts]
+    assert left == before
+    ran = pogfast("restore", one, "--into", "disk", "--keyfile", "key", "--overwrite", "always")
+    assert "defect" not in ran.err
+    assert (tmp_path / "disk" / "good").read_bytes() == b"good"
+    assert os.listdir(tmp_path / "outside") == ["secret"]
+    assert (tmp_path / "outside" / "secret").read_bytes() == b"secret"
+    assert {path.name for path in tmp_path.iterdir()} <= {"store", "key", "outside", "disk", "cache"}
