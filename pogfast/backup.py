@@ -24,7 +24,16 @@ from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
 from pogfast.beside import beside
 from pogfast.chunker import Chunker
 from pogfast.environment import for_child
-from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreLost, UsageError
+from pogfast.errors import (
+    CorruptManifest,
+    NoSuchArchive,
+    PogfastError,
+    SourceError,
+    StoreError,
+    StoreLost,
+    UsageError,
+    WrongKey,
+)
 from pogfast.keys import Key
 from pogfast.mounts import Mounts
 from pogfast.sealing import conclude, name_now, seconds_of, store_errors
@@ -293,6 +302,8 @@ class _Run:
         self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
         self.own = self._own()
         self._begin()
+        if self.cache is None or self.cache.is_first:
+            self._tell_other_keys()
         report.started(self.progress)
 
     def _begin(self) -> None:
@@ -335,6 +346,22 @@ class _Run:
         if opened.warning:
             self.report.warning(opened.warning)
         return opened
+
+    def _tell_other_keys(self) -> None:
+        """Warns of stores whose newest archive this key does not open. That costs a listing and a manifest, and is done
+        where no earlier run with this key is known."""
+        for target in self.targets.left:
+            with contextlib.suppress(NoSuchArchive, CorruptManifest, StoreError):  # a writer may have no right to read
+                newest = max(target.manifests(), key=lambda stored: stored.modified, default=None)
+                if newest is None:
+                    continue
+                try:
+                    manifest.check_key(target.get_manifest(newest.name), self.key, newest.name)
+                except WrongKey:
+                    self.report.warning(
+                        f"{target.label} has archives of another key than this one (fingerprint "
+                        f"{self.key.fingerprint}), or with damaged first bytes: {newest.name}"
+                    )
 
     def _own(self) -> tree.Own:
         """What this run writes to, so that it is not archived into itself."""

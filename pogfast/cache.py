@@ -117,6 +117,7 @@ class Cache:
 
     def __init__(self, path: str, proof_key: bytes) -> None:
         self.warning = ""
+        self.is_first = True  # no run into this store with this key has ended, as far as is known
         self._path = path
         self._keyed = hashlib.blake2b(key=proof_key, digest_size=PROOF_SIZE)
         self._boot = _boot_id()
@@ -294,6 +295,7 @@ class Cache:
         self._run = max([int(time.time()), *(number + 1 for number, _ in boots)])
         self._trusted = {number for number, boot in boots if boot in trusted} | {self._run}
         self._stale = _complete_run(database, FRESH_RUNS)
+        self.is_first = not _complete_run(database, 1)
 
     def _read_ahead(self, database: sqlite3.Connection, first: bytes) -> None:
         self._forget_ahead()

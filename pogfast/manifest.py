@@ -426,6 +426,15 @@ def _fact(text: msgspec.Raw) -> Any:
         return _loads(text) if b"\\ud" in bytes(text).lower() else None
 
 
+def check_key(data: bytes, key: Key, name: str) -> None:
+    """Raises WrongKey if a manifest's first bytes are another key's, CorruptManifest if they are nobody's. A public key
+    can tell."""
+    if key.asymmetric:
+        _index_header(data, key, name)
+    elif secretbox_open(key.secret, data[: key.header_size]) is None:
+        raise _refused(data[: key.header_size], name)
+
+
 def blob_names(data: bytes, key: Key, name: str) -> list[str]:
     """Returns the names of the blobs that an archive needs, repeats kept; all that delete, copy or count ask this.
 

@@ -75,6 +75,41 @@ def test_a_missing_source_on_a_terminal(work: Path) -> None:
         assert "nope: No such file" in said
 
 
+# ---- another key ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("more", [[], ["--no-cache"]], ids=["cache", "no cache"])
+@pytest.mark.parametrize("earlier", ["key", "pair"])
+@pytest.mark.parametrize("later", ["other", "pair"])
+def test_a_store_of_another_key_is_told_of_once(
+    work: Path, cli: Runner, earlier: str, later: str, more: list[str]
+) -> None:
+    """The public key alone can tell; that the key was used in the store before is remembered."""
+    (work / "other").write_bytes(b"another key")
+    assert cli("keygen", "pair").code == 0
+    options = {name: ["--keyfile", name] for name in ("key", "other")} | {
+        "pair": ["--encryption-keyfile", "pair.encrypt"]
+    }
+    ran = cli("create", "tree", "--to", "store", *options[earlier])
+    assert "another key" not in ran.err, "there was no archive"
+    [first] = [path.name for path in (work / "store").glob("*.mfn")]
+    shown = cli("key", "show", "pair.encrypt" if later == "pair" else later).out.decode()
+    fingerprint = next(line.split()[1] for line in shown.splitlines() if options[later][0] in line)
+    ran = cli("create", "tree", "--to", "store", *options[later], *more)
+    assert ran.code == 0
+    told = f"of another key than this one (fingerprint {fingerprint}), or with damaged first bytes: {first}"
+    assert (told in ran.err) == (earlier != later), ran.err
+    assert "another key" not in cli("create", "tree", "--to", "store", *options[later], *more).err
+
+
+def test_a_damaged_newest_archive_is_not_in_the_way(work: Path, cli: Runner) -> None:
+    assert cli("create", "tree", "--to", "store").code == 0
+    [manifest] = (work / "store").glob("*.mfn")
+    manifest.write_bytes(bytes(manifest.stat().st_size))
+    ran = cli("create", "tree", "--to", "store", "--no-cache")
+    assert (ran.code, ran.err.count("another key")) == (0, 0), ran.err
+
+
 # ---- what is said ----------------------------------------------------------------------------------------------------
 
 
@@ -288,16 +323,16 @@ def test_what_is_right_is_not_refused(keyed: Path, cli: Runner) -> None:
         (keyed / "k" / name).write_bytes((keyed / content).read_bytes())
         (keyed / "k" / name).chmod(0o600)
     (keyed / "k" / "long.decrypt").write_bytes(b"a keyfile that has 33 and more bytes, whatever its name")
-    for option, file in (
-        ("encryption-keyfile", "mine.encrypt"),
-        ("encryption-keyfile", "k/public"),
-        ("decryption-keyfile", "mine.decrypt"),
-        ("decryption-keyfile", "k/private"),
-        ("keyfile", "sym"),
-        ("keyfile", "k/sym.encrypt"),
-        ("keyfile", "k/long.decrypt"),
+    for store, option, file in (
+        ("pair", "encryption-keyfile", "mine.encrypt"),
+        ("pair", "encryption-keyfile", "k/public"),
+        ("pair", "decryption-keyfile", "mine.decrypt"),
+        ("pair", "decryption-keyfile", "k/private"),
+        ("sym", "keyfile", "sym"),
+        ("sym", "keyfile", "k/sym.encrypt"),
+        ("long", "keyfile", "k/long.decrypt"),
     ):
-        ran = cli("create", "tree", "--to", "store", f"--{option}", file, "-q")
+        ran = cli("create", "tree", "--to", f"store-{store}", f"--{option}", file, "-q")
         assert (ran.code, ran.err) == (0, ""), (option, file)
 
 

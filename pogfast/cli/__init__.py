@@ -23,40 +23,40 @@ COMPLETE = "_POGFAST_COMPLETE"
 # Verb -> the module that has it, and its line in the help.
 VERBS = {
     "create": ("pogfast.cli.write", "Archive files and directories, with all that a restore needs."),
-    "restore": ("pogfast.cli.read", "Bring an archive, or parts of it, back."),
+    "restore": ("pogfast.cli.read", "Restore an archive, or parts of it."),
     "list": ("pogfast.cli.look", "List the archives of a store."),
     "ls": ("pogfast.cli.look", "List what is in an archive."),
     "find": ("pogfast.cli.look", "Find names in the archives of a store."),
     "cat": ("pogfast.cli.read", "Print a file of an archive, or a part of it."),
     "diff": ("pogfast.cli.look", "Compare two archives."),
-    "info": ("pogfast.cli.look", "Show the figures of an archive."),
-    "stats": ("pogfast.cli.look", "Show the figures of a store."),
+    "info": ("pogfast.cli.look", "Show what an archive is and how large it is."),
+    "stats": ("pogfast.cli.look", "Show how large a store is, and what it could do without."),
     "check": ("pogfast.cli.read", "Check that archives can be restored, or compare one with the disk."),
     "copy": ("pogfast.cli.transfer", "Copy archives from one store to another."),
     "prune": ("pogfast.cli.manage", "Remove archives that a policy does not keep, and the blobs that only they need."),
     "remove": ("pogfast.cli.remove", "Remove single archives."),
     "rewrite": ("pogfast.cli.remove", "Write archives anew without some paths, and remove the old ones."),
-    "undelete": ("pogfast.cli.manage", "Bring archives back that were pruned, as long as their grace period lasts."),
+    "undelete": ("pogfast.cli.manage", "Bring back removed archives, as long as their grace period lasts."),
     "lock": ("pogfast.cli.manage", "Lock archives in S3, so that nobody can delete them for a time."),
-    "tune": ("pogfast.cli.tune", "Find the chunks, the level and the jobs that fit your data and your store."),
-    "doctor": ("pogfast.cli.manage", "Try what a store can do, and say what should be mended."),
+    "tune": ("pogfast.cli.tune", "Find the chunker, level and jobs that fit your data and store."),
+    "doctor": ("pogfast.cli.manage", "Test what a store can do, and report what should be mended."),
     "keygen": ("pogfast.cli.keys", "Make a key pair, or a keyfile."),
-    "key": ("pogfast.cli.keys", "Say what a key file is."),
+    "key": ("pogfast.cli.keys", "Show the kind and the fingerprint of a key file."),
     "completion": ("pogfast.cli.keys", "Print the completion script of a shell."),
     "help": ("pogfast.cli.keys", "Show the help of a command."),
 }
 
 HELP = """\
-Encrypts files into archives, and brings them back.
+Encrypt files into archives, and restore them.
 
 STORE is a directory, local:/DIR, s3://BUCKET[/PREFIX], or (to write to) a program; several have commas between them.
 ARCHIVE is STORE/NAME.mfn as `pogfast list STORE` shows it, or STORE/latest.
 
-The key is the one of --keyfile, --encryption-keyfile, --decryption-keyfile, --password-file or --password-command, else
-that of POGFAST_KEYFILE and so on, else of POGFAST_PASSWORD; else a password is asked for.
+The key comes from --keyfile, --encryption-keyfile, --decryption-keyfile, --password-file or --password-command; without
+one from the variables POGFAST_KEYFILE and so on, then from POGFAST_PASSWORD; then a password is asked for.
 """
 EPILOG = """\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but for what is named, 4 damage found, 10 no such store or
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done except for what is named, 4 damage found, 10 no such store or
 archive, 12 wrong key, 130 interrupted, 141 the reader of standard output is gone.
 """
 
@@ -77,7 +77,7 @@ group.params.append(
         is_eager=True,
         expose_value=False,
         callback=_version,
-        help="Show the version, and end.",
+        help="Show the version, and exit.",
     )
 )
 

@@ -35,9 +35,9 @@ def _width() -> int:
 def common_options() -> list[click.Parameter]:
     """What every verb takes, and `pogfast` itself before the verb."""
     return [
-        _common("-q", "--quiet", "quiet", help="No progress and no summary: only the answer and errors."),
-        _common("-v", "--verbose", "verbose", count=True, help="Say more; -vv names every file."),
-        _common("--json", "json", help="The answer as JSON lines on standard output."),
+        _common("-q", "--quiet", "quiet", help="Show no progress and no summary: only results, warnings and errors."),
+        _common("-v", "--verbose", "verbose", count=True, help="Show more; -vv names every file."),
+        _common("--json", "json", help="Print JSON lines on standard output."),
         _common("--debug", "debug", help="Show a traceback when something fails."),
         click.Option(
             ["-h", "--help"],
@@ -45,7 +45,7 @@ def common_options() -> list[click.Parameter]:
             is_eager=True,
             expose_value=False,
             callback=_help,
-            help="Show this, and end.",
+            help="Show this help, and exit.",
         ),
     ]
 

@@ -63,7 +63,12 @@ def show(output: Output, file: str) -> None:
         output.answer(f"fingerprint {fingerprint} (--{option})")
 
 
-key = Group("key", no_args_is_help=False, help="Say what a key file is.", subcommand_metavar="COMMAND ...")
+key = Group(
+    "key",
+    no_args_is_help=False,
+    help="Show the kind and the fingerprint of a key file.",
+    subcommand_metavar="COMMAND ...",
+)
 key.add_command(show)
 
 

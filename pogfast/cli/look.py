@@ -52,9 +52,9 @@ MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "ty
 
 @verb("list")
 @store_argument
-@click.option("--host", metavar="NAME", help="Only those of this host.")
-@tag_option("Only those with these tags.")
-@click.option("--path", metavar="PATH", type=PATH, help="Only those that archived PATH.")
+@click.option("--host", metavar="NAME", help="Only archives of this host.")
+@tag_option("Only archives with all of these tags.")
+@click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH.")
 @click.option("--partial", is_flag=True, help="Runs that go on, or were killed, with what they have stored.")
 @key_options
 @service_options
@@ -143,8 +143,8 @@ def _is_meant(info: ArchiveInfo, host: str | None, tags: tuple[str, ...], path: 
 @verb("ls")
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
-@click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
-@click.option("--tree", is_flag=True, help="As a tree.")
+@click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time, too.")
+@click.option("--tree", is_flag=True, help="Show a tree.")
 @choice_options
 @key_options
 @service_options
@@ -171,7 +171,7 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
 @verb("find")
 @click.argument("store", metavar="STORE", type=PATH, required=False)
 @click.argument("patterns", nargs=-1, metavar="PATTERN...")
-@click.option("-l", "--long", is_flag=True, help="With mode, owner, size and time.")
+@click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time, too.")
 @click.option("--host", metavar="NAME", help="Only in archives of this host.")
 @tag_option("Only in archives with this tag; again for more.")
 @key_options
@@ -332,7 +332,7 @@ def _tell_change(output: Output, change: Change) -> None:
 @key_options
 @service_options
 def info(output: Output, archive: str, **options: Any) -> None:
-    """Show the figures of an archive.
+    """Show what an archive is and how large it is.
 
     When and how it was made, what is in it, what its blobs take in the store, and what is in it twice.
     """
@@ -373,7 +373,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
 @key_options
 @service_options
 def stats(output: Output, store: str, **options: Any) -> None:
-    """Show the figures of a store.
+    """Show how large a store is, and what it could do without.
 
     Its archives, its blobs, what they take, and what no archive needs any more.
     """

@@ -28,7 +28,7 @@ from pogfast.sizes import many, show_size
 if TYPE_CHECKING:
     from pogfast.pruning import Choice, Summary
 
-RULES = ("hourly", "daily", "weekly", "monthly", "yearly")
+PERIOD = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month", "yearly": "year"}
 
 
 class Count(click.ParamType):  # type: ignore[type-arg]
@@ -56,15 +56,29 @@ def _keep(name: str, what: str) -> list[Callable[[Any], Any]]:
 
 policy_options = apply(
     [
-        *_keep("last", "The newest N."),
-        *(option for rule in RULES for option in _keep(rule, f"The newest of each period, N of them ({rule}).")),
-        click.option("--keep-within", metavar="TIME", help="All of the last TIME before the newest: 2y5m7d3h."),
+        *_keep("last", "Keep the newest N."),
         *(
-            click.option(f"--keep-within-{rule}", metavar="TIME", help=f"The {rule} ones of the last TIME.")
-            for rule in RULES
+            option
+            for rule in PERIOD
+            for option in _keep(rule, f"Keep the newest of each {PERIOD[rule]}, for the last N that have one.")
         ),
-        click.option("--keep-tag", "keep_tags", metavar="TAG[,TAG]", multiple=True, help="All with these tags."),
-        click.option("--keep-all", is_flag=True, help="Every archive: only what no archive needs is removed."),
+        click.option(
+            "--keep-within", metavar="TIME", help="Keep all that are at most TIME older than the newest: 2y5m7d3h."
+        ),
+        *(
+            click.option(
+                f"--keep-within-{rule}", metavar="TIME", help=f"The same, but only the newest of each {PERIOD[rule]}."
+            )
+            for rule in PERIOD
+        ),
+        click.option(
+            "--keep-tag",
+            "keep_tags",
+            metavar="TAG[,TAG]",
+            multiple=True,
+            help="Keep all that have all of these tags; may be repeated.",
+        ),
+        click.option("--keep-all", is_flag=True, help="Keep every archive; only delete blobs that none needs."),
     ]
 )
 
@@ -72,10 +86,16 @@ policy_options = apply(
 @verb("prune")
 @store_argument
 @policy_options
-@click.option("--group-by", metavar="WORDS", default="host,paths", show_default=True, help="Of host, paths and tags.")
-@click.option("--host", metavar="NAME", help="Only archives of this host may go.")
-@tag_option("Only archives with these tags may go.")
-@click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH may go.")
+@click.option(
+    "--group-by",
+    metavar="WORDS",
+    default="host,paths",
+    show_default=True,
+    help="Apply the policy to each group of: host, paths, tags.",
+)
+@click.option("--host", metavar="NAME", help="Consider only archives of this host.")
+@tag_option("Consider only archives with all of these tags.")
+@click.option("--path", metavar="PATH", type=PATH, help="Consider only archives of PATH.")
 @click.option("--allow-empty", is_flag=True, help="Remove all archives of a group, if the policy keeps none.")
 @click.option("--allow-missing", is_flag=True, help="Prune although an archive that is kept lacks blobs.")
 @click.option(
@@ -87,7 +107,7 @@ policy_options = apply(
     help="How long what goes can come back, and nothing that a backup may rely on is deleted.",
 )
 @click.option("--now", is_flag=True, help="The same as --grace 0: only while nobody else writes.")
-@click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would be done.")
+@click.option("--yes", is_flag=True, help="Do it. Without --yes, only show what would be done.")
 @key_options
 @service_options
 def prune(output: Output, store: str, **options: Any) -> None:
@@ -116,8 +136,8 @@ def prune(output: Output, store: str, **options: Any) -> None:
 def _policy(options: dict[str, Any]) -> Any:
     from pogfast.retention import Policy, Span
 
-    words: dict[str, Any] = {rule: options.pop(f"keep_{rule}") for rule in ("last", *RULES)}
-    for rule in ("", *RULES):
+    words: dict[str, Any] = {rule: options.pop(f"keep_{rule}") for rule in ("last", *PERIOD)}
+    for rule in ("", *PERIOD):
         name = f"within_{rule}".rstrip("_")
         text = options.pop(f"keep_{name}")
         words[name] = None if text is None else Span.parse(text)
@@ -175,7 +195,7 @@ def _tell_pruned(output: Output, summary: Summary) -> None:
 @key_options
 @service_options
 def undelete(output: Output, store: str | None, names: tuple[str, ...], everything: bool, **options: Any) -> None:
-    """Bring archives back that were pruned, as long as their grace period lasts.
+    """Bring back removed archives, as long as their grace period lasts.
 
     Without a name the archives that can be brought back are listed.
     """
@@ -259,7 +279,7 @@ lock.add_command(extend)
 @store_argument
 @service_options
 def doctor(output: Output, store: str) -> None:
-    """Try what a store can do, and say what should be mended.
+    """Test what a store can do, and report what should be mended.
 
     Some small objects are written, read and deleted. Needs no key, and touches no archive.
     """

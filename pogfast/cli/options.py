@@ -25,10 +25,14 @@ if TYPE_CHECKING:
 
 key_options = apply(
     [
-        click.option("--keyfile", metavar="FILE", type=PATH, help="The secret is what is in FILE."),
-        click.option("--encryption-keyfile", metavar="FILE", type=PATH, help="The public key of a pair: writes."),
         click.option(
-            "--decryption-keyfile", metavar="FILE", type=PATH, help="The private key of a pair: reads, and writes too."
+            "--keyfile", metavar="FILE", type=PATH, help="A symmetric key: the content of FILE, whatever it is."
+        ),
+        click.option(
+            "--encryption-keyfile", metavar="FILE", type=PATH, help="A public key: writes archives, cannot read them."
+        ),
+        click.option(
+            "--decryption-keyfile", metavar="FILE", type=PATH, help="A private key: reads archives, and can write them."
         ),
         click.option("--password-file", metavar="FILE", type=PATH, help="The password is the first line of FILE."),
         click.option(
@@ -59,7 +63,7 @@ service_options = apply(
             "parallel",
             metavar="N",
             type=click.IntRange(1, 64),
-            help="Requests to a service at a time.  [8]",
+            help="Concurrent requests to a service.  [8]",
         ),
         _service(
             "--retry-for",
@@ -69,7 +73,9 @@ service_options = apply(
         ),
     ]
 )
-storage_class_option = _service("--storage-class", metavar="CLASS", help="Of blobs in S3; manifests stay standard.")
+storage_class_option = _service(
+    "--storage-class", metavar="CLASS", help="Storage class of blobs in S3; manifests stay standard."
+)
 
 
 def tag_option(help: str) -> Callable[[Any], Any]:
@@ -79,9 +85,9 @@ def tag_option(help: str) -> Callable[[Any], Any]:
 
 choice_options = apply(
     [
-        click.option("--host", metavar="NAME", help="Of STORE/latest: the latest of this host."),
-        tag_option("The latest with these tags."),
-        click.option("--path", metavar="PATH", type=PATH, help="The latest that archived PATH."),
+        click.option("--host", metavar="NAME", help="With STORE/latest: the latest archive of this host."),
+        tag_option("With STORE/latest: the latest with all of these tags."),
+        click.option("--path", metavar="PATH", type=PATH, help="With STORE/latest: the latest that archived PATH."),
     ]
 )
 
@@ -98,10 +104,12 @@ object_lock_option = click.option(
     metavar="MODE:TIME",
     expose_value=False,
     callback=_set_lock,
-    help="In S3: compliance:90d, nobody can delete it for so long; governance:90d, who may can.",
+    help="Lock what is stored in S3: compliance:90d (nobody can delete it), governance:90d (some can).",
 )
 
-jobs_option = click.option("--jobs", metavar="N", type=click.IntRange(1), help="Workers.  [default: the cores]")
+jobs_option = click.option(
+    "--jobs", metavar="N", type=click.IntRange(1), help="Worker threads.  [default: number of cores]"
+)
 
 
 def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: bool = False) -> Key:

@@ -44,28 +44,30 @@ if TYPE_CHECKING:
 @verb("restore")
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
-@click.option("--into", required=True, metavar="DIR", type=PATH, help="Restore below DIR, which is made if need be.")
+@click.option("--into", required=True, metavar="DIR", type=PATH, help="Directory to restore into; created if needed.")
 @click.option(
     "--from",
     "stores",
     metavar="STORE,STORE",
     help="ARCHIVE is a name alone: the first store that has good data gives it.",
 )
-@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what matches; again for more.")
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Exclude what matches; may be repeated.")
 @click.option(
     "--overwrite",
     type=click.Choice(["never", "if-changed", "always"]),
     default="never",
     show_default=True,
-    help="What to do where another file is: name it and go on, or replace it, or replace the same file too.",
+    help="Where a different file exists: report it, or replace it (always: identical files as well).",
 )
 @click.option("--delete", is_flag=True, help="Delete what is in restored directories and not in the archive.")
-@click.option("--strip-components", metavar="N", type=click.IntRange(0), default=0, help="Drop N parts of each path.")
-@click.option("--numeric-owner", is_flag=True, help="Owners by number, whatever their names here.")
+@click.option(
+    "--strip-components", metavar="N", type=click.IntRange(0), default=0, help="Drop the first N parts of each path."
+)
+@click.option("--numeric-owner", is_flag=True, help="Restore owners by number, not by name.")
 @click.option("--no-owner", is_flag=True, help="Restore no owners: all files belong to the user who restores.")
 @click.option("--set-id", is_flag=True, help="Restore set-id bits of files, and capabilities. Trust the archive first.")
 @click.option("--no-sync", is_flag=True, help="Do not wait until all is on the disk.")
-@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be restored.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; list what would be restored.")
 @click.option(
     "--thaw",
     metavar="WAY",
@@ -75,14 +77,14 @@ if TYPE_CHECKING:
     help="Ask for the blobs that lie in cold storage; restore when all can be read.",
 )
 @click.option(
-    "--thaw-days", metavar="N", type=click.IntRange(1), help="For how long they are to be readable.  [default: 7]"
+    "--thaw-days", metavar="N", type=click.IntRange(1), help="Days for which they stay readable.  [default: 7]"
 )
 @jobs_option
 @choice_options
 @key_options
 @service_options
 def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **options: Any) -> None:
-    """Bring an archive, or parts of it, back.
+    """Restore an archive, or parts of it.
 
     A NAME is one that `pogfast ls` shows, with all that is below it; anything else is a pattern. Files that are there
     already and the same are left alone: a second run goes on where the first one ended.
@@ -221,8 +223,8 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
 @verb("cat")
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("name", metavar="NAME")
-@click.option("--offset", metavar="N", type=click.IntRange(0), default=0, help="Begin at this byte.")
-@click.option("--length", metavar="SIZE", type=SIZE, help="At most so much.")
+@click.option("--offset", metavar="N", type=click.IntRange(0), default=0, help="Start at this byte.")
+@click.option("--length", metavar="SIZE", type=SIZE, help="Print at most SIZE.")
 @jobs_option
 @choice_options
 @key_options

@@ -25,7 +25,7 @@ from pogfast.sizes import many, show_size
 if TYPE_CHECKING:
     from pogfast.removing import Choice, Rewritten
 
-yes_option = click.option("--yes", is_flag=True, help="Do it. Without, it is only said what would be done.")
+yes_option = click.option("--yes", is_flag=True, help="Do it. Without --yes, only show what would be done.")
 
 
 @verb("remove")
@@ -80,7 +80,7 @@ def _tell_choice(output: Output, choice: Choice) -> None:
 @verb("rewrite")
 @click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE...", type=PATH)
 @click.option(
-    "--exclude", metavar="PATTERN", multiple=True, required=True, help="Leave out what matches; again for more."
+    "--exclude", metavar="PATTERN", multiple=True, required=True, help="Exclude what matches; may be repeated."
 )
 @click.option("--keep", is_flag=True, help="Keep the old archive as well.")
 @yes_option

@@ -64,7 +64,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 @click.option("--compare", is_flag=True, help="PATHs are an old and a new version of a tree: what do they share?")
 @service_options
 def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, **options: Any) -> None:
-    """Find the chunks, the level and the jobs that fit your data and your store.
+    """Find the chunker, level and jobs that fit your data and store.
 
     By trying them, on all of the data or a sample of it. Nothing is kept of what is written, and no key is needed.
     Takes a few minutes.

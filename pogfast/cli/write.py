@@ -35,25 +35,48 @@ if TYPE_CHECKING:
 
 @verb("create")
 @click.argument("paths", nargs=-1, metavar="PATH...", type=PATH)
-@click.option("--to", metavar="STORE[,STORE]", type=PATH, help="Where the archive goes.  [POGFAST_STORE]")
-@click.option("--name", metavar="NAME", help="What standard input (PATH is -) or a program's output is archived as.")
-@click.option("--from-command", metavar="COMMAND", help="Archive what COMMAND prints; if it fails there is no archive.")
-@click.option("-C", "--directory", metavar="DIR", type=PATH, help="Paths, and lists of them, are below DIR.")
-@click.option("--exclude", metavar="PATTERN", multiple=True, help="Leave out what matches; again for more.")
-@click.option("--iexclude", metavar="PATTERN", multiple=True, help="The same, whether letters are large or small.")
-@click.option("--exclude-from", metavar="FILE", type=PATH, multiple=True, help="Patterns from FILE, one a line.")
-@click.option("--exclude-if-present", metavar="NAME", multiple=True, help="Leave out what is in directories with NAME.")
-@click.option("--exclude-caches", is_flag=True, help="Leave out directories that say they are caches (CACHEDIR.TAG).")
-@click.option("--exclude-larger-than", metavar="SIZE", type=SIZE, help="Leave out larger files.")
-@click.option("-x", "--one-file-system", is_flag=True, help="Stay in the file systems of the paths that are given.")
+@click.option("--to", metavar="STORE[,STORE]", type=PATH, help="Stores to write the archive to.  [POGFAST_STORE]")
 @click.option(
-    "--files-from", metavar="FILE", type=PATH, multiple=True, help="Paths from FILE (-: standard input), one a line."
+    "--name", metavar="NAME", help="Name in the archive of standard input (PATH is -) or of COMMAND's output."
+)
+@click.option("--from-command", metavar="COMMAND", help="Archive what COMMAND prints; no archive if it fails.")
+@click.option(
+    "-C", "--directory", metavar="DIR", type=PATH, help="Take relative paths from DIR, also those of --files-from."
+)
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Exclude what matches; may be repeated.")
+@click.option(
+    "--iexclude", metavar="PATTERN", multiple=True, help="Exclude what matches, ignoring upper and lower case."
+)
+@click.option(
+    "--exclude-from", metavar="FILE", type=PATH, multiple=True, help="Read exclude patterns from FILE, one per line."
+)
+@click.option(
+    "--exclude-if-present", metavar="NAME", multiple=True, help="Exclude the content of directories that contain NAME."
+)
+@click.option(
+    "--exclude-caches", is_flag=True, help="Exclude the content of directories marked as caches (CACHEDIR.TAG)."
+)
+@click.option("--exclude-larger-than", metavar="SIZE", type=SIZE, help="Exclude larger files.")
+@click.option("-x", "--one-file-system", is_flag=True, help="Do not cross into other file systems.")
+@click.option(
+    "--files-from",
+    metavar="FILE",
+    type=PATH,
+    multiple=True,
+    help="Read paths from FILE (-: standard input), one per line; wildcards are expanded.",
 )
 @click.option("-0", "--null", is_flag=True, help="A zero byte ends each path of --files-from; no patterns.")
-@tag_option("Kept with the archive.")
-@click.option("--host", metavar="NAME", help="Kept instead of this machine's name.")
-@click.option("--comment", metavar="TEXT", default="", help="Kept with the archive.")
-@click.option("--chunk-size", metavar="SIZE", type=SIZE, default="50MB", show_default=True, help="Cut files so often.")
+@tag_option("Add tags to the archive.")
+@click.option("--host", metavar="NAME", help="Host name to record.  [default: this machine's]")
+@click.option("--comment", metavar="TEXT", default="", help="Comment to record.")
+@click.option(
+    "--chunk-size",
+    metavar="SIZE",
+    type=SIZE,
+    default="50MB",
+    show_default=True,
+    help="Split files into chunks of SIZE.",
+)
 @click.option(
     "--chunker",
     metavar="CHUNKER",
@@ -61,7 +84,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="fixed[:SIZE]: every chunk-size bytes. fastcdc[:MIN,AVG,MAX]: by content, for data edited in place.",
 )
-@click.option("--level", metavar="N", type=int, default=3, show_default=True, help="zstd's level, up to 22.")
+@click.option(
+    "--level", metavar="N", type=int, default=3, show_default=True, help="Compression level of zstd, up to 22."
+)
 @click.option(
     "--layout",
     type=click.Choice(["frames", "stream"]),
@@ -69,15 +94,15 @@ if TYPE_CHECKING:
     show_default=True,
     help="frames: each chunk alone, on every core. stream: one stream a file, as pog.",
 )
-@click.option("--profile", metavar="NAME", help="Chunks, level and jobs as tune --save has kept them.")
+@click.option("--profile", metavar="NAME", help="Use chunks, level and jobs that tune --save has saved.")
 @jobs_option
-@click.option("--readers", metavar="N", type=click.IntRange(1), help="Files that are read at a time.  [default: jobs]")
-@click.option("--memory", metavar="SIZE", type=SIZE, help="At most so much for chunks in flight.")
-@click.option("--no-cache", is_flag=True, help="Read every file; remember nothing.")
-@click.option("--cache-dir", metavar="DIR", type=PATH, help="Where it is remembered what files had.")
-@click.option("--force", is_flag=True, help="Read every file and store every chunk anew, also what is known or stored.")
-@click.option("--must-exist", is_flag=True, help="Make no store: a disk that is not mounted is an error.")
-@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; name what would be archived.")
+@click.option("--readers", metavar="N", type=click.IntRange(1), help="Files read at the same time.  [default: jobs]")
+@click.option("--memory", metavar="SIZE", type=SIZE, help="Limit on the memory for chunks in flight.")
+@click.option("--no-cache", is_flag=True, help="Neither use nor write the cache: read every file.")
+@click.option("--cache-dir", metavar="DIR", type=PATH, help="Directory of the cache of unchanged files.")
+@click.option("--force", is_flag=True, help="Read every file and store every chunk again; mends damaged blobs.")
+@click.option("--must-exist", is_flag=True, help="Fail if the store does not exist: a disk that is not mounted.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; list what would be archived.")
 @key_options
 @service_options
 @storage_class_option

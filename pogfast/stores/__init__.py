@@ -72,6 +72,9 @@ class Target(Protocol):
     def delete_manifests(self, names: Iterable[str]) -> None:
         """Those that are gone already are fine. Raises StoreError."""
 
+    def manifests(self) -> list[Stored]:
+        """The manifests, by name; none where a store cannot tell. Raises StoreError."""
+
     def marks(self) -> list[Stored]:
         """What else of ours lies beside the manifests, as it is now. Raises StoreError."""
 
@@ -124,9 +127,6 @@ class Store(Source, Target, Protocol):
     """A store that says what is in it. `path` is as it was given: manifests are named below it."""
 
     path: str
-
-    def manifests(self) -> list[Stored]:
-        """The manifests, by name. Raises StoreError."""
 
     def blob_names(self) -> Iterator[Stored]:
         """The blobs, in no order. Raises StoreError."""
