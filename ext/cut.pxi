@@ -241,7 +241,7 @@ cdef class _Cutter(_Streamer):
         memcpy(slab.digest, found.digest, KEY)
         slab.total = found.stored - self.ring.header - BOX
         for i in range(self.sink_count):
-            if not load_int(&self.gone[i]) and not self.has(i, slab, hand.data):
+            if not load_int(&self.gone[i]) and not self.found(i, slab, hand.data, True):
                 return False
         pthread_mutex_lock(&self.lock)
         new = names_add(&self.claimed, slab.digest)
@@ -260,7 +260,7 @@ cdef class _Cutter(_Streamer):
         if slab.plain == NULL:
             slab.plain_room = self.chunk_size + PIECE
             slab.plain = map_memory(slab.plain_room)
-        return slab.plain != NULL and self.equip(hand) and not slab_reserve(slab, zstd.compress_bound(self.chunk_size))
+        return slab.plain != NULL and self.equip(hand) and not slab_reserve(slab, evened(zstd.compress_bound(self.chunk_size)))
 
     cdef int read_chunk(self, Hand* hand, Cut* cut, size_t* n, bint* alone, bint* hole) noexcept nogil:
         """The next chunk of what is read in order, into its slab's memory. What is read behind its end is carried to the

@@ -735,9 +735,10 @@ cdef int directory_get(const Directory* at, const u8* digest, long long* size) n
     return fd
 
 
-cdef bint directory_has(const Directory* at, const u8* digest, size_t size, const Ring* ring, u8* scratch) noexcept nogil:
-    """Whether a good blob lies under this name: of this size and, where the key can tell, authentic. One that is in
-    doubt does not.
+cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* sizes, const Ring* ring,
+                          u8* scratch) noexcept nogil:
+    """Bytes of the good blob under this name, of one of three sizes and, where the key can tell, authentic; 0 if there is
+    none, or one that is in doubt.
 
     `scratch` has PIECE bytes. With a public key alone only the size can be checked, and the time: after a power cut the
     size says nothing.
@@ -747,14 +748,14 @@ cdef bint directory_has(const Directory* at, const u8* digest, size_t size, cons
     cdef int verdict, code
     cdef int fd = -1 if is_doubted(at, digest) else directory_get(at, digest, &there)
     if fd < 0:
-        return False
-    verdict = GOOD if there == <long long>size else BAD_BODY
+        return 0
+    verdict = GOOD if <size_t>there in (sizes[0], sizes[1], sizes[2]) else BAD_BODY
     if verdict == GOOD and ring.can_open:
         verdict = authenticate(fd, ring, scratch, &NEVER, &code)
     elif verdict == GOOD and (facts_of(fd, &facts) or at.loose_after < facts.mtime_ns < at.loose_before):
         verdict = BAD_BODY
     c_close(fd)
-    return verdict == GOOD
+    return <size_t>there if verdict == GOOD else 0
 
 
 cdef int authenticate(int fd, const Ring* ring, u8* scratch, const int* stop, int* code) noexcept nogil:

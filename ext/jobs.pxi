@@ -319,7 +319,7 @@ cdef class _Feed(_Behind):
             hand.own = slab_new(PAGE + self.ring.header + BOX)
             if hand.own == NULL:
                 return False
-        if slab_reserve(hand.own, zstd.compress_bound(SMALL)):
+        if slab_reserve(hand.own, evened(zstd.compress_bound(SMALL))):
             return False
         if hand.data == NULL:
             hand.data = <u8*>malloc(SMALL)

@@ -130,6 +130,45 @@ cdef size_t padded(size_t length, size_t chunk_size) noexcept nogil:
     return length if length >= chunk_size else length + PAD_FRAME + length % 256
 
 
+cdef size_t evened(size_t length) noexcept nogil:
+    """Bytes of a chunk and the padding that hides its size: PADME's next length (Nikitin et al., "Reducing Metadata
+    Leakage from Encrypted Files and Communication with PURBs", PETS 2019), at most 1/32 more from 64 KiB on."""
+    cdef size_t n = length + PAD_EVEN, mask
+    cdef int exponent = 0, digits = 0
+    while n >> (exponent + 1):
+        exponent += 1
+    while exponent >> digits:
+        digits += 1
+    mask = (<size_t>1 << (exponent - digits)) - 1
+    return (n + mask) & ~mask
+
+
+cdef void pad_evenly(Slab* slab) noexcept nogil:
+    cdef u8* p = chunk_of(slab) + slab.length
+    cdef u64 n, length = slab.length
+    slab.total = evened(slab.length)
+    n = slab.total - slab.length - PAD_FRAME
+    check(n >> 32 == 0 and slab.hashed == slab.length and slab.chunk_at + slab.total <= slab.room)
+    memset(p, 0, PAD_FRAME + n)
+    memcpy(p, PAD_MAGIC, 4)
+    write_le(p + 4, n, 4)
+    write_le(p + n, length, 8)
+
+
+cdef inline void write_le(u8* p, u64 n, int size) noexcept nogil:
+    cdef int i
+    for i in range(size):
+        p[i] = <u8>(n >> 8 * i)
+
+
+cdef inline u64 read_le(const u8* p, int size) noexcept nogil:
+    cdef u64 n = 0
+    cdef int i
+    for i in range(size):
+        n |= <u64>p[i] << 8 * i
+    return n
+
+
 cdef void pad(Slab* slab, size_t chunk_size) noexcept nogil:
     cdef u8* p = chunk_of(slab) + slab.length
     slab.total = padded(slab.length, chunk_size)
@@ -175,7 +214,7 @@ cdef void encrypt_to(Slab* slab, size_t end) noexcept nogil:
     """Encrypts bytes [sealed, end) piece by piece. Every end but the last lies FIRST behind a multiple of 64."""
     cdef u8* chunk = chunk_of(slab)
     cdef size_t n
-    check(end <= slab.hashed + PAD_MOST and slab.chunk_at + end <= slab.room)
+    check(end <= max(slab.hashed, slab.total) and slab.chunk_at + end <= slab.room)
     while slab.sealed < end:
         check((slab.sealed + FIRST) % SALSA_BLOCK == 0)
         n = min(end - slab.sealed, <size_t>PIECE)
@@ -276,23 +315,42 @@ cdef void decrypt(Lock* lock, u8* m, size_t start, size_t end) noexcept nogil:
         salsa_xor(m + start, m + start, end - start, lock.nonce, (start + FIRST) // SALSA_BLOCK, lock.file_key)
 
 
-cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t* lengths) noexcept nogil:
-    """Every length that the chunk in a payload of `total` bytes can have, ascending; the last is `total` itself.
+cdef size_t even_length(const u8* m, size_t total) noexcept nogil:
+    """The length of the chunk that the end of a payload tells, if padding that hides sizes ends there; else `total`.
+    Only the last 8 bytes are looked at."""
+    cdef u64 length = read_le(m + total - 8, 8) if total >= PAD_EVEN else total
+    return <size_t>length if length <= total and total - length >= PAD_EVEN else total
 
-    `tail` is the payload from byte `tail_at` on. FORMAT.md: at most two lengths L with L + 8 + L mod 256 = total
-    at which the padding's magic stands.
+
+cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t even, size_t* lengths) noexcept nogil:
+    """Every length that the chunk in a payload of `total` bytes can have, ascending; the last is `total` itself. At most
+    four.
+
+    `tail` is the payload from byte `tail_at` on, `even` what even_length has found. FORMAT.md: at most two lengths L
+    with L + 8 + L mod 256 = total at which the padding's magic stands, and `even`, if one stands there.
     """
     cdef int found = 0
     cdef size_t length, extra
+    if even < total and (memcmp(tail + (even - tail_at), PAD_MAGIC, 4)
+                         or read_le(tail + (even - tail_at) + 4, 4) != total - even - PAD_FRAME):
+        even = total
     for extra in range(255, -1, -1):
         if total < PAD_FRAME + extra:
             continue
         length = total - PAD_FRAME - extra
         if length % 256 != extra or length < tail_at:
             continue
+        if even < length:
+            lengths[found] = even
+            found += 1
+        if even <= length:
+            even = total
         if memcmp(tail + (length - tail_at), PAD_MAGIC, 4) == 0:
             lengths[found] = length
             found += 1
+    if even < total:
+        lengths[found] = even
+        found += 1
     lengths[found] = total
     return found + 1
 
@@ -317,7 +375,7 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, c
     it is the shortest at which padding stands. BROKEN_OFF when `stop` becomes true.
     """
     cdef u8* m = chunk_of(slab)
-    cdef size_t total = slab.total, at = 0, end
+    cdef size_t total = slab.total, at = 0, end, even, first
     cdef size_t tail = 0 if total <= PAD_MOST + SALSA_BLOCK else (
         FIRST + (total - PAD_MOST - FIRST) // SALSA_BLOCK * SALSA_BLOCK)
     cdef size_t[4] lengths
@@ -325,7 +383,12 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, c
     cdef u8[KEY] digest
     cdef void* branch
     decrypt(lock, m, tail, total)
-    count = chunk_lengths(m + tail, tail, total, lengths)
+    even = even_length(m, total)
+    if even < tail:
+        first = FIRST + (even - FIRST) // SALSA_BLOCK * SALSA_BLOCK if even >= FIRST + SALSA_BLOCK else 0
+        decrypt(lock, m, first, tail)
+        tail = first
+    count = chunk_lengths(m + tail, tail, total, even, lengths)
     slab.length = lengths[0]
     if name == NULL:
         decrypt(lock, m, 0, tail)
@@ -394,12 +457,12 @@ def blob_name(bytes secret, const u8[::1] chunk):
     return name_of(digest)
 
 
-def seal_blob(bytes secret, bint asymmetric, const u8[::1] chunk, size_t chunk_size):
-    """(name, blob) of one chunk, padded when it is shorter than `chunk_size`."""
+def seal_blob(bytes secret, bint asymmetric, const u8[::1] chunk, size_t chunk_size, bint even=False):
+    """(name, blob) of one chunk, padded when it is shorter than `chunk_size`; `even`: to hide its size."""
     cdef Ring ring
     cdef Slab* slab = slab_new(CHUNK_AT)
     cdef int failed
-    if slab == NULL or slab_reserve(slab, chunk.shape[0]):
+    if slab == NULL or slab_reserve(slab, evened(chunk.shape[0])):
         slab_free(slab)
         raise MemoryError
     try:
@@ -411,7 +474,10 @@ def seal_blob(bytes secret, bint asymmetric, const u8[::1] chunk, size_t chunk_s
         with nogil:
             slab_hash(slab, slab.length)
             slab_name(slab, &ring)
-            pad(slab, chunk_size)
+            if even and slab.length < chunk_size:
+                pad_evenly(slab)
+            else:
+                pad(slab, chunk_size)
             failed = slab_encrypt(slab, &ring, True)
         if failed:
             raise ValueError("not a public key: it is a point of low order")

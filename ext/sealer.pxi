@@ -7,7 +7,7 @@ cdef class Sealer(_Cutter):
     """Turns files into blobs and hands them to sinks: see _engine.pyi."""
 
     def __init__(self, bytes secret, bint asymmetric, source, sinks, *, size_t chunk_size, int level, int jobs,
-                 bint frames=False, tuple content=None, int slabs=0, int readers=0, bint follow=True, bint anew=False):
+                 bint frames=False, tuple content=None, int slabs=0, int readers=0, bint follow=True, bint anew=False, bint even=False):
         if chunk_size < 1 or jobs < 1 or not LEVELS[0] <= level <= LEVELS[1]:
             raise ValueError("chunk_size and jobs are at least 1, the level is one of zstd's")
         self.set_up(secret, asymmetric, sinks, chunk_size)
@@ -17,6 +17,9 @@ cdef class Sealer(_Cutter):
         self.frames = frames
         self.follow = follow
         self.anew = anew
+        self.even = even
+        if frames:                  # each chunk is a frame of its own, with room for padding behind it
+            self.pad_below = <size_t>-1
         self.source = iter(source)
         self.more = True
         self.hands_on = frames

@@ -68,6 +68,8 @@ cdef class _Storer(_Crew):
     cdef readonly dict lost         # sink -> why it gets no more blobs; the others go on
     cdef int[MOST_SINKS] gone       # the same; looked at without the GIL
     cdef NameSet claimed            # names that this run has stored or is storing
+    cdef size_t pad_below           # bytes from which on a chunk is not padded
+    cdef bint even                  # padding hides sizes
     cdef bint anew                  # each blob is stored, whatever a sink has: what lies there may be damaged
     cdef int mostly_known           # the last blob was stored before: name first, encrypt only what is new
     cdef Tally tally                # with the lock
@@ -76,7 +78,7 @@ cdef class _Storer(_Crew):
         cdef Py_ssize_t i
         # A private key never enters here; a symmetric key can check what is stored already.
         fill_ring(&self.ring, secret, asymmetric, None)
-        self.chunk_size = chunk_size
+        self.chunk_size = self.pad_below = chunk_size
         self.sinks = tuple(sinks)
         self.outside = self.sinks
         self.holds = tuple(getattr(sink, "holds", None) for sink in self.sinks)
@@ -116,7 +118,10 @@ cdef class _Storer(_Crew):
         """Names a whole chunk, seals what is left of it and stores the blob wherever it is not yet."""
         cdef int new
         slab_name(slab, &self.ring)
-        pad(slab, self.chunk_size)
+        if self.even and slab.length < self.pad_below:
+            pad_evenly(slab)
+        else:
+            pad(slab, self.chunk_size)
         pthread_mutex_lock(&self.lock)
         new = names_add(&self.claimed, slab.digest)
         pthread_mutex_unlock(&self.lock)
@@ -127,6 +132,7 @@ cdef class _Storer(_Crew):
 
     cdef Fate store(self, Slab* slab, Hand* hand) noexcept nogil:
         cdef Py_ssize_t i
+        cdef size_t there, found = 0
         if hand.data == NULL:           # a stream took it over; what is stored is read through it
             hand.data = <u8*>malloc(SMALL)
             if hand.data == NULL:
@@ -134,10 +140,16 @@ cdef class _Storer(_Crew):
                 return FAILED
         slab.wanted = 0
         for i in range(self.sink_count):
-            if not load_int(&self.gone[i]) and (self.anew or not self.has(i, slab, hand.data)):
+            if load_int(&self.gone[i]):
+                continue
+            there = 0 if self.anew else self.found(i, slab, hand.data, False)
+            found = there or found
+            if there == 0:
                 slab.wanted |= 1u << i
         store_int(&self.mostly_known, slab.wanted == 0)
         if slab.wanted == 0:
+            if found:
+                slab.total = found - self.ring.header - BOX
             self.count_blob(0)
             return STORED
         if slab_encrypt(slab, &self.ring, True):
@@ -154,22 +166,29 @@ cdef class _Storer(_Crew):
         self.count_blob(blob_size(slab, &self.ring))
         return STORED
 
-    cdef bint has(self, Py_ssize_t sink, Slab* slab, u8* scratch) noexcept nogil:
-        """Whether a sink holds a good blob of this name, as far as that can be told."""
-        cdef size_t size = blob_size(slab, &self.ring)
+    cdef size_t found(self, Py_ssize_t sink, Slab* slab, u8* scratch, bint exact) noexcept nogil:
+        """Bytes of the good blob of this name that a sink holds, as far as that can be told; 0 if there is none. Another
+        run may have padded the chunk otherwise, unless `exact`."""
+        cdef size_t[3] sizes
+        cdef size_t head = self.ring.header + BOX
+        sizes[0] = sizes[1] = sizes[2] = head + slab.total
+        if not exact:
+            sizes[1] = head + padded(slab.length, self.chunk_size)
+            sizes[2] = head + evened(slab.length)
         if self.directories[sink] != NULL:
-            return directory_has(self.directories[sink], slab.digest, size, &self.ring, scratch)
+            return directory_has(self.directories[sink], slab.digest, sizes, &self.ring, scratch)
         with gil:
-            return self.ask(sink, slab, size)
+            return self.ask(sink, slab, sizes)
 
-    cdef bint ask(self, Py_ssize_t sink, Slab* slab, size_t size) noexcept:
+    cdef size_t ask(self, Py_ssize_t sink, Slab* slab, const size_t* sizes) noexcept:
         if self.holds[sink] is None:
-            return False
+            return 0
         try:
-            return self.holds[sink](name_of(slab.digest), size)
+            there = self.holds[sink](name_of(slab.digest))
         except BaseException as error:
             self.lose(sink, error)
-            return True
+            return sizes[0]
+        return there if there in (sizes[0], sizes[1], sizes[2]) else 0
 
     cdef bint lose(self, Py_ssize_t sink, object error) noexcept:
         """A sink has failed: the others go on without it; the last one, or what is no failure of a store, ends the run.

@@ -146,7 +146,7 @@ cdef class _Streamer(_Feed):
         cdef size_t left, goal
         cdef int reads = 0, error = 0
         cdef bint ended = False
-        if slab_reserve(slab, self.chunk_size):
+        if slab_reserve(slab, evened(self.chunk_size)):
             self.fail_memory()
             return
         out.data, out.size, out.pos = chunk_of(slab), self.chunk_size, slab.length

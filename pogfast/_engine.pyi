@@ -33,7 +33,9 @@ def cut(data: Buffer, chunk_size: int, content: tuple[int, int, bytes] | None) -
 
 # One blob at a time: the kernels that Sealer and Opener run, for tests, benchmarks and `pog --decrypt BLOB`.
 def blob_name(secret: bytes, chunk: Buffer) -> str: ...
-def seal_blob(secret: bytes, asymmetric: bool, chunk: Buffer, chunk_size: int) -> tuple[str, bytes]: ...
+def seal_blob(
+    secret: bytes, asymmetric: bool, chunk: Buffer, chunk_size: int, even: bool = False
+) -> tuple[str, bytes]: ...
 def open_blob(secret: bytes, private: bytes | None, blob: Buffer, name: str | None = None) -> bytes:
     """The chunk in a blob. Raises errors.WrongKey (the header does not unwrap), CorruptBlob, and WrongBlob when
     `name` is given and is not the content's (by neither naming rule)."""
@@ -134,11 +136,12 @@ class Sealer:
     `follow`: a link to a file is read as the file.
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;
-    a torn one is replaced. With `anew` each blob of the run is stored once, whatever lies there.
-    A function gets each new blob as a read-only view of the engine's own buffer, which is not
-    used again while a view of it lives; where it has a method `holds`, that is asked first whether it has the blob, by
-    name and size. Both are called from worker threads. A sink that fails (OSError, StoreError) gets no more blobs and
-    is `lost`; the last of them ends the run. Where there is a method `abandon`, it is called when the run ends early.
+    a torn one is replaced. With `anew` each blob of the run is stored once, whatever lies there. `even`: new blobs are
+    padded to sizes that hide how long their content is.
+    A function gets each new blob as a read-only view of the engine's own buffer, which is not used again while a view
+    of it lives; where it has a method `holds`, that is asked first how many bytes it has under the blob's name (None:
+    none). Both are called from worker threads. A sink that fails (OSError, StoreError) gets no more blobs and is
+    `lost`; the last of them ends the run. Where there is a method `abandon`, it is called when the run ends early.
     """
 
     lost: dict[int, BaseException]  # index of a sink -> why
@@ -159,6 +162,7 @@ class Sealer:
         readers: int = 0,
         follow: bool = True,
         anew: bool = False,
+        even: bool = False,
     ) -> None: ...
     def run(self) -> Generator[Sealed]:
         """In the order of `source`: news of the first file that is not done, until all are.

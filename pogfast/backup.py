@@ -139,6 +139,7 @@ class Options:
     comment: str = ""
     cache_directory: str | None = None  # None: the user's; "": none
     force: bool = False  # read every file, and store every blob anew, whatever the cache and the stores have
+    pad: bool = False  # new blobs are padded to sizes that hide how long their content is
     must_exist: bool = False  # no store is made
     dry_run: bool = False
     count_ahead: bool = False  # learn totals beside the work, for a display that shows what is left
@@ -168,7 +169,7 @@ class Options:
     @property
     def chunk_memory(self) -> int:
         """Bytes that a chunk in flight can take."""
-        return int(self.cuts.most * CHUNK_MEMORY[self.layout]) + SLACK
+        return int(self.cuts.most * (CHUNK_MEMORY[self.layout] + self.pad / 32)) + SLACK
 
     def slabs(self, jobs: int) -> int:
         """How many chunks may be in flight."""
@@ -654,6 +655,7 @@ class _Run:
             readers=self.options.readers or self.jobs,
             follow=False,
             anew=self.options.force,
+            even=self.options.pad,
         )
         self.sealer = sealer
         with (

@@ -43,8 +43,6 @@ from pogfast.stores import Store, names_archive, open_store
 BATCH = 8192
 # Malformed entries of an archive that are named; more are counted.
 MOST_MALFORMED = 10
-# Bytes by which the same chunk's blobs can differ: one writer pads where another does not.
-PAD_MOST = 263
 
 
 class Unit(NamedTuple):
@@ -322,7 +320,7 @@ class _Check:
         was = totals_of(trailer or {}).get("stored")
         sizes = [self.there.get(blob) for blob in set(blobs)]
         known = [size for size in sizes if size is not None]
-        if was is not None and len(known) == len(sizes) and abs(sum(known) - was) > PAD_MOST * len(known):
+        if was is not None and len(known) == len(sizes) and abs(sum(known) - was) > manifest.PAD_MOST * len(known):
             text = f"its blobs have {sum(known):,} bytes, and had {was:,}: some are cut short or have grown"
             self._tell(Damage(name, None, None, None, f"{name}: {text}; --read-data finds which"))
 
@@ -363,7 +361,7 @@ class _Check:
             return CorruptBlob(f"blob {blob} is cut short: it has {size} bytes")
         if full is not None and size > full:
             return CorruptBlob(f"blob {blob} has {size} bytes instead of {full}")
-        if was and size != was and size not in manifest.sizes_of_blob(was, self.key):
+        if was and size != was and not manifest.can_be_padded_to(size, was, self.key):
             return CorruptBlob(f"blob {blob} {'is cut short' if size < was else 'has grown'}: {size} bytes, not {was}")
         return None
 

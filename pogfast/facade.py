@@ -214,6 +214,7 @@ def create(
     no_cache: bool = False,
     cache_dir: StrPath | None = None,
     force: bool = False,
+    pad: bool = False,
     must_exist: bool = False,
     dry_run: bool = False,
     report: backup.Report | None = None,
@@ -248,6 +249,7 @@ def create(
     if from_command is not None and name is None:
         raise UsageError("what is archived needs a name", hint="give name=...")
     cut = _how_to_cut(chunk_size, chunker, level, jobs, _optional(profile))
+    of_profile = {word: cut.pop(word, False) for word in ("pad", "must_exist")}
     options = backup.Options(
         layout=layout,
         readers=readers,
@@ -259,7 +261,8 @@ def create(
         comment=comment,
         cache_directory="" if no_cache else _optional(cache_dir),
         force=force,
-        must_exist=must_exist or cut.pop("must_exist", False),
+        pad=pad or of_profile["pad"],
+        must_exist=must_exist or of_profile["must_exist"],
         dry_run=dry_run,
         **cut,
     )

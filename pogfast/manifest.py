@@ -31,6 +31,8 @@ BOX = 40
 INDEX_HEADER = BOX + 4 + KEY_SIZE
 ZSTD_MAGIC = bytes.fromhex("28b52ffd")
 PADDING_MAGIC = bytes.fromhex("502a4d18")
+PAD_MOST = 263  # bytes of padding that does not hide sizes
+PAD_EVEN = 16  # bytes of padding that does, at least
 TRAILER_MAGIC = bytes.fromhex("5e2a4d18")
 LEVEL = 3
 # zstd's block that ends a frame and holds nothing (RFC 8878, 3.1.1.2).
@@ -160,14 +162,26 @@ def is_blob_name(text: str) -> bool:
     return BLOB_NAME.fullmatch(text) is not None
 
 
-def sizes_of_blob(stored: int, key: Key) -> set[int]:
-    """The bytes that a blob can have which had `stored` bytes: whether a chunk is padded depends on its writer.
-    FORMAT.md, "A file's bytes"."""
-    around = key.header_size + BOX
-    payload = stored - around
-    padded = range(max(0, payload - 263), max(0, payload - 7))
-    chunks = [payload, *(length for length in padded if length + 8 + length % 256 == payload)]
-    return {stored, *(around + length for length in chunks), payload + 8 + payload % 256 + around}
+def can_be_padded_to(size: int, stored: int, key: Key) -> bool:
+    """Returns True if a blob of `size` bytes can hold the chunk that another of `stored` bytes held: how a chunk is
+    padded depends on its writer. FORMAT.md, "A file's bytes"."""
+    one, other = size - key.header_size - BOX, stored - key.header_size - BOX
+    return min(one, other) >= 0 and (one in _payloads(other) or other in _payloads(one))
+
+
+def _payloads(payload: int) -> set[int]:
+    """How long the chunk in a payload is with one padding or another, if this one does not hide sizes."""
+    before = range(max(0, payload - PAD_MOST), max(0, payload - 7))
+    chunks = [payload, *(length for length in before if length + 8 + length % 256 == payload)]
+    return {size for length in chunks for size in (length, length + 8 + length % 256, evened(length))}
+
+
+def evened(length: int) -> int:
+    """Bytes of a chunk and the padding that hides its size: PADME's next length. FORMAT.md, "A file's bytes"."""
+    least = length + PAD_EVEN
+    exponent = least.bit_length() - 1
+    mask = (1 << (exponent - exponent.bit_length())) - 1
+    return (least + mask) & ~mask
 
 
 class Writer:

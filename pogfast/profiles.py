@@ -14,7 +14,14 @@ from pogfast.errors import UsageError
 from pogfast.places import of_user
 
 # What a profile can hold, by create's words.
-WORDS: dict[str, type] = {"chunker": str, "chunk_size": int, "level": int, "jobs": int, "must_exist": bool}
+WORDS: dict[str, type] = {
+    "chunker": str,
+    "chunk_size": int,
+    "level": int,
+    "jobs": int,
+    "pad": bool,
+    "must_exist": bool,
+}
 SUFFIX = ".toml"
 
 

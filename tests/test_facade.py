@@ -217,6 +217,11 @@ def test_a_profile_and_what_is_given_beside_it(work: Path, key: pogfast.Key) -> 
 
     assert made() == ("fastcdc", 7)
     assert made(chunk_size="1MB", level=2) == ("", 2)
+    (work / "q.toml").write_text("must_exist = true\npad = true\n")
+    for more in ({}, {"must_exist": True, "pad": True}):
+        assert pogfast.create("dir", "store", key, profile=work / "q.toml", **more).blobs_new == 0
+    with pytest.raises(errors.NoSuchArchive):
+        pogfast.create("dir", "nowhere", key, profile=work / "q.toml")
 
 
 def test_the_whole_life_of_an_archive(work: Path, key: pogfast.Key) -> None:

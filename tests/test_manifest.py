@@ -752,17 +752,18 @@ def test_an_index_in_any_order_is_the_entries() -> None:
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 255, 256, 257, 511, 512, 513, 2000])
 def test_the_sizes_that_one_chunk_can_have(key: keys.Key, length: int) -> None:
-    """Padded by one writer, not by another; no size of a chunk that is another byte long."""
-    other = length + 8 + length % 256
+    """Padded by one writer, not by another, or to hide its size; no size that no chunk of the other can have."""
+
+    def sizes(length: int) -> set[int]:
+        return {around + length, around + length + 8 + length % 256, around + manifest.evened(length)}
+
     around = key.header_size + 40
-    for stored in (around + length, around + other):
-        told = manifest.sizes_of_blob(stored, key)
-        assert {around + length, around + other} <= told
-        assert len(told) <= 4
-        assert min(told) >= around
-        for size in told - {stored}:  # each is padded to this one, or this one to it
-            small, large = sorted((size - around, stored - around))
-            assert large == small + 8 + small % 256
+    for stored in sizes(length):
+        assert all(manifest.can_be_padded_to(size, stored, key) for size in sizes(length))
+        near = range(max(0, stored - 400), stored + 400)
+        for size in (size for size in near if size != stored and manifest.can_be_padded_to(size, stored, key)):
+            assert size >= around
+            assert any({size, stored} <= sizes(length) for length in range(min(size, stored) - around + 1))
 
 
 @pytest.mark.parametrize(("flag", "width"), [(0, 0), (1, 1), (2, 2), (3, 4)])

@@ -314,8 +314,7 @@ def test_a_blob_is_put_where_there_is_none(service: Memory, store: RemoteStore) 
     store.put_blob(A, b"content")
     assert service.puts == [(path(A), True)]
     assert store.size_of(A) == 7
-    assert store.blobs.holds(A, 7)
-    assert not store.blobs.holds(A, 8)
+    assert store.blobs.holds(A) == 7
     store.put_blob(A, b"another")  # it is known that there is one
     assert service.puts[1:] == [(path(A), False)]
     assert service.objects == {path(A): b"another"}
@@ -548,11 +547,11 @@ def test_blobs_in_doubt_are_put_again(service: Memory, store: RemoteStore) -> No
     store.doubt([A])
     assert store.size_of(A) is None
     assert store.size_of(B) == 7
-    assert not store.blobs.holds(A, 7)
+    assert store.blobs.holds(A) is None
     assert store.missing([A, B]) == [], "they are there"
     store.put_blob(A, b"content")
     assert service.puts == [(path(A), False)]
-    assert store.blobs.holds(A, 7)
+    assert store.blobs.holds(A) == 7
     store.doubt([B])
     assert store.size_of(B) is None, "when all are known already"
 

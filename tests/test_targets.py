@@ -148,19 +148,19 @@ def test_pog_goes_on_with_the_other_targets_as_well(
 class Sink:
     """Fails at a call, if it is to, and knows some blobs."""
 
-    def __init__(self, error: BaseException | None = None, at: int = 0, known: set[str] | None = None) -> None:
-        self.error, self.at, self.known = error, at, known or set()
-        self.got: list[str] = []
-        self.asked: set[tuple[str, int]] = set()
+    def __init__(self, error: BaseException | None = None, at: int = 0, known: dict[str, int] | None = None) -> None:
+        self.error, self.at, self.known = error, at, known or {}
+        self.got: dict[str, int] = {}  # bytes of each blob
+        self.asked: set[str] = set()
 
     def __call__(self, name: str, blob: memoryview) -> None:
         if self.error is not None and len(self.got) >= self.at:
             raise self.error
-        self.got.append(name)
+        self.got[name] = len(blob)
 
-    def holds(self, name: str, size: int) -> bool:
-        self.asked.add((name, size))
-        return name in self.known
+    def holds(self, name: str) -> int | None:
+        self.asked.add(name)
+        return self.known.get(name)
 
 
 def seal(paths: list[Path], sinks: list[object]) -> tuple[Sealer, list[str]]:
@@ -173,12 +173,15 @@ def test_what_a_sink_holds_is_not_handed_to_it(work: Path) -> None:
     paths = sorted((work / "tree").iterdir())
     _, names = seal(paths, [everything := Sink()])
     assert sorted(everything.got) == sorted(names)
-    assert {name for name, _ in everything.asked} == set(names)
-    sealer, again = seal(paths, [some := Sink(known=set(names[::2])), nothing := Sink(known=set(names))])
+    assert everything.asked == set(names)
+    half = {name: everything.got[name] for name in names[::2]}
+    sealer, again = seal(paths, [some := Sink(known=half), nothing := Sink(known=everything.got)])
     assert again == names
     assert sorted(some.got) == sorted(names[1::2])
-    assert nothing.got == []
+    assert nothing.got == {}
     assert sealer.progress().blobs_new == len(names[1::2])
+    _, again = seal(paths, [cut := Sink(known={name: size - 1 for name, size in everything.got.items()})])
+    assert sorted(cut.got) == sorted(again), "they are of no size that these chunks can have"
 
 
 def test_only_a_failing_store_is_done_without(work: Path) -> None:

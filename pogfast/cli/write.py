@@ -101,6 +101,7 @@ if TYPE_CHECKING:
 @click.option("--no-cache", is_flag=True, help="Neither use nor write the cache: read every file.")
 @click.option("--cache-dir", metavar="DIR", type=PATH, help="Directory of the cache of unchanged files.")
 @click.option("--force", is_flag=True, help="Read every file and store every chunk again; mends damaged blobs.")
+@click.option("--pad", is_flag=True, help="Pad new blobs so that their sizes tell less about the files.")
 @click.option("--must-exist", is_flag=True, help="Fail if the store does not exist: a disk that is not mounted.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; list what would be archived.")
 @key_options
@@ -226,6 +227,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         "host",
         "comment",
         "force",
+        "pad",
         "must_exist",
         "dry_run",
     )

@@ -739,8 +739,8 @@ class _Uploads:
         self.failure: BaseException | None = None
         self.stopping = False
 
-    def holds(self, name: str, size: int) -> bool:
-        return self.store.size_of(name) == size
+    def holds(self, name: str) -> int | None:
+        return self.store.size_of(name)
 
     def __call__(self, name: str, blob: memoryview) -> None:
         self._check()
