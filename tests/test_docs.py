@@ -150,3 +150,33 @@ def test_the_python_page(tmp_path: Path) -> None:
     assert ran.lines[1:] == ["photos/cat.jpg 9", "b'ture'", "1 0 []", f"{name} ['monthly'] 9", "1 0"]
     named = set(re.findall(r"`(\w+)(?:\(|`)", page))
     assert named >= set(pogfast.__all__) - {"__version__"}, set(pogfast.__all__) - named
+
+
+# ---- the threat model ------------------------------------------------------------------------------------------------
+
+
+def test_the_tests_that_the_threat_model_names_are_there() -> None:
+    tests = Path(__file__).parent
+    there = {
+        name for path in tests.glob("test_*.py") for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    model = (tests.parent / "docs" / "threat-model.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+)`", model)
+    assert len(set(named)) > 50
+    assert not set(named) - there
+    for row in re.findall(r"^\| (.*) \| (.*) \|$", model, re.M):
+        if "`test_" in row[1]:
+            assert re.fullmatch(r"`test_\w+`(, `test_\w+`)*", row[1]), row
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    root = Path(__file__).parent.parent
+    pages = [*root.glob("*.md"), *(root / "docs").glob("*.md"), PACKAGE / "FORMAT.md"]
+    for page in pages:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            led = page.parent / target if target else page
+            assert led.exists(), (page.name, target)
+            if anchor and led.suffix == ".md":
+                titles = re.findall(r"^#+ (.*)$", led.read_text(encoding="utf-8"), re.M)
+                slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+                assert anchor[1:] in slugs, (page.name, target, anchor)
