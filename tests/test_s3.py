@@ -711,39 +711,36 @@ def test_a_certificate_that_nobody_knows_is_told_at_once(
 # ---- numbers and names that a service says, and that nobody has to believe -----------------------------------------
 
 
-@pytest.mark.parametrize("length", ["10000000000000", "-5", "", "x"])
 def test_a_length_that_is_no_length_is_damage_of_that_blob(
-    command: Command, proxy: Proxy, shelf: str, work: Path, length: str
+    command: Command, proxy: Proxy, shelf: str, work: Path
 ) -> None:
     assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
-    listed = json.loads(command(proxy.url, *with_key("ls", f"s3://{shelf}/latest", "--json")).lines[-1])
-    assert listed
     victim = next(request.split()[1] for request, *_ in proxy.seen if request.startswith("PUT") and "/data/" in request)
     victim = victim.removesuffix("%3D")
-    proxy.faults = [Fault(f"^GET {re.escape(victim)}", times=-1, headers={"Content-Length": length})]
     limit = ["prlimit", f"--as={3 * 10**9}"]
-    ran = run([*limit, sys.executable, "-m", "pogfast", *with_key("restore", f"s3://{shelf}/latest", "--into", "out")],
-              work, env={**os.environ, **environment_of(proxy.url)})  # fmt: skip
-    restored = sum(path.is_file() for path in (work / "out").rglob("*"))
-    if ran.code:
-        assert (ran.code, restored) == (4, 13), ran.err
-        assert Path(victim).name in ran.err
-    else:
-        assert restored == 14, "what is there was whole, whatever was said of it"
+    for number, length in enumerate(("10000000000000", "-5", "", "x")):
+        proxy.faults = [Fault(f"^GET {re.escape(victim)}", times=-1, headers={"Content-Length": length})]
+        restore = with_key("restore", f"s3://{shelf}/latest", "--into", f"out{number}")
+        ran = run([*limit, sys.executable, "-m", "pogfast", *restore], work,
+                  env={**os.environ, **environment_of(proxy.url)})  # fmt: skip
+        restored = sum(path.is_file() for path in (work / f"out{number}").rglob("*"))
+        if ran.code:
+            assert (ran.code, restored) == (4, 13), ran.err
+            assert Path(victim).name in ran.err
+        else:
+            assert restored == 14, "what is there was whole, whatever was said of it"
 
 
-@pytest.mark.parametrize("length", ["10000000000000", "-5", ""])
-def test_a_manifest_of_no_length_is_that_archives_damage(
-    command: Command, proxy: Proxy, shelf: str, length: str
-) -> None:
+def test_a_manifest_of_no_length_is_that_archives_damage(command: Command, proxy: Proxy, shelf: str) -> None:
     for more in ([], ["--force"]):
         assert command(proxy.url, *create(*more, to=f"s3://{shelf}")).code == 0
     victim = next(request.split()[1] for request, *_ in proxy.seen if request.startswith("PUT") and ".mfn" in request)
-    proxy.faults = [Fault(f"^GET {re.escape(victim)}", times=-1, headers={"Content-Length": length})]
-    ran = command(proxy.url, *with_key("list", f"s3://{shelf}", "--json"))
-    good = [line for line in map(json.loads, ran.out.splitlines()) if line.get("files") == 14]
-    assert len(good) >= 1, ran.err
-    assert ran.code in (0, 3, 4)
+    for length in ("10000000000000", "-5", ""):
+        proxy.faults = [Fault(f"^GET {re.escape(victim)}", times=-1, headers={"Content-Length": length})]
+        ran = command(proxy.url, *with_key("list", f"s3://{shelf}", "--json"))
+        good = [line for line in map(json.loads, ran.out.splitlines()) if line.get("files") == 14]
+        assert len(good) >= 1, ran.err
+        assert ran.code in (0, 3, 4)
 
 
 LISTING = "^GET .*list-type"
