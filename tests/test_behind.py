@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +91,44 @@ def test_every_sink_has_the_same_blobs(place: Path, chunk_size: int, random: flo
     assert oracle.open_file(KEY, [files_in(place / "three")[name] for name in names]) == data
     assert oracle.open_file(KEY, [kept[name] for name in names]) == data
     assert len(os.listdir("/proc/self/fd")) <= descriptors  # other tests may have left some to the collector
+
+
+def test_a_blob_is_written_while_it_is_made(place: Path) -> None:
+    """Its first part lies in a draft while the rest has not been read yet."""
+    reader, writer = os.pipe()
+    data = os.urandom(12 << 20)
+
+    def drafts() -> int:
+        """The bytes of the largest file in the store that is open, or was unlinked."""
+        found = 0
+        for descriptor in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                facts = os.stat(f"/proc/self/fd/{descriptor}")
+                if stat.S_ISREG(facts.st_mode) and facts.st_dev == os.stat(place).st_dev:
+                    found = max(found, facts.st_size)
+        return found
+
+    def feed() -> None:
+        with open(writer, "wb") as out:
+            out.write(data[: 8 << 20])
+            out.flush()
+            ends = time.monotonic() + 60
+            while drafts() < 5 << 20 and time.monotonic() < ends:
+                time.sleep(0.005)
+            seen.append(drafts())
+            out.write(data[8 << 20 :])
+
+    seen: list[int] = []
+    before = drafts()
+    assert before < 5 << 20
+    feeder = threading.Thread(target=feed)
+    feeder.start()
+    with shelves(place / "store") as sinks:
+        sealer = Sealer(SECRET, False, [reader], sinks, chunk_size=16 << 20, level=1, jobs=1, frames=False)
+        names = [name for news in sealer.run() for name in news.names]
+    feeder.join()
+    assert seen[0] >= 5 << 20
+    assert oracle.open_file(KEY, [files_in(place / "store")[name] for name in names]) == data
 
 
 @settings(max_examples=20)

@@ -170,6 +170,9 @@ def test_a_chunk_of_an_earlier_version_is_not_made_anew(tmp_path: Path) -> None:
     with open(path, "rb") as opened:
         [piped] = seal([known._replace(path=opened.fileno())], shelf, level=9, **BY_CONTENT)
     assert piped.names == after.names
+    sealer = Sealer(SECRET, False, [known], [shelf], level=9, jobs=2, frames=True, **BY_CONTENT)
+    list(sealer.run())
+    assert (sealer.progress().blobs_new, sealer.progress().blobs_known) == (0, len(set(after.names)))
 
 
 def test_an_earlier_chunk_that_a_sink_has_not_is_made_anew(tmp_path: Path) -> None:
