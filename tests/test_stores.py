@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
 import threading
+import time
 from pathlib import Path
 
 import oracle
@@ -409,3 +411,126 @@ def test_a_sparse_file_takes_no_memory(tmp_path: Path) -> None:
             store.get_manifest("x.mfn")
         with pytest.raises(CorruptBlob, match=f"cannot read blob {NAMES[0]}"):
             store.get_blob(NAMES[0])
+
+
+# ---- names that must not be taken from anybody ---------------------------------------------------------------------
+
+
+@pytest.fixture(params=["links", "no links"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
+    """A store whose file system has hard links, or refuses them as FAT does."""
+    if request.param == "no links":
+
+        def refused(*arguments: object, **more: object) -> None:
+            raise PermissionError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refused)
+    return LocalStore.create(str(tmp_path / "store"), fan_out=True)
+
+
+def test_a_manifest_never_takes_the_place_of_another(store: LocalStore) -> None:
+    store.put_manifest("a.mfn", b"first")
+    with pytest.raises(StoreError, match=r"cannot write a\.mfn to .*: File exists"):
+        store.put_manifest("a.mfn", b"second")
+    assert store.get_manifest("a.mfn") == b"first"
+    store.put_mark("sweep.running-1", b"first")
+    store.put_mark("sweep.running-1", b"second")
+    assert store.get_manifest("sweep.running-1") == b"second"
+    assert sorted(os.listdir(store.path)) == ["a.mfn", "sweep.running-1"], "nothing unfinished is left"
+
+
+def placed(store: LocalStore, name: str, data: bytes, written: int) -> Path:
+    path = Path(store.path, "data", name[:2], name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, (written, written))
+    return path
+
+
+@pytest.mark.parametrize("written", [999, 1000, 1001])
+def test_only_old_blobs_are_deleted(store: LocalStore, written: int) -> None:
+    path = placed(store, NAMES[0], b"blob", written)
+    listed = list(store.blob_names())
+    assert list(store.delete_old_blobs(listed, 1000.0, lambda: True)) == (listed if written < 1000 else [])
+    assert path.exists() == (written >= 1000)
+    gone = [stores.Stored(NAMES[1], 4, 0.0)]
+    assert list(store.delete_old_blobs(gone, 1000.0, lambda: True)) == gone, "it was gone already"
+    assert not list(store.delete_old_blobs(gone, 1000.0, lambda: False))
+
+
+@pytest.mark.parametrize("meanwhile", ["once", "twice"])
+def test_a_blob_that_is_stored_anew_while_it_is_deleted_stays(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    path = placed(store, NAMES[0], b"old", 999)
+    real, looks = os.rename, []
+
+    def rename(old: str, new: str, **more: int) -> None:
+        if not looks:
+            placed(store, NAMES[0], b"new", 1000)
+        looks.append(old)
+        real(old, new, **more)
+        if len(looks) == 1 and meanwhile == "twice":
+            placed(store, NAMES[0], b"newer", 2000)
+
+    monkeypatch.setattr(os, "rename", rename)
+    assert list(store.delete_old_blobs(store.blob_names(), 1000.0, lambda: True)) == []
+    assert path.read_bytes() == (b"new" if meanwhile == "once" else b"newer")
+    assert os.listdir(store.path) == ["data"]
+
+
+def test_what_a_killed_prune_moved_aside_is_put_back(store: LocalStore) -> None:
+    there = placed(store, NAMES[1], b"there", 999)
+    aside = {name: Path(store.path, f".pogfast-trash-0123456789abcdef-{name}") for name in (*NAMES[:2], "note")}
+    aside[NAMES[0]].write_bytes(b"aside")
+    aside[NAMES[1]].write_bytes(b"older")
+    aside["note"].write_bytes(b"note")
+    path = placed(store, NAMES[0], b"", 999)
+    path.unlink()
+    store.begin_sweep()
+    assert path.read_bytes() == b"aside"
+    assert there.read_bytes() == b"there"
+    assert sorted(os.listdir(store.path)) == [aside["note"].name, "data"]
+
+
+def test_a_removed_manifest_is_forgotten_as_it_was_listed(store: LocalStore) -> None:
+    store.put_manifest("a.mfn", b"manifest")
+    store.remove_manifest("a.mfn")
+    with pytest.raises(NoSuchArchive):
+        store.remove_manifest("a.mfn")
+    [listed] = store.marks()
+    store.forget_removed(listed._replace(modified=listed.modified - 1))
+    assert [mark.name for mark in store.marks()] == ["a.mfn.removed"], "it was removed again meanwhile"
+    store.forget_removed(listed)
+    store.forget_removed(listed)
+    assert os.listdir(store.path) == []
+
+
+def test_blobs_in_doubt_count_as_absent(store: LocalStore) -> None:
+    placed(store, NAMES[0], b"blob", int(time.time()))
+    store.doubt([NAMES[0]])
+    assert store.size_of(NAMES[0]) is None
+    assert store.missing(NAMES[:2]) == [NAMES[1]], "it is there"
+    store.doubt([])
+    assert store.size_of(NAMES[0]) == 4
+
+
+def test_blobs_that_no_sync_has_covered_count_as_absent(store: LocalStore) -> None:
+    """Those that are newer than every manifest, and older than the last boot."""
+    for name, written in zip(NAMES[:3], (999, 1001, int(time.time())), strict=True):
+        placed(store, name, b"blob", written)
+
+    def sizes() -> list[int | None]:
+        opened = LocalStore.create(store.path, fan_out=True)
+        return [opened.size_of(name) for name in NAMES[:3]]
+
+    assert sizes() == [None, None, 4]
+    manifest = Path(store.path, "a.mfn")
+    manifest.touch()
+    os.utime(manifest, (1000, 1000))
+    assert sizes() == [4, None, 4]
+    os.utime(manifest, (1001, 1001))
+    assert sizes() == [4, 4, 4]
+    later = time.time() + 10**6
+    os.utime(manifest, (later, later))
+    assert sizes() == [4, 4, 4]

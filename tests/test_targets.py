@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from conftest import Ran, Runner, run
 
 from pogfast._engine import BlobDirectory, Sealer
-from pogfast.errors import StoreError
+from pogfast.errors import StoreError, StoreLost
+from pogfast.stores import LocalStore
+from pogfast.stores.targets import Partial, Targets
 
 SECRET = bytes(range(32))
 
@@ -196,3 +199,57 @@ def test_only_a_failing_store_is_done_without(work: Path) -> None:
         seal(paths, [Sink(StoreError("last"), 2), Sink(StoreError("last"), 4)])
     with pytest.raises(KeyboardInterrupt):
         seal(paths, [Sink(KeyboardInterrupt()), Sink()])
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[LocalStore]:
+    return [LocalStore.create(str(tmp_path / name), fan_out=True) for name in ("one", "two")]
+
+
+def test_what_a_run_has_stored_so_far_is_told_to_every_target(two: list[LocalStore]) -> None:
+    lost: list[StoreLost] = []
+    targets = Targets(two, lost.append)
+    partial = Partial(targets, "a.mfn.partial")
+    assert not partial.is_due(), "not before the tenth minute"
+    two[0].put_mark("a.mfn.partial", b"another run's")
+    partial.delete()
+    assert [mark.name for mark in two[0].marks()] == ["a.mfn.partial"], "it was not put by this one"
+    partial.put(b"so far")
+    partial.put(b"and further")
+    assert [store.get_manifest("a.mfn.partial") for store in two] == [b"and further"] * 2
+    partial.delete()
+    assert [store.marks() for store in two] == [[], []]
+    assert lost == []
+
+
+@pytest.mark.parametrize("hint", ["", "make room"])
+def test_the_last_target_ends_the_run(two: list[LocalStore], hint: str) -> None:
+    lost: list[StoreLost] = []
+    targets = Targets(two, lost.append)
+
+    def fail(target: object) -> None:
+        raise StoreError("it is full", hint)
+
+    with pytest.raises(StoreError, match="it is full"):
+        targets.each(fail)
+    assert targets.left == [two[1]]
+    assert [str(error) for error in lost] == [f"it is full: the archive is not in {two[0].label}"]
+    assert lost[0].hint == (hint or "the next run brings it up to date")
+
+
+def test_many_blobs_go_to_the_disk_beside_the_work(two: list[LocalStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pogfast.stores.targets.SETTLE", 0.005)
+    monkeypatch.setattr("pogfast.stores.targets.MANY", 100)
+    begun = threading.Semaphore(0)
+    for store in two:
+        monkeypatch.setattr(store, "begin_durable", begun.release)
+    count = 99
+    with Targets(two, lambda error: None).written_to(lambda: count):
+        assert not begun.acquire(timeout=0.05)
+        for more in (100, 250):
+            count = more
+            assert begun.acquire(timeout=30)
+            assert begun.acquire(timeout=30)
+            assert not begun.acquire(timeout=0.05), "once"
+        count = 349
+        assert not begun.acquire(timeout=0.05)
