@@ -1,6 +1,6 @@
 """Compares `pog` and `pogfast` with pogcli 0.1.4, `zstd | age`, restic, borg and rclone, in alternation.
 
-    python bench/compare.py [--write] [--only random,tar,small,memory,again,help,large] [--runs 5] [--scale 1]
+    python bench/compare.py [--write] [--only random,tar,small,memory,again,help,large,sync] [--runs 5] [--scale 1]
                             [--sides pogfast,fastcdc,pog,pogcli,age,restic,borg,rclone] [--dir DIR]
     python bench/compare.py --readme
 
@@ -8,8 +8,8 @@ Whole processes from warm input into an empty directory of their own. Wall and C
 kernel's own figures for the finished processes (wait4); a pipeline has the sum of its processes' CPU seconds and peaks.
 Every restored file is compared with its source outside the timing, pog and pogcli must make the same blobs, and
 nothing is reported of a run that failed or differs. The disk is synced before each run, outside the timing, so that
-nobody's sync pays for what the other has written. Ours sync the disk before they end and check names when they
-restore; pogcli and age do neither. What is not installed is named and left out.
+nobody's sync pays for what the other has written. Ours sync the disk before they end, when they write and when
+they restore, and check names when they restore; pogcli and age do neither. What is not installed is named and left out.
 
 With --write the tables go into RESULTS.md, and the README's tables are made anew from them; --readme does only that.
 Small outputs are removed when all is done, not between runs: ext4 makes new files slowly for minutes after many
@@ -26,12 +26,13 @@ from data import Change, make_data, title
 from machine import check, cores, machine, parser_of
 from picture import draw
 from runs import Bench, Figures, Row
-from sides import SIDES, Side
+from sides import SIDES, Side, no_sync, pogfast
 from tables import (
     AGAIN,
     LIMIT,
     OURS,
     RESTORING,
+    SYNC,
     WRITING,
     help_table,
     pair_table,
@@ -41,7 +42,8 @@ from tables import (
 )
 
 COMPARISONS = ("random", "tar", "small", "memory", "again", "help")
-MORE = ("large",)  # compared only when it is asked for: 10 GB, and as much for every side
+MORE = ("large", "sync")  # only when asked for: 10 GB, and as much for every side; what syncing costs a restore
+SYNCED = ("random", "small")
 HELPFUL = ("pogfast", "pog", "pogcli")  # whose --help is timed
 
 
@@ -104,6 +106,15 @@ def add_limits(
                 rows[name][LIMIT] = Figures([least], [cpu], [0])
 
 
+def measure_sync(bench: Bench, scale: float) -> dict[str, Row]:
+    """Restoring with the syncs that make it durable, and with --no-sync."""
+    both = Bench(bench.home, (pogfast(bench.home), no_sync(bench.home)), bench.runs)
+    try:
+        return measure_speed(both, list(SYNCED), scale)[1]
+    finally:
+        shutil.rmtree(both.outputs)
+
+
 def measure_help(bench: Bench, sides: list[Side]) -> str:
     """How long a user waits for --help, next to the interpreter itself."""
     nothing = Side("python -c pass", (sys.executable, "-c", "pass"), bench.home)
@@ -117,9 +128,9 @@ def measure_help(bench: Bench, sides: list[Side]) -> str:
 
 def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float) -> dict[str, str]:
     """The parts of RESULTS.md that can be told of these sides."""
-    parts: dict[str, list[str]] = {"speed": [], "memory": [], "help": [], "peers": [], "again": []}
+    parts: dict[str, list[str]] = {"speed": [], "memory": [], "help": [], "peers": [], "again": [], "sync": []}
     measured: list[tuple[str, str, str, dict[str, Row]]] = []  # part, its title, the title beside peers, rows
-    if workloads := [workload for workload in only if workload not in ("memory", "again", "help")]:
+    if workloads := [workload for workload in only if workload not in ("memory", "again", "help", "sync")]:
         written, restored = measure_speed(bench, workloads, scale)
         measured += [("speed", "Writing", WRITING, written), ("speed", "Restoring", RESTORING, restored)]
     if "memory" in only:
@@ -134,6 +145,8 @@ def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float)
             parts[part].append(pair_table(heading, rows, sides["pog"].name, sides["pogcli"].name))
         if OURS in sides:
             parts["peers"].append(peers_table(beside, rows))
+    if "sync" in only:
+        parts["sync"].append(peers_table(SYNC, measure_sync(bench, scale)))
     if "help" in only:
         parts["help"].append(measure_help(bench, [side for key, side in sides.items() if key in HELPFUL]))
     return {part: "\n".join(tables) for part, tables in parts.items() if tables}

@@ -85,6 +85,7 @@ class Pogfast(Side):
     """Our own command; without its cache, so that every run is a first run."""
 
     options: tuple[str, ...] = ()  # of create
+    restoring: tuple[str, ...] = ()  # options of restore
     remembers = True
 
     def create(self, source: Path, store: Path, *words: str) -> Pipeline:
@@ -100,7 +101,7 @@ class Pogfast(Side):
 
     def restore(self, store: Path, into: Path) -> Pipeline:
         key = str(keyfile(self.home))
-        return [[*self.command, "restore", f"{store}/latest", "--into", str(into), "--keyfile", key]]
+        return [[*self.command, "restore", f"{store}/latest", "--into", str(into), "--keyfile", key, *self.restoring]]
 
 
 class Age(Side):
@@ -206,6 +207,10 @@ def pog(home: Path) -> Side:
 
 def pogfast(home: Path) -> Side:
     return Pogfast("pogfast", our("pogfast"), home)
+
+
+def no_sync(home: Path) -> Side:
+    return Pogfast("pogfast restore --no-sync", our("pogfast"), home, restoring=("--no-sync",))
 
 
 def fastcdc(home: Path) -> Side:

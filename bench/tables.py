@@ -18,6 +18,7 @@ README = HERE.parent / "README.md"
 OURS = "pogfast"  # the side that all peers are held against
 LIMIT = "limit"  # of the machine, as limit.py computes it
 AGAIN = "A second run into the same store"
+SYNC = "Restoring, with its syncs and without"
 
 
 def pair_table(title: str, rows: dict[str, Row], mine: str, theirs: str) -> str:

@@ -288,6 +288,11 @@ class Directories:
         directory = self.find(path)
         return [] if directory is None else os.listdir(directory)
 
+    def is_mount(self, path: str) -> bool:
+        """Returns True if a directory is another file system than the one it is in. Raises as `names` does."""
+        found = self.find(path), self.find(parent_of(path))
+        return len({os.fstat(directory).st_dev for directory in found if directory is not None}) > 1
+
     def remove(self, path: str, is_directory: bool) -> None:
         """Raises OSError, UnsafePath and TargetError."""
         directory = self.open(parent_of(path))

@@ -257,20 +257,24 @@ def _group_number(name: str) -> int | None:
         return None
 
 
-def set_metadata(directory: int, leaf: str, metadata: Metadata) -> list[str]:
-    """Sets it on what lies under `leaf` in an open directory; a link's own, never its target's.
+def set_metadata(directory: int, leaf: str, metadata: Metadata, there: os.stat_result | None = None) -> list[str]:
+    """Sets it on what lies under `leaf` in an open directory; a link's own, never its target's; and on nothing but what
+    was `there`, where that is given.
 
     Owner first, because that takes bits off the mode and capabilities away; attributes before the mode, because whoever
     may not write to a file cannot give it any; times last. Returns what could not be set, a phrase each. For
     directories, links, FIFOs and files.
     """
     try:
-        if stat.S_ISLNK(os.stat(leaf, dir_fd=directory, follow_symlinks=False).st_mode):
+        found = os.stat(leaf, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISLNK(found.st_mode):
             return _set_on_link(directory, leaf, metadata)
         fd = _open(directory, leaf, metadata.mode >= 0)
     except OSError as error:
         return [f"its metadata cannot be set: {error.strerror}"]
     try:
+        if not os.path.samestat(os.fstat(fd), there or found):
+            return ["its metadata is not set: something else has taken its place"]
         return _set_on_descriptor(fd, metadata)
     finally:
         os.close(fd)

@@ -429,7 +429,7 @@ class _Run:
         if directory is None or not is_other_metadata(directory, leaf, there, metadata):
             return "unchanged"
         if not self.options.dry_run:
-            self._set_metadata(place, self.directories.open(parent_of(place.path)), leaf, metadata)
+            self._set_metadata(place, self.directories.open(parent_of(place.path)), leaf, metadata, there)
         return "metadata"
 
     def _metadata(
@@ -470,6 +470,8 @@ class _Run:
         problem = f"{place.name}: not restored, a directory is in its place"
         if self.options.overwrite == "never":
             raise TargetError(problem)
+        if self.directories.is_mount(place.path):
+            raise TargetError(problem, "it is another file system")
         surplus = self._surplus(place.path) if self.options.delete else []
         going = {path for path, _ in surplus}
         try:
@@ -519,7 +521,7 @@ class _Run:
         if not self.options.set_id:
             metadata = without_rights(metadata)
         times = (entry.atime_ns, entry.mtime_ns) if self.options.no_sync else None  # else they come when all is durable
-        self._set_metadata(place, directory, leaf_of(place.path), metadata._replace(times=times))
+        self._set_metadata(place, directory, leaf_of(place.path), metadata._replace(times=times), there)
 
     # ---- hard links ----
 
@@ -709,8 +711,10 @@ class _Run:
         """It was not asked for, so nothing is told of it."""
         self._directory(place)
 
-    def _set_metadata(self, place: Place, directory: int, name: str, metadata: Metadata) -> None:
-        for failed in set_metadata(directory, name, metadata):
+    def _set_metadata(
+        self, place: Place, directory: int, name: str, metadata: Metadata, there: os.stat_result | None = None
+    ) -> None:
+        for failed in set_metadata(directory, name, metadata, there):
             self._miss(f"{place.name}: {failed}")
 
     # ---- what is not in the archive ----

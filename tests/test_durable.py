@@ -20,7 +20,7 @@ import pytest
 from conftest import Ran, Runner, run
 
 MTIME = 1_600_000_001
-SIZES = [20_000_000, 3_000_000, 70_000, 1]
+SIZES = [6_000_000, 2_000_000, 70_000, 1]
 
 
 class Disk:
@@ -29,7 +29,7 @@ class Disk:
         for place in (self.place, self.after):
             place.mkdir()
         with open(self.image, "wb") as image:
-            image.truncate(96 << 20)
+            image.truncate(40 << 20)
         subprocess.run(["mkfs.ext4", "-q", "-I", str(inode), self.image], check=True, capture_output=True)
         # Names, sizes and times are on the disk within a second, as they are within five by default; data in thirty.
         if subprocess.run(["mount", "-o", "loop,commit=1", self.image, self.place], capture_output=True).returncode:
@@ -89,6 +89,35 @@ def test_what_is_restored_outlasts_a_power_cut(tmp_path: Path, disk: Disk, archi
     ran = pogfast(*archive, "disk")
     assert ran.code == 0, ran.err
     assert facts(disk.cut() / "tree") == facts(tmp_path / "tree")
+
+
+def test_every_file_system_below_the_directory_is_synced(
+    tmp_path: Path, disk: Disk, archive: list[str], pogfast: Runner
+) -> None:
+    (tmp_path / "out" / "tree").mkdir(parents=True)
+    (tmp_path / "out" / "tree" / "d").mkdir()
+    subprocess.run(["mount", "--bind", disk.place, tmp_path / "out" / "tree" / "d"], check=True)
+    try:
+        ran = pogfast(*archive, "out", "--overwrite=if-changed")
+    finally:
+        subprocess.run(["umount", tmp_path / "out" / "tree" / "d"], check=True)
+    assert ran.code == 0, ran.err
+    after = facts(disk.cut())
+    assert {name: after[name] for name in after if name != "lost+found"} == facts(tmp_path / "tree" / "d")
+
+
+def test_a_file_system_makes_no_way_for_a_file(tmp_path: Path, disk: Disk, archive: list[str], pogfast: Runner) -> None:
+    (disk.place / "precious").touch()
+    (tmp_path / "out" / "tree" / "d" / "0").mkdir(parents=True)
+    subprocess.run(["mount", "--bind", disk.place, tmp_path / "out" / "tree" / "d" / "0"], check=True)
+    try:
+        ran = pogfast(*archive, "out", "--overwrite=always", "--delete")
+        kept = (disk.place / "precious").exists()
+    finally:
+        subprocess.run(["umount", tmp_path / "out" / "tree" / "d" / "0"], check=True)
+    assert (ran.code, kept) == (3, True)
+    assert "tree/d/0: not restored, a directory is in its place" in ran.err
+    assert "it is another file system" in ran.err
 
 
 def test_what_pog_has_restored_outlasts_a_power_cut(tmp_path: Path, disk: Disk, archive: list[str]) -> None:

@@ -112,6 +112,21 @@ def test_attributes_of_a_link_are_its_own(tmp_path: Path) -> None:
     assert os.listxattr(target) == ["user.not-the-links"]
 
 
+def test_nothing_is_set_on_what_has_taken_the_place_of_a_file(tmp_path: Path) -> None:
+    """A file of somebody else's, hard-linked there at the right moment, must not be given away."""
+    file, other = make("file", tmp_path / "f"), make("file", tmp_path / "other")
+    found = file.stat()
+    file.unlink()
+    os.link(other, file)
+    directory = os.open(tmp_path, os.O_RDONLY)
+    before = other.stat().st_mode
+    assert set_metadata(directory, "f", Metadata(0o777), found) == [
+        "its metadata is not set: something else has taken its place"
+    ]
+    os.close(directory)
+    assert other.stat().st_mode == before
+
+
 @LINUX
 def test_labels_of_the_machines_policy_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = make("file", tmp_path / "f")
