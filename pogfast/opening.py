@@ -33,7 +33,7 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
-from pogfast.fetching import fetched_manifest
+from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, kept_metadata
@@ -379,9 +379,8 @@ def _open_stored_blob(store: Store, name: str, key: Key) -> bytes:
     with contextlib.closing(store):
         if not manifest.is_blob_name(name):
             raise NoSuchArchive(f"{name} is not the name of a blob in {store.label}")
-        blob = store.get_blob(name)
         try:
-            return open_blob(key.secret, key.private, blob, name)
+            return fetched(store, name, lambda blob: open_blob(key.secret, key.private, blob, name))
         except WrongKey as error:
             raise WrongKey(f"{name} in {store.label}: this key does not open it") from error
         except CorruptBlob as error:

@@ -115,6 +115,17 @@ def test_a_bit_that_flips_on_the_way_is_fetched_again(
     place(*words[verb], code=4)
 
 
+def test_pog_fetches_a_blob_again_too(place: Place, proxy: Proxy, bucket: str, pog: Runner) -> None:
+    content = os.urandom(5000)
+    (place.path / "f").write_bytes(content)
+    ran = pog("--keyfile=key", f"--save-to={bucket}", "f", env=place.environment, cwd=place.path)
+    assert ran.code == 0, ran.err
+    proxy.faults = [Fault("GET .*/data/", flip=700, times=1)]
+    ran = pog("--keyfile=key", "--decrypt", f"{bucket}/{ran.lines[1]}", env=place.environment, cwd=place.path)
+    assert (ran.code, ran.out == content) == (0, True), ran.err
+    assert not proxy.faults[0].times
+
+
 @pytest.mark.parametrize(
     ("part", "verbs"),
     [("header", "restore check find copy rewrite list"), ("box", "restore copy"), ("index", "check copy prune")],
