@@ -301,7 +301,6 @@ class _Run:
         self.tallied = Tallied(0, 0, 0, 0)
         # How files are cut: blobs that were cut otherwise do not fit together.
         self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
-        self.own = self._own()
         self._begin()
         if self.cache is None or self.cache.is_first:
             self._tell_other_keys()
@@ -323,10 +322,11 @@ class _Run:
         self.saved_at = time.monotonic()
         self.totals: tuple[int, int] | None = None
         self.directory = "", ""  # as it was given, and absolute: of the last file that the cache was asked for
-        self.mounts = Mounts(device for device, _ in self.own.places)
         self.held: list[_Row] = []
         self.begun_file: tuple[_Pending, Sealed] | None = None  # the oldest in the engine, with what is stored of it
-        self.cache = self._open_cache()
+        self.cache = self._open_cache()  # makes its directory
+        self.own = self._own()
+        self.mounts = Mounts(device for device, _ in self.own.places)
 
     def begin_again(self, pruned: int) -> None:
         """For a run whose blobs a prune has condemned or deleted meanwhile: what the cache knows, and the stores have,
