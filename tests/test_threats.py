@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -69,6 +70,25 @@ def test_an_archive_that_is_withheld_is_not_missed(pogfast: Runner, work: Path) 
     ran = pogfast("restore", "store/latest", "--into", "again", "--keyfile", "key")
     assert ran.code == 4
     assert "tree/file" in ran.err
+
+
+def test_a_forged_list_of_condemned_blobs_deletes_nothing_that_is_needed(pogfast: Runner, work: Path) -> None:
+    """Whoever can write to the store can write such lists; a prune reads the manifests before it believes one."""
+    assert pogfast("create", "tree", "--to", "store", "--keyfile", "key").code == 0
+    blobs = {path.name: path.read_bytes() for path in (work / "store" / "data").rglob("*=")}
+    unneeded = oracle.OracleKey(bytes(32)).name(b"of nobody")
+    (work / "store" / "data" / unneeded[:2]).mkdir(exist_ok=True)
+    (work / "store" / "data" / unneeded[:2] / unneeded).write_bytes(b"of nobody")
+    list_of_all = work / "store" / "condemned-20200101T000000-00000000"
+    list_of_all.write_text("".join(f"{name}\n" for name in sorted([*blobs, unneeded])))
+    long_ago = time.time() - 100 * 3600
+    for path in (list_of_all, *(work / "store" / "data").rglob("*=")):
+        os.utime(path, (long_ago - (path != list_of_all), long_ago - (path != list_of_all)))
+    ran = pogfast("prune", "store", "--keep-all", "--yes", "--keyfile", "key")
+    assert ran.code == 0, ran.err
+    assert not list_of_all.exists(), "it was taken for one"
+    assert {path.name: path.read_bytes() for path in (work / "store" / "data").rglob("*=")} == blobs
+    assert pogfast("check", "store", "--keyfile", "key", "--read-data").code == 0
 
 
 def test_equal_passwords_give_equal_keys() -> None:
