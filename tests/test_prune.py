@@ -285,6 +285,7 @@ class Stepped(LocalStore):
             "remove_manifest",
             "delete_manifests",
             "named",
+            "signs",
             "marks",
             "manifests",
             "size_of",

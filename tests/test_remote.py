@@ -101,7 +101,7 @@ class Memory(Plain):
         self.requests["size"] += 1
         return len(self.objects[path]) if path in self.objects else None
 
-    def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
+    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
         """Two at a time."""
         with self.asked("list"):
             if self.pages is not None:

@@ -78,6 +78,10 @@ class Target(Protocol):
     def marks(self) -> list[Stored]:
         """What else of ours lies beside the manifests, as it is now. Raises StoreError."""
 
+    def signs(self) -> list[Stored]:
+        """What prunes say to those who write: lists of condemned blobs, as of no later than what is said of deleting
+        them. Raises StoreError."""
+
     def named(self, prefix: str) -> list[Stored]:
         """What lies beside the manifests and begins so. Raises StoreError."""
 

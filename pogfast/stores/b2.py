@@ -120,8 +120,8 @@ class B2Service(Plain):
         found, _ = self._page(path, "", 1)
         return found[0].size if found and found[0].path == path else None
 
-    def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
-        found, after = self._page(prefix, token, PAGE)
+    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
+        found, after = self._page(prefix, token or (self.prefix + start if start else ""), PAGE)
         if deep:
             return found, after
         flat = list(itertools.takewhile(lambda each: "/" not in each.path[len(prefix) :], found))

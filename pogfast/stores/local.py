@@ -567,6 +567,10 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot delete from {self.label}: {error.strerror}") from error
 
+    def signs(self) -> list[Stored]:
+        """Two listings, lists first: one that goes on while something is deleted has no order."""
+        return [*self.named(CONDEMNED), *self.named(SWEEP)]
+
     def named(self, prefix: str) -> list[Stored]:
         return sorted(self._files(".", lambda name: name.startswith(prefix), is_meant=_is_no_directory))
 

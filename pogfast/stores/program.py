@@ -56,6 +56,10 @@ class ProgramStore:
         """Nobody prunes where nothing can be listed."""
         return []
 
+    def signs(self) -> list[Stored]:
+        """As `marks`."""
+        return []
+
     def named(self, prefix: str) -> list[Stored]:
         """As `marks`."""
         return []

@@ -91,8 +91,9 @@ class Reliance:
         swept = False
         while True:
             self._looked = Stopwatch()
-            lists = {mark.name for mark in self.target.named(CONDEMNED)}
-            marks = self._sweeps()
+            signs = [mark.name for mark in self.target.signs()]
+            lists = {name for name in signs if name.startswith(CONDEMNED)}
+            marks = frozenset(name for name in signs if name.startswith((SWEEPING, SWEPT)))
             try:
                 fresh = [blobs_in(self.target.get_manifest(name)) for name in lists - self._lists]
             except NoSuchArchive:  # its blobs have just been deleted

@@ -24,7 +24,16 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from pogfast._engine import MOST_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.retries import RETRIED
-from pogfast.stores.local import LIKE_A_BLOB, MOST_MANIFEST, REMOVED, Stored, check_size, is_mark
+from pogfast.stores.local import (
+    CONDEMNED,
+    LIKE_A_BLOB,
+    MOST_MANIFEST,
+    REMOVED,
+    SWEEP,
+    Stored,
+    check_size,
+    is_mark,
+)
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -118,9 +127,10 @@ class Service(Protocol):
     def size(self, path: str) -> int | None:
         """Bytes of an object; None when there is none."""
 
-    def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
+    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
         """Returns a page of what begins with `prefix`, in the order of the paths, and the token of the next page. The
-        first page has the token "", and behind the last comes "". Unless `deep`, only what has no / behind it."""
+        first page has the token "", and behind the last comes "". Unless `deep`, only what has no / behind it.
+        What is before `start`, which begins with `prefix`, may be left out."""
 
     def delete(self, paths: Iterable[str]) -> None:
         """What is gone already is fine."""
@@ -302,13 +312,13 @@ class RemoteStore:
         there = {blob.name for blob in self.blob_names()}
         return [name for name in names if name not in there]
 
-    def _listed(self, prefix: str, *, deep: bool) -> list[Found]:
+    def _listed(self, prefix: str, *, deep: bool, start: str = "") -> list[Found]:
         """A page that breaks is asked for anew. Raises StoreError, also for a listing that goes round in circles."""
         found: list[Found] = []
         seen: set[str] = set()
         token, empty = "", 0
         while True:
-            page, token = self._again(partial(self.service.page, prefix, token, deep=deep))
+            page, token = self._again(partial(self.service.page, prefix, token, deep=deep, start=start))
             found += page
             if not token:
                 return found
@@ -461,6 +471,11 @@ class RemoteStore:
         waiting = iter(names)
         while gone := list(itertools.islice(waiting, DELETED_AT_ONCE)):
             self._again(partial(self.service.delete, gone))
+
+    def signs(self) -> list[Stored]:
+        """One listing, in the order of names: lists come first."""
+        found = self._listed("", deep=False, start=CONDEMNED)
+        return [Stored(*each) for each in found if each.path.startswith((CONDEMNED, SWEEP))]
 
     def named(self, prefix: str) -> list[Stored]:
         return [Stored(*found) for found in self._listed(prefix, deep=False)]

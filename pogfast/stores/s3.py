@@ -232,8 +232,9 @@ class S3Service(Plain):
         found, _ = self._page(path, "", more={"MaxKeys": 1})
         return found[0].size if found and found[0].path == path else None
 
-    def page(self, prefix: str, token: str, *, deep: bool) -> tuple[list[Found], str]:
-        return self._page(prefix, token, more={} if deep else {"Delimiter": "/"})
+    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
+        more = {} if deep else {"Delimiter": "/"}
+        return self._page(prefix, token, more={**more, "StartAfter": self.prefix + start} if start else more)
 
     def _path(self, item: dict[str, Any]) -> str:
         return str(item["Key"]).removeprefix(self.prefix)
