@@ -310,6 +310,11 @@ print(last.changed, last.size, last.error)
 """
 
 
+def preloaded(shim: Path) -> str:
+    """Behind what is preloaded already, as a sanitizer is, which must come first."""
+    return " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(shim)]))
+
+
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if sys.platform != "linux":
@@ -328,7 +333,7 @@ def test_a_file_that_is_shorter_than_it_says_is_marked(tmp_path: Path, short: Pa
     file_of(tmp_path, data)
     chunk = {"fixed": 3_000_000, "alone": 8_000_000, "content": 1_000_000}[cuts]
     for end in (5_000_000, 5_111_808, 3_000_000):
-        environment = {**os.environ, "LD_PRELOAD": str(short), "SHORT_AT": str(end)}
+        environment = {**os.environ, "LD_PRELOAD": preloaded(short), "SHORT_AT": str(end)}
         command = [sys.executable, "-c", READ_SHORT, tmp_path / "file", str(chunk), cuts]
         told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
         assert told == ["True", str(end), "0"], end
@@ -342,7 +347,7 @@ def test_a_file_that_cannot_be_read_to_its_end_is_an_error(
     file_of(tmp_path, os.urandom(6_000_000) if random else text(6_000_000))
     chunk = {"fixed": 3_000_000, "alone": 8_000_000, "content": 1_000_000, "stream": 1_000_000}[cuts]
     for end in (0, 5_111_808):
-        environment = {**os.environ, "LD_PRELOAD": str(short), "SHORT_AT": str(end), "BAD_SECTORS": "1"}
+        environment = {**os.environ, "LD_PRELOAD": preloaded(short), "SHORT_AT": str(end), "BAD_SECTORS": "1"}
         command = [sys.executable, "-c", READ_SHORT, tmp_path / "file", str(chunk), cuts]
         told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.split()
         assert told[2] == str(errno.EIO), (end, told)
