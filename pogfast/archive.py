@@ -552,17 +552,18 @@ class ArchiveInfo(Record):
     code: int = 0  # the exit code that `problem` stands for
 
 
-def archives(store: Store, key: Key, *, partial: bool = False) -> list[ArchiveInfo]:
+def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = False) -> list[ArchiveInfo]:
     """The archives of a store, by time; with `partial` those of runs that go on, or were killed, instead. One that this
     key does not open or that is damaged is in the list as such.
 
-    With a public key alone there are names, times, blobs and stored bytes. Raises as `manifests_of` does.
+    With a public key alone there are names, times, blobs and stored bytes. With `blobs` it is remembered as well what
+    each archive needs, for `needed_blobs`, and not counted. Raises as `manifests_of` does.
     """
     manifests = manifests_of(store)
     if partial:
         manifests = [mark for mark in store.marks() if mark.name.endswith(MANIFEST + PARTIAL)]
     catalog = Catalog(store, key)
-    infos = [_info(store, seen) for seen in catalog.look(manifests)]
+    infos = [_info(store, seen, counted=not blobs) for seen in catalog.look(manifests, blobs=blobs)]
     if not partial:  # what is remembered is of all that was looked at, and of nothing else
         catalog.close()
     return sorted(infos, key=lambda info: (info.time or FIRST, info.name))
@@ -626,7 +627,7 @@ def manifests_of(store: Store | Mirrors) -> list[Stored]:
     )
 
 
-def _info(store: Store, seen: Seen) -> ArchiveInfo:
+def _info(store: Store, seen: Seen, *, counted: bool) -> ArchiveInfo:
     info = ArchiveInfo(seen.name, time_of(seen.facts, seen.name))
     if seen.problem is not None:
         info.problem, info.code = str(seen.problem), seen.problem.exit_code
@@ -637,7 +638,7 @@ def _info(store: Store, seen: Seen) -> ArchiveInfo:
     info.files, info.size, info.stored = totals.get("files"), totals.get("size"), totals.get("stored")
     for word in ("skipped", "unreadable", "changed"):
         setattr(info, word, _number(facts, word) or 0)
-    if seen.blobs is not None:
+    if seen.blobs is not None and counted:
         info.blobs = len(seen.blobs)
         info.stored = sum(store.size_of(name) or 0 for name in seen.blobs)
     return info

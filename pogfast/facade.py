@@ -87,7 +87,10 @@ def _size(word: str, given: Size) -> int:
 def _seconds(word: str, given: Seconds, *, bare: bool) -> float:
     from pogfast.sizes import parse_seconds
 
-    return parse_seconds(word, given, bare=bare) if isinstance(given, str) else float(given)
+    seconds = parse_seconds(word, given, bare=bare) if isinstance(given, str) else float(given)
+    if not seconds >= 0:
+        raise UsageError(f"{word} must be a time of 0 or more, not {given}")
+    return seconds
 
 
 def _stores(given: Paths) -> str:

@@ -114,7 +114,7 @@ class _Prune:
 
     def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> list[str]:
         """Names of the manifests that go. Raises UsageError if a group would lose all, unless `allow_empty`."""
-        infos = archives(self.store, self.key)
+        infos = archives(self.store, self.key, blobs=True)
         for info in infos:
             if info.problem:
                 error = PogfastError(

@@ -194,6 +194,8 @@ def test_words_are_those_of_the_command_line(work: Path, key: pogfast.Key) -> No
         lambda key: pogfast.create("dir", "store", key, chunk_size="10"),
         lambda key: pogfast.create("dir", "store", key, tags="a,,b"),
         lambda key: pogfast.prune("store", key),
+        lambda key: pogfast.prune("store", key, keep_last=1, grace=-5),
+        lambda key: pogfast.prune("store", key, keep_last=1, grace=float("nan")),
         lambda key: pogfast.prune("store", key, pogfast.Policy(last=1), keep_last=1),
         lambda key: pogfast.prune("store", key, keep_last=1, group_by="hosts"),
         lambda key: pogfast.check("store", key, read_data=True, read_data_subset="10%"),

@@ -19,7 +19,7 @@ from conftest import Ran, Runner, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pogfast import backup, keys, manifest, pruning, sealing, sweeping
+from pogfast import backup, cache, keys, manifest, pruning, sealing, sweeping
 from pogfast._engine import blob_name, seal_blob
 from pogfast.archive import Filter
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
@@ -746,6 +746,7 @@ def test_what_was_relied_on_and_is_condemned_meanwhile_is_read_again(
     Path("tree").mkdir()
     for name in "ab":
         (Path("tree") / name).write_bytes(os.urandom(50_000))
+    time.sleep(cache.TICK_NS / 10**9 + 0.1)  # until their stamps prove that they do not change
     options = backup.Options(cache_directory=str(tmp_path / "cache"))
     backup.create(["tree"], "store", KEY, options=options)
     [first] = Path("store").glob("*.mfn")
