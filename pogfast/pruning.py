@@ -115,11 +115,12 @@ class _Prune:
     def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> list[str]:
         """Names of the manifests that go. Raises UsageError if a group would lose all, unless `allow_empty`."""
         infos = archives(self.store, self.key, blobs=True)
+        way_out = "; prune with the key of all archives, or move it away"
         for info in infos:
             if info.problem:
                 error = PogfastError(
                     f"nothing was removed: {info.problem}",
-                    hint="what it needs is not known; prune with the key of all archives, or move it away",
+                    hint="what it needs is not known" + ("" if info.code == PogfastError.exit_code else way_out),
                 )
                 error.exit_code = info.code
                 raise error

@@ -91,6 +91,20 @@ def test_a_forged_list_of_condemned_blobs_deletes_nothing_that_is_needed(pogfast
     assert pogfast("check", "store", "--keyfile", "key", "--read-data").code == 0
 
 
+def test_a_list_that_nobody_can_read_costs_one_of_several_stores(pogfast: Runner, work: Path) -> None:
+    """It ended the run with the exit code of damage, and the other store had no archive either."""
+    assert pogfast("create", "tree", "--to", "store", "--keyfile", "key").code == 0
+    os.mkfifo(work / "store" / "condemned-20200101T000000-00000000")
+    ran = pogfast("create", "tree", "--to", "store,other", "--keyfile", "key")
+    assert ran.code == 3, ran.err
+    assert "store: cannot read condemned-20200101T000000-00000000: it is not a regular file" in ran.err
+    assert "delete it while none runs" in ran.err
+    assert len([*(work / "other").glob("*.mfn")]) == 1
+    assert pogfast("check", "other", "--keyfile", "key", "--read-data").code == 0
+    ran = pogfast("create", "tree", "--to", "store", "--keyfile", "key")
+    assert (ran.code, len([*(work / "store").glob("*.mfn")])) == (1, 1), ran.err
+
+
 def test_equal_passwords_give_equal_keys() -> None:
     one, two = keys.from_password("correct horse"), keys.from_password("correct horse")
     assert (one.secret, one.fingerprint) == (two.secret, two.fingerprint)

@@ -400,7 +400,8 @@ def stats(output: Output, store: str, **options: Any) -> None:
             "size": _size(found.size),
             "stored": f"{_size(found.stored)} in {many(found.blobs, 'blob')}" + _ratio(found.ratio),
             "manifests": _size(found.manifests),
-            "not needed": f"{_size(found.orphaned)} in {many(found.orphans, 'blob')}",
+            "not needed": f"{_size(found.orphaned)} in {many(found.orphans, 'blob')}"
+            + (" by the archives that open" if found.unreadable else ""),
             "missing": many(found.missing, "blob") if found.missing else "",
         },
     )

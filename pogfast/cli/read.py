@@ -371,7 +371,8 @@ def _tell_checked(output: Output, summary: Checked) -> None:
         f"{show_size(summary.stored)}{read}"
     )
     found = len(summary.damage)
-    output.info(f"damaged: {found:,}, named above" if found else "no damage found")
+    none = "no damage found in what could be read" if summary.problems else "no damage found"
+    output.info(f"damaged: {found:,}, named above" if found else none)
     if found:
         output.info(
             "to mend it: `pogfast create --force` stores anew what is still on the disk, "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
 from pogfast.clock import Stopwatch
-from pogfast.errors import MissingBlob, NoSuchArchive, StoreError
+from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError
 from pogfast.sizes import many
 from pogfast.stores.local import CONDEMNED, LIKE_A_BLOB, SWEEP, SWEEPING, SWEPT
 
@@ -30,6 +30,7 @@ STALE = 900.0  # seconds without a sign of life after which whoever was deleting
 # Seconds that a manifest may take to appear after the last look for lists: a small part of any grace period.
 LONGEST = 1800.0
 PARTIAL_EVERY = 600.0  # seconds between two partial manifests of a run, and before the first
+UNREADABLE = "no prune can read this list of blobs either: delete it while none runs"
 ATTEMPTS = 5  # to store again what has been pruned meanwhile, before a store is not believed any more
 
 
@@ -99,6 +100,8 @@ class Reliance:
             except NoSuchArchive:  # its blobs have just been deleted
                 swept = True
                 continue
+            except DamageError as error:  # of this target alone: it is not relied on, others are
+                raise StoreError(f"{self.target.label}: {error}", UNREADABLE) from error
             swept = swept or marks != self._marks
             self._lists, self._marks = lists, marks
             return set().union(*fresh), swept
