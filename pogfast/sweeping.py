@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pogfast.archive import needed_blobs
 from pogfast.beside import beside
 from pogfast.clock import Stopwatch, now
-from pogfast.errors import MissingBlob, NoArchives, NoSuchArchive, StoreError
+from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, StoreError
 from pogfast.keys import Key
 from pogfast.sizes import many
 from pogfast.stores import MANIFEST, PARTIAL, REMOVED, Store, Stored
@@ -168,6 +168,9 @@ class Sweep:
                 return _Held(watch, names, dict(needed_blobs(self.store, self.key, counted)))
             except NoSuchArchive:  # it has another name now
                 continue
+            except DamageError as error:
+                error.hint = error.hint or "what it needs is not known: take it from another store, or delete the file"
+                raise
 
     def _named(self) -> dict[str, Stored]:
         """What is ours beside the blobs, by name; in a flat store blobs lie there, too."""

@@ -648,6 +648,7 @@ def test_a_manifest_that_is_no_file_stops_everything(
     assert (ran.code, blobs(work)) == (4, before), ran.err
     assert manifest.name in ran.err
     assert ("is a symbolic link" if kind == "link" else "not a regular file") in ran.err
+    assert ("delete the file" if ending else "move it away") in ran.err
     assert cleanup("--keyfile=key", f"--backup={store}", "--reckless-abandon").code == 4
     assert blobs(work) == before
     if not ending:
