@@ -94,6 +94,19 @@ def test_every_sink_has_the_same_blobs(place: Path, chunk_size: int, random: flo
     assert len(os.listdir("/proc/self/fd")) <= descriptors  # other tests may have left some to the collector
 
 
+@pytest.mark.parametrize("frames", [True, False], ids=["frames", "stream"])
+def test_memory_is_given_back_only_when_no_sink_needs_it(place: Path, frames: bool) -> None:
+    """Of a blob beyond 16 MiB, once it is in its drafts: a function is handed all of it."""
+    data = os.urandom(24 << 20)
+    (place / "source").write_bytes(data)
+    kept: dict[str, bytes] = {}
+    function = lambda name, view: kept.update({name: bytes(view)})  # noqa: E731
+    with shelves(place / "store") as (directory,):
+        [names] = seal([place / "source"], [directory, function], frames=frames, chunk_size=32 << 20)
+    assert files_in(place / "store") == kept
+    assert oracle.open_file(KEY, [kept[name] for name in names]) == data
+
+
 def test_a_blob_is_written_while_it_is_made(place: Path) -> None:
     """Its first part lies in a draft while the rest has not been read yet."""
     reader, writer = os.pipe()
