@@ -47,21 +47,18 @@ cdef class _Behind(_Storer):
             pthread_cond_broadcast(&self.to_write)
             pthread_mutex_unlock(&self.lock)
         super().stop()
-        self.drop_handed_on()
+        self.empty_line()
 
-    cdef void drop_handed_on(self) noexcept:
-        """Blobs that the writer left unfinished when the run ended early. Nobody else has their slabs."""
-        cdef Slab** at = &self.waiting
+    cdef void empty_line(self) noexcept:
+        """What the writer left undone when the run ended early. Nobody else has the slabs that were handed on."""
         cdef Slab* slab
-        while at[0] != NULL:
-            slab = at[0]
+        while self.waiting != NULL:
+            slab = self.waiting
+            self.waiting = slab.behind
+            slab.lined_up = False
             if slab.handed_on:
-                at[0] = slab.behind
-                slab.lined_up = False
                 self.end_drafts(slab)
                 slab_free(slab)
-            else:
-                at = &slab.behind
 
     # ---- the worker that makes a blob (without the lock) ----
 
