@@ -207,6 +207,9 @@ def create(
         targets = _look_at(to) if options.dry_run else open_stores(to, missing.append, must_exist=options.must_exist)
         for target in targets:
             stack.callback(target.close)
+        places = [target.identity for target in targets if not target.identity.startswith("program:")]
+        if len(set(places)) < len(places):
+            raise UsageError(f"{to}: two of these are the same store")
         run = _Run(key, targets, options, report, list(paths))
         stack.callback(run.close)
         for lost in missing:

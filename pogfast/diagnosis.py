@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from statistics import median
 
-from pogfast.errors import PogfastError, StoreError
+from pogfast.errors import NoSuchArchive, PogfastError, StoreError
 from pogfast.sizes import many, show_size
 from pogfast.stores import REMOVED, Store, open_store
 from pogfast.stores.findings import Finding
@@ -41,6 +41,8 @@ def _contents(store: Store) -> Iterator[Finding]:
         manifests = store.manifests()
         blobs = list(store.blob_names())
         removed = [mark for mark in store.marks() if mark.name.endswith(REMOVED)]
+    except NoSuchArchive:  # no such bucket: nothing else can be asked
+        raise
     except StoreError as error:
         yield Finding("list", "bad", str(error), "nothing works without the right to list")
         return

@@ -314,6 +314,8 @@ def test_a_bucket_that_is_not_there(command: Command, server: Server) -> None:
     assert "s3://no-such-bucket-here: there is no such bucket" in ran.err
     assert command(server.url, *create(to="s3://no-such-bucket-here")).code == 10
     assert command(server.url, *with_key("list", "s3://")).code == 2
+    ran = command(server.url, "doctor", "s3://no-such-bucket-here")
+    assert (ran.code, b"only read" in ran.out) == (10, False), ran.out
 
 
 def test_nobody_answers(command: Command) -> None:

@@ -134,6 +134,19 @@ def test_nothing_is_made_when_every_target_fails(pogfast: Runner, work: Path, fa
     assert create(pogfast, "file", "file").code == 1
 
 
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_the_same_store_twice_is_refused(pogfast: Runner, work: Path, more: tuple[str, ...]) -> None:
+    """It was written to twice, and the second manifest failed: the store had the archive, and was said to have none."""
+    assert create(pogfast, "store").code == 0
+    (work / "link").symlink_to("store")
+    for others in (("store",), ("./store",), ("other", "link"), (f"local:{work}/store",)):
+        ran = create(pogfast, "store", *others, more=more)
+        assert ran.code == 2, ran.err
+        assert "two of these are the same store" in ran.err
+    assert_whole(pogfast, work / "store", 1)
+    assert not (work / "other").exists() or contents(work / "other") == {}
+
+
 def test_pog_goes_on_with_the_other_targets_as_well(
     pog: Runner, pogfast: Runner, work: Path, fails_after: Path
 ) -> None:
