@@ -31,6 +31,7 @@ from pogfast.errors import KeyFileError, UsageError, WrongKey
 KEY_SIZE = 32
 READ_SIZE = 1 << 20
 PASSWORD_SIZE = 1 << 16  # bytes; a longer first line is the wrong file
+PRINTED = 1 << 24  # bytes at most that a program prints which gives a password
 FINGERPRINT_SIZE = 8  # bytes: two keys of one person do not share one by chance
 FIELD = 2**255 - 19  # the prime of Curve25519, RFC 7748
 PUBLIC, PRIVATE = ".encrypt", ".decrypt"  # how the names of the two keys of a pair end
@@ -284,13 +285,21 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
         raise UsageError("the password command is empty")
     program = arguments[0]  # what follows may be as secret as the password
     try:
-        ran = subprocess.run(
+        with subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             env=for_child(credentials=True),  # it may ask a service for the password
-            check=False,
-        )
+        ) as ran:
+            try:
+                assert ran.stdout is not None
+                printed = ran.stdout.read(PRINTED)
+                if len(printed) == PRINTED:
+                    raise KeyFileError(f"the password command {program} prints {PRINTED:,} bytes and more")
+                ran.wait()
+            except BaseException:
+                ran.kill()
+                raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in it
         reason = error.strerror if isinstance(error, OSError) else error
         raise KeyFileError(f"cannot run the password command {program}: {reason}") from error
@@ -298,7 +307,7 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
         raise KeyFileError(f"the password command {program} was ended by signal {-ran.returncode}")
     if ran.returncode:
         raise KeyFileError(f"the password command {program} failed: exit status {ran.returncode}")
-    password = _password_in(ran.stdout.partition(b"\n")[0][:PASSWORD_SIZE], program)
+    password = _password_in(printed.partition(b"\n")[0][:PASSWORD_SIZE], program)
     return from_password(password, writing=writing, source=f"the first line of what {program} printed")
 
 

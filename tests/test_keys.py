@@ -228,6 +228,12 @@ def test_a_first_line_without_end_is_no_password(tmp_path: Path) -> None:
         keys.from_password_command(f"cat {tmp_path}/long")
 
 
+def test_a_password_command_that_never_ends_is_ended() -> None:
+    """All that it printed was kept, until there was no memory left."""
+    with pytest.raises(KeyFileError, match="the password command yes prints 16,777,216 bytes and more"):
+        keys.from_password_command("yes")
+
+
 def test_a_password_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(KeyFileError, match=f"cannot read the password file {path}: "):
