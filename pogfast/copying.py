@@ -196,14 +196,20 @@ class _Copy:
             wait = PARTIAL_EVERY
             while not ended.wait(wait):
                 with contextlib.suppress(PogfastError):  # what is wrong with a store, or a manifest, the copy finds
+                    there = {stored.name for stored in target.manifests()}
                     for name in names:
+                        if name in there:
+                            continue
+                        if ended.is_set():
+                            return
                         target.put_mark(name + PARTIAL, self.source.get_manifest(name))
                         put.append(name + PARTIAL)
                 wait = DAY
 
         with beside(renew, "pogfast-partial"):
             yield
-        target.delete_manifests(set(put))
+        with contextlib.suppress(StoreError):  # who may not delete leaves them: they are for a week only
+            target.delete_manifests(set(put))
 
     def _chosen(self, archives: Collection[str]) -> list[Stored]:
         there = self.source.manifests()
@@ -358,13 +364,8 @@ class _Copy:
 
     def _copy_manifest(self, reliance: Reliance, name: str, blobs: set[str], verify: bool) -> None:
         target = reliance.target
-        lost = blobs & self.bad
-        if lost:
-            self._problem(
-                CorruptBlob(f"{name}: not copied, {len(lost)} of its blobs are damaged or missing", path=name)
-            )
-            return
         try:
+            self._check_good(name, blobs)
             data = self._good_manifest(name)
         except DamageError as error:
             self._problem(error)
@@ -381,14 +382,25 @@ class _Copy:
             target.delete_manifests([name])
 
         def conclude() -> str:
+            self._check_good(name, blobs)  # what was to be stored again may be damaged
             if gone := reliance.lacking(lambda: blobs):
                 raise Condemned(target.label, gone)
             reliance.publish(name, data, lambda: blobs)
             return name
 
-        stored_again(conclude, self._copy_again)
+        try:
+            stored_again(conclude, self._copy_again)
+        except CorruptBlob as error:
+            self._problem(error)
+            return
         self.summary.archives += 1
         self.report.archive(name)
+
+    def _check_good(self, name: str, blobs: set[str]) -> None:
+        """Raises CorruptBlob for an archive that needs a blob which the source has not, or damaged."""
+        if lost := blobs & self.bad:
+            said = f"{name}: not copied, {len(lost)} of its blobs are damaged or missing"
+            raise CorruptBlob(said, path=name)
 
     def _copy_again(self, names: Collection[str]) -> None:
         self._each(self._copy_blob, sorted(names))
@@ -396,8 +408,8 @@ class _Copy:
 
     def _size_of_manifest(self, name: str) -> int | None:
         """In the target; None when it is not there, or nobody can tell."""
-        listed: Callable[[], Iterable[Stored]] = getattr(self.target, "manifests", list)
-        return next((stored.size for stored in listed() if stored.name == name), None)
+        listed = self.target.named(name) if self.target is not None else []
+        return next((stored.size for stored in listed if stored.name == name), None)
 
     def _problem(self, error: PogfastError) -> None:
         with self.lock:

@@ -13,9 +13,10 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from pogfast.archive import needed_blobs
 from pogfast.beside import beside
@@ -31,6 +32,7 @@ DAY = 24 * 3600.0
 # Seconds that a run which was killed can be gone on with: then nobody minds its partial manifest any more.
 PARTIAL_LIFE = 7 * DAY
 FENCE = 300.0  # seconds that what was read of the manifests is believed before anything is deleted
+SILENT = STALE / 3  # seconds without a sign of life that another prune cannot have taken for a crash
 ATTEMPTS, PAUSE = 11, 0.2  # to write a list that is younger than what is in it, and seconds between two
 BATCH = 500  # blobs that are deleted at a time
 MOST_NAMES = 100_000  # in a list: 4.5 MB
@@ -100,6 +102,8 @@ class Sweep:
         self.warn = warn
         self.swept = Swept()
         self.own = ""  # the end of this run's marks
+        self._said = Stopwatch()  # since it was last said that blobs are being deleted
+        self._was_silent = False  # for so long that another prune may have begun
         self.time = 0.0  # of the store, when this run began
 
     def run(self, going: Sequence[str]) -> Swept:
@@ -230,7 +234,8 @@ class Sweep:
             if blob.name not in locked:
                 self._count(blob)
         self.swept.locked = len(locked)
-        self._count_waiting(blob for blob in unneeded if blob.name not in {*self.swept.deleted, *locked})
+        counted = {*self.swept.deleted, *locked}
+        self._count_waiting(blob for blob in unneeded if blob.name not in counted)
         self.swept.expired = sum(
             name.endswith(REMOVED) and (not self.grace or mark.modified < due.get(name, -math.inf))
             for name, mark in held.names.items()
@@ -260,9 +265,10 @@ class Sweep:
         self.store.delete_as_listed(over.values())
         if due:
             with self._announced() as alone:
-                for mark in sorted(due, key=_written) if alone else ():
-                    self._delete(listed[mark.name].keys(), mark.modified)
-            if alone:
+                done = alone and self._delete_each(sorted(due, key=_written), listed)
+                # While another prune deletes what is in a list it has to stay: backups that begin now look for it.
+                done = done and self._is_heard()
+            if done:
                 self._delete_marks(mark.name for mark in due)
         return sum(name.endswith(REMOVED) for name in over)
 
@@ -277,13 +283,14 @@ class Sweep:
         another prune is at it, or was killed a moment ago; it is best left alone, as some services cannot delete on
         condition."""
         self.own = own = _unique()
+        self._said, self._was_silent = Stopwatch(), False
 
         def renew(ended: threading.Event) -> None:
             while not ended.wait(STALE / 10):
                 with contextlib.suppress(StoreError):
-                    self.store.put_mark(SWEEPING + own, b"")
+                    self._say()
 
-        self.store.put_mark(SWEEPING + own, b"")
+        self._say()
         try:
             with beside(renew, "pogfast-sweep"):
                 alone = self._is_alone()
@@ -295,6 +302,22 @@ class Sweep:
             old = {mark.name for mark in self.store.named(SWEPT)}
             self._delete_marks([SWEEPING + own, *(old - {SWEPT + own})])
 
+    def _say(self) -> None:
+        """Says in the store that blobs are being deleted. Raises StoreError."""
+        said = Stopwatch()
+        self._was_silent = self._was_silent or self._said.seconds() >= SILENT
+        self.store.put_mark(SWEEPING + self.own, b"")
+        self._said = said
+
+    def _is_heard(self) -> bool:
+        """Whether that was said so often that no other prune can have begun meanwhile, as it could beside one that was
+        frozen. In this order: another thread says it."""
+        return not self.grace or (self._said.seconds() < SILENT and not self._was_silent)
+
+    def _may_delete(self, held: _Held) -> bool:
+        """Asked right before anything is deleted."""
+        return held.is_fresh() and self._is_heard()
+
     def _is_alone(self) -> bool:
         """Whether no other prune has said that it deletes blobs, a short while ago by the store's clock."""
         marks = {mark.name.removeprefix(SWEEPING): mark.modified for mark in self.store.named(SWEEPING)}
@@ -303,25 +326,47 @@ class Sweep:
         others = [modified for name, modified in marks.items() if name not in {self.own, *over}]
         return not self.grace or not any(modified > latest for modified in others)
 
-    def _delete(self, names: Collection[str], before: float) -> None:
-        """Deletes those of some blobs that nothing needs and that were written before some time."""
-        left = set(names)
-        while left:
+    def _delete_each(self, due: Sequence[Stored], listed: Mapping[str, Mapping[str, float]]) -> bool:
+        """Deletes what is in some lists, as `_delete` does. Blobs are listed once, and before the manifests are read:
+        with ten million of them it takes longer than manifests are believed."""
+        names = set().union(*listed.values())
+        there = {blob.name: blob for blob in self.store.blob_names() if blob.name in names}
+        for mark in due:
+            blobs = [there[name] for name in listed[mark.name] if name in there]
+            if not self._delete([blob for blob in blobs if blob.modified < mark.modified], mark.modified):
+                return False
+        return True
+
+    def _delete(self, there: list[Stored], before: float) -> bool:
+        """Deletes those of some blobs that nothing needs, unless they were written anew after some time; False: not all
+        of them, since this run was frozen, or cannot read the manifests fast enough."""
+        locked: dict[str, float] | None = None
+        idle = 0
+        while there:
             held = self._read()
             kept = held.live() | held.removed()
-            left -= kept
-            there = [blob for blob in self.store.blob_names() if blob.name in left and blob.modified < before]
-            locked = self.store.locked(blob.name for blob in there)
-            self.swept.locked += len(locked)
-            there = [blob for blob in there if blob.name not in locked]
-            left = {blob.name for blob in there}
+            there = [blob for blob in there if blob.name not in kept]
+            if locked is None:
+                locked = self.store.locked(blob.name for blob in there)
+                self.swept.locked += len(locked)
+                there = [blob for blob in there if blob.name not in locked]
+            gone: set[str] = set()
             for start in range(0, len(there), BATCH):
                 batch = there[start : start + BATCH]
-                for blob in self.store.delete_old_blobs(batch, before, held.is_fresh):
-                    left.discard(blob.name)
+                for blob in self.store.delete_old_blobs(batch, before, partial(self._may_delete, held)):
+                    gone.add(blob.name)
                     self._count(blob)
-            if held.is_fresh() or not self._is_alone():
-                return  # what is left was written anew, or is for the other prune
+            if not self._is_heard():
+                self.warn(f"{self.store.label}: this prune has stood still too long to go on: the next one does")
+                return False
+            if held.is_fresh():
+                return True  # what is left was written anew
+            there = [blob for blob in there if blob.name not in gone]
+            idle = 0 if gone else idle + 1
+            if idle > 1:
+                self.warn(f"{self.store.label}: to read the manifests takes longer than {FENCE:.0f} s: blobs stay")
+                return False
+        return True
 
     # ---- the first ----
 
@@ -340,7 +385,7 @@ class Sweep:
         listed = self._list(sorted(going))
         if not self.grace and not listed:  # there is no room
             with self._announced():
-                self._delete([blob.name for blob in fresh if blob.name not in locked], math.inf)
+                self._delete([blob for blob in fresh if blob.name not in locked], math.inf)
         self._count_waiting(blob for blob in unneeded if blob.name not in locked)
 
     def _list(self, going: Sequence[Stored]) -> bool:

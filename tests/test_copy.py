@@ -16,8 +16,9 @@ import pytest
 from conftest import Ran, Runner
 
 import pogfast as library
-from pogfast import keys
+from pogfast import copying, keys, manifest
 from pogfast.errors import UsageError
+from pogfast.stores import open_store
 
 Command = Callable[..., Ran]
 WITH_KEY = ["--keyfile", "key"]
@@ -126,6 +127,36 @@ def test_archives_of_other_keys_are_named_and_stay(command: Command, work: Path,
     assert (ran.code, ran.lines) == (3, names)
     assert command("copy", "store", "all").code == 0
     assert len(list((work / "all").glob("*.mfn"))) == 3
+
+
+def test_what_was_condemned_and_cannot_be_stored_again(
+    work: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prune condemns a blob of the target while its archive is copied, and in the source it is damaged."""
+    source, other = str(work / "store"), work / "other"
+    key = keys.from_keyfile(str(work / "key"))
+    assert library.copy(source, str(other), key=key).archives == 2
+    for name in names:
+        (other / name).unlink()
+    blob = min(path for path in other.rglob("*=") if path.stat().st_size < 6000)
+    damaged = next((work / "store").rglob(blob.name))
+    damaged.chmod(0o644)
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    good_manifest = copying._Copy._good_manifest
+
+    def condemned(self: copying._Copy, name: str) -> bytes:
+        (other / "condemned-20260101T000000-00000000").write_text(f"{blob.name}\n")
+        return good_manifest(self, name)
+
+    monkeypatch.setattr(copying._Copy, "_good_manifest", condemned)
+    done = library.copy(source, str(other), key=key)
+    there = {path.name for path in other.glob("*.mfn")}
+    assert done.exit_code == 4
+    assert done.archives == len(there) < 2
+    opened = open_store(str(other))
+    for name in there:
+        assert blob.name not in manifest.blob_names(opened.get_manifest(name), key, name)
+    opened.close()
 
 
 @pytest.mark.parametrize("moment", range(0, 8, 2))

@@ -182,7 +182,7 @@ PARTIAL = """
 from pogfast import backup, facade
 from pogfast.stores import targets
 
-targets.PARTIAL_EVERY = backup.SAVE_EVERY = 0
+targets.PARTIAL_EVERY = targets.SPARE = backup.SAVE_EVERY = 0
 key = facade.open_key(encryption_keyfile="k.encrypt", writing=True)
 print(facade.create({source!r}, "S", key, chunk_size="100kB").manifest)
 """

@@ -701,6 +701,7 @@ def test_a_long_run_says_what_it_has_stored(
     for name in ("a", "b"):
         (Path("tree") / name).write_bytes(os.urandom(300_000))
     monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
+    monkeypatch.setattr(targets, "SPARE", 0.0)
     monkeypatch.setattr(backup, "SAVE_EVERY", 0.0)
 
     class Killed(BaseException):
@@ -872,6 +873,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_list_that_is_gone_and_still_listed_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a service whose listings come late."""
+    store = LocalStore.create(str(tmp_path), fan_out=True)
+    ghost = [Stored("condemned-1", 9, 0.0), Stored("sweep.done-1", 0, 0.0)]
+    monkeypatch.setattr(store, "signs", lambda: ghost)
+    monkeypatch.setattr(store, "named", lambda prefix: ghost[1:])
+    relies = reliance.Reliance(store)
+    assert relies.lacking(lambda: {"A" * 43 + "="}) == set(), "nothing has changed since it began"
+    store.close()
 
 
 def test_a_prune_that_may_not_delete_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

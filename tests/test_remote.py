@@ -528,6 +528,11 @@ def test_deleting(service: Memory, store: RemoteStore) -> None:
     assert len(store.manifests()) == 400
 
 
+def test_nothing_is_listed_to_look_for_nothing(service: Memory, store: RemoteStore) -> None:
+    assert store.missing([]) == []
+    assert service.requests["list"] == 0
+
+
 def test_deleting_what_was_listed(service: Memory, store: RemoteStore) -> None:
     """A thousand at a time, and before each request, also one that is made again, it is asked whether to go on."""
     names = [f"{number:04}{'-' * 39}=" for number in range(2500)]

@@ -334,6 +334,21 @@ def test_two_prunes_announce_themselves_together(stage: Stage) -> None:
         world.expect_whole()
 
 
+def test_a_prune_that_was_frozen_leaves_the_lists_to_the_one_that_goes_on(place: sweeps.S3 | None) -> None:
+    """While blobs of a list are deleted it must lie there: a backup that begins then knows nothing else of it."""
+    for steps in range(4, 40, 4):
+        with Stage(place, 1).scene() as world:
+            one, other = world.pruning("PRUNE-A"), world.pruning("PRUNE-B")
+            one.until(is_deletion).freeze(HOUR, suspends=True)
+            world.advance(HOUR / 2)
+            other.until(is_deletion)
+            one.thaw()
+            one.go(steps)
+            create = world.creating(NEEDED).go(80)
+            all_finish(other, create, one)
+            world.expect_whole()
+
+
 def test_two_prunes_where_a_service_ignores_conditions(plain_service: sweeps.S3) -> None:
     """The first has deleted a blob and ends; a backup stores it anew; the second is about to delete what it saw."""
     for visits in (0, 1):

@@ -9,6 +9,7 @@ deleting right now lies in lists that are older than that. FORMAT.md, "Pruning a
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
@@ -25,7 +26,8 @@ Result = TypeVar("Result")
 Tell = Callable[[str], None]
 Needed = Callable[[], Collection[str]]  # names of blobs, which may be many: only asked for where they matter
 
-PAUSE = 0.2  # seconds between two looks at whether blobs are being deleted
+PAUSE = 0.2  # seconds between two looks at whether blobs are being deleted, at first; twice as many each time
+LONGEST_PAUSE = 10.0
 STALE = 900.0  # seconds without a sign of life after which whoever was deleting them was killed
 # Seconds that a manifest may take to appear after the last look for lists: a small part of any grace period.
 LONGEST = 1800.0
@@ -82,7 +84,9 @@ class Reliance:
         self.target.put_manifest(name, data)
         is_late = self._looked.seconds() > LONGEST
         if (is_late or self._sweeps() != self._marks) and (gone := self.lacking(needed)):
-            self.target.delete_manifests([name])
+            # Who may not delete stores the blobs again all the same: then both archives are whole.
+            with contextlib.suppress(StoreError):
+                self.target.delete_manifests([name])
             raise Condemned(self.target.label, gone)
 
     def _look(self) -> tuple[set[str], bool]:
@@ -90,21 +94,27 @@ class Reliance:
 
         A prune deletes blobs, says that it has, and then deletes the list that they were in: so lists come first."""
         swept = False
+        gone: set[str] = set()
         while True:
             self._looked = Stopwatch()
             signs = [mark.name for mark in self.target.signs()]
             lists = {name for name in signs if name.startswith(CONDEMNED)}
             marks = frozenset(name for name in signs if name.startswith((SWEEPING, SWEPT)))
-            try:
-                fresh = [blobs_in(self.target.get_manifest(name)) for name in lists - self._lists]
-            except NoSuchArchive:  # its blobs have just been deleted
-                swept = True
+            fresh: set[str] = set()
+            late: set[str] = set()
+            for name in lists - self._lists - gone:
+                try:
+                    fresh.update(blobs_in(self.target.get_manifest(name)))
+                except NoSuchArchive:  # its blobs have just been deleted
+                    late.add(name)
+                except DamageError as error:  # of this target alone: it is not relied on, others are
+                    raise StoreError(f"{self.target.label}: {error}", UNREADABLE) from error
+            if late:  # once more, as it has been said since; some services go on listing what is gone for a while
+                swept, gone = True, gone | late
                 continue
-            except DamageError as error:  # of this target alone: it is not relied on, others are
-                raise StoreError(f"{self.target.label}: {error}", UNREADABLE) from error
             swept = swept or marks != self._marks
             self._lists, self._marks = lists, marks
-            return set().union(*fresh), swept
+            return fresh, swept
 
     def _sweeps(self) -> frozenset[str]:
         """What prunes say of themselves: it changes when one begins to delete blobs, and when it ends."""
@@ -148,7 +158,7 @@ def await_no_sweep(target: Target, tell: Tell = lambda text: None) -> bool:
     """Returns when no blobs are being deleted, or whoever did has given no sign for a while: whether it had to wait.
     Raises StoreError."""
     seen: dict[str, tuple[float, Stopwatch]] = {}
-    waited = False
+    waited, pause = False, PAUSE
     while True:
         marks = {mark.name: mark.modified for mark in target.named(SWEEP)}
         seen = {
@@ -159,6 +169,7 @@ def await_no_sweep(target: Target, tell: Tell = lambda text: None) -> bool:
         if not any(watch.seconds() < STALE for _, watch in seen.values()):
             return waited
         if not waited:
-            tell(f"{target.label} is being pruned: waiting for its end, at most {STALE / 60:.0f} minutes")
+            tell(f"{target.label} is being pruned: waiting until no more blobs are deleted")
             waited = True
-        time.sleep(PAUSE)
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)

@@ -309,8 +309,11 @@ class RemoteStore:
         return [Stored(*found) for found in self._listed("", deep=False) if is_mark(found.path)]
 
     def missing(self, names: Iterable[str]) -> list[str]:
+        wanted = list(names)
+        if not wanted:
+            return []  # a listing is a request for each thousand blobs
         there = {blob.name for blob in self.blob_names()}
-        return [name for name in names if name not in there]
+        return [name for name in wanted if name not in there]
 
     def _listed(self, prefix: str, *, deep: bool, start: str = "") -> list[Found]:
         """A page that breaks is asked for anew. Raises StoreError, also for a listing that goes round in circles."""
