@@ -205,6 +205,11 @@ class Sweep:
             blobs += 1
             absent.discard(blob.name)
         if blobs and not live:  # manifests that are not where they belong would name these
+            if not any(name.endswith(REMOVED) for name in held.names):
+                raise NoArchives(
+                    f"{self.store.label} has no archive yet: nothing was deleted",
+                    hint="`pogfast list --partial` shows a run that goes on or was killed: run it again",
+                )
             raise NoArchives(
                 f"{self.store.label} has no archive but removed ones: nothing was deleted",
                 hint="`pogfast undelete` brings them back; if nothing here is needed, delete the store itself",

@@ -612,6 +612,12 @@ def test_nothing_is_deleted_where_manifests_are_gone(
     ran = call()
     assert (ran.code, blobs(work)) == (4, before), ran.err
     assert "blobs and no archive" in ran.err
+    partial = kept.with_name(f"{kept.name}.partial")  # of a run that goes on, the first into this store
+    partial.write_bytes(moved.read_bytes())
+    ran = call()
+    assert (ran.code, blobs(work)) == (4, before), ran.err
+    assert "no archive yet: nothing was deleted" in ran.err
+    partial.unlink()
     moved.rename(kept)
     assert call().code == 0
     age(work / store)
