@@ -240,7 +240,7 @@ def undelete(
         if not found.there:
             manifests_of(opened)
         there = {mark.name.removesuffix(REMOVED): mark for mark in found.there}
-        for name in sorted(there if everything else names):
+        for name in sorted(set(there if everything else names)):
             try:
                 if name not in there:
                     raise NoSuchArchive(f"no removed archive {name} in {opened.label}")

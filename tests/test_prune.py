@@ -96,7 +96,7 @@ def test_what_goes_can_come_back_until_its_time_is_over(command: Callable[..., R
     assert archives(work) == names[2:]
     assert blobs(work) == 3
     assert command("undelete", store).lines == names[:2]
-    assert command("undelete", store, names[0]).lines == [names[0]]
+    assert command("undelete", store, names[0], names[0]).lines == [names[0]]
     assert archives(work) == [names[0], names[2]]
     assert command("check", store, "--read-data").code == 0
     ran = command("undelete", store, "nosuch.mfn")
@@ -143,6 +143,7 @@ def test_policies_that_are_refused(command: Callable[..., Ran], work: Path, stor
         (["--keep-within", "x"], 2, "2y5m7d3h"),
         ([*KEEP, "--grace", "x"], 2, "90s, 5m, 24h"),
         ([*KEEP, "--group-by", "size"], 2, "not size"),
+        ([*KEEP, "--now", "--grace", "1d"], 2, "not both"),
     ):
         ran = command("prune", store, "--yes", *words)
         assert (ran.code, len(archives(work))) == (code, 3), ran.err

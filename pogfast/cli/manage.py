@@ -121,6 +121,9 @@ def prune(output: Output, store: str, **options: Any) -> None:
 
     policy = _policy(options)
     if options.pop("now"):
+        source = click.get_current_context().get_parameter_source("grace")
+        if source is not click.core.ParameterSource.DEFAULT:
+            raise UsageError("give --grace or --now, not both")
         options["grace"] = 0.0
     group_by = [word for word in options.pop("group_by").split(",") if word]
     if unknown := set(group_by) - set(pruning.GROUPS):
