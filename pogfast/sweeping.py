@@ -33,7 +33,7 @@ DAY = 24 * 3600.0
 PARTIAL_LIFE = 7 * DAY
 FENCE = 300.0  # seconds that what was read of the manifests is believed before anything is deleted
 SILENT = STALE / 3  # seconds without a sign of life that another prune cannot have taken for a crash
-ATTEMPTS, PAUSE = 11, 0.2  # to write a list that is younger than what is in it, and seconds between two
+ATTEMPTS, PAUSE = 11, 0.2  # at what a moment may mend, and seconds between two
 BATCH = 500  # blobs that are deleted at a time
 MOST_NAMES = 100_000  # in a list: 4.5 MB
 # A grace period that a run could sleep through between its last look for lists and its manifest.
@@ -152,29 +152,33 @@ class Sweep:
         return marks[own]
 
     def _read(self) -> _Held:
-        """Reads every manifest, the removed ones that can be brought back and those of runs that go on.
+        """Reads every manifest, the removed ones that can be brought back and those of runs that go on. Raises
+        NoSuchArchive for one that is listed and never there."""
+        for _ in range(ATTEMPTS):
+            with contextlib.suppress(NoSuchArchive):  # it has another name now
+                return self._read_once()
+            time.sleep(PAUSE)
+        return self._read_once()
 
-        An archive changes its name when it is removed or brought back, and a listing that goes on meanwhile may show it
-        under neither: so it is listed until two listings agree."""
+    def _read_once(self) -> _Held:
+        """An archive changes its name when it is removed or brought back, and a listing that goes on meanwhile may show
+        it under neither: so it is listed until two listings agree."""
+        watch = Stopwatch()
+        names: dict[str, Stored] = {}
+        before: set[str] | None = None
         while True:
-            watch = Stopwatch()
-            names: dict[str, Stored] = {}
-            before: set[str] | None = None
-            while True:
-                listed = self._named()
-                archives = {name for name in listed if _stands_for_archive(name)}
-                names.update(listed)
-                if archives == before:
-                    break
-                before = archives
-            counted = [stored for name, stored in sorted(names.items()) if self._counts(stored)]
-            try:
-                return _Held(watch, names, dict(needed_blobs(self.store, self.key, counted)))
-            except NoSuchArchive:  # it has another name now
-                continue
-            except DamageError as error:
-                error.hint = error.hint or "what it needs is not known: take it from another store, or delete the file"
-                raise
+            listed = self._named()
+            archives = {name for name in listed if _stands_for_archive(name)}
+            names.update(listed)
+            if archives == before:
+                break
+            before = archives
+        counted = [stored for name, stored in sorted(names.items()) if self._counts(stored)]
+        try:
+            return _Held(watch, names, dict(needed_blobs(self.store, self.key, counted)))
+        except DamageError as error:
+            error.hint = error.hint or "what it needs is not known: take it from another store, or delete the file"
+            raise
 
     def _named(self) -> dict[str, Stored]:
         """What is ours beside the blobs, by name; in a flat store blobs lie there, too."""
@@ -287,7 +291,7 @@ class Sweep:
         """Says in the store that blobs are being deleted, again and again, and afterwards that they have been. False:
         another prune is at it, or was killed a moment ago; it is best left alone, as some services cannot delete on
         condition."""
-        self.own = own = _unique()
+        self.own = _unique()
         self._said, self._was_silent = Stopwatch(), False
 
         def renew(ended: threading.Event) -> None:
@@ -302,10 +306,18 @@ class Sweep:
                 if not alone:
                     self.warn(f"{self.store.label}: another prune deletes blobs, or was killed: the next one goes on")
                 yield alone
-        finally:
-            self.store.put_mark(SWEPT + own, b"")
-            old = {mark.name for mark in self.store.named(SWEPT)}
-            self._delete_marks([SWEEPING + own, *(old - {SWEPT + own})])
+        except BaseException:
+            with contextlib.suppress(StoreError):  # what was raised first is what should be heard
+                self._say_over()
+            raise
+        self._say_over()
+
+    def _say_over(self) -> None:
+        """Says in the store that blobs have been deleted. Raises StoreError."""
+        own = SWEPT + self.own
+        self.store.put_mark(own, b"")
+        old = {mark.name for mark in self.store.named(SWEPT)}
+        self._delete_marks([SWEEPING + self.own, *(old - {own})])
 
     def _say(self) -> None:
         """Says in the store that blobs are being deleted. Raises StoreError."""
