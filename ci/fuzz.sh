@@ -11,6 +11,7 @@
 #
 # PYTHON is the interpreter (python3), CLANG the compiler (clang or clang-14). POGFAST_FUZZ_DIR is a directory for what
 # should outlast the run: a corpus, a log and what failed of each target. The next run with it goes on from there.
+# POGFAST_FUZZ_SEED: the same inputs each time, as far as the time goes.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -57,7 +58,7 @@ for target in "${targets[@]}"; do
   mkdir -p "$kept/corpus/$target" "$kept/found"
   ran=0
   "${run[@]}" tests/fuzz/run.py "$target" -max_total_time=$((seconds / ${#targets[@]})) -print_final_stats=1 \
-    -max_len=8192 -timeout=60 -rss_limit_mb=3072 -artifact_prefix="$kept/found/$target-" -verbosity=0 \
+    -seed="${POGFAST_FUZZ_SEED:-0}" -max_len=8192 -timeout=60 -rss_limit_mb=3072 -artifact_prefix="$kept/found/$target-" -verbosity=0 \
     "$kept/corpus/$target" "$checkout/tests/fuzz/corpus/$target" >"$kept/$target.log" 2>&1 || ran=$?
   executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$kept/$target.log")
   echo "fuzz: $target: ${executed:-?} executions, $([ $ran = 0 ] && echo nothing found || echo "failed, see below")"

@@ -200,6 +200,7 @@ def test_what_was_not_asked_for_is_passed_over() -> None:
 
 def test_what_a_service_asks_to_wait() -> None:
     assert remote.seconds_to_wait(None) == remote.seconds_to_wait("") == remote.seconds_to_wait("soon") == 0
+    assert remote.seconds_to_wait(" 30\x1d") == 30, "which str.strip takes for a blank, and float does not"
     assert remote.seconds_to_wait("-5") == remote.seconds_to_wait("1e3") == remote.seconds_to_wait("9" * 10) == 0
     assert remote.seconds_to_wait(" 17 ") == 17
     assert remote.seconds_to_wait("9" * 9) == 999_999_999

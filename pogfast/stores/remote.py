@@ -229,7 +229,7 @@ def http_time(text: str | None) -> float | None:
 def seconds_to_wait(retry_after: str | None) -> float:
     """What a Retry-After asks for: seconds, or a date. 0 where it asks for nothing, or for nonsense."""
     if retry_after and re.fullmatch(r"\d{1,9}", retry_after.strip()):
-        return float(retry_after)
+        return float(retry_after.strip())
     then = http_time(retry_after)
     return max(then - time.time(), 0.0) if then is not None else 0.0
 
