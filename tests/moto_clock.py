@@ -1,9 +1,8 @@
 """moto's server with a clock that a test sets: `moto_clock.py PORT FILE WORD`, run by the interpreter of moto's
 environment.
 
-FILE holds seconds since 1970 as 8 bytes (a double of this machine); what is stored is as old as it says. With WORD
-`conditions` a request to delete several objects obeys the ETag of each, as AWS does; moto by itself passes over them,
-as most servers do.
+FILE holds seconds since 1970 as 8 bytes (a double of this machine); what is stored is as old as it says. WORD is
+`conditions`, or `none`: then an object is deleted whatever If-Match says, as by many servers.
 """
 
 import mmap
@@ -26,18 +25,18 @@ def utcnow() -> datetime:
 moto.core.utils.utcnow = utcnow
 
 import moto.s3.models  # noqa: E402 (it takes the clock that it finds)
+import moto.s3.responses  # noqa: E402
 from moto.server import main  # noqa: E402
 
 assert moto.s3.models.utcnow is utcnow
-delete_objects = moto.s3.models.S3Backend.delete_objects
+delete_object = moto.s3.responses.S3Response.delete_object
 
 
-def delete_unchanged(self: Any, bucket: str, objects: list[dict[str, Any]], bypass: bool = False) -> Any:
-    there = [(each, self.get_object(bucket, each["Key"])) for each in objects]
-    wanted = [each for each, found in there if not found or each.get("ETag", found.etag).strip('"') in found.etag]
-    return delete_objects(self, bucket, wanted, bypass)
+def delete_anyway(self: Any) -> Any:
+    self.headers = {name: value for name, value in self.headers.items() if name.lower() != "if-match"}
+    return delete_object(self)
 
 
-if word == "conditions":
-    moto.s3.models.S3Backend.delete_objects = delete_unchanged
+if word == "none":
+    moto.s3.responses.S3Response.delete_object = delete_anyway
 main(["-H", "127.0.0.1", "-p", port])

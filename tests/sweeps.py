@@ -390,6 +390,9 @@ class Inline:
 
     def submit(self, act: Callable[..., Any], *words: Any, **more: Any) -> Future[Any]:
         future: Future[Any] = Future()
+        actor = current_actor()
+        if actor is not None and "delete" in getattr(act, "__name__", ""):  # a request of its own
+            actor.stop_before(f"{act.__name__} {_words(words)[1]}")
         try:
             future.set_result(act(*words, **more))
         except Exception as error:  # noqa: BLE001 (it is raised where the result is asked for)
@@ -971,7 +974,7 @@ class S3:
 
 @contextlib.contextmanager
 def s3(*, conditions: bool = True) -> Iterator[S3]:
-    """With `conditions` it obeys the ETags in a request that deletes several objects, as AWS does; many do not."""
+    """With `conditions` an object goes only if it has the ETag that was asked for; many servers pass over that."""
     from servers import free_port, installed, running
 
     python = installed("moto-5.2.5", "moto[s3]==5.2.5", "flask", "flask-cors") / "python"
