@@ -136,7 +136,7 @@ def _item(thing: Thing) -> Item:
         thing.name,
         thing.kind,
         thing.size,
-        _number(facts, "mode"),
+        _permissions(facts),
         _number(facts, "uid"),
         _number(facts, "gid"),
         _text(facts, "user"),
@@ -145,6 +145,11 @@ def _item(thing: Thing) -> Item:
         _text(facts, "target"),
         _text(facts, "hardlink"),
     )
+
+
+def _permissions(facts: Mapping[str, Any]) -> int | None:
+    mode = _number(facts, "mode")
+    return mode if mode is not None and 0 <= mode <= 0o7777 else None
 
 
 def _number(facts: Mapping[str, Any], word: str) -> int | None:

@@ -47,6 +47,13 @@ def fill(built: Built) -> None:
     built.add("z\udcff/é", b"")
 
 
+@pytest.mark.parametrize("mode", [-1, 0o10000, 2**70, True, "0644"])
+def test_a_mode_that_is_none_is_not_known(built: Built, mode: object) -> None:
+    built.add("f", b"x", mode=mode)
+    with built.open({"directories": {"d": {"mode": mode}}}) as archive:
+        assert [item.mode for item in listing(archive)] == [None, None]
+
+
 def test_a_listing_is_in_the_order_of_paths(built: Built) -> None:
     fill(built)
     with built.open(TRAILER) as archive:
