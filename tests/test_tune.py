@@ -193,7 +193,8 @@ def test_two_versions_of_a_tree(data: Path, tmp_path: Path, pogfast: Runner) -> 
 def begun(tmp_path: Path) -> subprocess.Popen[bytes]:
     """A tune in the middle of its work, in a process group of its own."""
     (tmp_path / "store").mkdir()
-    command = [sys.executable, "-m", "pogfast", "tune", "data", "--to=store", *QUICK]
+    (tmp_path / "data" / "more").write_bytes((tmp_path / "data" / "words").read_bytes() * 10)
+    command = [sys.executable, "-m", "pogfast", "tune", "data", "--to=store", *QUICK, "--levels=19,20,21,22"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
