@@ -8,6 +8,7 @@ nothing is changed.
 from __future__ import annotations
 
 import io
+import math
 import os
 import warnings
 import weakref
@@ -625,6 +626,11 @@ def manifests_of(store: Store | Mirrors) -> list[Stored]:
         f"{store.label} has blobs and no archive: its manifests are gone, or its first backup has not ended",
         hint=f"nothing but the manifests (*{MANIFEST}) says what the blobs are: a copy of the store may have them",
     )
+
+
+def locked_until(until: float) -> str:
+    """`locked until ...` of a time in seconds since 1970."""
+    return "locked" if until == math.inf else f"locked until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _info(store: Store, seen: Seen, *, counted: bool) -> ArchiveInfo:

@@ -7,14 +7,23 @@ everything, and so does an archive that stays and lacks a blob.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pogfast import manifest
-from pogfast.archive import ArchiveInfo, Filter, Record, archives, manifests_of, needed_blobs, some_of, time_of
+from pogfast.archive import (
+    ArchiveInfo,
+    Filter,
+    Record,
+    archives,
+    locked_until,
+    manifests_of,
+    needed_blobs,
+    some_of,
+    time_of,
+)
 from pogfast.errors import Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
@@ -160,7 +169,7 @@ class _Prune:
 
 def _spared(store: Store, going: Sequence[str]) -> dict[str, str]:
     """Why those of some archives are kept that nobody can delete yet: {name: reason}. Raises StoreError."""
-    return {name: _locked_until(until) for name, until in store.locked(going).items()}
+    return {name: locked_until(until) for name, until in store.locked(going).items()}
 
 
 # ---- pog-cleanup -----------------------------------------------------------------------------------------------------
@@ -275,10 +284,6 @@ def _fits(info: ArchiveInfo, wanted: Filter) -> bool:
 def _group(info: ArchiveInfo, by: Collection[str]) -> str:
     words = {"host": info.host, "paths": " ".join(sorted(info.paths)), "tags": " ".join(sorted(info.tags))}
     return ", ".join(f"{word} {words[word] or '-'}" for word in GROUPS if word in by)
-
-
-def _locked_until(until: float) -> str:
-    return "locked" if until == math.inf else f"locked until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _choice(one: Judged, group: str) -> Choice:

@@ -8,15 +8,14 @@ is locked stays.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import chain
 from typing import Any
 
 from pogfast import manifest
-from pogfast.archive import Archive, Record, find_archive
+from pogfast.archive import Archive, Record, find_archive, locked_until
 from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
@@ -165,11 +164,6 @@ def _describe(store: Store, name: str, key: Key | None) -> Choice:
             opened = Manifest(trailer=trailer)
     shown = Archive(store, name, opened, key or Key("keyfile", bytes(32)))
     return Choice(name, shown.time, shown.host, shown.tags, shown.paths)
-
-
-def locked_until(until: float) -> str:
-    """`locked until ...` of a time in seconds since 1970."""
-    return "locked" if until == math.inf else f"locked until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 # ---- paths out of archives -------------------------------------------------------------------------------------------

@@ -138,7 +138,6 @@ class S3Service(Plain):
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
         self.profile = profile
-        self.parallel = parallel
         self.storage_class = storage_class
         self.object_lock = object_lock
         self.conditional = True  # until the service says that it does not know conditions
