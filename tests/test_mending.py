@@ -169,21 +169,26 @@ FLIP = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/uio.h>
 #include <unistd.h>
 static char forgotten[64][4096];
 static int count;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int is_bad(int fd) {
     char link[64], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t length = readlink(link, path, sizeof path - 1);
     if (length < 1 || path[length - 1] != '=') return 0;
     path[length] = 0;
+    int bad = 1;
+    pthread_mutex_lock(&lock);
     for (int i = 0; i < count; i++)
-        if (!strcmp(forgotten[i], path)) return 0;
-    return 1;
+        if (!strcmp(forgotten[i], path)) bad = 0;
+    pthread_mutex_unlock(&lock);
+    return bad;
 }
 static ssize_t flip(int fd, char *p, ssize_t got) {
     if (got > 300 && is_bad(fd)) {
@@ -203,7 +208,13 @@ ssize_t readv(int fd, const struct iovec *p, int n) {
 static void forget(int fd, int advice) {
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    if (advice == POSIX_FADV_DONTNEED && count < 64 && readlink(link, forgotten[count], 4095) > 0) count++;
+    char path[4096];
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (advice != POSIX_FADV_DONTNEED || length < 1) return;
+    path[length] = 0;
+    pthread_mutex_lock(&lock);  // several threads read
+    if (count < 64) strcpy(forgotten[count++], path);
+    pthread_mutex_unlock(&lock);
 }
 int posix_fadvise(int fd, off_t at, off_t n, int advice) { forget(fd, advice); return 0; }
 int posix_fadvise64(int fd, off64_t at, off64_t n, int advice) { forget(fd, advice); return 0; }
@@ -215,7 +226,7 @@ def test_a_bit_that_flips_between_disk_and_memory_is_read_again_from_the_disk(pl
         pytest.skip("the shim is for Linux")
     (place.path / "flip.c").write_text(FLIP)
     shim = str(place.path / "flip.so")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", shim, place.path / "flip.c", "-ldl"], check=True)
+    subprocess.run(["cc", "-shared", "-fPIC", "-pthread", "-o", shim, place.path / "flip.c", "-ldl"], check=True)
     name = place.create("store")
     place.environment["LD_PRELOAD"] = shim
     assert "flipped" in place("restore", f"store/{name}", "--into", "out").err
