@@ -166,6 +166,28 @@ def test_what_is_put_is_there(below: Place) -> None:
         assert store.missing([*NAMES, absent]) == [absent]
 
 
+def test_old_blobs_are_deleted_as_long_as_it_is_allowed(place: Place) -> None:
+    """What is told to be gone is gone, and nothing else: not what was stored anew, nor what came too late."""
+    if not place.does("read"):
+        pytest.skip("nothing can be deleted")
+    with place.opened(create=True) as store:
+        for name in NAMES:
+            place.put(store, name, name.encode())
+        store.make_durable()
+        listed = list(store.blob_names())
+    with place.opened(create=True) as store:
+        before = max(blob.modified for blob in listed) + 0.001
+        time.sleep(1.1)  # some tell whole seconds
+        store.delete_blobs([NAMES[0]])
+        place.put(store, NAMES[0], b"stored anew")
+        store.make_durable()
+        allowed = threading.Semaphore(5)
+        gone = {blob.name for blob in store.delete_old_blobs(listed, before, lambda: allowed.acquire(blocking=False))}
+        assert gone == set(store.missing(NAMES))
+        assert 3 <= len(gone) <= 5
+        assert (NAMES[0] in gone) <= (place.kind not in ("local", "b2", "moto"))
+
+
 def test_what_is_not_there(place: Place) -> None:
     with place.opened(create=True) as store:
         if not place.does("read"):

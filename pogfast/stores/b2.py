@@ -17,8 +17,8 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -146,22 +146,24 @@ class B2Service(Plain):
     def delete(self, paths: Iterable[str]) -> None:
         """Every version: a hidden one would still be paid for. A page of versions serves for all names that are in it,
         and versions are deleted several at a time."""
-        self._delete_versions(paths, math.inf)
+        self._delete_versions(paths, math.inf, lambda: True)
 
-    def delete_old(self, found: Sequence[Found], before: float) -> None:
-        self._delete_versions([each.path for each in found], before)
+    def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
+        stay = self._delete_versions([each.path for each in found], before, go_on)
+        return [each.path for each in found if self.prefix + each.path not in stay]
 
-    def _delete_versions(self, paths: Iterable[str], before: float) -> None:
-        """Those that were written before some time."""
+    def _delete_versions(self, paths: Iterable[str], before: float, go_on: Callable[[], bool]) -> set[str]:
+        """Deletes those that were written before some time, and returns the names of which any is left."""
         names = sorted(self.prefix + path for path in paths)
+        stay: set[str] = set()
+        deleted: list[tuple[str, Future[bool]]] = []
         with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
-            deleted = [
-                threads.submit(self._delete, name, version)
-                for name, version, written in self._versions(names)
-                if written < before
-            ]
-        for each in deleted:  # all have been tried
-            each.result()
+            for name, version, written in self._versions(names):
+                if written < before:
+                    deleted.append((name, threads.submit(self._delete, name, version, go_on)))
+                else:
+                    stay.add(name)
+        return stay.union(name for name, is_gone in deleted if not is_gone.result())  # all have been tried
 
     def _versions(self, names: list[str]) -> Iterator[tuple[str, str, float]]:
         """Of some names, in their order: (name, version, when it was written). Raises StoreError."""
@@ -196,10 +198,14 @@ class B2Service(Plain):
             found = [(item["fileName"], item["fileId"], _seconds(item)) for item in answer["files"]]
             return found, (answer["nextFileName"], answer["nextFileId"]) if answer["nextFileName"] else None
 
-    def _delete(self, name: str, version: str) -> None:
+    def _delete(self, name: str, version: str, go_on: Callable[[], bool]) -> bool:
+        """Returns True if the version is gone now."""
+        if not go_on():
+            return False
         self.requests["delete"] += 1
         with self._errors(name.removeprefix(self.prefix)), contextlib.suppress(failures.FileNotPresent):
             self._connected().delete_file_version(version, name)
+        return True
 
     def close(self) -> None:
         """b2sdk keeps nothing that would have to be closed."""

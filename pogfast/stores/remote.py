@@ -135,9 +135,11 @@ class Service(Protocol):
     def delete(self, paths: Iterable[str]) -> None:
         """What is gone already is fine."""
 
-    def delete_old(self, found: Sequence[Found], before: float) -> None:
+    def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
         """Deletes objects as they were when they were listed, all written before some time; what was written anew
-        meanwhile stays where the service can tell. What is gone already is fine."""
+        meanwhile stays where the service can tell. Returns the paths of those that are gone, also of what was gone
+        already. `go_on` is asked right before each of them is deleted, in several threads; one of which it says no
+        stays."""
 
     def close(self) -> None: ...
 
@@ -442,17 +444,10 @@ class RemoteStore:
 
     def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
         waiting = iter(blobs)
-        while gone := list(itertools.islice(waiting, DELETED_AT_ONCE)):
-            found = [Found(blob_path(blob.name), *blob[1:]) for blob in gone]
-            if not self._again(partial(self._delete_old, found, before, go_on)):
-                return
-            yield from gone
-
-    def _delete_old(self, found: list[Found], before: float, go_on: Callable[[], bool]) -> bool:
-        if not go_on():  # asked before each attempt: it may have waited for the service
-            return False
-        self.service.delete_old(found, before)
-        return True
+        while go_on() and (some := list(itertools.islice(waiting, DELETED_AT_ONCE))):
+            found = [Found(blob_path(blob.name), *blob[1:]) for blob in some]
+            gone = set(self._again(partial(self.service.delete_old, found, before, go_on)))
+            yield from (blob for blob in some if blob_path(blob.name) in gone)
 
     def begin_sweep(self) -> None:
         """Nothing is moved aside here."""

@@ -14,7 +14,7 @@ import os
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -250,20 +250,28 @@ class S3Service(Plain):
         ]
         return found, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
 
-    def delete_old(self, found: Sequence[Found], before: float) -> None:
+    def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
         """One request for each: of a condition for each of many, in one request, most servers know nothing."""
         with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
-            deleted = [threads.submit(self._delete_as_it_was, each) for each in found]
-        for each in deleted:  # all have been tried
-            each.result()
+            deleted = [(each.path, threads.submit(self._delete_as_it_was, each, go_on)) for each in found]
+        return [path for path, is_gone in deleted if is_gone.result()]  # all have been tried
 
-    def _delete_as_it_was(self, found: Found) -> None:
+    def _delete_as_it_was(self, found: Found, go_on: Callable[[], bool]) -> bool:
+        """Returns True if the object is gone now. A blob that was stored anew has the ETag of the old one, so no
+        condition can take the place of `go_on`."""
         condition = {"IfMatch": found.version} if found.version else {}
         try:
-            with contextlib.suppress(_Gone, Exists), self._errors(found.path):  # Exists: it is another one now
+            if not go_on():
+                return False
+            with contextlib.suppress(_Gone), self._errors(found.path):
                 self.client.delete_object(**self._where(found.path), **condition)
+        except Exists:  # it is another one now
+            return False
         except _Cannot:
-            self.delete([found.path])
+            if not go_on():
+                return False
+            self._delete_one(found.path)
+        return True
 
     def delete(self, paths: Iterable[str]) -> None:
         waiting = iter(paths)
