@@ -112,6 +112,22 @@ def test_what_goes_can_come_back_until_its_time_is_over(command: Callable[..., R
     assert command("check", store, "--read-data").code == 0
 
 
+def test_an_archive_that_lacks_a_blob_is_not_brought_back(command: Callable[..., Ran], work: Path, store: str) -> None:
+    """The others are."""
+    assert command("prune", store, *KEEP, "--yes").code == 0
+    broken, whole = sorted(path.name.removesuffix(REMOVED) for path in (work / "store").glob(f"*{REMOVED}"))
+    data = (work / "store" / f"{broken}{REMOVED}").read_bytes()
+    oldest = set(manifest.blob_names(data, keys.from_keyfile(str(work / "key")), broken))
+    data = (work / "store" / f"{whole}{REMOVED}").read_bytes()
+    [lost] = oldest.difference(manifest.blob_names(data, keys.from_keyfile(str(work / "key")), whole))
+    next((work / "store" / "data").rglob(lost)).unlink()
+    ran = command("undelete", store, "--all")
+    assert (ran.code, ran.lines) == (MissingBlob.exit_code, [whole])
+    assert f"{broken}: 1 of its 3 blobs are gone: it cannot be brought back" in ran.err
+    assert (work / "store" / f"{broken}{REMOVED}").exists()
+    assert command("check", store, "--read-data").code == 0
+
+
 def test_what_interrupted_runs_have_left_goes_when_it_is_old(
     command: Callable[..., Ran], work: Path, store: str
 ) -> None:

@@ -575,6 +575,23 @@ def test_a_removed_manifest(service: Memory, store: RemoteStore) -> None:
         store.remove_manifest("a.mfn")
 
 
+@pytest.mark.parametrize(("taken", "puts"), [(False, 1), (True, 2)])
+def test_a_removed_manifest_that_a_prune_has_taken_for_a_leaving_is_put_again(
+    service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, taken: bool, puts: int
+) -> None:
+    """It lay beside the archive's own name for as long as what undelete leaves does."""
+    service.objects["a.mfn"] = b"manifest"
+    delete = service.delete
+
+    def delete_late(paths: Iterable[str]) -> None:
+        delete([*paths, *(["a.mfn.removed"] if taken else [])])
+
+    monkeypatch.setattr(service, "delete", delete_late)
+    store.remove_manifest("a.mfn")
+    assert service.objects == {"a.mfn.removed": b"manifest"}
+    assert len(service.puts) == puts
+
+
 # ---- locks and cold storage ----------------------------------------------------------------------------------------
 
 

@@ -197,6 +197,54 @@ def test_what_was_not_read_is_left_out_too(work: Path) -> None:
         removing.rewrite([f"{work}/store/{name}"], key, ["secret"], dry_run=False)
 
 
+def rewritten(work: Path, entries: Any, trailer: Any, exclude: str) -> Any:
+    """The manifest that takes the place of one with these entries and this trailer."""
+    key = from_decryption_keyfile(str(work / "k.decrypt"))
+    (work / "store" / "data").mkdir(parents=True)
+    name = "2026-01-01T00:00:00.000000.mfn"
+    (work / "store" / name).write_bytes(manifest.seal(manifest.Manifest(entries, trailer), key))
+    [done] = removing.rewrite([f"{work}/store/{name}"], key, [exclude], dry_run=False).archives
+    return manifest.open((work / "store" / done.new).read_bytes(), key, done.new)
+
+
+def test_directories_above_what_stays_keep_their_metadata(work: Path) -> None:
+    """Those that only what is left out lay below are gone with it."""
+    entries = {name: manifest.Entry([], 0.0, 0.0, {"size": 7}) for name in ("a/b/file", "gone/secret")}
+    parents = {name: {"mode": number} for number, name in enumerate(("a", "a/b", "d", "l", "p", "gone", "no/secret"))}
+    trailer = {
+        "parents": parents,
+        "directories": {"d/x": {}, "gone/d/secret": {}},
+        "links": {"l/x": {"target": "y"}},
+        "fifos": {"p/x": {}},
+        "unreadable": {"u/x": "why"},
+        "totals": {"files": 2, "directories": 2, "links": 1, "fifos": 1, "size": 14, "stored": 0},
+    }
+    left = rewritten(work, entries, trailer, "secret")
+    assert list(left.entries) == ["a/b/file"]
+    assert left.trailer["parents"] == {name: parents[name] for name in ("a", "a/b", "d", "l", "p")}
+    assert left.trailer["totals"] == {"files": 1, "directories": 1, "links": 1, "fifos": 1, "size": 7, "stored": 0}
+
+
+@pytest.mark.parametrize("section", ["directories", "links", "fifos", "skipped", "unreadable"])
+def test_an_archive_without_files_is_rewritten_while_something_can_be_restored(work: Path, section: str) -> None:
+    entries = {"secret": manifest.Entry([], 0.0, 0.0, {"size": 7})}
+    trailer = {section: {"x": "why" if section in ("skipped", "unreadable") else {}}}
+    if section in ("skipped", "unreadable"):
+        with pytest.raises(UsageError, match="match everything in it"):
+            rewritten(work, entries, trailer, "secret")
+        assert there(work) == ["2026-01-01T00:00:00.000000.mfn"]
+    else:
+        assert rewritten(work, entries, trailer, "secret").trailer == trailer
+
+
+def test_the_worst_problem_is_the_exit_code() -> None:
+    problems = [removing.Locked("a"), CorruptManifest("b"), removing.Locked("c")]
+    for summary in (removing.Removed(), removing.Summary()):
+        assert summary.exit_code == 0
+        summary.problems += problems
+        assert summary.exit_code == CorruptManifest.exit_code > removing.Locked.exit_code
+
+
 def test_the_errors_of_the_library(work: Path, made: list[str]) -> None:
     key = from_decryption_keyfile(str(work / "k.decrypt"))
     with pytest.raises(NoSuchArchive):

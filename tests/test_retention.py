@@ -47,6 +47,17 @@ def test_the_newest_are_kept_and_it_is_said_why() -> None:
     assert kept([], last=1) == {}
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_the_same_second_the_newer_is_kept(order: int) -> None:
+    """And of the same moment always the same one, in whatever order a store lists them."""
+    moments = [Made(f"{number}", BEGINNING + timedelta(microseconds=number)) for number in range(3)]
+    assert kept(moments[::order], last=1) == {"2": ["last"]}
+    assert kept(moments[::order], daily=1) == {"2": ["daily"]}
+    same = [Made(name, BEGINNING) for name in "abc"]
+    assert kept(same[::order], last=1) == {"a": ["last"]}
+    assert kept(same[::order], within=Span(days=1)).keys() == set("abc")
+
+
 def test_what_is_of_the_future_is_kept_and_counts_for_no_rule() -> None:
     days = daily(5)
     ahead = [Made(f"forged {number}", NOW + timedelta(days=number)) for number in (2, 3000)]

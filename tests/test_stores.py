@@ -14,7 +14,8 @@ from pathlib import Path
 import oracle
 import pytest
 
-from pogfast import stores
+import pogfast
+from pogfast import keys, stores
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -439,6 +440,16 @@ def test_a_manifest_never_takes_the_place_of_another(store: LocalStore) -> None:
     assert sorted(os.listdir(store.path)) == ["a.mfn", "sweep.running-1"], "nothing unfinished is left"
 
 
+def test_what_nobody_would_read_back_is_not_stored(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_module, "MOST_MANIFEST", 10)
+    with pytest.raises(StoreError, match=r"a\.mfn would have 11 bytes"):
+        store.put_manifest("a.mfn", bytes(11))
+    with pytest.raises(StoreError, match=r"condemned-1 would have 11 bytes"):
+        store.put_mark("condemned-1", bytes(11))
+    assert os.listdir(store.path) == []
+    store.put_manifest("a.mfn", bytes(10))
+
+
 def placed(store: LocalStore, name: str, data: bytes, written: int) -> Path:
     path = Path(store.path, "data", name[:2], name)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -534,3 +545,23 @@ def test_blobs_that_no_sync_has_covered_count_as_absent(store: LocalStore) -> No
     later = time.time() + 10**6
     os.utime(manifest, (later, later))
     assert sizes() == [4, 4, 4]
+
+
+def test_a_blob_that_a_power_cut_has_emptied_is_stored_anew(tmp_path: Path) -> None:
+    """It has its size, and a machine with the public key alone cannot open it."""
+    keys.create_pair("k", str(tmp_path))
+    public = keys.from_encryption_keyfile(str(tmp_path / "k.encrypt"))
+    (tmp_path / "file").write_bytes(os.urandom(5000))
+
+    def create() -> None:
+        pogfast.create([str(tmp_path / "file")], str(tmp_path / "store"), public, cache_dir="")
+
+    create()
+    [blob] = (tmp_path / "store" / "data").rglob("*=")
+    [archive] = (tmp_path / "store").glob("*.mfn")
+    archive.unlink()
+    blob.write_bytes(bytes(blob.stat().st_size))
+    os.utime(blob, (1000, 1000))
+    create()
+    private = keys.from_decryption_keyfile(str(tmp_path / "k.decrypt"))
+    assert pogfast.check(str(tmp_path / "store"), private, read_data=True).exit_code == 0
