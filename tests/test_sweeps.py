@@ -18,7 +18,7 @@ from sweeps import DAY, GRACE, HOUR, Actor, World
 
 from pogfast.retention import Span
 
-BLOB = re.compile(r"(_?delete|remove|unlink|rename|replace).*[A-Za-z0-9_-]{43}=")
+BLOB = re.compile(r"(os\.)?(_?delete|remove|unlink|rename|replace).*[A-Za-z0-9_-]{43}=")
 MINUTE = 60.0
 SCHEDULES = int(os.environ.get("POGFAST_SCHEDULES", "200"))
 SOAK = SCHEDULES > 200
@@ -317,6 +317,101 @@ def test_a_backup_is_killed_before_its_last_look(stage: Stage) -> None:
                 world.advance(GRACE + HOUR)
                 world.run(world.pruning())
                 assert any(map(world.is_whole, world.archives())), world.story()
+
+
+# ---- what each rule is for -------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_that_is_late_is_looked_at_again(place: sweeps.S3 | None) -> None:
+    """While a backup slept before its manifest, what it relies on was deleted; and the marks that say so are gone, with
+    a prune that was killed."""
+    with Stage(place, 2).scene() as world:
+        world.creating(["one", "three"], "killed").until(is_manifest).kill()
+        world.advance(GRACE + HOUR)
+        create = world.creating(NEEDED).until(is_manifest)
+        create.freeze(9 * DAY, suspends=True)
+        world.run_well(world.pruning("quiet", last=99))
+        world.advance(GRACE + HOUR)
+        world.pruning("killed", last=99).until(lambda verb: "put" in verb and "sweep.done" in verb).kill()
+        assert len(world.blobs()) == 1, "that of the archive which is there"
+        world.advance(2 * DAY)
+        world.run_well(world.pruning("patient", grace=30 * DAY, last=99))
+        world.advance(max(0.0, create.frozen_until - world.now))
+        create.finish()
+        world.expect_whole()
+        assert all(map(world.is_whole, world.archives())), world.story()
+
+
+def test_a_manifest_appears_when_all_that_it_needs_is_there(place: sweeps.S3 | None) -> None:
+    """Whoever kills a backup right behind it leaves a whole archive."""
+    with Stage(place, 0).scene() as world:
+        create = world.creating(NEEDED).until("file stored", 3)
+        for _ in range(2):
+            world.run_well(world.pruning("quiet", last=99))
+            world.advance(GRACE + HOUR)
+        create.until(is_manifest).go(1)
+        create.kill()
+        assert len(world.archives()) == 2
+        assert all(map(world.is_whole, world.archives())), world.story()
+
+
+def test_what_has_just_been_stored_is_not_condemned(place: sweeps.S3 | None) -> None:
+    """A program that knows no lists, as pogcli, has the time until the prune but one to store its manifest."""
+    with Stage(place, 0).scene() as world:
+        world.creating(["four"], "knows no lists").until(is_manifest).kill()
+        stored = {name for name, written in world.names().items() if written > world.now - HOUR} & world.blobs()
+        for hours in (1, 25):
+            world.advance(hours * HOUR)
+            world.run_well(world.pruning("quiet", last=99))
+        assert len(stored) == 1
+        assert stored <= world.blobs(), world.story()
+
+
+def test_a_stream_beside_a_prune_ends_well() -> None:
+    """What it has stored cannot be read again."""
+    with Stage(None, 1).scene() as world:
+        create = world.creating((), stdin_name="s", command="printf new").until("file stored")
+        world.run_well(world.pruning())
+        done = world.run_well(create)
+        assert (done.blobs_new, world.is_whole(done.manifest)) == (1, True)
+
+
+def test_two_prunes_do_not_delete_at_a_time(plain_service: sweeps.S3) -> None:
+    """Where a service ignores conditions, the second would delete what has been stored anew since the first did."""
+    with Stage(plain_service, 1).scene() as world:
+        one, other = world.pruning("PRUNE-A"), world.pruning("PRUNE-B")
+        one.until(is_deletion)
+        other.until(is_deletion)
+        one.finish()
+        world.run_well(world.creating(NEEDED))
+        other.finish()
+        world.expect_whole()
+
+
+def test_what_a_prune_had_moved_aside_when_it_was_killed_is_put_back() -> None:
+    """It was frozen right before it moved a blob aside; meanwhile that was stored anew, for an archive."""
+    with Stage(None, 1).scene() as world:
+        prune = world.pruning(fine=True).until(is_deletion)
+        prune.freeze(HOUR, suspends=False)
+        done = world.run_well(world.creating(NEEDED))
+        world.advance(max(0.0, prune.frozen_until - world.now))
+        prune.until("os.link").kill()
+        assert not world.is_whole(done.manifest)
+        world.run_well(world.pruning("next"))
+        world.expect_whole()
+        assert world.is_whole(done.manifest)
+
+
+def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service: sweeps.S3) -> None:
+    """Right before it asks whether it may delete."""
+    with Stage(plain_service, 1).scene() as world:
+        prune = world.pruning().until("has_locks", 2)
+        assert any("sweep.running" in name for name in world.others())
+        prune.freeze(HOUR, suspends=False)
+        create = world.creating(NEEDED).finish()
+        world.advance(max(0.0, prune.frozen_until - world.now))
+        all_finish(prune, create)
+        world.expect_whole()
 
 
 # ---- several prunes --------------------------------------------------------------------------------------------------
