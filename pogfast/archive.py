@@ -41,6 +41,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
 from pogfast.retention import is_future
+from pogfast.sizes import check_jobs
 from pogfast.stores import LATEST, MANIFEST, PARTIAL, REMOVED, Store, Stored, find_manifest, open_store
 
 if TYPE_CHECKING:
@@ -311,6 +312,7 @@ def open_archive(
     hears of that too. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest,
     StoreError.
     """
+    check_jobs(jobs)
     store: Store | Mirrors
     if stores:
         store, name = _open_mirrors(stores, key, tell), text

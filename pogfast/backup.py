@@ -37,7 +37,7 @@ from pogfast.errors import (
 from pogfast.keys import Key
 from pogfast.mounts import Mounts
 from pogfast.sealing import conclude, name_now, seconds_of, store_errors
-from pogfast.sizes import many
+from pogfast.sizes import check_jobs, many
 from pogfast.stores import PARTIAL, Target, check_stores, open_store, open_stores
 from pogfast.stores.local import MEASURING
 from pogfast.stores.reliance import Condemned, stored_again
@@ -149,10 +149,10 @@ class Options:
             raise UsageError(f"no such layout: {self.layout}", hint="frames or stream")
         if not LEVELS[0] <= self.level <= LEVELS[1]:
             raise UsageError(f"no such level: {self.level}", hint=f"zstd has {LEVELS[0]} to {LEVELS[1]}")
-        for name in ("chunk_size", "jobs", "readers"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value < 2**31 * (2**31 if name == "chunk_size" else 1):
-                raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {value}")
+        if not 1 <= self.chunk_size <= 2**62:
+            raise UsageError(f"chunk size must be 1 to {2**62}, not {self.chunk_size}")
+        check_jobs(self.jobs)
+        check_jobs(self.readers, "readers")
         if self.cuts.by_content and self.layout == "stream":
             raise UsageError("the stream layout is cut as pog cuts it: fastcdc is for frames")
         if self.memory is not None and self.memory < self.chunk_memory:

@@ -36,7 +36,7 @@ from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.reading import EntryFile
-from pogfast.sizes import parse_size
+from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import Store, names_archive, open_store
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
@@ -188,6 +188,7 @@ def check(
     report = report or Silent()
     if read_data and not key.can_open:
         raise WrongKey("an encryption key cannot read data", hint="use --decryption-keyfile")
+    check_jobs(jobs)
     wanted = Filter.of(host, tags, path)
     if wanted != Filter() and not key.can_open:
         raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")

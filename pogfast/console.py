@@ -16,7 +16,7 @@ from pogfast.encoding import bytes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from typing import TypeVar
 
     from pogfast.errors import PogfastError
@@ -118,6 +118,21 @@ class Console:
     def count_notes(self) -> None:
         if self.notes > MOST_NOTES:
             self.note("warning", f"{self.notes - MOST_NOTES} more like these")
+
+
+def check_values(arguments: Sequence[str], names: Collection[str], valued: Mapping[str, str]) -> None:
+    """Refuses an option of `names` where the value of another one should be: in `--to --json` it was forgotten.
+    `valued` are those that take one, each with its long name. Raises UsageError."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            return
+        value = next(rest, "") if argument in valued else ""
+        if value.partition("=")[0] in names:
+            from pogfast.errors import UsageError
+
+            hint = f"write {valued[argument]}={value} if it is meant"
+            raise UsageError(f"{argument} has no value: {value} is an option", hint=hint)
 
 
 def visible(text: str) -> str:

@@ -24,6 +24,7 @@ from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key
+from pogfast.sizes import check_jobs
 from pogfast.stores import LATEST, PARTIAL, Store, Stored, Target, find_manifest, names_archive, open_store
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
 
@@ -104,6 +105,7 @@ def copy(
     anew; this needs a key that opens them. Without a key all blobs of the source are copied, and it must be all
     archives. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if not one archive opens.
     """
+    check_jobs(jobs)
     report = report or Silent()
     if (archives or names_archive(source)) and key is None:
         hint = "give a key (the public one is enough), or copy the whole store"

@@ -31,6 +31,7 @@ from pogfast.errors import KeyFileError, UsageError, WrongKey
 KEY_SIZE = 32
 READ_SIZE = 1 << 20
 PASSWORD_SIZE = 1 << 16  # bytes; a longer first line is the wrong file
+MOST_PIPED = 1 << 26  # bytes at most that a keyfile has which is no regular file: /dev/zero has no end
 PRINTED = 1 << 24  # bytes at most that a program prints which gives a password
 FINGERPRINT_SIZE = 8  # bytes: two keys of one person do not share one by chance
 FIELD = 2**255 - 19  # the prime of Curve25519, RFC 7748
@@ -199,12 +200,16 @@ def from_keyfile(path: str, *, writing: bool = False, tell: Tell = _silent) -> K
 
 def _hash(path: str) -> tuple[bytes, bytes]:
     """The sha256 of a file, and its beginning: READ_SIZE bytes, or all. Raises KeyFileError."""
-    digest, first = hashlib.sha256(), b""
+    digest, first, size = hashlib.sha256(), b"", 0
     try:
         with open(path, "rb") as file:
+            most = None if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else MOST_PIPED
             while piece := file.read(READ_SIZE):
                 digest.update(piece)
                 first = first or piece
+                size += len(piece)
+                if most is not None and size > most:
+                    raise KeyFileError(f"{path} is no file, and gives {most:,} bytes and more: not a key")
     except OSError as error:
         raise KeyFileError(f"cannot read the keyfile {path}: {error.strerror}") from error
     return digest.digest(), first
@@ -444,6 +449,7 @@ def describe_file(path: str) -> Description:
 
 def create_symmetric(path: str) -> None:
     """Makes a keyfile of 32 random bytes, mode 0600. Raises KeyFileError when it exists or cannot be made."""
+    _check_name(path)
     _refuse_existing(path)
     _write_new(path, _fresh(), 0o600)
 
@@ -460,6 +466,7 @@ def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
 
     Raises KeyFileError when either exists or cannot be made; then neither was.
     """
+    _check_name(os.path.join(directory, name))
     encrypt, decrypt = (os.path.join(directory, f"{name}.{kind}") for kind in ("encrypt", "decrypt"))
     for path in (encrypt, decrypt):
         _refuse_existing(path)
@@ -472,6 +479,11 @@ def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
             os.unlink(decrypt)
         raise
     return encrypt, decrypt
+
+
+def _check_name(path: str) -> None:
+    if os.path.basename(path) in ("", ".", ".."):
+        raise UsageError(f"{path or 'an empty name'} is no name for a key", hint="write pogfast keygen mine")
 
 
 def _refuse_existing(path: str) -> None:

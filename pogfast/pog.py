@@ -11,7 +11,7 @@ from __future__ import annotations
 import getopt
 import sys
 
-from pogfast.console import Console, guarded, visible
+from pogfast.console import Console, check_values, guarded, visible
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,6 +156,26 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return options, inputs
 
 
+def _check(
+    arguments: Sequence[str],
+    options: dict[str, str],
+    inputs: Sequence[str],
+    valued: Sequence[str],
+    flags: Sequence[str],
+) -> None:
+    """Raises UsageError for a value that was forgotten, or is what a shell made of a variable that is not set; docopt
+    takes both."""
+    from pogfast.errors import UsageError
+
+    beginnings = {f"--{name[:end]}" for name in flags for end in range(1, len(name) + 1)}
+    takes = {f"--{name[:end]}": f"--{name}" for name in valued for end in range(1, len(name) + 1)}
+    takes = {name: long for name, long in takes.items() if name not in beginnings}
+    check_values(arguments, {"-h", *takes, *beginnings}, takes)
+    empty = [f"--{name}" for name in valued if options.get(name) == ""] + ["an input"] * ("" in inputs)
+    if empty:
+        raise UsageError(f"{empty[0]} is empty", hint="is a variable of the shell not set?")
+
+
 def _fits(options: dict[str, str], allowed: set[str], groups: tuple[set[str], ...]) -> bool:
     return options.keys() <= allowed and all(len(options.keys() & group) <= 1 for group in groups)
 
@@ -178,18 +198,6 @@ def parse_size(text: str) -> int:
     if size < 1:
         raise UsageError(f"--chunk-size={text}: at least one byte")
     return min(size, MOST_CHUNK)
-
-
-def parse_number(name: str, text: str, least: int, most: int) -> int:
-    from pogfast.errors import UsageError
-
-    try:
-        number = int(text)
-    except ValueError as error:
-        raise UsageError(f"--{name}={text}: not a whole number") from error
-    if not least <= number <= most:
-        raise UsageError(f"--{name}={text}: must be {least} to {most}")
-    return number
 
 
 class PogConsole(Console):
@@ -217,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _pog(console: PogConsole, arguments: Sequence[str]) -> None:
     options, inputs = parse(arguments)
+    _check(arguments, options, inputs, WITH_VALUE, FLAGS)
     if "help" in options:
         console.print(HELP.rstrip("\n"))
     elif "version" in options:
@@ -237,11 +246,12 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
     from pogfast._engine import cores
     from pogfast.inputs import find_sources
     from pogfast.sealing import create
+    from pogfast.sizes import LEVELS, parse_whole
     from pogfast.stores import check_targets, open_targets
 
     chunk_size = parse_size(options.get("chunk-size", "100MB"))
-    level = parse_number("compresslevel", options.get("compresslevel", "3"), -131072, 22)
-    concurrency = parse_number("concurrency", options.get("concurrency", "8"), 1, 10**6)
+    level = parse_whole("--compresslevel", options.get("compresslevel", "3"), *LEVELS)
+    concurrency = parse_whole("--concurrency", options.get("concurrency", "8"), 1, 10**6)
     if "consume" in options:
         console.note("warning", "--consume does nothing when writing")
     check_targets(options.get("save-to"))
@@ -418,6 +428,7 @@ def _parse_cleanup(arguments: Sequence[str]) -> dict[str, str]:
     except getopt.GetoptError as error:
         raise UsageError(error.msg, hint) from error
     options = {"help" if name == "-h" else name[2:]: value for name, value in pairs}
+    _check(arguments, options, inputs, (*keys, "backup"), ("reckless-abandon", "help"))
     if inputs:
         raise UsageError(f"{inputs[0]}: there are no inputs", hint)
     if len(options.keys() & set(keys)) > 1:

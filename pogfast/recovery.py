@@ -34,6 +34,7 @@ from pogfast.metadata import (
 )
 from pogfast.opening import Outcome, cannot_write, restore_places
 from pogfast.plan import Contents, Place, Plan
+from pogfast.sizes import check_jobs
 from pogfast.stores.addresses import check_restored_to
 
 if TYPE_CHECKING:
@@ -129,8 +130,7 @@ class Options:
             raise UsageError(f"no such way to overwrite: {self.overwrite}", hint=", ".join(get_args(Overwrite)))
         if self.strip_components < 0:
             raise UsageError("parts to strip must be at least 0")
-        if self.jobs is not None and self.jobs < 1:
-            raise UsageError(f"jobs must be at least 1, not {self.jobs}")
+        check_jobs(self.jobs)
 
 
 def restore(

@@ -12,12 +12,36 @@ WORDS = {"byte": "", "kilobyte": "k", "megabyte": "m", "gigabyte": "g", "terabyt
 WORDS |= {"kibibyte": "kib", "mebibyte": "mib", "gibibyte": "gib", "tebibyte": "tib", "pebibyte": "pib"}
 WORDS |= {"kb": "k", "mb": "m", "gb": "g", "tb": "t", "pb": "p"}
 SPANS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # in seconds
+LEVELS = (-131072, 22)  # of zstd
+MOST_JOBS = 1024  # worker threads: more than machines have cores, and fewer than systems have threads
+MOST_PARALLEL = 64  # requests at a time: more gain nothing, and services refuse them
 MOST_SECONDS = 100 * 365.25 * 86400
 SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
-def parse_size(option: str, text: str) -> int:
-    """The bytes that an option's value means, at least one and fewer than 2**63. Raises UsageError."""
+def parse_whole(option: str, text: str, least: int, most: int) -> int:
+    """The whole number that an option's value means, from `least` to `most`. Raises UsageError."""
+    from pogfast.errors import UsageError
+
+    try:
+        number = int(text)
+    except ValueError:  # digits without end have no value
+        number = least - 1
+    if not least <= number <= most:
+        raise UsageError(f"{option}={text}: not a whole number from {least} to {most}")
+    return number
+
+
+def check_jobs(jobs: int | None, what: str = "jobs") -> None:
+    """Raises UsageError for a number of threads that cannot be; None is for others to choose."""
+    from pogfast.errors import UsageError
+
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise UsageError(f"{what} must be 1 to {MOST_JOBS}, not {jobs}")
+
+
+def parse_size(option: str, text: str, least: int = 1) -> int:
+    """The bytes that an option's value means, `least` or more and fewer than 2**63. Raises UsageError."""
     from pogfast.errors import UsageError
 
     number = text.strip()
@@ -29,8 +53,10 @@ def parse_size(option: str, text: str) -> int:
         size = int(float(digits) * UNITS[unit]) if "." in digits else int(digits) * UNITS[unit]
     except (KeyError, OverflowError, ValueError) as error:  # digits without end have no value
         raise UsageError(f"{option}={text}: not a size", hint="write 50MB, 4MiB or a number of bytes") from error
-    if not 1 <= size < 2**63:
-        raise UsageError(f"{option}={text}: at least one byte, and no more than fits this machine")
+    if size < least:
+        raise UsageError(f"{option}={text}: at least one byte")
+    if size >= 2**63:
+        raise UsageError(f"{option}={text}: more than 9 EB")
     return size
 
 

@@ -206,6 +206,40 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         (["check", "store", "--read-data", "--against", "x"], ["together"]),
         (["check", "store", "--read-data-subset", "x"], ["10%"]),
         (["check"], ["STORE", "POGFAST_STORE"]),
+        (["cat", "store/latest", "f", "--length", "-1"], ["--length=-1: not a size"]),
+        (["prune", "store", "--keep-tag", ""], ["--keep-tag: there is an empty word"]),
+        (["prune", "store", "--keep-tag", ","], ["--keep-tag: there is an empty word"]),
+        (["prune", "store", "--group-by", ","], ["--group-by: there is an empty word"]),
+        (["create", "tree", "--to", "store", "--tag", ""], ["--tag: there is an empty word"]),
+        (["create", "tree", "--to", ""], ["empty"]),
+        (["create", "tree", "--to", "store", "--host", ""], ["--host is empty", "variable"]),
+        (["create", "", "--to", "store"], ["PATH is empty"]),
+        (["list", "store", "--path", ""], ["--path is empty"]),
+        (["restore", "store/latest", "", "--into", "out"], ["NAME|PATTERN is empty"]),
+        (["restore", "store/latest", "--from", "", "--into", "out"], ["--from"]),
+        (["keygen", ""], ["NAME is empty"]),
+        (["keygen", "tree/"], ["tree/ is no name for a key"]),
+        (["keygen", "--symmetric", "."], [". is no name for a key"]),
+        (["create", "tree", "--to", "--json"], ["--to has no value: --json is an option", "--to=--json"]),
+        (["create", "tree", "--to", "--tag=x"], ["--to has no value: --tag=x is an option"]),
+        (["create", "tree", "-C", "-v"], ["-C has no value: -v is an option", "--directory=-v"]),
+        (["restore", "store/latest", "--into", "--delete"], ["--into has no value"]),
+        (["create", "tree", "--to", "store", "--jobs", "9" * 20], ["--jobs=999", "from 1 to 1024"]),
+        (["create", "tree", "--to", "store", "--jobs", "9" * 5000], ["from 1 to 1024"]),
+        (["create", "tree", "--to", "store", "--jobs", "1e3"], ["--jobs=1e3: not a whole number"]),
+        (["create", "tree", "--to", "store", "--readers", "1000000"], ["--readers=1000000"]),
+        (["create", "tree", "--to", "store", "--memory", "9" * 30], ["--memory=999", "more than 9 EB"]),
+        (["create", "tree", "--to", "store", "--parallel", "1e3"], ["--parallel=1e3: not a whole number from 1 to 64"]),
+        (["check", "store", "--read-data", "--jobs", "9" * 20], ["from 1 to 1024"]),
+        (["restore", "store/latest", "--into", "out", "--strip-components", "9" * 20], ["from 0 to 4096"]),
+        (["restore", "store/latest", "--into", "out", "--thaw", "--thaw-days", "9" * 20], ["from 1 to 36500"]),
+        (["prune", "store", "--keep-last", "1e30"], ["--keep-last=1e30: not a whole number"]),
+        (["cat", "store/latest", "f", "--offset", "9" * 30], ["more than 9 EB"]),
+        (["tune", "tree", "--put-price", "nan"], ["--put-price=nan: not a price"]),
+        (["tune", "tree", "--put-price", "inf"], ["--put-price=inf: not a price"]),
+        (["tune", "tree", "--put-price", "-1"], ["--put-price=-1: not a price"]),
+        (["tune", "tree", "--jobs", "1,x"], ["--jobs=x: not a whole number"]),
+        (["tune", "tree", "--levels", "9" * 30], ["--levels=999"]),
         (["completion", "csh"], ["csh"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
@@ -227,11 +261,34 @@ def test_wrong_usage_is_one_line_and_code_2(work: Path, cli: Runner, arguments: 
         (["check", "nosuch"], 10, ["nosuch"]),
         (["key", "show", "nosuch"], 1, ["nosuch"]),
         (["keygen", "--symmetric", "key"], 1, ["key exists already"]),
+        (["key", "show", "tree"], 1, ["cannot read the keyfile tree: Is a directory"]),
+        (["key", "show", "/dev/zero"], 1, ["/dev/zero is no file", "not a key"]),
+        (["create", "tree", "--to", "store", "--keyfile", "/dev/zero"], 1, ["/dev/zero is no file"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
 def test_failures_are_one_line(cli: Runner, arguments: list[str], code: int, words: list[str]) -> None:
     one_line(cli(*arguments), code, *words)
+
+
+def test_what_looks_like_an_option_or_an_empty_value_and_is_meant(work: Path, cli: Runner) -> None:
+    assert cli("create", "tree", "--to=--json", "--comment", "", "--exclude", "", "-q").code == 0
+    assert cli("list", "--", "--json").code == 0
+    assert cli("restore", "./--json/latest", "--thaw", "--into", "out").code == 2, "a directory is never cold"
+    assert cli("restore", "./--json/latest", "--into", "out", "-q").code == 0
+    assert everything(work / "out" / "tree") == everything(work / "tree")
+
+
+def test_parts_of_a_file(cli: Runner, store: str) -> None:
+    for options, part in (
+        (("--length", "0"), b""),
+        (("--offset", "0", "--length", "5"), BIG[:5]),
+        (("--offset", "299kB"), BIG[299_000:]),
+        (("--offset", "300000"), b""),
+        (("--offset", "4G"), b""),
+    ):
+        ran = cli("cat", f"{store}/latest", "tree/d/big", *options)
+        assert (ran.code, ran.out, ran.err) == (0, part, "")
 
 
 def test_common_options_stand_before_the_verb_or_behind_it(cli: Runner, store: str) -> None:

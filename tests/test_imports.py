@@ -107,7 +107,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "recovery": (
         {"opening", "archive", "plan", "directories", "metadata", "manifest", "keys", "stores.addresses", "_engine"}
-        | {"errors"},
+        | {"sizes", "errors"},
         "pogfast's restore on restore's road: never knows create, flags or printing",
     ),
     "fetching": ({"_engine", "errors"}, "a blob that seems damaged is fetched once more: no store, no key"),
@@ -130,13 +130,14 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "stores",
             "stores.mirrors",
             "_engine",
+            "sizes",
             "errors",
         },
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
     ),
     "copying": (
         {"archive", "beside", "catalog", "fetching", "manifest", "keys", "stores", "stores.reliance"}
-        | {"_engine", "errors"},
+        | {"_engine", "sizes", "errors"},
         "blobs as they lie from store to store: what is in an archive is not its business",
     ),
     "retention": ({"errors"}, "a policy over times and tags: no store, no manifest"),
@@ -243,6 +244,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "stores",
             "keys",
             "_engine",
+            "sizes",
             "errors",
         },
         "a command line: one library call a mode, on so many cores; blobs and manifests are below what it sees",
@@ -254,14 +256,14 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "retries": (set(), "who hears of them: neither stores nor the console"),
     "cli.frame": (
-        {"cli.elsewhere", "cli.output", "retries", "sizes", "errors"},
+        {"cli.elsewhere", "cli.output", "console", "retries", "sizes", "errors"},
         "what a verb is made of, whatever it does",
     ),
     "cli.elsewhere": (set(), "words of other programs: a table"),
     "cli.output": ({"console", "encoding", "progress", "sizes", "errors"}, "lines and objects: no verb, no archive"),
     "cli.options": (
         {"cli.frame", "cli.output", "console", "progress", "prompt", "archive", "stores", "stores.settings", "keys"}
-        | {"environment", "errors"},
+        | {"environment", "sizes", "errors"},
         "what several verbs take: a key, an archive, a display",
     ),
     "cli.write": (

@@ -592,3 +592,32 @@ def test_what_is_no_file_lends_no_mode(work: Path, pog: Runner, planted: str) ->
     assert outside.read_bytes() == b"outside"
     assert stat.S_ISREG(there.lstat().st_mode)
     assert not there.stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        (
+            "pog",
+            ["--save-to", "--consume", "a"],
+            ["--save-to has no value: --consume is an option", "--save-to=--consume"],
+        ),
+        ("pog", ["--keyf", "--save=x", "a"], ["--keyf has no value", "--keyfile=--save=x"]),
+        ("pog", ["--keyfile", "", "a"], ["--keyfile is empty"]),
+        ("pog", ["--save-to=", "a"], ["--save-to is empty"]),
+        ("pog", ["--keyfile=k", ""], ["an input is empty"]),
+        ("pog", ["--keyfile=k", "--compresslevel=" + "9" * 30, "a"], ["not a whole number from -131072 to 22"]),
+        ("pog", ["--keyfile=k", "--concurrency=1e3", "a"], ["--concurrency=1e3: not a whole number"]),
+        ("cleanup", ["--backup", "--reckless-abandon"], ["--backup has no value"]),
+        ("cleanup", ["--keyfile="], ["--keyfile is empty"]),
+    ],
+)
+def test_values_that_were_forgotten(tmp_path: Path, module: str, arguments: list[str], words: list[str]) -> None:
+    """pogcli takes an option for the value of another one, and asks for a password where a keyfile has no name."""
+    (tmp_path / "k").write_bytes(b"key")
+    program = f"import sys; from pogfast.pog import *; sys.exit({'main' if module == 'pog' else module}())"
+    ran = run([sys.executable, "-c", program, *arguments], tmp_path)
+    assert (ran.code, ran.out) == (2, b""), ran.err
+    for word in words:
+        assert word in ran.err
+    assert [path.name for path in tmp_path.iterdir()] == ["k"]

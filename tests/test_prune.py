@@ -155,7 +155,7 @@ def test_policies_that_are_refused(command: Callable[..., Ran], work: Path, stor
     for words, code, hint in (
         ([], 2, "--keep-last N"),
         (["--keep-tag", "nosuch"], 2, "keep at least one"),
-        (["--keep-last", "x"], 2, "x is no number of archives"),
+        (["--keep-last", "x"], 2, "--keep-last=x: not a whole number"),
         (["--keep-within", "x"], 2, "2y5m7d3h"),
         ([*KEEP, "--grace", "x"], 2, "90s, 5m, 24h"),
         ([*KEEP, "--group-by", "size"], 2, "not size"),

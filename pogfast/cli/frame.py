@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.output import Output
+from pogfast.console import check_values
 from pogfast.errors import PogfastError, UsageError
 from pogfast.retries import RETRIED
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
+# What may be given without a word in it: it says nothing then.
+MAY_BE_EMPTY = ("comment", "exclude", "group_by", "iexclude")
 WIDTH = 100  # columns of help on a wide terminal, and without one
 
 
@@ -83,6 +86,25 @@ class Verb(click.Command):
     def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> click.Context:
         return super().make_context(info_name, args, *rest, **extra, terminal_width=_width())
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Reads the options, and refuses values that were forgotten: an option stands in their place, or what a shell
+        made of a variable that is not set."""
+        options = [each for each in self.params if isinstance(each, click.Option)]
+        valued = {
+            name: each.opts[-1]
+            for each in options
+            if not (each.is_flag or each.count or isinstance(each.flag_value, str))
+            for name in each.opts
+        }
+        check_values(args, [name for each in options for name in (*each.opts, *each.secondary_opts)], valued)
+        rest = super().parse_args(ctx, args)
+        for each in self.params if not ctx.resilient_parsing else ():
+            value = ctx.params.get(str(each.name))
+            if each.name not in MAY_BE_EMPTY and (value == "" or (isinstance(value, tuple) and "" in value)):
+                name = each.opts[-1] if isinstance(each, click.Option) else each.make_metavar(ctx).strip("[].")
+                raise UsageError(f"{name} is empty", hint="is a variable of the shell not set?")
+        return rest
+
     def invoke(self, ctx: click.Context) -> Any:
         output = ctx.ensure_object(Output)
         output.check()
@@ -140,15 +162,35 @@ class Group(click.Group):
             formatter.write_dl(rows)
 
 
+class Whole(click.ParamType):  # type: ignore[type-arg]
+    """A whole number, from `least` to `most`."""
+
+    name = "number"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least = least
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        from pogfast.sizes import parse_whole
+
+        if isinstance(value, int):
+            return value
+        return parse_whole(param.opts[-1] if param else "number", value, self.least, self.most)
+
+
 class Size(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes, with a unit."""
+    """A number of bytes, with a unit; at least `least`."""
 
     name = "size"
+
+    def __init__(self, least: int = 1) -> None:
+        self.least = least
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from pogfast.sizes import parse_size
 
-        return value if isinstance(value, int) else parse_size(param.opts[-1] if param else "size", value)
+        return value if isinstance(value, int) else parse_size(param.opts[-1] if param else "size", value, self.least)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
@@ -180,9 +222,14 @@ class PathText(click.ParamType):  # type: ignore[type-arg]
 
 def split_commas(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
     """A callback for options that take words with commas between them, once or several times: all of the words."""
-    words = tuple(word.strip() for text in given for word in text.split(","))
+    return tuple(word for text in given for word in words_of(parameter.opts[-1], text))
+
+
+def words_of(option: str, text: str) -> list[str]:
+    """The words of a value with commas between them. Raises UsageError."""
+    words = [word.strip() for word in text.split(",")]
     if not all(words):
-        raise UsageError(f"{parameter.opts[-1]}: there is an empty word between the commas")
+        raise UsageError(f"{option}: there is an empty word between the commas")
     return words
 
 

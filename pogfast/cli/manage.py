@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, Duration, Group, apply, verb
+from pogfast.cli.frame import PATH, Duration, Group, apply, verb, words_of
 from pogfast.cli.options import (
     key_of,
     key_options,
@@ -32,26 +32,29 @@ PERIOD = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month"
 
 
 class Count(click.ParamType):  # type: ignore[type-arg]
-    """A number of archives, or all."""
+    """A number of archives, or unlimited."""
 
     name = "count"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from pogfast.retention import UNLIMITED
+        from pogfast.sizes import parse_whole
 
         if isinstance(value, int):
             return value
         if value == "unlimited":
             return UNLIMITED
-        if not value.isdecimal() or int(value) > 10**9:
-            self.fail(f"{value} is no number of archives: write a number, or unlimited")
-        return int(value)
+        return parse_whole(param.opts[-1] if param else "count", value, 0, 10**9)
 
 
 def _keep(name: str, what: str) -> list[Callable[[Any], Any]]:
     return [
         click.option(f"--keep-{name}", metavar="N", type=Count(), default=0, help=what),
     ]
+
+
+def _tag_sets(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[frozenset[str], ...]:
+    return tuple(frozenset(words_of(parameter.opts[-1], text)) for text in given)
 
 
 policy_options = apply(
@@ -76,6 +79,7 @@ policy_options = apply(
             "keep_tags",
             metavar="TAG[,TAG]",
             multiple=True,
+            callback=_tag_sets,
             help="Keep all that have all of these tags; may be repeated.",
         ),
         click.option("--keep-all", is_flag=True, help="Keep every archive; only delete blobs that none needs."),
@@ -125,7 +129,7 @@ def prune(output: Output, store: str, **options: Any) -> None:
         if source is not click.core.ParameterSource.DEFAULT:
             raise UsageError("give --grace or --now, not both")
         options["grace"] = 0.0
-    group_by = [word for word in options.pop("group_by").split(",") if word]
+    group_by = words_of("--group-by", text) if (text := options.pop("group_by")) else []
     if unknown := set(group_by) - set(pruning.GROUPS):
         raise UsageError(f"--group-by is of {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
     output.during = "prune"
@@ -144,7 +148,7 @@ def _policy(options: dict[str, Any]) -> Any:
         name = f"within_{rule}".rstrip("_")
         text = options.pop(f"keep_{name}")
         words[name] = None if text is None else Span.parse(text)
-    words["tags"] = tuple(frozenset(map(str.strip, text.split(","))) for text in options.pop("keep_tags"))
+    words["tags"] = options.pop("keep_tags")
     return Policy(**words, everything=options.pop("keep_all"))
 
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, Duration, apply, split_commas
+from pogfast.cli.frame import PATH, Duration, Whole, apply, split_commas
 from pogfast.cli.output import Output
 from pogfast.console import Console
+from pogfast.sizes import MOST_JOBS, MOST_PARALLEL
 
 if TYPE_CHECKING:
     from pogfast.archive import Archive
@@ -62,7 +63,7 @@ service_options = apply(
             "--parallel",
             "parallel",
             metavar="N",
-            type=click.IntRange(1, 64),
+            type=Whole(1, MOST_PARALLEL),
             help="Concurrent requests to a service.  [8]",
         ),
         _service(
@@ -108,7 +109,7 @@ object_lock_option = click.option(
 )
 
 jobs_option = click.option(
-    "--jobs", metavar="N", type=click.IntRange(1), help="Worker threads.  [default: number of cores]"
+    "--jobs", metavar="N", type=Whole(1, MOST_JOBS), help="Worker threads.  [default: number of cores]"
 )
 
 

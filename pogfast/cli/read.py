@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, SIZE, verb
+from pogfast.cli.frame import PATH, Size, Whole, verb
 from pogfast.cli.options import (
     choice_options,
     displayed,
@@ -61,7 +61,11 @@ if TYPE_CHECKING:
 )
 @click.option("--delete", is_flag=True, help="Delete what is in restored directories and not in the archive.")
 @click.option(
-    "--strip-components", metavar="N", type=click.IntRange(0), default=0, help="Drop the first N parts of each path."
+    "--strip-components",
+    metavar="N",
+    type=Whole(0, 4096),
+    default=0,
+    help="Drop the first N parts of each path.",
 )
 @click.option("--numeric-owner", is_flag=True, help="Restore owners by number, not by name.")
 @click.option("--no-owner", is_flag=True, help="Restore no owners: all files belong to the user who restores.")
@@ -76,9 +80,7 @@ if TYPE_CHECKING:
     flag_value="standard",
     help="Ask for the blobs that lie in cold storage; restore when all can be read.",
 )
-@click.option(
-    "--thaw-days", metavar="N", type=click.IntRange(1), help="Days for which they stay readable.  [default: 7]"
-)
+@click.option("--thaw-days", metavar="N", type=Whole(1, 36500), help="Days for which they stay readable.  [default: 7]")
 @jobs_option
 @choice_options
 @key_options
@@ -223,8 +225,8 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
 @verb("cat")
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("name", metavar="NAME")
-@click.option("--offset", metavar="N", type=click.IntRange(0), default=0, help="Start at this byte.")
-@click.option("--length", metavar="SIZE", type=SIZE, help="Print at most SIZE.")
+@click.option("--offset", metavar="SIZE", type=Size(0), default=0, help="Start behind so many bytes.")
+@click.option("--length", metavar="SIZE", type=Size(0), help="Print at most SIZE.")
 @jobs_option
 @choice_options
 @key_options

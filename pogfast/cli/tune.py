@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, SIZE, verb
+from pogfast.cli.frame import PATH, SIZE, Whole, verb
 from pogfast.cli.options import displayed, service_options
 from pogfast.cli.output import Output
 from pogfast.console import visible
 from pogfast.errors import UsageError
-from pogfast.sizes import many, show_size
+from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
 
 if TYPE_CHECKING:
     from pogfast.progress import Display
@@ -28,16 +28,28 @@ if TYPE_CHECKING:
 PUT_PRICES = {"s3": 0.005, "b2": 0.0}
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]
+class Numbers(Whole):
     """Whole numbers with commas between them."""
 
     name = "numbers"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return tuple(super(Numbers, self).convert(word, param, ctx) for word in value.split(","))
+
+
+class Price(click.ParamType):  # type: ignore[type-arg]
+    """An amount of money."""
+
+    name = "price"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return tuple(int(word) for word in value.split(","))
+            price = float(value)
         except ValueError:
-            self.fail(f"{value} is no list of numbers", param, ctx)
+            price = -1.0
+        if not 0 <= price < 1e9:
+            raise UsageError(f"{param.opts[-1] if param else 'price'}={value}: not a price", hint="write 0.005")
+        return price
 
 
 @verb("tune")
@@ -48,9 +60,11 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     "--chunker", "chunkers", metavar="CHUNKER", multiple=True, help="Try this: 16MB, or fastcdc:4MB; again for more."
 )
 @click.option(
-    "--levels", metavar="LIST", type=Numbers(), default="1,3,6,9", show_default=True, help="Try these levels."
+    "--levels", metavar="LIST", type=Numbers(*LEVELS), default="1,3,6,9", show_default=True, help="Try these levels."
 )
-@click.option("--jobs", metavar="LIST", type=Numbers(), help="Try so many workers.  [default: 1, 2, 4 ... the cores]")
+@click.option(
+    "--jobs", metavar="LIST", type=Numbers(1, MOST_JOBS), help="Try so many workers.  [default: 1, 2, 4 ... the cores]"
+)
 @click.option(
     "--aim",
     type=click.Choice(["both", "speed", "size"]),
@@ -58,7 +72,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
     show_default=True,
     help="What is best: least time, least room, or their product.",
 )
-@click.option("--put-price", metavar="USD", type=click.FloatRange(0), help="What 1,000 requests to write cost.")
+@click.option("--put-price", metavar="USD", type=Price(), help="What 1,000 requests to write cost.")
 @click.option("--plot", metavar="FILE", type=PATH, help="Draw it: FILE.png or FILE.svg.")
 @click.option("--save", metavar="NAME", help="Keep the best as a profile, for create --profile NAME.")
 @click.option("--compare", is_flag=True, help="PATHs are an old and a new version of a tree: what do they share?")

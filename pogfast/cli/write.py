@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, SIZE, verb
+from pogfast.cli.frame import PATH, SIZE, Whole, verb
 from pogfast.cli.options import (
     displayed,
     jobs_option,
@@ -25,7 +25,7 @@ from pogfast.cli.options import (
 )
 from pogfast.cli.output import Output
 from pogfast.errors import PogfastError, ReaderGone, UsageError
-from pogfast.sizes import many, show_size
+from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
 
 if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
@@ -85,7 +85,12 @@ if TYPE_CHECKING:
     help="fixed[:SIZE]: every chunk-size bytes. fastcdc[:MIN,AVG,MAX]: by content, for data edited in place.",
 )
 @click.option(
-    "--level", metavar="N", type=int, default=3, show_default=True, help="Compression level of zstd, up to 22."
+    "--level",
+    metavar="N",
+    type=Whole(*LEVELS),
+    default=3,
+    show_default=True,
+    help="Compression level of zstd, up to 22.",
 )
 @click.option(
     "--layout",
@@ -96,7 +101,7 @@ if TYPE_CHECKING:
 )
 @click.option("--profile", metavar="NAME", help="Use chunks, level and jobs that tune --save has saved.")
 @jobs_option
-@click.option("--readers", metavar="N", type=click.IntRange(1), help="Files read at the same time.  [default: jobs]")
+@click.option("--readers", metavar="N", type=Whole(1, MOST_JOBS), help="Files read at the same time.  [default: jobs]")
 @click.option("--memory", metavar="SIZE", type=SIZE, help="Limit on the memory for chunks in flight.")
 @click.option("--no-cache", is_flag=True, help="Neither use nor write the cache: read every file.")
 @click.option("--cache-dir", metavar="DIR", type=PATH, help="Directory of the cache of unchanged files.")

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 
 from pogfast.encoding import portable
 from pogfast.errors import UsageError
-from pogfast.sizes import parse_seconds
+from pogfast.sizes import MOST_PARALLEL, parse_seconds, parse_whole
 from pogfast.stores.settings import Lock
 
 # What can follow a bucket, behind `?`, for one store alone: the field of `Settings` that it sets.
@@ -31,7 +31,6 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "b2": {"realm": "b2_realm", "profile": "profile", "parallel": "parallel", "retry-for": "retry_for"},
 }
-MOST_PARALLEL = 64
 # What others write in front of a place, beside s3 and b2: with one colon as well, and in any case.
 FOREIGN = {
     *("sftp", "ssh", "scp", "rsync", "ftp", "ftps", "http", "https", "rest", "webdav", "dav", "davs", "smb", "nfs"),
@@ -124,9 +123,7 @@ def _value(word: str, text: str) -> Any:
     if word == "retry-for":
         return parse_seconds(word, text)
     if word == "parallel":
-        if not re.fullmatch("[0-9]{1,3}", text) or not 1 <= int(text) <= MOST_PARALLEL:
-            raise UsageError(f"parallel={text}: a number from 1 to {MOST_PARALLEL}")
-        return int(text)
+        return parse_whole(word, text, 1, MOST_PARALLEL)
     if not text:
         raise UsageError(f"{word}= has no value")
     return text

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pogfast.errors import UsageError
-from pogfast.sizes import parse_seconds
+from pogfast.sizes import MOST_PARALLEL, parse_seconds, parse_whole
 
 # What `Lock.parse` takes for a length of time, in seconds.
 UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
@@ -60,22 +60,9 @@ class Settings:
             environ.get("POGFAST_B2_REALM") or None,
             environ.get("POGFAST_STORAGE_CLASS") or None,
             Lock.parse(environ["POGFAST_OBJECT_LOCK"]) if environ.get("POGFAST_OBJECT_LOCK") else None,
-            _number(environ, "POGFAST_PARALLEL", cls.parallel, 1),
+            parse_whole("POGFAST_PARALLEL", environ.get("POGFAST_PARALLEL") or str(cls.parallel), 1, MOST_PARALLEL),
             parse_seconds("POGFAST_RETRY_FOR", environ.get("POGFAST_RETRY_FOR") or str(cls.retry_for)),
         )
-
-
-def _number(environ: Mapping[str, str], name: str, default: int, least: int) -> int:
-    text = environ.get(name)
-    if not text:
-        return default
-    try:
-        number = int(text)
-    except ValueError:
-        number = least - 1
-    if not least <= number < 1e9:
-        raise UsageError(f"{name}={text} is not a number from {least} on")
-    return number
 
 
 _SETTINGS: ContextVar[Settings | None] = ContextVar("settings", default=None)
