@@ -129,16 +129,19 @@ def test_archives_of_other_keys_are_named_and_stay(command: Command, work: Path,
     assert len(list((work / "all").glob("*.mfn"))) == 3
 
 
+@pytest.mark.parametrize("needed_by", ["first", "second", "both"])
 def test_what_was_condemned_and_cannot_be_stored_again(
-    work: Path, names: list[str], monkeypatch: pytest.MonkeyPatch
+    work: Path, names: list[str], monkeypatch: pytest.MonkeyPatch, needed_by: str
 ) -> None:
-    """A prune condemns a blob of the target while its archive is copied, and in the source it is damaged."""
+    """A prune condemns a blob of the target while its archives are copied, and in the source it is damaged."""
     source, other = str(work / "store"), work / "other"
     key = keys.from_keyfile(str(work / "key"))
     assert library.copy(source, str(other), key=key).archives == 2
     for name in names:
         (other / name).unlink()
-    blob = min(path for path in other.rglob("*=") if path.stat().st_size < 6000)
+    first, second = (set(manifest.blob_names((work / "store" / name).read_bytes(), key, name)) for name in names)
+    wanted = {"first": first - second, "second": second - first, "both": first & second}[needed_by]
+    blob = next(path for path in other.rglob("*=") if path.name in wanted and path.stat().st_size < 6000)
     damaged = next((work / "store").rglob(blob.name))
     damaged.chmod(0o644)
     damaged.write_bytes(bytes(damaged.stat().st_size))

@@ -495,6 +495,7 @@ def test_what_is_condemned_while_a_backup_runs_is_stored_again(tmp_path: Path) -
     relies = Reliance(store)
     assert store.size_of(NAMES["one"]) == 3
     store.put_mark("condemned-1", f"{NAMES['one']}\n{NAMES['two']}\n".encode())
+    assert relies.lacking(lambda: {NAMES["three"]}) == set(), "another archive of the same copy"
     assert relies.lacking(lambda: {NAMES["one"], NAMES["three"]}) == {NAMES["one"]}
     assert store.size_of(NAMES["one"]) is None
     store.blobs.put(NAMES["one"], b"one")

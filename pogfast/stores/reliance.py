@@ -54,6 +54,7 @@ class Reliance:
         self.target = target
         self.tell = tell
         self.doubted: set[str] = set()  # names that count as absent until this run has stored them
+        self._condemned: set[str] = set()  # names in lists that came since, and that no archive has needed so far
         self._lists: set[str] = set()
         self._marks: frozenset[str] = frozenset()
         self._looked = Stopwatch()
@@ -64,7 +65,8 @@ class Reliance:
         count as absent from then on; to be asked until there are none, and then `publish` at once."""
         while True:
             fresh, swept = self._look()
-            gone = fresh.intersection(needed()) if fresh else set()
+            self._condemned |= fresh
+            gone = self._condemned.intersection(needed()) if self._condemned else set()
             if swept:
                 gone.update(self.target.missing(needed()))
             renewed = self.doubted.intersection(needed()) if self.doubted and not gone else set()
@@ -72,6 +74,7 @@ class Reliance:
             waited = bool(renewed) and await_no_sweep(self.target, self.tell)
             gone.update(self.target.missing(renewed))
             if gone:
+                self._condemned -= gone
                 self._doubt(gone)
                 return gone
             self.doubted -= renewed
