@@ -420,14 +420,19 @@ class _Run:
             return self._kept(place, there, facts)
         return "refused" if self.options.overwrite == "never" else None
 
-    def _kept(self, place: Place, there: os.stat_result, facts: Mapping[str, Any]) -> Outcome:
-        """What is there stays; it gets the metadata that it should have, unless nothing may be changed."""
+    def _kept(self, place: Place, there: os.stat_result, facts: Mapping[str, Any]) -> Outcome | None:
+        """What is there stays; it gets the metadata that it should have, unless nothing may be changed.
+
+        None if it has to be restored anew for that: what has other names may be another file of the archive, or lie
+        outside, and these names would get the metadata, too."""
         if self.options.overwrite == "never":
             return "unchanged"
         metadata = self._metadata(place, facts, there)
         directory, leaf = self.directories.find(parent_of(place.path)), leaf_of(place.path)
         if directory is None or not is_other_metadata(directory, leaf, there, metadata):
             return "unchanged"
+        if there.st_nlink > 1:
+            return None
         if not self.options.dry_run:
             self._set_metadata(place, self.directories.open(parent_of(place.path)), leaf, metadata, there)
         return "metadata"
@@ -528,23 +533,31 @@ class _Run:
     def _sorted_out(self) -> tuple[list[Place], list[Place]]:
         """(files to restore from their blobs, hard links to one of these or to a file that is there).
 
-        Where the first file of an inode is neither selected nor there, the first that is selected takes its part.
+        Of the files of an inode the first is restored, or a later one if it is there already; the others become links.
         """
         files: list[Place] = []
-        others: list[Place] = []
+        others: dict[str, list[Place]] = {}
         for place in self.plan.places["file"]:
-            (others if self._is_hard_link(place) else files).append(place)
-        wanted = {place.first for place in others}
-        self.first = {place.name: place.path for place in files if place.name in wanted and not place.problem}
-        hard_links = []
-        for place in others:
-            if place.first in self.first or self._lies_there(place.first):
-                hard_links.append(place)
+            if self._is_hard_link(place):
+                others.setdefault(place.first, []).append(place)
             else:
-                self.first[place.first] = place.path
                 files.append(place)
+        firsts = {place.name: place for place in files if place.name in others and not place.problem}
+        hard_links = []
+        for name, links in others.items():
+            if name in firsts:
+                links.insert(0, firsts[name])
+            elif self._lies_there(name):
+                hard_links += links
+                continue
+            source = links[0] if self.options.overwrite == "always" else next(filter(self._is_there, links), links[0])
+            self.first[name] = source.path
+            hard_links += [place for place in links if place is not source]
+            if source is not firsts.get(name):
+                files.append(source)
+        linked = {place.name for place in hard_links}
         self.awaited = set(self.first.values())
-        return files, hard_links
+        return [place for place in files if place.name not in linked], hard_links
 
     def _is_hard_link(self, place: Place) -> bool:
         """Of a file that the archive has, with the same content."""
@@ -554,6 +567,14 @@ class _Run:
             first = self.entries[place.first]
             return first.blobs == self.entries[place.name].blobs and "hardlink" not in first.more
         except CorruptManifest:  # either is told of when it is its turn
+            return False
+
+    def _is_there(self, place: Place) -> bool:
+        self.directories.make_room()
+        try:
+            there = self.directories.look(place.path)
+            return there is not None and _is_same_file(self.entries[place.name], there)
+        except PogfastError:
             return False
 
     def _lies_there(self, name: str) -> bool:
@@ -590,7 +611,7 @@ class _Run:
     def _hard_link(self, place: Place) -> Outcome | None:
         """None when it cannot be one."""
         entry = self.entries[place.name]
-        path = self.first[place.first]
+        path = self.first[place.first or place.name]
         if path not in self.whole:
             return None
         source, there = self.directories.look(path), self._there(place)
@@ -598,10 +619,12 @@ class _Run:
         if linked and self.options.overwrite != "always":
             return "unchanged"
         outcome = self._outcome(place, there, entry.more, lambda it: _is_same_file(entry, it))
-        if outcome or self.options.dry_run:
-            return outcome or "restored"
+        if outcome and (outcome == "refused" or self.options.overwrite == "never"):
+            return outcome
+        if self.options.dry_run:
+            return "restored"
         if source is None:
-            return None
+            return outcome
         if linked:
             return "unchanged"
 
@@ -613,7 +636,7 @@ class _Run:
             replace = self.directories.look(place.path) is not None
             self.directories.put(place.path, replace, link, lambda directory, name: None)
         except OSError:
-            return None  # no hard links here, or no more of them
+            return outcome  # no hard links here, or no more of them
         return "restored"
 
     # ---- links, FIFOs and directories ----

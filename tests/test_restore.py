@@ -387,7 +387,7 @@ def test_metadata_that_only_the_owner_can_restore() -> None:
         (work.out / "d" / "e").chmod(0o500)
         (work.out / "d" / "e" / "deep").chmod(0o777)
         summary = work.restore(made, overwrite="if-changed")
-        assert (summary.exit_code, summary.metadata, work.told.warnings) == (0, 5, [])
+        assert (summary.exit_code, summary.metadata, summary.files, work.told.warnings) == (0, 4, 3, [])
         assert tree_at(work.out) == tree_at(work.tree)
         (work.tree / "none").chmod(0o755)
         (work.out / "none").chmod(0o755)
@@ -901,6 +901,55 @@ def test_hard_links_follow_a_file_that_is_replaced(work: Work, linked: Archive, 
     assert (work.out / "c").read_bytes() == b"x" * 25_000
 
 
+@pytest.mark.parametrize("missing", [["first"], ["b"], ["first", "c"]])
+@pytest.mark.parametrize("overwrite", ["never", "if-changed"])
+def test_names_that_are_missing_are_linked_to_those_that_are_there(
+    work: Work, linked: Archive, missing: list[str], overwrite: str
+) -> None:
+    work.restore(linked)
+    before = (work.out / "b").stat().st_ino if "b" not in missing else (work.out / "first").stat().st_ino
+    for name in missing:
+        (work.out / name).unlink()
+    linked.fetched.clear()
+    work.restore(linked, overwrite=overwrite)
+    assert names_of_inode(work.out, "first") == ["b", "c", "first"]
+    assert (work.out / "first").stat().st_ino == before
+    assert linked.fetched == []
+
+
+def test_names_that_have_come_apart_are_linked_again(work: Work, linked: Archive) -> None:
+    """Unless nothing that is there may be changed, or there are no hard links."""
+    work.restore(linked)
+    apart = (work.out / "first").rename(work.out / "kept")
+    shutil.copy2(apart, work.out / "first")
+    apart.unlink()
+    assert work.restore(linked, overwrite="never").files == 0
+    assert names_of_inode(work.out, "first") == ["first"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "link", refuse_links)
+        assert work.restore(linked, overwrite="if-changed").exit_code == 0
+    assert names_of_inode(work.out, "first") == ["first"]
+    assert work.restore(linked, overwrite="if-changed").files == 2
+    assert names_of_inode(work.out, "first") == ["b", "c", "first"]
+    assert work.restore(linked, overwrite="if-changed").files == 0
+
+
+def test_metadata_of_a_file_with_other_names_is_not_changed_in_place(work: Work, linked: Archive) -> None:
+    """Another name may lie outside, or be another file of the archive."""
+    work.restore(linked)
+    (work.out / "first").chmod(0o640)
+    os.link(work.out / "first", work.top / "outside")
+    work.restore(linked, overwrite="if-changed")
+    assert names_of_inode(work.out, "first") == ["b", "c", "first"]
+    assert stat.S_IMODE((work.out / "b").stat().st_mode) == 0o604
+    assert stat.S_IMODE((work.top / "outside").stat().st_mode) == 0o640
+    assert (work.top / "outside").stat().st_nlink == 1
+
+
+def refuse_links(*_: object, **__: object) -> None:
+    raise PermissionError(1, "no")
+
+
 def test_a_hard_link_never_leads_out(work: Work, linked: Archive) -> None:
     """What lies at the first name is a link to a file outside, which must not get another name inside."""
     outside = write(work.top / "outside", b"x" * 25_000, mtime_ns=linked.entries["first"]["mtime_ns"])
@@ -914,10 +963,7 @@ def test_a_hard_link_never_leads_out(work: Work, linked: Archive) -> None:
 def test_where_hard_links_cannot_be_they_are_copies(
     work: Work, linked: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(1, "no")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse_links)
     assert work.restore(linked).exit_code == 0
     assert names_of_inode(work.out, "b") == ["b"]
     assert (work.out / "c").read_bytes() == b"x" * 25_000

@@ -102,6 +102,15 @@ def test_a_target_that_fails_on_the_way_has_no_manifest(
     }
 
 
+def test_a_read_only_file_system_is_called_so(work: Path) -> None:
+    (work / "frozen").mkdir()
+    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o ro none frozen && exec "$@"', "sh"]
+    if run([*mounted, "true"], work).code:
+        pytest.skip("no file system can be mounted here")
+    ran = run([*mounted, sys.executable, "-m", "pogfast", "create", "tree", "--to", "frozen", "--keyfile", "key"], work)
+    assert (ran.code, ran.err.splitlines()[0]) == (1, "pogfast: error: cannot write to frozen: Read-only file system")
+
+
 def test_a_full_disk_among_two(pogfast: Runner, work: Path) -> None:
     """The engine's own directories: the large blob, which is written while it is made, does not fit in one."""
     full = work / "full"

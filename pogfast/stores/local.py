@@ -204,7 +204,8 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot use {path} as a store: {error.strerror}") from error
         if not os.access(path, os.W_OK | os.X_OK):
-            raise StoreError(f"cannot write to {path}: permission denied")
+            reason = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+            raise StoreError(f"cannot write to {path}: {os.strerror(reason)}")
         sweep(store.directory)
         store._distrust()
         return store
