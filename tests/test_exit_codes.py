@@ -112,6 +112,7 @@ for verb in ("list", "find", "stats"):
     SCENES[verb, 4] = [f"{verb} cut{word} KEY", f"{verb} bare{word} KEY"]
     SCENES[verb, 10] = [f"{verb} nosuch{word} KEY", f"{verb} empty{word} KEY"]
     SCENES[verb, 12] = [f"{verb} good{word} OTHER"]
+SCENES["stats", 4].append("stats lost KEY")
 for verb, before, behind in (
     ("restore", "", " --into out9"),
     ("ls", "", ""),
@@ -127,7 +128,7 @@ for verb, before, behind in (
         (verb, 10), [f"{verb} {before}nosuch/latest{behind} KEY", f"{verb} {before}empty/latest{behind} KEY"]
     )
     SCENES.setdefault((verb, 12), [f"{verb} {before}good/latest{behind} OTHER"])
-SCENES["info", 3], SCENES["info", 4] = ["info cut/latest KEY"], ["info bare/latest KEY"]
+SCENES["info", 3], SCENES["info", 4] = ["info cut/latest KEY"], ["info bare/latest KEY", "info lost/latest KEY"]
 SCENES["ls", 4] = ["ls bare/latest KEY"]
 SCENES["prune", 10] = ["prune nosuch --keep-last 1 KEY", "prune empty --keep-last 1 KEY"]
 

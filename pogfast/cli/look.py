@@ -31,7 +31,7 @@ from pogfast.cli.options import (
 )
 from pogfast.cli.output import Output
 from pogfast.encoding import IS_UTF8
-from pogfast.errors import UsageError
+from pogfast.errors import MissingBlob, UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
@@ -340,6 +340,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
 
     with open_archive(output, archive, options) as opened:
         found = figures(opened, output.problem)
+    _tell_missing(output, found.missing, found.name)
     if output.json:
         output.emit("info", id=found.name, hostname=found.host, **_without(found, "name"))
         return
@@ -388,6 +389,7 @@ def stats(output: Output, store: str, **options: Any) -> None:
         found = figures(opened, key, output.problem)
     finally:
         opened.close()
+    _tell_missing(output, found.missing, store)
     if output.json:
         output.emit("stats", **found.as_dict())
         return
@@ -408,6 +410,14 @@ def stats(output: Output, store: str, **options: Any) -> None:
 
 
 # ---- how things are shown --------------------------------------------------------------------------------------------
+
+
+def _tell_missing(output: Output, missing: int, where: str) -> None:
+    """Says that what was counted cannot be restored as it is."""
+    if missing:
+        error = MissingBlob(f"{where}: {many(missing, 'blob')} missing", hint="pogfast check names the files")
+        error.path = where
+        output.problem(error)
 
 
 def _without(record: Record, *words: str) -> dict[str, Any]:
