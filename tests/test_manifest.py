@@ -14,7 +14,7 @@ from pathlib import Path
 import oracle
 import pytest
 import zstandard
-from conftest import Runner
+from conftest import VECTORS, Runner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -630,6 +630,7 @@ def test_a_frame_that_is_almost_skippable_is_damage(first: int) -> None:
 def test_text_up_to_the_limit(size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several frames together, whether they say their length or not."""
     monkeypatch.setattr(manifest, "SMALL_TEXT", 300_000)
+    monkeypatch.setattr(manifest, "DENSE_TEXT", 0)
     monkeypatch.setattr(manifest, "FEED", 64)
     compressor = zstandard.ZstdCompressor(write_content_size=size)
     noise = os.urandom(400).hex().encode()  # text in each of the pieces that are decompressed
@@ -649,6 +650,7 @@ def test_text_up_to_the_limit(size: bool, monkeypatch: pytest.MonkeyPatch) -> No
 def test_dense_text_needs_a_manifest_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """128 times the bytes of the payload, skippable frames and their headers included."""
     monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
+    monkeypatch.setattr(manifest, "DENSE_TEXT", 0)
     text = b"{}" + b" " * 199_999
     frame = compress(text)
     short = -(-len(text) // 128) - len(frame) - 8
@@ -681,6 +683,40 @@ def test_frames_are_made_up_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None
         manifest._make_up(frames, text)
         assert len(frames) * 128 >= text
         assert len(frames) in (101, 101 + 8 + 1, 101 + 8 + 2)
+
+
+def test_many_equal_blobs_that_0_5_3_wrote_are_opened() -> None:
+    """A file of zeros in a million chunks: 48 MB of JSON in 10 kB, and as much in the index."""
+    data = (VECTORS / "pogfast-0.5.3" / "zeros.mfn").read_bytes()
+    assert len(data) < 20_000
+    private = keys.from_decryption_keyfile(str(VECTORS / "broken" / "pki.decrypt"))
+    public = keys.from_encryption_keyfile(str(VECTORS / "broken" / "pki.encrypt"))
+    blobs = manifest.open(data, private, "m").entries["z/zeros"].blobs
+    assert (len(blobs), len(set(blobs))) == (1_073_742, 2)
+    assert manifest.blob_names(data, private, "m") == blobs
+    assert manifest.open_index(data, public, "m") == sorted(blobs)
+
+
+@pytest.mark.parametrize("value", [b"[]", b"{}", b'"a"', b"1000", b'{"a":[]}'])
+def test_dense_text_of_short_values_is_refused(value: bytes) -> None:
+    """What would take twenty times its text in memory."""
+    text = b'{"a":{"atime":0,"mtime":0,"blobs":[' + b",".join([value] * ((17 << 20) // (len(value) + 1))) + b"]}}"
+    for data in (sealed(compress(text)), sealed(zstandard.ZstdCompressor(write_content_size=False).compress(text))):
+        for way in (manifest.open, manifest.blob_names):
+            with pytest.raises(CorruptManifest, match="more JSON than"):
+                way(data, SYMMETRIC, "m")
+
+
+def test_dense_text_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
+    monkeypatch.setattr(manifest, "DENSE_TEXT", 200_000)
+    for more in (0, 1):
+        data = sealed(compress(b"{}" + b" " * (199_998 + more)))
+        if not more:
+            assert manifest.open(data, SYMMETRIC, "m").entries == {}
+            continue
+        with pytest.raises(CorruptManifest, match="more JSON than"):
+            manifest.open(data, SYMMETRIC, "m")
 
 
 def test_a_file_of_many_equal_blobs_is_opened() -> None:
