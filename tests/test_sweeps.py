@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -412,6 +413,51 @@ def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service
         world.advance(max(0.0, prune.frozen_until - world.now))
         all_finish(prune, create)
         world.expect_whole()
+
+
+def test_what_was_stored_anew_since_it_was_condemned_stays(place: sweeps.S3 | None) -> None:
+    """Also of a backup that was killed: the next one has it."""
+    with Stage(place, 1).scene() as world:
+        world.creating(NEEDED, "killed").until(is_manifest).kill()
+        world.run_well(world.pruning("quiet", last=99))
+        assert len(world.blobs()) == 3, world.story()
+
+
+@pytest.mark.parametrize("where", ["get_manifest", "locked", "delete_old_blobs"])
+def test_a_prune_that_takes_long_reads_the_manifests_again(where: str) -> None:
+    """An archive has appeared since, of a program that knows no lists. What nothing needs is deleted all the same: the
+    prune has not stood still."""
+    with Stage(None, 2).scene() as world:
+        name = world.run_well(world.creating(NEEDED)).manifest
+        world.creating(["four"], "killed").until(is_manifest).kill()
+        manifest = Path(world.store, name)
+        data = manifest.read_bytes()
+        manifest.unlink()
+        del world.done[name]
+        world.advance(GRACE + HOUR)
+        world.run_well(world.pruning("quiet", last=99))
+        world.advance(GRACE + HOUR)
+        prune = world.pruning(last=99).until("put_mark sweep.running").until(where)
+        manifest.write_bytes(data)
+        world.advance(HOUR)
+        assert world.run_well(prune).blobs == 1
+        assert world.is_whole(name), world.story()
+
+
+def test_an_archive_that_is_removed_once_more_can_be_brought_back_as_long(place: sweeps.S3 | None) -> None:
+    """A list that names it is from when it was removed the first time."""
+    with Stage(place, 2).scene(("four", "two")) as world:
+        name = world.archives()[-1]
+        world.run_well(world.removing(name))
+        world.run_well(world.pruning("quiet", last=99))
+        world.advance(GRACE - HOUR)
+        world.run_well(world.undeleting(name))
+        world.run_well(world.removing(name))
+        world.advance(2 * HOUR)
+        world.run_well(world.pruning("quiet", last=99))
+        world.run_well(world.undeleting(name))
+        world.expect_whole()
+        assert world.is_whole(name)
 
 
 # ---- several prunes --------------------------------------------------------------------------------------------------
