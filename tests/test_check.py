@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_archive import CHUNK, DAMAGE, KEY, ORACLE, Built, Silent, flip, key_of, text
 
+import pogfast
 from pogfast import keys
 from pogfast.archive import open_archive
 from pogfast.checking import Damage, Subset, Summary, Unit, check
@@ -189,6 +190,25 @@ def test_the_size_of_a_streams_blobs_shows_damage_without_reading(built: Built, 
     assert ("cut short" if off < 0 else f"instead of {72 + 40 + CHUNK}") in one.error
 
 
+@pytest.mark.parametrize("role", ["private", "public"])
+@pytest.mark.parametrize("off", [-1, 1])
+def test_the_size_that_a_blob_was_stored_with_shows_damage_without_reading(tmp_path: Path, role: str, off: int) -> None:
+    keys.create_pair("k", str(tmp_path))
+    public, private = (
+        keys.from_encryption_keyfile(f"{tmp_path}/k.encrypt"),
+        keys.from_decryption_keyfile(f"{tmp_path}/k.decrypt"),
+    )
+    (tmp_path / "file").write_bytes(os.urandom(3000))
+    pogfast.create([str(tmp_path / "file")], str(tmp_path / "store"), public, chunk_size=1000, cache_dir="")
+    damaged, *_ = (tmp_path / "store" / "data").rglob("*=")
+    size = damaged.stat().st_size
+    os.truncate(damaged, size + off)
+    summary, _ = checked(tmp_path / "store", private if role == "private" else public)
+    [one] = summary.damage
+    assert (one.blob, summary.exit_code) == (damaged.name, 4)
+    assert f"{'is cut short' if off < 0 else 'has grown'}: {size + off} bytes, not {size}" in one.error
+
+
 @pytest.mark.parametrize("size", [100, 40_000])
 def test_the_sum_of_an_older_archives_blobs_shows_damage_without_reading(built: Built, size: int) -> None:
     """Archives of 0.5 tell how long all blobs were together, and not each."""
@@ -236,7 +256,7 @@ def test_a_damaged_manifest_is_damage_and_the_rest_is_checked(built: Built) -> N
 
 def test_archives_of_other_keys_are_named_and_the_rest_is_checked(built: Built) -> None:
     (built.path / "other.mfn").write_bytes(oracle.seal_manifest(oracle.OracleKey(bytes(32)), {}, {}))
-    built.add("f", b"x")
+    [blob] = built.add("f", b"x")
     built.seal("1.mfn")
     summary, heard = checked(built.path)
     assert [type(problem) for problem in heard.problems] == [OtherKey]
@@ -244,6 +264,9 @@ def test_archives_of_other_keys_are_named_and_the_rest_is_checked(built: Built) 
     assert (summary.archives, summary.damage, summary.exit_code) == (1, [], 3)
     with pytest.raises(WrongKey):
         checked(built.path, keys.Key("keyfile", bytes(31) + b"x"))
+    built.blob(blob).unlink()
+    summary, heard = checked(built.path)
+    assert (len(heard.problems), len(summary.damage), summary.exit_code) == (1, 1, 4), "damage before all else"
 
 
 def test_what_the_disk_gives_no_more_is_damage_and_what_is_forbidden_is_not(built: Built) -> None:

@@ -415,6 +415,18 @@ def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service
         world.expect_whole()
 
 
+def test_what_is_in_a_list_stays_for_a_grace_period(place: sweeps.S3 | None) -> None:
+    with Stage(place, 0).scene() as world:
+        world.run_well(world.pruning("quiet", last=99))
+        there = world.blobs()
+        world.advance(GRACE - HOUR)
+        world.run_well(world.pruning("quiet", last=99))
+        assert world.blobs() == there, world.story()
+        world.advance(2 * HOUR)
+        world.run_well(world.pruning("quiet", last=99))
+        assert len(world.blobs()) == 1
+
+
 def test_what_was_stored_anew_since_it_was_condemned_stays(place: sweeps.S3 | None) -> None:
     """Also of a backup that was killed: the next one has it."""
     with Stage(place, 1).scene() as world:
@@ -458,6 +470,25 @@ def test_an_archive_that_is_removed_once_more_can_be_brought_back_as_long(place:
         world.run_well(world.undeleting(name))
         world.expect_whole()
         assert world.is_whole(name)
+
+
+def test_an_archive_that_is_brought_back_while_it_is_listed() -> None:
+    """A listing shows it under neither of its names: the one goes before it is looked at, the other came later."""
+    with Stage(None, 2).scene(("four", "two")) as world:
+        name = world.archives()[-1]
+        world.run_well(world.removing(name))
+        world.run_well(world.pruning("quiet", last=99))
+        world.advance(GRACE - HOUR)
+        world.run_well(world.undeleting(name))
+        world.run_well(world.removing(name))
+        world.advance(2 * HOUR)
+        prune = world.pruning(fine=True, last=99)
+        prune.until(lambda verb: verb.startswith("os.rename") and "sweep.running" in verb)
+        prune.until(f"stat {name}.removed")
+        world.run_well(world.undeleting(name))
+        world.run_well(prune)
+        world.expect_whole()
+        assert world.is_whole(name), world.story()
 
 
 # ---- several prunes --------------------------------------------------------------------------------------------------
