@@ -269,6 +269,23 @@ def test_archives_of_other_keys_are_named_and_the_rest_is_checked(built: Built) 
     assert (len(heard.problems), len(summary.damage), summary.exit_code) == (1, 1, 4), "damage before all else"
 
 
+def test_a_blob_that_goes_while_others_are_checked_is_missing(built: Built) -> None:
+    """It was there when blobs were listed."""
+    [missing], [going] = built.add("f", b"f"), built.add("g", b"g")
+    built.seal("1.mfn")
+    built.blob(missing).unlink()
+
+    class Takes(Heard):
+        def damage(self, damage: Damage) -> None:
+            super().damage(damage)
+            built.blob(going).unlink(missing_ok=True)
+
+    summary = check([str(built.path)], KEY, read_data=EVERYTHING, report=Takes())
+    assert [(one.name, one.blob) for one in summary.damage] == [("f", missing), ("g", going)]
+    assert "is missing" in summary.damage[1].error
+    assert (summary.problems, summary.exit_code) == ([], 4)
+
+
 def test_what_the_disk_gives_no_more_is_damage_and_what_is_forbidden_is_not(built: Built) -> None:
     names = built.add("f", text(3 * CHUNK))
     built.seal()
