@@ -242,6 +242,7 @@ class _Check:
         self.there = {blob.name: blob.size for blob in store.blob_names()}
         self.needed: set[str] = set()
         self.units: set[Unit] = set()
+        self.done: set[str] = set()  # blobs that were read
         self.refused = Refused()
         self.bad: dict[Unit, tuple[DamageError, str, int]] = {}  # what is wrong, with which blob, from which offset on
 
@@ -387,8 +388,9 @@ class _Check:
     # ---- what is in it ----
 
     def _read(self, units: Sequence[Unit], jobs: int) -> None:
-        self.summary.to_read += sum(len(unit.blobs) for unit in units)
-        self.summary.to_read_size += sum(_stored_size(unit, self.there) for unit in units)
+        wanted_blobs = {blob for unit in units for blob in unit.blobs}
+        self.summary.to_read += len(wanted_blobs)
+        self.summary.to_read_size += sum(self.there[blob] for blob in wanted_blobs)
         for start in range(0, len(units), BATCH):
             batch = units[start : start + BATCH]
             wanted = [
@@ -407,11 +409,16 @@ class _Check:
             self.summary.unsettled = lambda: 0
 
     def _watch(self, read: Callable[[], int], settled: int) -> None:
-        self.summary.unsettled = lambda: max(0, settled + read() - self.summary.read_size)
+        """Counts what is read of `settled` bytes on. A blob that is in several streams is read for each, and counts
+        once."""
+        left = self.summary.to_read_size - self.summary.read_size
+        self.summary.unsettled = lambda: max(0, min(settled + left, settled + read()) - self.summary.read_size)
 
     def _judge(self, unit: Unit, opened: Opened) -> None:
-        self.summary.read += len(unit.blobs)
-        self.summary.read_size += _stored_size(unit, self.there)
+        new = set(unit.blobs) - self.done
+        self.done |= new
+        self.summary.read += len(new)
+        self.summary.read_size += sum(self.there[blob] for blob in new)
         if opened.verdict == VERDICT["good"]:
             return
         blob = unit.blobs[opened.blob]

@@ -294,7 +294,7 @@ class _Comparison:
         return found.offset is not None
 
     def _extra(self, names: list[str]) -> None:
-        """What is on the disk only. Of a directory that is only there, nothing below it."""
+        """What is on the disk only, and could be archived. Of a directory that is only there, nothing below it."""
         known: set[str] = set()
         for name in self._safe(names):
             while name not in known:
@@ -310,6 +310,8 @@ class _Comparison:
                     name = f"{directory}/{leaf}" if directory else leaf
                     if name not in known and os.path.abspath(os.path.join(path, leaf)) not in left_out:
                         there = os.stat(leaf, dir_fd=opened, follow_symlinks=False)
+                        if _kind_on_disk(there) in ("socket", "device"):
+                            continue  # these are in no archive
                         size = there.st_size if stat.S_ISREG(there.st_mode) else None
                         self._tell(Difference(name, "extra", _kind_on_disk(there), None, size))
             except OSError as error:

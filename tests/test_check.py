@@ -115,6 +115,17 @@ def test_an_archive_without_blobs_is_whole(built: Built) -> None:
     assert (summary.files, summary.read, summary.exit_code) == (1, 0, 0)
 
 
+def test_a_blob_of_several_streams_counts_once(built: Built) -> None:
+    """Each stream is read for itself, and `24 of 15 blobs read` makes no sense."""
+    content = random.Random(5).randbytes(10 * CHUNK)
+    shared = set(built.add("f", content, "stream")) & set(built.add("g", content + b"more", "stream"))
+    built.seal()
+    assert len(shared) > 5
+    summary, _ = checked(built.path, read_data=EVERYTHING)
+    read = (summary.read, summary.read_size)
+    assert read == (summary.to_read, summary.to_read_size) == (summary.blobs, summary.stored)
+
+
 # ---- damage --------------------------------------------------------------------------------------------------------
 
 BY_SIZE = ("missing", "empty")

@@ -335,6 +335,15 @@ def test_what_could_not_be_archived_is_not_extra(tree: Tree) -> None:
     assert [(one.name, one.difference) for one in found] == [("d/forgotten", "extra")]
 
 
+def test_what_is_never_archived_is_not_extra(tree: Tree) -> None:
+    archive = tree.archive()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tree.root / "d" / "socket"))
+        os.mkfifo(tree.root / "d" / "fifo")
+        found, _, _ = compared(tree, archive)
+    assert [(one.name, one.difference) for one in found] == [("d/fifo", "extra")]
+
+
 def test_damage_is_told_and_the_rest_compared(tree: Tree) -> None:
     archive = tree.archive()
     blobs = archive["d/f"].blobs
