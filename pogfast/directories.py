@@ -92,9 +92,10 @@ class Directories:
     """Open directories below the one that is restored into.
 
     `most` is how many are held at a time (see `make_room`). Those whose path is in `private` are made for the owner
-    alone, because their permissions come last; in those in `ours` the owner may be allowed to write until then. What
-    is to get its permissions after that is in `owed`. A file makes way for a directory where `may_replace` its path; a
-    link never does. With `make` false nothing is made; then `open` must not be called. What is `own` is never deleted.
+    alone, because their permissions come last; in those in `ours` the owner may be allowed to write until then.
+    What is to get its permissions after that is in `owed`. A file or a link makes way for a directory where
+    `may_replace` its path, and no link is ever followed; `hint` says for a path what else can be done about one.
+    With `make` false nothing is made; then `open` must not be called. What is `own` is never deleted.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class Directories:
         private: Container[str] = (),
         ours: Container[str] = (),
         may_replace: Callable[[str], bool] = lambda path: False,
+        hint: Callable[[str], str] = lambda path: "",
         make: bool = True,
         own: Own = NOTHING,
     ) -> None:
@@ -113,6 +115,7 @@ class Directories:
         self.private = private
         self.ours = ours
         self.may_replace = may_replace
+        self.hint = hint
         self.own = own
         self.made: set[str] = set()
         self.owed: set[str] = set()  # those that this run has made or opened up, and what an interrupted one has left
@@ -334,7 +337,7 @@ class Directories:
     def _make(self, directory: int, part: str, path: str) -> int | None:
         self._allow(directory, parent_of(path))
         mode = UNFINISHED_MODE if path in self.private else 0o777
-        with _directory_errors(directory, part, path), contextlib.suppress(FileExistsError):
+        with self._errors(directory, part, path), contextlib.suppress(FileExistsError):
             if self._is_replaced(directory, part, path):
                 os.unlink(part, dir_fd=directory)
             os.mkdir(part, mode, dir_fd=directory)
@@ -351,7 +354,7 @@ class Directories:
             kind = stat.S_IFMT(os.stat(part, dir_fd=directory, follow_symlinks=False).st_mode)
         except FileNotFoundError:
             return False
-        return kind not in (stat.S_IFDIR, stat.S_IFLNK) and self.may_replace(path)
+        return kind != stat.S_IFDIR and self.may_replace(path)
 
     def _allow(self, directory: int, path: str) -> None:
         """Lets the owner of a directory write to it. Root needs no leave."""
@@ -362,7 +365,7 @@ class Directories:
                 self.owed.add(path)
 
     def _step(self, directory: int, part: str, path: str) -> int | None:
-        with _directory_errors(directory, part, path), contextlib.suppress(FileNotFoundError):
+        with self._errors(directory, part, path), contextlib.suppress(FileNotFoundError):
             try:
                 return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
             except NotADirectoryError:
@@ -370,21 +373,21 @@ class Directories:
                     raise
         return None
 
-
-@contextlib.contextmanager
-def _directory_errors(directory: int, part: str, path: str) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR):
-            if _is_link(directory, part):
-                raise UnsafePath(f"{path} is a link: nothing is restored through it") from error
-            raise TargetError(f"cannot make the directory {path}: a file is in its place") from error
-        if error.errno in HOPELESS:
-            raise StoreError(f"cannot make the directory {path}: {error.strerror}") from error
-        raise TargetError(f"cannot make the directory {path}: {error.strerror}") from error
+    @contextlib.contextmanager
+    def _errors(self, directory: int, part: str, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                if _is_link(directory, part):
+                    raise UnsafePath(f"{path} is a link: nothing is restored through it", self.hint(path)) from error
+                text = f"cannot make the directory {path}: a file is in its place"
+                raise TargetError(text, self.hint(path)) from error
+            if error.errno in HOPELESS:
+                raise StoreError(f"cannot make the directory {path}: {error.strerror}") from error
+            raise TargetError(f"cannot make the directory {path}: {error.strerror}") from error
 
 
 def _is_link(directory: int, part: str) -> bool:

@@ -46,6 +46,7 @@ SETTLE_AFTER = 5.0
 MOST_SECONDS = 9 * 10**9
 
 Overwrite = Literal["never", "if-changed", "always"]
+REPLACES = "--overwrite=if-changed replaces it"
 
 
 class Progress(NamedTuple):
@@ -215,6 +216,7 @@ def restore_archive(
             private=plan.directories,
             ours=plan.selected if plan.top else plan.selected - {""},
             may_replace=lambda path: options.overwrite != "never" and path not in plan.things,
+            hint=lambda path: REPLACES if options.overwrite == "never" and path not in plan.things else "",
             make=not options.dry_run,
             own=own,
         ) as directories,

@@ -341,7 +341,7 @@ def test_what_is_never_archived_is_not_extra(tree: Tree) -> None:
         listening.bind(os.path.relpath(tree.root / "d" / "socket"))
         os.mkfifo(tree.root / "d" / "fifo")
         found, _, _ = compared(tree, archive)
-    assert [(one.name, one.difference) for one in found] == [("d/fifo", "extra")]
+    assert [one.name for one in found if one.difference == "extra"] == ["d/fifo"]
 
 
 def test_damage_is_told_and_the_rest_compared(tree: Tree) -> None:

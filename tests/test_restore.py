@@ -821,7 +821,7 @@ def test_a_dry_run_touches_nothing_and_says_what_would_be(work: Work, overwrite:
     assert sorted(told.entries) == sorted(work.told.entries)
     blocked = "cannot make the directory none: a file is in its place" in work.messages()
     assert blocked == (overwrite == "never")
-    assert "away is a link: nothing is restored through it" in work.messages()
+    assert ("away is a link: nothing is restored through it" in work.messages()) == blocked
     assert same(dry) == same(real)
 
 
@@ -1048,10 +1048,17 @@ def test_links_that_lie_there_are_not_followed(work: Work, overwrite: str) -> No
     summary = work.restore(made, overwrite=overwrite, delete=True)
     assert tree_at(outside) == before
     unsafe = [str(problem) for problem in summary.problems if isinstance(problem, UnsafePath)]
-    assert unsafe == ["dir is a link: nothing is restored through it"] * 6 + [
-        "other is a link: nothing is restored through it"
-    ]
-    assert (work.out / "dir").is_symlink()
+    if overwrite == "never":
+        assert unsafe == ["dir is a link: nothing is restored through it"] * 6 + [
+            "other is a link: nothing is restored through it"
+        ]
+        assert {problem.hint for problem in summary.problems} == {"--overwrite=if-changed replaces it"}
+        assert (work.out / "dir").is_symlink()
+    else:
+        assert unsafe == []
+        assert not (work.out / "dir").is_symlink()
+        assert not (work.out / "other").is_symlink()
+        assert sorted(path.name for path in (work.out / "dir").iterdir()) == ["deeper", "fifo", "link", "precious", "x"]
     replaced = [name for name in ("file", "dangling") if not (work.out / name).is_symlink()]
     assert (replaced, summary.refused) == (
         ([], ["file", "dangling"]) if overwrite == "never" else (["file", "dangling"], [])
