@@ -129,6 +129,21 @@ def test_archives_of_other_keys_are_named_and_stay(command: Command, work: Path,
     assert len(list((work / "all").glob("*.mfn"))) == 3
 
 
+def test_verify_deletes_no_manifest_that_it_cannot_store_anew(command: Command, work: Path, names: list[str]) -> None:
+    assert command("copy", "store", "other", *WITH_KEY).code == 0
+    blob = next(path.name for path in (work / "other").rglob("*=") if path.stat().st_size > 6000)
+    for store in ("store", "other"):
+        damaged = next((work / store).rglob(blob))
+        damaged.chmod(0o644)
+        damaged.write_bytes(bytes(damaged.stat().st_size))
+    broken = work / "other" / names[0]
+    data = broken.read_bytes()[:-1]
+    broken.write_bytes(data)
+    ran = command("copy", "store", "other", "--verify", *WITH_KEY)
+    assert (ran.code, broken.read_bytes()) == (4, data)
+    assert f"{names[0]}: not copied" in ran.err
+
+
 @pytest.mark.parametrize("needed_by", ["first", "second", "both"])
 def test_what_was_condemned_and_cannot_be_stored_again(
     work: Path, names: list[str], monkeypatch: pytest.MonkeyPatch, needed_by: str

@@ -415,6 +415,23 @@ def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service
         world.expect_whole()
 
 
+def test_a_prune_that_another_took_for_dead_deletes_nothing_more(plain_service: sweeps.S3) -> None:
+    """Nor when it has said since that it lives, and read the manifests again: what the other has deleted is stored anew,
+    by a backup that has not stored its manifest yet."""
+    with Stage(plain_service, 1).scene() as world:
+        frozen = world.pruning("PRUNE-A").until("has_locks", 2)
+        assert any("sweep.running" in name for name in world.others())
+        frozen.freeze(HOUR, suspends=True)
+        world.advance(50 * MINUTE)
+        world.run_well(world.pruning("PRUNE-B"))
+        create = world.creating(NEEDED).until(is_manifest)
+        world.advance(12 * MINUTE)
+        frozen.until(is_deletion)
+        world.run_well(create)
+        world.run_well(frozen)
+        world.expect_whole()
+
+
 def test_what_is_in_a_list_stays_for_a_grace_period(place: sweeps.S3 | None) -> None:
     with Stage(place, 0).scene() as world:
         world.run_well(world.pruning("quiet", last=99))
