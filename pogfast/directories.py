@@ -357,10 +357,11 @@ class Directories:
         return kind != stat.S_IFDIR and self.may_replace(path)
 
     def _allow(self, directory: int, path: str) -> None:
-        """Lets the owner of a directory write to it. Root needs no leave."""
-        if path in self.ours and os.geteuid():
-            found = os.fstat(directory)
-            if found.st_uid == os.geteuid() and found.st_mode & 0o300 != 0o300:
+        """Lets the owner of a directory write to it: root needs leave, too, in a container without its capabilities."""
+        if path not in self.ours or os.access(f"/proc/self/fd/{directory}", os.W_OK | os.X_OK, effective_ids=True):
+            return
+        if os.fstat(directory).st_uid == os.geteuid():
+            with contextlib.suppress(OSError):  # then what is written to it says why that cannot be
                 os.fchmod(directory, UNFINISHED_MODE)
                 self.owed.add(path)
 

@@ -114,14 +114,28 @@ def _by_store(
     return list(found.values())
 
 
-def _find(text: str, key: Key | None, **wanted: Any) -> tuple[Store, str]:
+def _find(
+    text: str, key: Key | None, *, tell: Callable[[PogfastError | str], None], **wanted: Any
+) -> tuple[Store, str]:
+    """Raises UsageError where a newer archive is passed over, too: what would be removed is not what was meant."""
     store, name = find_manifest(text)
     if name != LATEST:
         return store, name
     store.close()
     if key is None:
         raise UsageError(f"{text}: without a key it cannot be told which archive is the latest", hint="give a key")
-    return find_archive(text, key, **wanted)
+    passed_over: list[PogfastError | str] = []
+
+    def hear(what: PogfastError | str) -> None:
+        passed_over.append(what)
+        tell(what)
+
+    store, name = find_archive(text, key, tell=hear, **wanted)
+    if passed_over:
+        store.close()
+        hint = f"give its name: `pogfast list {store.path}` shows those there are"
+        raise UsageError(f"{text}: it is not sure which archive is the latest, nothing was changed", hint=hint)
+    return store, name
 
 
 def _noted(problems: list[PogfastError], tell: Callable[[PogfastError], None]) -> Callable[[PogfastError], None]:

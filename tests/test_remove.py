@@ -100,6 +100,25 @@ def test_the_latest_that_fits(work: Path, pogfast: Runner, made: list[str]) -> N
     assert there(work) == [f"{made[0]}.removed", made[1]]
 
 
+@pytest.mark.parametrize("verb", [["remove"], ["rewrite", "--exclude", "secret"]], ids=["remove", "rewrite"])
+@pytest.mark.parametrize("newest", ["damaged", "of another key"])
+def test_another_archive_than_the_latest_is_never_taken_for_it(
+    work: Path, pogfast: Runner, made: list[str], verb: list[str], newest: str
+) -> None:
+    """What is read passes over archives that do not open."""
+    if newest == "damaged":
+        (work / "store" / made[1]).write_bytes(b"")
+    else:
+        (work / "other").write_bytes(b"other")
+        without = {name: value for name, value in os.environ.items() if not name.endswith("CRYPTION_KEYFILE")}
+        made += pogfast("create", "tree", "--to", "store", "-q", "--keyfile", "other", env=without).lines
+    ran = pogfast(*verb, "store/latest", "--yes")
+    assert (ran.code, there(work)) == (2, made)
+    assert f"a newer archive is passed over: {made[-1]}" in ran.err
+    assert "it is not sure which archive is the latest" in ran.err
+    assert pogfast(*verb, f"store/{made[0]}", "--yes").code == 0
+
+
 def test_rewriting_leaves_out_what_matches(work: Path, pogfast: Runner, made: list[str]) -> None:
     ran = pogfast("rewrite", f"store/{made[0]}", "--exclude", "secret")
     assert (ran.code, there(work)) == (0, made), "nothing without --yes"

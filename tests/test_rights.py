@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Runner
+from conftest import Runner, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root on Linux may do this")
 MTIME = 1_600_000_000_123_456_789
@@ -166,6 +166,20 @@ def test_never_changes_nothing_that_is_there(work: Path, cli: Runner) -> None:
     assert cli(*restore).code == 0
     after = facts(work / "out" / "tree")
     assert (after["d"][0], after["d"][3]) == (before["d"][0], before["d"][3]), "that something is restored into it, too"
+
+
+def test_root_without_its_capabilities_restores_into_its_read_only_directories(work: Path, cli: Runner) -> None:
+    """As in a container. A file that is missing there comes back, and the directory is as it was."""
+    (work / "tree" / "d").chmod(0o555)
+    restore = archived(cli)
+    assert cli(*restore).code == 0
+    before = facts(work / "out" / "tree")
+    (work / "out" / "tree" / "d" / "large").unlink()
+    os.utime(work / "out" / "tree" / "d", ns=(0, 0))
+    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "pogfast"]
+    ran = run([*powerless, *restore, "--no-owner", "--exclude=link"], work)
+    assert ran.code == 0, ran.err
+    assert facts(work / "out" / "tree") == before
 
 
 # ---- what gives rights -----------------------------------------------------------------------------------------------
