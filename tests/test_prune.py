@@ -764,6 +764,34 @@ def test_a_long_run_says_what_it_has_stored(
     assert not partial.exists()
 
 
+def test_of_a_file_that_is_begun_what_is_stored_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is killed in the middle of it."""
+    monkeypatch.chdir(tmp_path)
+    Path("large").write_bytes(os.urandom(3_000_000))
+    monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
+    monkeypatch.setattr(backup, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(backup, "SAVE_BLOB", 0.0)
+
+    class Killed(BaseException):
+        pass
+
+    put = targets.Partial.put
+
+    def put_and_die(self: targets.Partial, data: bytes) -> None:
+        put(self, data)
+        raise Killed
+
+    monkeypatch.setattr(targets.Partial, "put", put_and_die)
+    with pytest.raises(Killed):
+        backup.create(["large"], "store", KEY, options=backup.Options(chunk_size=10_000, cache_directory="", jobs=1))
+    [partial] = Path("store").glob("*.mfn.partial")
+    opened = manifest.open(partial.read_bytes(), KEY, partial.name)
+    assert list(opened.entries) == ["large.partial"]
+    begun = opened.entries["large.partial"]
+    assert 0 < len(begun.blobs) < 300
+    assert all(Path("store", "data", name[:2], name).exists() for name in begun.blobs)
+
+
 def test_what_was_relied_on_and_is_condemned_meanwhile_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

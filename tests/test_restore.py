@@ -241,6 +241,15 @@ def test_a_tree_comes_back_with_all_that_was_kept(work: Work, layout: str, jobs:
     assert len(made.fetched) == len(set(made.fetched)), "each blob once"
 
 
+@pytest.mark.parametrize("no_sync", [False, True])
+def test_both_times_of_a_file_come_back(work: Work, no_sync: bool) -> None:
+    made = Archive()
+    made.add("f", b"content", atime_ns=1_500_000_000_000_000_100, mtime_ns=1_600_000_000_000_000_200)
+    work.restore(made, no_sync=no_sync)
+    found = (work.out / "f").stat()
+    assert (found.st_atime_ns, found.st_mtime_ns) == (1_500_000_000_000_000_100, 1_600_000_000_000_000_200)
+
+
 def test_a_store_that_is_a_directory(work: Work) -> None:
     furnish(work.tree)
     made = archive_of(work.tree)

@@ -227,12 +227,12 @@ def test_a_backup_whose_clock_is_wrong(stage: Stage, skew: float) -> None:
 def test_a_prune_whose_clock_is_wrong_deletes_nothing_early(place: sweeps.S3 | None, skew: float) -> None:
     with Stage(place, 0).scene() as world:
         world.creating(["four"], "killed").until(is_manifest).kill()
-        young = world.blobs()
+        there = world.blobs()
         world.advance(23.5 * HOUR)
         for _ in range(3):
             world.run_well(world.pruning(skew=skew, last=99))
+        assert world.blobs() == there, world.story()
         world.run_well(world.creating(["four"]))
-        assert young - world.blobs() <= world.index(world.archives()[0]) | young
         world.expect_whole()
         world.settle()
 
@@ -416,8 +416,8 @@ def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service
 
 
 def test_a_prune_that_another_took_for_dead_deletes_nothing_more(plain_service: sweeps.S3) -> None:
-    """Nor when it has said since that it lives, and read the manifests again: what the other has deleted is stored anew,
-    by a backup that has not stored its manifest yet."""
+    """Nor when it has said since that it lives, and read the manifests again: what the other has deleted is stored anew
+    by a backup whose manifest comes later."""
     with Stage(plain_service, 1).scene() as world:
         frozen = world.pruning("PRUNE-A").until("has_locks", 2)
         assert any("sweep.running" in name for name in world.others())

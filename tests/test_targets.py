@@ -13,6 +13,7 @@ from conftest import Ran, Runner, run
 
 from pogfast._engine import BlobDirectory, Sealer
 from pogfast.errors import StoreError, StoreLost
+from pogfast.sealing import conclude
 from pogfast.stores import LocalStore
 from pogfast.stores.targets import Partial, Targets
 
@@ -242,6 +243,26 @@ def test_what_a_run_has_stored_so_far_is_told_to_every_target(two: list[LocalSto
     partial.delete()
     assert [store.marks() for store in two] == [[], []]
     assert lost == []
+
+
+def test_a_write_that_failed_on_the_way_keeps_the_manifest_from_appearing(
+    two: list[LocalStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system tells of it once, whoever asks first."""
+    lost: list[StoreLost] = []
+    targets = Targets(two, lost.append)
+
+    def fail(directory: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pogfast.stores.local.sync_file_system", fail)
+        two[0].begin_durable()
+    conclude(targets, lambda: b"manifest", lambda data: [], lambda name: None)
+    assert [len(store.manifests()) for store in two] == [0, 1]
+    assert [str(error) for error in lost] == [
+        f"cannot write to {two[0].label}: Input/output error: the archive is not in {two[0].label}"
+    ]
 
 
 @pytest.mark.parametrize("hint", ["", "make room"])
