@@ -8,6 +8,7 @@ is locked stays.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -164,9 +165,16 @@ def _judged(
         choice = _describe(store, name, key)
         if name in locked:
             choice.reason = locked_until(locked[name])
-            problem(Locked(f"{name}: not removed, it is {choice.reason}", path=name))
+            problem(_locked(f"{name}: not removed, it is", locked[name], name))
         summary.choices.append(choice)
     return [name for name in names if name not in locked]
+
+
+def _locked(text: str, until: float, name: str) -> Locked:
+    hint = "remove it then: until then nobody can, but with a governance lock those who have the right, in S3"
+    if until == math.inf:
+        hint = "it has a legal hold: end that in S3, and remove it then"
+    return Locked(f"{text} {locked_until(until)}", hint, path=name)
 
 
 def _describe(store: Store, name: str, key: Key | None) -> Choice:
@@ -276,7 +284,7 @@ def _rewrite(
     if not keep:
         done.kept = bool(locked := store.locked([name]))
         if locked:
-            problem(Locked(f"{name}: the old archive stays, it is {locked_until(locked[name])}", path=name))
+            problem(_locked(f"{name}: the old archive stays, it is", locked[name], name))
         else:
             store.remove_manifest(name)
     return done

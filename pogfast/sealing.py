@@ -9,7 +9,6 @@ left out; a store that cannot be written to ends the run.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +21,9 @@ from pogfast._engine import Sealed, Sealer
 from pogfast.errors import PogfastError, SourceError, StoreError
 from pogfast.keys import Key
 from pogfast.stores import MANIFEST, PARTIAL, Target
+from pogfast.stores.findings import hint_of
 from pogfast.stores.reliance import stored_again
 from pogfast.stores.targets import Partial, Targets
-
-FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Source(NamedTuple):
@@ -206,5 +204,5 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = "make room and run it again: what is stored is kept" if error.errno in FULL else ""
-        raise StoreError(f"cannot write to {error.filename or 'the store'}: {error.strerror}", hint) from error
+        text = f"cannot write to {error.filename or 'the store'}: {error.strerror}"
+        raise StoreError(text, hint_of(error)) from error

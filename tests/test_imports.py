@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "several stores as one to read from: no key, and of which kinds they are is not its business",
     ),
     "stores.targets": (
-        {"beside", "clock", "stores", "stores.reliance", "_engine", "errors"},
+        {"beside", "clock", "stores", "stores.findings", "stores.reliance", "_engine", "errors"},
         "several stores as one: of which kinds is not its business",
     ),
     "stores.program": (
@@ -88,7 +88,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what a writer and a prune tell each other in one store: no key, and which archive is not its business",
     ),
     "sealing": (
-        {"manifest", "keys", "stores", "stores.reliance", "stores.targets", "_engine", "errors"},
+        {"manifest", "keys", "stores", "stores.findings", "stores.reliance", "stores.targets", "_engine", "errors"},
         "story 1: never knows restore, flags or patterns",
     ),
     "metadata": ({"errors"}, "what a file has beyond its content, on this system: no archive, no path policy"),

@@ -307,6 +307,8 @@ def test_remove_and_rewrite_keep_what_is_locked(command: Command, bucket: str) -
     ran = command("remove", f"{store}/{made[0]}", "--yes")
     assert ran.code == 3
     assert f"{made[0]}: not removed, it is locked until " in ran.err
+    assert "\n  remove it then: " in ran.err
+    assert "undelete" not in ran.err, "nothing was removed"
     assert ran.lines[0].startswith(f"keep    {made[0]}  ")
     ran = command("rewrite", f"{store}/{made[1]}", "--exclude", "large", "--yes")
     assert ran.code == 3

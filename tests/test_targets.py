@@ -131,6 +131,7 @@ def test_a_full_disk_among_two(pogfast: Runner, work: Path) -> None:
     ran = run([*mounted, sys.executable, "-m", "pogfast", *words], work)
     assert ran.code == 3, ran.err
     assert f"pogfast: error: cannot write to full: {os.strerror(28)}: the archive is not in full\n" in ran.err
+    assert "\n  make room and run it again" in ran.err
     assert ran.out.decode().split()[-1] == "data", "no manifest"
     assert_whole(pogfast, work / "wider", 1)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pogfast._engine import MOST_BLOB, BlobDirectory, sync_file_system
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError, UsageError
-from pogfast.stores.findings import Finding, Warmth
+from pogfast.stores.findings import Finding, Warmth, hint_of
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -202,7 +202,7 @@ class LocalStore:
             os.makedirs(path, exist_ok=True)
             store = cls(path, fan_out, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
         except OSError as error:
-            raise StoreError(f"cannot use {path} as a store: {error.strerror}") from error
+            raise StoreError(f"cannot use {path} as a store: {error.strerror}", hint_of(error)) from error
         if not os.access(path, os.W_OK | os.X_OK):
             reason = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
             raise StoreError(f"cannot write to {path}: {os.strerror(reason)}")
@@ -264,7 +264,7 @@ class LocalStore:
                 os.mkdir("data", dir_fd=self.directory)
             os.close(open_folder("data", self.directory))
         except OSError as error:
-            raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
+            raise StoreError(f"cannot write to {self.label}: {error.strerror}", hint_of(error)) from error
 
     def has_folder(self) -> bool:
         """Returns True if there is a data/, as in a store that is to get its first blob."""
@@ -285,7 +285,7 @@ class LocalStore:
             if self.failed:
                 raise self.failed
         except OSError as error:
-            raise StoreError(f"cannot write to {self.label}: {error.strerror}") from error
+            raise StoreError(f"cannot write to {self.label}: {error.strerror}", hint_of(error)) from error
 
     def put_manifest(self, name: str, data: bytes) -> None:
         self._put(name, data, replace=False)
@@ -314,7 +314,7 @@ class LocalStore:
                 raise
             os.fsync(self.directory)
         except OSError as error:
-            raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}") from error
+            raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}", hint_of(error)) from error
 
     def _rename_new(self, unfinished: str, name: str) -> None:
         """Raises OSError and Exists."""

@@ -21,7 +21,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import Exists, MissingBlob, StoreError, UsageError
-from pogfast.stores.findings import Finding, Warmth
+from pogfast.stores.findings import MAKE_ROOM, Finding, Warmth
 from pogfast.stores.remote import (
     Body,
     Found,
@@ -92,10 +92,10 @@ REFUSED = {
     "InvalidObjectState": ("the object is in cold storage", "thaw it first"),
     "EntityTooLarge": ("the service takes no object of this size", "choose a smaller --chunk-size"),
     "413": ("the service takes no object of this size", "choose a smaller --chunk-size"),
-    "InsufficientStorage": ("the store is full", "make room and run it again: what is stored is kept"),
-    "XMinioStorageFull": ("the store is full", "make room and run it again: what is stored is kept"),
-    "507": ("the store is full", "make room and run it again: what is stored is kept"),
-    "QuotaExceeded": ("the quota is used up", "make room and run it again: what is stored is kept"),
+    "InsufficientStorage": ("the store is full", MAKE_ROOM),
+    "XMinioStorageFull": ("the store is full", MAKE_ROOM),
+    "507": ("the store is full", MAKE_ROOM),
+    "QuotaExceeded": ("the quota is used up", MAKE_ROOM),
 }
 DENIED = {"AccessDenied", "401", "403"}
 CLOCK = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pogfast.beside import beside
 from pogfast.clock import Stopwatch
 from pogfast.errors import StoreError, StoreLost
+from pogfast.stores.findings import hint_of
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Needed, Reliance
 
 if TYPE_CHECKING:
@@ -153,4 +154,4 @@ def _as_store_error(target: Target, error: BaseException) -> StoreError:
     if isinstance(error, StoreError):
         return error
     said = error.strerror if isinstance(error, OSError) else None
-    return StoreError(f"cannot write to {target.label}: {said or error}")
+    return StoreError(f"cannot write to {target.label}: {said or error}", hint_of(error))
