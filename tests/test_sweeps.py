@@ -432,6 +432,17 @@ def test_a_prune_that_another_took_for_dead_deletes_nothing_more(plain_service: 
         world.expect_whole()
 
 
+def test_what_a_prune_has_deleted_before_it_was_killed_is_stored_again(plain_service: sweeps.S3) -> None:
+    """It says of itself no more than before: a backup that has waited for it looks whether its blobs are there."""
+    with Stage(plain_service, 1).scene() as world:
+        prune = world.pruning().until(is_deletion)
+        create = world.creating(NEEDED).until("page sweep.").go(1)
+        assert not create.next, "it waits"
+        prune.until("sweep.done").kill()
+        world.run_well(create)
+        world.expect_whole()
+
+
 def test_what_is_in_a_list_stays_for_a_grace_period(place: sweeps.S3 | None) -> None:
     with Stage(place, 0).scene() as world:
         world.run_well(world.pruning("quiet", last=99))
