@@ -60,6 +60,8 @@ LONGEST_PAUSE = 30.0
 LONGEST_ASKED = 120.0
 # Objects that are deleted before it is known that they are.
 DELETED_AT_ONCE = 1000
+# Blobs that are asked for by name, and not looked for in a listing, which is a request for each thousand there are.
+FEW = 50
 # Pages without an object after which a listing has no end: each stands for a thousand folders.
 EMPTY_PAGES = 10_000
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
@@ -312,21 +314,21 @@ class RemoteStore:
 
     def missing(self, names: Iterable[str]) -> list[str]:
         wanted = list(names)
-        if not wanted:
-            return []  # a listing is a request for each thousand blobs
-        there = {blob.name for blob in self.blob_names()}
+        if len(wanted) <= FEW:
+            return [name for name, size in self._each(wanted, self.service.size) if size is None]
+        there = set(wanted).intersection(blob.name for blob in self.blob_names())
         return [name for name in wanted if name not in there]
 
-    def _listed(self, prefix: str, *, deep: bool, start: str = "") -> list[Found]:
-        """A page that breaks is asked for anew. Raises StoreError, also for a listing that goes round in circles."""
-        found: list[Found] = []
+    def _listed(self, prefix: str, *, deep: bool, start: str = "") -> Iterator[Found]:
+        """Yields what is listed, page by page; one that breaks is asked for anew. Raises StoreError, also for a listing
+        that goes round in circles."""
         seen: set[str] = set()
         token, empty = "", 0
         while True:
             page, token = self._again(partial(self.service.page, prefix, token, deep=deep, start=start))
-            found += page
+            yield from page
             if not token:
-                return found
+                return
             empty = 0 if page else empty + 1
             marks = {f"token {token}", *(f"path {first.path}" for first in page[:1])}
             if marks & seen or empty > EMPTY_PAGES:
