@@ -304,6 +304,26 @@ def test_remove(world: World) -> None:
         world.check(world.private, *names)
 
 
+REMOVE_BESIDE = """
+import sys
+from pogfast.stores.local import LocalStore
+
+store = LocalStore.create("S", fan_out=True)
+store.blobs.put(sys.argv[1], b"blob" * 1000)
+store.remove_manifest(sys.argv[2])
+"""
+
+
+def test_remove_beside_a_run_that_has_synced_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of a blob says nothing then, whatever is younger."""
+    monkeypatch.setattr(sys.modules[__name__], "SAMPLE", 0)
+    blob = "A" * 43 + "="
+    for _ in world.states("-c", REMOVE_BESIDE, blob, three(world)[-1]):
+        opened = local.LocalStore.create(str(world.store), fan_out=True)
+        assert opened.size_of(blob) is None or bytes(opened.get_blob(blob)) == b"blob" * 1000
+        opened.close()
+
+
 def test_rewrite(world: World) -> None:
     names = three(world)
     for _ in world.states(

@@ -450,6 +450,19 @@ def test_what_nobody_would_read_back_is_not_stored(store: LocalStore, monkeypatc
     store.put_manifest("a.mfn", bytes(10))
 
 
+def test_what_went_wrong_first_is_told(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when what is unfinished cannot be removed."""
+
+    def interrupted(file: int) -> None:
+        for unfinished in Path(store.path).glob(".pogfast-*"):
+            unfinished.unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pogfast.stores.local.sync_file_system", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.put_manifest("a.mfn", b"manifest")
+
+
 def placed(store: LocalStore, name: str, data: bytes, written: int) -> Path:
     path = Path(store.path, "data", name[:2], name)
     path.parent.mkdir(parents=True, exist_ok=True)

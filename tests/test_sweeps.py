@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweeps import DAY, GRACE, HOUR, Actor, World
 
+from pogfast import checking
 from pogfast.retention import Span
 
 BLOB = re.compile(r"(os\.)?(_?delete|remove|unlink|rename|replace).*[A-Za-z0-9_-]{43}=")
@@ -304,6 +305,24 @@ def test_a_prune_that_is_killed_between_calls_of_the_system() -> None:
                 world.settle()
                 if over:
                     break
+
+
+@pytest.mark.parametrize("opens", ["check", "create"])
+def test_a_prune_that_is_killed_before_it_puts_a_blob_back(opens: str) -> None:
+    """A backup has stored it anew while the prune stood still. Whoever opens the store next finds it."""
+    with Stage(None, 1).scene() as world:
+        prune = world.pruning(fine=True).until(".pogfast-trash-")
+        prune.freeze(HOUR, suspends=False)
+        done = world.run_well(world.creating(NEEDED))
+        world.advance(HOUR)
+        prune.until("os.link .pogfast-trash-").kill()
+        assert not world.is_whole(done.manifest), world.story()
+        if opens == "create":
+            world.run_well(world.creating(["four"]))
+        else:
+            assert checking.check([world.store], sweeps.KEY, jobs=1).exit_code == 0
+        world.expect_whole()
+        world.settle()
 
 
 def test_a_backup_is_killed_before_its_last_look(stage: Stage) -> None:

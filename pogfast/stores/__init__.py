@@ -19,7 +19,7 @@ from pogfast._engine import BlobDirectory
 from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
 from pogfast.stores.addresses import check_directory, is_service, parse_service
-from pogfast.stores.local import MANIFEST, PARTIAL, REMOVED, LocalStore, Stored, is_flat
+from pogfast.stores.local import MANIFEST, PARTIAL, REMOVED, LocalStore, Stored, is_flat, is_partial, is_removed
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
@@ -381,7 +381,7 @@ def names_archive(text: str) -> bool:
 
 
 def _is_archive(name: str) -> bool:
-    return name.endswith((MANIFEST, MANIFEST + PARTIAL)) or name == LATEST
+    return name.endswith(MANIFEST) or is_partial(name) or name == LATEST
 
 
 def find_manifest(text: str) -> tuple[Store, str]:
@@ -496,6 +496,8 @@ __all__ = [
     "check_targets",
     "default_store",
     "find_manifest",
+    "is_partial",
+    "is_removed",
     "names_archive",
     "open_archive",
     "open_backup",

@@ -160,7 +160,7 @@ def is_flat(path: str) -> bool:
         folders = os.listdir(os.path.join(path, "data")) if "data" in names else []
     except OSError:
         return False
-    if not any(_is_manifest(name) for name in names):
+    if not any(is_manifest(name) for name in names):
         return False
     # Without a blob beside them they may be a store's that has none; beside blobs a data/ may be somebody's data.
     return any(_is_like_a_blob(name) for name in names) and not any(len(name) == 2 for name in folders)
@@ -207,6 +207,7 @@ class LocalStore:
             reason = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
             raise StoreError(f"cannot write to {path}: {os.strerror(reason)}")
         sweep(store.directory)
+        store._put_back_all()
         store._distrust()
         return store
 
@@ -222,9 +223,11 @@ class LocalStore:
         """Opens a directory to read from. With `follow` manifests may be symbolic links: only for names that were given
         by the user. Raises NoSuchArchive."""
         try:
-            return cls(path, fan_out, os.open(path, os.O_RDONLY | os.O_DIRECTORY), follow=follow)
+            store = cls(path, fan_out, os.open(path, os.O_RDONLY | os.O_DIRECTORY), follow=follow)
         except OSError as error:
             raise NoSuchArchive(f"no store at {path}: {error.strerror}") from error
+        store._put_back_all()
+        return store
 
     @property
     def source(self) -> BlobDirectory:
@@ -254,7 +257,7 @@ class LocalStore:
         if name == "data" and self.fan_out:
             return True
         return (
-            name.startswith(OWN) or _is_manifest(name) or is_mark(name) or (not self.fan_out and _is_like_a_blob(name))
+            name.startswith(OWN) or is_manifest(name) or is_mark(name) or (not self.fan_out and _is_like_a_blob(name))
         )
 
     def make_folder(self) -> None:
@@ -304,13 +307,14 @@ class LocalStore:
                     out.write(data)
                     out.flush()
                     # All blobs that are older than a manifest are on the disk, those of other runs as well.
-                    (sync_file_system if _is_manifest(name) else os.fsync)(file)
+                    (sync_file_system if is_manifest(name) else os.fsync)(file)
                 if replace or self._is_planted(name):
                     os.rename(unfinished, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
                 else:
                     self._rename_new(unfinished, name)
             except BaseException:
-                os.unlink(unfinished, dir_fd=self.directory)
+                with contextlib.suppress(OSError):  # what was raised first is what should be heard
+                    os.unlink(unfinished, dir_fd=self.directory)
                 raise
             os.fsync(self.directory)
         except OSError as error:
@@ -333,7 +337,7 @@ class LocalStore:
     def manifests(self) -> list[Stored]:
         """What ends in .mfn, by name. A link or FIFO there is listed as well, and is damage when it is read: if it were
         passed over, prune would delete the blobs of the manifest that it stands for. Raises StoreError."""
-        return sorted(self._files(".", _is_manifest, is_meant=_is_no_directory))
+        return sorted(self._files(".", is_manifest, is_meant=_is_no_directory))
 
     def marks(self) -> list[Stored]:
         return sorted(self._files(".", is_mark, is_meant=_is_no_directory))
@@ -520,8 +524,15 @@ class LocalStore:
         except FileExistsError:
             os.unlink(aside, dir_fd=self.directory)
 
+    def _put_back_all(self) -> None:
+        """Does what begin_sweep does, for who may not write as well: an archive may need one of these blobs, if it was
+        stored anew while the prune stood still."""
+        with contextlib.suppress(StoreError):
+            self.begin_sweep()
+
     def begin_sweep(self) -> None:
-        """Puts blobs back that a prune which was killed had moved aside. Raises StoreError."""
+        """Puts blobs back that a prune which was killed had moved aside. One that is at it takes them for deleted, and
+        the next one deletes them. Raises StoreError."""
         for found in self.named(TRASH):
             name = found.name[-NAME_LENGTH:]
             if not LIKE_A_BLOB.fullmatch(name):
@@ -553,6 +564,8 @@ class LocalStore:
     def remove_manifest(self, name: str) -> None:
         """Renames it: that needs no room. Raises NoSuchArchive and StoreError."""
         try:
+            # Until it has its other name all blobs that are older than it count as being on the disk.
+            sync_file_system(self.directory)
             os.utime(name, dir_fd=self.directory, follow_symlinks=False)  # the grace period begins now
             os.rename(name, name + REMOVED, src_dir_fd=self.directory, dst_dir_fd=self.directory)
             os.fsync(self.directory)
@@ -620,7 +633,7 @@ class LocalStore:
         os.close(self.directory)
 
 
-def _is_manifest(name: str) -> bool:
+def is_manifest(name: str) -> bool:
     # Hidden ones are other systems' notes on a manifest, not manifests.
     return name.endswith(MANIFEST) and not name.startswith(".")
 
@@ -629,10 +642,19 @@ def _is_no_directory(mode: int) -> bool:
     return not stat.S_ISDIR(mode)
 
 
+def is_removed(name: str) -> bool:
+    """Whether it is the manifest of an archive that was removed and can be brought back."""
+    return name.endswith(MANIFEST + REMOVED) and not name.startswith(".")
+
+
+def is_partial(name: str) -> bool:
+    """Whether it is the manifest of what a run that goes on, or was killed, has stored."""
+    return name.endswith(MANIFEST + PARTIAL) and not name.startswith(".")
+
+
 def is_mark(name: str) -> bool:
     """Whether something beside the manifests is ours."""
-    stands_for_archive = name.endswith((MANIFEST + REMOVED, MANIFEST + PARTIAL)) and not name.startswith(".")
-    return stands_for_archive or name.startswith((SWEEP, CONDEMNED))
+    return is_removed(name) or is_partial(name) or name.startswith((SWEEP, CONDEMNED))
 
 
 def _is_like_a_blob(name: str) -> bool:
