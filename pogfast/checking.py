@@ -37,7 +37,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.reading import EntryFile
 from pogfast.sizes import check_jobs, parse_size
-from pogfast.stores import Store, names_archive, open_store
+from pogfast.stores import Store, is_partial, names_archive, open_store
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
 BATCH = 8192
@@ -219,7 +219,8 @@ def _stores(
         else:
             store, name = open_store(text), ""
         opened.callback(store.close)
-        names = [stored.name for stored in manifests_of(store) if name in ("", stored.name)]
+        there = store.marks() if is_partial(name) else manifests_of(store)
+        names = [stored.name for stored in there if name in ("", stored.name)]
         if name and not names:
             raise NoSuchArchive(f"no such archive: {text}")
         _, known = found.setdefault(os.path.realpath(store.path), (store, []))

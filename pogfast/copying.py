@@ -25,7 +25,17 @@ from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError
 from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key
 from pogfast.sizes import check_jobs
-from pogfast.stores import LATEST, PARTIAL, Store, Stored, Target, find_manifest, names_archive, open_store
+from pogfast.stores import (
+    LATEST,
+    PARTIAL,
+    Store,
+    Stored,
+    Target,
+    find_manifest,
+    is_partial,
+    names_archive,
+    open_store,
+)
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
 
 if TYPE_CHECKING:
@@ -119,6 +129,9 @@ def copy(
         stack.callback(opened.close)
         manifests_of(opened)
         names = {*archives, name} - {""}
+        for name in filter(is_partial, names):
+            hint = "run it again to the end, or `pogfast restore` what it has stored"
+            raise UsageError(f"{name} is of a run that has not ended: only whole archives are copied", hint=hint)
         wanted = Filter.of(host, tags, path)
         if LATEST in names and key is not None:
             names = names - {LATEST} | {latest_of(opened, key, wanted, telling(report, summary.problems))}
