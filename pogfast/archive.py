@@ -42,7 +42,17 @@ from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
 from pogfast.retention import is_future
 from pogfast.sizes import check_jobs
-from pogfast.stores import LATEST, MANIFEST, PARTIAL, REMOVED, Store, Stored, find_manifest, open_store
+from pogfast.stores import (
+    LATEST,
+    MANIFEST,
+    PARTIAL,
+    Store,
+    Stored,
+    find_manifest,
+    is_partial,
+    is_removed,
+    open_store,
+)
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -564,7 +574,7 @@ def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = Fal
     """
     manifests = manifests_of(store)
     if partial:
-        manifests = [mark for mark in store.marks() if mark.name.endswith(MANIFEST + PARTIAL)]
+        manifests = [mark for mark in store.marks() if is_partial(mark.name)]
     catalog = Catalog(store, key)
     infos = [_info(store, seen, counted=not blobs) for seen in catalog.look(manifests, blobs=blobs)]
     if not partial:  # what is remembered is of all that was looked at, and of nothing else
@@ -572,15 +582,25 @@ def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = Fal
     return sorted(infos, key=lambda info: (info.time or FIRST, info.name))
 
 
-def needed_blobs(store: Store, key: Key, manifests: Sequence[Stored]) -> Iterator[tuple[str, list[str]]]:
+def _refuse(name: str, error: PogfastError) -> None:
+    raise error
+
+
+def needed_blobs(
+    store: Store,
+    key: Key,
+    manifests: Sequence[Stored],
+    unreadable: Callable[[str, PogfastError], None] = _refuse,
+) -> Iterator[tuple[str, list[str]]]:
     """Yields (manifest's name, distinct names of the blobs that it needs) of archives, in their order; manifests are
-    fetched in parallel, and those that were opened before are not fetched. Raises what the first one raises that
-    cannot be opened."""
+    fetched in parallel, and those that were opened before are not fetched. `unreadable` hears of one that cannot be
+    opened, and raises that unless it may be passed over."""
     with Catalog(store, key) as catalog:
         for seen in catalog.look(manifests, blobs=True):
             if seen.problem is not None:
-                raise seen.problem
-            yield seen.name, seen.blobs or []
+                unreadable(seen.name, seen.problem)
+            else:
+                yield seen.name, seen.blobs or []
 
 
 @dataclass(slots=True)
@@ -619,7 +639,7 @@ def manifests_of(store: Store | Mirrors) -> list[Stored]:
     archive is left; and StoreError.
     """
     manifests = store.manifests()
-    if manifests or any(mark.name.endswith((REMOVED, PARTIAL)) for mark in store.marks()):
+    if manifests or any(is_removed(mark.name) or is_partial(mark.name) for mark in store.marks()):
         return manifests
     if next(iter(store.blob_names()), None) is None:
         hint = "is the path right, and the disk mounted?" if os.path.isdir(store.path) else "is the name right?"

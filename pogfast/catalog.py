@@ -66,8 +66,8 @@ class Seen:
     """What is known of an archive. `facts` are what its trailer says, without what is in it; what was left out is there
     as numbers. Of an archive without a trailer they are the totals of its entries; a public key alone knows none.
 
-    `blobs` are the distinct names of what it needs, where they were asked for, or `numbers` of them in what is written
-    down. `problem` is why it could not be opened.
+    `blobs` are the distinct names of what it needs, where they were asked for, and until the next one is looked at;
+    `numbers` of them are what is remembered. `problem` is why it could not be opened.
     """
 
     name: str
@@ -88,6 +88,8 @@ class Catalog:
         self._path, self._sealing = _place(store.identity, key)
         self._known: dict[str, Seen] | None = None
         self._names: list[str] = []
+        self._numbers: dict[str, int] = {}  # of these
+        self._room = MOST_BLOBS
         self._learnt = False
         self._there: set[str] = set()
 
@@ -116,6 +118,7 @@ class Catalog:
                 self._known[seen.name] = seen
                 self._learnt = True
             yield seen
+            self._fold(seen)
 
     def close(self) -> None:
         """Writes down what was learnt, where it can be."""
@@ -148,6 +151,22 @@ class Catalog:
             with contextlib.suppress(IndexError, ValueError):  # these are not numbers of ours: the manifest is opened
                 seen.blobs = [self._names[number] for number in array("I", seen.numbers)]
         return seen.blobs is not None
+
+    def _fold(self, seen: Seen) -> None:
+        """Keeps what an archive needs as numbers: archives need mostly the same, and their names are 25 times as
+        long."""
+        if seen.blobs is not None and seen.numbers is None and len(seen.blobs) <= self._room:
+            self._room -= len(seen.blobs)
+            seen.numbers = array("I", map(self._number, seen.blobs)).tobytes()
+        seen.blobs = None
+
+    def _number(self, blob: str) -> int:
+        if len(self._numbers) < len(self._names):
+            self._numbers = {name: number for number, name in enumerate(self._names)}
+        number = self._numbers.setdefault(blob, len(self._names))
+        if number == len(self._names):
+            self._names.append(blob)
+        return number
 
     # ---- what is remembered ----
 

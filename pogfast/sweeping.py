@@ -21,11 +21,11 @@ from functools import partial
 from pogfast.archive import needed_blobs
 from pogfast.beside import beside
 from pogfast.clock import Stopwatch, now
-from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, StoreError
+from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError
 from pogfast.keys import Key
 from pogfast.sizes import many
-from pogfast.stores import MANIFEST, PARTIAL, REMOVED, Store, Stored
-from pogfast.stores.local import CONDEMNED, STAMP, SWEEP, SWEEPING, SWEPT, is_mark
+from pogfast.stores import REMOVED, Store, Stored, is_partial, is_removed
+from pogfast.stores.local import CONDEMNED, STAMP, SWEEP, SWEEPING, SWEPT, is_manifest, is_mark
 from pogfast.stores.reliance import STALE
 
 DAY = 24 * 3600.0
@@ -55,25 +55,26 @@ class Swept:
 
 @dataclass
 class _Held:
-    """What lies in a store beside its blobs, and the blobs that it names, as it was read after `watch` was started."""
+    """What lies in a store beside its blobs, and the names of the blobs that it needs, as it was read after `watch` was
+    started. Of which archive each is is not kept: hundreds of archives need mostly the same millions of blobs."""
 
     watch: Stopwatch
     names: dict[str, Stored]
-    needed: dict[str, list[str]]  # of the manifests among them, also of removed archives and of runs that go on
+    archives: set[str] = field(default_factory=set)  # needed by archives that stay
+    runs: set[str] = field(default_factory=set)  # by runs that go on
+    removed: set[str] = field(default_factory=set)  # by removed archives, which can be brought back
 
     def is_fresh(self) -> bool:
         """Whether it was read so shortly ago that it can be believed before something is deleted."""
         return self.watch.seconds() < FENCE
 
-    def live(self, going: Collection[str] = ()) -> set[str]:
-        """Names of the blobs that archives need, and runs that go on."""
-        gone = set(going)
-        named = (blobs for name, blobs in self.needed.items() if not name.endswith(REMOVED) and name not in gone)
-        return set().union(*named)
+    def is_live(self, blob: Stored) -> bool:
+        """Whether an archive needs a blob, or a run that goes on."""
+        return blob.name in self.archives or blob.name in self.runs
 
-    def removed(self) -> set[str]:
-        """Names of the blobs that removed archives need, which can be brought back."""
-        return set().union(*(blobs for name, blobs in self.needed.items() if name.endswith(REMOVED)))
+    def is_kept(self, blob: Stored) -> bool:
+        """The same, or a removed archive."""
+        return self.is_live(blob) or blob.name in self.removed
 
     def lists(self) -> list[Stored]:
         """Of condemned blobs, the oldest first."""
@@ -102,6 +103,7 @@ class Sweep:
         self.warn = warn
         self.swept = Swept()
         self.own = ""  # the end of this run's marks
+        self._passed_over: set[str] = set()  # removed archives that cannot be read
         self._said = Stopwatch()  # since it was last said that blobs are being deleted
         self._was_silent = False  # for so long that another prune may have begun
         self.time = 0.0  # of the store, when this run began
@@ -114,7 +116,7 @@ class Sweep:
         else:
             self.store.begin_sweep()
             self.time = self._time()
-        held = self._read()
+        held = self._read(going)
         self._check(held, going)
         if self.dry_run:
             self._foretell(held, going)
@@ -123,12 +125,12 @@ class Sweep:
             self.warn("without a grace period, a backup that runs now, or begins before this ends, can lose blobs")
         elif self.grace < SHORT:
             self.warn(f"a grace period of less than {SHORT / 3600:.0f} h is safe only while nobody else writes")
+        gone = set()
         for name in going:
             with contextlib.suppress(NoSuchArchive):  # another prune was faster
                 self.store.remove_manifest(name)
-        self.swept.expired = self._delete_condemned()
-        if not self.grace:
-            self.swept.expired -= len(going)  # that went just now
+                gone.add(name + REMOVED)
+        self.swept.expired = len(self._delete_condemned() - gone)
         self._condemn()
         if not self.grace:
             self._delete_condemned()
@@ -151,16 +153,16 @@ class Sweep:
         self._delete_marks([own, *left])  # of prunes that were killed
         return marks[own]
 
-    def _read(self) -> _Held:
-        """Reads every manifest, the removed ones that can be brought back and those of runs that go on. Raises
-        NoSuchArchive for one that is listed and never there."""
+    def _read(self, going: Collection[str] = ()) -> _Held:
+        """Reads every manifest, the removed ones that can be brought back and those of runs that go on. Those of some
+        names count as removed. Raises NoSuchArchive for one that is listed and never there."""
         for _ in range(ATTEMPTS):
             with contextlib.suppress(NoSuchArchive):  # it has another name now
-                return self._read_once()
+                return self._read_once(frozenset(going))
             time.sleep(PAUSE)
-        return self._read_once()
+        return self._read_once(frozenset(going))
 
-    def _read_once(self) -> _Held:
+    def _read_once(self, going: Collection[str]) -> _Held:
         """An archive changes its name when it is removed or brought back, and a listing that goes on meanwhile may show
         it under neither: so it is listed until two listings agree."""
         watch = Stopwatch()
@@ -174,16 +176,37 @@ class Sweep:
                 break
             before = archives
         counted = [stored for name, stored in sorted(names.items()) if self._counts(stored)]
-        try:
-            return _Held(watch, names, dict(needed_blobs(self.store, self.key, counted)))
-        except DamageError as error:
+        held = _Held(watch, names)
+        for name, blobs in needed_blobs(self.store, self.key, counted, self._unreadable):
+            if is_partial(name):
+                held.runs.update(blobs)
+            elif is_removed(name) or name in going:
+                held.removed.update(blobs)
+            else:
+                held.archives.update(blobs)
+        return held
+
+    def _unreadable(self, name: str, error: PogfastError) -> None:
+        """Raises why a manifest cannot be read, unless nobody can bring its archive back and that is allowed."""
+        if not isinstance(error, DamageError):
+            raise error
+        if not is_removed(name):
             error.hint = error.hint or "what it needs is not known: take it from another store, or delete the file"
-            raise
+            raise error
+        if not self.allow_missing:
+            error.hint = (
+                "what this removed archive needs is not known: take it from another store, or `pogfast prune "
+                "--allow-missing` goes on without it, and deletes it a grace period later"
+            )
+            raise error
+        if name not in self._passed_over:
+            self._passed_over.add(name)
+            self.warn(f"{error}: this removed archive is passed over, and goes with what it alone needs")
 
     def _named(self) -> dict[str, Stored]:
         """What is ours beside the blobs, by name; in a flat store blobs lie there, too."""
         listed = self.store.named("")
-        return {each.name: each for each in listed if each.name.endswith(MANIFEST) or is_mark(each.name)}
+        return {each.name: each for each in listed if is_manifest(each.name) or is_mark(each.name)}
 
     def _counts(self, stored: Stored) -> bool:
         """Whether blobs are kept for what lies beside them: for an archive, one that was removed unless there is no
@@ -193,23 +216,22 @@ class Sweep:
     def _is_over(self, stored: Stored) -> bool:
         """Whether it can go at once. A removed archive goes with a list, as blobs do: how old its name is says nothing
         of how long it could have been brought back."""
-        if stored.name.endswith(MANIFEST + PARTIAL):
+        if is_partial(stored.name):
             return not self.grace or stored.modified <= self.time - PARTIAL_LIFE
-        return stored.name.endswith(MANIFEST + REMOVED) and not self.grace
+        return is_removed(stored.name) and not self.grace
 
     def _is_due(self, mark: Stored) -> bool:
         return not self.grace or mark.modified <= self.time - self.grace
 
     def _check(self, held: _Held, going: Collection[str]) -> None:
-        live = {name for name in held.needed if name.endswith(MANIFEST)}
-        needed = {name: held.needed[name] for name in live - set(going)}
-        absent = set().union(*needed.values())
+        archives = [stored for name, stored in sorted(held.names.items()) if is_manifest(name)]
+        absent = set(held.archives)
         blobs = 0
         for blob in self.store.blob_names():
             blobs += 1
             absent.discard(blob.name)
-        if blobs and not live:  # manifests that are not where they belong would name these
-            if not any(name.endswith(REMOVED) for name in held.names):
+        if blobs and not archives:  # manifests that are not where they belong would name these
+            if not any(map(is_removed, held.names)):
                 raise NoArchives(
                     f"{self.store.label} has no archive yet: nothing was deleted",
                     hint="`pogfast list --partial` shows a run that goes on or was killed: run it again",
@@ -219,7 +241,9 @@ class Sweep:
                 hint="`pogfast undelete` brings them back; if nothing here is needed, delete the store itself",
             )
         if absent and not self.allow_missing:
-            broken = sorted(name for name, blobs in needed.items() if not absent.isdisjoint(blobs))
+            stay = [stored for stored in archives if stored.name not in going]
+            needed = needed_blobs(self.store, self.key, stay)
+            broken = [name for name, blobs in needed if not absent.isdisjoint(blobs)] or ["an archive"]
             raise MissingBlob(
                 f"nothing was removed: {many(len(absent), 'blob')} that {broken[0]} needs are missing"
                 + (f", and {many(len(broken) - 1, 'other archive')} lack some, too" if broken[1:] else ""),
@@ -228,15 +252,13 @@ class Sweep:
 
     def _foretell(self, held: _Held, going: Collection[str]) -> None:
         """Counts what a run would do now."""
-        live = held.live(going)
-        kept = live | (held.removed() if self.grace else set())
-        kept |= set().union(*(held.needed[name] for name in going if name in held.needed)) if self.grace else set()
+        is_kept = held.is_kept if self.grace else held.is_live
         due = {} if not self.grace else self._names_of([mark for mark in held.lists() if self._is_due(mark)])
-        unneeded = [blob for blob in self.store.blob_names() if blob.name not in live]
+        unneeded = [blob for blob in self.store.blob_names() if not held.is_live(blob)]
         gone = [
             blob
             for blob in unneeded
-            if blob.name not in kept and (not self.grace or blob.modified < due.get(blob.name, -math.inf))
+            if not is_kept(blob) and (not self.grace or blob.modified < due.get(blob.name, -math.inf))
         ]
         locked = self.store.locked(blob.name for blob in gone)
         for blob in gone:
@@ -246,7 +268,7 @@ class Sweep:
         counted = {*self.swept.deleted, *locked}
         self._count_waiting(blob for blob in unneeded if blob.name not in counted)
         self.swept.expired = sum(
-            name.endswith(REMOVED) and (not self.grace or mark.modified < due.get(name, -math.inf))
+            is_removed(name) and (not self.grace or mark.modified < due.get(name, -math.inf))
             for name, mark in held.names.items()
         )
 
@@ -261,9 +283,9 @@ class Sweep:
 
     # ---- the second visit ----
 
-    def _delete_condemned(self) -> int:
+    def _delete_condemned(self) -> set[str]:
         """Deletes what cannot be brought back any more, and what was condemned a grace period ago and nothing needs.
-        The number of archives that cannot be brought back any more."""
+        Returns the names of the archives that cannot be brought back any more."""
         marks = self._named()
         due = [mark for name, mark in marks.items() if name.startswith(CONDEMNED) and self._is_due(mark)]
         listed = {mark.name: self._names_of([mark]) for mark in due}
@@ -279,12 +301,12 @@ class Sweep:
                 done = done and self._is_heard()
             if done:
                 self._delete_marks(mark.name for mark in due)
-        return sum(name.endswith(REMOVED) for name in over)
+        return set(filter(is_removed, over))
 
     @staticmethod
     def _has_waited(mark: Stored | None, listed: float) -> bool:
         """Whether a removed archive has been one ever since a list was written."""
-        return mark is not None and mark.name.endswith(MANIFEST + REMOVED) and mark.modified < listed
+        return mark is not None and is_removed(mark.name) and mark.modified < listed
 
     @contextlib.contextmanager
     def _announced(self) -> Iterator[bool]:
@@ -337,11 +359,12 @@ class Sweep:
 
     def _is_alone(self) -> bool:
         """Whether no other prune has said that it deletes blobs, a short while ago by the store's clock."""
-        marks = {mark.name.removeprefix(SWEEPING): mark.modified for mark in self.store.named(SWEEPING)}
-        over = {mark.name.removeprefix(SWEPT) for mark in self.store.named(SWEPT)}
-        latest = marks.get(self.own, self.time) - STALE
-        others = [modified for name, modified in marks.items() if name not in {self.own, *over}]
-        return not self.grace or not any(modified > latest for modified in others)
+        marks = {mark.name: mark.modified for mark in self.store.named(SWEEP)}
+        latest = marks.pop(SWEEPING + self.own, self.time) - STALE
+        return not self.grace or not any(
+            name.startswith(SWEEPING) and modified > latest and SWEPT + name.removeprefix(SWEEPING) not in marks
+            for name, modified in marks.items()
+        )
 
     def _delete_each(self, due: Sequence[Stored], listed: Mapping[str, Mapping[str, float]]) -> bool:
         """Deletes what is in some lists, as `_delete` does. Blobs are listed once, and before the manifests are read:
@@ -361,8 +384,7 @@ class Sweep:
         idle = 0
         while there:
             held = self._read()
-            kept = held.live() | held.removed()
-            there = [blob for blob in there if blob.name not in kept]
+            there = [blob for blob in there if not held.is_kept(blob)]
             if locked is None:
                 locked = self.store.locked(blob.name for blob in there)
                 self.swept.locked += len(locked)
@@ -390,14 +412,13 @@ class Sweep:
     def _condemn(self) -> None:
         """Lists what no archive needs."""
         held = self._read()
-        live = held.live()
         pending = self._names_of(held.lists())
-        unneeded = [blob for blob in self.store.blob_names() if blob.name not in live]
+        unneeded = [blob for blob in self.store.blob_names() if not held.is_live(blob)]
         old = [blob for blob in unneeded if not self.grace or blob.modified <= self.time - self.grace]
         fresh = [blob for blob in old if blob.name not in pending]
         locked = self.store.locked(blob.name for blob in fresh)
         self.swept.locked += len(locked)
-        removed = [mark for name, mark in held.names.items() if name.endswith(MANIFEST + REMOVED)]
+        removed = [mark for name, mark in held.names.items() if is_removed(name)]
         going = [each for each in [*fresh, *removed] if each.name not in locked and each.name not in pending]
         listed = self._list(sorted(going))
         if not self.grace and not listed:  # there is no room
@@ -445,7 +466,7 @@ class Sweep:
 
 
 def _stands_for_archive(name: str) -> bool:
-    return name.endswith((MANIFEST, MANIFEST + REMOVED, MANIFEST + PARTIAL)) and not name.startswith(".")
+    return is_manifest(name) or is_removed(name) or is_partial(name)
 
 
 def _unique() -> str:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -672,7 +673,7 @@ def test_a_manifest_that_is_no_file_stops_everything(
     assert (ran.code, blobs(work)) == (4, before), ran.err
     assert manifest.name in ran.err
     assert ("is a symbolic link" if kind == "link" else "not a regular file") in ran.err
-    assert ("delete the file" if ending else "move it away") in ran.err
+    assert ("--allow-missing" if ending else "move it away") in ran.err
     assert cleanup("--keyfile=key", f"--backup={store}", "--reckless-abandon").code == 4
     assert blobs(work) == before
     if not ending:
@@ -741,6 +742,10 @@ def test_a_long_run_says_what_it_has_stored(
     ran = pogfast("list", "store", "--partial", "--json", *private, cwd=tmp_path)
     assert (ran.code, [one["id"] for one in said(ran, "snapshot")]) == (0, [partial.name]), ran.err
     assert pogfast("restore", f"store/{partial.name}", "--into", "out", *private, cwd=tmp_path).code == 0
+    ran = pogfast("check", f"store/{partial.name}", "--read-data", *private, cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    ran = pogfast("copy", f"store/{partial.name}", "elsewhere", *private, cwd=tmp_path)
+    assert (ran.code, f"{partial.name} is of a run that has not ended" in ran.err) == (2, True), ran.err
     restored = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert restored & {"a", "b", "a.partial", "b.partial"}
     for name in restored:
@@ -841,13 +846,62 @@ def test_an_archive_that_lacks_a_blob_stops_a_prune(command: Callable[..., Ran],
     assert archives(work) == [newest]
 
 
+def test_a_removed_archive_that_is_damaged_stops_a_prune_unless_told(
+    command: Callable[..., Ran], work: Path, store: str
+) -> None:
+    """What it alone needs goes as slowly as anything else."""
+    kept = archives(work)[-1]
+    assert command("prune", store, *KEEP, "--yes").code == 0
+    damaged, other = sorted((work / "store").glob("*.removed"))
+    damaged.write_bytes(damaged.read_bytes()[:-40])
+    for words in (["--yes"], []):
+        ran = command("prune", store, *KEEP, *words)
+        assert (ran.code, blobs(work)) == (4, 3), ran.err
+        assert damaged.name in ran.err
+        assert "`pogfast prune --allow-missing` goes on" in ran.err
+    for stays in (True, False):
+        ran = command("prune", store, *KEEP, "--yes", "--allow-missing")
+        assert (ran.code, blobs(work)) == (0, 3), ran.err
+        assert f"{damaged.name} is damaged" in ran.err
+        assert (damaged.exists(), other.exists()) == (stays, stays)
+        age(work / "store")
+    assert command("prune", store, *KEEP, "--yes").code == 0
+    assert (archives(work), blobs(work)) == ([kept], 1)
+    assert command("check", store, "--read-data").code == 0
+
+
+def test_what_another_prune_has_removed_is_not_counted(command: Callable[..., Ran], work: Path, store: str) -> None:
+    first, second, _ = archives(work)
+    assert command("remove", f"{store}/{first}", "--yes").code == 0
+    opened = open_store(str(work / "store"))
+    sweep = Sweep(opened, keys.from_keyfile(str(work / "key")), 0.0)
+    assert sweep.run([second, "2020-01-01T00:00:00.000000.mfn"]).expired == 1, "the first, and not the second"
+    opened.close()
+
+
+def test_many_archives_of_the_same_blobs_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their names are in memory once, also when they are read from what is remembered."""
+    monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
+    needed = [f"{number:042}A=" for number in range(5000)]
+    data = manifest.seal(Manifest({"f": Entry(needed, 0.0, 0.0)}, {"totals": {"files": 1, "stored": 1}}), KEY)
+    for number in range(100):
+        path = tmp_path / f"2026-01-01T00:00:00.{number:06}.mfn"
+        path.write_bytes(data)
+        os.utime(path, (10**9, 10**9))
+    with contextlib.closing(LocalStore.open(str(tmp_path), fan_out=True)) as store:
+        for _ in range(2):
+            tracemalloc.start()
+            held = Sweep(store, KEY, 1.0, dry_run=True)._read()
+            assert held.archives == set(needed)
+            assert tracemalloc.get_traced_memory()[1] < 16e6
+            tracemalloc.stop()
+
+
 def test_a_blob_that_a_killed_prune_had_moved_aside_is_put_back(
     command: Callable[..., Ran], work: Path, store: str
 ) -> None:
     blob = next((work / "store" / "data").rglob("*="))
     blob.rename(work / "store" / f"{TRASH}0123456789abcdef-{blob.name}")
-    assert command("check", store).code == 4
-    assert command("prune", store, "--keep-all", "--yes").code == 0
     assert command("check", store, "--read-data").code == 0
     assert not list((work / "store").glob(f"{TRASH}*"))
 

@@ -101,7 +101,9 @@ policy_options = apply(
 @tag_option("Consider only archives with all of these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Consider only archives of PATH.")
 @click.option("--allow-empty", is_flag=True, help="Remove all archives of a group, if the policy keeps none.")
-@click.option("--allow-missing", is_flag=True, help="Prune although an archive that is kept lacks blobs.")
+@click.option(
+    "--allow-missing", is_flag=True, help="Prune although a kept archive lacks blobs, or a removed one is damaged."
+)
 @click.option(
     "--grace",
     metavar="TIME",
