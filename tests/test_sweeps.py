@@ -462,6 +462,20 @@ def test_what_a_prune_has_deleted_before_it_was_killed_is_stored_again(plain_ser
         world.expect_whole()
 
 
+def test_an_archive_that_is_brought_back_too_late_does_not_stay(place: sweeps.S3 | None) -> None:
+    """Its manifest appears when a prune has read the others, and is about to delete its blobs."""
+    with Stage(place, 2).scene(("four", "two")) as world:
+        name = world.archives()[-1]
+        world.run_well(world.removing(name))
+        world.run_well(world.pruning("quiet", last=99))
+        world.advance(GRACE + HOUR)
+        undelete = world.undeleting(name).until(is_manifest)
+        prune = world.pruning("quiet", last=99).until(is_deletion)
+        assert world.run_well(undelete).done == []
+        world.run_well(prune)
+        assert name not in world.archives(), world.story()
+
+
 def test_what_is_in_a_list_stays_for_a_grace_period(place: sweeps.S3 | None) -> None:
     with Stage(place, 0).scene() as world:
         world.run_well(world.pruning("quiet", last=99))
