@@ -563,7 +563,7 @@ class _Run:
 
     def _is_hard_link(self, place: Place) -> bool:
         """Of a file that the archive has, with the same content."""
-        if place.problem or place.first not in self.entries:
+        if place.problem or not place.first or place.first not in self.entries:
             return False
         try:
             first = self.entries[place.first]
