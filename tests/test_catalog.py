@@ -237,7 +237,7 @@ def test_a_service_is_asked_once_for_each_manifest(
     def fetched(*words: str) -> list[int]:
         proxy.seen.clear()
         ran: Ran = pogfast(*words, "--keyfile", "key", env=environment)
-        assert ran.code == 0, ran.err
+        assert ran.code == (4 if words[0] == "stats" else 0), ran.err  # their blobs are not there
         return [proxy.count(f"GET /{name}/2026-01-{number + 1:02}T[0-9.:%A]*mfn") for number in range(5)]
 
     store = f"s3://{name}"
