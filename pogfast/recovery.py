@@ -728,7 +728,10 @@ class _Run:
         if self.options.dry_run:
             return "restored" if self.directories.find(place.path) is None else None
         directory = self.directories.open(place.path)
-        if place.path in self.directories.owed or self.options.overwrite != "never" or self.options.delete:
+        mends = self.options.overwrite != "never" or self.options.delete
+        if place.path in self.directories.owed or (
+            mends and is_other_metadata(directory, ".", os.fstat(directory), metadata)
+        ):
             self._set_metadata(place, directory, ".", metadata)
         return "restored" if place.path in self.directories.made else None
 

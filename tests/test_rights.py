@@ -18,6 +18,7 @@ NOBODY = 65534
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 # cap_net_bind_service+ep
 CAPABILITY = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
+POWERLESS = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "pogfast"]
 
 
 def acl(group: int, mask: int, *users: int) -> bytes:
@@ -168,6 +169,19 @@ def test_never_changes_nothing_that_is_there(work: Path, cli: Runner) -> None:
     assert (after["d"][0], after["d"][3]) == (before["d"][0], before["d"][3]), "that something is restored into it, too"
 
 
+def test_a_directory_of_another_user_that_is_the_same_is_left_alone(work: Path, cli: Runner) -> None:
+    (work / "tree" / "d").chmod(0o755)
+    os.chown(work / "tree" / "d", 1001, 1002)
+    restore = archived(cli)
+    assert cli(*restore).code == 0
+    more = ["--exclude=group", "--overwrite=if-changed"]
+    ran = run([*POWERLESS, *restore, *more], work)
+    assert (ran.code, "cannot be set" in ran.err) == (0, False), ran.err
+    (work / "out" / "tree" / "d").chmod(0o775)
+    ran = run([*POWERLESS, *restore, *more], work)
+    assert (ran.code, "tree/d: its mode cannot be set" in ran.err) == (3, True), ran.err
+
+
 def test_root_without_its_capabilities_restores_into_its_read_only_directories(work: Path, cli: Runner) -> None:
     """As in a container. A file that is missing there comes back, and the directory is as it was."""
     (work / "tree" / "d").chmod(0o555)
@@ -176,8 +190,7 @@ def test_root_without_its_capabilities_restores_into_its_read_only_directories(w
     before = facts(work / "out" / "tree")
     (work / "out" / "tree" / "d" / "large").unlink()
     os.utime(work / "out" / "tree" / "d", ns=(0, 0))
-    powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "pogfast"]
-    ran = run([*powerless, *restore, "--no-owner", "--exclude=link"], work)
+    ran = run([*POWERLESS, *restore, "--no-owner", "--exclude=link"], work)
     assert ran.code == 0, ran.err
     assert facts(work / "out" / "tree") == before
 
