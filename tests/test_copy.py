@@ -129,6 +129,22 @@ def test_archives_of_other_keys_are_named_and_stay(command: Command, work: Path,
     assert len(list((work / "all").glob("*.mfn"))) == 3
 
 
+def test_what_is_cut_short_in_the_target_is_not_taken_for_there(command: Command, work: Path, names: list[str]) -> None:
+    """A blob is stored anew, a manifest named; neither is read for that."""
+    assert command("copy", "store", "other", *WITH_KEY).code == 0
+    (work / "other" / names[1]).unlink()
+    blob = next((work / "other").rglob("*="))
+    os.truncate(blob, blob.stat().st_size - 1)
+    ran = command("copy", "store", "other", *WITH_KEY)
+    assert (ran.code, ran.lines) == (0, [names[1]])
+    assert command("check", "other", "--read-data", *WITH_KEY).code == 0
+    cut = work / "other" / names[0]
+    os.truncate(cut, cut.stat().st_size - 1)
+    ran = command("copy", "store", "other", *WITH_KEY)
+    assert ran.code == 1
+    assert f"{names[0]}: there is another archive of that name in other, or a damaged one" in ran.err
+
+
 def test_verify_deletes_no_manifest_that_it_cannot_store_anew(command: Command, work: Path, names: list[str]) -> None:
     assert command("copy", "store", "other", *WITH_KEY).code == 0
     blob = next(path.name for path in (work / "other").rglob("*=") if path.stat().st_size > 6000)
