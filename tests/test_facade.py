@@ -291,3 +291,21 @@ def test_the_types_are_checked_by_ci() -> None:
     """tests/facade_types.py has right calls, and wrong ones that mypy must refuse."""
     assert 'mypy" --strict pogfast tests/facade_types.py' in (ROOT / "ci" / "test.sh").read_text()
     assert (ROOT / "tests" / "facade_types.py").read_text().count("type: ignore[") > 5
+
+
+@pytest.mark.parametrize("jobs", [0, 1025, 10**20])
+def test_workers_that_no_system_has(tmp_path: Path, jobs: int) -> None:
+    """They ended in an OverflowError, or in millions of threads."""
+    (tmp_path / "f").write_bytes(b"content")
+    (tmp_path / "key").write_bytes(b"key")
+    key, store = pogfast.open_key(keyfile=tmp_path / "key"), tmp_path / "store"
+    pogfast.create([tmp_path / "f"], store, key, no_cache=True)
+    for call in (
+        lambda: pogfast.create([tmp_path / "f"], store, key, jobs=jobs),
+        lambda: pogfast.restore(f"{store}/latest", key, tmp_path / "out", jobs=jobs),
+        lambda: pogfast.check(store, key, read_data=True, jobs=jobs),
+        lambda: pogfast.copy(store, tmp_path / "other", key=key, jobs=jobs),
+        lambda: pogfast.open_archive(f"{store}/latest", key, jobs=jobs),
+    ):
+        with pytest.raises(errors.UsageError, match=f"jobs must be 1 to 1024, not {jobs}"):
+            call()
