@@ -17,7 +17,7 @@ from conftest import Ran, Runner
 
 import pogfast as library
 from pogfast import copying, keys, manifest
-from pogfast.errors import UsageError
+from pogfast.errors import CorruptBlob, StoreError, UsageError, WrongKey
 from pogfast.stores import open_store
 
 Command = Callable[..., Ran]
@@ -325,3 +325,10 @@ def test_what_is_damaged_in_both_stores_is_named(command: Command, work: Path, n
     assert ran.code == 4
     assert blob.name in ran.err
     assert command("copy", "store", "other", "--verify").code == 2, "which needs a key"
+
+
+def test_damage_is_the_exit_code_before_all_else() -> None:
+    problems = [StoreError("a"), WrongKey("b"), CorruptBlob("c")]
+    assert copying.Summary(problems=problems).exit_code == CorruptBlob.exit_code
+    assert copying.Summary(problems=problems[:2]).exit_code == WrongKey.exit_code
+    assert copying.Summary().exit_code == 0
