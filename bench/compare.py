@@ -1,8 +1,11 @@
 """Compares `pog` and `pogfast` with pogcli 0.1.4, `zstd | age`, restic, borg and rclone, in alternation.
 
-    python bench/compare.py [--write] [--only random,tar,small,memory,again,help,large,sync] [--runs 5] [--scale 1]
+    python bench/compare.py [--write] [--only random,tar,small,memory,again,help,large,sync,before]
+                            [--runs 5] [--scale 1]
                             [--sides pogfast,fastcdc,pog,pogcli,age,restic,borg,rclone] [--dir DIR]
     python bench/compare.py --readme
+
+POGFAST_BEFORE is the interpreter of an environment with an earlier release, for `--only before`.
 
 Whole processes from warm input into an empty directory of their own. Wall and CPU seconds and peak memory are the
 kernel's own figures for the finished processes (wait4); a pipeline has the sum of its processes' CPU seconds and peaks.
@@ -20,15 +23,17 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 
 import limit
 from data import Change, make_data, title
 from machine import check, cores, machine, parser_of
 from picture import draw
 from runs import Bench, Figures, Row
-from sides import SIDES, Side, no_sync, pogfast
+from sides import SIDES, Side, before, no_sync, pogfast
 from tables import (
     AGAIN,
+    BEFORE,
     LIMIT,
     OURS,
     RESTORING,
@@ -42,7 +47,9 @@ from tables import (
 )
 
 COMPARISONS = ("random", "tar", "small", "memory", "again", "help")
-MORE = ("large", "sync")  # only when asked for: 10 GB, and as much for every side; what syncing costs a restore
+# Only when asked for: 10 GB, and as much for every side; what syncing costs a restore; an earlier release.
+MORE = ("large", "sync", "before")
+DATA = ("random", "tar", "small", "large")
 SYNCED = ("random", "small")
 HELPFUL = ("pogfast", "pog", "pogcli")  # whose --help is timed
 
@@ -106,13 +113,15 @@ def add_limits(
                 rows[name][LIMIT] = Figures([least], [cpu], [0])
 
 
-def measure_sync(bench: Bench, scale: float) -> dict[str, Row]:
-    """Restoring with the syncs that make it durable, and with --no-sync."""
-    both = Bench(bench.home, (pogfast(bench.home), no_sync(bench.home)), bench.runs)
+def measure_ours(
+    bench: Bench, others: Sequence[Side], workloads: Sequence[str], scale: float
+) -> tuple[dict[str, Row], dict[str, Row]]:
+    """(writing, restoring) of pogfast beside other ways to run it."""
+    ours = Bench(bench.home, (pogfast(bench.home), *others), bench.runs)
     try:
-        return measure_speed(both, list(SYNCED), scale)[1]
+        return measure_speed(ours, list(workloads), scale)
     finally:
-        shutil.rmtree(both.outputs)
+        shutil.rmtree(ours.outputs)
 
 
 def measure_help(bench: Bench, sides: list[Side]) -> str:
@@ -129,8 +138,9 @@ def measure_help(bench: Bench, sides: list[Side]) -> str:
 def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float) -> dict[str, str]:
     """The parts of RESULTS.md that can be told of these sides."""
     parts: dict[str, list[str]] = {"speed": [], "memory": [], "help": [], "peers": [], "again": [], "sync": []}
+    parts["before"] = []
     measured: list[tuple[str, str, str, dict[str, Row]]] = []  # part, its title, the title beside peers, rows
-    if workloads := [workload for workload in only if workload not in ("memory", "again", "help", "sync")]:
+    if workloads := [workload for workload in only if workload in DATA]:
         written, restored = measure_speed(bench, workloads, scale)
         measured += [("speed", "Writing", WRITING, written), ("speed", "Restoring", RESTORING, restored)]
     if "memory" in only:
@@ -146,7 +156,12 @@ def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float)
         if OURS in sides:
             parts["peers"].append(peers_table(beside, rows))
     if "sync" in only:
-        parts["sync"].append(peers_table(SYNC, measure_sync(bench, scale)))
+        restored = measure_ours(bench, [no_sync(bench.home)], SYNCED, scale)[1]
+        parts["sync"].append(peers_table(SYNC, restored))
+    if "before" in only:
+        others = [before(bench.home), no_sync(bench.home)]
+        for heading, rows in zip(BEFORE, measure_ours(bench, others, DATA[:3], scale), strict=True):
+            parts["before"].append(peers_table(heading, rows))
     if "help" in only:
         parts["help"].append(measure_help(bench, [side for key, side in sides.items() if key in HELPFUL]))
     return {part: "\n".join(tables) for part, tables in parts.items() if tables}

@@ -213,6 +213,13 @@ def no_sync(home: Path) -> Side:
     return Pogfast("pogfast restore --no-sync", our("pogfast"), home, restoring=("--no-sync",))
 
 
+def before(home: Path) -> Side:
+    """The earlier release that POGFAST_BEFORE has."""
+    python = os.environ.get("POGFAST_BEFORE") or sys.exit("POGFAST_BEFORE must name an interpreter that has a release")
+    release = subprocess.check_output([python, "-c", "import pogfast; print(pogfast.__version__)"], cwd=home, text=True)
+    return Pogfast(f"pogfast {release.strip()}", (python, "-m", "pogfast"), home)
+
+
 def fastcdc(home: Path) -> Side:
     return Pogfast("pogfast fastcdc", our("pogfast"), home, options=("--chunker=fastcdc",))
 

@@ -19,6 +19,7 @@ OURS = "pogfast"  # the side that all peers are held against
 LIMIT = "limit"  # of the machine, as limit.py computes it
 AGAIN = "A second run into the same store"
 SYNC = "Restoring, with its syncs and without"
+BEFORE = "Writing, beside an earlier release", "Restoring, beside an earlier release"
 
 
 def pair_table(title: str, rows: dict[str, Row], mine: str, theirs: str) -> str:
