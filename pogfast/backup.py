@@ -349,6 +349,7 @@ class _Run:
         opened = cache.Cache.open(directory, label, self.key)
         if opened.warning:
             self.report.warning(opened.warning)
+        self.cache_warning = opened.warning
         return opened
 
     def _tell_other_keys(self) -> None:
@@ -864,8 +865,7 @@ class _Run:
         if self.cache is not None:
             self._release(self.cache)
             self.cache.save(durable=True)
-            self.cache.close(complete=True)
-            self.cache = None
+            self._close_cache(self.cache, complete=True)
 
     def _trailer(self) -> dict[str, Any]:
         summary, options, directories = self.summary, self.options, self.trailer["directories"]
@@ -902,8 +902,13 @@ class _Run:
         if self.cache is not None:
             if not self.options.dry_run:
                 self._save(self.cache)
-            self.cache.close(complete=False)
-            self.cache = None
+            self._close_cache(self.cache, complete=False)
+
+    def _close_cache(self, opened: cache.Cache, *, complete: bool) -> None:
+        opened.close(complete=complete)
+        self.cache = None
+        if opened.warning != self.cache_warning:
+            self.report.warning(opened.warning)
 
 
 def _look_at(to: str) -> list[Target]:

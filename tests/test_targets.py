@@ -112,6 +112,22 @@ def test_a_read_only_file_system_is_called_so(work: Path) -> None:
     assert (ran.code, ran.err.splitlines()[0]) == (1, "pogfast: error: cannot write to frozen: Read-only file system")
 
 
+def test_a_cache_that_fails_on_the_way_is_told_of(work: Path) -> None:
+    """Else it would be a riddle why the next run reads everything."""
+    (work / "small").mkdir()
+    (work / "many").mkdir()
+    for number in range(600):
+        (work / "many" / str(number)).write_bytes(b"%d" % number)
+    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k none small && exec "$@"', "sh"]
+    if run([*mounted, "true"], work).code:
+        pytest.skip("no file system can be mounted here")
+    words = ["create", "many", "--to", "store", "--keyfile", "key", "--cache-dir", "small"]
+    ran = run([*mounted, sys.executable, "-m", "pogfast", *words], work)
+    assert ran.code == 0, ran.err
+    assert "fails, some files may be read again: " in ran.err
+    assert ran.err.count("small/") == 1, "once"
+
+
 def test_a_full_disk_among_two(pogfast: Runner, work: Path) -> None:
     """The engine's own directories: the large blob, which is written while it is made, does not fit in one."""
     full = work / "full"
