@@ -317,6 +317,7 @@ class _Run:
         self.first: dict[str, str] = {}
         self.awaited: set[str] = set()  # these paths
         self.whole: set[str] = set()  # those that are there
+        self.absent: set[str] = set()  # directories that are not there at the beginning
 
     def start(self) -> None:
         files = self.plan.places["file"]
@@ -572,8 +573,14 @@ class _Run:
             return False
 
     def _is_there(self, place: Place) -> bool:
+        parent = parent_of(place.path)
+        if parent in self.absent:
+            return False
         self.directories.make_room()
         try:
+            if self.directories.find(parent) is None:
+                self.absent.add(parent)
+                return False
             there = self.directories.look(place.path)
             return there is not None and _is_same_file(self.entries[place.name], there)
         except PogfastError:
