@@ -698,10 +698,11 @@ class _Run:
         node, facts = pending.node, pending.facts
         if node.path != "-":
             facts["mtime_ns"], facts["atime_ns"] = sealed.mtime_ns, sealed.atime_ns
+            if sealed.sparse:  # the holes of a stream are read
+                self.unread += max(0, sealed.size - node.stat.st_blocks * 512)
         more = {"size": sealed.size, **facts}
         if sealed.sparse:
             more["sparse"] = True
-            self.unread += max(0, sealed.size - node.stat.st_blocks * 512)
         if sealed.changed:
             more["changed"] = True
             self.changed.append(node.name)

@@ -424,6 +424,25 @@ def test_standard_input_and_a_program_s_output(work: Path, cli: Runner) -> None:
     one_line(run(closed, work), 2, "standard input is closed")
 
 
+@pytest.mark.parametrize("options", [["--chunk-size=64KiB"], ["--chunker=fastcdc:64KiB"], ["--layout=stream"]])
+def test_a_file_with_holes_on_standard_input(work: Path, cli: Runner, options: list[str]) -> None:
+    content = b"a" * 8192 + bytes(2**20) + b"b" * 5000 + bytes(2**20)
+    with (work / "image").open("wb") as file:
+        file.write(content[:8192])
+        file.seek(8192 + 2**20)
+        file.write(b"b" * 5000)
+        file.truncate(len(content))
+    for start in (0, 4098):
+        with (work / "image").open("rb") as file:
+            file.seek(start)
+            arguments = ["create", "-", "--name", "image", "--to", "store", "--json", *options]
+            ran = subprocess.run([*COMMAND, *arguments], cwd=work, stdin=file, capture_output=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        found = json.loads(ran.stdout.splitlines()[-1])
+        assert found["bytes_read"] == found["total_bytes_processed"] == len(content) - start
+        assert cli("cat", "store/latest", "image").out == content[start:]
+
+
 def test_several_stores(work: Path, cli: Runner) -> None:
     ran = cli("create", "tree", "--to", f"one,local:{work}/two")
     [name] = ran.lines
