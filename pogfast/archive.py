@@ -347,7 +347,7 @@ def _first_that_opens(
             return name, fetched_manifest(store, name, partial(manifest.open, key=key, name=name))
         except (CorruptManifest, WrongKey) as error:
             following = next(names, None)
-            if following is None:
+            if following is None or not key.can_open:  # no older one opens either
                 raise
             tell(PassedOver(f"a newer archive is passed over: {error}", path=name))
             name = following
@@ -433,6 +433,11 @@ class Filter:
     def of(cls, host: str | None, tags: Collection[str], path: str | None) -> Filter:
         return cls(host, frozenset(tags), None if path is None else os.path.abspath(path))
 
+    def require(self, key: Key) -> None:
+        """Raises WrongKey if archives are to be chosen by what this key cannot see."""
+        if self != Filter() and not key.can_open:
+            raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+
     def fits(self, trailer: Mapping[str, Any]) -> bool:
         return (
             self.host in (None, _text(trailer, "host"))
@@ -450,8 +455,7 @@ def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Ite
     """Yields the manifests' names of the archives that fit, the newest first and none of the future; `tell` hears of
     those, and, as PassedOver, of newer ones that cannot be opened. If none fits raises NoSuchArchive, which says what
     there is, CorruptManifest or WrongKey."""
-    if not key.can_open and wanted != Filter():
-        raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+    wanted.require(key)
     manifests = sorted(manifests_of(store), key=lambda stored: _could_be_from(stored.name), reverse=True)
     there: list[Seen] = []
     fitting: list[tuple[datetime, str]] = []
@@ -563,6 +567,9 @@ class ArchiveInfo(Record):
     changed: int = 0  # files that changed while they were read
     problem: str | None = None
     code: int = 0  # the exit code that `problem` stands for
+
+    def fits(self, wanted: Filter) -> bool:
+        return wanted.fits({"host": self.host, "tags": self.tags, "paths": self.paths})
 
 
 def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = False) -> list[ArchiveInfo]:

@@ -190,8 +190,7 @@ def check(
         raise WrongKey("an encryption key cannot read data", hint="use --decryption-keyfile")
     check_jobs(jobs)
     wanted = Filter.of(host, tags, path)
-    if wanted != Filter() and not key.can_open:
-        raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+    wanted.require(key)
     with contextlib.ExitStack() as opened:
         summary = Summary()
 

@@ -439,11 +439,8 @@ def list_archives(
 
     wanted = Filter.of(host, _tags(tags), _optional(path))
     with contextlib.closing(open_store(store)) as opened:
-        return [
-            info
-            for info in archives(opened, key, partial=partial)
-            if info.problem or wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths})
-        ]
+        wanted.require(key)
+        return [info for info in archives(opened, key, partial=partial) if info.problem or info.fits(wanted)]
 
 
 def ls(

@@ -12,7 +12,7 @@ from functools import partial
 
 from pogfast import manifest
 from pogfast.archive import Filter, archives
-from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, WrongKey
+from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.stores import open_store
@@ -46,8 +46,7 @@ def extend(
     NoSuchArchive, StoreError, UsageError, and WrongKey where a public key is to choose.
     """
     wanted = Filter.of(host, tags, path)
-    if not key.can_open and wanted != Filter():
-        raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+    wanted.require(key)
     summary = Summary()
 
     def problem(error: PogfastError) -> None:
@@ -60,7 +59,7 @@ def extend(
         for info in archives(opened, key):
             if info.problem:
                 problem(PogfastError(f"not locked: {info.problem}", path=info.name))
-            elif wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths}):
+            elif info.fits(wanted):
                 summary.archives += 1
                 index = fetched_manifest(opened, info.name, partial(manifest.blob_names, key=key, name=info.name))
                 needed.update(dict.fromkeys(index))

@@ -84,7 +84,8 @@ def prune(
     that nothing needs any more are listed, and deleted by a later prune, `grace` seconds after that (0: at once).
     `warn` hears which archives are dated in the future, and what is not safe.
 
-    With a public key alone all archives are one group, by the times in their names. Raises UsageError for an empty
+    With a public key alone, which tells neither hosts nor paths, `group_by` must be empty unless all archives are kept,
+    and archives are ordered by the times in their names; else raises WrongKey. Raises UsageError for an empty
     policy and, unless `allow_empty`, for one that keeps nothing of a group; MissingBlob if an archive that stays lacks
     a blob, unless `allow_missing`; NoSuchArchive, NoArchives, StoreError, and what a manifest raises that cannot be
     read.
@@ -93,12 +94,20 @@ def prune(
         hint = "give --keep-last N, --keep-daily N, ... or --keep-all"
         raise UsageError("nothing says which archives are kept", hint=hint)
     wanted = Filter.of(host, tags, path)
-    if not key.can_open and (wanted != Filter() or policy.tags):
-        raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+    wanted.require(key)
+    if not key.can_open and policy.tags:
+        raise WrongKey(
+            "an encryption key alone cannot tell tags: --keep-tag keeps none", hint="use --decryption-keyfile"
+        )
+    if not key.can_open and group_by and not policy.everything:
+        raise WrongKey(
+            f"an encryption key alone cannot tell {' and '.join(group_by)}, by which archives are grouped",
+            hint="use --decryption-keyfile, or --group-by '' to take all archives for one group",
+        )
     opened = open_store(store)
     try:
         sweep = Sweep(opened, key, grace, dry_run=dry_run, allow_missing=allow_missing, warn=warn)
-        return _Prune(sweep).run(policy, group_by if key.can_open else (), wanted, allow_empty)
+        return _Prune(sweep).run(policy, group_by, wanted, allow_empty)
     finally:
         opened.close()
 
@@ -133,7 +142,7 @@ class _Prune:
                 )
                 error.exit_code = info.code
                 raise error
-        meant = [info for info in infos if _fits(info, wanted)]
+        meant = [info for info in infos if info.fits(wanted)]
         groups: dict[str, list[ArchiveInfo]] = defaultdict(list)
         for info in meant:
             groups[_group(info, group_by)].append(info)
@@ -275,10 +284,6 @@ def _bring_back(store: Store, key: Key, removed: Stored) -> None:
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
-
-
-def _fits(info: ArchiveInfo, wanted: Filter) -> bool:
-    return wanted.fits({"host": info.host, "tags": info.tags, "paths": info.paths})
 
 
 def _group(info: ArchiveInfo, by: Collection[str]) -> str:

@@ -201,6 +201,7 @@ def find(
 
     manifests = manifests_of(store)
     wanted = Filter.of(host, tags, None)
+    wanted.require(key)
     if wanted != Filter():
         manifests = _those_that_fit(store, key, manifests, wanted)
     for archive in _opened(store, key, manifests, problem):

@@ -1272,3 +1272,54 @@ except AttributeError as error: assert "nonsense" in str(error)
         assert (work / "out" / "tree" / "f").read_bytes() == b"hi\n"
         shutil.rmtree(work / "out")
         shutil.rmtree(work / "store")
+
+
+# ---- a public key alone ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def public(work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store with two archives of a key pair, and its public key in the environment."""
+    assert cli("keygen", "pair").code == 0
+    monkeypatch.delenv("POGFAST_KEYFILE")
+    monkeypatch.setenv("POGFAST_ENCRYPTION_KEYFILE", "pair.encrypt")
+    for _ in range(2):
+        assert cli("create", "tree", "--to", "store", "--host", "web").code == 0
+    return "store"
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [
+        ["list"],
+        ["check"],
+        ["find", "*"],
+        ["prune", "--keep-last", "1", "--group-by", ""],
+        ["lock extend", "governance:1d"],
+        ["copy", "other"],
+        ["restore", "--into", "out"],
+        ["ls"],
+        ["info"],
+        ["cat", "tree/f"],
+        ["diff", "store/latest"],
+    ],
+    ids=lambda verb: verb[0],
+)
+def test_a_public_key_refuses_to_choose_archives(cli: Runner, public: str, verb: list[str]) -> None:
+    """It sees no host: that none fits, or all do, would not be true."""
+    name, *rest = verb
+    of_store = name in ("list", "check", "find", "prune", "lock extend")
+    for by in (["--host", "web"], ["--tag", "t"]):
+        ran = cli(*name.split(), public if of_store else f"{public}/latest", *rest, *by)
+        one_line(ran, 12, "an encryption key alone cannot tell hosts, tags and paths", "--decryption-keyfile")
+
+
+def test_a_public_key_refuses_to_choose_archives_for_a_program(work: Path, public: str) -> None:
+    with pytest.raises(pogfast.errors.WrongKey):
+        pogfast.list_archives(work / public, pogfast.open_key(encryption_keyfile=work / "pair.encrypt"), host="web")
+
+
+@pytest.mark.parametrize("verb", [["ls"], ["info"], ["restore", "--into", "out"]], ids=lambda verb: verb[0])
+def test_a_public_key_passes_over_no_archive(cli: Runner, public: str, verb: list[str]) -> None:
+    name, *rest = verb
+    one_line(cli(name, f"{public}/latest", *rest), 12, "an encryption key cannot open it")

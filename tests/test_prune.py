@@ -201,7 +201,7 @@ def test_archives_of_the_future_evict_none(pogfast: Runner, work: Path) -> None:
         facts = {"time": f"2099-01-0{day}T00:00:00+00:00", "host": "h", "paths": [str(work / "tree")]}
         (work / "store" / f"2099-01-0{day}T00:00:00.000000.mfn").write_bytes(manifest.seal(Manifest({}, facts), key))
     for words in (["--keep-last", "1"], ["--keep-within", "14d"], ["--keep-yearly", "3"]):
-        for who in (public, private):
+        for who in ([*public, "--group-by", ""], private):
             ran = pogfast("prune", "store", *words, *who, cwd=work)
             assert "pogfast: warning: dated in the future, so kept" in ran.err, ran.err
             assert "2099-01-01T00:00:00.000000.mfn (2099-01-01)" in ran.err
@@ -240,11 +240,29 @@ def test_a_public_key_is_enough(pogfast: Runner, work: Path) -> None:
         assert pogfast("create", "tree", "--to", "store", *public, cwd=work).code == 0
         (work / "tree" / name).unlink()
     for _ in range(2):
-        assert pogfast("prune", "store", "--keep-last", "1", "--yes", "--grace", "0", *public, cwd=work).code == 0
+        assert pogfast("prune", "store", *KEEP, "--yes", "--grace", "0", *public, cwd=work).code == 0
     assert (len(archives(work)), blobs(work)) == (1, 1)
     assert pogfast("check", "store", "--read-data", *private, cwd=work).code == 0
-    ran = pogfast("prune", "store", "--keep-tag", "x", *public, cwd=work)
-    assert ran.code == 12
+    ran = pogfast("prune", "store", "--keep-tag", "x", "--group-by", "", *public, cwd=work)
+    assert (ran.code, "cannot tell tags" in ran.err) == (12, True), ran.err
+
+
+def test_a_public_key_cannot_group(pogfast: Runner, work: Path) -> None:
+    """All archives would be one group, of which a policy keeps less than it says: those of another host went."""
+    assert pogfast("keygen", "pair", cwd=work).code == 0
+    public, private = ["--encryption-keyfile", "pair.encrypt"], ["--decryption-keyfile", "pair.decrypt"]
+    (work / "tree" / "a").write_bytes(b"a")
+    for host in ("web", "db"):
+        assert pogfast("create", "tree", "--to", "store", "--host", host, *public, cwd=work).code == 0
+    for by in ([], ["--group-by", "host,paths"], ["--group-by", "tags"]):
+        ran = pogfast("prune", "store", "--keep-last", "1", *by, "--yes", *public, cwd=work)
+        assert (ran.code, ran.out, "--group-by ''" in ran.err) == (12, b"", True), ran.err
+        assert len(archives(work)) == 2
+    assert pogfast("prune", "store", "--keep-all", "--yes", *public, cwd=work).code == 0
+    assert pogfast("prune", "store", "--keep-last", "1", "--yes", *private, cwd=work).code == 0
+    assert len(archives(work)) == 2
+    assert pogfast("prune", "store", *KEEP, "--yes", *public, cwd=work).code == 0
+    assert len(archives(work)) == 1
 
 
 @pytest.mark.parametrize("moment", range(12))

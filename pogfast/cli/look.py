@@ -64,17 +64,19 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     By time, the newest last. Each with its host, files, their size, what its blobs take in the store, its tags and
     paths, its comment, and what was left out of it.
     """
-    from pogfast.archive import archives
+    from pogfast.archive import Filter, archives
     from pogfast.stores import open_store
 
     look_for_store(store)
     key = key_of(options)
+    wanted = Filter.of(**options)
     opened = open_store(store)
     try:
+        wanted.require(key)
         infos = archives(opened, key, partial=partial)
     finally:
         opened.close()
-    shown = [info for info in infos if info.problem or _is_meant(info, **options)]
+    shown = [info for info in infos if info.problem or info.fits(wanted)]
     for info in shown if output.json else ():
         output.emit("snapshot", id=info.name, hostname=info.host, **_without(info, "name"))
     if not output.json:
@@ -128,13 +130,6 @@ def _tell_problems(output: Output, infos: list[ArchiveInfo]) -> None:
             error = PogfastError(info.problem, path=info.name)
             error.exit_code = info.code
             output.problem(error)
-
-
-def _is_meant(info: ArchiveInfo, host: str | None, tags: tuple[str, ...], path: str | None) -> bool:
-    from os.path import abspath
-
-    fits = set(tags) <= set(info.tags) and (path is None or abspath(path) in info.paths)
-    return fits and host in (None, info.host)
 
 
 # ---- ls and find -----------------------------------------------------------------------------------------------------

@@ -121,7 +121,7 @@ def prune(output: Output, store: str, **options: Any) -> None:
 
     The policy is restic's. Nothing is removed without --yes. A removed archive can be brought back with undelete for as
     long as --grace says. Blobs that nothing needs are deleted by the first prune after that: until then a backup that
-    runs at the same time finds out. With a public key alone all archives are one group.
+    runs at the same time finds out. A public key alone cannot tell groups: give --group-by '', or the private key.
     """
     from pogfast import pruning
 
