@@ -52,8 +52,8 @@ FIRST_FILES = 1024
 CONSUME_BATCH = 256
 
 # What became of something in an archive. "metadata": it was there with the right content, and only that was set.
-# "deleted": it lay below the directory and is not in the archive.
-Outcome = Literal["restored", "metadata", "unchanged", "refused", "deleted"]
+# "differs": that may not be changed. "deleted": it lay below the directory and is not in the archive.
+Outcome = Literal["restored", "metadata", "unchanged", "differs", "refused", "deleted"]
 
 
 class Report(Protocol):

@@ -95,7 +95,8 @@ class Summary:
     links: int = 0
     fifos: int = 0
     metadata: int = 0  # files, links, FIFOs that were there already, and got their owner, permissions or attributes
-    unchanged: int = 0  # those that were there already as they should be
+    unchanged: int = 0  # those that were there already, and stay as they are
+    differing: int = 0  # of these, and of directories, those with other metadata than in the archive
     refused: list[str] = field(default_factory=list)  # something else is there and may not be replaced
     deleted: int = 0
     bytes_written: int = 0
@@ -428,12 +429,12 @@ class _Run:
 
         None if it has to be restored anew for that: what has other names may be another file of the archive, or lie
         outside, and these names would get the metadata, too."""
-        if self.options.overwrite == "never":
-            return "unchanged"
         metadata = self._metadata(place, facts, there)
         directory, leaf = self.directories.find(parent_of(place.path)), leaf_of(place.path)
         if directory is None or not is_other_metadata(directory, leaf, there, metadata):
             return "unchanged"
+        if self.options.overwrite == "never":
+            return "differs"
         if there.st_nlink > 1:
             return None
         if not self.options.dry_run:
@@ -451,7 +452,7 @@ class _Run:
         if there is not None and not is_other_owner(metadata, there):
             kept = there.st_mode & SET_ID
         safe = without_rights(metadata, kept)
-        self.stripped += safe != metadata
+        self.stripped += safe != metadata and (there is None or self.options.overwrite != "never")
         return safe
 
     def _metadata_of(self, place: Place, facts: Mapping[str, Any]) -> Metadata:
@@ -735,11 +736,15 @@ class _Run:
         if self.options.dry_run:
             return "restored" if self.directories.find(place.path) is None else None
         directory = self.directories.open(place.path)
-        mends = self.options.overwrite != "never" or self.options.delete
-        if place.path in self.directories.owed or (
-            mends and is_other_metadata(directory, ".", os.fstat(directory), metadata)
-        ):
+        if place.path in self.directories.owed:
             self._set_metadata(place, directory, ".", metadata)
+        elif self.options.overwrite != "never" or self.options.delete:
+            if is_other_metadata(directory, ".", os.fstat(directory), metadata):
+                self._set_metadata(place, directory, ".", metadata)
+        else:  # whoever adds a file to a directory changes its time
+            self.summary.differing += is_other_metadata(
+                directory, ".", os.fstat(directory), metadata._replace(times=None)
+            )
         return "restored" if place.path in self.directories.made else None
 
     def _directory_on_the_way(self, place: Place) -> None:
@@ -784,11 +789,13 @@ class _Run:
     def tell_stripped(self) -> None:
         if self.stripped:
             what = f"set-id bits or capabilities were left out ({self.stripped:,})"
-            self._warn(f"{what}: --set-id restores them, from an archive that you trust")
+            option = "--set-id --overwrite=if-changed"
+            self._warn(f"{what}: {option} restores them, from an archive that you trust")
 
     def _tell(self, place: Place, outcome: Outcome) -> None:
-        if outcome == "unchanged":
+        if outcome in ("unchanged", "differs"):
             self.summary.unchanged += 1
+            self.summary.differing += outcome == "differs"
         elif outcome == "metadata":
             self.summary.metadata += 1
         elif outcome == "refused":

@@ -161,7 +161,13 @@ def test_never_changes_nothing_that_is_there(work: Path, cli: Runner) -> None:
     assert cli(*restore).code == 0
     disturb(work / "out" / "tree")
     before = facts(work / "out" / "tree")
-    assert cli(*restore).code == 0
+    ran = cli(*restore)
+    assert ran.code == 0
+    said = "there already with other permissions, owners or attributes, left as they are: 8 (--overwrite=if-changed"
+    assert said in ran.err, "six, the first of two names, and a directory"
+    found = summary(cli(*restore, "--json"))
+    assert (found["metadata_differs"], found["files_skipped"], found["files_refused"]) == (8, 8, 0)
+    assert "differs    tree/private" in cli(*restore, "--dry-run").lines
     assert facts(work / "out" / "tree") == before
     (work / "out" / "tree" / "d" / "large").unlink()
     assert cli(*restore).code == 0
@@ -221,7 +227,7 @@ def test_rights_are_restored_only_when_asked_for(work: Path, cli: Runner) -> Non
     for options in ([], ["--numeric-owner", "--overwrite=always"]):
         ran = cli(*restore, *options)
         assert ran.code == 0
-        assert "set-id bits or capabilities were left out (5): --set-id restores them" in ran.err
+        assert "set-id bits or capabilities were left out (5): --set-id --overwrite=if-changed restores them" in ran.err
         assert rights(out) == {
             "suid": ("0o755", []),
             "sgid": ("0o755", []),
@@ -230,6 +236,9 @@ def test_rights_are_restored_only_when_asked_for(work: Path, cli: Runner) -> Non
             "shared": ("0o2775", []),
             "d": ("0o750", ["user.a"]),
         }
+    assert "left as they are" not in cli(*restore).err
+    ran = cli(*restore, "--set-id")
+    assert "left as they are: 5 (--overwrite=if-changed restores these)" in ran.err, ran.err
     ran = cli(*restore, "--set-id", "--overwrite=if-changed")
     assert (ran.code, "warning" in ran.err) == (0, False)
     assert facts(out) == facts(work / "tree")

@@ -187,6 +187,7 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
         files_restored=summary.files,
         metadata_restored=summary.metadata,
         metadata_missed=summary.missed,
+        metadata_differs=summary.differing,
         files_skipped=summary.unchanged,
         files_refused=len(summary.refused),
         files_deleted=summary.deleted,
@@ -208,6 +209,9 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
     if summary.metadata:
         lacked = "that were there already, and had other permissions, owners or attributes"
         output.info(f"{verb} the metadata of {summary.metadata:,} {lacked}")
+    if summary.differing:
+        have = "there already with other permissions, owners or attributes, left as they are"
+        output.info(f"{have}: {summary.differing:,} (--overwrite=if-changed restores these)")
     if summary.deleted:
         output.info(f"{'would delete' if dry_run else 'deleted'} {summary.deleted:,} that the archive does not have")
     if summary.refused:
