@@ -107,6 +107,7 @@ class Summary:
     manifest: str = ""
     files_new: int = 0
     files_unchanged: int = 0
+    changed: int = 0  # files of these that changed while they were read, twice
     directories: int = 0
     others: int = 0  # links, FIFOs and further names of a file
     bytes_source: int = 0
@@ -706,9 +707,8 @@ class _Run:
         if sealed.changed:
             more["changed"] = True
             self.changed.append(node.name)
-            self.problem(
-                SourceError(f"{node.path} changed while it was read, twice: archived as it was found", path=node.path)
-            )
+            self.summary.changed += 1
+            self.report.warning(f"{node.path} changed while it was read, twice: archived as it was found")
         if self.options.layout == "frames" and len(pending.blobs) > 1:
             more["sizes"] = pending.sizes
         self._add(node.name, pending.blobs, pending.stored, more, node)
