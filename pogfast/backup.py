@@ -306,8 +306,7 @@ class _Run:
         # How files are cut: blobs that were cut otherwise do not fit together.
         self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
         self._begin()
-        if self.cache is None or self.cache.is_first:
-            self._tell_other_keys()
+        self._tell_other_keys()
         report.started(self.progress)
 
     def _begin(self) -> None:
@@ -355,18 +354,25 @@ class _Run:
 
     def _tell_other_keys(self) -> None:
         """Warns of stores whose newest archive this key does not open. That costs a listing and a manifest, and is done
-        where no earlier run with this key is known."""
+        where no earlier run with this key is known; with a password, which may be mistyped every night, in each run and
+        of the oldest archive, since the newest would be the one of the night before."""
+        by_password = self.key.kind == "password"
+        if not by_password and self.cache is not None and not self.cache.is_first:
+            return
+        pick = min if by_password else max
         for target in self.targets.left:
             with contextlib.suppress(NoSuchArchive, CorruptManifest, StoreError):  # a writer may have no right to read
-                newest = max(target.manifests(), key=lambda stored: stored.modified, default=None)
-                if newest is None:
+                there = target.manifests()
+                if not there:
                     continue
+                archive = pick(there, key=lambda stored: stored.modified)
                 try:
-                    manifest.check_key(target.get_manifest(newest.name), self.key, newest.name)
+                    manifest.check_key(target.get_manifest(archive.name), self.key, archive.name)
                 except WrongKey:
                     self.report.warning(
                         f"{target.label} has archives of another key than this one (fingerprint "
-                        f"{self.key.fingerprint}), or with damaged first bytes: {newest.name}"
+                        f"{self.key.fingerprint}), or with damaged first bytes: {archive.name}"
+                        + ("; is the password right? Only this one will open this archive" if by_password else "")
                     )
 
     def _own(self) -> tree.Own:

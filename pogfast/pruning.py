@@ -24,7 +24,7 @@ from pogfast.archive import (
     some_of,
     time_of,
 )
-from pogfast.errors import Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
+from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.retention import Dated, Judged, Policy, is_future, judge, keeps_nothing
@@ -34,6 +34,14 @@ from pogfast.sweeping import Sweep, Swept
 
 GRACE = 24 * 3600.0  # seconds
 GROUPS = ("host", "paths", "tags")
+
+# What is said of an archive that does not open, by exit code: its blobs are nobody's for all that is known.
+UNKNOWN = "what it needs is not known"
+WITHOUT_IT = "`pogfast remove` it, and `pogfast prune --allow-missing` goes on without it"
+WAYS_OUT = {
+    DamageError.exit_code: f"{UNKNOWN}: take it from another store; or {WITHOUT_IT}",
+    WrongKey.exit_code: f"{UNKNOWN}: `pogfast copy` the archives of this key into another store; or {WITHOUT_IT}",
+}
 
 
 @dataclass(slots=True)
@@ -133,13 +141,9 @@ class _Prune:
     def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> list[str]:
         """Names of the manifests that go. Raises UsageError if a group would lose all, unless `allow_empty`."""
         infos = archives(self.store, self.key, blobs=True)
-        way_out = "; prune with the key of all archives, or move it away"
         for info in infos:
             if info.problem:
-                error = PogfastError(
-                    f"nothing was removed: {info.problem}",
-                    hint="what it needs is not known" + ("" if info.code == PogfastError.exit_code else way_out),
-                )
+                error = PogfastError(f"nothing was removed: {info.problem}", hint=WAYS_OUT.get(info.code, UNKNOWN))
                 error.exit_code = info.code
                 raise error
         meant = [info for info in infos if info.fits(wanted)]

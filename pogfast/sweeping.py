@@ -21,7 +21,7 @@ from functools import partial
 from pogfast.archive import needed_blobs
 from pogfast.beside import beside
 from pogfast.clock import Stopwatch, now
-from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError
+from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, WrongKey
 from pogfast.keys import Key
 from pogfast.sizes import many
 from pogfast.stores import REMOVED, Store, Stored, is_partial, is_removed
@@ -187,16 +187,17 @@ class Sweep:
         return held
 
     def _unreadable(self, name: str, error: PogfastError) -> None:
-        """Raises why a manifest cannot be read, unless nobody can bring its archive back and that is allowed."""
-        if not isinstance(error, DamageError):
+        """Raises why a manifest cannot be read, unless its archive was removed and it may be passed over."""
+        if not isinstance(error, DamageError | WrongKey):
             raise error
         if not is_removed(name):
-            error.hint = error.hint or "what it needs is not known: take it from another store, or delete the file"
+            if isinstance(error, DamageError):
+                error.hint = error.hint or "what it needs is not known: take it from another store, or delete the file"
             raise error
         if not self.allow_missing:
             error.hint = (
-                "what this removed archive needs is not known: take it from another store, or `pogfast prune "
-                "--allow-missing` goes on without it, and deletes it a grace period later"
+                "what this removed archive needs is not known: `pogfast prune --allow-missing` goes on without it, and "
+                "deletes it a grace period later"
             )
             raise error
         if name not in self._passed_over:

@@ -102,6 +102,17 @@ def test_a_store_of_another_key_is_told_of_once(
     assert "another key" not in cli("create", "tree", "--to", "store", *options[later], *more).err
 
 
+@pytest.mark.parametrize("more", [[], ["--no-cache"]], ids=["cache", "no cache"])
+def test_a_mistyped_password_is_told_of_in_each_run(work: Path, cli: Runner, more: list[str]) -> None:
+    """Nothing else would say so before the day of the restore."""
+    right, wrong = ({**os.environ, "POGFAST_PASSWORD": password} for password in ("right", "rigth"))
+    for each in (right, wrong):
+        del each["POGFAST_KEYFILE"]
+    for env, told in ((right, 0), (wrong, 1), (wrong, 1), (right, 0)):
+        ran = cli("create", "tree", "--to", "store", *more, env=env)
+        assert (ran.code, ran.err.count("is the password right?")) == (0, told), ran.err
+
+
 def test_a_damaged_newest_archive_is_not_in_the_way(work: Path, cli: Runner) -> None:
     assert cli("create", "tree", "--to", "store").code == 0
     [manifest] = (work / "store").glob("*.mfn")

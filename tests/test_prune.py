@@ -216,6 +216,33 @@ def test_archives_of_the_future_evict_none(pogfast: Runner, work: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", ["damaged", "another key"])
+def test_an_archive_that_does_not_open_can_be_removed_and_pruned(
+    command: Callable[..., Ran], pogfast: Runner, work: Path, store: str, harm: str
+) -> None:
+    """The way out that the message names: `remove` needs no key, and --allow-missing goes on without it."""
+    if harm == "damaged":
+        bad = work / "store" / archives(work)[0]
+        bad.write_bytes(bad.read_bytes()[:-40])
+    else:
+        (work / "other").write_bytes(b"another")
+        assert pogfast("create", "tree", "--to", "store", "--keyfile", "other", cwd=work).code == 0
+        bad = work / "store" / archives(work)[-1]
+    code = {"damaged": 4, "another key": 12}[harm]
+    ran = command("prune", store, *KEEP, "--yes")
+    assert (ran.code, "`pogfast remove` it" in ran.err) == (code, True), ran.err
+    assert pogfast("remove", f"store/{bad.name}", "--yes", cwd=work).code == 0
+    ran = command("prune", store, *KEEP, "--yes")
+    assert (ran.code, "--allow-missing` goes on" in ran.err) == (code, True), ran.err
+    for _ in range(2):
+        assert command("prune", store, *KEEP, "--yes", "--allow-missing").code == 0
+        age(work / "store")
+    assert command("prune", store, *KEEP, "--yes").code == 0
+    assert [path.name for path in (work / "store").glob("*.removed")] == []
+    assert (len(archives(work)), blobs(work)) == (1, 1)
+    assert command("check", store, "--read-data").code == 0
+
+
+@pytest.mark.parametrize("harm", ["damaged", "another key"])
 def test_a_manifest_that_cannot_be_read_stops_everything(
     command: Callable[..., Ran], pogfast: Runner, work: Path, store: str, harm: str
 ) -> None:
@@ -691,7 +718,7 @@ def test_a_manifest_that_is_no_file_stops_everything(
     assert (ran.code, blobs(work)) == (4, before), ran.err
     assert manifest.name in ran.err
     assert ("is a symbolic link" if kind == "link" else "not a regular file") in ran.err
-    assert ("--allow-missing" if ending else "move it away") in ran.err
+    assert "--allow-missing` goes on without it" in ran.err
     assert cleanup("--keyfile=key", f"--backup={store}", "--reckless-abandon").code == 4
     assert blobs(work) == before
     if not ending:

@@ -102,7 +102,7 @@ policy_options = apply(
 @click.option("--path", metavar="PATH", type=PATH, help="Consider only archives of PATH.")
 @click.option("--allow-empty", is_flag=True, help="Remove all archives of a group, if the policy keeps none.")
 @click.option(
-    "--allow-missing", is_flag=True, help="Prune although a kept archive lacks blobs, or a removed one is damaged."
+    "--allow-missing", is_flag=True, help="Prune although a kept archive lacks blobs, or a removed one does not open."
 )
 @click.option(
     "--grace",

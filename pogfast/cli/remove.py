@@ -61,7 +61,7 @@ def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any)
     if done.dry_run:
         output.info(f"{many(done.removed, 'archive')} would be removed; nothing was: --yes does it")
     else:
-        back = "; `pogfast undelete` brings back what was removed" if done.removed else ""
+        back = "; `pogfast undelete` brings back what is whole" if done.removed else ""
         output.info(f"{many(done.removed, 'archive')} removed{back}")
 
 
