@@ -219,6 +219,7 @@ def create(
             run.archive_stream(stdin_name, command)
         else:
             run.archive_trees()
+            run.tell_lost()
 
         def archive_again(names: Collection[str]) -> None:
             if stdin_name is not None:
@@ -303,6 +304,9 @@ class _Run:
         self.paths = paths
         self.jobs = options.jobs or cores()
         self.tallied = Tallied(0, 0, 0, 0)
+        # The store that the cache is of, and blobs that should be there and are not.
+        self.remembered = next(iter(targets), None)
+        self.lost: set[str] = set()
         # How files are cut: blobs that were cut otherwise do not fit together.
         self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
         self._begin()
@@ -345,7 +349,7 @@ class _Run:
             return None
         directory = self.options.cache_directory or cache.default_directory()
         # Of several stores the first: what is known of a file is asked of every one before it is believed.
-        label = next((target.identity for target in self.targets.left), "")
+        label = self.remembered.identity if self.remembered else ""
         opened = cache.Cache.open(directory, label, self.key)
         if opened.warning:
             self.report.warning(opened.warning)
@@ -545,9 +549,15 @@ class _Run:
         if known is None:
             return self._look_up_earlier(pending, path)
         held = self._held(known)
-        if known.complete and held == len(known.names):
-            pending.known = known
-            return None
+        if held == len(known.names):
+            if known.complete:
+                pending.known = known
+                return None
+        elif self.remembered in self.targets.left:
+            size_of = self.remembered.size_of
+            self.lost.update(
+                name for name, size in zip(known.names, known.stored, strict=True) if size_of(name) != size
+            )
         sizes = known.sizes or [self.cuts.most] * min(held, facts.size // self.cuts.most)
         full = min(held, len(sizes))
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= facts.size:
@@ -570,6 +580,16 @@ class _Run:
                 if target.size_of(name) != stored:
                     return number
         return len(known.names)
+
+    def tell_lost(self) -> None:
+        """Warns of blobs that are not where the cache knew them, if archives there may need them."""
+        if self.lost and self.remembered in self.targets.left and not self.options.dry_run:
+            with contextlib.suppress(StoreError):  # a writer may have no right to list
+                if self.remembered.manifests():
+                    self.report.warning(
+                        f"{self.remembered.label}: {many(len(self.lost), 'blob')} of earlier runs missing or damaged, "
+                        "stored anew; unless a prune removed them, other archives may lack some: pogfast check tells"
+                    )
 
     def _sources_again(self, postponed: Sequence[_Pending]) -> Iterator[bytes | Known]:
         """Files that changed while they were read, once more."""

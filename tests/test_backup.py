@@ -187,11 +187,26 @@ def test_the_cache_is_not_trusted_for_what_the_store_does_not_hold(
         lost.unlink()
     else:
         os.truncate(lost, 1000)
-    second = create(tmp_path, key)
+    heard = Heard()
+    second = create(tmp_path, key, report=heard)
+    [warning] = heard.warnings
+    assert warning.startswith(f"{tmp_path}/store: 1 blob of earlier runs missing or damaged, stored anew"), warning
     assert second.blobs_new == 1
     assert second.bytes_read == 2 * CHUNK + 5, "from the lost chunk on"
     entry = opened(tmp_path, key, second).entries["tree/large"]
     assert content(tmp_path, key, entry) == (tree / "large").read_bytes()
+
+
+def test_blobs_that_no_archive_can_need_are_not_missed(tmp_path: Path, key: Key, tree: Path) -> None:
+    """Those of a store that was begun anew, and of a second one that is new."""
+    create(tmp_path, key)
+    heard = Heard()
+    backup.create(["tree"], f"{tmp_path}/store,{tmp_path}/two", key, report=heard, base=str(tmp_path), chunk_size=CHUNK)
+    for path in (tmp_path / "store").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert create(tmp_path, key, report=heard).blobs_new > 0
+    assert heard.warnings == []
 
 
 def test_another_chunk_size_cuts_anew(tmp_path: Path, key: Key, tree: Path) -> None:
