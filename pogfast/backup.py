@@ -107,7 +107,6 @@ class Summary:
     manifest: str = ""
     files_new: int = 0
     files_unchanged: int = 0
-    changed: int = 0  # files of these that changed while they were read, twice
     directories: int = 0
     others: int = 0  # links, FIFOs and further names of a file
     bytes_source: int = 0
@@ -733,8 +732,9 @@ class _Run:
         if sealed.changed:
             more["changed"] = True
             self.changed.append(node.name)
-            self.summary.changed += 1
-            self.report.warning(f"{node.path} changed while it was read, twice: archived as it was found")
+            self.problem(
+                SourceError(f"{node.path} changed while it was read, twice: archived as it was found", path=node.path)
+            )
         if self.options.layout == "frames" and len(pending.blobs) > 1:
             more["sizes"] = pending.sizes
         self._add(node.name, pending.blobs, pending.stored, more, node)

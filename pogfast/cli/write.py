@@ -294,7 +294,6 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         dry_run=settings.dry_run,
         files_new=summary.files_new,
         files_unmodified=summary.files_unchanged,
-        changed_while_read=summary.changed,
         dirs=summary.directories,
         others=summary.others,
         data_blobs=summary.blobs_new,
