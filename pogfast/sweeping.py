@@ -233,7 +233,7 @@ class Sweep:
             absent.discard(blob.name)
         if blobs and not archives:  # manifests that are not where they belong would name these
             if not any(map(is_removed, held.names)):
-                raise NoArchives(
+                raise NoSuchArchive(
                     f"{self.store.label} has no archive yet: nothing was deleted",
                     hint="`pogfast list --partial` shows a run that goes on or was killed: run it again",
                 )

@@ -657,8 +657,10 @@ def test_where_there_is_no_store_or_no_archive(work: Path, cli: Runner, store: s
     """An empty mount point; and blobs whose manifests are gone."""
     (work / "void").mkdir()
     shutil.copytree(work / store, work / "blobs")
-    for manifest in (work / "blobs").glob("*.mfn"):
-        manifest.unlink()
+    for path in (work / "blobs").rglob("*"):
+        os.utime(path, (1, 1))  # young blobs may be those of a first run
+        if path.suffix == ".mfn":
+            path.unlink()
 
     def run(where: str) -> Ran:
         more = {"find": ["f"], "copy": ["target"]}.get(verb, [])
@@ -818,6 +820,7 @@ def test_check(work: Path, cli: Runner, store: str) -> None:
     assert (error["item"], error["blob"], error["code"]) == ("tree/d/big", blob.name, 4)
     assert (ran.code, summary(ran)["num_errors"]) == (4, 1)
     assert cli("cat", f"{store}/latest", "tree/d/big").code == 4
+    assert "from byte" not in cli("check", store, "--read-data").err, "all of it is damaged"
     blob.unlink()
     ran = cli("check", f"{store}/latest")
     assert ran.code == 4
@@ -1272,6 +1275,49 @@ except AttributeError as error: assert "nonsense" in str(error)
         assert (work / "out" / "tree" / "f").read_bytes() == b"hi\n"
         shutil.rmtree(work / "out")
         shutil.rmtree(work / "store")
+
+
+# ---- damage that many archives have, and none ------------------------------------------------------------------------
+
+
+def test_check_names_a_blob_once(work: Path, cli: Runner, store: str) -> None:
+    shutil.copy(work / "tree" / "d" / "big", work / "tree" / "big")
+    assert cli("create", "tree", "--to", store).code == 0
+    blob = max((work / store / "data").rglob("*="), key=lambda path: path.stat().st_size)
+    for what in ("damaged", "missing"):
+        if what == "missing":
+            blob.unlink()
+        else:
+            blob.write_bytes(bytes(blob.stat().st_size))
+        ran = cli("check", store, "--read-data")
+        [line] = [line for line in ran.err.splitlines() if blob.name in line]
+        assert line.startswith(f"pogfast: error: blob {blob.name} is {what}"), line
+        assert line.endswith(": 2 files in 2 archives: tree/big, tree/d/big"), line
+        assert "damaged: 1 blob, named above\nto mend blobs: `pogfast create --force`" in ran.err
+        ran = cli("check", store, "--read-data", "--json")
+        assert (len(only(ran, "error")), summary(ran)["num_errors"]) == (3, 3)
+    [newest] = sorted((work / store).glob("*.mfn"))[1:]
+    os.truncate(newest, 100)
+    ran = cli("check", store)
+    assert "damaged: 1 blob, 1 archive, named above" in ran.err
+    os.truncate(sorted((work / store).glob("*.mfn"))[0], 100)
+    ran = cli("check", store)
+    assert "damaged: 2 archives, named above\nto mend archives: `pogfast copy --verify" in ran.err
+    assert "create --force" not in ran.err
+
+
+def test_a_first_backup_that_goes_on_is_no_damage(work: Path, cli: Runner, store: str) -> None:
+    ran = cli("list", store, "--partial")
+    assert (ran.code, ran.err) == (0, "no partial archives\n")
+    [manifest] = (work / store).glob("*.mfn")
+    data = manifest.read_bytes()
+    manifest.unlink()
+    for verb in (["list"], ["list", "--partial"], ["check"], ["stats"], ["find", "*"], ["prune", "--keep-all"]):
+        one_line(cli(verb[0], store, *verb[1:]), 10, "store has no archive yet")
+    manifest.with_name(manifest.name + ".partial").write_bytes(data)
+    for verb in ("list", "check", "stats"):
+        assert cli(verb, store).code == 0
+    one_line(cli("prune", store, "--keep-all"), 10, "store has no archive yet")
 
 
 # ---- a public key alone ----------------------------------------------------------------------------------------------

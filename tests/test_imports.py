@@ -289,7 +289,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "cli.read": (
         {"cli.frame", "cli.options", "cli.output", "cli.write", "progress", "sizes", "errors"}
-        | {"recovery", "thawing", "checking", "differences", "stores", "keys"},
+        | {"archive", "recovery", "thawing", "checking", "differences", "stores", "keys"},
         "restore, cat and check: one library call each; what became of a name is told as by create",
     ),
     "cli.look": (

@@ -80,7 +80,7 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     for info in shown if output.json else ():
         output.emit("snapshot", id=info.name, hostname=info.host, **_without(info, "name"))
     if not output.json:
-        _print_table(output, [_row(info) for info in shown])
+        _print_table(output, [_row(info) for info in shown], "no partial archives" if partial else "no archives")
     _tell_problems(output, infos)
 
 
@@ -454,10 +454,10 @@ def _ratio(ratio: float | None) -> str:
     return "" if ratio is None else f", {ratio:.2f} : 1"
 
 
-def _print_table(output: Output, rows: list[list[str]]) -> None:
-    """The archives of `list`; none are none only if all were removed, or a filter chose none."""
+def _print_table(output: Output, rows: list[list[str]], none: str) -> None:
+    """The archives of `list`; none are none only if all were removed, a first run goes on, or a filter chose none."""
     if not rows:
-        output.info("no archives")
+        output.info(none)
         return
     columns = [i for i in range(len(HEAD)) if i not in MAY_BE_EMPTY or any(row[i] for row in rows)]
     shown = [[row[i] for i in columns] for row in rows]

@@ -285,7 +285,10 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     with displayed(output, "check", "check") as display:
         key = key_of(options)
         report = CheckReport(output, display)
-        summary = check_archives(archives, key, read_data=wanted, report=report, **options)
+        try:
+            summary = check_archives(archives, key, read_data=wanted, report=report, **options)
+        finally:
+            report.tell_blobs()
     raise_worst(output, summary.exit_code)
     _tell_checked(output, summary)
 
@@ -298,14 +301,35 @@ class CheckReport:
         self.display = display
         self.warning = output.warning
         self.problem = output.problem
+        self.blobs: dict[str, list[Damage]] = {}  # that are damaged, and where they are needed: told of at the end
 
     def started(self, progress: Checked | Compared) -> None:
         self.display.watch(lambda: _counters(progress))
 
     def damage(self, damage: Damage) -> None:
-        """A line that names archive, file and offset."""
+        """An object, or a line, that names archive, file and offset. For people a blob has one line, whatever needs
+        it."""
         self.display.check()
-        place = "" if damage.offset is None else f", from byte {damage.offset:,} on"
+        if damage.blob is None or self.output.json:
+            self._tell(damage)
+        else:
+            self.blobs.setdefault(damage.blob, []).append(damage)
+
+    def tell_blobs(self) -> None:
+        from pogfast.archive import some_of
+
+        for needed in self.blobs.values():
+            if len(needed) == 1:
+                self._tell(needed[0])
+                continue
+            archives = sorted({damage.archive for damage in needed})
+            names = sorted({damage.name for damage in needed if damage.name is not None})
+            what = needed[0].error.removeprefix(f"{needed[0].name}: ")
+            files = f"{many(len(names), 'file')} in " if names else ""
+            self.output.damage(f"{what}: {files}{many(len(archives), 'archive')}: {some_of(names or archives)}")
+
+    def _tell(self, damage: Damage) -> None:
+        place = f", from byte {damage.offset:,} on" if damage.offset else ""
         origin = "" if damage.archive in damage.error else f"{damage.archive}: "  # a manifest's error names it
         self.output.damage(
             f"{origin}{damage.error}{place}",
@@ -376,13 +400,19 @@ def _tell_checked(output: Output, summary: Checked) -> None:
         f"checked {many(summary.archives, 'archive')}, {many(summary.files, 'file')}, {many(summary.blobs, 'blob')}, "
         f"{show_size(summary.stored)}{read}"
     )
-    found = len(summary.damage)
+    blobs = {damage.blob for damage in summary.damage if damage.blob is not None}
+    archives = {damage.archive for damage in summary.damage if damage.blob is None}
+    found = [many(len(each), word) for each, word in ((blobs, "blob"), (archives, "archive")) if each]
     none = "no damage found in what could be read" if summary.problems else "no damage found"
-    output.info(f"damaged: {found:,}, named above" if found else none)
-    if found:
+    output.info(f"damaged: {', '.join(found)}, named above" if found else none)
+    if blobs:
         output.info(
-            "to mend it: `pogfast create --force` stores anew what is still on the disk, "
+            "to mend blobs: `pogfast create --force` stores anew what is still on the disk, "
             "`pogfast copy --verify GOOD BAD` what another store has"
+        )
+    if archives:
+        output.info(
+            "to mend archives: `pogfast copy --verify GOOD BAD` stores anew the manifests that another store has"
         )
 
 
