@@ -37,6 +37,7 @@ class Console:
         self.command = command
         self.exit_code = 0
         self.notes = 0
+        self.stays = ""  # what is left, and what to do, when the command is interrupted
         self.watched = sys.stdout is not None and sys.stdout.isatty()
 
     def print(self, line: str) -> None:
@@ -157,7 +158,7 @@ def guarded(console: ConsoleType, command: Callable[[ConsoleType], None]) -> int
     except PogfastError as error:
         return console.fail(error.exit_code, str(error), error.hint)
     except KeyboardInterrupt:
-        return console.fail(130, "interrupted; what is stored already is kept, run the command again to go on")
+        return console.fail(130, "; ".join(filter(None, ("interrupted", console.stays))))
     except MemoryError as error:
         return console.fail(1, str(error) or "out of memory")
     except ImportError as error:  # a library that is missing, too old, or gives wrong answers

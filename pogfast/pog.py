@@ -258,6 +258,7 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
     sources = find_sources(inputs, absolute="store-absolute-paths" in options, tell=console.tell)
     console.count_notes()
     key = _key(console, options, writing=True)
+    console.stays = "what is stored already is kept, run the command again to go on"
     targets = open_targets(options.get("save-to"), console.problem)
     try:
         create(

@@ -359,8 +359,8 @@ def test_a_password_from_standard_input(work: Path, pog: Runner) -> None:
     for stdin, code in ((b"three\n", 0), (b"three", 0), (b"three\nthree\n", 0), (b"one\n", 12)):
         assert pog("--decrypt", manifest, cwd=work / "out", stdin=stdin).code == code
     for stdin in (b"", b"once\n"):
-        one_line(pog("../f", cwd=work / "out", stdin=stdin), 2, "no password")
-    one_line(pog("--decrypt", manifest, cwd=work / "out"), 2, "no password")
+        one_line(pog("../f", cwd=work / "out", stdin=stdin), 2, "no password", "--encryption-keyfile or --keyfile, or")
+    one_line(pog("--decrypt", manifest, cwd=work / "out"), 2, "no password", "--decryption-keyfile or --keyfile, or")
     one_line(pog("../f", cwd=work / "out", stdin=b"\n\n"), 2, "empty password")
 
 

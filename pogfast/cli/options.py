@@ -118,7 +118,7 @@ def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: boo
     KeyFileError."""
     from pogfast.prompt import password
 
-    return _key(options, lambda: password(twice=writing, stdin_is_data=stdin_is_data), writing=writing)
+    return _key(options, lambda: password(twice=writing, stdin_is_data=stdin_is_data, variables=True), writing=writing)
 
 
 class _NoKey(Exception):
@@ -200,6 +200,14 @@ def told(output: Output) -> Callable[[PogfastError | str], None]:
     return tell
 
 
+# What an interrupted verb leaves. Others only look, or say themselves what they have done.
+STAYS = {
+    "archival": "what is stored already is kept, run the command again to go on",
+    "copy": "what is copied already is kept, run the command again to go on",
+    "restore": "what is restored already is kept, run the command again to go on",
+}
+
+
 @contextlib.contextmanager
 def displayed(output: Output, label: str, during: str) -> Iterator[Display]:
     """Tells how far a verb is while this is entered. `during` is restic's word for what a problem belongs to."""
@@ -210,6 +218,7 @@ def displayed(output: Output, label: str, during: str) -> Iterator[Display]:
         output.flush()
 
     output.during = during
+    output.stays = STAYS.get(during, "")
     with Display(label, _style(output), lambda line: Console.say(output, line), emit) as shown:
         output.display = shown
         try:
