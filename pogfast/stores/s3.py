@@ -89,7 +89,7 @@ REFUSED = {
     "PermanentRedirect": ("the bucket is in another region, or behind another endpoint", "set AWS_REGION"),
     "301": ("the bucket is in another region, or behind another endpoint", "set AWS_REGION to the bucket's"),
     "InvalidStorageClass": ("there is no such storage class", "see --storage-class"),
-    "InvalidObjectState": ("the object is in cold storage", "thaw it first"),
+    "InvalidObjectState": ("the object is in cold storage", "restore --thaw asks for it; try again when it is there"),
     "EntityTooLarge": ("the service takes no object of this size", "choose a smaller --chunk-size"),
     "413": ("the service takes no object of this size", "choose a smaller --chunk-size"),
     "InsufficientStorage": ("the store is full", MAKE_ROOM),
@@ -341,8 +341,11 @@ class S3Service(Plain):
 
     def can_lock(self) -> None:
         if not self._has_locks():
-            hint = "object lock is chosen when a bucket is made, or in its settings"
-            raise StoreError(f"{self.label}: the bucket has no object lock", hint)
+            raise self._no_lock()
+
+    def _no_lock(self) -> StoreError:
+        hint = "object lock is chosen when a bucket is made, or in its settings"
+        return _NoLock(f"{self.label}: the bucket has no object lock", hint)
 
     def lock(self, path: str, lock: Lock) -> bool:
         until = _until(lock)
@@ -512,6 +515,8 @@ class S3Service(Plain):
             return Garbled(f"{place} ends before the byte that was asked for")
         if code == "NoSuchLifecycleConfiguration":
             return _NoRules(f"{self.label}: there is no lifecycle")
+        if code == "InvalidRequest" and "ObjectLockConfiguration" in message.replace(" ", ""):
+            return self._no_lock()
         if code in NO_LOCK:
             kind = _Cannot if code in CANNOT else _NoLock
             return kind(f"{place}: {text}")
