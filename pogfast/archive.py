@@ -269,7 +269,19 @@ class Archive(Mapping[str, Entry]):
 
 def time_of(trailer: Mapping[str, Any], name: str) -> datetime | None:
     """When an archive was made, with a zone. None when neither its trailer nor its manifest's name say so."""
-    return _time(_text(trailer, "time")) or _time(name.removesuffix(PARTIAL).removesuffix(MANIFEST))
+    return _time(_text(trailer, "time")) or _time(_stem(name))
+
+
+def is_local(trailer: Mapping[str, Any], name: str) -> bool:
+    """Returns True if all that is known of an archive's time is what its writer's clock showed, in whatever zone."""
+    try:
+        return not _time(_text(trailer, "time")) and datetime.fromisoformat(_stem(name)).tzinfo is None
+    except ValueError:
+        return False
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(PARTIAL).removesuffix(MANIFEST)
 
 
 def _time(text: str) -> datetime | None:
@@ -572,6 +584,13 @@ class ArchiveInfo(Record):
     changed: int = 0  # files that changed while they were read
     problem: str | None = None
     code: int = 0  # the exit code that `problem` stands for
+    local: bool = False  # `time` is what its writer's clock showed, taken for one of this machine's zone
+
+    def as_dict(self) -> dict[str, Any]:
+        words = Record.as_dict(self)
+        if self.local and self.time:
+            words["time"] = self.time.replace(tzinfo=None).isoformat()
+        return words
 
     def fits(self, wanted: Filter) -> bool:
         return wanted.fits({"host": self.host, "tags": self.tags, "paths": self.paths})
@@ -676,7 +695,7 @@ def locked_until(until: float) -> str:
 
 
 def _info(store: Store, seen: Seen, *, counted: bool) -> ArchiveInfo:
-    info = ArchiveInfo(seen.name, time_of(seen.facts, seen.name))
+    info = ArchiveInfo(seen.name, time_of(seen.facts, seen.name), local=is_local(seen.facts, seen.name))
     if seen.problem is not None:
         info.problem, info.code = str(seen.problem), seen.problem.exit_code
         return info

@@ -827,6 +827,7 @@ def test_a_public_key_alone_lists_and_finds(tmp_path: Path) -> None:
         assert (first.blobs, first.stored, first.host, first.files) == (3, sum(map(store.size_of, names)), "", None)
         assert "index is damaged" in (second.problem or "")
         assert [info.host for info in archives(store, pair)] == ["h", "i"]
+        assert first.as_dict()["time"] == "2026-01-01T00:00:00", "of a zone that it does not know"
     built.seal("2026-01-03T00:00:00.000000.mfn", {"host": "i"})
     store, name = find_archive(f"{tmp_path}/latest", public)
     store.close()

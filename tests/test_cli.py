@@ -1367,6 +1367,19 @@ def test_a_public_key_refuses_to_choose_archives_for_a_program(work: Path, publi
         pogfast.list_archives(work / public, pogfast.open_key(encryption_keyfile=work / "pair.encrypt"), host="web")
 
 
+def test_a_public_key_knows_no_offset(work: Path, cli: Runner, public: str) -> None:
+    """The time in an archive's name is of the zone of the machine that wrote it."""
+    [name, *_] = sorted(path.name for path in (work / public).glob("*.mfn"))
+    day, _, time = name.removesuffix(".mfn").partition("T")
+    line = cli("list", public, env={**os.environ, "TZ": "Asia/Tokyo"}).lines[1]
+    assert line.split()[:3] == [day, time[:8], "?"], line
+    shown = json.loads(cli("list", public, "--json").lines[0])
+    assert (shown["local"], shown["time"]) == (True, f"{day}T{time}")
+    private = {**os.environ, "POGFAST_DECRYPTION_KEYFILE": "pair.decrypt"}
+    assert "+0900" in cli("list", public, env={**private, "TZ": "Asia/Tokyo"}).lines[1]
+    assert json.loads(cli("list", public, "--json", env=private).lines[0])["local"] is False
+
+
 @pytest.mark.parametrize("verb", [["ls"], ["info"], ["restore", "--into", "out"]], ids=lambda verb: verb[0])
 def test_a_public_key_passes_over_no_archive(cli: Runner, public: str, verb: list[str]) -> None:
     name, *rest = verb

@@ -92,7 +92,7 @@ MAY_BE_EMPTY = {6, 7, 8, 9}
 
 def _row(info: ArchiveInfo) -> list[str]:
     return [
-        _time(info.time),
+        _time(info.time, local=info.local),
         info.host,
         _number(info.files),
         _size(info.size),
@@ -331,6 +331,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
 
     When and how it was made, what is in it, what its blobs take in the store, and what is in it twice.
     """
+    from pogfast.archive import is_local
     from pogfast.survey import info as figures
 
     with open_archive(output, archive, options) as opened:
@@ -343,7 +344,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
         output,
         {
             "archive": found.name,
-            "time": _time(found.time),
+            "time": _time(found.time, local=is_local(opened.trailer, found.name)),
             "host": found.host,
             "tags": ", ".join(found.tags),
             "comment": found.comment,
@@ -430,9 +431,9 @@ def _iso(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat()
 
 
-def _time(time: datetime | None) -> str:
-    """Local time, with its offset from UTC: the names of archives are another clock's."""
-    return "?" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+def _time(time: datetime | None, *, local: bool = False) -> str:
+    """Local time, with its offset from UTC. A time that is `local` to another machine is shown without one."""
+    return "?" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S" + ("" if local else " %z"))
 
 
 def _number(number: int | None) -> str:
