@@ -12,6 +12,7 @@ import errno
 import os
 import resource
 import stat
+import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from types import MappingProxyType, TracebackType
 
@@ -92,7 +93,7 @@ class Directories:
     """Open directories below the one that is restored into.
 
     `most` is how many are held at a time (see `make_room`). Those whose path is in `private` are made for the owner
-    alone, because their permissions come last; in those in `ours` the owner may be allowed to write until then.
+    alone, because their permissions come last; in those in `ours` the owner is allowed to look and write until then.
     What is to get its permissions after that is in `owed`. A file or a link makes way for a directory where
     `may_replace` its path, and no link is ever followed; `hint` says for a path what else can be done about one.
     With `make` false nothing is made; then `open` must not be called. What is `own` is never deleted.
@@ -116,6 +117,7 @@ class Directories:
         self.ours = ours
         self.may_replace = may_replace
         self.hint = hint
+        self.make = make
         self.own = own
         self.made: set[str] = set()
         self.owed: set[str] = set()  # those that this run has made or opened up, and what an interrupted one has left
@@ -356,26 +358,45 @@ class Directories:
             return False
         return kind != stat.S_IFDIR and self.may_replace(path)
 
-    def _allow(self, directory: int, path: str) -> None:
-        """Lets the owner of a directory write to it: root needs leave, too, in a container without its capabilities."""
-        if path not in self.ours or os.access(f"/proc/self/fd/{directory}", os.W_OK | os.X_OK, effective_ids=True):
+    def _allow(self, directory: int, path: str, wanted: int = os.W_OK | os.X_OK) -> None:
+        """Lets the owner of a directory write to it, and look into it: root needs leave, too, in a container without
+        its capabilities."""
+        at = f"/proc/self/fd/{directory}"
+        if not self.make or path not in self.ours or os.access(at, wanted, effective_ids=True):
             return
         if os.fstat(directory).st_uid == os.geteuid():
             with contextlib.suppress(OSError):  # then what is written to it says why that cannot be
-                os.fchmod(directory, UNFINISHED_MODE)
+                os.chmod(at if sys.platform == "linux" else directory, UNFINISHED_MODE)
                 self.owed.add(path)
 
     def _step(self, directory: int, part: str, path: str) -> int | None:
-        with self._errors(directory, part, path), contextlib.suppress(FileNotFoundError):
+        with self._errors(directory, part, path, "open"), contextlib.suppress(FileNotFoundError):
             try:
-                return os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+                return self._opened(directory, part, path)
             except NotADirectoryError:
                 if not self._is_replaced(directory, part, path):
                     raise
         return None
 
+    def _opened(self, directory: int, part: str, path: str) -> int:
+        """Opens a directory so that it can be looked into. Raises OSError."""
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+        try:
+            opened = os.open(part, flags, dir_fd=directory)
+        except PermissionError:
+            if sys.platform != "linux":
+                raise
+            at = os.open(part, flags | os.O_PATH, dir_fd=directory)
+            try:
+                self._allow(at, path, os.R_OK)
+                return os.open(part, flags, dir_fd=directory)
+            finally:
+                os.close(at)
+        self._allow(opened, path, os.X_OK)
+        return opened
+
     @contextlib.contextmanager
-    def _errors(self, directory: int, part: str, path: str) -> Iterator[None]:
+    def _errors(self, directory: int, part: str, path: str, verb: str = "make") -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:
@@ -387,8 +408,8 @@ class Directories:
                 text = f"cannot make the directory {path}: a file is in its place"
                 raise TargetError(text, self.hint(path)) from error
             if error.errno in HOPELESS:
-                raise StoreError(f"cannot make the directory {path}: {error.strerror}") from error
-            raise TargetError(f"cannot make the directory {path}: {error.strerror}") from error
+                raise StoreError(f"cannot {verb} the directory {path}: {error.strerror}") from error
+            raise TargetError(f"cannot {verb} the directory {path}: {error.strerror}") from error
 
 
 def _is_link(directory: int, part: str) -> bool:

@@ -7,6 +7,7 @@ the plan and carries it out.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections import ChainMap
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -116,6 +117,15 @@ class Plan:
             return Place(number, name, path, size or 0, first)
         except CorruptManifest as error:
             return Place(number, name, path, problem=error)
+
+    def other_files(self) -> Iterator[Place]:
+        """The files that are not selected, each where it would go."""
+        for number, name in enumerate(self.entries):
+            if not self.choice.picks(plain_path(name)):
+                with contextlib.suppress(UnsafePath):
+                    path = self.target(name, "file")
+                    if path is not None:
+                        yield self._placed(number, "file", name, path)
 
     def _keep_last(self, last: Mapping[str, int]) -> None:
         """Of what lies at one path the last stays; what is the same is passed over, what is not becomes a problem."""

@@ -538,6 +538,7 @@ class _Run:
         """(files to restore from their blobs, hard links to one of these or to a file that is there).
 
         Of the files of an inode the first is restored, or a later one if it is there already; the others become links.
+        All of them do if another one that is not selected is there, as the archive has it.
         """
         files: list[Place] = []
         others: dict[str, list[Place]] = {}
@@ -546,22 +547,39 @@ class _Run:
                 others.setdefault(place.first, []).append(place)
             else:
                 files.append(place)
-        firsts = {place.name: place for place in files if place.name in others and not place.problem}
+        selected = {place.name: place for place in files if not place.problem}
+        elsewhere = self._not_selected(selected.keys() | others.keys())
+        for name in elsewhere:
+            others.setdefault(name, [])
         hard_links = []
         for name, links in others.items():
-            if name in firsts:
-                links.insert(0, firsts[name])
-            elif self._lies_there(name):
+            if name in selected:
+                links.insert(0, selected[name])
+            lying = next(filter(self._is_there, elsewhere.get(name, ())), None)
+            if lying:
+                self.first[name] = lying.path
+                self.whole.add(lying.path)
                 hard_links += links
                 continue
             source = links[0] if self.options.overwrite == "always" else next(filter(self._is_there, links), links[0])
             self.first[name] = source.path
             hard_links += [place for place in links if place is not source]
-            if source is not firsts.get(name):
+            if source is not selected.get(name):
                 files.append(source)
         linked = {place.name for place in hard_links}
         self.awaited = set(self.first.values())
         return [place for place in files if place.name not in linked], hard_links
+
+    def _not_selected(self, firsts: Collection[str]) -> dict[str, list[Place]]:
+        """First files of inodes -> names of these that are not selected, and may lie in the directory all the same."""
+        found: dict[str, list[Place]] = {}
+        if self.plan.choice.everything or not self.directories.names(""):
+            return found
+        for place in self.plan.other_files():
+            first = place.first if self._is_hard_link(place) else place.name
+            if first in firsts and place.path not in self.plan.things:
+                found.setdefault(first, []).append(place)
+        return found
 
     def _is_hard_link(self, place: Place) -> bool:
         """Of a file that the archive has, with the same content."""
@@ -586,21 +604,6 @@ class _Run:
             return there is not None and _is_same_file(self.entries[place.name], there)
         except PogfastError:
             return False
-
-    def _lies_there(self, name: str) -> bool:
-        """Whether a file that is not selected is in the directory all the same, as the archive has it."""
-        self.directories.make_room()
-        try:
-            path = self.plan.target(name, "file")
-            there = self.directories.look(path) if path else None
-            same = there is not None and _is_same_file(self.entries[name], there)
-        except PogfastError:
-            return False
-        if path is None or not same:
-            return False
-        self.first[name] = path
-        self.whole.add(path)
-        return True
 
     def _linked(self, places: Iterable[Place]) -> Iterator[Place]:
         """Links files. Gives those that have to be restored from their blobs."""

@@ -894,6 +894,25 @@ def test_a_hard_link_to_what_is_there_already(work: Work, linked: Archive) -> No
     assert names_of_inode(work.out, "b") == ["b"]
 
 
+@pytest.mark.parametrize(("name", "others"), [("first", ["b", "c"]), ("first", ["c"]), ("b", ["c", "first"])])
+@pytest.mark.parametrize("how", [{}, {"overwrite": "if-changed"}, {"dry_run": True}])
+def test_a_name_becomes_a_hard_link_to_those_that_are_there_and_not_selected(
+    work: Work, linked: Archive, name: str, others: list[str], how: dict[str, Any]
+) -> None:
+    work.restore(linked, names=others)
+    linked.fetched.clear()
+    summary = work.restore(linked, names=[name], **how)
+    assert (summary.files, summary.bytes_written, linked.fetched) == (1, 0, [])
+    assert names_of_inode(work.out, "c") == sorted([*others, *([] if how.get("dry_run") else [name])])
+
+
+def test_a_name_does_not_become_a_hard_link_to_what_has_changed(work: Work, linked: Archive) -> None:
+    work.restore(linked, names=["b", "c", "liar"])
+    os.utime(work.out / "c", ns=(0, 0))
+    work.restore(linked, names=["first"])
+    assert names_of_inode(work.out, "first") == ["first"]
+
+
 def test_a_hard_link_to_what_was_refused_is_a_copy(work: Work, linked: Archive) -> None:
     write(work.out / "first", b"mine")
     work.restore(linked)

@@ -201,6 +201,23 @@ def test_root_without_its_capabilities_restores_into_its_read_only_directories(w
     assert facts(work / "out" / "tree") == before
 
 
+@pytest.mark.parametrize("mode", [0o000, 0o300, 0o600])
+def test_a_directory_that_its_owner_may_not_look_into_is_restored_into_again(
+    work: Path, cli: Runner, mode: int
+) -> None:
+    (work / "tree" / "d").chmod(mode)
+    restore = [*archived(cli), "--no-owner", "--exclude=link"]
+    ran = run([*POWERLESS, *restore], work)
+    assert ran.code == 0, ran.err
+    before = facts(work / "out" / "tree")
+    assert before["d"][0] == oct(stat.S_IFDIR | mode)
+    (work / "out" / "tree" / "d" / "large").unlink()
+    for options in ([], ["--overwrite=always"], []):
+        ran = run([*POWERLESS, *restore, *options], work)
+        assert (ran.code, "warning" in ran.err) == (0, False), ran.err
+        assert facts(work / "out" / "tree") == before
+
+
 # ---- what gives rights -----------------------------------------------------------------------------------------------
 
 
