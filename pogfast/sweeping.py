@@ -287,14 +287,23 @@ class Sweep:
     def _delete_condemned(self) -> set[str]:
         """Deletes what cannot be brought back any more, and what was condemned a grace period ago and nothing needs.
         Returns the names of the archives that cannot be brought back any more."""
+        watch = Stopwatch()
         marks = self._named()
         due = [mark for name, mark in marks.items() if name.startswith(CONDEMNED) and self._is_due(mark)]
         listed = {mark.name: self._names_of([mark]) for mark in due}
         over = {name: mark for name, mark in marks.items() if self._is_over(mark)}
         for names in listed.values():
             over |= {name: marks[name] for name, when in names.items() if self._has_waited(marks.get(name), when)}
+
+        def is_fresh() -> bool:
+            return watch.seconds() < FENCE
+
         # Before the manifests are read: whoever brings one of these back looks afterwards whether it is still here.
-        self.store.delete_as_listed(over.values())
+        self.store.delete_as_listed(over.values(), is_fresh)
+        if over and not is_fresh():  # one that is left may have been brought back, and removed again, since
+            self._warn_of_pause()
+            left = self._named()
+            return {name for name in over if is_removed(name) and name not in left}
         if due:
             with self._announced() as alone:
                 done = alone and self._delete_each(sorted(due, key=_written), listed)
@@ -397,7 +406,7 @@ class Sweep:
                     gone.add(blob.name)
                     self._count(blob)
             if not self._is_heard():
-                self.warn(f"{self.store.label}: this prune has stood still too long to go on: the next one does")
+                self._warn_of_pause()
                 return False
             if held.is_fresh():
                 return True  # what is left was written anew
@@ -407,6 +416,9 @@ class Sweep:
                 self.warn(f"{self.store.label}: to read the manifests takes longer than {FENCE:.0f} s: blobs stay")
                 return False
         return True
+
+    def _warn_of_pause(self) -> None:
+        self.warn(f"{self.store.label}: this prune has stood still too long to go on: the next one does")
 
     # ---- the first ----
 

@@ -93,6 +93,11 @@ def is_deletion(verb: str) -> bool:
     return bool(BLOB.match(verb))
 
 
+def is_expiry(verb: str) -> bool:
+    """Whether a step deletes a removed archive, or may."""
+    return bool(re.match(r"(_?delete|forget).*\.removed", verb))
+
+
 def all_finish(*actors: Actor) -> None:
     """In turn, since one may wait for another."""
     for _ in range(100):
@@ -531,6 +536,28 @@ def test_an_archive_that_is_removed_once_more_can_be_brought_back_as_long(place:
         world.run_well(world.undeleting(name))
         world.expect_whole()
         assert world.is_whole(name)
+
+
+@pytest.mark.parametrize("suspends", [False, True])
+def test_an_archive_that_is_removed_once_more_while_a_prune_is_frozen(
+    place: sweeps.S3 | None, plain_service: sweeps.S3, suspends: bool
+) -> None:
+    """It has the bytes of the one that was removed the first time, so no condition of a service can tell them apart."""
+    for where in (place, plain_service) if place else (None,):
+        with Stage(where, 2).scene(("four", "two")) as world:
+            name = world.archives()[-1]
+            world.run_well(world.removing(name))
+            world.run_well(world.pruning("quiet", last=99))
+            world.advance(GRACE + HOUR)
+            prune = world.pruning("quiet", last=99).until(is_expiry)
+            prune.freeze(HOUR, suspends=suspends)
+            assert world.run_well(world.undeleting(name)).done, world.story()
+            world.run_well(world.removing(name))
+            world.advance(max(0.0, prune.frozen_until - world.now))
+            assert world.run_well(prune).expired == 0
+            world.run_well(world.undeleting(name))
+            world.expect_whole()
+            assert world.is_whole(name), world.story()
 
 
 def test_an_archive_that_is_brought_back_while_it_is_listed() -> None:

@@ -147,9 +147,10 @@ class Store(Source, Target, Protocol):
     def remove_manifest(self, name: str) -> None:
         """Gives a manifest its removed archive's name; its age begins anew. Raises NoSuchArchive and StoreError."""
 
-    def delete_as_listed(self, marks: Iterable[Stored]) -> None:
+    def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
         """Deletes what lies beside the manifests, as delete_manifests does, unless it was written anew since it was
-        listed, where that can be told. Raises StoreError."""
+        listed, where that can be told. It ends early when `go_on`, which is asked right before anything is deleted,
+        says so. Raises StoreError."""
 
     def forget_removed(self, removed: Stored) -> None:
         """Deletes the removed archive's name of one that was brought back, unless it was removed again meanwhile; where

@@ -543,8 +543,8 @@ class LocalStore:
             except OSError as error:
                 raise StoreError(f"cannot put {name} back in {self.label}: {error.strerror}") from error
 
-    def delete_as_listed(self, marks: Iterable[Stored]) -> None:
-        for mark in marks:
+    def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
+        for mark in itertools.takewhile(lambda _: go_on(), marks):
             self.forget_removed(mark)
         self.delete_manifests([])  # and makes that durable
 

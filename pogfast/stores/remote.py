@@ -9,6 +9,7 @@ fewer than promised never pass for an object; whether they are the right ones is
 from __future__ import annotations
 
 import itertools
+import math
 import random
 import re
 import sys
@@ -454,8 +455,12 @@ class RemoteStore:
     def begin_sweep(self) -> None:
         """Nothing is moved aside here."""
 
-    def delete_as_listed(self, marks: Iterable[Stored]) -> None:
-        self.delete_manifests(mark.name for mark in marks)
+    def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
+        waiting = iter(marks)
+        while go_on() and (some := list(itertools.islice(waiting, DELETED_AT_ONCE))):
+            found = [Found(*mark) for mark in some]
+            newest = max(mark.modified for mark in some)
+            self._again(partial(self.service.delete_old, found, math.nextafter(newest, math.inf), go_on))
 
     def forget_removed(self, removed: Stored) -> None:
         """Removed again it has the same bytes, and so the same version."""
