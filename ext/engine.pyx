@@ -40,7 +40,7 @@ from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, Wron
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EEXIST, EINTR, EINVAL, EIO, EISDIR, ENOENT, ENOMEM, ENOSPC, ENOTDIR, ENXIO, EPERM, errno
+from libc.errno cimport EEXIST, EINTR, EINVAL, EIO, EISDIR, ELOOP, ENOENT, ENOMEM, ENOSPC, ENOTDIR, ENXIO, EPERM, errno
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdlib cimport bsearch, calloc, free, malloc, qsort, realloc
 from libc.string cimport memcmp, memcpy, memset

@@ -41,8 +41,8 @@ cdef extern from *:
         int regular, directory, sparse;
     } pogfast_facts;
     static long long pogfast_ns(struct timespec t) {
-        if (t.tv_sec > 9223372035LL) return 9223372035999999999LL;
-        if (t.tv_sec < -9223372035LL) return -9223372035000000000LL;
+        if (t.tv_sec > 9223372035LL) return 9223372036854775807LL;  /* metadata.py cuts times so, too */
+        if (t.tv_sec < -9223372036LL) return -9223372036854775807LL;
         return t.tv_sec * 1000000000LL + t.tv_nsec;
     }
     static void pogfast_fill(struct stat *s, pogfast_facts *f) {

@@ -354,7 +354,8 @@ cdef class _Feed(_Behind):
     # ---- reading (without the lock) ----
 
     cdef int open_job(self, FileJob* job) noexcept nogil:
-        """A descriptor of a regular file, or of what was given; -1 with `error` set."""
+        """A descriptor of a regular file, or of what was given; -1 with `error` set. ENXIO: it is no regular file, as the
+        system says of sockets."""
         cdef int fd = job.fd
         job.fd = -1
         if job.path == NULL:
@@ -362,9 +363,9 @@ cdef class _Feed(_Behind):
             return fd
         fd = open_source(job.path, self.follow)
         if fd < 0 or facts_of(fd, &job.facts):
-            job.error = errno
+            job.error = ENXIO if errno == ELOOP and not self.follow else errno
         elif not job.facts.regular:
-            job.error = EISDIR if job.facts.directory else EIO
+            job.error = EISDIR if job.facts.directory else ENXIO
         return fd
 
     cdef int read_on(self, const FileJob* job, int fd, u8* p, size_t n, size_t* got) noexcept nogil:

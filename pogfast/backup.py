@@ -36,7 +36,7 @@ from pogfast.errors import (
 )
 from pogfast.keys import Key
 from pogfast.mounts import Mounts
-from pogfast.sealing import conclude, name_now, seconds_of, store_errors
+from pogfast.sealing import conclude, name_now, seconds_of, store_errors, why_not_read
 from pogfast.sizes import check_jobs, many
 from pogfast.stores import PARTIAL, Target, check_stores, open_store, open_stores
 from pogfast.stores.local import MEASURING
@@ -500,7 +500,10 @@ class _Run:
         def missed(reason: str) -> None:
             self.problem(SourceError(f"{node.path}: {reason}", path=node.path, reason=reason))
 
-        return metadata.facts_of(node.path, node.stat, missed)
+        facts = metadata.facts_of(node.path, node.stat, missed)
+        if (facts["mtime_ns"], facts["atime_ns"]) != (node.stat.st_mtime_ns, node.stat.st_atime_ns):
+            self.report.warning(f"{node.path}: its times are archived as the nearest ones from 1677 to 2262")
+        return facts
 
     def _keep_above(self, node: Node) -> None:
         """Keeps the metadata of a directory that is not archived itself, as names pass through it."""
@@ -543,7 +546,8 @@ class _Run:
             return path
         stat = node.stat
         system = self.mounts.identity(node.path, stat)
-        facts = cache.Facts(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, system)
+        times = metadata.kept_time(stat.st_mtime_ns), metadata.kept_time(stat.st_ctime_ns)
+        facts = cache.Facts(stat.st_size, *times, stat.st_ino, system)
         known = self.cache.find(self._place(node), facts, self.cut)
         if known is None:
             return self._look_up_earlier(pending, path)
@@ -712,7 +716,7 @@ class _Run:
             return
         self.pending.popleft()
         if sealed.error:
-            self.problem(_unreadable(pending.node.path, os.strerror(sealed.error)))
+            self.problem(_unreadable(pending.node.path, why_not_read(sealed.error)))
         elif sealed.changed and not last:
             self.again.append(pending)
         else:

@@ -65,8 +65,8 @@ def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _
         "mode": found.st_mode & 0o7777,
         "uid": found.st_uid,
         "gid": found.st_gid,
-        "mtime_ns": found.st_mtime_ns,
-        "atime_ns": found.st_atime_ns,
+        "mtime_ns": kept_time(found.st_mtime_ns),
+        "atime_ns": kept_time(found.st_atime_ns),
     }
     if user := _user_name(found.st_uid):
         facts["user"] = user
@@ -75,6 +75,12 @@ def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _
     if xattrs := dict(_xattrs(path, missed)):
         facts["xattrs"] = xattrs
     return facts
+
+
+def kept_time(ns: int) -> int:
+    """Returns the nearest time that an archive and the engine can tell, all in nanoseconds since 1970: from 1677 to
+    2262."""
+    return ns if -MOST_NS <= ns <= MOST_NS else max(-MOST_NS, min(ns, MOST_NS))
 
 
 @functools.cache
@@ -225,7 +231,7 @@ def _time(facts: Mapping[str, Any], key: str) -> int | None:
     value = facts.get(key)
     if value is not None and type(value) is not int:
         raise ValueError(key)
-    return value if value is None or -MOST_NS <= value <= MOST_NS else max(-MOST_NS, min(value, MOST_NS))
+    return value if value is None else kept_time(value)
 
 
 def _decoded(xattrs: Mapping[str, str]) -> Iterator[tuple[bytes, bytes]]:

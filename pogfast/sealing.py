@@ -9,6 +9,7 @@ left out; a store that cannot be written to ends the run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,7 +136,7 @@ class _Run:
         """A file that is done."""
         if sealed.error:
             self.entries.pop(source.name, None)
-            self.problem(SourceError(f"cannot read {source.path}: {os.strerror(sealed.error)}"))
+            self.problem(SourceError(f"cannot read {source.path}: {why_not_read(sealed.error)}"))
             return
         self.entries[source.name] = manifest.Entry(blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns))
         self.sizes[source.name] = sealed.size
@@ -196,6 +197,11 @@ def seconds_of(ns: int) -> float:
     """As os.stat gives them, and so as pog writes them."""
     seconds, rest = divmod(ns, 10**9)
     return seconds + rest * 1e-9
+
+
+def why_not_read(code: int) -> str:
+    """What the engine's errno of a file means that was a regular one when it was found."""
+    return "it is not a regular file any more" if code == errno.ENXIO else os.strerror(code)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import oracle
 import pytest
 from conftest import Runner
 
-from pogfast import backup, cache, manifest
+from pogfast import backup, cache, manifest, metadata
 from pogfast.backup import Options, Silent, Summary
 from pogfast.errors import NoSuchArchive, NoSuchInput, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key, from_keyfile
@@ -207,6 +207,23 @@ def test_blobs_that_no_archive_can_need_are_not_missed(tmp_path: Path, key: Key,
             path.unlink()
     assert create(tmp_path, key, report=heard).blobs_new > 0
     assert heard.warnings == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("large"), Path.mkdir])
+def test_a_file_that_becomes_something_else_during_the_run(
+    tmp_path: Path, key: Key, tree: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    path, facts_of = tree / "sub" / ".hidden", metadata.facts_of
+
+    def replace(name: str, *more: Any) -> dict[str, Any]:
+        if name.endswith("sub/.hidden"):
+            path.unlink()
+            make(path)
+        return facts_of(name, *more)
+
+    monkeypatch.setattr(metadata, "facts_of", replace)
+    [problem] = create(tmp_path, key).problems
+    assert problem.reason == ("Is a directory" if path.is_dir() else "it is not a regular file any more")
 
 
 def test_another_chunk_size_cuts_anew(tmp_path: Path, key: Key, tree: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pexpect
@@ -16,6 +17,7 @@ from conftest import Ran, Runner, run
 
 import pogfast
 from pogfast.keys import from_keyfile
+from pogfast.metadata import MOST_NS
 
 COMMAND = [sys.executable, "-m", "pogfast"]
 # Seconds after which a file is told from one that was changed right after it was read.
@@ -527,3 +529,24 @@ def test_attributes_and_acls_that_cannot_be_read(work: Path, monkeypatch: pytest
         assert len(archive.trailer["unreadable"]) == 3
     failing[0] = errno.ENOENT
     assert pogfast.create([str(work / "tree")], str(work / "store"), key).problems == []
+
+
+@pytest.mark.parametrize("year", [2300, 1600])
+def test_times_that_no_archive_can_have_are_told_of(work: Path, cli: Runner, year: int) -> None:
+    """Such a file is not read again in every run."""
+    time_ns = (year - 1970) * 31_556_952 * 10**9
+    for path in (work / "tree" / "f", work / "tree" / "d"):
+        os.utime(path, ns=(time_ns, time_ns))
+    if (work / "tree" / "f").stat().st_mtime_ns != time_ns:
+        pytest.skip("the file system has no such times")
+    time.sleep(OLD_ENOUGH)
+    for unchanged in (0, 2):
+        ran = cli("create", "tree", "--to", "store", "--json")
+        assert ran.code == 0
+        told = [line for line in ran.err.splitlines() if "its times are archived as the nearest ones from 1677" in line]
+        assert len(told) == 2
+        assert json.loads(ran.lines[-1])["files_unmodified"] == unchanged
+    assert cli("check", "store/latest", "--against", ".").code == 0
+    assert cli("restore", "store/latest", "--into", "out").code == 0
+    nearest = MOST_NS if year > 2000 else -MOST_NS
+    assert {(work / "out" / "tree" / name).stat().st_mtime_ns for name in ("f", "d")} == {nearest}
