@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import errno
 import functools
 import grp
@@ -323,15 +324,22 @@ def _set_on_descriptor(fd: int, metadata: Metadata) -> list[str]:
 
 def _remove_acls(fd: int, but: Container[bytes]) -> Iterator[str]:
     """Removes ACLs that the archive does not have: those that the directory above has given to what was made in it.
-    Yields what could not be removed."""
+    Yields what could not be removed: some systems refuse that also where there is none."""
     if sys.platform == "linux":
-        for name in (ACCESS_ACL, DEFAULT_ACL):
+        for name, what in ((ACCESS_ACL, "ACL"), (DEFAULT_ACL, "default ACL")):
             if name not in but:
                 try:
                     os.removexattr(fd, name)
                 except OSError as error:
-                    if error.errno not in NO_XATTRS | VANISHED:
-                        yield f"its ACL cannot be removed: {error.strerror}"
+                    if error.errno not in NO_XATTRS | VANISHED and _has_xattr(fd, name):
+                        yield f"its {what} cannot be removed: {error.strerror}"
+
+
+def _has_xattr(fd: int, name: bytes) -> bool:
+    with contextlib.suppress(OSError):
+        os.getxattr(fd, name)
+        return True
+    return False
 
 
 def _set_on_link(directory: int, leaf: str, metadata: Metadata) -> list[str]:

@@ -186,7 +186,7 @@ def test_settings_are_typed() -> None:
     [
         ("endpont=http://h", "is endpoint meant?"),
         ("end_point=http://h", "is endpoint meant?"),
-        ("secret-key=hunter2", "unknown setting: secret-key"),
+        ("secret-key=hunter2", "s3://b: unknown setting: secret-key"),
         ("realm=http://h", "unknown setting: realm"),
         ("", "unknown setting"),
         ("profile", "has no value"),

@@ -349,6 +349,16 @@ def test_an_archive_whose_name_cannot_be_printed_is_stored(work: Path, cli: Runn
         assert f"the archive is stored: {made.name}" in ran.stderr
 
 
+@pytest.mark.parametrize("how", [["pair"], ["pair", "--json"], ["one", "--symmetric"]])
+def test_keys_whose_names_cannot_be_printed_are_made(work: Path, how: list[str]) -> None:
+    shell = ["/bin/sh", "-c", '"$@" >/dev/full', "sh", *COMMAND, "keygen", *how]
+    ran = subprocess.run(shell, cwd=work, capture_output=True, check=False, text=True)
+    made = ["one"] if "one" in how else ["pair.encrypt", "pair.decrypt"]
+    assert all((work / name).exists() for name in made)
+    assert ran.returncode == 3
+    assert f"made all the same: {' and '.join(made)}" in ran.stderr
+
+
 # ---- create and restore ----------------------------------------------------------------------------------------------
 
 

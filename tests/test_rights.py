@@ -186,6 +186,9 @@ def test_a_directory_of_another_user_that_is_the_same_is_left_alone(work: Path, 
     (work / "out" / "tree" / "d").chmod(0o775)
     ran = run([*POWERLESS, *restore, *more], work)
     assert (ran.code, "tree/d: its mode cannot be set" in ran.err) == (3, True), ran.err
+    assert "ACL" not in ran.err, "it has none"
+    os.setxattr(work / "out" / "tree" / "d", DEFAULT, acl(7, 7, NOBODY))
+    assert run([*POWERLESS, *restore, *more], work).err.count("its default ACL cannot be removed") == 1
 
 
 def test_root_without_its_capabilities_restores_into_its_read_only_directories(work: Path, cli: Runner) -> None:

@@ -12,7 +12,7 @@ import click
 
 from pogfast.cli.frame import PATH, Group, print_help, verb
 from pogfast.cli.output import Output
-from pogfast.errors import UsageError
+from pogfast.errors import PogfastError, ReaderGone, UsageError
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -38,11 +38,18 @@ def keygen(output: Output, name: str, symmetric: bool) -> None:
             private: "reads: keep it secret, and a copy of it in a safe place",
         }
         fingerprint = keys.from_decryption_keyfile(private).fingerprint
-    output.emit("key", paths=list(made), fingerprint=fingerprint)
-    if not output.json:
-        for path, what in made.items():
-            output.answer(f"{path} {what}")
-        output.answer(f"fingerprint {fingerprint}")
+    try:
+        output.emit("key", paths=list(made), fingerprint=fingerprint)
+        if not output.json:
+            for path, what in made.items():
+                output.answer(f"{path} {what}")
+            output.answer(f"fingerprint {fingerprint}")
+        output.flush()
+    except ReaderGone:
+        raise
+    except PogfastError as error:
+        error.hint, error.exit_code = f"made all the same: {' and '.join(made)}", 3
+        raise
 
 
 @verb("show")

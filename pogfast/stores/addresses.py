@@ -74,7 +74,9 @@ def parse_service(text: str) -> Place:
     if not _is_unicode(bucket + prefix):
         raise UsageError(f"{visible(text)}: names in a service are UTF-8, and this is not")
     # A / behind the query is left over from STORE/latest.
-    return Place(scheme, bucket, prefix, _settings(scheme, query.rstrip("/")) if question else {})
+    return Place(
+        scheme, bucket, prefix, _settings(scheme, visible(f"{scheme}://{place}"), query.rstrip("/")) if question else {}
+    )
 
 
 def below(text: str, name: str) -> str:
@@ -95,8 +97,8 @@ def _credentials(scheme: str) -> str:
     return f"they are in the environment, or in a profile: {scheme}://BUCKET?profile=NAME"
 
 
-def _settings(scheme: str, query: str) -> dict[str, Any]:
-    """The fields that a query sets. A value is shown only where it is of a known word: others may be secret."""
+def _settings(scheme: str, where: str, query: str) -> dict[str, Any]:
+    """The fields that the query of `where` sets. A value is shown only where it is of a known word: others may be secret."""
     known = WORDS[scheme]
     found: dict[str, Any] = {}
     for part in query.split("&"):
@@ -104,9 +106,9 @@ def _settings(scheme: str, query: str) -> dict[str, Any]:
         if word not in known:
             near = get_close_matches(word, known, 1, 0.5)
             hint = f"is {near[0]} meant? " if near else ""
-            raise UsageError(f"{scheme}://: unknown setting: {word}", hint=f"{hint}known: {', '.join(known)}")
+            raise UsageError(f"{where}: unknown setting: {word}", hint=f"{hint}known: {', '.join(known)}")
         if known[word] in found:
-            raise UsageError(f"{scheme}://: {word} is given twice")
+            raise UsageError(f"{where}: {word} is given twice")
         pairs = parse_qsl(part.replace("+", "%2B"), keep_blank_values=True)
         found[known[word]] = _value(word, pairs[0][1] if pairs else "")
     return found
