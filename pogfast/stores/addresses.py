@@ -98,7 +98,8 @@ def _credentials(scheme: str) -> str:
 
 
 def _settings(scheme: str, where: str, query: str) -> dict[str, Any]:
-    """The fields that the query of `where` sets. A value is shown only where it is of a known word: others may be secret."""
+    """The fields that the query of a store sets. A value is shown only where it is of a known word: others may be
+    secret."""
     known = WORDS[scheme]
     found: dict[str, Any] = {}
     for part in query.split("&"):
