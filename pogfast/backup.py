@@ -108,6 +108,7 @@ class Summary:
     files_new: int = 0
     files_unchanged: int = 0
     directories: int = 0
+    skipped: int = 0  # sockets and devices
     others: int = 0  # links, FIFOs and further names of a file
     bytes_source: int = 0
     bytes_read: int = 0
@@ -520,6 +521,7 @@ class _Run:
         }
         if node.kind not in kinds:
             self.trailer["skipped"][node.path] = f"a {node.kind}"
+            self.summary.skipped += 1
             self.report.note(f"{node.path} is a {node.kind}: left out")
             self.report.entry(node.name, node.path, "skipped", 0)
             return

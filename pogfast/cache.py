@@ -418,7 +418,11 @@ class Cache:
 
     def _give_up(self, error: Exception) -> None:
         self._disconnect()
-        self._warn(f"cannot use the cache {self._path}, files are read again: {_reason(error)}")
+        if _code(error) == sqlite3.SQLITE_BUSY:
+            lost = "this one reads all files again, and stores nothing that the store has"
+            self._warn(f"the cache {self._path} is in use by another run: {lost}")
+        else:
+            self._warn(f"cannot use the cache {self._path}, files are read again: {_reason(error)}")
 
     def _drop_waiting(self) -> None:
         self._rows.clear()

@@ -504,6 +504,8 @@ class _Run:
             return
         if isinstance(result, Opened) and result.soft:
             self._set_again(place)
+        if isinstance(result, Opened) and self.entries[place.name].size is None:
+            written = self._size_there(place)
         outcome: Outcome = "restored" if isinstance(result, Opened) else result
         if outcome == "restored":
             self.settled += written
@@ -512,6 +514,14 @@ class _Run:
         if outcome != "refused" and place.path in self.awaited:
             self.whole.add(place.path)
         self._tell(place, outcome)
+
+    def _size_there(self, place: Place) -> int:
+        """Bytes of a file that was restored and whose size the archive does not say."""
+        try:
+            there = self.directories.look(place.path)
+        except (TargetError, UnsafePath):  # somebody has moved it
+            there = None
+        return there.st_size if there else 0
 
     def _set_again(self, place: Place) -> None:
         """Sets the metadata of a file that the engine could not give all of it, to learn what that was. Not of one that

@@ -417,6 +417,7 @@ def test_sockets_are_named_and_passed_over(tmp_path: Path, key: Key, tree: Path)
         summary = create(tmp_path, key, report=heard)
     assert heard.outcomes["tree/socket"] == "skipped"
     assert list(opened(tmp_path, key, summary).trailer["skipped"].values()) == ["a socket"]
+    assert summary.skipped == 1
     assert summary.problems == []
 
 

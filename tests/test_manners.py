@@ -173,6 +173,7 @@ def test_names_in_tables_and_messages_send_nothing_to_a_terminal(place: Path) ->
         ("create x --password-fil y", "--password-file"),
         ("restore x --target y", "--into DIR"),
         ("restore x --include y", "names and patterns"),
+        ("restore x --verify", "every restore checks each blob"),
         ("create x --compression max", "--level"),
     ],
 )

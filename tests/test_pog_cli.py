@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -621,3 +622,15 @@ def test_values_that_were_forgotten(tmp_path: Path, module: str, arguments: list
     for word in words:
         assert word in ran.err
     assert [path.name for path in tmp_path.iterdir()] == ["k"]
+
+
+def test_sizes_that_an_archive_does_not_say(tmp_path: Path, pog: Runner, pogfast: Runner) -> None:
+    for name, size in (("one", 5000), ("two", 700)):
+        (tmp_path / name).write_bytes(os.urandom(size))
+    (tmp_path / "key").write_bytes(b"key")
+    assert pog("--keyfile=key", "--save-to=local:pogs", "one", "two").code == 0
+    [archive] = (tmp_path / "pogs").glob("*.mfn")
+    ran = pogfast("restore", str(archive), "--into", "out", "--keyfile", "key", "--json")
+    assert json.loads(ran.lines[-1])["bytes_restored"] == 5700, ran.err
+    lines = pogfast("info", str(archive), "--keyfile", "key").lines
+    assert [line.split()[1:] for line in lines if line.startswith(("size", "duplicates"))] == [["?"], ["0", "files"]]

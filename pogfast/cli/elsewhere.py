@@ -99,6 +99,11 @@ OPTIONS: list[tuple[str, str, str]] = [
     ),
     ("--verify-data --verify", "check", "--read-data reads all blobs"),
     (
+        "--verify",
+        "restore",
+        "every restore checks each blob; `pogfast check ARCHIVE --against DIR` compares what is on the disk",
+    ),
+    (
         "--repair",
         "check",
         "check changes nothing; `pogfast create --force` stores blobs anew",

@@ -340,6 +340,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
     if output.json:
         output.emit("info", id=found.name, hostname=found.host, **_without(found, "name"))
         return
+    is_unknown = 0 < found.files == found.unknown
     _print_pairs(
         output,
         {
@@ -355,10 +356,10 @@ def info(output: Output, archive: str, **options: Any) -> None:
             "directories": f"{found.directories:,}",
             "links": f"{found.links:,}",
             "fifos": f"{found.fifos:,}",
-            "size": _size(found.size),
+            "size": _size(None if is_unknown else found.size),
             "stored": f"{_size(found.stored)} in {many(found.blobs, 'blob')}" + _ratio(found.ratio),
             "missing": many(found.missing, "blob") if found.missing else "",
-            "duplicates": f"{many(found.duplicates, 'file')}, {_size(found.duplicate_size)}",
+            "duplicates": many(found.duplicates, "file") + ("" if is_unknown else f", {_size(found.duplicate_size)}"),
             "left out": _left_out(found),
             "largest": f"{found.largest}, {_size(found.largest_size)}" if found.largest else "",
         },

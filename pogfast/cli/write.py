@@ -296,6 +296,7 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
         files_unmodified=summary.files_unchanged,
         dirs=summary.directories,
         others=summary.others,
+        skipped=summary.skipped,
         data_blobs=summary.blobs_new,
         blobs_known=summary.blobs_known,
         bytes_read=summary.bytes_read,
