@@ -183,7 +183,7 @@ def check(
 
     Without `read_data` that all blobs are there, of the size that they were stored with as far as an archive tells it,
     and that the index of a key pair names them. With a public key alone only its index can be looked at. Raises
-    UsageError, NoSuchArchive, NoArchives and StoreError; WrongKey when not one archive opens.
+    UsageError, NoSuchArchive (also where none is chosen), NoArchives and StoreError; WrongKey when not one opens.
     """
     report = report or Silent()
     if read_data and not key.can_open:
@@ -204,6 +204,10 @@ def check(
             )
         for store, names in stores:
             _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
+    if wanted != Filter() and not summary.total_archives:
+        raise NoSuchArchive(
+            f"no archive {wanted} in {', '.join(archives)}", hint="`pogfast list` shows those there are"
+        )
     return summary
 
 

@@ -147,6 +147,9 @@ class _Prune:
                 error.exit_code = info.code
                 raise error
         meant = [info for info in infos if info.fits(wanted)]
+        if infos and not meant:
+            hint = f"`pogfast list {self.store.path}` shows those there are"
+            raise NoSuchArchive(f"no archive {wanted} in {self.store.label}: nothing was removed", hint)
         groups: dict[str, list[ArchiveInfo]] = defaultdict(list)
         for info in meant:
             groups[_group(info, group_by)].append(info)

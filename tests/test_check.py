@@ -366,11 +366,12 @@ def test_archives_are_chosen_by_host_tag_and_path(built: Built) -> None:
         ({"host": "a"}, ["1.mfn"]),
         ({"tags": ["t"]}, ["2.mfn"]),
         ({"path": "/p/"}, ["3.mfn"]),
-        ({"host": "c"}, []),
     ):
         summary, _ = checked(built.path, **more)
         assert [one.archive for one in summary.damage] == names
         assert summary.total_archives == summary.archives == len(names)
+    with pytest.raises(NoSuchArchive, match="no archive of host c in"):
+        checked(built.path, host="c")
     with pytest.raises(UsageError):
         checked(f"{built.path}/1.mfn", host="a")
 

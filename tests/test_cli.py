@@ -1332,6 +1332,22 @@ def test_a_first_backup_that_goes_on_is_no_damage(work: Path, cli: Runner, store
     one_line(cli("prune", store, "--keep-all"), 10, "store has no archive yet")
 
 
+# ---- nothing that fits -----------------------------------------------------------------------------------------------
+
+
+def test_a_host_that_no_archive_is_of(cli: Runner, store: str) -> None:
+    """A script would take `no damage found` and `0 removed` for good."""
+    for words in (["check", store], ["prune", store, "--keep-last", "1"], ["ls", f"{store}/latest"]):
+        one_line(cli(*words, "--host", "typo"), 10, "no archive of host typo in store")
+    ran = cli("list", store, "--host", "typo", "--tag", "t")
+    assert (ran.code, ran.out, ran.err) == (0, b"", "no archives of host typo with tag t\n")
+
+
+def test_find_says_that_nothing_matches(cli: Runner, store: str) -> None:
+    ran = cli("find", store, "nosuch")
+    assert (ran.code, ran.out, ran.err) == (0, b"", "nothing matches\n")
+
+
 # ---- a public key alone ----------------------------------------------------------------------------------------------
 
 

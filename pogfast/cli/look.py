@@ -80,7 +80,8 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     for info in shown if output.json else ():
         output.emit("snapshot", id=info.name, hostname=info.host, **_without(info, "name"))
     if not output.json:
-        _print_table(output, [_row(info) for info in shown], "no partial archives" if partial else "no archives")
+        none = f"no {'partial ' if partial else ''}archives {wanted}".rstrip()
+        _print_table(output, [_row(info) for info in shown], none)
     _tell_problems(output, infos)
 
 
@@ -188,14 +189,18 @@ def find(output: Output, store: str | None, patterns: tuple[str, ...], long: boo
     look_for_store(store)
     key = key_of(options)
     opened = open_store(store)
+    matched = False
     try:
         for found in find_names(opened, key, patterns, output.problem, **options):
+            matched = True
             if output.json:
                 output.emit("match", snapshot=found.archive, time=_iso(found.time), **_node(found.item))
             else:
                 output.answer(f"{found.archive}  {_line(found.item, long)}")
     finally:
         opened.close()
+    if not matched:
+        output.info("nothing matches")
 
 
 def _node(item: Item) -> dict[str, Any]:
