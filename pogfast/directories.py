@@ -36,6 +36,9 @@ NOTHING: Own = MappingProxyType({})
 # After these no further file can be restored, so the run ends.
 HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
+# The reason of an error about a path that is no directory: it is the same one for all that would be below.
+IN_THE_WAY = "it is no directory"
+
 
 def plain_path(name: str) -> str:
     """An archived name without what means nothing in a path: `/` in front and behind, doubled, and `.` parts."""
@@ -404,9 +407,10 @@ class Directories:
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 if _is_link(directory, part):
-                    raise UnsafePath(f"{path} is a link: nothing is restored through it", self.hint(path)) from error
+                    text = f"{path} is a link: nothing is restored through it"
+                    raise UnsafePath(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
                 text = f"cannot make the directory {path}: a file is in its place"
-                raise TargetError(text, self.hint(path)) from error
+                raise TargetError(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
             if error.errno in HOPELESS:
                 raise StoreError(f"cannot {verb} the directory {path}: {error.strerror}") from error
             raise TargetError(f"cannot {verb} the directory {path}: {error.strerror}") from error

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
 from pogfast.archive import open_archive, telling
-from pogfast.directories import NOTHING, Directories, Own, leaf_of, many_open_files, parent_of
+from pogfast.directories import IN_THE_WAY, NOTHING, Directories, Own, leaf_of, many_open_files, parent_of
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UnsafePath, UsageError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
@@ -34,7 +34,7 @@ from pogfast.metadata import (
 )
 from pogfast.opening import Outcome, cannot_write, restore_places
 from pogfast.plan import Contents, Place, Plan
-from pogfast.sizes import check_jobs
+from pogfast.sizes import check_jobs, many
 from pogfast.stores.addresses import check_restored_to
 
 if TYPE_CHECKING:
@@ -229,6 +229,7 @@ def restore_archive(
         if options.delete:
             run.delete()
         run.restore_directories()
+        run.tell_in_the_way()
         run.tell_stripped()
         if not options.no_sync and not options.dry_run:
             directories.make_durable()
@@ -313,6 +314,8 @@ class _Run:
         self.written: Callable[[], int] = lambda: 0  # plain bytes that the engine has written in this batch
         self.settled = 0  # of these, those of files that are done
         self.stripped = 0  # files and directories that would have got rights
+        # What is no directory where one would have to be -> what to say of it, and of how many names.
+        self.in_the_way: dict[str, tuple[PogfastError, int]] = {}
         self.gone: set[str] = set()  # directories that have made way for something else, and what was in them
         # Archived name of the first file of an inode -> path of one of its files that is there, or will be.
         self.first: dict[str, str] = {}
@@ -799,6 +802,12 @@ class _Run:
 
     # ---- what is told ----
 
+    def tell_in_the_way(self) -> None:
+        """Says once of a link or a file what could not be restored below it."""
+        for problem, count in self.in_the_way.values():
+            problem.args = (f"{problem} ({many(count, 'name')})",)
+            self._tell_problem(problem)
+
     def tell_stripped(self) -> None:
         if self.stripped:
             what = f"set-id bits or capabilities were left out ({self.stripped:,})"
@@ -816,7 +825,14 @@ class _Run:
         self.report.entry(place.name, outcome, place.size)
 
     def _problem(self, problem: PogfastError, path: str) -> None:
+        if problem.reason == IN_THE_WAY:
+            first, count = self.in_the_way.get(problem.path, (problem, 0))
+            self.in_the_way[problem.path] = first, count + 1
+            return
         problem.path = problem.path or path
+        self._tell_problem(problem)
+
+    def _tell_problem(self, problem: PogfastError) -> None:
         self.summary.problems.append(problem)
         self.report.problem(problem)
 

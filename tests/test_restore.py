@@ -725,7 +725,7 @@ def test_what_is_in_a_directory_makes_no_way(work: Work, overwrite: str) -> None
     expected = [f"{name}: not restored, a directory is in its place" for name in blocked]
     if overwrite == "never":
         for path, count in (("d/e", 3), ("none", 3)):
-            expected += [f"cannot make the directory {path}: a file is in its place"] * count
+            expected.append(f"cannot make the directory {path}: a file is in its place ({count} names)")
     assert sorted(work.messages()) == sorted(expected)
     assert {type(problem) for problem in summary.problems} <= {TargetError, recovery._Blocked}
     assert summary.exit_code == 3
@@ -777,7 +777,7 @@ def test_a_file_of_the_archive_makes_no_way_for_what_claims_to_be_below_it(work:
     made.add("a/x", b"below it")
     work.restore(made, names=["a"], exclude=["x"])
     assert work.restore(made, overwrite="always", delete=True).exit_code == 3
-    assert work.messages() == ["cannot make the directory a: a file is in its place"]
+    assert work.messages() == ["cannot make the directory a: a file is in its place (1 name)"]
     assert (work.out / "a").read_bytes() == b"a file"
 
 
@@ -828,9 +828,9 @@ def test_a_dry_run_touches_nothing_and_says_what_would_be(work: Work, overwrite:
     assert made.fetched == []
     real = work.restore(made, **options)
     assert sorted(told.entries) == sorted(work.told.entries)
-    blocked = "cannot make the directory none: a file is in its place" in work.messages()
+    blocked = "cannot make the directory none: a file is in its place (3 names)" in work.messages()
     assert blocked == (overwrite == "never")
-    assert ("away is a link: nothing is restored through it" in work.messages()) == blocked
+    assert ("away is a link: nothing is restored through it (1 name)" in work.messages()) == blocked
     assert same(dry) == same(real)
 
 
@@ -1055,7 +1055,7 @@ def test_links_of_the_archive_are_not_written_through(work: Work, overwrite: str
         assert summary.exit_code == 3
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"precious": b"precious"}
     assert "a: not restored, a directory is in its place" in work.messages()
-    assert "b is a link: nothing is restored through it" in work.messages()
+    assert "b is a link: nothing is restored through it (2 names)" in work.messages()
     assert os.readlink(work.out / "b") == str(outside), "a link's target is what it is"
 
 
@@ -1077,8 +1077,9 @@ def test_links_that_lie_there_are_not_followed(work: Work, overwrite: str) -> No
     assert tree_at(outside) == before
     unsafe = [str(problem) for problem in summary.problems if isinstance(problem, UnsafePath)]
     if overwrite == "never":
-        assert unsafe == ["dir is a link: nothing is restored through it"] * 6 + [
-            "other is a link: nothing is restored through it"
+        assert unsafe == [
+            "dir is a link: nothing is restored through it (6 names)",
+            "other is a link: nothing is restored through it (1 name)",
         ]
         assert {problem.hint for problem in summary.problems} == {"--overwrite=if-changed replaces it"}
         assert (work.out / "dir").is_symlink()
