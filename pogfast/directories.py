@@ -40,6 +40,12 @@ HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE,
 IN_THE_WAY = "it is no directory"
 
 
+def no_more(what: str, code: int) -> StoreError:
+    """The error that ends a restore since no further file could be restored, from an errno."""
+    hint = "make room and run it again: what is restored is kept" if code in (errno.ENOSPC, errno.EDQUOT) else ""
+    return StoreError(f"{what}: {os.strerror(code)}", hint)
+
+
 def plain_path(name: str) -> str:
     """An archived name without what means nothing in a path: `/` in front and behind, doubled, and `.` parts."""
     if name[:1] not in "/." and name[-1] != "/" and "//" not in name and "/." not in name:
@@ -136,7 +142,7 @@ class Directories:
             if make and "" in private and ("" in self.made or not os.listdir(self.root)):
                 self.owed.add("")
         except OSError as error:
-            raise StoreError(f"cannot restore into {into}: {error.strerror}") from error
+            raise no_more(f"cannot restore into {into}", error.errno or 0) from error
 
     def _make_root(self) -> None:
         """Makes the directory that is restored into, if need be. Raises OSError."""
@@ -210,7 +216,7 @@ class Directories:
             for directory in self.systems.values():
                 sync_file_system(directory)
         except OSError as error:
-            raise StoreError(f"cannot restore into {self.into}: {error.strerror}") from error
+            raise no_more(f"cannot restore into {self.into}", error.errno or 0) from error
 
     def _note(self, path: str, directory: int) -> None:
         """Holds a descriptor of each file system from before the first write to it: only then does a sync report
@@ -412,7 +418,7 @@ class Directories:
                 text = f"cannot make the directory {path}: a file is in its place"
                 raise TargetError(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
             if error.errno in HOPELESS:
-                raise StoreError(f"cannot {verb} the directory {path}: {error.strerror}") from error
+                raise no_more(f"cannot {verb} the directory {path}", error.errno or 0) from error
             raise TargetError(f"cannot {verb} the directory {path}: {error.strerror}") from error
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from pogfast import manifest
 from pogfast._engine import MOST_BLOB, VERDICT, BlobDirectory, Opened, Opener, Wanted, open_blob
-from pogfast.directories import HOPELESS, Directories, leaf_of, many_open_files, parent_of, safe_path
+from pogfast.directories import HOPELESS, Directories, leaf_of, many_open_files, no_more, parent_of, safe_path
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -231,7 +231,7 @@ def _judged(name: str, blobs: Sequence[str], opened: Opened) -> Opened | Pogfast
 def cannot_write(name: str, code: int) -> TargetError:
     """Why something could not be made, from an errno. Raises StoreError when no further one could be."""
     if code in HOPELESS:
-        raise StoreError(f"cannot restore {name}: {os.strerror(code)}")
+        raise no_more(f"cannot restore {name}", code)
     return TargetError(f"{name}: cannot be written: {os.strerror(code)}")
 
 

@@ -1448,12 +1448,14 @@ def test_a_full_disk_ends_the_run(work: Work, monkeypatch: pytest.MonkeyPatch) -
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "mkdir", full)
-        with pytest.raises(StoreError, match="No space left"):
+        with pytest.raises(StoreError, match="No space left") as raised:
             work.restore(made)
     made.trailer["links"]["l"] = {"target": "x"}
     monkeypatch.setattr(os, "symlink", full)
-    with pytest.raises(StoreError, match="No space left"):
+    with pytest.raises(StoreError, match="No space left") as raised_again:
         work.restore(made)
+    hints = {raised.value.hint, raised_again.value.hint}
+    assert hints == {"make room and run it again: what is restored is kept"}
 
 
 def test_what_may_not_be_written_is_named(work: Work) -> None:
