@@ -139,7 +139,7 @@ class Summary:
     def exit_code(self) -> int:
         """Damage before all else."""
         codes = [problem.exit_code for problem in self.problems]
-        return DamageError.exit_code if self.damage else max(codes, default=0)
+        return DamageError.exit_code if self.damage or DamageError.exit_code in codes else max(codes, default=0)
 
 
 class Report(Protocol):
@@ -179,7 +179,8 @@ def check(
     jobs: int | None = None,
     report: Report | None = None,
 ) -> Summary:
-    """Checks archives and, of words that name a store, all its archives that `host`, `tags` and `path` choose.
+    """Checks archives and, of words that name a store, all its archives that `host`, `tags` and `path` choose. Of
+    several words one that cannot be opened is reported, and the others are checked.
 
     Without `read_data` that all blobs are there, of the size that they were stored with as far as an archive tells it,
     and that the index of a key pair names them. With a public key alone only its index can be looked at. Raises
@@ -204,7 +205,7 @@ def check(
             )
         for store, names in stores:
             _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
-    if wanted != Filter() and not summary.total_archives:
+    if wanted != Filter() and not summary.total_archives and not summary.problems:
         raise NoSuchArchive(
             f"no archive {wanted} in {', '.join(archives)}", hint="`pogfast list` shows those there are"
         )
@@ -217,18 +218,30 @@ def _stores(
     """Each store once, with the manifests to check in it. They are closed with `opened`."""
     found: dict[str, tuple[Store, list[str]]] = {}
     for text in texts:
-        if names_archive(text):
-            store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path, tell=tell)
-        else:
-            store, name = open_store(text), ""
-        opened.callback(store.close)
-        there = store.marks() if is_partial(name) else manifests_of(store)
-        names = [stored.name for stored in there if name in ("", stored.name)]
-        if name and not names:
-            raise NoSuchArchive(f"no such archive: {text}")
+        try:
+            store, names = _named(text, key, wanted, opened, tell)
+        except (NoSuchArchive, DamageError, StoreError) as error:
+            if len(texts) == 1:
+                raise
+            tell(error)  # and the others are checked
+            continue
         _, known = found.setdefault(os.path.realpath(store.path), (store, []))
         known += [name for name in names if name not in known]
     return list(found.values())
+
+
+def _named(text: str, key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell) -> tuple[Store, list[str]]:
+    """A store, and the manifests in it that a word means."""
+    if names_archive(text):
+        store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path, tell=tell)
+    else:
+        store, name = open_store(text), ""
+    opened.callback(store.close)
+    there = store.marks() if is_partial(name) else manifests_of(store)
+    names = [stored.name for stored in there if name in ("", stored.name)]
+    if name and not names:
+        raise NoSuchArchive(f"no such archive: {text}")
+    return store, names
 
 
 class _Check:

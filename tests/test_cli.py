@@ -177,7 +177,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ["missing command", "pogfast --help"]),
+        (["key"], ["missing command", "pogfast key --help"]),
         (["creat"], ["no such command: creat", "is create meant?"]),
         (["--bogus"], ["--bogus", "see pogfast --help"]),
         (["ls", "--bogus", "x"], ["--bogus", "see pogfast ls --help"]),
@@ -1332,6 +1332,29 @@ def test_a_first_backup_that_goes_on_is_no_damage(work: Path, cli: Runner, store
     one_line(cli("prune", store, "--keep-all"), 10, "store has no archive yet")
 
 
+def test_no_command_shows_the_commands(cli: Runner) -> None:
+    ran = cli()
+    assert (ran.code, ran.out) == (2, b"")
+    assert ran.err.startswith("Usage: pogfast ")
+    assert all(f"  {verb} " in ran.err for verb in VERBS)
+
+
+@pytest.mark.parametrize("words", [["nosuch"], ["ls", "--bogus"], ["ls"], ["create", "x", "--to", "s", "--jobs", "x"]])
+def test_wrong_usage_is_an_object_too(cli: Runner, words: list[str]) -> None:
+    ran = cli(*words, "--json")
+    [line] = ran.lines
+    assert (ran.code, json.loads(line)["message_type"], json.loads(line)["code"]) == (2, "exit_error", 2)
+
+
+def test_a_store_beside_one_that_is_not_there_is_checked(work: Path, cli: Runner, store: str) -> None:
+    ran = cli("check", "nosuch", store)
+    assert (ran.code, "no store at nosuch" in ran.err) == (10, True), ran.err
+    assert "checked 1 archive, 5 files, " in ran.err
+    next((work / store / "data").rglob("*=")).unlink()
+    assert cli("check", "nosuch", store).code == 4
+    one_line(cli("check", "nosuch"), 10, "no store at nosuch")
+
+
 # ---- nothing that fits -----------------------------------------------------------------------------------------------
 
 
@@ -1341,6 +1364,10 @@ def test_a_host_that_no_archive_is_of(cli: Runner, store: str) -> None:
         one_line(cli(*words, "--host", "typo"), 10, "no archive of host typo in store")
     ran = cli("list", store, "--host", "typo", "--tag", "t")
     assert (ran.code, ran.out, ran.err) == (0, b"", "no archives of host typo with tag t\n")
+
+
+def test_a_name_that_is_not_there_is_the_item(cli: Runner, store: str) -> None:
+    assert [error["item"] for error in only(cli("ls", f"{store}/latest", "nosuch", "--json"), "error")] == ["nosuch"]
 
 
 def test_find_says_that_nothing_matches(cli: Runner, store: str) -> None:

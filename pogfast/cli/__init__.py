@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 
 import click
 
@@ -97,8 +98,15 @@ def _run(output: Output, arguments: Sequence[str]) -> None:
         except OSError as error:
             raise output.cannot_print(error) from error
         return
+    # Known before anything is parsed, so that what cannot be parsed is told of as it should be.
+    output.json = "--json" in takewhile(lambda argument: argument != "--", arguments)
     try:
         with group.make_context("pogfast", list(arguments), obj=output) as context:
+            if not arguments:
+                output.exit_code = 2
+                for line in group.overview(context).splitlines():
+                    output.say(line)
+                return
             group.invoke(context)
     except click.exceptions.Exit as ended:
         output.exit_code = ended.exit_code

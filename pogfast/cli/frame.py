@@ -155,6 +155,13 @@ class Group(click.Group):
         said = command_hint(name, self.list_commands(ctx), others=ctx.parent is None)
         raise UsageError(f"no such command: {name}", hint=_with_help(said, ctx.command_path))
 
+    def overview(self, ctx: click.Context) -> str:
+        """How it is used, and the commands."""
+        formatter = ctx.make_formatter()
+        self.format_usage(ctx, formatter)
+        self.format_commands(ctx, formatter)
+        return f"{formatter.getvalue()}\n{ctx.command_path} help COMMAND says more."
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, text) in self.table.items()]
         rows += [(name, command.get_short_help_str(80)) for name, command in self.commands.items()]

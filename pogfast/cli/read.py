@@ -280,8 +280,8 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     from pogfast.stores import names_archive
 
     wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)
-    for archive in archives:
-        (look_for_archive if names_archive(archive) else look_for_store)(archive)
+    if len(archives) == 1:  # of several the others are checked
+        (look_for_archive if names_archive(archives[0]) else look_for_store)(archives[0])
     with displayed(output, "check", "check") as display:
         key = key_of(options)
         report = CheckReport(output, display)

@@ -108,8 +108,8 @@ def _tell(output: Output, summary: Summary) -> None:
     blobs, size = (summary.total_blobs, summary.total_size) if summary.dry_run else (summary.blobs, summary.size)
     would = "would be copied" if summary.dry_run else "copied"
     output.info(
-        f"{many(summary.archives, 'archive')} {would}, {summary.archives_there} there already; "
-        f"{many(blobs, 'blob')}, {show_size(size)}; {summary.blobs_there} there already"
+        f"{many(summary.archives, 'archive')} {would}, {summary.archives_there:,} there already; "
+        f"{many(blobs, 'blob')}, {show_size(size)}; {summary.blobs_there:,} there already"
     )
     if summary.verified:
         output.info(f"{many(summary.verified, 'blob')} there read, {summary.mended:,} damaged and stored anew")
