@@ -1170,6 +1170,30 @@ def test_who_reads_the_json_goes_away(work: Path) -> None:
     assert not list((work / "store").glob("*.mfn"))
 
 
+@pytest.mark.parametrize(
+    ("during", "said"),
+    [
+        ("restore", "interrupted; what is restored already is kept, run the command again to go on"),
+        ("check", "interrupted"),
+    ],
+)
+def test_what_an_interrupted_verb_leaves(during: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+    script = f"""
+import sys
+from pogfast.cli.options import displayed
+from pogfast.cli.output import Output
+from pogfast.console import guarded
+
+def interrupted(output):
+    with displayed(output, "a verb", "{during}"):
+        raise KeyboardInterrupt
+
+sys.exit(guarded(Output(), interrupted))
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 130
+    assert capfd.readouterr().err == f"pogfast: error: {said}\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted(work: Path, number: signal.Signals) -> None:
     feed, arguments = slow(work)
