@@ -339,7 +339,11 @@ NAMES = {content: blob_name(KEY.secret, content.encode()) for content in CONTENT
 class Stepped(LocalStore):
     """A store whose verbs wait until it is their turn."""
 
-    actor: Actor
+    actor: Actor | None = None  # while it is opened there is nobody else
+
+    def _await_turn(self) -> None:
+        if self.actor is not None:
+            self.actor.await_turn()
 
     def __getattribute__(self, name: str) -> Any:
         found = super().__getattribute__(name)
@@ -355,16 +359,13 @@ class Stepped(LocalStore):
             "missing",
             "get_manifest",
         }:
-            super().__getattribute__("actor").await_turn()
+            self._await_turn()
         if name == "blob_names":
-            super().__getattribute__("actor").await_turn()
+            self._await_turn()
             return lambda: list(found())
         if name == "delete_old_blobs":  # one at a time
             return lambda blobs, *more: (
-                gone
-                for blob in blobs
-                for gone in [super(Stepped, self).__getattribute__("actor").await_turn(), *found([blob], *more)]
-                if gone is not None
+                gone for blob in blobs for gone in [self._await_turn(), *found([blob], *more)] if gone is not None
             )
         return found
 
