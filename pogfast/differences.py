@@ -271,7 +271,25 @@ class _Comparison:
         changed = differing(thing.facts, facts_of(path, there))
         if thing.entry and "mtime_ns" not in thing.facts and thing.entry.mtime != there.st_mtime:
             changed.append("mtime_ns")
+        if thing.entry and self._has_come_apart(thing.entry, there):
+            changed.append("hardlink")
         return changed
+
+    def _has_come_apart(self, entry: Entry, there: os.stat_result) -> bool:
+        """Returns True if a file is not the one on the disk that it is a hard link of. Where that is missing, it is
+        told of by itself."""
+        first = entry.more.get("hardlink")
+        if not isinstance(first, str) or first not in self.archive.entries:
+            return False
+        known = self.archive.entries[first]
+        if known.blobs != entry.blobs or "hardlink" in known.more:
+            return False
+        try:
+            path = self._path(first)
+            other = os.stat(leaf_of(path), dir_fd=self._directory(parent_of(path)), follow_symlinks=False)
+        except (OSError, UnsafePath):
+            return False
+        return stat.S_ISREG(other.st_mode) and not os.path.samestat(other, there)
 
     def _content_differs(self, found: Difference, path: str, parent: int) -> bool:
         """Of files of one size the first byte that differs is noted."""

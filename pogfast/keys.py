@@ -7,6 +7,7 @@ made with their final permissions and never overwritten.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -270,6 +271,8 @@ def from_password_file(path: str, *, writing: bool = False, tell: Tell = _silent
             line = file.readline(PASSWORD_SIZE)
     except OSError as error:
         raise KeyFileError(f"cannot read the password file {path}: {error.strerror}") from error
+    if line.startswith(codecs.BOM_UTF8):
+        tell(f"the password in {path} begins with a byte order mark, which belongs to it")
     return from_password(_password_in(line, path), writing=writing, source=f"the first line of {path}")
 
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -550,3 +551,29 @@ def test_times_that_no_archive_can_have_are_told_of(work: Path, cli: Runner, yea
     assert cli("restore", "store/latest", "--into", "out").code == 0
     nearest = MOST_NS if year > 2000 else -MOST_NS
     assert {(work / "out" / "tree" / name).stat().st_mtime_ns for name in ("f", "d")} == {nearest}
+
+
+def test_hard_links_that_have_come_apart_differ(work: Path, cli: Runner) -> None:
+    os.link(work / "tree" / "f", work / "tree" / "g")
+    assert cli("create", "tree", "--to", "store").code == 0
+    compare = ["check", "store/latest", "--against", "."]
+    assert cli(*compare).code == 0
+    shutil.copy2(work / "tree" / "g", work / "tree" / "new")
+    (work / "tree" / "new").replace(work / "tree" / "g")
+    times = (work / "tree" / "f").stat()
+    os.utime(work / "tree" / "g", ns=(times.st_atime_ns, times.st_mtime_ns))
+    ran = cli(*compare)
+    assert (ran.code, [line for line in ran.lines if "hardlink" in line]) == (1, ["metadata  tree/g (hardlink)"])
+    (work / "tree" / "f").unlink()
+    assert "hardlink" not in cli(*compare).out.decode()
+
+
+def test_a_byte_order_mark_in_a_password_file_is_told_of(
+    work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POGFAST_KEYFILE")
+    for data, told in ((b"\xef\xbb\xbfsecret\n", True), (b"secret\n", False)):
+        (work / "password").write_bytes(data)
+        (work / "password").chmod(0o600)
+        ran = cli("create", "tree", "--to", f"store{told}", "--password-file", "password")
+        assert (ran.code, "begins with a byte order mark" in ran.err) == (0, told), ran.err
