@@ -54,7 +54,7 @@ SMALL_TEXT = 16 << 20  # bytes that any manifest may have of JSON
 # them so. Entries and indexes may be as dense as that if they are made of values as long as blob names are, which take
 # four times their text at the most in memory: 60 bytes a blob with its sizes, ten million blobs.
 DENSE_TEXT = 640 << 20
-DENSE_VALUE = 20  # bytes of such text for each value in it: a blob's name and its two sizes have 60
+DENSE_VALUES = 20, 128  # bytes of such text for each value in it: a blob's name and its two sizes have 60
 MOST_TEXT = 16 << 30
 MOST_NAME = 65_535  # characters of an archived name, or of a link's target
 MOST_PARTS = 4096  # of an archived name: what stands between its slashes
@@ -677,8 +677,11 @@ def _text(frames: list[_Frame]) -> bytes:
     """The JSON of the entries, or of the index. Raises ValueError for text that is too dense."""
     room = _room(frames)
     text = _decompressed(frames, max(room, DENSE_TEXT))
-    if len(text) > room and sum(map(text.count, (b",", b"[", b"{"))) * DENSE_VALUE > len(text):
-        raise ValueError(TOO_DENSE)
+    if len(text) > room:
+        least, most = DENSE_VALUES
+        values = sum(map(text.count, (b",", b"[", b"{")))
+        if not least * values <= len(text) <= most * values:
+            raise ValueError(TOO_DENSE)
     return text
 
 

@@ -213,7 +213,12 @@ def calls_of(lines: Iterator[str]) -> Iterator[Call]:
             name, head, begun = open_calls.pop(thread)
             rest = head + more
         elif unfinished := UNFINISHED.fullmatch(rest):
+            if name == "close":  # another thread may get the number before this call is seen to end
+                ended += 1
+                yield Call(name, _split(unfinished[1]), 0, 0, begun)
             open_calls[thread] = (name, unfinished[1], ended)
+            continue
+        if resumed == "close":
             continue
         done = ENDED.fullmatch(rest)
         if done is None:

@@ -281,7 +281,7 @@ def test_who_may_only_list_and_write_backs_up_and_neither_reads_nor_destroys(
         assert ran.code == 0, ran.err
     assert "access denied" in call("writes", "list", "s3://safe", *writing).out.decode()
     for words in (
-        ["prune", "s3://safe", "--keep-last", "1", "--yes", "--grace", "0", *writing],
+        ["prune", "s3://safe", "--keep-last", "1", "--group-by", "", "--yes", "--grace", "0", *writing],
         ["restore", "s3://safe/latest", "--into", "out", "--decryption-keyfile", "k.decrypt"],
     ):
         ran = call("writes", *words)

@@ -711,12 +711,19 @@ def test_dense_text_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
     monkeypatch.setattr(manifest, "DENSE_TEXT", 200_000)
     for more in (0, 1):
-        data = sealed(compress(b"{}" + b" " * (199_998 + more)))
+        text = b'{"a":{"atime":0,"mtime":0,"blobs":[' + b",".join([b'"%s"' % NAME.encode()] * 4000)
+        data = sealed(compress(text + b" " * (199_997 + more - len(text)) + b"]}}"))
         if not more:
-            assert manifest.open(data, SYMMETRIC, "m").entries == {}
+            assert len(manifest.open(data, SYMMETRIC, "m").entries["a"].blobs) == 4000
             continue
         with pytest.raises(CorruptManifest, match="more JSON than"):
             manifest.open(data, SYMMETRIC, "m")
+
+
+def test_dense_text_of_blanks_is_refused() -> None:
+    """No archive has values so far apart."""
+    with pytest.raises(CorruptManifest, match="more JSON than"):
+        manifest.open(sealed(compress(b"{}" + b" " * (32 << 20))), SYMMETRIC, "m")
 
 
 def test_a_file_of_many_equal_blobs_is_opened() -> None:
