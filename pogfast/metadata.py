@@ -178,7 +178,10 @@ def metadata_of(
 
 def without_rights(metadata: Metadata, kept: int = 0) -> Metadata:
     """Returns the metadata without attributes that give rights, and without the set-id bits that are not `kept`."""
-    mode = metadata.mode & ~(SET_ID & ~kept) if metadata.mode >= 0 else metadata.mode
+    taken = SET_ID & ~kept
+    if not metadata.xattrs and (metadata.mode < 0 or not metadata.mode & taken):
+        return metadata  # as nearly all are
+    mode = metadata.mode & ~taken if metadata.mode >= 0 else metadata.mode
     xattrs = tuple((name, value) for name, value in metadata.xattrs if not name.startswith(RIGHTS))
     return metadata._replace(mode=mode, xattrs=xattrs)
 

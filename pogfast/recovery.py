@@ -250,9 +250,9 @@ class _Times:
     bytes, and the next run must not take it for restored.
     """
 
-    def __init__(self, directories: Directories, entries: Mapping[str, Entry], tell: Callable[[str], None]) -> None:
+    def __init__(self, directories: Directories, mtimes: dict[str, int], tell: Callable[[str], None]) -> None:
         self.directories = directories
-        self.entries = entries
+        self.mtimes = mtimes  # by archived name, ns
         self.tell = tell
         self.pending: list[tuple[str, Wanted]] = []
         self.settled_at = time.monotonic()
@@ -266,7 +266,7 @@ class _Times:
         if self.pending:
             self.directories.make_durable()
         for name, wanted in self.pending:
-            times = self.entries[name].atime_ns, self.entries[name].mtime_ns
+            times = wanted.atime_ns, self.mtimes.pop(name)
             try:
                 os.utime(wanted.leaf, ns=times, dir_fd=wanted.directory, follow_symlinks=False)
             except OSError as error:
@@ -316,6 +316,7 @@ class _Run:
         self.stripped = 0  # files and directories that would have got rights
         # What is no directory where one would have to be -> what to say of it, and of how many names.
         self.in_the_way: dict[str, tuple[PogfastError, int]] = {}
+        self.mtimes: dict[str, int] = {}  # of files by name, ns, until these are on the disk
         self.gone: set[str] = set()  # directories that have made way for something else, and what was in them
         # Archived name of the first file of an inode -> path of one of its files that is there, or will be.
         self.first: dict[str, str] = {}
@@ -367,7 +368,7 @@ class _Run:
     def _restored(
         self, places: Sequence[Place], blobs: BlobDirectory | Callable[[str], Buffer]
     ) -> Generator[Opened | Outcome | PogfastError, None, None]:
-        times = None if self.options.no_sync else _Times(self.directories, self.entries, self._miss)
+        times = None if self.options.no_sync else _Times(self.directories, self.mtimes, self._miss)
         return restore_places(places, self._ask, self.key, blobs, self.jobs, self.directories, self._watch, times)
 
     def _watch(self, written: Callable[[], int]) -> None:
@@ -386,6 +387,9 @@ class _Run:
         metadata = self._metadata(place, entry.more)
         if self.options.dry_run:
             return "restored"
+        mtime_ns = entry.mtime_ns
+        if not self.options.no_sync:
+            self.mtimes[place.name], mtime_ns = mtime_ns, unfinished_time(mtime_ns)
         return Wanted(
             self.directories.open(parent_of(place.path)),
             os.fsencode(leaf_of(place.path)),
@@ -393,7 +397,7 @@ class _Run:
             sizes,
             -1 if size is None else size,
             entry.atime_ns,
-            entry.mtime_ns if self.options.no_sync else unfinished_time(entry.mtime_ns),
+            mtime_ns,
             metadata.mode,
             metadata.uid,
             metadata.gid,
@@ -507,7 +511,7 @@ class _Run:
             return
         if isinstance(result, Opened) and result.soft:
             self._set_again(place)
-        if isinstance(result, Opened) and self.entries[place.name].size is None:
+        if isinstance(result, Opened) and not place.size and self.entries[place.name].size is None:
             written = self._size_there(place)
         outcome: Outcome = "restored" if isinstance(result, Opened) else result
         if outcome == "restored":
