@@ -278,7 +278,7 @@ class Sweep:
         names: dict[str, float] = {}
         for mark in sorted(lists, key=_written):
             with contextlib.suppress(NoSuchArchive):  # another prune has seen to it
-                listed = self.store.get_manifest(mark.name).decode("ascii", "replace").splitlines()
+                listed = self.store.get_manifest(mark.name).decode("utf-8", "surrogateescape").split("\n")
                 names.update(dict.fromkeys(listed, mark.modified))
         return names
 
@@ -433,7 +433,7 @@ class Sweep:
         self.swept.locked += len(locked)
         removed = [mark for name, mark in held.names.items() if is_removed(name)]
         going = [each for each in [*fresh, *removed] if each.name not in locked and each.name not in pending]
-        listed = self._list(sorted(going))
+        listed = self._list(sorted(each for each in going if "\n" not in each.name))  # others are nobody's archives
         if not self.grace and not listed:  # there is no room
             with self._announced():
                 self._delete([blob for blob in fresh if blob.name not in locked], math.inf)
@@ -444,7 +444,7 @@ class Sweep:
         try:
             for start in range(0, len(going), MOST_NAMES):
                 some = going[start : start + MOST_NAMES]
-                self._put_list("".join(f"{each.name}\n" for each in some).encode(), max(map(_written, some)))
+                self._put_list(b"".join(map(_line, some)), max(map(_written, some)))
         except StoreError as error:
             later = "" if not self.grace else ", and will not be deleted by the next prune: --now deletes at once"
             self.warn(f"{error}: what nothing needs could not be listed{later}")
@@ -488,3 +488,8 @@ def _unique() -> str:
 
 def _written(mark: Stored) -> float:
     return mark.modified
+
+
+def _line(stored: Stored) -> bytes:
+    """A name in a list: those of archives may be any that a file can have."""
+    return stored.name.encode("utf-8", "surrogateescape") + b"\n"

@@ -916,6 +916,30 @@ def test_a_removed_archive_that_is_damaged_stops_a_prune_unless_told(
     assert command("check", store, "--read-data").code == 0
 
 
+@pytest.mark.parametrize("name", ["\udcff", "ä\x0bb\x85c", "a b"])
+def test_a_damaged_removed_archive_of_any_name_goes(
+    command: Callable[..., Ran], work: Path, store: str, name: str
+) -> None:
+    odd = work / "store" / f"{name}.mfn.removed"
+    odd.write_bytes(b"?")
+    for stays in (True, False):
+        ran = command("prune", store, *KEEP, "--yes", "--allow-missing")
+        assert (ran.code, odd.exists()) == (0, stays), ran.err
+        age(work / "store")
+
+
+def test_a_removed_archive_whose_name_is_of_two_lines_stays(
+    command: Callable[..., Ran], work: Path, store: str
+) -> None:
+    """A list has a name in each line, and this could be made to name a blob."""
+    odd = work / "store" / "a\nb.mfn.removed"
+    odd.write_bytes(b"?")
+    for _ in range(2):
+        assert command("prune", store, *KEEP, "--yes", "--allow-missing").code == 0
+        age(work / "store")
+    assert odd.exists()
+
+
 def test_what_another_prune_has_removed_is_not_counted(command: Callable[..., Ran], work: Path, store: str) -> None:
     first, second, _ = archives(work)
     assert command("remove", f"{store}/{first}", "--yes").code == 0
