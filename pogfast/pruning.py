@@ -20,17 +20,15 @@ from pogfast.archive import (
     archives,
     locked_until,
     manifests_of,
-    needed_blobs,
     some_of,
-    time_of,
 )
 from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
-from pogfast.retention import Dated, Judged, Policy, is_future, judge, keeps_nothing
+from pogfast.retention import Dated, Judged, Policy, judge, keeps_nothing
 from pogfast.stores import REMOVED, Store, Stored, open_store
 from pogfast.stores.reliance import publish_while
-from pogfast.sweeping import Sweep, Swept
+from pogfast.sweeping import Sweep
 
 GRACE = 24 * 3600.0  # seconds
 GROUPS = ("host", "paths", "tags")
@@ -163,7 +161,7 @@ class _Prune:
                 f"that would remove every archive of {emptied[0] or 'the store'}: nothing was removed",
                 hint="keep at least one: --keep-last 1; --allow-empty removes them all the same",
             )
-        locked = _spared(self.store, [one.archive.name for one, _ in judged if not one.reasons])
+        locked = spared(self.store, [one.archive.name for one, _ in judged if not one.reasons])
         going = []
         for one, group in judged:
             if one.archive.name in locked:
@@ -183,61 +181,9 @@ class _Prune:
             )
 
 
-def _spared(store: Store, going: Sequence[str]) -> dict[str, str]:
+def spared(store: Store, going: Sequence[str]) -> dict[str, str]:
     """Why those of some archives are kept that nobody can delete yet: {name: reason}. Raises StoreError."""
     return {name: locked_until(until) for name, until in store.locked(going).items()}
-
-
-# ---- pog-cleanup -----------------------------------------------------------------------------------------------------
-
-# An archive is obsolete when more than this share of its and a newer one's blobs is in both. pogcli's number.
-SIMILAR = 0.9
-
-
-@dataclass
-class Cleaned:
-    """`similar`: (older, newer, share of their blobs that is in both); what stays and what goes, and what was kept for
-    the grace period."""
-
-    similar: list[tuple[str, str, float]] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    obsolete: list[str] = field(default_factory=list)
-    needed: int = 0  # blobs
-    deleted: list[str] = field(default_factory=list)
-    waiting: int = 0  # blobs
-
-
-def clean_up(
-    store: Store,
-    key: Key,
-    *,
-    grace: float = GRACE,
-    dry_run: bool = True,
-    warn: Callable[[str], None] = lambda text: None,
-) -> Cleaned:
-    """pog-cleanup: archives go that a newer one is very similar to, and the blobs that no other needs.
-
-    With the same care as `prune`: what goes can be brought back for the grace period. Raises NoSuchArchive,
-    NoArchives, StoreError, and what a manifest raises that cannot be read.
-    """
-    blobs = {name: set(names) for name, names in needed_blobs(store, key, manifests_of(store))}
-    cleaned = Cleaned()
-    names = sorted(blobs)
-    now = datetime.now(UTC)
-    present = [name for name in names if not is_future(time_of({}, name), now)]
-    for index, older in enumerate(present):
-        for newer in present[index + 1 :]:
-            either = blobs[older] | blobs[newer]
-            share = len(blobs[older] & blobs[newer]) / len(either) if either else 1.0
-            cleaned.similar.append((older, newer, share))
-    obsolete = [name for name in names if any(one[0] == name and one[2] > SIMILAR for one in cleaned.similar)]
-    locked = _spared(store, obsolete)
-    cleaned.obsolete = [name for name in obsolete if name not in locked]
-    cleaned.kept = [name for name in names if name not in cleaned.obsolete]
-    cleaned.needed = len(set().union(*(blobs[name] for name in cleaned.kept)))
-    swept: Swept = Sweep(store, key, grace, dry_run=dry_run, warn=warn).run(cleaned.obsolete)
-    cleaned.deleted, cleaned.waiting = swept.deleted, swept.waiting
-    return cleaned
 
 
 # ---- the way back ----------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
-from pogfast.sealing import Source, create
+from pogfast.pog.create import Source, create
 from pogfast.stores import LocalStore, open_store
 
 SECRET = os.urandom(32)

@@ -25,7 +25,7 @@ from pogfast import keys
 from pogfast.archive import open_archive
 from pogfast.checking import Damage, Subset, Summary, Unit, check
 from pogfast.errors import NoSuchArchive, OtherKey, PogfastError, StoreError, UsageError, WrongKey
-from pogfast.sealing import Source, create
+from pogfast.pog.create import Source, create
 from pogfast.stores import open_store
 
 module = sys.modules[Subset.__module__]  # pogfast.check is the function

@@ -17,7 +17,7 @@ from test_pog_cli import manifest_in, restored
 
 from pogfast.errors import PogfastError
 from pogfast.keys import from_keyfile
-from pogfast.opening import restore
+from pogfast.pog.restore import restore
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
 

@@ -70,23 +70,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "manifest": ({"_engine", "encoding", "errors", "keys"}, "sealed bytes and back, without I/O"),
     "sampling": ({"errors", "tree"}, "files and parts of them: nothing of blobs"),
-    "catalog": (
-        {"_engine", "encoding", "errors", "fetching", "keys", "manifest", "places", "stores"},
-        "manifests opened once and remembered: which archive is meant, and what is shown of it, is not its business",
-    ),
-    "plan": (
-        {"directories", "errors", "manifest", "patterns"},
-        "what is meant and where it goes, before anything is looked at or fetched",
-    ),
-    "reading": (
-        {"_engine", "errors", "fetching", "keys", "manifest"},
-        "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
-    ),
-    "sealing": ({"_engine", "errors", "keys", "manifest", "stores"}, "story 1: never knows restore, flags or patterns"),
-    "archive": (
-        {"_engine", "catalog", "errors", "fetching", "keys", "manifest", "reading", "retention", "sizes", "stores"},
-        "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
-    ),
     "backup": (
         {
             "",
@@ -100,16 +83,30 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "manifest",
             "metadata",
             "mounts",
-            "sealing",
             "sizes",
             "stores",
             "tree",
         },
         "files become blobs and a manifest: it never knows restore, flags or printing",
     ),
-    "inputs": ({"errors", "sealing"}, "paths become sealing's sources; what is done with them is not its business"),
+    "catalog": (
+        {"_engine", "encoding", "errors", "fetching", "keys", "manifest", "places", "stores"},
+        "manifests opened once and remembered: which archive is meant, and what is shown of it, is not its business",
+    ),
+    "plan": (
+        {"directories", "errors", "manifest", "patterns"},
+        "what is meant and where it goes, before anything is looked at or fetched",
+    ),
+    "reading": (
+        {"_engine", "errors", "fetching", "keys", "manifest"},
+        "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
+    ),
+    "archive": (
+        {"_engine", "catalog", "errors", "fetching", "keys", "manifest", "reading", "retention", "sizes", "stores"},
+        "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
+    ),
     "opening": (
-        {"_engine", "directories", "errors", "fetching", "keys", "manifest", "metadata", "plan", "stores"},
+        {"_engine", "directories", "errors", "keys", "plan", "stores"},
         "story 2: never knows create; names unfinished files as local stores do",
     ),
     "checking": (
@@ -172,16 +169,22 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {
             "",
             "_engine",
+            "archive",
             "console",
+            "directories",
             "errors",
-            "inputs",
+            "fetching",
             "keys",
+            "manifest",
+            "metadata",
             "opening",
+            "plan",
             "prompt",
             "pruning",
-            "sealing",
+            "retention",
             "sizes",
             "stores",
+            "sweeping",
         },
         "pogcli's command lines and all that only they need",
     ),
@@ -266,8 +269,8 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "msgspec": "a million entries in seconds; names that are not UTF-8 it leaves to json",
         "zstandard": "entries are compressed a few at a time, in memory",
     },
-    "opening": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
     "plot": {"matplotlib": "the picture; imported when one is asked for"},
+    "pog": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
     "progress": {"rich": "the bar, on a terminal only"},
     "reading": {
         "zstandard": "what is read is decompressed a little at a time; the engine does that for whole files only"
@@ -284,7 +287,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
 # What a command that only prints its help has no time for.
 HEAVY = [
     *("_cffi_backend", "argon2", "ctypes", "dataclasses", "hashlib", "json", "nacl", "subprocess", "tempfile"),
-    *("threading", "typing", "zstandard", "pogfast._engine", "pogfast.sealing", "pogfast.inputs", "pogfast.opening"),
+    *("threading", "typing", "zstandard", "pogfast._engine", "pogfast.stores", "pogfast.pog.inputs", "pogfast.opening"),
 ]
 
 

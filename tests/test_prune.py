@@ -20,13 +20,13 @@ from conftest import Ran, Runner, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pogfast import backup, cache, keys, manifest, pruning, sealing, sweeping
+from pogfast import backup, cache, keys, manifest, pruning, sweeping
 from pogfast._engine import blob_name, seal_blob
 from pogfast.archive import Filter
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.manifest import Entry, Manifest
 from pogfast.retention import Policy
-from pogfast.stores import REMOVED, LocalStore, Stored, open_store, reliance, targets
+from pogfast.stores import REMOVED, LocalStore, Stored, open_store, publish, reliance, targets
 from pogfast.stores.local import CONDEMNED, SWEEPING, TRASH
 from pogfast.stores.reliance import Condemned, Reliance
 from pogfast.stores.targets import Targets
@@ -800,7 +800,7 @@ def test_a_long_run_says_what_it_has_stored(
         assert part
         assert whole.startswith(part)
         assert name.endswith(".partial") or part == whole
-    monkeypatch.setattr(backup, "conclude", sealing.conclude)
+    monkeypatch.setattr(backup, "conclude", publish.conclude)
     Path("c").write_bytes(b"c")
     backup.create(["c"], "store", public, options=backup.Options(cache_directory=""))
     long_ago = time.time() - 30 * 24 * 3600

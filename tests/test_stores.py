@@ -25,15 +25,8 @@ from pogfast.errors import (
     StoreError,
     UsageError,
 )
-from pogfast.stores import (
-    LocalStore,
-    check_stores,
-    check_targets,
-    find_manifest,
-    names_archive,
-    open_archive,
-    open_store,
-)
+from pogfast.pog.addresses import check_targets, open_archive
+from pogfast.stores import LocalStore, check_stores, find_manifest, names_archive, open_store
 from pogfast.stores import local as local_module
 
 KEY = oracle.OracleKey.of_keyfile(b"k")

@@ -413,7 +413,8 @@ def seen(top: Path) -> dict[str, tuple[Any, ...]]:
 
 def restore(data: bytes) -> None:
     """A restore of an archive into a directory, twice, as pogfast and as pog do it."""
-    from pogfast import opening, recovery
+    from pogfast import recovery
+    from pogfast.pog import restore as pog_restore
 
     draw = Draw(data)
     made = MadeUp(draw)
@@ -441,7 +442,7 @@ def restore(data: bytes) -> None:
             _compare(made, into, heard)
     if draw.below(4) == 3:
         with _only_ours():
-            opening.restore(
+            pog_restore.restore(
                 f"local:{store}/{MANIFEST}", made.key, str(into), names=None, consume=False, jobs=2, report=_Pog()
             )
     after = _outside()
@@ -692,7 +693,8 @@ def words(data: bytes) -> None:
     """Text that people write: sizes, times, chunkers, patterns, addresses, profiles, policies, pog's options."""
     from pogfast import checking, chunker, patterns, pog, profiles, retention, sizes
     from pogfast.directories import safe_path
-    from pogfast.stores import addresses, check_stores, check_targets, remote, settings
+    from pogfast.pog.addresses import check_targets
+    from pogfast.stores import addresses, check_stores, remote, settings
 
     draw = Draw(data)
     kind = draw.byte()

@@ -1,9 +1,9 @@
 """`pog`, `pog-create-keypair` and `pog-cleanup`: pogcli's command lines, without its defects.
 
-What `pog` prints on standard output is pogcli's to the letter. One library call a mode; what files mean is in
-inputs.py, what is done with them in sealing.py, opening.py and pruning.py. Nothing but the standard library is imported
-before the command line has been understood, so that --help answers at once. Everything but the answer goes to standard
-error, one line each; no failure ends in a traceback.
+What `pog` prints on standard output is pogcli's to the letter. One library call a mode: inputs.py finds the files,
+create.py archives them, restore.py restores them, cleanup.py is pog-cleanup, addresses.py opens stores in pog's words.
+Nothing but the standard library is imported before the command line has been understood, so that --help answers at
+once. Everything but the answer goes to standard error, one line each; no failure ends in a traceback.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def parse_size(text: str) -> int:
 
 
 class PogConsole(Console):
-    """What sealing.py and opening.py report, as pog prints it: to a terminal without what it would obey."""
+    """What create.py and restore.py report, as pog prints it: to a terminal without what it would obey."""
 
     def print(self, line: str) -> None:
         super().print(visible(line) if self.watched else line)
@@ -244,10 +244,10 @@ def _pog(console: PogConsole, arguments: Sequence[str]) -> None:
 
 def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast._engine import cores
-    from pogfast.inputs import find_sources
-    from pogfast.sealing import create
+    from pogfast.pog.addresses import check_targets, open_targets
+    from pogfast.pog.create import create
+    from pogfast.pog.inputs import find_sources
     from pogfast.sizes import LEVELS, parse_whole
-    from pogfast.stores import check_targets, open_targets
 
     chunk_size = parse_size(options.get("chunk-size", "100MB"))
     level = parse_whole("--compresslevel", options.get("compresslevel", "3"), *LEVELS)
@@ -278,7 +278,7 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
 def _decrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast._engine import cores
     from pogfast.errors import PogfastError
-    from pogfast.opening import cat_blobs, restore
+    from pogfast.pog.restore import cat_blobs, restore
 
     key = _key(console, options, writing=False)
     consume = "consume" in options
@@ -310,7 +310,7 @@ def _by_archive(inputs: Sequence[str]) -> tuple[list[str], list[tuple[str, list[
 
 def _dump_manifests(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
     from pogfast.errors import PogfastError
-    from pogfast.opening import read_archive
+    from pogfast.pog.restore import read_archive
 
     key = _key(console, options, writing=False)
     for archive in inputs:
@@ -328,7 +328,7 @@ def _dump_manifests(console: PogConsole, options: dict[str, str], inputs: Sequen
 
 
 def _dump_indexes(console: PogConsole, options: dict[str, str], inputs: Sequence[str]) -> None:
-    from pogfast.opening import read_index
+    from pogfast.pog.restore import read_index
 
     key = _key(console, options, writing=False)
     for archive in inputs:
@@ -391,8 +391,8 @@ def _cleanup(console: PogConsole, arguments: Sequence[str]) -> None:
     if "help" in options:
         console.print(CLEANUP_HELP.rstrip("\n"))
         return
-    from pogfast.pruning import clean_up
-    from pogfast.stores import open_backup
+    from pogfast.pog.addresses import open_backup
+    from pogfast.pog.cleanup import clean_up
 
     store = open_backup(options.get("backup", "local"))
     try:
@@ -435,7 +435,3 @@ def _parse_cleanup(arguments: Sequence[str]) -> dict[str, str]:
     if len(options.keys() & set(keys)) > 1:
         raise UsageError("one key at a time", hint)
     return options
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,28 +1,24 @@
-"""Story 1: files -> blobs -> the manifest, last; as pog tells it (backup.py is pogfast's).
+"""`pog INPUT...`: files become blobs in pog's `stream` layout, and a manifest that names them, stored last.
 
-Takes what is to be archived as (path, archived name) pairs and knows neither patterns nor flags. The engine turns
-files into blobs; the entries are collected here in the order of the sources. A manifest is stored only after every
-blob that it names is durable, so an archive that can be seen is whole. A source that cannot be read is reported and
+Takes what is to be archived as (path, archived name) pairs and knows neither patterns nor flags. The engine turns files
+into blobs; the entries are collected here in the order of the sources. A source that cannot be read is reported and
 left out; a store that cannot be written to ends the run.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from functools import cache
 from typing import Any, NamedTuple, Protocol
 
 from pogfast import manifest
 from pogfast._engine import Sealed, Sealer
-from pogfast.errors import PogfastError, SourceError, StoreError
+from pogfast.errors import PogfastError, SourceError
 from pogfast.keys import Key
-from pogfast.stores import MANIFEST, PARTIAL, Target
-from pogfast.stores.findings import hint_of
+from pogfast.stores import PARTIAL, Target
+from pogfast.stores.publish import conclude, name_now, seconds_of, store_errors, why_not_read
 from pogfast.stores.reliance import stored_again
 from pogfast.stores.targets import Partial, Targets
 
@@ -164,51 +160,3 @@ class _Run:
 
     def _sealed(self, entries: Mapping[str, manifest.Entry]) -> bytes:
         return manifest.seal(manifest.Manifest(dict(sorted(entries.items()))), self.key)  # as pogcli 0.1.4 has them
-
-
-def conclude(
-    targets: Targets,
-    seal: Callable[[], bytes],
-    blobs: Callable[[bytes], Collection[str]],
-    announce: Callable[[str], None],
-) -> str:
-    """Stores a manifest in every target when all blobs are durable there, and returns its name.
-
-    `seal` makes its bytes, `blobs` says what these name; `announce` hears the name before the manifest is stored, and
-    what it raises keeps it from appearing. Raises StoreError, and of these Condemned for blobs that are to be stored
-    again: then nothing was announced.
-    """
-    targets.each(lambda target: target.make_durable())
-    data = seal()
-    needed = cache(lambda: blobs(data))
-    targets.check_reliance(needed)
-    name = name_now()
-    announce(name)
-    targets.publish(name, data, needed)
-    return name
-
-
-def name_now() -> str:
-    """A manifest's name: the local time."""
-    return datetime.now().isoformat(timespec="microseconds") + MANIFEST
-
-
-def seconds_of(ns: int) -> float:
-    """As os.stat gives them, and so as pog writes them."""
-    seconds, rest = divmod(ns, 10**9)
-    return seconds + rest * 1e-9
-
-
-def why_not_read(code: int) -> str:
-    """What the engine's errno of a file means that was a regular one when it was found."""
-    return "it is not a regular file any more" if code == errno.ENXIO else os.strerror(code)
-
-
-@contextlib.contextmanager
-def store_errors() -> Iterator[None]:
-    """A system's refusal to write becomes a StoreError that says where, and what to do about it."""
-    try:
-        yield
-    except OSError as error:
-        text = f"cannot write to {error.filename or 'the store'}: {error.strerror}"
-        raise StoreError(text, hint_of(error)) from error

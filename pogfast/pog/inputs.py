@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 
 from pogfast.errors import NoSuchInput, PogfastError, SourceError
-from pogfast.sealing import Source
+from pogfast.pog.create import Source
 
 # Receives what is wrong with a part of an input while the rest goes on, and what was passed over.
 Tell = Callable[[PogfastError | str], None]
