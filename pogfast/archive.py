@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from pogfast import manifest
 from pogfast._engine import cores, open_blob
 from pogfast.catalog import Catalog, Seen
+from pogfast.clock import is_future
 from pogfast.errors import (
     CorruptManifest,
     DamageError,
@@ -42,12 +43,10 @@ from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
-from pogfast.retention import is_future
 from pogfast.sizes import check_jobs
 from pogfast.stores import (
     LATEST,
     MANIFEST,
-    PARTIAL,
     Store,
     Stored,
     find_manifest,
@@ -55,6 +54,7 @@ from pogfast.stores import (
     is_removed,
     open_store,
 )
+from pogfast.trailer import Filter, is_local, number_of, section_of, text_of, texts_of, time_of, totals_of
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -213,20 +213,20 @@ class Archive(Mapping[str, Entry]):
 
     @property
     def host(self) -> str:
-        return _text(self.trailer, "host")
+        return text_of(self.trailer, "host")
 
     @property
     def comment(self) -> str:
-        return _text(self.trailer, "comment")
+        return text_of(self.trailer, "comment")
 
     @property
     def tags(self) -> list[str]:
-        return _texts(self.trailer, "tags")
+        return texts_of(self.trailer, "tags")
 
     @property
     def paths(self) -> list[str]:
         """What was archived, as absolute paths."""
-        return _texts(self.trailer, "paths")
+        return texts_of(self.trailer, "paths")
 
     @property
     def totals(self) -> dict[str, int]:
@@ -235,86 +235,33 @@ class Archive(Mapping[str, Entry]):
     @property
     def layout(self) -> str:
         """`frames` or `stream`; where no trailer says so it is pog's."""
-        return _text(self.trailer, "layout") or "stream"
+        return text_of(self.trailer, "layout") or "stream"
 
     @property
     def chunk_size(self) -> int | None:
-        return _number(self.trailer, "chunk_size")
+        return number_of(self.trailer, "chunk_size")
 
     @property
     def chunker(self) -> str:
         """Where files were cut by content: how, as Chunker.parse reads it. Else ""."""
-        return _text(self.trailer, "chunker")
+        return text_of(self.trailer, "chunker")
 
     @cached_property
     def directories(self) -> dict[str, dict[str, Any]]:
-        return _section(self.trailer, "directories")
+        return section_of(self.trailer, "directories")
 
     @cached_property
     def links(self) -> dict[str, dict[str, Any]]:
-        return _section(self.trailer, "links")
+        return section_of(self.trailer, "links")
 
     @cached_property
     def fifos(self) -> dict[str, dict[str, Any]]:
-        return _section(self.trailer, "fifos")
+        return section_of(self.trailer, "fifos")
 
     @property
     def others(self) -> dict[str, dict[str, dict[str, Any]]]:
         """What is no file, by kind: names and facts."""
         return {"directory": self.directories, "link": self.links, "fifo": self.fifos}
-
-
-# ---- words of a trailer, as far as they are what FORMAT.md says ------------------------------------------------------
-
-
-def time_of(trailer: Mapping[str, Any], name: str) -> datetime | None:
-    """When an archive was made, with a zone. None when neither its trailer nor its manifest's name say so."""
-    return _time(_text(trailer, "time")) or _time(_stem(name))
-
-
-def is_local(trailer: Mapping[str, Any], name: str) -> bool:
-    """Returns True if all that is known of an archive's time is what its writer's clock showed, in whatever zone."""
-    try:
-        return not _time(_text(trailer, "time")) and datetime.fromisoformat(_stem(name)).tzinfo is None
-    except ValueError:
-        return False
-
-
-def _stem(name: str) -> str:
-    return name.removesuffix(PARTIAL).removesuffix(MANIFEST)
-
-
-def _time(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError, OSError):
-        return None
-
-
-def _text(trailer: Mapping[str, Any], key: str) -> str:
-    value = trailer.get(key)
-    return value if isinstance(value, str) else ""
-
-
-def _texts(trailer: Mapping[str, Any], key: str) -> list[str]:
-    value = trailer.get(key)
-    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
-
-
-def _number(trailer: Mapping[str, Any], key: str) -> int | None:
-    value = trailer.get(key)
-    return value if type(value) is int and value >= 0 else None
-
-
-def totals_of(trailer: Mapping[str, Any]) -> dict[str, int]:
-    """What a trailer counts."""
-    value = trailer.get("totals")
-    return {key: n for key, n in value.items() if type(n) is int} if isinstance(value, dict) else {}
-
-
-def _section(trailer: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    value = trailer.get(key)
-    return value if isinstance(value, dict) and all(isinstance(facts, dict) for facts in value.values()) else {}
 
 
 # ---- which archive ---------------------------------------------------------------------------------------------------
@@ -438,36 +385,6 @@ def _opens(act: Callable[[], object]) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Filter:
-    """Which archives are meant: of this host, with all these tags, of this absolute path. Empty: all."""
-
-    host: str | None = None
-    tags: frozenset[str] = frozenset()
-    path: str | None = None
-
-    @classmethod
-    def of(cls, host: str | None, tags: Collection[str], path: str | None) -> Filter:
-        return cls(host, frozenset(tags), None if path is None else os.path.abspath(path))
-
-    def require(self, key: Key) -> None:
-        """Raises WrongKey if archives are to be chosen by what this key cannot see."""
-        if self != Filter() and not key.can_open:
-            raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
-
-    def fits(self, trailer: Mapping[str, Any]) -> bool:
-        return (
-            self.host in (None, _text(trailer, "host"))
-            and self.tags <= set(_texts(trailer, "tags"))
-            and (self.path is None or self.path in _texts(trailer, "paths"))
-        )
-
-    def __str__(self) -> str:
-        words = [f"of host {self.host}"] if self.host is not None else []
-        words += [f"with tag {tag}" for tag in sorted(self.tags)]
-        return " ".join(words + ([f"of {self.path}"] if self.path is not None else []))
-
-
 def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Iterator[str]:
     """Yields the manifests' names of the archives that fit, the newest first and none of the future; `tell` hears of
     those, and, as PassedOver, of newer ones that cannot be opened. If none fits raises NoSuchArchive, which says what
@@ -551,7 +468,7 @@ def _none_fits(
     if ahead:
         hint = f"set the clock, if it is not {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, or name an archive"
         return NoSuchArchive(f"every archive {wanted} in {store.path} is dated in the future".replace("  ", " "), hint)
-    words = ([_text(seen.facts, "host"), *_texts(seen.facts, "tags")] for seen in there)
+    words = ([text_of(seen.facts, "host"), *texts_of(seen.facts, "tags")] for seen in there)
     lines = [f"{seen.name} ({', '.join(filter(None, of)) or 'no host'})" for seen, of in zip(there, words, strict=True)]
     hint = f"there are {some_of(lines)}" if lines else ""
     return NoSuchArchive(f"no archive {wanted} in {store.path}".replace("  ", " "), hint)
@@ -700,11 +617,11 @@ def _info(store: Store, seen: Seen, *, counted: bool) -> ArchiveInfo:
         info.problem, info.code = str(seen.problem), seen.problem.exit_code
         return info
     facts, totals = seen.facts, totals_of(seen.facts)
-    info.host, info.comment = _text(facts, "host"), _text(facts, "comment")
-    info.tags, info.paths = _texts(facts, "tags"), _texts(facts, "paths")
+    info.host, info.comment = text_of(facts, "host"), text_of(facts, "comment")
+    info.tags, info.paths = texts_of(facts, "tags"), texts_of(facts, "paths")
     info.files, info.size, info.stored = totals.get("files"), totals.get("size"), totals.get("stored")
     for word in ("skipped", "unreadable", "changed"):
-        setattr(info, word, _number(facts, word) or 0)
+        setattr(info, word, number_of(facts, word) or 0)
     if seen.blobs is not None and counted:
         info.blobs = len(seen.blobs)
         info.stored = sum(store.size_of(name) or 0 for name in seen.blobs)

@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 from pogfast import __version__, cache, manifest, metadata, tree
 from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
-from pogfast.beside import beside
+from pogfast.background import in_background
 from pogfast.chunker import Chunker
 from pogfast.environment import for_child
 from pogfast.errors import (
@@ -468,7 +468,7 @@ class _Run:
                         size += node.stat.st_size
                 self.totals = files, size
 
-        with beside(count, "pogfast-count"):
+        with in_background(count, "pogfast-count"):
             yield
 
     def _sources(self) -> Iterator[bytes | Known | None]:

@@ -31,8 +31,8 @@ from pogfast.encoding import bytes_of, local_all, portable_all
 from pogfast.errors import PogfastError
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
-from pogfast.places import cache_directory, make_cache_directory
 from pogfast.stores import Stored
+from pogfast.user_dirs import cache_directory, make_cache_directory
 
 Result = TypeVar("Result")
 

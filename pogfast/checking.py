@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
-from pogfast.archive import Filter, Record, Refused, Tell, find_archive, manifests_of, telling, totals_of
+from pogfast.archive import Record, Refused, Tell, find_archive, manifests_of, telling
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -38,6 +38,7 @@ from pogfast.manifest import Entry, Manifest
 from pogfast.reading import EntryFile
 from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import Store, is_partial, names_archive, open_store
+from pogfast.trailer import Filter, totals_of
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
 BATCH = 8192

@@ -7,6 +7,7 @@ clock on the wall can be set. What may not take too long is measured by whicheve
 from __future__ import annotations
 
 import time
+from datetime import datetime, timedelta
 
 _COUNTS_SUSPEND = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # on macOS the latter does
 
@@ -31,3 +32,13 @@ class Stopwatch:
         """The seconds that have passed, at most; never negative."""
         up, wall = self._began
         return max(uptime() - up, now() - wall, 0.0)
+
+
+# What is dated further ahead is of the future: a clock was wrong, or somebody forged it with the public key. A day,
+# since some times are local ones of another zone.
+FUTURE = timedelta(days=1)
+
+
+def is_future(time: datetime | None, now: datetime) -> bool:
+    """Returns True if an archive cannot have been made at its time."""
+    return time is not None and time - now > FUTURE

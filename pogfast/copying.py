@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pogfast import manifest
 from pogfast._engine import BlobDirectory, cores, open_blob
-from pogfast.archive import Filter, Refused, latest_of, manifests_of, telling
-from pogfast.beside import beside
+from pogfast.archive import Refused, latest_of, manifests_of, telling
+from pogfast.background import in_background
 from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.fetching import fetched, fetched_manifest
@@ -37,6 +37,7 @@ from pogfast.stores import (
     open_store,
 )
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
+from pogfast.trailer import Filter
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -221,7 +222,7 @@ class _Copy:
                         put.append(name + PARTIAL)
                 wait = DAY
 
-        with beside(renew, "pogfast-partial"):
+        with in_background(renew, "pogfast-partial"):
             yield
         with contextlib.suppress(StoreError):  # who may not delete leaves them: they are for a week only
             target.delete_manifests(set(put))

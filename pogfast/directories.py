@@ -18,6 +18,7 @@ from types import MappingProxyType, TracebackType
 
 from pogfast._engine import sync_file_system
 from pogfast.errors import PogfastError, StoreError, TargetError, UnsafePath
+from pogfast.paths import above, leaf_of, parent_of
 from pogfast.stores.local import sweep, temporary_prefix
 
 # Files that a restore may hold open: most of them are directories. Many systems allow 1,024 unless asked.
@@ -44,40 +45,6 @@ def no_more(what: str, code: int) -> StoreError:
     """The error that ends a restore since no further file could be restored, from an errno."""
     hint = "make room and run it again: what is restored is kept" if code in (errno.ENOSPC, errno.EDQUOT) else ""
     return StoreError(f"{what}: {os.strerror(code)}", hint)
-
-
-def plain_path(name: str) -> str:
-    """An archived name without what means nothing in a path: `/` in front and behind, doubled, and `.` parts."""
-    if name[:1] not in "/." and name[-1] != "/" and "//" not in name and "/." not in name:
-        return name  # nearly all are so, and there may be a million of them
-    return "/".join(part for part in name.split("/") if part not in ("", "."))
-
-
-def safe_path(name: str) -> str:
-    """The path of an entry below the directory that is restored into. Raises UnsafePath when it has none there."""
-    path = plain_path(name)
-    if not path or "\0" in path or (".." in path and ".." in path.split("/")):
-        raise UnsafePath(f"{name}: not restored, its path leads out of the directory")
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError as error:
-        raise UnsafePath(f"{name}: not restored, no file here can have this name") from error
-    return path
-
-
-def parent_of(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def leaf_of(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def above(path: str) -> Iterator[str]:
-    """The directories that a path is in, the nearest first, "" the last."""
-    while path:
-        path = parent_of(path)
-        yield path
 
 
 @contextlib.contextmanager

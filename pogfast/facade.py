@@ -435,7 +435,8 @@ def list_archives(
     """The archives of a store by time, the newest last, as `pogfast list` shows them; with `partial` those of runs that
     go on, or were killed. One that does not open is in the
     list with its `problem`. Raises NoSuchArchive and StoreError."""
-    from pogfast.archive import Filter, archives
+    from pogfast.archive import archives
+    from pogfast.trailer import Filter
 
     wanted = Filter.of(host, _tags(tags), _optional(path))
     with contextlib.closing(open_store(store)) as opened:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pogfast import manifest
-from pogfast.archive import Filter, archives
+from pogfast.archive import archives
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.stores import open_store
 from pogfast.stores.settings import Lock
+from pogfast.trailer import Filter
 
 
 @dataclass

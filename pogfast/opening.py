@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted
-from pogfast.directories import HOPELESS, Directories, no_more, parent_of
+from pogfast.directories import HOPELESS, Directories, no_more
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -24,6 +24,7 @@ from pogfast.errors import (
     WrongBlob,
 )
 from pogfast.keys import Key
+from pogfast.paths import parent_of
 from pogfast.plan import Place
 from pogfast.stores.local import temporary_prefix
 

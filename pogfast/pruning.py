@@ -13,15 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pogfast import manifest
-from pogfast.archive import (
-    ArchiveInfo,
-    Filter,
-    Record,
-    archives,
-    locked_until,
-    manifests_of,
-    some_of,
-)
+from pogfast.archive import ArchiveInfo, Record, archives, locked_until, manifests_of, some_of
 from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
@@ -29,6 +21,7 @@ from pogfast.retention import Dated, Judged, Policy, judge, keeps_nothing
 from pogfast.stores import REMOVED, Store, Stored, open_store
 from pogfast.stores.reliance import publish_while
 from pogfast.sweeping import Sweep
+from pogfast.trailer import Filter
 
 GRACE = 24 * 3600.0  # seconds
 GROUPS = ("host", "paths", "tags")

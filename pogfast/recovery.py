@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
 
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
 from pogfast.archive import open_archive, telling
-from pogfast.directories import IN_THE_WAY, NOTHING, Directories, Own, leaf_of, many_open_files, parent_of
+from pogfast.directories import IN_THE_WAY, NOTHING, Directories, Own, many_open_files
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UnsafePath, UsageError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
@@ -33,6 +33,7 @@ from pogfast.metadata import (
     without_rights,
 )
 from pogfast.opening import Outcome, cannot_write, restore_places
+from pogfast.paths import leaf_of, parent_of
 from pogfast.plan import Contents, Place, Plan
 from pogfast.sizes import check_jobs, many
 from pogfast.stores.addresses import check_restored_to

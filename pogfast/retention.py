@@ -13,13 +13,10 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
+from pogfast.clock import is_future
 from pogfast.errors import UsageError
 
 UNLIMITED = -1
-
-# What is dated further ahead is of the future: a clock was wrong, or somebody forged it with the public key. A day,
-# since some times are local ones of another zone.
-FUTURE = timedelta(days=1)
 
 # How a rule tells periods apart.
 PERIODS: dict[str, Callable[[datetime], object]] = {
@@ -101,11 +98,6 @@ class Judged:
     archive: Dated
     reasons: list[str] = field(default_factory=list)
     of_future: bool = False
-
-
-def is_future(time: datetime | None, now: datetime) -> bool:
-    """Returns True if an archive cannot have been made at its time."""
-    return time is not None and time - now > FUTURE
 
 
 def judge(archives: Sequence[Dated], policy: Policy, now: datetime) -> list[Judged]:

@@ -12,16 +12,17 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from pogfast import manifest
-from pogfast.archive import Archive, Filter, Record, Refused, manifests_of, totals_of
+from pogfast.archive import Archive, Record, Refused, manifests_of
 from pogfast.catalog import Catalog, Seen, in_parallel
-from pogfast.directories import plain_path
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
+from pogfast.paths import plain_path
 from pogfast.patterns import Patterns
-from pogfast.plan import Choice
+from pogfast.selection import Choice
 from pogfast.stores import Store, Stored
+from pogfast.trailer import Filter, totals_of
 
 Kind = Literal["file", "directory", "link", "fifo"]
 

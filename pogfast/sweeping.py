@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from pogfast.archive import needed_blobs
-from pogfast.beside import beside
+from pogfast.background import in_background
 from pogfast.clock import Stopwatch, now
 from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, WrongKey
 from pogfast.keys import Key
@@ -333,7 +333,7 @@ class Sweep:
 
         self._say()
         try:
-            with beside(renew, "pogfast-sweep"):
+            with in_background(renew, "pogfast-sweep"):
                 alone = self._is_alone()
                 if not alone:
                     self.warn(f"{self.store.label}: another prune deletes blobs, or was killed: the next one goes on")

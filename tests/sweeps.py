@@ -32,16 +32,7 @@ import botocore.session
 
 import pogfast
 import pogfast._engine as engine
-from pogfast import (
-    archive,
-    backup,
-    beside,
-    checking,
-    copying,
-    keys,
-    manifest,
-    pruning,
-)
+from pogfast import archive, background, backup, checking, copying, keys, manifest, pruning
 from pogfast.errors import MissingBlob, PogfastError
 from pogfast.pog import create as pog_create
 from pogfast.pog.addresses import open_targets
@@ -50,7 +41,7 @@ from pogfast.stores import publish
 from pogfast.stores.local import LocalStore
 from pogfast.stores.s3 import S3Service
 
-LOADED = (archive, backup, beside, checking, copying, keys, manifest, pog_create, pruning, publish)
+LOADED = (archive, backup, background, checking, copying, keys, manifest, pog_create, pruning, publish)
 KEY = keys.Key("keyfile", bytes(32))
 CONTENTS = ("one", "two", "three", "four")
 START = 4_000_000_000.0  # seconds since 1970: far from now, so that what the system dates itself can be told

@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 
 from pogfast import backup, cache, keys, manifest, pruning, sweeping
 from pogfast._engine import blob_name, seal_blob
-from pogfast.archive import Filter
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.manifest import Entry, Manifest
 from pogfast.retention import Policy
@@ -31,6 +30,7 @@ from pogfast.stores.local import CONDEMNED, SWEEPING, TRASH
 from pogfast.stores.reliance import Condemned, Reliance
 from pogfast.stores.targets import Targets
 from pogfast.sweeping import Sweep
+from pogfast.trailer import Filter
 
 KEEP = ["--keep-last", "1", "--group-by", ""]
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from pogfast import directories as directories_module
 from pogfast import manifest, metadata, recovery
 from pogfast._engine import BlobDirectory
-from pogfast.directories import Directories, many_open_files, plain_path, safe_path
+from pogfast.directories import Directories, many_open_files
 from pogfast.errors import (
     CorruptManifest,
     MissingBlob,
@@ -42,6 +42,7 @@ from pogfast.errors import (
 from pogfast.keys import from_keyfile
 from pogfast.metadata import facts_of
 from pogfast.opening import Outcome
+from pogfast.paths import plain_path, safe_path
 from pogfast.plan import Place, Plan
 from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive
 

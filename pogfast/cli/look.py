@@ -64,8 +64,9 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     By time, the newest last. Each with its host, files, their size, what its blobs take in the store, its tags and
     paths, its comment, and what was left out of it.
     """
-    from pogfast.archive import Filter, archives
+    from pogfast.archive import archives
     from pogfast.stores import open_store
+    from pogfast.trailer import Filter
 
     look_for_store(store)
     key = key_of(options)
@@ -336,8 +337,8 @@ def info(output: Output, archive: str, **options: Any) -> None:
 
     When and how it was made, what is in it, what its blobs take in the store, and what is in it twice.
     """
-    from pogfast.archive import is_local
     from pogfast.survey import info as figures
+    from pogfast.trailer import is_local
 
     with open_archive(output, archive, options) as opened:
         found = figures(opened, output.problem)

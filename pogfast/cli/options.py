@@ -116,9 +116,11 @@ jobs_option = click.option(
 def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: bool = False) -> Key:
     """The key that a verb's options, the environment or the user give; its options are taken out. Raises UsageError,
     KeyFileError."""
-    from pogfast.prompt import password
+    from pogfast.console import ask_password
 
-    return _key(options, lambda: password(twice=writing, stdin_is_data=stdin_is_data, variables=True), writing=writing)
+    return _key(
+        options, lambda: ask_password(twice=writing, stdin_is_data=stdin_is_data, variables=True), writing=writing
+    )
 
 
 class _NoKey(Exception):

@@ -346,7 +346,7 @@ def _head(console: PogConsole, archive: str) -> None:
 
 def _key(console: Console, options: dict[str, str], *, writing: bool) -> Key:
     from pogfast import keys
-    from pogfast.prompt import password
+    from pogfast.console import ask_password
 
     if options.get("encryption-keyfile"):
         return keys.from_encryption_keyfile(options["encryption-keyfile"], tell=console.tell)
@@ -354,7 +354,7 @@ def _key(console: Console, options: dict[str, str], *, writing: bool) -> Key:
         return keys.from_decryption_keyfile(options["decryption-keyfile"], writing=writing, tell=console.tell)
     if options.get("keyfile"):
         return keys.from_keyfile(options["keyfile"], writing=writing, tell=console.tell)
-    return keys.from_password(password(twice=writing))
+    return keys.from_password(ask_password(twice=writing))
 
 
 def create_keypair(arguments: Sequence[str] | None = None) -> int:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pogfast.archive import manifests_of, needed_blobs, time_of
+from pogfast.archive import manifests_of, needed_blobs
+from pogfast.clock import is_future
 from pogfast.keys import Key
 from pogfast.pruning import GRACE, spared
-from pogfast.retention import is_future
 from pogfast.stores import Store
 from pogfast.sweeping import Sweep, Swept
+from pogfast.trailer import time_of
 
 # An archive is obsolete when more than this share of its and a newer one's blobs is in both. pogcli's number.
 SIMILAR = 0.9

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol
 
 from pogfast import manifest
 from pogfast._engine import MOST_BLOB, Opened, Wanted, open_blob
-from pogfast.directories import Directories, leaf_of, many_open_files, parent_of, safe_path
+from pogfast.directories import Directories, many_open_files
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -33,6 +33,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, kept_metadata
 from pogfast.opening import restore_places
+from pogfast.paths import leaf_of, parent_of, safe_path
 from pogfast.plan import Place, superseded
 from pogfast.pog.addresses import open_archive, open_stored
 from pogfast.stores import Source, Store

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pogfast.beside import beside
+from pogfast.background import in_background
 from pogfast.clock import Stopwatch
 from pogfast.errors import StoreError, StoreLost
 from pogfast.stores.findings import hint_of
@@ -94,7 +94,7 @@ class Targets:
                     for target in list(self.left):
                         target.begin_durable()
 
-        with beside(settle, "pogfast-settle"):
+        with in_background(settle, "pogfast-settle"):
             yield
 
     def each(self, act: Callable[[Target], object]) -> None:

@@ -692,7 +692,7 @@ def _a_cache(directory: Path) -> str:
 def words(data: bytes) -> None:
     """Text that people write: sizes, times, chunkers, patterns, addresses, profiles, policies, pog's options."""
     from pogfast import checking, chunker, patterns, pog, profiles, retention, sizes
-    from pogfast.directories import safe_path
+    from pogfast.paths import safe_path
     from pogfast.pog.addresses import check_targets
     from pogfast.stores import addresses, check_stores, remote, settings
 

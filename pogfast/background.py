@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def beside(act: Callable[[threading.Event], None], name: str) -> Iterator[None]:
+def in_background(act: Callable[[threading.Event], None], name: str) -> Iterator[None]:
     """Runs `act` in a thread of this name while the block runs. It is given an event, which is set when the block has
     ended; then it is waited for."""
     ended = threading.Event()
