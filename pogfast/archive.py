@@ -44,16 +44,8 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.reading import EntryFile
 from pogfast.sizes import check_jobs
-from pogfast.stores import (
-    LATEST,
-    MANIFEST,
-    Store,
-    Stored,
-    find_manifest,
-    is_partial,
-    is_removed,
-    open_store,
-)
+from pogfast.stores import LATEST, MANIFEST, Stored, find_manifest, is_partial, is_removed, open_store
+from pogfast.stores.protocols import Store
 from pogfast.trailer import Filter, is_local, number_of, section_of, text_of, texts_of, time_of, totals_of
 
 if TYPE_CHECKING:

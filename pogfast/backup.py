@@ -37,8 +37,9 @@ from pogfast.errors import (
 from pogfast.keys import Key
 from pogfast.mounts import Mounts
 from pogfast.sizes import check_jobs, many
-from pogfast.stores import PARTIAL, Target, check_stores, open_store, open_stores
-from pogfast.stores.local import MEASURING
+from pogfast.stores import PARTIAL, check_stores, open_store, open_stores
+from pogfast.stores.names import MEASURING
+from pogfast.stores.protocols import Target
 from pogfast.stores.publish import conclude, name_now, seconds_of, store_errors, why_not_read
 from pogfast.stores.reliance import Condemned, stored_again
 from pogfast.stores.targets import Partial, Targets

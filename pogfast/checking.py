@@ -37,7 +37,8 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.reading import EntryFile
 from pogfast.sizes import check_jobs, parse_size
-from pogfast.stores import Store, is_partial, names_archive, open_store
+from pogfast.stores import is_partial, names_archive, open_store
+from pogfast.stores.protocols import Store
 from pogfast.trailer import Filter, totals_of
 
 # What the engine is given at a time, so that a million of them are not all in its memory.

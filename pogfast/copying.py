@@ -25,17 +25,8 @@ from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError
 from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key
 from pogfast.sizes import check_jobs
-from pogfast.stores import (
-    LATEST,
-    PARTIAL,
-    Store,
-    Stored,
-    Target,
-    find_manifest,
-    is_partial,
-    names_archive,
-    open_store,
-)
+from pogfast.stores import LATEST, PARTIAL, Stored, find_manifest, is_partial, names_archive, open_store
+from pogfast.stores.protocols import Store, Target
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
 from pogfast.trailer import Filter
 

@@ -13,8 +13,8 @@ from statistics import median
 
 from pogfast.errors import NoSuchArchive, PogfastError, StoreError
 from pogfast.sizes import many, show_size
-from pogfast.stores import REMOVED, Store, open_store
-from pogfast.stores.findings import Finding
+from pogfast.stores import REMOVED, open_store
+from pogfast.stores.protocols import Finding, Store
 
 PROBE = "doctor.probe-"  # begins the name of what is written
 SIZE = 4 << 20  # bytes of it

@@ -19,7 +19,7 @@ from types import MappingProxyType, TracebackType
 from pogfast._engine import sync_file_system
 from pogfast.errors import PogfastError, StoreError, TargetError, UnsafePath
 from pogfast.paths import above, leaf_of, parent_of
-from pogfast.stores.local import sweep, temporary_prefix
+from pogfast.stores.names import sweep, temporary_prefix
 
 # Files that a restore may hold open: most of them are directories. Many systems allow 1,024 unless asked.
 MOST_OPEN = 8192

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from pogfast.checking import Subset
     from pogfast.keys import Description, Key
     from pogfast.retention import Policy, Span
-    from pogfast.stores import Store
-    from pogfast.stores.findings import Finding
+    from pogfast.stores.protocols import Finding, Store
     from pogfast.stores.settings import Lock
 
 StrPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"

@@ -26,7 +26,7 @@ from pogfast.errors import (
 from pogfast.keys import Key
 from pogfast.paths import parent_of
 from pogfast.plan import Place
-from pogfast.stores.local import temporary_prefix
+from pogfast.stores.names import temporary_prefix
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer

@@ -18,7 +18,8 @@ from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, Pogf
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.retention import Dated, Judged, Policy, judge, keeps_nothing
-from pogfast.stores import REMOVED, Store, Stored, open_store
+from pogfast.stores import REMOVED, Stored, open_store
+from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import publish_while
 from pogfast.sweeping import Sweep
 from pogfast.trailer import Filter

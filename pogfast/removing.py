@@ -22,7 +22,8 @@ from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.patterns import Patterns
-from pogfast.stores import LATEST, MANIFEST, REMOVED, Store, find_manifest
+from pogfast.stores import LATEST, MANIFEST, REMOVED, find_manifest
+from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import publish_while
 
 # Where a trailer has names that are no files', and how it has them.

@@ -21,7 +21,8 @@ from pogfast.manifest import Entry
 from pogfast.paths import plain_path
 from pogfast.patterns import Patterns
 from pogfast.selection import Choice
-from pogfast.stores import Store, Stored
+from pogfast.stores import Stored
+from pogfast.stores.protocols import Store
 from pogfast.trailer import Filter, totals_of
 
 Kind = Literal["file", "directory", "link", "fifo"]

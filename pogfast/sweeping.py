@@ -24,8 +24,9 @@ from pogfast.clock import Stopwatch, now
 from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, WrongKey
 from pogfast.keys import Key
 from pogfast.sizes import many
-from pogfast.stores import REMOVED, Store, Stored, is_partial, is_removed
-from pogfast.stores.local import CONDEMNED, STAMP, SWEEP, SWEEPING, SWEPT, is_manifest, is_mark
+from pogfast.stores import REMOVED, Stored, is_partial, is_removed
+from pogfast.stores.names import CONDEMNED, STAMP, SWEEP, SWEEPING, SWEPT, is_manifest, is_mark
+from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import STALE
 
 DAY = 24 * 3600.0

@@ -15,7 +15,7 @@ from pogfast.archive import Archive, open_archive
 from pogfast.errors import PogfastError, UsageError
 from pogfast.keys import Key
 from pogfast.recovery import Options, Silent, restore_archive
-from pogfast.stores import Store
+from pogfast.stores.protocols import Store
 
 if TYPE_CHECKING:
     from pogfast.opening import Outcome

@@ -26,7 +26,7 @@ from pogfast.sampling import Sample, regular_files, sample
 from pogfast.sizes import parse_size, show_size
 from pogfast.stores import check_stores
 from pogfast.stores.addresses import below, is_service
-from pogfast.stores.local import MEASURING
+from pogfast.stores.names import MEASURING
 from pogfast.trial import Restored, Setting, Written
 
 try:

@@ -20,7 +20,8 @@ from pogfast.archive import archives
 from pogfast.catalog import SETTLED, Catalog
 from pogfast.errors import CorruptManifest
 from pogfast.keys import Key
-from pogfast.stores.local import LocalStore, Stored
+from pogfast.stores.local import LocalStore
+from pogfast.stores.names import Stored
 
 KEY = Key("keyfile", bytes(range(32)))
 LONG_AGO = time.time() - 1000

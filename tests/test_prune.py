@@ -26,7 +26,7 @@ from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.manifest import Entry, Manifest
 from pogfast.retention import Policy
 from pogfast.stores import REMOVED, LocalStore, Stored, open_store, publish, reliance, targets
-from pogfast.stores.local import CONDEMNED, SWEEPING, TRASH
+from pogfast.stores.names import CONDEMNED, SWEEPING, TRASH
 from pogfast.stores.reliance import Condemned, Reliance
 from pogfast.stores.targets import Targets
 from pogfast.sweeping import Sweep

@@ -18,10 +18,12 @@ import pytest
 from pogfast._engine import MOST_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.retries import RETRIED
-from pogfast.stores import remote
-from pogfast.stores.findings import Warmth
-from pogfast.stores.local import Stored
-from pogfast.stores.remote import Body, Exists, Found, Garbled, Plain, RemoteStore, TryAgain
+from pogfast.stores import remote, traffic
+from pogfast.stores import service as service_module
+from pogfast.stores.names import Stored
+from pogfast.stores.protocols import Warmth
+from pogfast.stores.remote import Exists, RemoteStore
+from pogfast.stores.service import Body, Found, Garbled, Plain, TryAgain
 from pogfast.stores.settings import Lock
 
 A, B, C = (f"{letter}{'-' * 42}=" for letter in "ABC")
@@ -184,34 +186,44 @@ def path(name: str) -> str:
 def test_what_an_answer_holds(
     length: str | int | None, content_range: str | None, start: int, told: tuple[int, int | None]
 ) -> None:
-    assert remote.extent(length, content_range, start) == told
+    assert service_module.extent(length, content_range, start) == told
 
 
 @pytest.mark.parametrize("content_range", ["", "bytes", "bytes 4-7/8", "bytes a-7/8", "items 0-7/8", "bytes */8"])
 def test_an_answer_that_makes_no_sense(content_range: str) -> None:
     with pytest.raises(Garbled, match="asked for what follows byte 3"):
-        remote.extent("5", content_range, 3)
+        service_module.extent("5", content_range, 3)
 
 
 def test_what_was_not_asked_for_is_passed_over() -> None:
-    for n in (0, 1, remote.PIECE, 2 * remote.PIECE + 5):
-        body = Reader(bytes(3 * remote.PIECE), 0, None, 1 << 60, 300_000)
-        remote.skip(body, n)
+    for n in (0, 1, service_module.PIECE, 2 * service_module.PIECE + 5):
+        body = Reader(bytes(3 * service_module.PIECE), 0, None, 1 << 60, 300_000)
+        service_module.skip(body, n)
         assert body.at == n
     with pytest.raises(TryAgain, match="breaks off before"):
-        remote.skip(Reader(bytes(5), 0, 5, 1 << 60, 3), 6)
+        service_module.skip(Reader(bytes(5), 0, 5, 1 << 60, 3), 6)
 
 
 def test_what_a_service_asks_to_wait() -> None:
-    assert remote.seconds_to_wait(None) == remote.seconds_to_wait("") == remote.seconds_to_wait("soon") == 0
-    assert remote.seconds_to_wait(" 30\x1d") == 30, "which str.strip takes for a blank, and float does not"
-    assert remote.seconds_to_wait("-5") == remote.seconds_to_wait("1e3") == remote.seconds_to_wait("9" * 10) == 0
-    assert remote.seconds_to_wait(" 17 ") == 17
-    assert remote.seconds_to_wait("9" * 9) == 999_999_999
-    assert remote.seconds_to_wait(formatdate(time.time() - 500, usegmt=True)) == 0
-    assert 400 < remote.seconds_to_wait(formatdate(time.time() + 500, usegmt=True)) <= 500
-    assert remote.http_time("Thu, 01 Jan 1970 00:00:05 GMT") == 5
-    assert remote.http_time("Thu, 41 Jan 1970 00:00:05 GMT") is None
+    assert (
+        service_module.seconds_to_wait(None)
+        == service_module.seconds_to_wait("")
+        == service_module.seconds_to_wait("soon")
+        == 0
+    )
+    assert service_module.seconds_to_wait(" 30\x1d") == 30, "which str.strip takes for a blank, and float does not"
+    assert (
+        service_module.seconds_to_wait("-5")
+        == service_module.seconds_to_wait("1e3")
+        == service_module.seconds_to_wait("9" * 10)
+        == 0
+    )
+    assert service_module.seconds_to_wait(" 17 ") == 17
+    assert service_module.seconds_to_wait("9" * 9) == 999_999_999
+    assert service_module.seconds_to_wait(formatdate(time.time() - 500, usegmt=True)) == 0
+    assert 400 < service_module.seconds_to_wait(formatdate(time.time() + 500, usegmt=True)) <= 500
+    assert service_module.http_time("Thu, 01 Jan 1970 00:00:05 GMT") == 5
+    assert service_module.http_time("Thu, 41 Jan 1970 00:00:05 GMT") is None
 
 
 # ---- what is there -------------------------------------------------------------------------------------------------
@@ -472,7 +484,7 @@ def test_no_thread_outlives_a_store(service: Memory) -> None:
 
 
 def test_bytes_on_their_way_are_bounded() -> None:
-    flow = remote._Flow(100)
+    flow = traffic.Flow(100)
     flow.take(500)  # one may always be
     for size, fits in ((1, False), (600, False)):
         assert not fits
@@ -667,13 +679,15 @@ def test_a_read_goes_on_where_it_broke(service: Memory, store: RemoteStore, told
 
 
 @pytest.mark.parametrize("sizes", [[], [None] * 9])
-@pytest.mark.parametrize("length", [0, 1, remote.PIECE - 1, remote.PIECE, remote.PIECE + 1, len(DATA)])
+@pytest.mark.parametrize(
+    "length", [0, 1, service_module.PIECE - 1, service_module.PIECE, service_module.PIECE + 1, len(DATA)]
+)
 def test_objects_of_any_length(
     service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, length: int, sizes: list[int | None]
 ) -> None:
     service.objects[path(A)] = service.objects["a.mfn"] = DATA[:length]
     for trusted in (128 << 20, 100, 1000):
-        monkeypatch.setattr(remote, "TRUSTED", trusted)
+        monkeypatch.setattr(traffic, "TRUSTED", trusted)
         service.sizes = list(sizes)
         service.most = 100_000
         assert store.get_blob(A) == DATA[:length]

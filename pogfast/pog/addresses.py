@@ -10,9 +10,11 @@ import shutil
 from collections.abc import Callable
 
 from pogfast.errors import NoSuchArchive, StoreLost, UsageError
-from pogfast.stores import Source, Store, Target, local_path, open_each, open_service, open_store
+from pogfast.stores import local_path, open_each, open_service, open_store
 from pogfast.stores.addresses import check_directory, parse_service
-from pogfast.stores.local import MANIFEST, LocalStore
+from pogfast.stores.local import LocalStore
+from pogfast.stores.names import MANIFEST
+from pogfast.stores.protocols import Source, Store, Target
 
 # Services, and where pog finds the name of a bucket that is not given.
 CLOUDS = {"s3": "S3_BUCKET_NAME", "b2": "B2_BUCKET_NAME"}

@@ -13,7 +13,7 @@ from pogfast.archive import manifests_of, needed_blobs
 from pogfast.clock import is_future
 from pogfast.keys import Key
 from pogfast.pruning import GRACE, spared
-from pogfast.stores import Store
+from pogfast.stores.protocols import Store
 from pogfast.sweeping import Sweep, Swept
 from pogfast.trailer import time_of
 

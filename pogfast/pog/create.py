@@ -17,7 +17,8 @@ from pogfast import manifest
 from pogfast._engine import Sealed, Sealer
 from pogfast.errors import PogfastError, SourceError
 from pogfast.keys import Key
-from pogfast.stores import PARTIAL, Target
+from pogfast.stores import PARTIAL
+from pogfast.stores.protocols import Target
 from pogfast.stores.publish import conclude, name_now, seconds_of, store_errors, why_not_read
 from pogfast.stores.reliance import stored_again
 from pogfast.stores.targets import Partial, Targets

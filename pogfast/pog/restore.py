@@ -36,8 +36,8 @@ from pogfast.opening import restore_places
 from pogfast.paths import leaf_of, parent_of, safe_path
 from pogfast.plan import Place, superseded
 from pogfast.pog.addresses import open_archive, open_stored
-from pogfast.stores import Source, Store
 from pogfast.stores.local import LocalStore, read_whole
+from pogfast.stores.protocols import Source, Store
 
 # Blobs that wait to be consumed: each batch costs one sync.
 CONSUME_BATCH = 256

@@ -18,7 +18,7 @@ from pogfast.environment import for_child
 from pogfast.errors import StoreError
 
 if TYPE_CHECKING:
-    from pogfast.stores.local import Stored
+    from pogfast.stores.names import Stored
 
 
 class ProgramStore:

@@ -14,7 +14,7 @@ from functools import cache
 
 from pogfast.errors import StoreError
 from pogfast.stores import MANIFEST
-from pogfast.stores.findings import hint_of
+from pogfast.stores.protocols import hint_of
 from pogfast.stores.targets import Targets
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 from pogfast.clock import Stopwatch
 from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError
 from pogfast.sizes import many
-from pogfast.stores.local import CONDEMNED, LIKE_A_BLOB, SWEEP, SWEEPING, SWEPT
+from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, SWEEP, SWEEPING, SWEPT
 
 if TYPE_CHECKING:
-    from pogfast.stores import Store, Target
+    from pogfast.stores.protocols import Store, Target
 
 Result = TypeVar("Result")
 Tell = Callable[[str], None]

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from pogfast.background import in_background
 from pogfast.clock import Stopwatch
 from pogfast.errors import StoreError, StoreLost
-from pogfast.stores.findings import hint_of
+from pogfast.stores.protocols import hint_of
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Needed, Reliance
 
 if TYPE_CHECKING:
     from pogfast._engine import Sink
-    from pogfast.stores import Target
+    from pogfast.stores.protocols import Target
 
 
 SETTLE = 0.5  # seconds between two looks after what is not on the disk yet

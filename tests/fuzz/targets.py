@@ -42,6 +42,7 @@ from pogfast.cache import Cache, Facts, Known
 from pogfast.cli.output import Output
 from pogfast.errors import CorruptBlob, CorruptManifest, PogfastError, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
+from pogfast.stores import service as service_module
 
 MANIFEST = "2026-01-02T03:04:05.000000.mfn"
 CHUNK_SIZE = 1 << 16
@@ -694,7 +695,7 @@ def words(data: bytes) -> None:
     from pogfast import checking, chunker, patterns, pog, profiles, retention, sizes
     from pogfast.paths import safe_path
     from pogfast.pog.addresses import check_targets
-    from pogfast.stores import addresses, check_stores, remote, settings
+    from pogfast.stores import addresses, check_stores, settings
 
     draw = Draw(data)
     kind = draw.byte()
@@ -736,9 +737,9 @@ def words(data: bytes) -> None:
         lambda: pog.parse(text.split("\0")),
         lambda: pog.parse_size(text),
         lambda: checking.Subset.parse(text),
-        lambda: remote.extent(text.partition("\n")[0], text.partition("\n")[2] or None, kind),
-        lambda: remote.http_time(text),
-        lambda: remote.seconds_to_wait(text),
+        lambda: service_module.extent(text.partition("\n")[0], text.partition("\n")[2] or None, kind),
+        lambda: service_module.http_time(text),
+        lambda: service_module.seconds_to_wait(text),
     ]
     with contextlib.suppress(PogfastError):
         acts[kind % len(acts)]()
