@@ -16,22 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 from pogfast.errors import PogfastError, UsageError
 
 if TYPE_CHECKING:
-    from pogfast import (
-        backup,
-        checking,
-        copying,
-        differences,
-        locking,
-        pruning,
-        recovery,
-        removing,
-        survey,
-        thawing,
-        tuning,
-    )
+    from pogfast import backup, checking, copying, differences, locking, pruning, recovery, removing, survey, tuning
     from pogfast.archive import Archive, ArchiveInfo
     from pogfast.checking import Subset
     from pogfast.keys import Description, Key
+    from pogfast.recovery import thawing
     from pogfast.retention import Policy, Span
     from pogfast.stores.protocols import Finding, Store
     from pogfast.stores.settings import Lock
@@ -374,7 +363,7 @@ def thaw(
 ) -> thawing.Summary:
     """Asks for the blobs in cold storage that `restore` with the same words would read, as `restore --thaw` does. When
     nothing of the summary is `waiting`, restore. Raises as `restore` does, and UsageError where nothing is cold."""
-    from pogfast import thawing
+    from pogfast.recovery import thawing
 
     return thawing.thaw(
         _path(archive),

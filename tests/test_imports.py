@@ -98,10 +98,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"_engine", "encoding", "errors", "fetching", "keys", "manifest", "stores", "user_dirs"},
         "manifests opened once and remembered: which archive is meant, and what is shown of it, is not its business",
     ),
-    "plan": (
-        {"errors", "manifest", "paths", "selection", "trailer"},
-        "what is meant and where it goes, before anything is looked at or fetched",
-    ),
     "reading": (
         {"_engine", "errors", "fetching", "keys", "manifest"},
         "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
@@ -121,10 +117,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "trailer",
         },
         "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
-    ),
-    "opening": (
-        {"_engine", "directories", "errors", "keys", "paths", "plan", "stores"},
-        "story 2: never knows create; names unfinished files as local stores do",
     ),
     "checking": (
         {"_engine", "archive", "errors", "fetching", "keys", "manifest", "reading", "sizes", "stores", "trailer"},
@@ -159,11 +151,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "keys",
             "manifest",
             "metadata",
-            "opening",
             "paths",
-            "plan",
+            "selection",
             "sizes",
             "stores",
+            "trailer",
         },
         "blobs become files: it never knows create, flags or printing",
     ),
@@ -199,10 +191,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"archive", "errors", "fetching", "keys", "manifest", "retention", "stores", "sweeping", "trailer"},
         "which archives go, and the way back: what becomes of blobs is sweeping's",
     ),
-    "thawing": (
-        {"archive", "errors", "keys", "opening", "recovery", "stores"},
-        "what a restore would read, by a dry run of it",
-    ),
     "trial": (
         {"backup", "chunker", "errors", "keys", "recovery", "sizes", "stores"},
         "a whole create and a whole restore as a user has them: the one place that needs both",
@@ -220,10 +208,9 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "keys",
             "manifest",
             "metadata",
-            "opening",
             "paths",
-            "plan",
             "pruning",
+            "recovery",
             "sizes",
             "stores",
             "sweeping",
@@ -255,7 +242,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "sizes",
             "stores",
             "survey",
-            "thawing",
             "trailer",
             "tree",
             "tuning",
@@ -291,7 +277,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "sizes",
             "stores",
             "survey",
-            "thawing",
             "trailer",
             "tree",
             "trial",
@@ -331,7 +316,15 @@ OUTSIDE: dict[str, dict[str, str]] = {
 # What a command that only prints its help has no time for.
 HEAVY = [
     *("_cffi_backend", "argon2", "ctypes", "dataclasses", "hashlib", "json", "nacl", "subprocess", "tempfile"),
-    *("threading", "typing", "zstandard", "pogfast._engine", "pogfast.stores", "pogfast.pog.inputs", "pogfast.opening"),
+    *(
+        "threading",
+        "typing",
+        "zstandard",
+        "pogfast._engine",
+        "pogfast.stores",
+        "pogfast.pog.inputs",
+        "pogfast.recovery.batches",
+    ),
 ]
 
 

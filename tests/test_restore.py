@@ -41,13 +41,13 @@ from pogfast.errors import (
 )
 from pogfast.keys import from_keyfile
 from pogfast.metadata import facts_of
-from pogfast.opening import Outcome
 from pogfast.paths import plain_path, safe_path
-from pogfast.plan import Place, Plan
-from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive
+from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive, run
+from pogfast.recovery.batches import Outcome
+from pogfast.recovery.plan import Place, Plan
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
-ROAD = sys.modules["pogfast.opening"]  # `pogfast.restore` is the function
+ROAD = sys.modules["pogfast.recovery.batches"]  # `pogfast.restore` is the function
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 BAD = os.fsdecode(b"bad\xff\xfe")
 
@@ -666,7 +666,7 @@ def test_a_second_run_goes_on_where_the_first_was_interrupted(work: Work) -> Non
     assert "d/e/deep" not in left
     assert not [name for name in left if ".pogfast-" in name]
     mtime = (work.out / "again").stat().st_mtime_ns
-    assert mtime == recovery.unfinished_time((work.tree / "again").stat().st_mtime_ns), "it may not be on the disk"
+    assert mtime == run.unfinished_time((work.tree / "again").stat().st_mtime_ns), "it may not be on the disk"
     summary = work.restore(made)
     assert (summary.refused, summary.exit_code) == ([], 0)
     assert tree_at(work.out) == tree_at(work.tree)
@@ -677,7 +677,7 @@ def test_what_an_interrupted_run_has_left_is_restored(work: Work, mtime_ns: int)
     """Whole, shorter or empty: a power cut takes what was not on the disk."""
     made = Archive()
     made.add("f", b"archived", mtime_ns=mtime_ns)
-    mark = recovery.unfinished_time(mtime_ns)
+    mark = run.unfinished_time(mtime_ns)
     assert mark // 10**9 // 2 != mtime_ns // 10**9 // 2, "FAT keeps every other second"
     for left in (b"ARCHIVED", b"arch", b""):
         write(work.out / "f", left, mtime_ns=mark)
@@ -728,7 +728,7 @@ def test_what_is_in_a_directory_makes_no_way(work: Work, overwrite: str) -> None
         for path, count in (("d/e", 3), ("none", 3)):
             expected.append(f"cannot make the directory {path}: a file is in its place ({count} names)")
     assert sorted(work.messages()) == sorted(expected)
-    assert {type(problem) for problem in summary.problems} <= {TargetError, recovery._Blocked}
+    assert {type(problem) for problem in summary.problems} <= {TargetError, run._Blocked}
     assert summary.exit_code == 3
     for name in ("plain/precious", "link/precious", "fifo/precious", "again/more/precious"):
         assert (work.out / name).read_bytes() == b"1"

@@ -130,7 +130,7 @@ def _stores(archive: str, given: str | None) -> list[str]:
 
 def _is_thawed(output: Output, display: Display, archive: str, key: Key, into: str, *, tier: Any, **more: Any) -> bool:
     """Whether everything can be read. Else it was asked for, and it is said what to do next."""
-    from pogfast.thawing import TAKES, thaw
+    from pogfast.recovery.thawing import TAKES, thaw
 
     summary = thaw(archive, key, into, tier=tier, **more)
     display.stop()

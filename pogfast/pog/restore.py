@@ -32,10 +32,10 @@ from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, kept_metadata
-from pogfast.opening import restore_places
 from pogfast.paths import leaf_of, parent_of, safe_path
-from pogfast.plan import Place, superseded
 from pogfast.pog.addresses import open_archive, open_stored
+from pogfast.recovery.batches import restore_places
+from pogfast.recovery.plan import Place, superseded
 from pogfast.stores.local import LocalStore, read_whole
 from pogfast.stores.protocols import Source, Store
 

@@ -15,17 +15,15 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted
 from pogfast.directories import HOPELESS, Directories, no_more
 from pogfast.errors import (
-    CorruptBlob,
     CorruptManifest,
-    MissingBlob,
     PogfastError,
     StoreError,
     TargetError,
-    WrongBlob,
 )
 from pogfast.keys import Key
 from pogfast.paths import parent_of
-from pogfast.plan import Place
+from pogfast.recovery.plan import Place
+from pogfast.recovery.verdicts import DAMAGE
 from pogfast.stores.names import temporary_prefix
 
 if TYPE_CHECKING:
@@ -152,16 +150,6 @@ def _asked(ask: Callable[[Place], Wanted | Outcome], place: Place) -> Wanted | O
         raise
     except PogfastError as error:
         return error
-
-
-# What the engine found, as an error. A header that does not unwrap is damage here: the key has opened the manifest.
-DAMAGE: dict[int, tuple[type[PogfastError], str]] = {
-    VERDICT["bad header"]: (CorruptBlob, "is damaged: its header does not unwrap"),
-    VERDICT["bad body"]: (CorruptBlob, "is damaged or cut short"),
-    VERDICT["bad name"]: (WrongBlob, "holds the content of another blob"),
-    VERDICT["bad frame"]: (CorruptBlob, "does not decompress to the end of the file"),
-    VERDICT["not there"]: (MissingBlob, "is missing"),
-}
 
 
 def _judged(name: str, blobs: Sequence[str], opened: Opened) -> Opened | PogfastError:

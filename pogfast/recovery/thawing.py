@@ -18,7 +18,7 @@ from pogfast.recovery import Options, Silent, restore_archive
 from pogfast.stores.protocols import Store
 
 if TYPE_CHECKING:
-    from pogfast.opening import Outcome
+    from pogfast.recovery.batches import Outcome
 
 Tier = Literal["standard", "bulk", "expedited"]
 # How long they take, by Amazon's documentation: from Glacier, from Deep Archive.

@@ -1,9 +1,6 @@
-"""pogfast's restore: an archive -> everything that was kept of its files, directories, links and FIFOs.
+"""One restore, step by step: files, hard links to them, links and FIFOs, deletions, the metadata of directories last.
 
-Story 2 as `pogfast restore` tells it. plan.py says what is meant and where it goes, opening.py has the road that files
-take through the engine; here is decided what may be replaced, and the order of it all: files, hard links to them, links
-(so that nothing is written through them), what is to be deleted, and the metadata of directories last. A second run
-goes on where the first ended. It knows neither flags nor printing.
+Decides what may be replaced. Links come after files, so that nothing is written through them.
 """
 
 from __future__ import annotations
@@ -13,13 +10,11 @@ import os
 import stat
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
+from typing import TYPE_CHECKING, Any
 
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
-from pogfast.archive import open_archive, telling
-from pogfast.directories import IN_THE_WAY, NOTHING, Directories, Own, many_open_files
-from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UnsafePath, UsageError
+from pogfast.directories import IN_THE_WAY, Directories
+from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UnsafePath
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import (
@@ -32,219 +27,25 @@ from pogfast.metadata import (
     set_metadata,
     without_rights,
 )
-from pogfast.opening import Outcome, cannot_write, restore_places
 from pogfast.paths import leaf_of, parent_of
-from pogfast.plan import Contents, Place, Plan
-from pogfast.sizes import check_jobs, many
-from pogfast.stores.addresses import check_restored_to
+from pogfast.recovery.batches import Outcome, cannot_write, restore_places
+from pogfast.recovery.options import Options
+from pogfast.recovery.plan import Place, Plan
+from pogfast.recovery.report import Progress, Report, Summary
+from pogfast.sizes import many
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
+
 
 # Seconds between two syncs of the files restored so far: what an interrupted run has to do again.
 SETTLE_AFTER = 5.0
 # Times, in seconds, that can be altered by a few and still be told in 2^63 ns.
 MOST_SECONDS = 9 * 10**9
-
-Overwrite = Literal["never", "if-changed", "always"]
 REPLACES = "--overwrite=if-changed replaces it"
 
 
-class Progress(NamedTuple):
-    """Where a run stands. Bytes are plain ones of files: `done` needs no more work, `written` was restored for it."""
-
-    files: int
-    bytes_done: int
-    bytes_written: int
-    total_files: int
-    total_bytes: int
-
-
-class Report(Protocol):
-    """What the caller wants to hear."""
-
-    def started(self, progress: Callable[[], Progress]) -> None:
-        """`progress` may be called from any thread until the run ends. The totals are known from the first."""
-
-    def entry(self, name: str, outcome: Outcome, size: int) -> None:
-        """Of every file, link and FIFO without a problem, of directories that are made, and of what is deleted, which
-        has its path below the directory. `size` is the plain bytes of a file."""
-
-    def warning(self, text: str) -> None: ...
-
-    def problem(self, error: PogfastError) -> None: ...
-
-
-class Silent:
-    """A report to nobody."""
-
-    def started(self, progress: Callable[[], Progress]) -> None: ...
-
-    def entry(self, name: str, outcome: Outcome, size: int) -> None: ...
-
-    def warning(self, text: str) -> None: ...
-
-    def problem(self, error: PogfastError) -> None: ...
-
-
-@dataclass
-class Summary:
-    """What was done, or with a dry run would be."""
-
-    files: int = 0  # restored, hard links among them
-    directories: int = 0  # made
-    links: int = 0
-    fifos: int = 0
-    metadata: int = 0  # files, links, FIFOs that were there already, and got their owner, permissions or attributes
-    unchanged: int = 0  # those that were there already, and stay as they are
-    differing: int = 0  # of these, and of directories, those with other metadata than in the archive
-    refused: list[str] = field(default_factory=list)  # something else is there and may not be replaced
-    deleted: int = 0
-    bytes_written: int = 0
-    missed: int = 0  # owners, permissions, attributes and times that could not be set
-    warnings: int = 0  # these among them
-    seconds: float = 0.0
-    problems: list[PogfastError] = field(default_factory=list)
-
-    @property
-    def exit_code(self) -> int:
-        """DESIGN.md's: damage before all else."""
-        codes = {problem.exit_code for problem in self.problems} | ({3} if self.refused or self.missed else set())
-        return 4 if 4 in codes else max(codes, default=0)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to restore. `jobs` None: as many as there are cores."""
-
-    exclude: Collection[str] = ()  # patterns
-    overwrite: Overwrite = "never"
-    strip_components: int = 0  # parts that every path loses in front; what has no more is not restored
-    delete: bool = False  # what lies below the selected directories and is not in the archive
-    dry_run: bool = False
-    numeric_owner: bool = False
-    no_owner: bool = False  # everything belongs to whoever restores it
-    set_id: bool = False  # restore set-id bits of files, capabilities, and what else gives rights
-    no_sync: bool = False  # do not wait for the disk: a power cut may then leave files that seem to be restored
-    jobs: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.overwrite not in get_args(Overwrite):
-            raise UsageError(f"no such way to overwrite: {self.overwrite}", hint=", ".join(get_args(Overwrite)))
-        if self.strip_components < 0:
-            raise UsageError("parts to strip must be at least 0")
-        check_jobs(self.jobs)
-
-
-def restore(
-    archive: str,
-    key: Key,
-    into: str,
-    *,
-    names: Collection[str] = (),
-    host: str | None = None,
-    tags: Collection[str] = (),
-    path: str | None = None,
-    stores: Sequence[str] = (),
-    report: Report | None = None,
-    options: Options | None = None,
-    **more: Any,
-) -> Summary:
-    """Restores the archive that `archive` names; `host`, `tags` and `path` choose among those of STORE/latest.
-
-    With `stores` the archive is NAME.mfn or latest alone, and lies in each of them: what the first does not have, or
-    has damaged, the next gives. Everything else is restore_archive's. Raises NoSuchArchive, WrongKey,
-    CorruptManifest, UsageError and StoreError.
-    """
-    options = _chosen(options, more)
-    check_restored_to(into)
-    heard = report or Silent()
-    lost: list[PogfastError] = []
-
-    tell = telling(heard, lost)
-    with open_archive(archive, key, host=host, tags=tags, path=path, stores=stores, tell=tell) as opened:
-        good = getattr(opened.store, "good_blob", None)
-        summary = restore_archive(
-            opened,
-            opened.store.source,
-            key,
-            into,
-            names=names,
-            good=good,
-            own=opened.store.own_places(),
-            report=heard,
-            options=options,
-        )
-    summary.problems += lost
-    return summary
-
-
-def restore_archive(
-    opened: Contents,
-    blobs: BlobDirectory | Callable[[str], Buffer],
-    key: Key,
-    into: str,
-    *,
-    names: Collection[str] = (),
-    good: Callable[[str], Buffer] | None = None,
-    own: Own = NOTHING,
-    report: Report | None = None,
-    options: Options | None = None,
-    **more: Any,
-) -> Summary:
-    """Restores what `names` and patterns select (none: everything) below `into`; `more` are fields of Options.
-
-    Files with blobs that are missing or damaged are tried once more with what `good` gives for their blobs. What is
-    `own`, the store itself, is never deleted.
-    What is there already and the same (kind, size and mtime; a link's target) is left as it is. What differs stays
-    with overwrite "never" and is in the summary's `refused`; it is replaced with "if-changed"; "always" replaces both.
-    With these two a file makes way for a directory, and a directory for a file if it is empty or `delete` is given;
-    and what is the same gets the metadata that it lacks. "never" changes nothing that was there, unless `delete` makes
-    directories what they were. That holds for `into`, too, unless it is empty, and never for directories above what is
-    selected: they get their metadata only if they are made. A file gets its modification time when its bytes are on the
-    disk, and all of it is there when this returns, unless `no_sync`.
-    Raises UsageError, CorruptManifest (the trailer) and StoreError; what is wrong with one entry is in the problems.
-    """
-    options = _chosen(options, more)
-    started = time.monotonic()
-    plan = Plan(opened, names, options.exclude, options.strip_components)
-    if options.delete:
-        plan.check_delete()
-    with (
-        many_open_files() as most,
-        Directories(
-            into,
-            most,
-            private=plan.directories,
-            ours=plan.selected if plan.top else plan.selected - {""},
-            may_replace=lambda path: options.overwrite != "never" and path not in plan.things,
-            hint=lambda path: REPLACES if options.overwrite == "never" and path not in plan.things else "",
-            make=not options.dry_run,
-            own=own,
-        ) as directories,
-    ):
-        run = _Run(plan, blobs, good, key, directories, options, report or Silent())
-        run.start()
-        run.restore_all_files()
-        run.restore_links_and_fifos()
-        if options.delete:
-            run.delete()
-        run.restore_directories()
-        run.tell_in_the_way()
-        run.tell_stripped()
-        if not options.no_sync and not options.dry_run:
-            directories.make_durable()
-    run.summary.seconds = time.monotonic() - started
-    return run.summary
-
-
-def _chosen(options: Options | None, more: dict[str, Any]) -> Options:
-    if options is not None and more:
-        raise UsageError("give options, or single ones, not both")
-    return options or Options(**more)
-
-
-class _Times:
+class Times:
     """Gives files their modification times when their bytes are on the disk, and not before.
 
     Until then they have `unfinished_time`: after a power cut a file may have its name, size and time, and zeros for
@@ -287,7 +88,7 @@ class _Blocked(TargetError):
     """A directory lies where a file is to be restored. It may make way when no worker writes."""
 
 
-class _Run:
+class Run:
     """Carries a plan out."""
 
     def __init__(
@@ -369,7 +170,7 @@ class _Run:
     def _restored(
         self, places: Sequence[Place], blobs: BlobDirectory | Callable[[str], Buffer]
     ) -> Generator[Opened | Outcome | PogfastError, None, None]:
-        times = None if self.options.no_sync else _Times(self.directories, self.mtimes, self._miss)
+        times = None if self.options.no_sync else Times(self.directories, self.mtimes, self._miss)
         return restore_places(places, self._ask, self.key, blobs, self.jobs, self.directories, self._watch, times)
 
     def _watch(self, written: Callable[[], int]) -> None:
