@@ -218,7 +218,7 @@ def create(
     be archived; then there is no archive.
     """
     from pogfast import backup
-    from pogfast.tree import Selection, read_list, read_patterns
+    from pogfast.backup.walk import Selection, read_list, read_patterns
 
     base = _optional(directory)
     patterns = [*_words(exclude), *(line for file in _paths(exclude_from) for line in read_patterns(file))]
@@ -272,7 +272,7 @@ def _how_to_cut(
     chunk_size: Size | None, chunker: str | None, level: int | None, jobs: int | None, profile: str | None
 ) -> dict[str, Any]:
     """Chunks, level and jobs: as they are given, else as the profile says, else the defaults. Raises UsageError."""
-    from pogfast.chunker import Chunker
+    from pogfast.backup.chunker import Chunker
     from pogfast.profiles import load
 
     if chunk_size is not None and chunker not in (None, "fixed"):

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from pogfast import tree
+from pogfast.backup import walk
+from pogfast.backup.walk import Node, Selection
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
-from pogfast.tree import Node, Selection
 
 PARTS = 4  # of the sample: a file of more than one such part is taken in parts
 PIECE = 1 << 20
@@ -54,7 +54,7 @@ def regular_files(paths: Sequence[str], tell: Callable[[PogfastError], None]) ->
         if not isinstance(what, str):  # what becomes of names in an archive does not matter here
             tell(what)
 
-    return (node for node in tree.walk(paths, Selection(), tell=hear) if node.kind == "file")
+    return (node for node in walk.walk(paths, Selection(), tell=hear) if node.kind == "file")
 
 
 def sample(paths: Sequence[str], most: int, scratch: str, tell: Callable[[PogfastError], None]) -> Sample:

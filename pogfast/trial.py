@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, TypeVar
 
 from pogfast import backup, recovery
-from pogfast.chunker import Chunker
+from pogfast.backup.chunker import Chunker
 from pogfast.errors import PogfastError
 from pogfast.keys import Key
 from pogfast.sizes import show_size

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 from pogfast import trial
 from pogfast._engine import Sealer, cores, random_bytes
 from pogfast.backup import CHUNK_SIZE, Options
-from pogfast.chunker import Chunker
+from pogfast.backup.chunker import Chunker
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreError, UsageError
 from pogfast.keys import Key
 from pogfast.sampling import Sample, regular_files, sample

@@ -24,7 +24,8 @@ import powercut
 import pytest
 
 import pogfast
-from pogfast import cache, facade, keys
+from pogfast import facade, keys
+from pogfast.backup import cache
 from pogfast.errors import KeyFileError
 from pogfast.stores import local
 

@@ -20,8 +20,10 @@ from conftest import Ran, Runner, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pogfast import backup, cache, keys, manifest, pruning, sweeping
+from pogfast import backup, keys, manifest, pruning, sweeping
 from pogfast._engine import blob_name, seal_blob
+from pogfast.backup import cache
+from pogfast.backup import run as run_module
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.manifest import Entry, Manifest
 from pogfast.retention import Policy
@@ -773,7 +775,7 @@ def test_a_long_run_says_what_it_has_stored(
         (Path("tree") / name).write_bytes(os.urandom(300_000))
     monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
     monkeypatch.setattr(targets, "SPARE", 0.0)
-    monkeypatch.setattr(backup, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
 
     class Killed(BaseException):
         pass
@@ -820,8 +822,8 @@ def test_of_a_file_that_is_begun_what_is_stored_is_said(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("large").write_bytes(os.urandom(3_000_000))
     monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
-    monkeypatch.setattr(backup, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(backup, "SAVE_BLOB", 0.0)
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "SAVE_BLOB", 0.0)
 
     class Killed(BaseException):
         pass

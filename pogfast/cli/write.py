@@ -29,8 +29,8 @@ from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
 
 if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
+    from pogfast.backup.walk import Selection
     from pogfast.progress import Display
-    from pogfast.tree import Selection
 
 
 @verb("create")
@@ -120,7 +120,7 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
     input is archived, under --name. Patterns are restic's: *.tmp, /srv/**/cache, !keep.tmp.
     """
     from pogfast import backup
-    from pogfast.chunker import Chunker
+    from pogfast.backup.chunker import Chunker
     from pogfast.stores import STORE_VARIABLE, check_stores
 
     to = os.environ.get(STORE_VARIABLE) if to is None else to
@@ -204,7 +204,7 @@ def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, li
 
 
 def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:
-    from pogfast.tree import read_list
+    from pogfast.backup.walk import read_list
 
     yield from given
     for file in options["files_from"]:
@@ -212,7 +212,7 @@ def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:
 
 
 def _selection(options: dict[str, Any]) -> Selection:
-    from pogfast.tree import Selection, read_patterns
+    from pogfast.backup.walk import Selection, read_patterns
 
     exclude = [*options["exclude"], *(line for file in options["exclude_from"] for line in read_patterns(file))]
     words = ("iexclude", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system")

@@ -38,7 +38,7 @@ from pogfast._engine import (
     seal_blob,
     secretbox,
 )
-from pogfast.cache import Cache, Facts, Known
+from pogfast.backup.cache import Cache, Facts, Known
 from pogfast.cli.output import Output
 from pogfast.errors import CorruptBlob, CorruptManifest, PogfastError, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
@@ -692,7 +692,8 @@ def _a_cache(directory: Path) -> str:
 
 def words(data: bytes) -> None:
     """Text that people write: sizes, times, chunkers, patterns, addresses, profiles, policies, pog's options."""
-    from pogfast import checking, chunker, patterns, pog, profiles, retention, sizes
+    from pogfast import checking, patterns, pog, profiles, retention, sizes
+    from pogfast.backup import chunker
     from pogfast.paths import safe_path
     from pogfast.pog.addresses import check_targets
     from pogfast.stores import addresses, check_stores, settings

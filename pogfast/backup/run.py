@@ -1,9 +1,6 @@
-"""pogfast's create: trees -> nodes -> blobs -> one manifest that brings all of it back.
+"""One create, from the walk to the manifest: which files are known, what the engine makes of the others.
 
-Story 1 as `pogfast create` tells it: what lies below the given paths is archived with its metadata, in the `frames`
-layout unless told otherwise; files that the local cache knows, and whose blobs the stores hold, are not read again. It
-knows neither flags nor printing. A source that cannot be read is reported and left out; what changes while it is read
-is read once more; a store that cannot be written to ends the run, and the next run goes on where this one ended.
+Files come in the order of the walk, whatever the number of workers. What changes while it is read is read once more.
 """
 
 from __future__ import annotations
@@ -13,247 +10,40 @@ import getpass
 import os
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
-from pogfast import __version__, cache, manifest, metadata, tree
-from pogfast._engine import LEVELS, Known, Sealed, Sealer, Tallied, cores
+from pogfast import __version__, manifest, metadata
+from pogfast._engine import Known, Sealed, Sealer, Tallied, cores
 from pogfast.background import in_background
-from pogfast.chunker import Chunker
+from pogfast.backup import cache, walk
+from pogfast.backup.mounts import Mounts
+from pogfast.backup.options import Options
+from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
+from pogfast.backup.walk import Node
 from pogfast.environment import for_child
-from pogfast.errors import (
-    CorruptManifest,
-    NoSuchArchive,
-    PogfastError,
-    SourceError,
-    StoreError,
-    StoreLost,
-    UsageError,
-    WrongKey,
-)
+from pogfast.errors import CorruptManifest, NoSuchArchive, PogfastError, SourceError, StoreError, UsageError, WrongKey
 from pogfast.keys import Key
-from pogfast.mounts import Mounts
-from pogfast.sizes import check_jobs, many
-from pogfast.stores import PARTIAL, check_stores, open_store, open_stores
+from pogfast.sizes import many
+from pogfast.stores import PARTIAL
 from pogfast.stores.names import MEASURING
 from pogfast.stores.protocols import Target
 from pogfast.stores.publish import conclude, name_now, seconds_of, store_errors, why_not_read
-from pogfast.stores.reliance import Condemned, stored_again
 from pogfast.stores.targets import Partial, Targets
-from pogfast.tree import Node, Selection
 
-CHUNK_SIZE = 50_000_000
-# What a chunk in flight takes, in chunk sizes: what it becomes, with zstd's bound for what does not compress; in the
-# `frames` layout its plain bytes as well.
-CHUNK_MEMORY = {"stream": 1 + 1 / 128, "frames": 2 + 1 / 128}
-SLACK = 320 * 1024  # bytes: a piece that is read ahead, headers and padding
 # Seconds between two times that progress is written down, for the case that the run is killed.
 SAVE_EVERY = 0.5
 SAVE_BLOB = 2e-5  # more for each blob of a file that is not done: to write them all down takes a twentieth of that
-
 # Files that wait for an older one to be done, known ones among them: 2 kB each.
 MOST_PENDING = 4096
 # Rows that wait until newer files are seen: 1 kB each. Those beyond them are read again in the next run.
 MOST_HELD = 10_000
 # What the cache is told of a stream, which has no stamps: it is never taken for unchanged.
 OF_A_STREAM = cache.Facts(-1, 0, 0, 0)
-
-Layout = Literal["frames", "stream"]
 Source = TypeVar("Source", bytes, int)
-Outcome = Literal["new", "unchanged", "hardlink", "directory", "link", "fifo", "skipped"]
-
-
-class Progress(NamedTuple):
-    """Where a run stands. `bytes_done` are plain bytes that were read or need not be; totals are None until known."""
-
-    files: int
-    bytes_done: int
-    bytes_read: int
-    bytes_stored: int
-    blobs_new: int
-    total_files: int | None
-    total_bytes: int | None
-
-
-class Report(Protocol):
-    """What the caller wants to hear. Files come in the order of the archive, other kinds as they are found."""
-
-    def started(self, progress: Callable[[], Progress]) -> None:
-        """`progress` may be called from any thread until the run ends."""
-
-    def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
-
-    def detail(self, text: str) -> None:
-        """For those who want to know how it is done."""
-
-    def note(self, text: str) -> None:
-        """Information that is the same in every run: never shown by a quiet one."""
-
-    def warning(self, text: str) -> None: ...
-
-    def problem(self, error: PogfastError) -> None: ...
-
-    def concluding(self, manifest: str) -> None:
-        """All blobs are stored; the manifest of this name comes next. What is raised here keeps it from appearing."""
-
-
-@dataclass
-class Summary:
-    """What was done. Sizes are bytes; `added` went into the first target, `stored` is what the archive takes there.
-    After a dry run `manifest` is "", and new blobs and requests are the most that there would be."""
-
-    manifest: str = ""
-    files_new: int = 0
-    files_unchanged: int = 0
-    directories: int = 0
-    skipped: int = 0  # sockets and devices
-    others: int = 0  # links, FIFOs and further names of a file
-    bytes_source: int = 0
-    bytes_read: int = 0
-    bytes_stored: int = 0
-    bytes_added: int = 0
-    bytes_repeated: int = 0  # that blobs which come again in the archive did not take again
-    blobs_new: int = 0
-    blobs_known: int = 0
-    seconds: float = 0.0
-    requests: dict[str, int] = field(default_factory=dict)  # to services, by kind
-    problems: list[PogfastError] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to archive. Sizes in bytes. None: chosen here (`jobs` the cores, `memory` a chunk for each of them)."""
-
-    layout: Layout = "frames"
-    chunk_size: int = CHUNK_SIZE
-    chunker: str = "fixed"  # every chunk_size bytes; or fastcdc with sizes of its own: see Chunker.parse
-    level: int = 3
-    jobs: int | None = None
-    readers: int | None = None
-    memory: int | None = None
-    selection: Selection = field(default_factory=Selection)
-    base: str | None = None
-    tags: Sequence[str] = ()
-    host: str | None = None
-    comment: str = ""
-    cache_directory: str | None = None  # None: the user's; "": none
-    force: bool = False  # read every file, and store every blob anew, whatever the cache and the stores have
-    pad: bool = False  # new blobs are padded to sizes that hide how long their content is
-    must_exist: bool = False  # no store is made
-    dry_run: bool = False
-    count_ahead: bool = False  # learn totals beside the work, for a display that shows what is left
-
-    def __post_init__(self) -> None:
-        if self.layout not in ("frames", "stream"):
-            raise UsageError(f"no such layout: {self.layout}", hint="frames or stream")
-        if not LEVELS[0] <= self.level <= LEVELS[1]:
-            raise UsageError(f"no such level: {self.level}", hint=f"zstd has {LEVELS[0]} to {LEVELS[1]}")
-        if not 1 <= self.chunk_size <= 2**62:
-            raise UsageError(f"chunk size must be 1 to {2**62}, not {self.chunk_size}")
-        check_jobs(self.jobs)
-        check_jobs(self.readers, "readers")
-        if self.cuts.by_content and self.layout == "stream":
-            raise UsageError("the stream layout is cut as pog cuts it: fastcdc is for frames")
-        if self.memory is not None and self.memory < self.chunk_memory:
-            raise UsageError(
-                f"one chunk needs {self.chunk_memory} bytes of memory, more than the budget of {self.memory}",
-                hint="allow more memory, or choose a smaller chunk size",
-            )
-
-    @property
-    def cuts(self) -> Chunker:
-        """How files are cut. Raises UsageError."""
-        return Chunker.parse(self.chunker, self.chunk_size)
-
-    @property
-    def chunk_memory(self) -> int:
-        """Bytes that a chunk in flight can take."""
-        return int(self.cuts.most * (CHUNK_MEMORY[self.layout] + self.pad / 32)) + SLACK
-
-    def slabs(self, jobs: int) -> int:
-        """How many chunks may be in flight."""
-        if self.memory is not None:
-            return self.memory // self.chunk_memory
-        return jobs + (self.layout == "stream")
-
-
-def create(
-    paths: Iterable[str],
-    to: str,
-    key: Key,
-    *,
-    report: Report | None = None,
-    stdin_name: str | None = None,
-    command: str | None = None,
-    options: Options | None = None,
-    **more: Any,
-) -> Summary:
-    """Archives what lies at `paths` in every store that `to` names; `more` are fields of Options.
-
-    With `stdin_name` standard input is archived under that name instead, with `command` what that program prints.
-    Raises UsageError, NoSuchInput, StoreError, and PogfastError when nothing could be archived; then no manifest
-    appears. Single sources that cannot be read are in the summary's problems.
-    """
-    key.check_writes()
-    check_stores(to)
-    options = options or Options(**more)
-    if more and options != Options(**more):
-        raise UsageError("give options, or single ones, not both")
-    report = report or Silent()
-    started = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        missing: list[StoreLost] = []
-        targets = _look_at(to) if options.dry_run else open_stores(to, missing.append, must_exist=options.must_exist)
-        for target in targets:
-            stack.callback(target.close)
-        places = [target.identity for target in targets if not target.identity.startswith("program:")]
-        if len(set(places)) < len(places):
-            raise UsageError(f"{to}: two of these are the same store")
-        run = _Run(key, targets, options, report, list(paths))
-        stack.callback(run.close)
-        for lost in missing:
-            run.problem(lost)
-        if stdin_name is not None:
-            run.archive_stream(stdin_name, command)
-        else:
-            run.archive_trees()
-            run.tell_lost()
-
-        def archive_again(names: Collection[str]) -> None:
-            if stdin_name is not None:
-                raise Condemned(to, names)
-            run.begin_again(len(names))
-            run.archive_trees()
-
-        if not options.dry_run:
-            stored_again(run.conclude, archive_again)
-        run.summary.requests = dict(sum((Counter(target.requests) for target in targets), Counter()))
-        if options.dry_run and run.summary.requests:
-            services = sum(bool(target.requests) for target in targets)
-            run.summary.requests["put"] = services * (run.summary.blobs_new + 1)
-    run.summary.seconds = time.monotonic() - started
-    return run.summary
-
-
-class Silent:
-    """A report to nobody."""
-
-    def started(self, progress: Callable[[], Progress]) -> None: ...
-
-    def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
-
-    def detail(self, text: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def warning(self, text: str) -> None: ...
-
-    def problem(self, error: PogfastError) -> None: ...
-
-    def concluding(self, manifest: str) -> None: ...
 
 
 class _Again(Silent):
@@ -288,7 +78,7 @@ class _Row(NamedTuple):
     known: cache.Known
 
 
-class _Run:
+class Run:
     """One run: what has been found, what is on its way, what is done."""
 
     def __init__(
@@ -380,18 +170,18 @@ class _Run:
                         + ("; is the password right? Only this one will open this archive" if by_password else "")
                     )
 
-    def _own(self) -> tree.Own:
+    def _own(self) -> walk.Own:
         """What this run writes to, so that it is not archived into itself."""
         places = {identity: place for target in self.targets.left for identity, place in target.own_places().items()}
         directory = self.options.cache_directory or cache.default_directory()
         with contextlib.suppress(OSError):
             found = os.stat(directory)
             places[found.st_dev, found.st_ino] = (f"the cache {directory}", lambda name: True)
-        return tree.Own(places, MEASURING)
+        return walk.Own(places, MEASURING)
 
-    def _walk(self, tell: tree.Tell, **more: Any) -> Iterator[Node]:
+    def _walk(self, tell: walk.Tell, **more: Any) -> Iterator[Node]:
         options = self.options
-        return tree.walk(self.paths, options.selection, base=options.base, own=self.own, tell=tell, **more)
+        return walk.walk(self.paths, options.selection, base=options.base, own=self.own, tell=tell, **more)
 
     def _place(self, node: Node) -> str:
         """What the cache knows a file by."""
@@ -425,7 +215,7 @@ class _Run:
 
     def tell(self, what: PogfastError | str) -> None:
         """Passes on what tree.py reports: a problem, a note or a warning."""
-        if isinstance(what, tree.Note):
+        if isinstance(what, walk.Note):
             self.report.note(what)
         elif isinstance(what, str):
             self.report.warning(what)
@@ -620,7 +410,7 @@ class _Run:
 
     def archive_stream(self, name: str, command: str | None) -> None:
         """Standard input, or what `command` prints, as one file. Raises PogfastError when the command fails."""
-        name = tree.archived_name(name)
+        name = walk.archived_name(name)
         if not name:
             raise UsageError("what is read from standard input needs a name", hint="--name=dump.sql")
         now = time.time_ns()
@@ -943,15 +733,6 @@ class _Run:
         self.cache = None
         if opened.warning != self.cache_warning:
             self.report.warning(opened.warning)
-
-
-def _look_at(to: str) -> list[Target]:
-    """For a dry run: the stores that are there already, and tell what they hold."""
-    opened: list[Target] = []
-    for word in to.split(","):
-        with contextlib.suppress(NoSuchArchive, UsageError):
-            opened.append(cast(Target, open_store(word)))  # nothing but what it holds is asked of it
-    return opened
 
 
 def _user() -> str:
