@@ -19,7 +19,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
-from pogfast.archive import Record, Refused, Tell, find_archive, manifests_of, telling
+from pogfast.archives.entry_file import EntryFile
+from pogfast.archives.lookup import Tell, find_archive, telling
+from pogfast.archives.manifests import Refused, manifests_of
+from pogfast.archives.records import Record
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -35,7 +38,6 @@ from pogfast.errors import (
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
-from pogfast.reading import EntryFile
 from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import is_partial, names_archive, open_store
 from pogfast.stores.protocols import Store

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from pogfast import manifest
 from pogfast._engine import BlobDirectory, cores, open_blob
-from pogfast.archive import Refused, latest_of, manifests_of, telling
+from pogfast.archives.catalog import in_parallel
+from pogfast.archives.lookup import latest_of, telling
+from pogfast.archives.manifests import Refused, manifests_of
 from pogfast.background import in_background
-from pogfast.catalog import in_parallel
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key

@@ -13,11 +13,14 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
+from pogfast.archives import figures
 from pogfast.errors import PogfastError, UsageError
 
 if TYPE_CHECKING:
-    from pogfast import backup, checking, copying, differences, locking, pruning, recovery, removing, survey, tuning
-    from pogfast.archive import Archive, ArchiveInfo
+    from pogfast import backup, checking, copying, locking, pruning, recovery, removing, tuning
+    from pogfast.archives import differences, listing
+    from pogfast.archives.archive import Archive
+    from pogfast.archives.overview import ArchiveInfo
     from pogfast.checking import Subset
     from pogfast.keys import Description, Key
     from pogfast.recovery import thawing
@@ -393,9 +396,9 @@ def open_archive(
     `archive` is STORE/NAME.mfn or STORE/latest (of `host`, `tags` and `path`). Raises UsageError, NoSuchArchive,
     WrongKey, CorruptManifest and StoreError.
     """
-    from pogfast import archive as archives
+    from pogfast.archives import lookup
 
-    return archives.open_archive(
+    return lookup.open_archive(
         _path(archive), key, host=host, tags=_tags(tags), path=_optional(path), stores=_paths(stores), jobs=jobs
     )
 
@@ -423,7 +426,7 @@ def list_archives(
     """The archives of a store by time, the newest last, as `pogfast list` shows them; with `partial` those of runs that
     go on, or were killed. One that does not open is in the
     list with its `problem`. Raises NoSuchArchive and StoreError."""
-    from pogfast.archive import archives
+    from pogfast.archives.overview import archives
     from pogfast.trailer import Filter
 
     wanted = Filter.of(host, _tags(tags), _optional(path))
@@ -441,10 +444,10 @@ def ls(
     tags: Words = (),
     path: StrPath | None = None,
     tell: Tell = _raise,
-) -> Iterator[survey.Item]:
+) -> Iterator[listing.Item]:
     """What is in an archive, in the order of paths; all, or what names and patterns mean. `tell` hears of words that
     mean nothing, which are raised at the end without it (NoSuchEntry). Raises as `open_archive` does."""
-    from pogfast.survey import select
+    from pogfast.archives.listing import select
 
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
         yield from select(opened, _words(names), tell)
@@ -452,14 +455,14 @@ def ls(
 
 def find(
     store: StrPath, key: Key, patterns: Words, *, host: str | None = None, tags: Words = (), tell: Tell = _raise
-) -> Iterator[survey.Found]:
+) -> Iterator[listing.Found]:
     """What matches a pattern in the archives of a store, or in those of `host` and with all of `tags`. `tell` hears of
     archives that do not open, which are raised without it. Raises NoSuchArchive, StoreError, and UsageError for what is
     no pattern."""
-    from pogfast import survey
+    from pogfast.archives import listing
 
     with contextlib.closing(open_store(store)) as opened:
-        yield from survey.find(opened, key, _words(patterns), tell, host=host, tags=_tags(tags))
+        yield from listing.find(opened, key, _words(patterns), tell, host=host, tags=_tags(tags))
 
 
 def cat(
@@ -492,7 +495,7 @@ def diff(
 ) -> list[differences.Change]:
     """What differs from one archive to another; `metadata`: also what has only other metadata. `host`, `tags` and
     `path` choose among those of STORE/latest. Raises as `open_archive` does."""
-    from pogfast.differences import diff as changes
+    from pogfast.archives.differences import diff as changes
     from pogfast.stores import LATEST
 
     def opened(archive: StrPath) -> Archive:
@@ -506,21 +509,19 @@ def diff(
 
 def info(
     archive: StrPath, key: Key, *, host: str | None = None, tags: Words = (), path: StrPath | None = None
-) -> survey.Info:
+) -> figures.Info:
     """The figures of an archive. Raises as `open_archive` does."""
-    from pogfast import survey
 
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
-        return survey.info(opened)
+        return figures.info(opened)
 
 
-def stats(store: StrPath, key: Key, *, tell: Tell = _raise) -> survey.Stats:
+def stats(store: StrPath, key: Key, *, tell: Tell = _raise) -> figures.Stats:
     """The figures of a store. `tell` hears of archives that do not open, which are raised without it. Raises
     NoSuchArchive and StoreError."""
-    from pogfast import survey
 
     with contextlib.closing(open_store(store)) as opened:
-        return survey.stats(opened, key, tell)
+        return figures.stats(opened, key, tell)
 
 
 def check(
@@ -572,7 +573,7 @@ def check_against(
 ) -> list[differences.Difference]:
     """Compares an archive with what lies below the path `against`, byte for byte, as `check --against` does. `tell`
     hears of damage and of files that cannot be read, which are raised without it. Raises as `open_archive` does."""
-    from pogfast.differences import compare
+    from pogfast.archives.differences import compare
 
     with open_archive(archive, key, host=host, tags=tags, path=path, jobs=jobs) as opened:
         report = _Differences(tell)

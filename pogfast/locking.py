@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pogfast import manifest
-from pogfast.archive import archives
+from pogfast.archives.overview import archives
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pogfast import manifest
-from pogfast.archive import ArchiveInfo, Record, archives, locked_until, manifests_of, some_of
+from pogfast.archives.manifests import locked_until, manifests_of, some_of
+from pogfast.archives.overview import ArchiveInfo, archives
+from pogfast.archives.records import Record
 from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key

@@ -16,7 +16,10 @@ from itertools import chain
 from typing import Any
 
 from pogfast import manifest
-from pogfast.archive import Archive, Record, find_archive, locked_until
+from pogfast.archives.archive import Archive
+from pogfast.archives.lookup import find_archive
+from pogfast.archives.manifests import locked_until
+from pogfast.archives.records import Record
 from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
-from pogfast.archive import needed_blobs
+from pogfast.archives.manifests import needed_blobs
 from pogfast.background import in_background
 from pogfast.clock import Stopwatch, now
 from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, WrongKey

@@ -32,7 +32,8 @@ import botocore.session
 
 import pogfast
 import pogfast._engine as engine
-from pogfast import archive, background, backup, checking, copying, keys, manifest, pruning
+from pogfast import background, backup, checking, copying, keys, manifest, pruning
+from pogfast.archives import archive
 from pogfast.errors import MissingBlob, PogfastError
 from pogfast.pog import create as pog_create
 from pogfast.pog.addresses import open_targets

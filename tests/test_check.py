@@ -22,7 +22,7 @@ from test_archive import CHUNK, DAMAGE, KEY, ORACLE, Built, Silent, flip, key_of
 
 import pogfast
 from pogfast import keys
-from pogfast.archive import open_archive
+from pogfast.archives.lookup import open_archive
 from pogfast.checking import Damage, Subset, Summary, Unit, check
 from pogfast.errors import NoSuchArchive, OtherKey, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.pog.create import Source, create

@@ -106,5 +106,5 @@ def test_a_catalog_that_fails_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise PogfastError("x")
 
-    monkeypatch.setattr("pogfast.catalog._read", fail)
+    monkeypatch.setattr("pogfast.archives.catalog._read", fail)
     assert "PogfastError: x" in found_in("remembered")

@@ -67,6 +67,27 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "manifest": ({"_engine", "encoding", "errors", "keys"}, "sealed bytes and back, without I/O"),
     "trailer": ({"errors", "keys", "stores"}, "what a trailer says, as far as it is well formed: no store, no key"),
+    "archives": (
+        {
+            "_engine",
+            "clock",
+            "directories",
+            "encoding",
+            "errors",
+            "fetching",
+            "keys",
+            "manifest",
+            "metadata",
+            "paths",
+            "patterns",
+            "selection",
+            "sizes",
+            "stores",
+            "trailer",
+            "user_dirs",
+        },
+        "what is in archives, shown and compared: nothing is restored or changed",
+    ),
     "backup": (
         {
             "",
@@ -85,59 +106,22 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         },
         "files become blobs and a manifest: it never knows restore, flags or printing",
     ),
-    "catalog": (
-        {"_engine", "encoding", "errors", "fetching", "keys", "manifest", "stores", "user_dirs"},
-        "manifests opened once and remembered: which archive is meant, and what is shown of it, is not its business",
-    ),
-    "reading": (
-        {"_engine", "errors", "fetching", "keys", "manifest"},
-        "one entry's bytes: which archive it is in, and where it is restored to, is not its business",
-    ),
-    "archive": (
-        {
-            "_engine",
-            "catalog",
-            "clock",
-            "errors",
-            "fetching",
-            "keys",
-            "manifest",
-            "reading",
-            "sizes",
-            "stores",
-            "trailer",
-        },
-        "an archive as it is looked at: blobs are reading's, and nothing is restored or changed",
-    ),
-    "sampling": ({"backup", "errors"}, "files and parts of them: nothing of blobs"),
     "checking": (
-        {"_engine", "archive", "errors", "fetching", "keys", "manifest", "reading", "sizes", "stores", "trailer"},
+        {"_engine", "archives", "errors", "fetching", "keys", "manifest", "sizes", "stores", "trailer"},
         "reads as restore does, through the engine, and never writes: so it knows neither restore nor paths",
     ),
     "copying": (
-        {
-            "_engine",
-            "archive",
-            "background",
-            "catalog",
-            "errors",
-            "fetching",
-            "keys",
-            "manifest",
-            "sizes",
-            "stores",
-            "trailer",
-        },
+        {"_engine", "archives", "background", "errors", "fetching", "keys", "manifest", "sizes", "stores", "trailer"},
         "blobs as they lie from store to store: what is in an archive is not its business",
     ),
     "locking": (
-        {"archive", "errors", "fetching", "keys", "manifest", "stores", "trailer"},
+        {"archives", "errors", "fetching", "keys", "manifest", "stores", "trailer"},
         "names of blobs only: what they are locked with is the store's business",
     ),
     "recovery": (
         {
             "_engine",
-            "archive",
+            "archives",
             "directories",
             "errors",
             "keys",
@@ -152,35 +136,16 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "blobs become files: it never knows create, flags or printing",
     ),
     "removing": (
-        {"archive", "errors", "fetching", "keys", "manifest", "patterns", "stores"},
+        {"archives", "errors", "fetching", "keys", "manifest", "patterns", "stores"},
         "archives go as pruning removes them, and new manifests are stored as create stores them: no blob is read",
     ),
-    "survey": (
-        {
-            "archive",
-            "catalog",
-            "errors",
-            "fetching",
-            "keys",
-            "manifest",
-            "paths",
-            "patterns",
-            "selection",
-            "stores",
-            "trailer",
-        },
-        "what is there, counted and listed: never a blob's content; names mean what they mean in restore",
-    ),
+    "sampling": ({"backup", "errors"}, "files and parts of them: nothing of blobs"),
     "sweeping": (
-        {"archive", "background", "clock", "errors", "keys", "sizes", "stores"},
+        {"archives", "background", "clock", "errors", "keys", "sizes", "stores"},
         "what goes and when: names of blobs only, and never their bytes",
     ),
-    "differences": (
-        {"archive", "directories", "errors", "manifest", "metadata", "paths", "survey", "trailer"},
-        "two archives, or one and the disk: facts are read as create reads them",
-    ),
     "pruning": (
-        {"archive", "errors", "fetching", "keys", "manifest", "retention", "stores", "sweeping", "trailer"},
+        {"archives", "errors", "fetching", "keys", "manifest", "retention", "stores", "sweeping", "trailer"},
         "which archives go, and the way back: what becomes of blobs is sweeping's",
     ),
     "trial": (
@@ -191,7 +156,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {
             "",
             "_engine",
-            "archive",
+            "archives",
             "clock",
             "console",
             "directories",
@@ -216,12 +181,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "facade": (
         {
-            "archive",
+            "archives",
             "backup",
             "checking",
             "copying",
             "diagnosis",
-            "differences",
             "errors",
             "keys",
             "locking",
@@ -232,7 +196,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "retention",
             "sizes",
             "stores",
-            "survey",
             "trailer",
             "tuning",
         },
@@ -242,13 +205,12 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "cli": (
         {
             "",
-            "archive",
+            "archives",
             "backup",
             "checking",
             "console",
             "copying",
             "diagnosis",
-            "differences",
             "encoding",
             "environment",
             "errors",
@@ -265,7 +227,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "sampling",
             "sizes",
             "stores",
-            "survey",
             "trailer",
             "trial",
             "tuning",
@@ -276,9 +237,9 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
 }
 # Package or module -> packages from outside the standard library, each with what for.
 OUTSIDE: dict[str, dict[str, str]] = {
-    "catalog": {
+    "archives": {
         "msgspec": "what is known of ten thousand archives, read in a twentieth of a second",
-        "zstandard": "what is written down is small",
+        "zstandard": "what is written down is small; a file that is read is decompressed a little at a time",
     },
     "cli": {"click": "verbs, options, help and completion"},
     "keys": {"argon2": "Argon2id with 8 lanes, which libsodium's own cannot do; only when a password is used"},
@@ -289,9 +250,6 @@ OUTSIDE: dict[str, dict[str, str]] = {
     "plot": {"matplotlib": "the picture; imported when one is asked for"},
     "pog": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
     "progress": {"rich": "the bar, on a terminal only"},
-    "reading": {
-        "zstandard": "what is read is decompressed a little at a time; the engine does that for whole files only"
-    },
     "stores": {
         "b2sdk": "Backblaze B2; imported when a bucket is opened",
         "boto3": "S3: signing, credentials, regions; imported when a bucket is opened",

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pogfast.archives import lookup
 from pogfast.cli.frame import PATH, Duration, Whole, apply, split_commas
 from pogfast.cli.output import Output
 from pogfast.console import Console
 from pogfast.sizes import MOST_JOBS, MOST_PARALLEL
 
 if TYPE_CHECKING:
-    from pogfast.archive import Archive
+    from pogfast.archives.archive import Archive
     from pogfast.errors import PogfastError
     from pogfast.keys import Key
     from pogfast.progress import Display, Style
@@ -184,10 +185,9 @@ def look_for_store(text: str) -> None:
 
 def open_archive(output: Output, text: str, options: dict[str, Any]) -> Archive:
     """The archive that an argument and a verb's options mean; to be closed."""
-    from pogfast import archive
 
     look_for_archive(text)
-    return archive.open_archive(text, key_of(options), **options, tell=told(output))
+    return lookup.open_archive(text, key_of(options), **options, tell=told(output))
 
 
 def told(output: Output) -> Callable[[PogfastError | str], None]:

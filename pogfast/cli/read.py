@@ -30,9 +30,9 @@ from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
+    from pogfast.archives.differences import Compared, Difference
     from pogfast.checking import Damage
     from pogfast.checking import Summary as Checked
-    from pogfast.differences import Compared, Difference
     from pogfast.keys import Key
     from pogfast.progress import Counters, Display
     from pogfast.recovery import Progress, Summary
@@ -316,7 +316,7 @@ class CheckReport:
             self.blobs.setdefault(damage.blob, []).append(damage)
 
     def tell_blobs(self) -> None:
-        from pogfast.archive import some_of
+        from pogfast.archives.manifests import some_of
 
         for needed in self.blobs.values():
             if len(needed) == 1:
@@ -348,7 +348,7 @@ class CheckReport:
 
 
 def _counters(progress: Checked | Compared) -> Counters:
-    from pogfast.differences import Compared
+    from pogfast.archives.differences import Compared
     from pogfast.progress import Counters
 
     if isinstance(progress, Compared):
@@ -366,7 +366,7 @@ def _detail(difference: Difference) -> str:
 
 
 def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -> None:
-    from pogfast.differences import compare
+    from pogfast.archives.differences import compare
 
     with displayed(output, "check", "check") as display, open_archive(output, archive, options) as opened:
         compared = compare(opened, path, CheckReport(output, display))

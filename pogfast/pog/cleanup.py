@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from pogfast.archive import manifests_of, needed_blobs
+from pogfast.archives.manifests import manifests_of, needed_blobs
 from pogfast.clock import is_future
 from pogfast.keys import Key
 from pogfast.pruning import GRACE, spared

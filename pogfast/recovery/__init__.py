@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pogfast._engine import BlobDirectory
-from pogfast.archive import open_archive, telling
+from pogfast.archives.lookup import open_archive, telling
 from pogfast.directories import NOTHING, Directories, Own, many_open_files
 from pogfast.errors import PogfastError, UsageError
 from pogfast.keys import Key

@@ -11,7 +11,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
-from pogfast.archive import Archive, open_archive
+from pogfast.archives.archive import Archive
+from pogfast.archives.lookup import open_archive
 from pogfast.errors import PogfastError, UsageError
 from pogfast.keys import Key
 from pogfast.recovery import Options, Silent, restore_archive

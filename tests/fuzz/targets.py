@@ -24,7 +24,7 @@ import click
 import zstandard
 from drawing import ENTRY_WORDS, NUMBERS, Draw, dumps, members
 
-from pogfast import catalog, cli, manifest
+from pogfast import cli, manifest
 from pogfast._engine import (
     VERDICT,
     BlobDirectory,
@@ -38,6 +38,7 @@ from pogfast._engine import (
     seal_blob,
     secretbox,
 )
+from pogfast.archives import catalog
 from pogfast.backup.cache import Cache, Facts, Known
 from pogfast.cli.output import Output
 from pogfast.errors import CorruptBlob, CorruptManifest, PogfastError, StoreError, WrongBlob, WrongKey
