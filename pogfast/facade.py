@@ -17,16 +17,17 @@ from pogfast.archives import figures
 from pogfast.errors import PogfastError, UsageError
 
 if TYPE_CHECKING:
-    from pogfast import backup, checking, copying, locking, pruning, recovery, removing, tuning
+    from pogfast import backup, recovery, tuning
     from pogfast.archives import differences, listing
     from pogfast.archives.archive import Archive
     from pogfast.archives.overview import ArchiveInfo
-    from pogfast.checking import Subset
     from pogfast.keys import Description, Key
     from pogfast.recovery import thawing
-    from pogfast.retention import Policy, Span
     from pogfast.stores.protocols import Finding, Store
     from pogfast.stores.settings import Lock
+    from pogfast.upkeep import checking, copying, locking, pruning, removing
+    from pogfast.upkeep.checking import Subset
+    from pogfast.upkeep.retention import Policy, Span
 
 StrPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 Paths: TypeAlias = "StrPath | Iterable[StrPath]"
@@ -541,7 +542,7 @@ def check(
     `read_data`: read all blobs; `read_data_subset`: a part of them ("10%", "1/30", "50G"). Damage is in the summary.
     Raises UsageError, NoSuchArchive and StoreError; WrongKey when not one archive opens.
     """
-    from pogfast import checking
+    from pogfast.upkeep import checking
 
     if read_data and read_data_subset is not None:
         raise UsageError("read_data and read_data_subset do not go together")
@@ -616,7 +617,7 @@ def copy(
     archive, STORE/NAME.mfn or STORE/latest, which `host`, `tags` and `path` choose. With `verify` what the target has
     is read there, and stored anew where it is damaged. Without a key it must be all archives. What is damaged is in the
     summary's problems. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if no archive opens."""
-    from pogfast import copying
+    from pogfast.upkeep import copying
 
     return copying.copy(
         _path(source),
@@ -670,8 +671,8 @@ def prune(
     MissingBlob for an archive that stays and lacks blobs (unless `allow_missing`), NoSuchArchive, StoreError, and what
     a manifest raises that cannot be read: nothing is removed then.
     """
-    from pogfast import pruning
-    from pogfast.retention import Policy, Span
+    from pogfast.upkeep import pruning
+    from pogfast.upkeep.retention import Policy, Span
 
     def span(given: Span | str | None) -> Span | None:
         return Span.parse(given) if isinstance(given, str) else given
@@ -727,7 +728,7 @@ def remove(
     """Removes single archives, only with `dry_run=False`; `undelete` brings them back until a prune finds their grace
     period over. Those that are locked are in the result's problems. Raises UsageError (also where no archive would be
     left), NoSuchArchive and StoreError: nothing is removed then."""
-    from pogfast import removing
+    from pogfast.upkeep import removing
 
     return removing.remove(
         _paths(archives),
@@ -755,7 +756,7 @@ def rewrite(
 ) -> removing.Summary:
     """Writes archives anew without the names that match `exclude`, and removes the old ones unless `keep`; only with
     `dry_run=False`. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest and StoreError."""
-    from pogfast import removing
+    from pogfast.upkeep import removing
 
     return removing.rewrite(
         _paths(archives),
@@ -780,7 +781,7 @@ def undelete(
 ) -> pruning.Undeleted:
     """Brings removed archives back, by the names of their manifests, or `everything`; neither: only says which there
     are. What cannot come back is in the result's problems. Raises NoSuchArchive and StoreError."""
-    from pogfast import pruning
+    from pogfast.upkeep import pruning
 
     return pruning.undelete(_path(store), key, _words(names), everything=everything, tell=tell)
 
@@ -796,8 +797,8 @@ def lock(
 ) -> locking.Summary:
     """Locks the archives of a store in S3, and all blobs that they need: "compliance:90d" from now on. What is missing
     is in the summary's problems. Raises NoSuchArchive, StoreError, UsageError and WrongKey."""
-    from pogfast import locking
     from pogfast.stores.settings import Lock
+    from pogfast.upkeep import locking
 
     wanted = Lock.parse(lock) if isinstance(lock, str) else lock
     return locking.extend(_path(store), key, wanted, host=host, tags=_tags(tags), path=_optional(path))
@@ -806,7 +807,7 @@ def lock(
 def doctor(store: StrPath) -> list[Finding]:
     """Tries what a store can do: some small objects are written and deleted again. Raises UsageError, NoSuchArchive
     and StoreError."""
-    from pogfast.diagnosis import examine
+    from pogfast.upkeep.doctor import examine
 
     return [*examine(_path(store))]
 

@@ -32,15 +32,16 @@ import botocore.session
 
 import pogfast
 import pogfast._engine as engine
-from pogfast import background, backup, checking, copying, keys, manifest, pruning
+from pogfast import background, backup, keys, manifest
 from pogfast.archives import archive
 from pogfast.errors import MissingBlob, PogfastError
 from pogfast.pog import create as pog_create
 from pogfast.pog.addresses import open_targets
-from pogfast.retention import Policy
 from pogfast.stores import publish
 from pogfast.stores.local import LocalStore
 from pogfast.stores.s3 import S3Service
+from pogfast.upkeep import checking, copying, pruning
+from pogfast.upkeep.retention import Policy
 
 LOADED = (archive, backup, background, checking, copying, keys, manifest, pog_create, pruning, publish)
 KEY = keys.Key("keyfile", bytes(32))

@@ -1286,10 +1286,10 @@ def test_the_python_interface(work: Path) -> None:
     """Also after modules of the same names have been imported, in any order."""
     program = """
 import sys, pogfast
-if "early" in sys.argv: import pogfast.stores.publish, pogfast.recovery.batches, pogfast.checking, pogfast.errors
+if "early" in sys.argv: import pogfast.stores.publish, pogfast.recovery.batches, pogfast.upkeep.checking, pogfast.errors
 from pogfast import Key, check, create, errors, open_archive, open_store, restore
 from pogfast.keys import from_keyfile
-import pogfast.stores.publish, pogfast.recovery.batches, pogfast.checking
+import pogfast.stores.publish, pogfast.recovery.batches, pogfast.upkeep.checking
 key = from_keyfile("key")
 assert isinstance(key, Key)
 done = pogfast.create(["tree"], "store", key, tags=["t"], no_cache=True)

@@ -20,19 +20,20 @@ from conftest import Ran, Runner, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pogfast import backup, keys, manifest, pruning, sweeping
+from pogfast import backup, keys, manifest
 from pogfast._engine import blob_name, seal_blob
 from pogfast.backup import cache
 from pogfast.backup import run as run_module
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.manifest import Entry, Manifest
-from pogfast.retention import Policy
 from pogfast.stores import REMOVED, LocalStore, Stored, open_store, publish, reliance, targets
 from pogfast.stores.names import CONDEMNED, SWEEPING, TRASH
 from pogfast.stores.reliance import Condemned, Reliance
 from pogfast.stores.targets import Targets
-from pogfast.sweeping import Sweep
 from pogfast.trailer import Filter
+from pogfast.upkeep import pruning, sweeping
+from pogfast.upkeep.retention import Policy
+from pogfast.upkeep.sweeping import Sweep
 
 KEEP = ["--keep-last", "1", "--group-by", ""]
 

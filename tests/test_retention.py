@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pogfast.clock import is_future
 from pogfast.errors import UsageError
-from pogfast.retention import UNLIMITED, Policy, Span, judge, keeps_nothing
+from pogfast.upkeep.retention import UNLIMITED, Policy, Span, judge, keeps_nothing
 
 BEGINNING = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = datetime(2027, 1, 1, tzinfo=UTC)

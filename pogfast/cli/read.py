@@ -31,11 +31,11 @@ from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
     from pogfast.archives.differences import Compared, Difference
-    from pogfast.checking import Damage
-    from pogfast.checking import Summary as Checked
     from pogfast.keys import Key
     from pogfast.progress import Counters, Display
     from pogfast.recovery import Progress, Summary
+    from pogfast.upkeep.checking import Damage
+    from pogfast.upkeep.checking import Summary as Checked
 
 
 # ---- restore ---------------------------------------------------------------------------------------------------------
@@ -275,9 +275,9 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
             raise UsageError("--against compares one archive")
         _compare(output, archives[0], against, options)
         return
-    from pogfast.checking import EVERYTHING, Subset
-    from pogfast.checking import check as check_archives
     from pogfast.stores import names_archive
+    from pogfast.upkeep.checking import EVERYTHING, Subset
+    from pogfast.upkeep.checking import check as check_archives
 
     wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)
     if len(archives) == 1:  # of several the others are checked

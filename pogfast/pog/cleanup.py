@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pogfast.archives.manifests import manifests_of, needed_blobs
 from pogfast.clock import is_future
 from pogfast.keys import Key
-from pogfast.pruning import GRACE, spared
 from pogfast.stores.protocols import Store
-from pogfast.sweeping import Sweep, Swept
 from pogfast.trailer import time_of
+from pogfast.upkeep.pruning import GRACE, spared
+from pogfast.upkeep.sweeping import Sweep, Swept
 
 # An archive is obsolete when more than this share of its and a newer one's blobs is in both. pogcli's number.
 SIMILAR = 0.9

@@ -693,11 +693,12 @@ def _a_cache(directory: Path) -> str:
 
 def words(data: bytes) -> None:
     """Text that people write: sizes, times, chunkers, patterns, addresses, profiles, policies, pog's options."""
-    from pogfast import checking, patterns, pog, profiles, retention, sizes
+    from pogfast import patterns, pog, profiles, sizes
     from pogfast.backup import chunker
     from pogfast.paths import safe_path
     from pogfast.pog.addresses import check_targets
     from pogfast.stores import addresses, check_stores, settings
+    from pogfast.upkeep import checking, retention
 
     draw = Draw(data)
     kind = draw.byte()

@@ -19,12 +19,12 @@ from pogfast.archives.records import Record
 from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
 from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
-from pogfast.retention import Dated, Judged, Policy, judge, keeps_nothing
 from pogfast.stores import REMOVED, Stored, open_store
 from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import publish_while
-from pogfast.sweeping import Sweep
 from pogfast.trailer import Filter
+from pogfast.upkeep.retention import Dated, Judged, Policy, judge, keeps_nothing
+from pogfast.upkeep.sweeping import Sweep
 
 GRACE = 24 * 3600.0  # seconds
 GROUPS = ("host", "paths", "tags")
