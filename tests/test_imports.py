@@ -46,7 +46,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"_engine", "encoding", "environment", "errors"},
         "a key wraps file keys wherever blobs and manifests lie",
     ),
-    "progress": ({"errors", "sizes"}, "counters are shown: of what is for the verbs to say"),
     "selection": (
         {"paths", "patterns"},
         "names and patterns of a command line, held against archived names: no archive, no file system",
@@ -118,7 +117,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         },
         "blobs become files: it never knows create, flags or printing",
     ),
-    "sampling": ({"backup", "errors"}, "files and parts of them: nothing of blobs"),
     "upkeep": (
         {
             "_engine",
@@ -158,13 +156,30 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         },
         "pogcli's command lines and all that only they need",
     ),
-    "trial": (
-        {"backup", "errors", "keys", "recovery", "sizes", "stores"},
-        "a whole create and a whole restore as a user has them: the one place that needs both",
-    ),
     "tuning": (
-        {"_engine", "backup", "errors", "keys", "sampling", "sizes", "stores", "trial"},
+        {"_engine", "backup", "errors", "keys", "recovery", "sizes", "stores"},
         "what is tried next, and what is best: the one place that needs both create and restore; no flags, no printing",
+    ),
+    "cli": (
+        {
+            "",
+            "archives",
+            "backup",
+            "console",
+            "encoding",
+            "environment",
+            "errors",
+            "keys",
+            "profiles",
+            "recovery",
+            "retries",
+            "sizes",
+            "stores",
+            "trailer",
+            "tuning",
+            "upkeep",
+        },
+        "pogfast's verbs: one library call each",
     ),
     "facade": (
         {
@@ -182,32 +197,6 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         },
         "the functions of the package: each calls one of these, and does no work of its own",
     ),
-    "plot": ({"errors", "tuning"}, "figures become a picture"),
-    "cli": (
-        {
-            "",
-            "archives",
-            "backup",
-            "console",
-            "encoding",
-            "environment",
-            "errors",
-            "keys",
-            "plot",
-            "profiles",
-            "progress",
-            "recovery",
-            "retries",
-            "sampling",
-            "sizes",
-            "stores",
-            "trailer",
-            "trial",
-            "tuning",
-            "upkeep",
-        },
-        "pogfast's verbs: one library call each",
-    ),
     "__main__": ({"cli"}, "the command where its script is not on the PATH"),
 }
 # Package or module -> packages from outside the standard library, each with what for.
@@ -216,15 +205,13 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "msgspec": "what is known of ten thousand archives, read in a twentieth of a second",
         "zstandard": "what is written down is small; a file that is read is decompressed a little at a time",
     },
-    "cli": {"click": "verbs, options, help and completion"},
+    "cli": {"click": "verbs, options, help and completion", "rich": "the bar, on a terminal only"},
     "keys": {"argon2": "Argon2id with 8 lanes, which libsodium's own cannot do; only when a password is used"},
     "manifest": {
         "msgspec": "a million entries in seconds; names that are not UTF-8 it leaves to json",
         "zstandard": "entries are compressed a few at a time, in memory",
     },
-    "plot": {"matplotlib": "the picture; imported when one is asked for"},
     "pog": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
-    "progress": {"rich": "the bar, on a terminal only"},
     "stores": {
         "b2sdk": "Backblaze B2; imported when a bucket is opened",
         "boto3": "S3: signing, credentials, regions; imported when a bucket is opened",
@@ -232,7 +219,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "requests": "what b2sdk lets through when a connection breaks",
         "urllib3": "what boto3 and b2sdk let through when a body breaks off",
     },
-    "tuning": {"numpy": "medians and quartiles"},
+    "tuning": {"matplotlib": "the picture; imported when one is asked for", "numpy": "medians and quartiles"},
 }
 # What a command that only prints its help has no time for.
 HEAVY = [

@@ -21,9 +21,9 @@ from pogfast.sizes import MOST_JOBS, MOST_PARALLEL
 
 if TYPE_CHECKING:
     from pogfast.archives.archive import Archive
+    from pogfast.cli.progress import Display, Style
     from pogfast.errors import PogfastError
     from pogfast.keys import Key
-    from pogfast.progress import Display, Style
 
 key_options = apply(
     [
@@ -213,7 +213,7 @@ STAYS = {
 @contextlib.contextmanager
 def displayed(output: Output, label: str, during: str) -> Iterator[Display]:
     """Tells how far a verb is while this is entered. `during` is restic's word for what a problem belongs to."""
-    from pogfast.progress import Display
+    from pogfast.cli.progress import Display
 
     def emit(words: dict[str, Any]) -> None:
         output.emit("status", **words, error_count=output.errors)

@@ -14,8 +14,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from pogfast.cli.progress import Display
     from pogfast.errors import PogfastError
-    from pogfast.progress import Display
 
 
 class Output(Console):

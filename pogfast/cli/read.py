@@ -31,8 +31,8 @@ from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
     from pogfast.archives.differences import Compared, Difference
+    from pogfast.cli.progress import Counters, Display
     from pogfast.keys import Key
-    from pogfast.progress import Counters, Display
     from pogfast.recovery import Progress, Summary
     from pogfast.upkeep.checking import Damage
     from pogfast.upkeep.checking import Summary as Checked
@@ -164,7 +164,7 @@ class RestoreReport:
         self.problem = output.problem
 
     def started(self, progress: Callable[[], Progress]) -> None:
-        from pogfast.progress import Counters
+        from pogfast.cli.progress import Counters
 
         def counters() -> Counters:
             now = progress()
@@ -349,7 +349,7 @@ class CheckReport:
 
 def _counters(progress: Checked | Compared) -> Counters:
     from pogfast.archives.differences import Compared
-    from pogfast.progress import Counters
+    from pogfast.cli.progress import Counters
 
     if isinstance(progress, Compared):
         return Counters(progress.files, progress.total_files, progress.size, None, {"compared": progress.size})

@@ -28,7 +28,7 @@ from pogfast.cli.output import Output
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.progress import Display
+    from pogfast.cli.progress import Display
     from pogfast.upkeep.copying import Summary
 
 
@@ -76,7 +76,7 @@ class Report:
         self.problem = output.problem
 
     def started(self, progress: Summary) -> None:
-        from pogfast.progress import Counters
+        from pogfast.cli.progress import Counters
 
         self.display.watch(
             lambda: Counters(

@@ -18,10 +18,10 @@ from pogfast.errors import UsageError
 from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.progress import Display
-    from pogfast.sampling import Sample
-    from pogfast.trial import Setting
+    from pogfast.cli.progress import Display
     from pogfast.tuning import Figures, Outcome
+    from pogfast.tuning.sampling import Sample
+    from pogfast.tuning.trial import Setting
 
 # Dollars a thousand requests to write, as AWS lists them for S3 Standard in us-east-1; Backblaze takes nothing for
 # them.
@@ -97,7 +97,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
 
         path_of(save)  # what cannot be kept is said before minutes of measuring, not after
     if plot:
-        from pogfast import plot as plotting
+        from pogfast.tuning import plot as plotting
 
         plotting.check(plot)
     from pogfast import tuning
@@ -147,7 +147,7 @@ class Report:
         self.output.info(f"read for the first time at {speed}/s; from now on it is in memory")
 
     def stage(self, what: str, settings: int) -> None:
-        from pogfast.progress import Counters
+        from pogfast.cli.progress import Counters
         from pogfast.tuning import ROUNDS
 
         self.planned = self.done + settings * ROUNDS[0]

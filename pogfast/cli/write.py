@@ -30,7 +30,7 @@ from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
 if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
     from pogfast.backup.walk import Selection
-    from pogfast.progress import Display
+    from pogfast.cli.progress import Display
 
 
 @verb("create")
@@ -251,7 +251,7 @@ class Report:
         self.problem = output.problem
 
     def started(self, progress: Callable[[], Progress]) -> None:
-        from pogfast.progress import Counters
+        from pogfast.cli.progress import Counters
 
         def counters() -> Counters:
             now = progress()

@@ -16,18 +16,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, get_args
 
-from pogfast import trial
 from pogfast._engine import Sealer, cores, random_bytes
 from pogfast.backup import CHUNK_SIZE, Options
 from pogfast.backup.chunker import Chunker
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreError, UsageError
 from pogfast.keys import Key
-from pogfast.sampling import Sample, regular_files, sample
 from pogfast.sizes import parse_size, show_size
 from pogfast.stores import check_stores
 from pogfast.stores.addresses import below, is_service
 from pogfast.stores.names import MEASURING
-from pogfast.trial import Restored, Setting, Written
+from pogfast.tuning import trial
+from pogfast.tuning.sampling import Sample, regular_files, sample
+from pogfast.tuning.trial import Restored, Setting, Written
 
 try:
     import numpy
