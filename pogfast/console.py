@@ -12,7 +12,7 @@ import gc
 import os
 import sys
 
-from pogfast.encoding import bytes_of
+from pogfast.system.encoding import bytes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

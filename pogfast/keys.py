@@ -25,9 +25,9 @@ from pogfast._engine import (
     secretbox,
     secretbox_open,
 )
-from pogfast.encoding import portable
-from pogfast.environment import for_child
 from pogfast.errors import KeyFileError, UsageError, WrongKey
+from pogfast.system.encoding import portable
+from pogfast.system.environment import for_child
 
 KEY_SIZE = 32
 READ_SIZE = 1 << 20

@@ -23,9 +23,9 @@ import msgspec
 import zstandard
 
 from pogfast._engine import compress, random_bytes, secretbox, secretbox_open
-from pogfast.encoding import IS_UTF8, local, local_all, portable, portable_all
 from pogfast.errors import CorruptManifest, PogfastError, WrongKey
 from pogfast.keys import KEY_SIZE, Key
+from pogfast.system.encoding import IS_UTF8, local, local_all, portable, portable_all
 
 BOX = 40
 INDEX_HEADER = BOX + 4 + KEY_SIZE

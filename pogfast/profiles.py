@@ -11,7 +11,7 @@ import os
 import tomllib
 
 from pogfast.errors import UsageError
-from pogfast.user_dirs import of_user
+from pogfast.system.user_dirs import of_user
 
 # What a profile can hold, by create's words.
 WORDS: dict[str, type] = {

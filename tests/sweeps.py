@@ -32,7 +32,7 @@ import botocore.session
 
 import pogfast
 import pogfast._engine as engine
-from pogfast import background, backup, keys, manifest
+from pogfast import backup, keys, manifest
 from pogfast.archives import archive
 from pogfast.errors import MissingBlob, PogfastError
 from pogfast.pog import create as pog_create
@@ -40,6 +40,7 @@ from pogfast.pog.addresses import open_targets
 from pogfast.stores import publish
 from pogfast.stores.local import LocalStore
 from pogfast.stores.s3 import S3Service
+from pogfast.system import background
 from pogfast.upkeep import checking, copying, pruning
 from pogfast.upkeep.retention import Policy
 

@@ -166,7 +166,8 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
     assert of_ours == {
         "pogfast",
         *(f"pogfast.cli{name}" for name in ("", ".frame", ".output")),
-        *(f"pogfast.{name}" for name in ("console", "encoding", "environment", "errors", "retries")),
+        *(f"pogfast.{name}" for name in ("console", "errors", "system")),
+        *(f"pogfast.system.{name}" for name in ("encoding", "environment", "retries")),
     }
     packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names - {"pogfast", "__mp_main__"}
     before = set(run([sys.executable, "-c", "import sys; print(*sys.modules, file=sys.stderr)"], work).err.split())

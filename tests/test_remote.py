@@ -17,7 +17,6 @@ import pytest
 
 from pogfast._engine import MOST_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
-from pogfast.retries import RETRIED
 from pogfast.stores import remote, traffic
 from pogfast.stores import service as service_module
 from pogfast.stores.names import Stored
@@ -25,6 +24,7 @@ from pogfast.stores.protocols import Warmth
 from pogfast.stores.remote import Exists, RemoteStore
 from pogfast.stores.service import Body, Found, Garbled, Plain, TryAgain
 from pogfast.stores.settings import Lock
+from pogfast.system.retries import RETRIED
 
 A, B, C = (f"{letter}{'-' * 42}=" for letter in "ABC")
 MOMENT = 1_700_000_000.0

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pogfast.clock import is_future
 from pogfast.errors import UsageError
+from pogfast.system.clock import is_future
 from pogfast.upkeep.retention import UNLIMITED, Policy, Span, judge, keeps_nothing
 
 BEGINNING = datetime(2024, 1, 1, tzinfo=UTC)

@@ -16,7 +16,6 @@ from pogfast._engine import open_blob
 from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog, Seen
 from pogfast.archives.manifests import manifests_of, some_of
-from pogfast.clock import is_future
 from pogfast.errors import (
     CorruptManifest,
     DamageError,
@@ -33,6 +32,7 @@ from pogfast.keys import Key
 from pogfast.sizes import check_jobs
 from pogfast.stores import LATEST, MANIFEST, Stored, find_manifest, open_store
 from pogfast.stores.protocols import Store
+from pogfast.system.clock import is_future
 from pogfast.trailer import Filter, text_of, texts_of, time_of
 
 if TYPE_CHECKING:

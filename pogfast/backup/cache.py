@@ -23,9 +23,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from pogfast._engine import random_bytes
-from pogfast.encoding import bytes_of
 from pogfast.keys import Key
-from pogfast.user_dirs import cache_directory, make_cache_directory
+from pogfast.system.encoding import bytes_of
+from pogfast.system.user_dirs import cache_directory, make_cache_directory
 
 VERSION = 2  # of the rows' meaning; another one is thrown away
 SCHEMA = (

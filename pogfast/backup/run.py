@@ -18,13 +18,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from pogfast import __version__, manifest, metadata
 from pogfast._engine import Known, Sealed, Sealer, Tallied, cores
-from pogfast.background import in_background
 from pogfast.backup import cache, walk
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
 from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
 from pogfast.backup.walk import Node
-from pogfast.environment import for_child
 from pogfast.errors import CorruptManifest, NoSuchArchive, PogfastError, SourceError, StoreError, UsageError, WrongKey
 from pogfast.keys import Key
 from pogfast.sizes import many
@@ -33,6 +31,8 @@ from pogfast.stores.names import MEASURING
 from pogfast.stores.protocols import Target
 from pogfast.stores.publish import conclude, name_now, seconds_of, store_errors, why_not_read
 from pogfast.stores.targets import Partial, Targets
+from pogfast.system.background import in_background
+from pogfast.system.environment import for_child
 
 # Seconds between two times that progress is written down, for the case that the run is killed.
 SAVE_EVERY = 0.5

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from pogfast.encoding import local, portable
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
 from pogfast.patterns import Patterns, is_wild, translate
+from pogfast.system.encoding import local, portable
 
 Kind = Literal["file", "directory", "link", "fifo", "socket", "device"]
 # Receives what is wrong with a part of the inputs while the rest goes on (errors), and what is worth knowing (text).

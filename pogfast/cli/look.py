@@ -31,9 +31,9 @@ from pogfast.cli.options import (
     told,
 )
 from pogfast.cli.output import Output
-from pogfast.encoding import IS_UTF8
 from pogfast.errors import MissingBlob, UsageError
 from pogfast.sizes import many, show_size
+from pogfast.system.encoding import IS_UTF8
 
 if TYPE_CHECKING:
     from pogfast.archives.archive import Archive

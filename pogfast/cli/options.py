@@ -141,7 +141,8 @@ def key_if_any(options: dict[str, Any]) -> Key | None:
 
 
 def _key(options: dict[str, Any], ask: Callable[[], str], *, writing: bool) -> Key:
-    from pogfast import environment, keys
+    from pogfast import keys
+    from pogfast.system import environment
 
     words = ("keyfile", "encryption_keyfile", "decryption_keyfile", "password_file", "password_command")
     given = {word: options.pop(word) for word in words}

@@ -8,7 +8,7 @@ them all). Knows no verb; imports nothing that --help has no time for.
 from __future__ import annotations
 
 from pogfast.console import Console, visible
-from pogfast.encoding import portable_all
+from pogfast.system.encoding import portable_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pogfast._engine import MOST_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
-from pogfast.retries import RETRIED
 from pogfast.stores.local import MOST_MANIFEST, check_size
 from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_mark
 from pogfast.stores.service import Found, Service, TryAgain
 from pogfast.stores.traffic import IN_FLIGHT, Ahead, Downloads, Flow, Reading, Uploads
+from pogfast.system.retries import RETRIED
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer

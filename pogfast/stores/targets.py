@@ -11,11 +11,11 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pogfast.background import in_background
-from pogfast.clock import Stopwatch
 from pogfast.errors import StoreError, StoreLost
 from pogfast.stores.protocols import hint_of
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Needed, Reliance
+from pogfast.system.background import in_background
+from pogfast.system.clock import Stopwatch
 
 if TYPE_CHECKING:
     from pogfast._engine import Sink

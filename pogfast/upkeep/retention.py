@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
-from pogfast.clock import is_future
 from pogfast.errors import UsageError
+from pogfast.system.clock import is_future
 
 UNLIMITED = -1
 

@@ -19,8 +19,6 @@ from datetime import UTC, datetime
 from functools import partial
 
 from pogfast.archives.manifests import needed_blobs
-from pogfast.background import in_background
-from pogfast.clock import Stopwatch, now
 from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, WrongKey
 from pogfast.keys import Key
 from pogfast.sizes import many
@@ -28,6 +26,8 @@ from pogfast.stores import REMOVED, Stored, is_partial, is_removed
 from pogfast.stores.names import CONDEMNED, STAMP, SWEEP, SWEEPING, SWEPT, is_manifest, is_mark
 from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import STALE
+from pogfast.system.background import in_background
+from pogfast.system.clock import Stopwatch, now
 
 DAY = 24 * 3600.0
 # Seconds that a run which was killed can be gone on with: then nobody minds its partial manifest any more.
