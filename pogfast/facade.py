@@ -277,7 +277,7 @@ def _how_to_cut(
 ) -> dict[str, Any]:
     """Chunks, level and jobs: as they are given, else as the profile says, else the defaults. Raises UsageError."""
     from pogfast.backup.chunker import Chunker
-    from pogfast.profiles import load
+    from pogfast.backup.profiles import load
 
     if chunk_size is not None and chunker not in (None, "fixed"):
         raise UsageError(f"chunk_size does not go with chunker={chunker}", hint="fixed:16MB and fastcdc:4MB have sizes")
@@ -428,7 +428,7 @@ def list_archives(
     go on, or were killed. One that does not open is in the
     list with its `problem`. Raises NoSuchArchive and StoreError."""
     from pogfast.archives.overview import archives
-    from pogfast.trailer import Filter
+    from pogfast.archives.trailer import Filter
 
     wanted = Filter.of(host, _tags(tags), _optional(path))
     with contextlib.closing(open_store(store)) as opened:

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from pogfast import backup, keys, manifest
 from pogfast._engine import blob_name, seal_blob
+from pogfast.archives.trailer import Filter
 from pogfast.backup import cache
 from pogfast.backup import run as run_module
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
@@ -30,7 +31,6 @@ from pogfast.stores import REMOVED, LocalStore, Stored, open_store, publish, rel
 from pogfast.stores.names import CONDEMNED, SWEEPING, TRASH
 from pogfast.stores.reliance import Condemned, Reliance
 from pogfast.stores.targets import Targets
-from pogfast.trailer import Filter
 from pogfast.upkeep import pruning, sweeping
 from pogfast.upkeep.retention import Policy
 from pogfast.upkeep.sweeping import Sweep

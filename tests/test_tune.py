@@ -16,7 +16,7 @@ import pytest
 from conftest import Ran, Runner
 from servers import rclone
 
-from pogfast import profiles
+from pogfast.backup import profiles
 from pogfast.errors import NoSuchInput, PogfastError, StoreError, UsageError
 from pogfast.tuning import Figures, choose, sampling
 from pogfast.tuning.plot import unbeaten

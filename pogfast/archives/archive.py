@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pogfast import manifest
 from pogfast._engine import cores
 from pogfast.archives.entry_file import EntryFile
+from pogfast.archives.trailer import number_of, section_of, text_of, texts_of, time_of, totals_of
 from pogfast.errors import (
     NoSuchEntry,
 )
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.stores.protocols import Store
-from pogfast.trailer import number_of, section_of, text_of, texts_of, time_of, totals_of
 
 if TYPE_CHECKING:
     from pogfast.stores.mirrors import Mirrors

@@ -28,9 +28,9 @@ import zstandard
 from pogfast import manifest
 from pogfast._engine import random_bytes, secretbox, secretbox_open
 from pogfast.errors import PogfastError
-from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.stores import Stored
+from pogfast.stores.fetching import fetched_manifest
 from pogfast.system.encoding import bytes_of, local_all, portable_all
 from pogfast.system.user_dirs import cache_directory, make_cache_directory
 

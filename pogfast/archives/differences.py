@@ -17,12 +17,12 @@ from typing import Any, BinaryIO, Literal, Protocol
 from pogfast.archives.archive import Archive
 from pogfast.archives.listing import Thing, sorted_names, things
 from pogfast.archives.records import Record
+from pogfast.archives.trailer import TOP, Kind
 from pogfast.directories import Directories, many_open_files
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath
 from pogfast.manifest import Entry
 from pogfast.metadata import facts_of
 from pogfast.paths import leaf_of, parent_of, plain_path, safe_path
-from pogfast.trailer import TOP, Kind
 
 # Facts that are compared where both sides have them; a file's times are those of its entry.
 METADATA = ("mode", "uid", "gid", "user", "group", "mtime_ns", "xattrs")

@@ -20,9 +20,9 @@ from zstandard import ZstdDecompressor, ZstdError
 
 from pogfast._engine import open_blob, read_chunk
 from pogfast.errors import CorruptBlob, DamageError, MissingBlob, StoreError, WrongBlob, WrongKey
-from pogfast.fetching import fetched
 from pogfast.keys import Key
 from pogfast.manifest import Entry
+from pogfast.stores.fetching import fetched
 
 if TYPE_CHECKING:
     from zstandard import ZstdDecompressionObj

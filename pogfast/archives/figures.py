@@ -13,11 +13,11 @@ from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog, Seen
 from pogfast.archives.manifests import Refused, manifests_of
 from pogfast.archives.records import Record
+from pogfast.archives.trailer import totals_of
 from pogfast.errors import CorruptManifest, PogfastError, WrongKey
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.stores.protocols import Store
-from pogfast.trailer import totals_of
 
 
 @dataclass(slots=True)

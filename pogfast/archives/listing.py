@@ -16,16 +16,16 @@ from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog, in_parallel
 from pogfast.archives.manifests import Refused, manifests_of
 from pogfast.archives.records import Record
+from pogfast.archives.selection import Choice
+from pogfast.archives.trailer import Filter, Kind
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, WrongKey
-from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.paths import plain_path
 from pogfast.patterns import Patterns
-from pogfast.selection import Choice
 from pogfast.stores import Stored
+from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
-from pogfast.trailer import Filter, Kind
 
 # ---- what is in an archive -------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from pogfast._engine import open_blob
 from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog, Seen
 from pogfast.archives.manifests import manifests_of, some_of
+from pogfast.archives.trailer import Filter, text_of, texts_of, time_of
 from pogfast.errors import (
     CorruptManifest,
     DamageError,
@@ -27,13 +28,12 @@ from pogfast.errors import (
     UsageError,
     WrongKey,
 )
-from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.sizes import check_jobs
 from pogfast.stores import LATEST, MANIFEST, Stored, find_manifest, open_store
+from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
 from pogfast.system.clock import is_future
-from pogfast.trailer import Filter, text_of, texts_of, time_of
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer

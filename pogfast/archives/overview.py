@@ -13,10 +13,10 @@ from pogfast.archives.catalog import Catalog, Seen
 from pogfast.archives.lookup import FIRST
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
+from pogfast.archives.trailer import Filter, is_local, number_of, text_of, texts_of, time_of, totals_of
 from pogfast.keys import Key
 from pogfast.stores import is_partial
 from pogfast.stores.protocols import Store
-from pogfast.trailer import Filter, is_local, number_of, text_of, texts_of, time_of, totals_of
 
 
 @dataclass(slots=True)

@@ -69,8 +69,8 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     paths, its comment, and what was left out of it.
     """
     from pogfast.archives.overview import archives
+    from pogfast.archives.trailer import Filter
     from pogfast.stores import open_store
-    from pogfast.trailer import Filter
 
     look_for_store(store)
     key = key_of(options)
@@ -341,7 +341,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
     When and how it was made, what is in it, what its blobs take in the store, and what is in it twice.
     """
     from pogfast.archives.figures import info as figures
-    from pogfast.trailer import is_local
+    from pogfast.archives.trailer import is_local
 
     with open_archive(output, archive, options) as opened:
         found = figures(opened, output.problem)

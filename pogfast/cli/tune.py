@@ -93,7 +93,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
         _compare(output, *paths, options["chunkers"])
         return
     if save:
-        from pogfast.profiles import path_of
+        from pogfast.backup.profiles import path_of
 
         path_of(save)  # what cannot be kept is said before minutes of measuring, not after
     if plot:
@@ -110,7 +110,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
         plotting.draw(outcome.figures, outcome.best, plot)
     said = _settings(outcome.best.setting)
     if save:
-        from pogfast import profiles
+        from pogfast.backup import profiles
 
         kept = profiles.save(save, said, f"made by: pogfast tune {visible(shlex.join(paths))}")
         output.info(f"kept in {kept}")

@@ -179,7 +179,7 @@ def _is_given(option: str) -> bool:
 
 def _take_profile(name: str, options: dict[str, Any]) -> None:
     """What a profile says, but where the command line says otherwise. Raises UsageError."""
-    from pogfast import profiles
+    from pogfast.backup import profiles
 
     found = profiles.load(name)
     if _is_given("chunker") or _is_given("chunk_size"):

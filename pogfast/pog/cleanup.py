@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pogfast.archives.manifests import manifests_of, needed_blobs
+from pogfast.archives.trailer import time_of
 from pogfast.keys import Key
 from pogfast.stores.protocols import Store
 from pogfast.system.clock import is_future
-from pogfast.trailer import time_of
 from pogfast.upkeep.pruning import GRACE, spared
 from pogfast.upkeep.sweeping import Sweep, Swept
 

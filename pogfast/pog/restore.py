@@ -28,7 +28,6 @@ from pogfast.errors import (
     UnsafePath,
     WrongKey,
 )
-from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, kept_metadata
@@ -36,6 +35,7 @@ from pogfast.paths import leaf_of, parent_of, safe_path
 from pogfast.pog.addresses import open_archive, open_stored
 from pogfast.recovery.batches import restore_places
 from pogfast.recovery.plan import Place, superseded
+from pogfast.stores.fetching import fetched, fetched_manifest
 from pogfast.stores.local import LocalStore, read_whole
 from pogfast.stores.protocols import Source, Store
 

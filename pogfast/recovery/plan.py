@@ -14,11 +14,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
+from pogfast.archives.selection import Choice
+from pogfast.archives.trailer import SECTIONS, TOP, Kind
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
 from pogfast.manifest import Entry, outline
 from pogfast.paths import above, plain_path, safe_path
-from pogfast.selection import Choice
-from pogfast.trailer import SECTIONS, TOP, Kind
 
 
 class Contents(Protocol):

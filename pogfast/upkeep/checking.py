@@ -23,6 +23,7 @@ from pogfast.archives.entry_file import EntryFile
 from pogfast.archives.lookup import Tell, find_archive, telling
 from pogfast.archives.manifests import Refused, manifests_of
 from pogfast.archives.records import Record
+from pogfast.archives.trailer import Filter, totals_of
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -35,13 +36,12 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
-from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import is_partial, names_archive, open_store
+from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
-from pogfast.trailer import Filter, totals_of
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
 BATCH = 8192

@@ -21,15 +21,15 @@ from pogfast._engine import BlobDirectory, cores, open_blob
 from pogfast.archives.catalog import in_parallel
 from pogfast.archives.lookup import latest_of, telling
 from pogfast.archives.manifests import Refused, manifests_of
+from pogfast.archives.trailer import Filter
 from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
-from pogfast.fetching import fetched, fetched_manifest
 from pogfast.keys import Key
 from pogfast.sizes import check_jobs
 from pogfast.stores import LATEST, PARTIAL, Stored, find_manifest, is_partial, names_archive, open_store
+from pogfast.stores.fetching import fetched, fetched_manifest
 from pogfast.stores.protocols import Store, Target
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
 from pogfast.system.background import in_background
-from pogfast.trailer import Filter
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer

@@ -12,12 +12,12 @@ from functools import partial
 
 from pogfast import manifest
 from pogfast.archives.overview import archives
+from pogfast.archives.trailer import Filter
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError
-from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.stores import open_store
+from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.settings import Lock
-from pogfast.trailer import Filter
 
 
 @dataclass

@@ -16,13 +16,13 @@ from pogfast import manifest
 from pogfast.archives.manifests import locked_until, manifests_of, some_of
 from pogfast.archives.overview import ArchiveInfo, archives
 from pogfast.archives.records import Record
+from pogfast.archives.trailer import Filter
 from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
-from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.stores import REMOVED, Stored, open_store
+from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import publish_while
-from pogfast.trailer import Filter
 from pogfast.upkeep.retention import Dated, Judged, Policy, judge, keeps_nothing
 from pogfast.upkeep.sweeping import Sweep
 

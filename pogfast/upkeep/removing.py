@@ -21,11 +21,11 @@ from pogfast.archives.lookup import find_archive
 from pogfast.archives.manifests import locked_until
 from pogfast.archives.records import Record
 from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
-from pogfast.fetching import fetched_manifest
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.patterns import Patterns
 from pogfast.stores import LATEST, MANIFEST, REMOVED, find_manifest
+from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import publish_while
 

@@ -693,8 +693,8 @@ def _a_cache(directory: Path) -> str:
 
 def words(data: bytes) -> None:
     """Text that people write: sizes, times, chunkers, patterns, addresses, profiles, policies, pog's options."""
-    from pogfast import patterns, pog, profiles, sizes
-    from pogfast.backup import chunker
+    from pogfast import patterns, pog, sizes
+    from pogfast.backup import chunker, profiles
     from pogfast.paths import safe_path
     from pogfast.pog.addresses import check_targets
     from pogfast.stores import addresses, check_stores, settings
