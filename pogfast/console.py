@@ -1,7 +1,8 @@
-"""What the user sees of a command: the answer on standard output, everything else on standard error, an exit code.
+"""Output of a command: the answer on standard output, everything else on standard error, and an exit code; and the
+password prompt.
 
-Shared by `pog` and `pogfast`. Knows no verb and no option; imports nothing but the standard library, and no more of it
-than --help has time for. Names pass through as the bytes that they are; no failure ends in a traceback.
+Shared by `pog` and `pogfast`. It knows no verb and no option, and imports only the standard library, no more of it than
+--help has time for. Names are printed as the bytes that they are; no failure ends in a traceback.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The directory that is restored into, and those below it: held open, and never reached through a link.
+"""A directory and those below it, held open and never reached through a symbolic link.
 
-opening.py asks here for descriptors to hand to the engine and for what lies at a path; nothing here knows archives,
-keys or blobs. A path is relative, with `/` between its parts, and "" is the directory itself. Directories are made
-when they are needed; leavings of dead runs are swept from each that is opened.
+A restore gets descriptors from here to pass to the engine, and asks what exists at a path; `check --against` reads the
+disk through it. Nothing here deals with archives, keys or blobs. A path is relative, with `/` between its parts, and ""
+is the directory itself. Directories are created when needed; temporary files of dead processes are removed from each
+directory that is opened.
 """
 
 from __future__ import annotations

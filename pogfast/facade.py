@@ -1,8 +1,8 @@
-"""The commands as functions: what `import pogfast` offers, in the words of the command line.
+"""The commands as functions: what `import pogfast` offers, named as on the command line.
 
-Paths may be strings, bytes or path objects, one alone or several; sizes and times may be numbers or text ("16MB",
-"7d"). A string is always one path, one pattern or one name, never a list of its letters. Each function turns its words
-into what the libraries take and calls one of them; they are imported when they are used. Knows nothing of printing.
+Paths may be str, bytes or path objects, one or several; sizes and times may be numbers or text ("16MB", "7d"). A string
+is always one path, one pattern or one name, never a list of letters. Each function converts its arguments and calls one
+function of a package below, which is imported when used. Nothing is printed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Manifests: which blobs make which files, as sealed bytes and back. No I/O, no policy.
 
-FORMAT.md, "The manifest", "Further keys" and "The trailer". sealing.py adds entries to a Writer, which keeps them as
-compressed JSON only, and gets the bytes to store; opening.py gets the entries of bytes that it fetched, each decoded
-when it is looked at, so that a million of them cost little either way. With a key pair an index of all blob names
-stands in front, which the public key alone opens; the entries need the private key. What does not parse or
-authenticate is CorruptManifest; only a header that does not unwrap is WrongKey.
+FORMAT.md, "The manifest", "Further keys" and "The trailer". create adds entries to a Writer, which keeps them only as
+compressed JSON, and gets the bytes to store. A reader gets entries from the bytes that it fetched; each is decoded when
+it is accessed, so that a million of them cost little either way. With a key pair an index of all blob names comes
+first, which the public key can open; the entries need the private key. Bytes that do not parse or authenticate are
+CorruptManifest; only a header that does not unwrap is WrongKey.
 """
 
 from __future__ import annotations

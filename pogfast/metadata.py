@@ -1,9 +1,9 @@
-"""What is kept of a file beyond its content: permissions, owner, times, extended attributes. Both ways.
+"""Metadata of a file: permissions, owner, times, extended attributes. Reading and setting it.
 
-backup.py asks for the facts of what it found and puts them into entries and the trailer; recovery.py hands them to the
-engine for files, and sets them here on directories, links and FIFOs, when nothing below them is to be written any
-more. This room knows neither archives nor paths: it works on a name in an open directory and never follows a link.
-What a system or a user cannot set is told, not raised. POSIX ACLs are the attributes system.posix_acl_*.
+create reads it and puts it into entries and the trailer; restore passes it to the engine for files, and sets it here
+for directories, links and FIFOs once nothing more is written below them. This module works on a name in an open
+directory, never follows a link, and deals with neither archives nor paths. What a system or a user cannot set is
+reported, not raised. POSIX ACLs are the attributes system.posix_acl_*.
 """
 
 from __future__ import annotations

@@ -430,7 +430,7 @@ class Actor(threading.Thread):
 
 
 def back_up(contents: list[str], name: str) -> Callable[[Stepped], None]:
-    """As backup.py does, in small: what is there is believed, the rest is stored, and the manifest comes last."""
+    """As create does, in small: what is there is believed, the rest is stored, and the manifest comes last."""
 
     def act(store: Stepped) -> None:
         kept = Targets([store], lambda lost: None)

@@ -1,8 +1,7 @@
-"""An archive as it is looked at: a mapping of archived names to entries, whose files open; and which a store has.
+"""An opened archive: a mapping of archived names to entries, whose files can be opened.
 
-Takes manifests from a store, opens them with a key, and believes no more of a trailer than fits its words: it may be
-another program's, or none at all. reading.py turns an entry into bytes. Nothing is restored or printed here, and
-nothing is changed.
+A trailer is believed only as far as it is well formed: another program may have written it, or there may be none.
+lookup.py finds the archive, entry_file.py reads a file of it. Nothing is restored, changed or printed here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What is known of all archives of a store: their manifests opened once, in parallel, and remembered between runs.
+"""A cache of manifests: each is opened once, in parallel, and remembered between runs.
 
-`list`, `latest`, `find`, `stats` and `prune` ask here, so that ten thousand archives cost a second and a service is
-asked for a manifest once. What is remembered lies beside the other caches in one file for each store and key, sealed
-under a key that is derived from it: whoever cannot open the manifests cannot read it. It is bounded, holds nothing that
-is not in the store, and may be deleted at any time. `check` never asks here: it reads what the store has.
+`list`, `latest`, `find`, `stats` and `prune` use it, so that ten thousand archives take a second and a service is asked
+for each manifest once. It lies beside the other caches in one file for each store and key, sealed under a key derived
+from it: whoever cannot open the manifests cannot read it. It is bounded, holds nothing that is not in the store, and
+may be deleted at any time. `check` does not use it: it reads what the store has.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What differs: two archives (`diff`), or an archive and the disk (`check --against`).
+"""Differences between two archives (`diff`), or between an archive and the disk (`check --against`).
 
-Two archives are told apart by their manifests alone: the same blobs are the same content. The disk is read, and the
-archive's blobs beside it, byte for byte. Nothing is changed anywhere, and nothing is printed.
+Two archives are compared by their manifests alone: equal blobs are equal content. The disk is read and compared with
+the archive's blobs byte by byte. Nothing is changed or printed.
 """
 
 from __future__ import annotations

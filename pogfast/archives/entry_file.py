@@ -1,9 +1,9 @@
-"""One file of an archive as a seekable binary file that fetches only the blobs that are looked at.
+"""One file of an archive, as a seekable binary file that fetches only the blobs that are read.
 
-archive.py opens manifests and hands entries in here; blobs come from a store and go through the engine. A file whose
-blobs are frames of their own is read at any place, and ahead on several threads when it is read in order. One stream
-of several blobs is read in order: forward is read and dropped, back begins again. Knows nothing of manifests,
-patterns or the disk that is restored to. Whatever is wrong names the entry, the blob and the plain offset.
+archive.py opens manifests and passes entries to this module; blobs come from a store and go through the engine. A file
+whose blobs are separate frames can be read from any offset, and is read ahead by several threads when read in order. A
+file whose blobs are one stream is read in order: seeking forward skips, seeking back starts again. Every error names
+the entry, the blob and the plaintext offset.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What is in archives and stores, counted and listed: for `ls`, `find`, `info` and `stats`.
+"""Entries of archives, listed and searched: for `ls` and `find`.
 
-Looks at manifests and at the sizes of blobs; reads no blob. Goes through a million entries one at a time, so that
-what is held is names, not records. What a manifest says of its files is believed as far as it is well formed.
+Reads manifests, not blobs. Entries are processed one at a time, so that memory holds names, not records. A manifest is
+believed as far as it is well formed.
 """
 
 from __future__ import annotations

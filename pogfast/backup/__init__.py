@@ -1,9 +1,9 @@
-"""pogfast's create: trees -> nodes -> blobs -> one manifest that brings all of it back.
+"""`pogfast create`: archives files, directories, links and FIFOs with their metadata.
 
-Story 1 as `pogfast create` tells it: what lies below the given paths is archived with its metadata, in the `frames`
-layout unless told otherwise; files that the local cache knows, and whose blobs the stores hold, are not read again. It
-knows neither flags nor printing. A source that cannot be read is reported and left out; what changes while it is read
-is read once more; a store that cannot be written to ends the run, and the next run goes on where this one ended.
+walk.py finds the files, cache.py knows those that have not changed, run.py passes the others to the engine, and the
+manifest is published last. A source that cannot be read is reported and left out; a file that changes while it is read
+is read once more; a store that cannot be written to ends the run, and the next run continues where it stopped. This
+package handles no flags and prints nothing.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""The cache: which blobs a file had when it was last read, so that an unchanged file is not read again, and of a file
-that was changed here and there only the changed chunks are made anew.
+"""The local cache: which blobs a file had when it was last read, so that an unchanged file is not read again.
 
-One SQLite file per store and key, asked and told by backup.py. It knows neither blobs nor stores: whoever finds a name
-here still asks the store for it. Disposable: a file that is damaged, foreign or locked costs one warning and some
-reading, never a backup, and never gives a wrong answer, since each row carries a keyed hash of all that it says. The
-key cannot be found from it, but path names are there in clear text, as in restic's and borg's caches. Bounded: rows go
-whose files were met neither in the last 20 complete runs of this store and key nor within 30 days, and the oldest of a
-cache that fills up (4 GiB, some 20 million rows).
+Of a file with small changes only the changed chunks are sealed again. One SQLite file for each store and key. The cache
+holds no blobs and asks no store: whoever finds a name here still checks that the store has it. It is disposable: a file
+that is damaged, foreign or locked costs one warning and some reading, but never a backup, and never gives a wrong
+answer, since each row carries a keyed hash of its content. The key cannot be derived from it, but path names are in
+clear text, as in restic's and borg's caches. It is bounded: rows are dropped whose files were seen neither in the last
+20 complete runs of this store and key nor within 30 days, and the oldest rows of a cache that is full (4 GiB, about 20
+million rows).
 """
 
 from __future__ import annotations

@@ -214,7 +214,7 @@ class Run:
         return Tallied(*map(sum, zip(self.tallied, sealer.progress(), strict=True)))
 
     def tell(self, what: PogfastError | str) -> None:
-        """Passes on what tree.py reports: a problem, a note or a warning."""
+        """Passes on what walk.py reports: a problem, a note or a warning."""
         if isinstance(what, walk.Note):
             self.report.note(what)
         elif isinstance(what, str):

@@ -1,9 +1,9 @@
 """The inputs of an archive: given paths become a stream of everything below them, named as tar names it.
 
-Looks at names and facts (lstat, once each) and opens nothing but directories, tag files and lists of inputs; what
-becomes of a node is its reader's business. Nothing is kept of what was passed on, so a million files take the memory of
-the widest directory, and only of its names: facts of a million files would fill a gigabyte. Links are not followed, but
-for a given path that ends with `/`. What cannot be read is told, and the walk goes on.
+Reads names and stat results (one lstat each) and opens only directories, tag files and lists of inputs. Nothing is kept
+of what was yielded, so that memory depends on the widest directory, and only on its names: the stat results of a
+million files would take a gigabyte. Links are not followed, except a given path that ends with `/`. What cannot be read
+is reported, and the walk continues.
 """
 
 from __future__ import annotations

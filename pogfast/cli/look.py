@@ -1,7 +1,6 @@
-"""`pogfast list`, `ls`, `find`, `diff`, `info` and `stats`: the verbs that look and touch nothing.
+"""`pogfast list`, `ls`, `find`, `diff`, `info` and `stats`: the read-only verbs.
 
-What there is to see comes from archive.py, survey.py and differences.py as records; here these become lines for people,
-or objects with restic's words.
+The package `archives` returns records; this module prints them as lines for people, or as JSON with restic's keys.
 """
 
 from __future__ import annotations

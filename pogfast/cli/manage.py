@@ -1,6 +1,6 @@
-"""`pogfast prune`, `undelete`, `lock` and `doctor`: the verbs that look after a store, and what they tell.
+"""`pogfast prune`, `undelete`, `lock` and `doctor`: the verbs that maintain a store, and their output.
 
-What a policy means is in retention.py, what is deleted and when in pruning.py, what is locked in locking.py.
+upkeep/retention.py evaluates policies, upkeep/pruning.py deletes, upkeep/locking.py locks.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""`pogfast remove` and `rewrite`: archives that go one at a time, and paths that go out of archives.
+"""`pogfast remove` and `rewrite`: deleting single archives, and deleting paths from archives.
 
-What is removed and written is in removing.py; here it becomes lines and objects.
+upkeep/removing.py does the work; this module prints lines and JSON.
 """
 
 from __future__ import annotations

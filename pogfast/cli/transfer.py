@@ -1,6 +1,6 @@
-"""`pogfast copy`: its options, and what it tells of a run.
+"""`pogfast copy`: its options and its output.
 
-What is copied and checked is in copying.py.
+upkeep/copying.py does the work.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""`pogfast create`: its options, and what it tells of a run.
+"""`pogfast create`: its options and its output.
 
-What the options mean is in backup.py and tree.py; here they are read, and what is reported becomes lines or objects.
+The package `backup` defines what the options mean; this module reads them, and prints what is reported as lines or
+JSON.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""pogfast's restore: an archive -> everything that was kept of its files, directories, links and FIFOs.
+"""`pogfast restore`: files, directories, links and FIFOs of an archive, with their metadata.
 
-Story 2 as `pogfast restore` tells it. plan.py says what is meant and where it goes, opening.py has the road that files
-take through the engine; here is decided what may be replaced, and the order of it all: files, hard links to them, links
-(so that nothing is written through them), what is to be deleted, and the metadata of directories last. A second run
-goes on where the first ended. It knows neither flags nor printing.
+plan.py says what is selected and where it goes, batches.py passes files to the engine, run.py decides what may be
+replaced and in which order: files, hard links, symbolic links (so that nothing is written through them), deletions, and
+the metadata of directories last. A second run continues where the first stopped. This package handles no flags and
+prints nothing.
 """
 
 from __future__ import annotations

@@ -49,9 +49,6 @@ class Finisher(Protocol):
         """Does it for those that were added. Raises StoreError."""
 
 
-# ---- the road that pog's files and recovery.py's take --------------------------------------------------------------
-
-
 def restore_places(
     places: Iterable[Place],
     ask: Callable[[Place], Wanted | Outcome],

@@ -1,8 +1,7 @@
-"""What of an archive is restored, and where each of it goes.
+"""Which entries of an archive are restored, and the path of each.
 
-Names and patterns select archived names; the names that are left become paths below the directory that is restored
-into, some of their parts stripped. Nothing is looked at on the disk, and no blob is known here: opening.py asks for
-the plan and carries it out.
+Names and patterns select archived names; these become paths below the target directory, with leading parts stripped.
+Nothing is looked at on the disk, and blobs play no part.
 """
 
 from __future__ import annotations

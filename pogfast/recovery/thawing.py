@@ -1,7 +1,7 @@
-"""Asks for the blobs of a restore that lie in cold storage, and only for these.
+"""Requests blobs in cold storage that a restore needs, and only those.
 
-What a restore would bring back is found out by a dry run of it: files that are there already need no blob. Asking costs
-money and takes hours, so nothing is asked for twice; when everything is readable the restore itself can begin.
+A dry run of the restore finds which: files that are already there need no blob. Requests cost money and take hours, so
+nothing is requested twice; once every blob is readable the restore can begin.
 """
 
 from __future__ import annotations

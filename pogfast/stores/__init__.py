@@ -1,9 +1,8 @@
-"""Stores: bytes under names, and how stores and archives are written on command lines.
+"""Stores: bytes under names. Opens them by their addresses.
 
-A store knows no key, no manifest's content and no compression. What it gives the engine, `blobs`, is a
-`BlobDirectory`, which the engine reaches without the GIL, or a function of a blob's name. A byte comes here from the
-engine (blobs) or from publish.py (manifests), and goes back to the engine and to those who read. pog/addresses.py opens
-them in pog's words.
+A store knows no key, no content of a manifest and no compression. The engine writes blobs to its `blobs`: a
+`BlobDirectory`, which the engine uses without the GIL, or a function of a blob's name. Manifests are written by
+publish.py. pog/addresses.py opens the same stores by pog's addresses.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A directory as a store: NAME flat in it as pog writes, or data/ab/NAME with manifests at the root.
+"""A directory as a store: blobs in data/ab/NAME and manifests at the root, or all flat in it, as pog writes.
 
-It knows names and bytes only. Blobs come and go through the engine's BlobDirectory; this room opens the directory,
-makes what was written durable, says what is there, and handles manifests. Nothing appears under its name before it
-is whole; leavings of runs that were killed are swept away by the next run on the same machine.
+It deals with names and bytes only. Blobs are read and written by the engine's BlobDirectory; this module opens the
+directory, syncs what was written, lists it, and handles manifests. No file appears under its name before it is
+complete; temporary files of killed processes are removed by the next run on the same machine.
 """
 
 from __future__ import annotations

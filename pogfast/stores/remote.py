@@ -1,9 +1,9 @@
-"""A store over an object service: one listing says what is there, uploads run beside the engine, breaks are mended.
+"""A store on an object service: one listing shows what exists, uploads run beside the engine, failures are retried.
 
-A vendor is a `Service`: a few verbs on whole objects below a bucket and a prefix. This room knows none of them, and no
-key. A write is repeated until its answer is there, or a listing shows the object with its size: names say
-what is in a blob, so the same blob twice does no harm. A read that breaks goes on where it broke, and bytes that are
-fewer than promised never pass for an object; whether they are the right ones is for the engine to say.
+A vendor is a `Service`: a few operations on whole objects below a bucket and a prefix. This module knows no vendor and
+no key. A write is retried until it is confirmed, or until a listing shows the object with its size: a name determines a
+blob's content, so writing a blob twice does no harm. An interrupted read resumes at its offset, and an object that is
+shorter than promised is never accepted; whether its bytes are right is for the engine to verify.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Finds the chunks, the level and the jobs that fit a user's own data and store, by trying them.
+"""Finds the chunk sizes, level and number of jobs that suit a user's data and store, by trying them.
 
-First how files are cut, at the usual level on every core; with the best of that the level; with the best of both the
-jobs. Every round tries each setting once, so that whatever else the machine does falls on all of them alike; a setting
-has had enough rounds when its figures agree, or when it is clearly behind. sampling.py says what is tried, trial.py
-tries it; here is decided what comes next and what is best. It knows neither flags nor printing.
+The chunker comes first, at the default level on every core; then the level, with the best chunker; then the jobs, with
+the best of both. Each round tries every setting once, so that other load on the machine affects all of them alike. A
+setting needs no further round when its measurements agree, or when it is clearly slower. sampling.py selects the data,
+trial.py runs a trial; this module decides what comes next and which is best. It handles no flags and prints nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Whether a store still has what its archives need, and whether that is what was stored.
+"""`pogfast check`: whether a store still has the blobs that its archives need, and whether they are intact.
 
-Every blob that an archive names is looked up in one listing of the store; with `read_data` the engine reads them as
-for a restore (authenticated, its name's content, decompressed, of the right length) and writes nothing. What is damaged
-is traced to the files that need it. A blob that many files and archives need is read once.
+Every blob that an archive names is looked up in one listing of the store. With `read_data` the engine reads the blobs
+as for a restore (authenticated, right content for the name, decompressed, right length) and writes nothing. Damage is
+traced to the files that need the blob. A blob that many files and archives need is read once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Archives from one store to another: only the blobs that are missing there, and manifests last.
+"""`pogfast copy`: archives from one store to another. Only missing blobs are sent, and manifests are written last.
 
-Nothing is decrypted to be sent: blobs go as they lie. With a key that opens them each is authenticated, and held
-against its name, on the way; with a public key or none at all only its size can be. What is damaged is not copied, nor
-the archives that need it; the others are.
+Blobs are sent as they are stored, not decrypted. With a key that opens them, each blob is authenticated and checked
+against its name on the way; with a public key or without a key only its size can be checked. Damaged blobs are not
+copied, nor are the archives that need them; the other archives are.
 """
 
 from __future__ import annotations

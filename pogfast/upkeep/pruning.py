@@ -1,8 +1,8 @@
-"""Removes archives that a policy does not keep, and the blobs that no archive needs any more.
+"""`pogfast prune` and `undelete`: removes archives that a policy does not keep, and the blobs that none needs.
 
-An archive that is removed lies in the store as NAME.mfn.removed for a grace period, and its blobs with it: `undelete`
-brings it back. sweeping.py deletes the blobs, so that backups may go on beside it. A manifest that cannot be read stops
-everything, and so does an archive that stays and lacks a blob.
+A removed archive stays in the store as NAME.mfn.removed for a grace period, and its blobs with it, so that `undelete`
+can bring it back. sweeping.py deletes the blobs, while backups may run. A manifest that cannot be read stops the prune,
+and so does an archive that is kept and lacks a blob.
 """
 
 from __future__ import annotations

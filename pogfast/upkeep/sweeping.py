@@ -1,9 +1,9 @@
-"""Deletes the blobs of a store that no archive needs, while others write to it and without a lock.
+"""Deletes blobs that no archive needs, while other processes write to the store, without a lock.
 
-Nothing is deleted by the prune that finds it: it writes the names into a list, `condemned-...`, which writers look for
-(stores/reliance.py), and a prune that finds such a list a grace period later deletes what still nothing names and
-nobody has written anew. Before anything is deleted it is made sure that the manifests were read within the last five
-minutes. FORMAT.md, "Pruning and writing at the same time", has the rules and why they hold.
+The prune that finds an unneeded blob does not delete it: it writes its name into a list, `condemned-...`, which writers
+look for (stores/reliance.py). A prune that finds such a list after the grace period deletes the blobs that still no
+manifest names and nobody has written again. Manifests must have been read within the five minutes before a deletion.
+FORMAT.md, "Pruning and writing at the same time", has the rules and why they hold.
 """
 
 from __future__ import annotations
