@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     ConsoleType = TypeVar("ConsoleType", bound="Console")
 
 # Names beyond these are counted, not shown, when there is something to know of each.
-MOST_NOTES = 20
+MAX_NOTES = 20
 # New objects after which Python looks for cycles among them. Its own 700 are for programs that make many; ours and its
 # modules are read in for half of a short run.
 YOUNG = 10_000
@@ -114,12 +114,12 @@ class Console:
             self.problem(what)
             return
         self.notes += 1
-        if self.notes <= MOST_NOTES:
+        if self.notes <= MAX_NOTES:
             self.note("warning", what)
 
     def count_notes(self) -> None:
-        if self.notes > MOST_NOTES:
-            self.note("warning", f"{self.notes - MOST_NOTES} more like these")
+        if self.notes > MAX_NOTES:
+            self.note("warning", f"{self.notes - MAX_NOTES} more like these")
 
 
 def check_values(arguments: Sequence[str], names: Collection[str], valued: Mapping[str, str]) -> None:

@@ -19,11 +19,11 @@ from types import MappingProxyType, TracebackType
 
 from pogfast._engine import sync_file_system
 from pogfast.errors import PogfastError, StoreError, TargetError, UnsafePath
-from pogfast.paths import above, leaf_of, parent_of
+from pogfast.paths import ancestors, basename, parent_of
 from pogfast.stores.names import sweep, temporary_prefix
 
 # Files that a restore may hold open: most of them are directories. Many systems allow 1,024 unless asked.
-MOST_OPEN = 8192
+MAX_OPEN = 8192
 # Of these for everything but directories: drafts, blobs, and what the program has open besides.
 KEPT_BACK = 512
 # On the way to a deep directory each so-many-th is held, too: walking to each of 2,000 nested ones from the top takes
@@ -36,7 +36,7 @@ UNFINISHED_MODE = 0o1700
 Own = Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]
 NOTHING: Own = MappingProxyType({})
 # After these no further file can be restored, so the run ends.
-HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 # The reason of an error about a path that is no directory: it is the same one for all that would be below.
 IN_THE_WAY = "it is no directory"
@@ -52,7 +52,7 @@ def no_more(what: str, code: int) -> StoreError:
 def many_open_files() -> Iterator[int]:
     """Lets this process hold more files open for a while. Gives the number of directories that it may hold."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_OPEN if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN)
+    wanted = MAX_OPEN if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         yield max(wanted - KEPT_BACK, wanted // 4)
         return
@@ -162,7 +162,7 @@ class Directories:
         if directory is None:
             return None
         try:
-            return os.stat(leaf_of(path), dir_fd=directory, follow_symlinks=False)
+            return os.stat(basename(path), dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -207,7 +207,7 @@ class Directories:
         still is. Raises UnsafePath, TargetError, and OSError of either.
         """
         directory = self.open(parent_of(path))
-        leaf = leaf_of(path)
+        leaf = basename(path)
         draft = temporary_prefix().decode() + "0.part" if replace else leaf
         make(draft, directory)
         try:
@@ -235,12 +235,12 @@ class Directories:
                 listed = self._listed(path)
             except (PogfastError, OSError):
                 tell(f"{path}: kept, it cannot be looked into")
-                staying.update((path, *above(path)))
+                staying.update((path, *ancestors(path)))
                 continue
             for leaf, is_directory, reason in listed:
                 below = f"{path}/{leaf}" if path else leaf
                 if must_stay(below) or reason:
-                    staying.update(above(below))
+                    staying.update(ancestors(below))
                     if reason:
                         tell(f"{below}: kept, it is {reason}")
                     continue
@@ -278,7 +278,7 @@ class Directories:
     def remove(self, path: str, is_directory: bool) -> None:
         """Raises OSError, UnsafePath and TargetError."""
         directory = self.open(parent_of(path))
-        (os.rmdir if is_directory else os.unlink)(leaf_of(path), dir_fd=directory)
+        (os.rmdir if is_directory else os.unlink)(basename(path), dir_fd=directory)
 
     def _walk(self, path: str, step: Callable[[int, str, str], int | None]) -> int | None:
         """From the nearest directory that is held."""
@@ -385,7 +385,7 @@ class Directories:
                     raise UnsafePath(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
                 text = f"cannot make the directory {path}: a file is in its place"
                 raise TargetError(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
-            if error.errno in HOPELESS:
+            if error.errno in FATAL_ERRNOS:
                 raise no_more(f"cannot {verb} the directory {path}", error.errno or 0) from error
             raise TargetError(f"cannot {verb} the directory {path}: {error.strerror}") from error
 

@@ -26,7 +26,7 @@ from pogfast.errors import CorruptManifest
 # Labels and seals that the machine's own policy gives to every file: on another one they are wrong.
 FOREIGN = {"security.selinux", "security.SMACK64", "security.ima", "security.evm"}
 # Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
-MOST_NS = 2**63 - 1
+MAX_NS = 2**63 - 1
 # A file system without attributes; a file or an attribute that is gone since it was found.
 NO_XATTRS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 VANISHED = {errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -81,7 +81,7 @@ def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _
 def kept_time(ns: int) -> int:
     """Returns the nearest time that an archive and the engine can tell, all in nanoseconds since 1970: from 1677 to
     2262."""
-    return ns if -MOST_NS <= ns <= MOST_NS else max(-MOST_NS, min(ns, MOST_NS))
+    return ns if -MAX_NS <= ns <= MAX_NS else max(-MAX_NS, min(ns, MAX_NS))
 
 
 @functools.cache

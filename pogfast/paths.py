@@ -34,11 +34,11 @@ def parent_of(path: str) -> str:
     return path.rpartition("/")[0]
 
 
-def leaf_of(path: str) -> str:
+def basename(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def above(path: str) -> Iterator[str]:
+def ancestors(path: str) -> Iterator[str]:
     """The directories that a path is in, the nearest first, "" the last."""
     while path:
         path = parent_of(path)

@@ -320,7 +320,7 @@ def test_few_files_wait_for_an_older_one(
         create(tmp_path, key, "many")
     (many / "000a").write_bytes(os.urandom(10 * CHUNK))
     (many / "400a").write_bytes(b"late")
-    monkeypatch.setattr(run_module, "MOST_PENDING", 20)
+    monkeypatch.setattr(run_module, "MAX_PENDING", 20)
     most = 0
     settle = run_module._Run._settle_known
 

@@ -15,7 +15,7 @@ from email.utils import formatdate
 
 import pytest
 
-from pogfast._engine import MOST_BLOB
+from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.stores import remote, traffic
 from pogfast.stores import service as service_module
@@ -373,7 +373,7 @@ def test_a_manifest_never_takes_the_place_of_another(
     store.put_mark("sweep.running-1", b"1")
     store.put_mark("sweep.running-1", b"12")
     assert service.puts == [*[("a.mfn", True)] * 3, *[("sweep.running-1", False)] * 2]
-    monkeypatch.setattr("pogfast.stores.local.MOST_MANIFEST", 10)
+    monkeypatch.setattr("pogfast.stores.local.MAX_MANIFEST", 10)
     with pytest.raises(StoreError, match=r"b\.mfn would have 11 bytes"):
         store.put_manifest("b.mfn", bytes(11))
     with pytest.raises(StoreError, match=r"condemned-1 would have 11 bytes"):
@@ -521,8 +521,8 @@ def test_a_copy_within_a_service(service: Memory, store: RemoteStore, told: list
     assert not near.copy_blob(A, store), "it is another service"
     assert not store.copy_blob(A, near), "it is another service"
     assert not near.copy_blob(A, object())
-    far._note(B, remote.MOST_COPIED)
-    far._note(C, remote.MOST_COPIED + 1)
+    far._note(B, remote.MAX_COPIED)
+    far._note(C, remote.MAX_COPIED + 1)
     far.service.objects[path(B)] = far.service.objects[path(C)] = b""  # type: ignore[attr-defined]
     assert near.copy_blob(B, far)
     assert not near.copy_blob(C, far), "it is larger than what is copied in one request"
@@ -736,7 +736,7 @@ def test_a_garbled_answer_begins_anew(service: Memory, store: RemoteStore) -> No
     assert service.started == [0, 0]
 
 
-@pytest.mark.parametrize("size", [MOST_BLOB + 1, 2**62])
+@pytest.mark.parametrize("size", [MAX_BLOB + 1, 2**62])
 def test_what_is_too_large_is_damaged(service: Memory, store: RemoteStore, size: int) -> None:
     service.objects[path(A)] = service.objects["a.mfn"] = DATA
     service.sizes = [size] * 2
@@ -747,14 +747,14 @@ def test_what_is_too_large_is_damaged(service: Memory, store: RemoteStore, size:
 
 
 def test_what_has_no_end_is_damaged(service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "MOST_BLOB", 2_000_000)
-    monkeypatch.setattr(remote, "MOST_MANIFEST", len(DATA))
+    monkeypatch.setattr(remote, "MAX_BLOB", 2_000_000)
+    monkeypatch.setattr(remote, "MAX_MANIFEST", len(DATA))
     service.objects[path(A)] = service.objects["a.mfn"] = DATA
     service.sizes = [None] * 3
     with pytest.raises(CorruptBlob, match="has no end"):
         store.get_blob(A)
     assert store.get_manifest("a.mfn") == DATA
-    monkeypatch.setattr(remote, "MOST_BLOB", len(DATA))
+    monkeypatch.setattr(remote, "MAX_BLOB", len(DATA))
     for sizes in ([None], []):
         service.sizes = [*sizes]
         assert store.get_blob(A) == DATA

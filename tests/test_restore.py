@@ -1517,7 +1517,7 @@ def test_batches_do_not_show(
             super().__init__(places, *more)
 
     monkeypatch.setattr(ROAD, "_Batch", Counting)
-    monkeypatch.setattr(ROAD, "MOST_FILES", most_files)
+    monkeypatch.setattr(ROAD, "MAX_FILES", most_files)
     monkeypatch.setattr(ROAD, "FIRST_FILES", min(most_files, ROAD.FIRST_FILES))
     monkeypatch.setattr(recovery, "many_open_files", few)
     monkeypatch.setattr(recovery, "Directories", Watching)
@@ -1534,13 +1534,13 @@ def test_the_limit_of_open_files_is_raised_for_a_while() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         with many_open_files() as most:
             raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            assert raised == min(hard, directories_module.MOST_OPEN)
+            assert raised == min(hard, directories_module.MAX_OPEN)
             assert raised // 4 <= most < raised
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 256
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with many_open_files() as most:
-        assert most < min(soft, directories_module.MOST_OPEN + 1)
+        assert most < min(soft, directories_module.MAX_OPEN + 1)
 
 
 def test_more_directories_than_files_may_be_open(work: Work) -> None:

@@ -435,7 +435,7 @@ def test_a_manifest_never_takes_the_place_of_another(store: LocalStore) -> None:
 
 
 def test_what_nobody_would_read_back_is_not_stored(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "MOST_MANIFEST", 10)
+    monkeypatch.setattr(local_module, "MAX_MANIFEST", 10)
     with pytest.raises(StoreError, match=r"a\.mfn would have 11 bytes"):
         store.put_manifest("a.mfn", bytes(11))
     with pytest.raises(StoreError, match=r"condemned-1 would have 11 bytes"):

@@ -38,10 +38,10 @@ Result = TypeVar("Result")
 
 VERSION = 1
 # What is remembered at most: of one archive, and names of blobs of all (4 bytes each, and 32 once for each blob).
-MOST_FACTS = 1 << 16
-MOST_BLOBS = 1 << 22
-MOST_FILE = 256 << 20
-MOST_PLAIN = 1 << 30  # bytes of it before they are compressed
+MAX_FACTS = 1 << 16
+MAX_BLOBS = 1 << 22
+MAX_FILE = 256 << 20
+MAX_PLAIN = 1 << 30  # bytes of it before they are compressed
 # A manifest as young as this is not remembered: a service's clock may stand still for a second while it is replaced.
 SETTLED = 5.0
 DIGEST = 32
@@ -89,7 +89,7 @@ class Catalog:
         self._known: dict[str, Seen] | None = None
         self._names: list[str] = []
         self._numbers: dict[str, int] = {}  # of these
-        self._room = MOST_BLOBS
+        self._room = MAX_BLOBS
         self._learnt = False
         self._there: set[str] = set()
 
@@ -186,7 +186,7 @@ class Catalog:
         for seen in keep:
             self._name_blobs(seen)
         data = secretbox(self._sealing, zstandard.compress(_packed(keep), 1))
-        if len(data) > MOST_FILE:
+        if len(data) > MAX_FILE:
             return
         make_cache_directory(os.path.dirname(self._path))
         unfinished = f"{self._path}.{os.getpid()}-{random_bytes(4).hex()}"
@@ -269,7 +269,7 @@ READER = msgspec.msgpack.Decoder(_File)
 
 def _packed(archives: Iterable[Seen]) -> bytes:
     numbers: dict[str, int] = {}
-    room = MOST_BLOBS
+    room = MAX_BLOBS
     rows = []
     for seen in archives:
         blobs: bytes | None = None
@@ -277,7 +277,7 @@ def _packed(archives: Iterable[Seen]) -> bytes:
         if seen.blobs is not None and len(seen.blobs) <= room:
             room -= len(seen.blobs)
             blobs = array("I", sorted(numbers.setdefault(blob, len(numbers)) for blob in seen.blobs)).tobytes()
-        if (blobs is not None or _says_enough(seen.facts)) and len(facts) <= MOST_FACTS:
+        if (blobs is not None or _says_enough(seen.facts)) and len(facts) <= MAX_FACTS:
             rows.append(_Row(os.fsencode(seen.name), seen.size, seen.modified, facts, blobs))
     names = b"".join(map(urlsafe_b64decode, numbers))
     return msgspec.msgpack.encode(_File(VERSION, names, rows))
@@ -293,13 +293,13 @@ def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
     """(archives by name, the blobs that they refer to by number). Raises OSError, ValueError, RecursionError, ZstdError
     and MemoryError."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        if os.fstat(file.fileno()).st_size > MOST_FILE:
+        if os.fstat(file.fileno()).st_size > MAX_FILE:
             raise ValueError("too large")
         data = file.read()
     plain = secretbox_open(sealing, data)
     if plain is None:
         raise ValueError("damaged, or another key's")
-    if not 0 <= zstandard.frame_content_size(plain) <= MOST_PLAIN:
+    if not 0 <= zstandard.frame_content_size(plain) <= MAX_PLAIN:
         raise ValueError("of no size, or too large")
     found = READER.decode(zstandard.decompress(plain))
     if found.version != VERSION or len(found.names) % DIGEST:

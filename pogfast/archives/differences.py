@@ -22,7 +22,7 @@ from pogfast.directories import Directories, many_open_files
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath
 from pogfast.manifest import Entry
 from pogfast.metadata import facts_of
-from pogfast.paths import leaf_of, parent_of, plain_path, safe_path
+from pogfast.paths import basename, parent_of, plain_path, safe_path
 
 # Facts that are compared where both sides have them; a file's times are those of its entry.
 METADATA = ("mode", "uid", "gid", "user", "group", "mtime_ns", "xattrs")
@@ -253,7 +253,7 @@ class _Comparison:
 
     def _look(self, thing: Thing, path: str) -> Difference | None:
         """Raises OSError where nothing lies."""
-        parent, leaf = self._directory(parent_of(path)), leaf_of(path) or "."
+        parent, leaf = self._directory(parent_of(path)), basename(path) or "."
         there = os.stat(leaf, dir_fd=parent, follow_symlinks=False)
         found = Difference(thing.name, "type", thing.kind, thing.size)
         found.size_on_disk = there.st_size if stat.S_ISREG(there.st_mode) else None
@@ -288,7 +288,7 @@ class _Comparison:
             return False
         try:
             path = self._path(first)
-            other = os.stat(leaf_of(path), dir_fd=self._directory(parent_of(path)), follow_symlinks=False)
+            other = os.stat(basename(path), dir_fd=self._directory(parent_of(path)), follow_symlinks=False)
         except (OSError, UnsafePath):
             return False
         return stat.S_ISREG(other.st_mode) and not os.path.samestat(other, there)
@@ -300,7 +300,7 @@ class _Comparison:
         at = 0
 
         def opener(_: str, flags: int) -> int:
-            return os.open(leaf_of(path), flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+            return os.open(basename(path), flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
 
         with open(os.path.join(self.path, path), "rb", opener=opener) as file:
             for piece in self.archive.read(found.name):

@@ -71,7 +71,7 @@ def _warn(what: PogfastError | str) -> None:
 
 
 # The time in a manifest's name is its writer's local one, without a zone: in UTC it is at most so much later.
-MOST_WEST = timedelta(hours=12)
+MAX_WEST = timedelta(hours=12)
 FIRST = datetime.min.replace(tzinfo=UTC)
 AHEAD = "in the future: a clock was wrong, or somebody forged it"
 
@@ -260,7 +260,7 @@ def _could_be_from(name: str) -> datetime:
     """A time that the archive of a manifest is not younger than: the latest that the name's can be in any zone."""
     try:
         time = datetime.fromisoformat(name.removesuffix(MANIFEST))
-        return time if time.tzinfo else time.replace(tzinfo=UTC) + MOST_WEST
+        return time if time.tzinfo else time.replace(tzinfo=UTC) + MAX_WEST
     except (ValueError, OverflowError):
         return datetime.max.replace(tzinfo=UTC)
 

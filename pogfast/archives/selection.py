@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from pogfast.paths import above, parent_of, plain_path
+from pogfast.paths import ancestors, parent_of, plain_path
 from pogfast.patterns import Patterns
 
 
@@ -55,7 +55,7 @@ def _found(wanted: set[str], paths: Iterable[str]) -> set[str]:
     for path in paths:
         if path in wanted:
             found.add(path)
-        for directory in above(path):
+        for directory in ancestors(path):
             if directory in directories:
                 break
             directories.add(directory)

@@ -38,9 +38,9 @@ from pogfast.system.environment import for_child
 SAVE_EVERY = 0.5
 SAVE_BLOB = 2e-5  # more for each blob of a file that is not done: to write them all down takes a twentieth of that
 # Files that wait for an older one to be done, known ones among them: 2 kB each.
-MOST_PENDING = 4096
+MAX_PENDING = 4096
 # Rows that wait until newer files are seen: 1 kB each. Those beyond them are read again in the next run.
-MOST_HELD = 10_000
+MAX_HELD = 10_000
 # What the cache is told of a stream, which has no stamps: it is never taken for unchanged.
 OF_A_STREAM = cache.Facts(-1, 0, 0, 0)
 Source = TypeVar("Source", bytes, int)
@@ -265,7 +265,7 @@ class Run:
     def _sources(self) -> Iterator[bytes | Known | None]:
         """What the engine is to read, in the order of the archive; the rest is dealt with here. None: wait."""
         for node in self._walk(self.tell, above=self._keep_above):
-            while len(self.pending) >= MOST_PENDING:
+            while len(self.pending) >= MAX_PENDING:
                 yield None
             self.mounts.see(node.stat)
             if node.kind != "file":
@@ -551,7 +551,7 @@ class Run:
     def _remember(self, opened: cache.Cache, row: _Row) -> None:
         """Tells the cache of a file; later, where its stamps do not yet prove that every change will show."""
         time = self._settled_at(row)
-        if row.pending.node.path != "-" and cache.could_change_unseen(row.facts, time) and len(self.held) < MOST_HELD:
+        if row.pending.node.path != "-" and cache.could_change_unseen(row.facts, time) and len(self.held) < MAX_HELD:
             self.held.append(row)
         else:
             opened.remember(row.place, row.facts, self.cut, row.known, read_at_ns=time)
@@ -587,7 +587,7 @@ class Run:
             self.pending.popleft()
 
     def _finish_unchanged(self, pending: _Pending, known: cache.Known) -> None:
-        if self.summary.files_unchanged % MOST_PENDING == 0:
+        if self.summary.files_unchanged % MAX_PENDING == 0:
             self._put_partial()
         node = pending.node
         size = node.stat.st_size

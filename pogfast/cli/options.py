@@ -17,7 +17,7 @@ from pogfast.archives import lookup
 from pogfast.cli.frame import PATH, Duration, Whole, apply, split_commas
 from pogfast.cli.output import Output
 from pogfast.console import Console
-from pogfast.sizes import MOST_JOBS, MOST_PARALLEL
+from pogfast.sizes import MAX_JOBS, MAX_PARALLEL
 
 if TYPE_CHECKING:
     from pogfast.archives.archive import Archive
@@ -64,7 +64,7 @@ service_options = apply(
             "--parallel",
             "parallel",
             metavar="N",
-            type=Whole(1, MOST_PARALLEL),
+            type=Whole(1, MAX_PARALLEL),
             help="Concurrent requests to a service.  [8]",
         ),
         _service(
@@ -110,7 +110,7 @@ object_lock_option = click.option(
 )
 
 jobs_option = click.option(
-    "--jobs", metavar="N", type=Whole(1, MOST_JOBS), help="Worker threads.  [default: number of cores]"
+    "--jobs", metavar="N", type=Whole(1, MAX_JOBS), help="Worker threads.  [default: number of cores]"
 )
 
 

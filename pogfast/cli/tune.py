@@ -15,7 +15,7 @@ from pogfast.cli.options import displayed, service_options
 from pogfast.cli.output import Output
 from pogfast.console import visible
 from pogfast.errors import UsageError
-from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
+from pogfast.sizes import LEVELS, MAX_JOBS, many, show_size
 
 if TYPE_CHECKING:
     from pogfast.cli.progress import Display
@@ -63,7 +63,7 @@ class Price(click.ParamType):  # type: ignore[type-arg]
     "--levels", metavar="LIST", type=Numbers(*LEVELS), default="1,3,6,9", show_default=True, help="Try these levels."
 )
 @click.option(
-    "--jobs", metavar="LIST", type=Numbers(1, MOST_JOBS), help="Try so many workers.  [default: 1, 2, 4 ... the cores]"
+    "--jobs", metavar="LIST", type=Numbers(1, MAX_JOBS), help="Try so many workers.  [default: 1, 2, 4 ... the cores]"
 )
 @click.option(
     "--aim",

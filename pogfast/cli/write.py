@@ -26,7 +26,7 @@ from pogfast.cli.options import (
 )
 from pogfast.cli.output import Output
 from pogfast.errors import PogfastError, ReaderGone, UsageError
-from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
+from pogfast.sizes import LEVELS, MAX_JOBS, many, show_size
 
 if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
@@ -102,7 +102,7 @@ if TYPE_CHECKING:
 )
 @click.option("--profile", metavar="NAME", help="Use chunks, level and jobs that tune --save has saved.")
 @jobs_option
-@click.option("--readers", metavar="N", type=Whole(1, MOST_JOBS), help="Files read at the same time.  [default: jobs]")
+@click.option("--readers", metavar="N", type=Whole(1, MAX_JOBS), help="Files read at the same time.  [default: jobs]")
 @click.option("--memory", metavar="SIZE", type=SIZE, help="Limit on the memory for chunks in flight.")
 @click.option("--no-cache", is_flag=True, help="Neither use nor write the cache: read every file.")
 @click.option("--cache-dir", metavar="DIR", type=PATH, help="Directory of the cache of unchanged files.")

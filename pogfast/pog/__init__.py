@@ -96,7 +96,7 @@ that stay, since a backup that is running may need them. For more say: pogfast p
 # Units of sizes: kilo, mega ...
 PREFIXES = "kmgtpezy"
 BINARY = ("kibibyte", "mebibyte", "gibibyte", "tebibyte", "pebibyte", "exbibyte", "zebibyte", "yobibyte")
-MOST_CHUNK = 1 << 62  # bytes; no file is cut by more
+MAX_CHUNK = 1 << 62  # bytes; no file is cut by more
 
 WITH_VALUE = (
     "chunk-size",
@@ -197,7 +197,7 @@ def parse_size(text: str) -> int:
     size = int((float(found[1] + found[2]) if found[2] else int(found[1])) * base**exponent)
     if size < 1:
         raise UsageError(f"--chunk-size={text}: at least one byte")
-    return min(size, MOST_CHUNK)
+    return min(size, MAX_CHUNK)
 
 
 class PogConsole(Console):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import BinaryIO, Protocol
 
 from pogfast import manifest
-from pogfast._engine import MOST_BLOB, Opened, Wanted, open_blob
+from pogfast._engine import MAX_BLOB, Opened, Wanted, open_blob
 from pogfast.directories import Directories, many_open_files
 from pogfast.errors import (
     CorruptBlob,
@@ -31,7 +31,7 @@ from pogfast.errors import (
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.metadata import Metadata, kept_metadata
-from pogfast.paths import leaf_of, parent_of, safe_path
+from pogfast.paths import basename, parent_of, safe_path
 from pogfast.pog.addresses import open_archive, open_stored
 from pogfast.recovery.batches import restore_places
 from pogfast.recovery.plan import Place, superseded
@@ -101,7 +101,7 @@ def restore(
 
         def ask(place: Place) -> Wanted:
             entry = opened.entries[place.name]
-            directory, leaf = directories.open(parent_of(place.path)), leaf_of(place.path)
+            directory, leaf = directories.open(parent_of(place.path)), basename(place.path)
             there = directories.look(place.path)
             kept = kept_metadata(directory, leaf, there) if there and stat.S_ISREG(there.st_mode) else Metadata()
             times = entry.atime_ns, entry.mtime_ns
@@ -228,7 +228,7 @@ def _open_blob_file(path: str, key: Key) -> bytes:
     name = os.path.basename(path)
     try:
         with open(path, "rb", opener=lambda path, flags: os.open(path, flags | os.O_NONBLOCK)) as file:
-            blob = read_whole(file.fileno(), MOST_BLOB)
+            blob = read_whole(file.fileno(), MAX_BLOB)
         if not blob:
             raise CorruptBlob("it is empty")
         return open_blob(key.secret, key.private, blob, name if manifest.is_blob_name(name) else None)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted
-from pogfast.directories import HOPELESS, Directories, no_more
+from pogfast.directories import FATAL_ERRNOS, Directories, no_more
 from pogfast.errors import (
     CorruptManifest,
     PogfastError,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
 # Files that the engine is given at a time: what is known of them is in memory.
-MOST_FILES = 32_768
+MAX_FILES = 32_768
 # And at first, where a blob that is fetched again costs nothing: so soon the engine begins.
 FIRST_FILES = 1024
 
@@ -68,7 +68,7 @@ def restore_places(
     workers write through their descriptors.
     """
     running: _Batch | None = None
-    files = FIRST_FILES if isinstance(blobs, BlobDirectory) else MOST_FILES
+    files = FIRST_FILES if isinstance(blobs, BlobDirectory) else MAX_FILES
     try:
         for batch in _batches(places, max(1, directories.most // 2), files):
             asked = [_asked(ask, place) for place in batch]
@@ -99,7 +99,7 @@ def _batches(places: Iterable[Place], most_directories: int, files: int) -> Iter
         parents.add(parent_of(place.path))
         if len(parents) > most_directories or len(batch) == files:
             yield batch
-            batch, parents, files = [], {parent_of(place.path)}, min(2 * files, MOST_FILES)
+            batch, parents, files = [], {parent_of(place.path)}, min(2 * files, MAX_FILES)
         batch.append(place)
     if batch:
         yield batch
@@ -161,13 +161,15 @@ def _judged(name: str, blobs: Sequence[str], opened: Opened) -> Opened | Pogfast
         return kind(f"{name}: blob {blob} {text}")
     if opened.verdict == VERDICT["no room"]:  # for as many bytes as the archive says that it has, which may be wrong
         return TargetError(f"{name}: there is no room for it: {os.strerror(opened.errno)}")
-    if opened.verdict == VERDICT["bad read"] and opened.errno not in HOPELESS - {errno.ENOMEM}:  # for this blob alone
+    if opened.verdict == VERDICT["bad read"] and opened.errno not in FATAL_ERRNOS - {
+        errno.ENOMEM
+    }:  # for this blob alone
         return TargetError(f"{name}: cannot read blob {blob}: {os.strerror(opened.errno)}")
     return cannot_write(name, opened.errno)
 
 
 def cannot_write(name: str, code: int) -> TargetError:
     """Why something could not be made, from an errno. Raises StoreError when no further one could be."""
-    if code in HOPELESS:
+    if code in FATAL_ERRNOS:
         raise no_more(f"cannot restore {name}", code)
     return TargetError(f"{name}: cannot be written: {os.strerror(code)}")

@@ -17,7 +17,7 @@ from pogfast.archives.selection import Choice
 from pogfast.archives.trailer import SECTIONS, TOP, Kind
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
 from pogfast.manifest import Entry, outline
-from pogfast.paths import above, plain_path, safe_path
+from pogfast.paths import ancestors, plain_path, safe_path
 
 
 class Contents(Protocol):
@@ -188,7 +188,7 @@ class Plan:
     def tops(self) -> list[str]:
         """The selected directories that are in no other."""
         selected = self.selected
-        return sorted(path for path in selected if not any(directory in selected for directory in above(path)))
+        return sorted(path for path in selected if not any(directory in selected for directory in ancestors(path)))
 
     @functools.cached_property
     def things(self) -> set[str]:
@@ -202,7 +202,7 @@ class Plan:
         for places in self.places.values():
             for place in places:
                 kept.add(place.path)
-                for path in above(place.path):
+                for path in ancestors(place.path):
                     if path in kept:
                         break
                     kept.add(path)

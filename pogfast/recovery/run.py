@@ -27,7 +27,7 @@ from pogfast.metadata import (
     set_metadata,
     without_rights,
 )
-from pogfast.paths import leaf_of, parent_of
+from pogfast.paths import basename, parent_of
 from pogfast.recovery.batches import Outcome, cannot_write, restore_places
 from pogfast.recovery.options import Options
 from pogfast.recovery.plan import Place, Plan
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 # Seconds between two syncs of the files restored so far: what an interrupted run has to do again.
 SETTLE_AFTER = 5.0
 # Times, in seconds, that can be altered by a few and still be told in 2^63 ns.
-MOST_SECONDS = 9 * 10**9
+MAX_SECONDS = 9 * 10**9
 REPLACES = "--overwrite=if-changed replaces it"
 
 
@@ -80,7 +80,7 @@ class Times:
 def unfinished_time(mtime_ns: int) -> int:
     """The modification time of a file that may not be on the disk yet, made from its own: another second, four away
     because FAT keeps only every other one, and nanoseconds that no file has by chance."""
-    seconds = max(-MOST_SECONDS, min(mtime_ns // 10**9, MOST_SECONDS))
+    seconds = max(-MAX_SECONDS, min(mtime_ns // 10**9, MAX_SECONDS))
     return (seconds ^ 4) * 10**9 + 506_070_708
 
 
@@ -194,7 +194,7 @@ class Run:
             self.mtimes[place.name], mtime_ns = mtime_ns, unfinished_time(mtime_ns)
         return Wanted(
             self.directories.open(parent_of(place.path)),
-            os.fsencode(leaf_of(place.path)),
+            os.fsencode(basename(place.path)),
             entry.blobs,
             sizes,
             -1 if size is None else size,
@@ -239,7 +239,7 @@ class Run:
         None if it has to be restored anew for that: what has other names may be another file of the archive, or lie
         outside, and these names would get the metadata, too."""
         metadata = self._metadata(place, facts, there)
-        directory, leaf = self.directories.find(parent_of(place.path)), leaf_of(place.path)
+        directory, leaf = self.directories.find(parent_of(place.path)), basename(place.path)
         if directory is None or not is_other_metadata(directory, leaf, there, metadata):
             return "unchanged"
         if self.options.overwrite == "never":
@@ -349,7 +349,7 @@ class Run:
         if not self.options.set_id:
             metadata = without_rights(metadata)
         times = (entry.atime_ns, entry.mtime_ns) if self.options.no_sync else None  # else they come when all is durable
-        self._set_metadata(place, directory, leaf_of(place.path), metadata._replace(times=times), there)
+        self._set_metadata(place, directory, basename(place.path), metadata._replace(times=times), there)
 
     # ---- hard links ----
 
@@ -462,7 +462,7 @@ class Run:
 
         def link(name: str, directory: int) -> None:
             at = self.directories.open(parent_of(path))
-            os.link(leaf_of(path), name, src_dir_fd=at, dst_dir_fd=directory, follow_symlinks=False)
+            os.link(basename(path), name, src_dir_fd=at, dst_dir_fd=directory, follow_symlinks=False)
 
         try:
             replace = self.directories.look(place.path) is not None
@@ -517,7 +517,7 @@ class Run:
         target = facts.get("target") if isinstance(facts, dict) else None
         if not isinstance(target, str) or not _is_target(target):
             raise CorruptManifest(f"{place.name}: the target of the link is malformed")
-        parent, leaf = parent_of(place.path), leaf_of(place.path)
+        parent, leaf = parent_of(place.path), basename(place.path)
 
         def is_same(there: os.stat_result) -> bool:
             return stat.S_ISLNK(there.st_mode) and os.readlink(leaf, dir_fd=self.directories.find(parent)) == target

@@ -28,7 +28,7 @@ TAKES = {
     "bulk": "5 to 12 hours, and 48",
     "expedited": "5 minutes, and it cannot be had",
 }
-MOST_DAYS = 36500  # a century, as of all lengths of time
+MAX_DAYS = 36500  # a century, as of all lengths of time
 
 
 @dataclass
@@ -82,8 +82,8 @@ def thaw(
     """
     if tier not in get_args(Tier):
         raise UsageError(f"no such way to thaw: {tier}", hint=", ".join(get_args(Tier)))
-    if not 1 <= days <= MOST_DAYS:
-        raise UsageError(f"days must be 1 to {MOST_DAYS}, not {days}")
+    if not 1 <= days <= MAX_DAYS:
+        raise UsageError(f"days must be 1 to {MAX_DAYS}, not {days}")
     chosen = options or Options()
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
         wanted = _Wanted(opened)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pogfast._engine import MOST_BLOB, BlobDirectory, sync_file_system
+from pogfast._engine import MAX_BLOB, BlobDirectory, sync_file_system
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.stores.names import (
     CONDEMNED,
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 # Bytes of a sealed manifest: ten million files take about 1 GB. It must fit in memory several times, and a sparse file
 # of any size costs whoever plants it nothing.
-MOST_MANIFEST = 1 << 30
+MAX_MANIFEST = 1 << 30
 # What a file system says that has no hard links, such as FAT and many over a network.
 LACKS_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 NO_FILE = "it is not a regular file"
@@ -107,9 +107,9 @@ def read_whole(file: int, most: int) -> bytearray:
 
 def check_size(name: str, data: bytes) -> None:
     """Refuses to store a manifest that nobody would read back. Raises StoreError."""
-    if len(data) > MOST_MANIFEST:
+    if len(data) > MAX_MANIFEST:
         hint = "divide the sources among several archives"
-        raise StoreError(f"{name} would have {len(data):,} bytes, and {MOST_MANIFEST:,} is the most", hint)
+        raise StoreError(f"{name} would have {len(data):,} bytes, and {MAX_MANIFEST:,} is the most", hint)
 
 
 def booted_ns() -> int:
@@ -317,7 +317,7 @@ class LocalStore:
 
     def get_manifest(self, name: str) -> bytes:
         try:
-            return bytes(self._read(name, self.directory, MOST_MANIFEST, follow=self.follow))
+            return bytes(self._read(name, self.directory, MAX_MANIFEST, follow=self.follow))
         except FileNotFoundError as error:
             where = "" if "/" in name else f" in {self.label}"
             raise NoSuchArchive(f"no such archive: {name}{where}") from error
@@ -364,7 +364,7 @@ class LocalStore:
         """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what cannot be one."""
         try:
             with self._folder(name) as folder:
-                return self._read(name, folder, MOST_BLOB)
+                return self._read(name, folder, MAX_BLOB)
         except FileNotFoundError as error:
             raise MissingBlob(f"blob {name} is missing from {self.label}") from error
         except OSError as error:

@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from pogfast._engine import MOST_BLOB
+from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
-from pogfast.stores.local import MOST_MANIFEST, check_size
+from pogfast.stores.local import MAX_MANIFEST, check_size
 from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_mark
 from pogfast.stores.service import Found, Service, TryAgain
 from pogfast.stores.traffic import IN_FLIGHT, Ahead, Downloads, Flow, Reading, Uploads
@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 TELLING = threading.Lock()
 
 # Bytes that S3 copies in one request.
-MOST_COPIED = 5 << 30
+MAX_COPIED = 5 << 30
 # Seconds of the longest pause between two attempts, and of the longest that a service can ask for.
 LONGEST_PAUSE = 30.0
 LONGEST_ASKED = 120.0
@@ -157,7 +157,7 @@ class RemoteStore:
 
     def get_manifest(self, name: str) -> bytes:
         try:
-            data = self._fetch(name, MOST_MANIFEST)
+            data = self._fetch(name, MAX_MANIFEST)
         except CorruptBlob as error:
             raise CorruptManifest(str(error)) from error
         if data is None:
@@ -173,7 +173,7 @@ class RemoteStore:
         return data
 
     def _fetch_blob(self, name: str, urgent: Callable[[], bool]) -> bytearray | None:
-        return self._fetch(blob_path(name), MOST_BLOB, urgent)
+        return self._fetch(blob_path(name), MAX_BLOB, urgent)
 
     def _fetch(self, path: str, most: int, urgent: Callable[[], bool] = lambda: True) -> bytearray | None:
         """A whole object of at most `most` bytes; None when there is none. Unless it is `urgent` there has to be room
@@ -235,7 +235,7 @@ class RemoteStore:
         if not isinstance(source, RemoteStore) or type(source.service) is not type(self.service):
             return False
         size = source.size_of(name)
-        if size is None or size > MOST_COPIED:
+        if size is None or size > MAX_COPIED:
             return False
         copied = self._again(lambda: self.service.copy(blob_path(name), source.service))
         if copied:

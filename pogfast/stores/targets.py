@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 SETTLE = 0.5  # seconds between two looks after what is not on the disk yet
 MANY = 1000  # blobs that are worth that
 SPARE = 20  # times as long as a partial manifest took to store passes before the next
-MOST_SELDOM = 6 * 3600.0  # seconds between two of them: a part of a day's grace period
+MAX_SELDOM = 6 * 3600.0  # seconds between two of them: a part of a day's grace period
 
 
 class Targets:
@@ -141,7 +141,7 @@ class Partial:
         took = Stopwatch()
         self.targets.put_partial(self.name, data)
         # Of ten million files it has a gigabyte: a run would do nothing but send that.
-        self._every = min(max(PARTIAL_EVERY, took.seconds() * SPARE), MOST_SELDOM)
+        self._every = min(max(PARTIAL_EVERY, took.seconds() * SPARE), MAX_SELDOM)
         self._watch, self._is_there = Stopwatch(), True
 
     def delete(self) -> None:

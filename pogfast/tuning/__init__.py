@@ -35,7 +35,7 @@ except ImportError as error:
     raise UsageError("tune needs numpy, which is not installed", hint="pip install '.[tune]' in the source") from error
 
 SAMPLE = 500_000_000  # bytes
-LEAST_SAMPLE = 1_000_000  # bytes; a process starts in the time that less takes, so that every setting looks the same
+MIN_SAMPLE = 1_000_000  # bytes; a process starts in the time that less takes, so that every setting looks the same
 FIXED = (1_000_000, 4_000_000, 16_000_000, 50_000_000, 100_000_000, 256_000_000)
 BY_CONTENT = ("fastcdc:1MB", "fastcdc:4MB", "fastcdc:16MB")
 LEVELS = (1, 3, 6, 9)
@@ -166,9 +166,9 @@ def tune(
         parts = os.path.join(place, "parts")
         os.mkdir(parts)
         taken = sample(paths, most, parts, report.problem)
-        if taken.size < LEAST_SAMPLE:
+        if taken.size < MIN_SAMPLE:
             raise UsageError(
-                f"{show_size(taken.size)} are too little to measure with: at least {show_size(LEAST_SAMPLE)}",
+                f"{show_size(taken.size)} are too little to measure with: at least {show_size(MIN_SAMPLE)}",
                 hint="the defaults of create are good for so little; give tune what you want to archive",
             )
         report.sampled(taken)

@@ -46,7 +46,7 @@ from pogfast.stores.protocols import Store
 # What the engine is given at a time, so that a million of them are not all in its memory.
 BATCH = 8192
 # Malformed entries of an archive that are named; more are counted.
-MOST_MALFORMED = 10
+MAX_MALFORMED = 10
 
 
 class Unit(NamedTuple):
@@ -323,10 +323,10 @@ class _Check:
                 self._look_at_file(name, file, entry, full, stored)
             except CorruptManifest as error:
                 malformed += 1
-                if malformed <= MOST_MALFORMED:
+                if malformed <= MAX_MALFORMED:
                     self._tell(Damage(name, file, None, None, str(error)))
-        if malformed > MOST_MALFORMED:
-            text = f"{name}: {malformed - MOST_MALFORMED:,} more of its entries are malformed"
+        if malformed > MAX_MALFORMED:
+            text = f"{name}: {malformed - MAX_MALFORMED:,} more of its entries are malformed"
             self._tell(Damage(name, None, None, None, text))
         self.needed.update(blobs)
         self._look_at_manifest(name, data, blobs, None if told else opened.trailer)

@@ -23,7 +23,7 @@ from pogfast.stores import REMOVED, Stored, open_store
 from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import publish_while
-from pogfast.upkeep.retention import Dated, Judged, Policy, judge, keeps_nothing
+from pogfast.upkeep.retention import Dated, Decision, Policy, judge, keeps_nothing
 from pogfast.upkeep.sweeping import Sweep
 
 GRACE = 24 * 3600.0  # seconds
@@ -240,7 +240,7 @@ def _group(info: ArchiveInfo, by: Collection[str]) -> str:
     return ", ".join(f"{word} {words[word] or '-'}" for word in GROUPS if word in by)
 
 
-def _choice(one: Judged, group: str) -> Choice:
+def _choice(one: Decision, group: str) -> Choice:
     info = one.archive
     assert isinstance(info, ArchiveInfo)
     return Choice(info.name, info.time, info.host, info.tags, info.paths, group, one.reasons)

@@ -92,7 +92,7 @@ class Policy:
 
 
 @dataclass
-class Judged:
+class Decision:
     """An archive, and why it is kept; no reasons: it goes."""
 
     archive: Dated
@@ -100,23 +100,23 @@ class Judged:
     of_future: bool = False
 
 
-def judge(archives: Sequence[Dated], policy: Policy, now: datetime) -> list[Judged]:
+def judge(archives: Sequence[Dated], policy: Policy, now: datetime) -> list[Decision]:
     """Judges the archives of one group, the newest first. Raises UsageError for one without a time."""
     ordered = sorted(archives, key=_age)
     ahead = [archive for archive in ordered if is_future(archive.time, now)]
-    return [Judged(archive, ["dated in the future"], of_future=True) for archive in ahead] + _judge_present(
+    return [Decision(archive, ["dated in the future"], of_future=True) for archive in ahead] + _judge_present(
         ordered[len(ahead) :], policy
     )
 
 
-def keeps_nothing(judged: Sequence[Judged]) -> bool:
+def keeps_nothing(judged: Sequence[Decision]) -> bool:
     """Returns True if every archive of a group goes, but for those of the future: anybody can have made those."""
     present = [one for one in judged if not one.of_future]
     return bool(present) and not any(one.reasons for one in present)
 
 
-def _judge_present(ordered: Sequence[Dated], policy: Policy) -> list[Judged]:
-    judged = [Judged(archive) for archive in ordered]
+def _judge_present(ordered: Sequence[Dated], policy: Policy) -> list[Decision]:
+    judged = [Decision(archive) for archive in ordered]
     if not judged:
         return judged
     times = [_time(one.archive) for one in judged]
@@ -143,7 +143,7 @@ def _time(archive: Dated) -> datetime:
     return archive.time
 
 
-def _keep(judged: Sequence[Judged], number: int, periods: Sequence[object], rule: str) -> None:
+def _keep(judged: Sequence[Decision], number: int, periods: Sequence[object], rule: str) -> None:
     left, before = number, object()
     for index, (one, period) in enumerate(zip(judged, periods, strict=True)):
         is_oldest = index == len(judged) - 1
@@ -155,7 +155,7 @@ def _keep(judged: Sequence[Judged], number: int, periods: Sequence[object], rule
 
 
 def _keep_within(
-    judged: Sequence[Judged],
+    judged: Sequence[Decision],
     times: Sequence[datetime],
     span: Span | None,
     period: Callable[[datetime], object] | None,

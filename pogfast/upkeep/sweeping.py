@@ -36,7 +36,7 @@ FENCE = 300.0  # seconds that what was read of the manifests is believed before 
 SILENT = STALE / 3  # seconds without a sign of life that another prune cannot have taken for a crash
 ATTEMPTS, PAUSE = 11, 0.2  # at what a moment may mend, and seconds between two
 BATCH = 500  # blobs that are deleted at a time
-MOST_NAMES = 100_000  # in a list: 4.5 MB
+MAX_NAMES = 100_000  # in a list: 4.5 MB
 # A grace period that a run could sleep through between its last look for lists and its manifest.
 SHORT = 3600.0
 
@@ -443,8 +443,8 @@ class Sweep:
     def _list(self, going: Sequence[Stored]) -> bool:
         """Writes lists of names; False: they cannot be written."""
         try:
-            for start in range(0, len(going), MOST_NAMES):
-                some = going[start : start + MOST_NAMES]
+            for start in range(0, len(going), MAX_NAMES):
+                some = going[start : start + MAX_NAMES]
                 self._put_list(b"".join(map(_line, some)), max(map(_written, some)))
         except StoreError as error:
             later = "" if not self.grace else ", and will not be deleted by the next prune: --now deletes at once"

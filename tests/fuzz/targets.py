@@ -50,7 +50,7 @@ CHUNK_SIZE = 1 << 16
 PRIVATE = bytes(range(32, 64))
 KEYS = (Key("keyfile", bytes(range(32))), Key("x25519", public_key(PRIVATE), PRIVATE))
 OTHER = Key("keyfile", bytes(32))
-MOST_PLAIN = 1 << 26  # bytes of a file that are compared
+MAX_PLAIN = 1 << 26  # bytes of a file that are compared
 
 
 @cache
@@ -117,8 +117,8 @@ def plain(chunks: list[bytes]) -> bytes | None:
     """What chunks decompress to, as python-zstandard has it; None where they do not."""
     reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(b"".join(chunks)), read_across_frames=True)
     try:
-        content = reader.read(MOST_PLAIN)
-        return content if len(content) < MOST_PLAIN else None
+        content = reader.read(MAX_PLAIN)
+        return content if len(content) < MAX_PLAIN else None
     except zstandard.ZstdError:
         return None
 
@@ -366,7 +366,7 @@ def _look_at(opened: manifest.Manifest, name: str) -> manifest.Entry | None:
     """All that is asked of an entry."""
     with contextlib.suppress(CorruptManifest):
         size, hardlink = manifest.outline(opened.entries, name)
-        assert size is None or 0 <= size <= manifest.MOST_SIZE
+        assert size is None or 0 <= size <= manifest.MAX_SIZE
         assert isinstance(hardlink, str)
     try:
         entry = opened.entries[name]
