@@ -3,8 +3,11 @@
 Nothing is done here.
 """
 
+from __future__ import annotations
+
 import sys
 
 from pogfast.pog import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())
