@@ -24,8 +24,7 @@ import powercut
 import pytest
 
 import pogfast
-from pogfast import facade, keys
-from pogfast.backup import cache
+from pogfast import cache, facade, keys
 from pogfast.errors import KeyFileError
 from pogfast.stores import local
 
@@ -356,7 +355,7 @@ def test_keygen(world: World, symmetric: bool) -> None:
 def test_profiles(world: World) -> None:
     profile = world.disk / "p.toml"
     pogfast.profiles.save(str(profile), {"level": 1}, "old")
-    for _ in world.states("-c", "from pogfast.backup.profiles import save; save('p.toml', {'level': 9}, 'new')"):
+    for _ in world.states("-c", "from pogfast.profiles import save; save('p.toml', {'level': 9}, 'new')"):
         assert pogfast.profiles.load(str(profile)) in ({"level": 1}, {"level": 9})
 
 
