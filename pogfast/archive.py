@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import time
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -18,7 +17,6 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
-from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pogfast import manifest
@@ -97,9 +95,6 @@ MOST_WEST = timedelta(hours=12)
 FIRST = datetime.min.replace(tzinfo=UTC)
 # Archives that are named to somebody who asked for one that is not there.
 SHOWN = 5
-# Seconds in which a first run has stored blobs and says nothing of itself: it does from its tenth minute, and the blob
-# that it is storing then may take a while.
-STARTING = 900.0
 AHEAD = "in the future: a clock was wrong, or somebody forged it"
 BUFFER = 1 << 16
 
@@ -666,25 +661,18 @@ def other_key(names: Sequence[str]) -> OtherKey:
 def manifests_of(store: Store | Mirrors) -> list[Stored]:
     """The manifests of a store, by name; none where all archives were removed and can be brought back.
 
-    Raises NoSuchArchive if there is no store, neither an archive nor a blob, or one whose first archive is being made.
+    Raises NoSuchArchive if there is no store: neither an archive nor a blob.
     Raises NoArchives for blobs of which no archive is left; and StoreError.
     """
     manifests = store.manifests()
     if manifests or any(is_removed(mark.name) or is_partial(mark.name) for mark in store.marks()):
         return manifests
-    now = time.time()
-    blobs = iter(store.blob_names())
-    first = next(blobs, None)
-    if first is not None and all(now - blob.modified < STARTING for blob in chain((first,), blobs)):
-        raise NoSuchArchive(
-            f"{store.label} has no archive yet: its first backup goes on, or was killed",
-            hint="run it again if it was killed; from its tenth minute on `pogfast list --partial` shows it",
-        )
+    first = next(iter(store.blob_names()), None)
     if first is None:
         hint = "is the path right, and the disk mounted?" if os.path.isdir(store.path) else "is the name right?"
         raise NoSuchArchive(f"no store at {store.label}: there is neither an archive nor a blob", hint)
     raise NoArchives(
-        f"{store.label} has blobs and no archive: its manifests are gone, or its first backup was killed",
+        f"{store.label} has blobs and no archive: its manifests are gone, or its first backup goes on or was killed",
         hint=f"nothing but the manifests (*{MANIFEST}) says what the blobs are: a copy of the store may have them",
     )
 

@@ -220,7 +220,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         (["keygen", ""], ["NAME is empty"]),
         (["keygen", "tree/"], ["tree/ is no name for a key"]),
         (["keygen", "--symmetric", "."], [". is no name for a key"]),
-        (["create", "tree", "--to", "--json"], ["--to has no value: --json is an option", "--to=--json"]),
+        (["create", "tree", "--to", "--quiet"], ["--to has no value: --quiet is an option", "--to=--quiet"]),
         (["create", "tree", "--to", "--tag=x"], ["--to has no value: --tag=x is an option"]),
         (["create", "tree", "-C", "-v"], ["-C has no value: -v is an option", "--directory=-v"]),
         (["restore", "store/latest", "--into", "--delete"], ["--into has no value"]),
@@ -272,7 +272,7 @@ def test_failures_are_one_line(cli: Runner, arguments: list[str], code: int, wor
 
 
 def test_what_looks_like_an_option_or_an_empty_value_and_is_meant(work: Path, cli: Runner) -> None:
-    assert cli("create", "tree", "--to=--json", "--comment", "", "--exclude", "", "-q").code == 0
+    assert cli("create", "tree", "--to=--quiet", "--comment", "", "--exclude", "", "-q").code == 0
     assert cli("list", "--", "--json").code == 0
     assert cli("restore", "./--json/latest", "--thaw", "--into", "out").code == 2, "a directory is never cold"
     assert cli("restore", "./--json/latest", "--into", "out", "-q").code == 0
@@ -1348,8 +1348,7 @@ def test_a_first_backup_that_goes_on_is_no_damage(work: Path, cli: Runner, store
     [manifest] = (work / store).glob("*.mfn")
     data = manifest.read_bytes()
     manifest.unlink()
-    for verb in (["list"], ["list", "--partial"], ["check"], ["stats"], ["find", "*"], ["prune", "--keep-all"]):
-        one_line(cli(verb[0], store, *verb[1:]), 10, "store has no archive yet")
+    one_line(cli("check", store), 4, "its first backup goes on")
     manifest.with_name(manifest.name + ".partial").write_bytes(data)
     for verb in ("list", "check", "stats"):
         assert cli(verb, store).code == 0
