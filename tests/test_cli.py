@@ -272,7 +272,7 @@ def test_failures_are_one_line(cli: Runner, arguments: list[str], code: int, wor
 
 
 def test_what_looks_like_an_option_or_an_empty_value_and_is_meant(work: Path, cli: Runner) -> None:
-    assert cli("create", "tree", "--to=--quiet", "--comment", "", "--exclude", "", "-q").code == 0
+    assert cli("create", "tree", "--to=--json", "--comment", "", "--exclude", "", "-q").code == 0
     assert cli("list", "--", "--json").code == 0
     assert cli("restore", "./--json/latest", "--thaw", "--into", "out").code == 2, "a directory is never cold"
     assert cli("restore", "./--json/latest", "--into", "out", "-q").code == 0
