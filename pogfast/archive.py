@@ -661,14 +661,13 @@ def other_key(names: Sequence[str]) -> OtherKey:
 def manifests_of(store: Store | Mirrors) -> list[Stored]:
     """The manifests of a store, by name; none where all archives were removed and can be brought back.
 
-    Raises NoSuchArchive if there is no store: neither an archive nor a blob.
-    Raises NoArchives for blobs of which no archive is left; and StoreError.
+    Raises NoSuchArchive if there is no store: neither an archive nor a blob. Raises NoArchives for blobs of which no
+    archive is left; and StoreError.
     """
     manifests = store.manifests()
     if manifests or any(is_removed(mark.name) or is_partial(mark.name) for mark in store.marks()):
         return manifests
-    first = next(iter(store.blob_names()), None)
-    if first is None:
+    if next(iter(store.blob_names()), None) is None:
         hint = "is the path right, and the disk mounted?" if os.path.isdir(store.path) else "is the name right?"
         raise NoSuchArchive(f"no store at {store.label}: there is neither an archive nor a blob", hint)
     raise NoArchives(

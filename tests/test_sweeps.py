@@ -427,16 +427,21 @@ def test_what_a_prune_had_moved_aside_when_it_was_killed_is_put_back() -> None:
         assert world.is_whole(done.manifest)
 
 
+def freeze_during_a_backup(world: sweeps.World, prune: sweeps.Actor) -> None:
+    """A backup is made while a prune stands still, and no blob is lost when that goes on."""
+    prune.freeze(HOUR, suspends=False)
+    create = world.creating(NEEDED).finish()
+    world.advance(max(0.0, prune.frozen_until - world.now))
+    all_finish(prune, create)
+    world.expect_whole()
+
+
 def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service: sweeps.S3) -> None:
     """Right before it asks whether it may delete."""
     with Stage(plain_service, 1).scene() as world:
         prune = world.pruning().until("has_locks", 2)
         assert any("sweep.running" in name for name in world.others())
-        prune.freeze(HOUR, suspends=False)
-        create = world.creating(NEEDED).finish()
-        world.advance(max(0.0, prune.frozen_until - world.now))
-        all_finish(prune, create)
-        world.expect_whole()
+        freeze_during_a_backup(world, prune)
 
 
 def test_a_prune_that_another_took_for_dead_deletes_nothing_more(plain_service: sweeps.S3) -> None:
@@ -644,11 +649,7 @@ def test_a_prune_that_freezes_where_a_service_ignores_conditions(plain_service: 
                 prune = world.pruning().go(steps)
                 if prune.over:
                     break
-                prune.freeze(HOUR, suspends=False)
-                create = world.creating(NEEDED).finish()
-                world.advance(max(0.0, prune.frozen_until - world.now))
-                all_finish(prune, create)
-                world.expect_whole()
+                freeze_during_a_backup(world, prune)
 
 
 def test_two_prunes_where_a_service_ignores_conditions(plain_service: sweeps.S3) -> None:
