@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,6 +82,12 @@ class Ran:
 
 
 Runner = Callable[..., Ran]
+
+
+def plant_socket(path: Path) -> None:
+    """A socket of this name, bound from within its directory: an address of one has at most 107 bytes."""
+    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(path.parent):
+        listening.bind(path.name)
 
 
 def run(command: list[str | bytes | Path], cwd: Path, stdin: bytes = b"", **more: object) -> Ran:

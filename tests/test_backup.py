@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import stat
 import threading
 import time
@@ -15,7 +14,7 @@ from typing import Any
 
 import oracle
 import pytest
-from conftest import Runner
+from conftest import Runner, plant_socket
 
 from pogfast import backup, cache, manifest, metadata
 from pogfast.backup import Options, Silent, Summary
@@ -410,11 +409,8 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path: Path, key: Key, tre
 
 def test_sockets_are_named_and_passed_over(tmp_path: Path, key: Key, tree: Path) -> None:
     heard = Heard()
-    with socket.socket(socket.AF_UNIX) as listening:
-        os.chdir(tree)
-        listening.bind("socket")
-        os.chdir("/")
-        summary = create(tmp_path, key, report=heard)
+    plant_socket(tree / "socket")
+    summary = create(tmp_path, key, report=heard)
     assert heard.outcomes["tree/socket"] == "skipped"
     assert list(opened(tmp_path, key, summary).trailer["skipped"].values()) == ["a socket"]
     assert summary.skipped == 1

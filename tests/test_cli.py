@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -23,7 +22,7 @@ from typing import Any
 
 import pexpect
 import pytest
-from conftest import Ran, Runner, run
+from conftest import Ran, Runner, plant_socket, run
 from test_docs import json_words
 
 import pogfast
@@ -637,8 +636,7 @@ def test_list(work: Path, cli: Runner, store: str) -> None:
 
 
 def test_what_was_left_out_of_an_archive_is_shown(work: Path, cli: Runner, store: str) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(work / "tree" / "socket"))
+    plant_socket(work / "tree" / "socket")
     assert cli("create", "tree", "--to", store).code == 0
     assert cli("list", store).lines[-1].endswith("1 skipped")
     assert only(cli("list", store, "--json"), "snapshot")[-1]["skipped"] == 1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import Ran, Runner, run
+from conftest import Ran, Runner, plant_socket, run
 
 import pogfast
 from pogfast.keys import from_keyfile
@@ -129,16 +129,11 @@ def test_a_damaged_newest_archive_is_not_in_the_way(work: Path, cli: Runner) -> 
 
 def test_a_quiet_run_says_nothing_but_the_name(work: Path, cli: Runner) -> None:
     """Absolute paths and sockets are the same every night: cron would send a mail each time."""
-    import socket
-
-    os.chdir(work / "tree")
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind("socket")
-        os.chdir("/")
-        paths = [str(work / "tree" / "f"), str(work / "tree")]
-        ran = cli("create", *paths, "--to", "store", "-q")
-        assert (ran.code, ran.err, len(ran.lines)) == (0, "", 1)
-        ran = cli("create", *paths, "--to", "store")
+    plant_socket(work / "tree" / "socket")
+    paths = [str(work / "tree" / "f"), str(work / "tree")]
+    ran = cli("create", *paths, "--to", "store", "-q")
+    assert (ran.code, ran.err, len(ran.lines)) == (0, "", 1)
+    ran = cli("create", *paths, "--to", "store")
     assert ran.code == 0
     assert ran.err.count("without the leading /") == 1
     assert ran.err.count("tree/socket") == 1

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import oracle
 import pytest
-from conftest import Runner
+from conftest import Runner, plant_socket
 from hypothesis import given
 from hypothesis import strategies as st
 from test_archive import CHUNK, KEY, Built, text
@@ -273,8 +272,7 @@ def test_all_that_can_be_otherwise(tree: Tree) -> None:
     (root / "d/l").unlink()
     (root / "d/l").symlink_to("elsewhere")
     (root / "d/p").unlink()
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(root / "d/p"))
+    plant_socket(root / "d/p")
     os.chmod(root / "top", 0o600)
     os.utime(root / "d/e/g", ns=(5, 5))
     os.chmod(root / "d/f", 0o600)
@@ -337,10 +335,9 @@ def test_what_could_not_be_archived_is_not_extra(tree: Tree) -> None:
 
 def test_what_is_never_archived_is_not_extra(tree: Tree) -> None:
     archive = tree.archive()
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(os.path.relpath(tree.root / "d" / "socket"))
-        os.mkfifo(tree.root / "d" / "fifo")
-        found, _, _ = compared(tree, archive)
+    plant_socket(tree.root / "d" / "socket")
+    os.mkfifo(tree.root / "d" / "fifo")
+    found, _, _ = compared(tree, archive)
     assert [one.name for one in found if one.difference == "extra"] == ["d/fifo"]
 
 

@@ -6,13 +6,13 @@ import contextlib
 import errno
 import os
 import shutil
-import socket
 import threading
 import time
 from pathlib import Path
 
 import oracle
 import pytest
+from conftest import plant_socket
 
 import pogfast
 from pogfast import keys, stores
@@ -295,8 +295,7 @@ def plant(path: Path, kind: str, elsewhere: Path) -> None:
     elif kind == "directory":
         path.mkdir()
     elif kind == "socket":
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(os.path.relpath(path))
+        plant_socket(path)
     else:
         path.symlink_to(elsewhere)
 

@@ -6,7 +6,6 @@ import gc
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -17,6 +16,7 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
+from conftest import plant_socket
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -181,10 +181,8 @@ def test_kinds(here: Path) -> None:
     make(here, "file", "directory/")
     os.symlink("directory", "link")
     os.mkfifo("fifo")
-    listening = socket.socket(socket.AF_UNIX)
-    listening.bind("socket")
+    plant_socket(here / "socket")
     walked = Walked(".", "/dev/null")
-    listening.close()
     assert walked.kinds == {"dev/null": "device"} | {
         kind: kind for kind in ("file", "directory", "link", "fifo", "socket")
     }  # fmt: skip
