@@ -116,7 +116,7 @@ cdef bytes decompressed(const u8* p, size_t n, long long size):
     cdef size_t left = 1
     cdef bytes piece
     cdef list parts = []
-    if room > n * <unsigned long long>DENSEST:      # so are the two values that say "unknown" and "no frame"
+    if room > n * <unsigned long long>MAX_RATIO:      # so are the two values that say "unknown" and "no frame"
         if size >= 0:
             raise ValueError(f"cannot decompress: {n} bytes do not hold {size}")
         room = 1 << 20

@@ -26,7 +26,7 @@ cdef enum:                      # libzstd's own, from zstd.h
     ZSTD_C_CHECKSUM = 201
     ZSTD_C_STABLE_IN = 1006     # the input stays where it is, so it is not copied; an experimental parameter since 1.4
     ZSTD_C_SPLITTER = 1017      # how hard it looks for where a block should end; earlier releases than 1.5.7 do not
-    DENSEST = 32768             # plain bytes that one byte of a frame makes at most: a block of 128 KiB takes four
+    MAX_RATIO = 32768             # plain bytes that one byte of a frame makes at most: a block of 128 KiB takes four
 
 cdef u8[4] PAD_MAGIC = [0x50, 0x2A, 0x4D, 0x18]
 

@@ -17,7 +17,7 @@ Opened = collections.namedtuple("Opened", "file done verdict blob errno offset s
 cdef enum:
     SMALL_BLOB = 2 * PIECE      # a file of one blob of at most so many bytes is one task
     OPEN_AHEAD = 2              # blobs of a stream in memory: one being decompressed, one being opened
-    MOST_WAYS = 224             # with one draft more for each worker that is at a small file, at most 256 on 32 cores
+    MAX_WAYS = 224             # with one draft more for each worker that is at a small file, at most 256 on 32 cores
     SPARE_FDS = 16              # and four a worker: what is left of a process's descriptors by files begun early
     RESERVED = 1 << 20          # files of at least so many bytes get their room on the disk before they are written
     # Bytes that a blob may have beyond twice its plain ones (our own: a part of 256 and less than 1 KB; another writer may
@@ -280,7 +280,7 @@ cdef class Opener(_Crew):
         while self.next_file < self.count:
             job = &self.files[self.next_file]
             if not (job.begun or job.done):
-                if self.way_count >= MOST_WAYS or (self.way_count >= self.jobs and not self.has_load()):
+                if self.way_count >= MAX_WAYS or (self.way_count >= self.jobs and not self.has_load()):
                     break
                 if self.is_lone(job):
                     job.begun = True
@@ -357,7 +357,7 @@ cdef class Opener(_Crew):
         if job.verdict != GOOD:
             return True
         if job.count > 1 and job.directory >= 0 and job.way == NULL:
-            if self.way_count >= MOST_WAYS or self.begin_way(place.file, &code):
+            if self.way_count >= MAX_WAYS or self.begin_way(place.file, &code):
                 return False
             if job.way.draft.fd > self.last_fd:     # the lowest that is free is taken, so few are left
                 self.end_way(job.way, False)

@@ -30,8 +30,8 @@ cdef enum Verdict:
     BROKEN_OFF = 8          # the run ends: a Python store raised, or it was stopped
 
 # Bytes of the longest blob that is opened here: more than half of the memory has no room beside what it becomes.
-MOST_BLOB = max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-cdef long long most_blob = MOST_BLOB
+MAX_BLOB = max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+cdef long long most_blob = MAX_BLOB
 cdef int NEVER = 0     # what is stopped by nobody
 
 # The same for the caller: Opened.verdict is one of these.

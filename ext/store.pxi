@@ -2,7 +2,7 @@
 # that does not hold the blob yet. A sink is a BlobDirectory, or a Python function that gets a view of the buffer.
 
 cdef enum:
-    MOST_SINKS = 16             # targets of one run
+    MAX_SINKS = 16             # targets of one run
 
 
 Tallied = collections.namedtuple("Tallied", "bytes_read bytes_stored blobs_new blobs_known")
@@ -66,7 +66,7 @@ cdef class _Storer(_Crew):
     cdef Directory** directories    # of each sink; NULL where it is a Python function
     cdef tuple holds                # of each sink: asks a Python sink for a blob; None where that cannot be asked
     cdef readonly dict lost         # sink -> why it gets no more blobs; the others go on
-    cdef int[MOST_SINKS] gone       # the same; looked at without the GIL
+    cdef int[MAX_SINKS] gone       # the same; looked at without the GIL
     cdef NameSet claimed            # names that this run has stored or is storing
     cdef size_t pad_below           # bytes from which on a chunk is not padded
     cdef bint even                  # padding hides sizes
@@ -84,9 +84,9 @@ cdef class _Storer(_Crew):
         self.holds = tuple(getattr(sink, "holds", None) for sink in self.sinks)
         self.lost = {}
         self.sink_count = len(self.sinks)
-        if self.sink_count > MOST_SINKS:
-            raise ValueError(f"at most {MOST_SINKS} targets")
-        self.directories = <Directory**>calloc(MOST_SINKS, sizeof(Directory*))
+        if self.sink_count > MAX_SINKS:
+            raise ValueError(f"at most {MAX_SINKS} targets")
+        self.directories = <Directory**>calloc(MAX_SINKS, sizeof(Directory*))
         if self.directories == NULL:
             raise MemoryError
         for i in range(self.sink_count):

@@ -48,9 +48,9 @@ __all__ = [
 PUBLIC = {
     "Key": "pogfast.keys",
     "Lock": "pogfast.stores.settings",
-    "Policy": "pogfast.retention",
-    "Span": "pogfast.retention",
-    "Subset": "pogfast.checking",
+    "Policy": "pogfast.upkeep.retention",
+    "Span": "pogfast.upkeep.retention",
+    "Subset": "pogfast.upkeep.checking",
     "cat": "pogfast.facade",
     "check": "pogfast.facade",
     "check_against": "pogfast.facade",

@@ -1,7 +1,6 @@
 """The public names and their types; __init__.py looks them up when they are used."""
 
 from pogfast import errors as errors
-from pogfast.checking import Subset as Subset
 from pogfast.facade import cat as cat
 from pogfast.facade import check as check
 from pogfast.facade import check_against as check_against
@@ -29,9 +28,10 @@ from pogfast.facade import thaw as thaw
 from pogfast.facade import tune as tune
 from pogfast.facade import undelete as undelete
 from pogfast.keys import Key as Key
-from pogfast.retention import Policy as Policy
-from pogfast.retention import Span as Span
 from pogfast.stores.settings import Lock as Lock
+from pogfast.upkeep.checking import Subset as Subset
+from pogfast.upkeep.retention import Policy as Policy
+from pogfast.upkeep.retention import Span as Span
 
 __version__: str
 __all__ = [

@@ -175,7 +175,7 @@ class Sealer:
     def stop(self) -> None: ...
 
 VERDICT: dict[str, int]
-MOST_BLOB: int  # bytes of the longest blob that is opened on this machine
+MAX_BLOB: int  # bytes of the longest blob that is opened on this machine
 
 class Wanted(NamedTuple):
     """One file that an Opener is asked for."""
@@ -219,7 +219,7 @@ class Opener:
     name when it is whole. A function as source is called from worker threads, and raises MissingBlob for what is not
     there and CorruptBlob for what it cannot give; anything else that it raises ends the run, but for MemoryError, which
     is a "bad read" of that file. What seems damaged is fetched once more. A blob that is longer than its plain bytes
-    can make it, or than MOST_BLOB, is a "bad body" that is not read.
+    can make it, or than MAX_BLOB, is a "bad body" that is not read.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""What the user sees of a command: the answer on standard output, everything else on standard error, an exit code.
+"""Output of a command: the answer on standard output, everything else on standard error, and an exit code; and the
+password prompt.
 
-Shared by `pog` and `pogfast`. Knows no verb and no option; imports nothing but the standard library, and no more of it
-than --help has time for. Names pass through as the bytes that they are; no failure ends in a traceback.
+Shared by `pog` and `pogfast`. It knows no verb and no option, and imports only the standard library, no more of it than
+--help has time for. Names are printed as the bytes that they are; no failure ends in a traceback.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import gc
 import os
 import sys
 
-from pogfast.encoding import bytes_of
+from pogfast.system.encoding import bytes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     ConsoleType = TypeVar("ConsoleType", bound="Console")
 
 # Names beyond these are counted, not shown, when there is something to know of each.
-MOST_NOTES = 20
+MAX_NOTES = 20
 # New objects after which Python looks for cycles among them. Its own 700 are for programs that make many; ours and its
 # modules are read in for half of a short run.
 YOUNG = 10_000
@@ -113,12 +114,12 @@ class Console:
             self.problem(what)
             return
         self.notes += 1
-        if self.notes <= MOST_NOTES:
+        if self.notes <= MAX_NOTES:
             self.note("warning", what)
 
     def count_notes(self) -> None:
-        if self.notes > MOST_NOTES:
-            self.note("warning", f"{self.notes - MOST_NOTES} more like these")
+        if self.notes > MAX_NOTES:
+            self.note("warning", f"{self.notes - MAX_NOTES} more like these")
 
 
 def check_values(arguments: Sequence[str], names: Collection[str], valued: Mapping[str, str]) -> None:
@@ -215,3 +216,62 @@ def _end_on_signals() -> None:
                 signal.signal(number, interrupt)
     except ValueError:
         return  # called from another thread than the main one: signals are somebody else's there
+
+
+def ask_password(*, twice: bool, stdin_is_data: bool = False, variables: bool = False) -> str:
+    """What the user types, `twice` for a key that writes: until both are the same. With `stdin_is_data` only a terminal
+    will do. `variables`: the command takes keys from the environment, too, and says so.
+
+    Raises UsageError when there is nobody to ask.
+    """
+    from pogfast.errors import UsageError
+
+    hint = _instead(twice, stdin_is_data, variables)
+    while True:
+        given = _ask(stdin_is_data, hint)
+        if twice and not given:
+            raise UsageError("an empty password protects nothing")
+        if not twice or _ask(stdin_is_data, hint) == given:
+            return given
+        print("The passwords differ, once more.", file=sys.stderr)
+
+
+def _instead(writing: bool, stdin_is_data: bool, variables: bool) -> str:
+    """What to do where nobody can type a password."""
+    option, variable = (
+        ("--encryption-keyfile", "POGFAST_ENCRYPTION_KEYFILE")
+        if writing
+        else ("--decryption-keyfile", "POGFAST_DECRYPTION_KEYFILE")
+    )
+    keys = f"{option} or --keyfile" + (f" (or set {variable} or POGFAST_KEYFILE)" if variables else "")
+    if stdin_is_data:
+        return f"give {keys}, or --password-file"
+    return f"give {keys}, or the password on standard input" + (", twice" if writing else "")
+
+
+def _ask(stdin_is_data: bool, hint: str) -> str:
+    from pogfast.errors import UsageError
+
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        if stdin_is_data:
+            raise UsageError(
+                "no password: there is no terminal, and standard input is what is archived",
+                hint=hint,
+            ) from None
+        line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape") if sys.stdin is not None else ""
+        if not line:
+            raise UsageError(
+                "no password: there is no terminal, and standard input has ended",
+                hint=hint,
+            ) from None
+        return line.rstrip("\r\n")
+    from getpass import getpass
+
+    try:
+        return getpass("Password: ")
+    except EOFError:
+        raise UsageError("no password was given") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the password is not {error.encoding}, as the terminal should send it") from None

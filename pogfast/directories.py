@@ -1,8 +1,9 @@
-"""The directory that is restored into, and those below it: held open, and never reached through a link.
+"""A directory and those below it, held open and never reached through a symbolic link.
 
-opening.py asks here for descriptors to hand to the engine and for what lies at a path; nothing here knows archives,
-keys or blobs. A path is relative, with `/` between its parts, and "" is the directory itself. Directories are made
-when they are needed; leavings of dead runs are swept from each that is opened.
+A restore gets descriptors from here to pass to the engine, and asks what exists at a path; `check --against` reads the
+disk through it. Nothing here deals with archives, keys or blobs. A path is relative, with `/` between its parts, and ""
+is the directory itself. Directories are created when needed; temporary files of dead processes are removed from each
+directory that is opened.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from types import MappingProxyType, TracebackType
 
 from pogfast._engine import sync_file_system
 from pogfast.errors import PogfastError, StoreError, TargetError, UnsafePath
-from pogfast.stores.local import sweep, temporary_prefix
+from pogfast.paths import ancestors, basename, parent_of
+from pogfast.stores.names import sweep, temporary_prefix
 
 # Files that a restore may hold open: most of them are directories. Many systems allow 1,024 unless asked.
-MOST_OPEN = 8192
+MAX_OPEN = 8192
 # Of these for everything but directories: drafts, blobs, and what the program has open besides.
 KEPT_BACK = 512
 # On the way to a deep directory each so-many-th is held, too: walking to each of 2,000 nested ones from the top takes
@@ -34,7 +36,7 @@ UNFINISHED_MODE = 0o1700
 Own = Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]
 NOTHING: Own = MappingProxyType({})
 # After these no further file can be restored, so the run ends.
-HOPELESS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
 # The reason of an error about a path that is no directory: it is the same one for all that would be below.
 IN_THE_WAY = "it is no directory"
@@ -46,45 +48,11 @@ def no_more(what: str, code: int) -> StoreError:
     return StoreError(f"{what}: {os.strerror(code)}", hint)
 
 
-def plain_path(name: str) -> str:
-    """An archived name without what means nothing in a path: `/` in front and behind, doubled, and `.` parts."""
-    if name[:1] not in "/." and name[-1] != "/" and "//" not in name and "/." not in name:
-        return name  # nearly all are so, and there may be a million of them
-    return "/".join(part for part in name.split("/") if part not in ("", "."))
-
-
-def safe_path(name: str) -> str:
-    """The path of an entry below the directory that is restored into. Raises UnsafePath when it has none there."""
-    path = plain_path(name)
-    if not path or "\0" in path or (".." in path and ".." in path.split("/")):
-        raise UnsafePath(f"{name}: not restored, its path leads out of the directory")
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError as error:
-        raise UnsafePath(f"{name}: not restored, no file here can have this name") from error
-    return path
-
-
-def parent_of(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def leaf_of(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
-def above(path: str) -> Iterator[str]:
-    """The directories that a path is in, the nearest first, "" the last."""
-    while path:
-        path = parent_of(path)
-        yield path
-
-
 @contextlib.contextmanager
 def many_open_files() -> Iterator[int]:
     """Lets this process hold more files open for a while. Gives the number of directories that it may hold."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_OPEN if hard == resource.RLIM_INFINITY else min(hard, MOST_OPEN)
+    wanted = MAX_OPEN if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         yield max(wanted - KEPT_BACK, wanted // 4)
         return
@@ -194,7 +162,7 @@ class Directories:
         if directory is None:
             return None
         try:
-            return os.stat(leaf_of(path), dir_fd=directory, follow_symlinks=False)
+            return os.stat(basename(path), dir_fd=directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -239,7 +207,7 @@ class Directories:
         still is. Raises UnsafePath, TargetError, and OSError of either.
         """
         directory = self.open(parent_of(path))
-        leaf = leaf_of(path)
+        leaf = basename(path)
         draft = temporary_prefix().decode() + "0.part" if replace else leaf
         make(draft, directory)
         try:
@@ -267,12 +235,12 @@ class Directories:
                 listed = self._listed(path)
             except (PogfastError, OSError):
                 tell(f"{path}: kept, it cannot be looked into")
-                staying.update((path, *above(path)))
+                staying.update((path, *ancestors(path)))
                 continue
             for leaf, is_directory, reason in listed:
                 below = f"{path}/{leaf}" if path else leaf
                 if must_stay(below) or reason:
-                    staying.update(above(below))
+                    staying.update(ancestors(below))
                     if reason:
                         tell(f"{below}: kept, it is {reason}")
                     continue
@@ -310,7 +278,7 @@ class Directories:
     def remove(self, path: str, is_directory: bool) -> None:
         """Raises OSError, UnsafePath and TargetError."""
         directory = self.open(parent_of(path))
-        (os.rmdir if is_directory else os.unlink)(leaf_of(path), dir_fd=directory)
+        (os.rmdir if is_directory else os.unlink)(basename(path), dir_fd=directory)
 
     def _walk(self, path: str, step: Callable[[int, str, str], int | None]) -> int | None:
         """From the nearest directory that is held."""
@@ -417,7 +385,7 @@ class Directories:
                     raise UnsafePath(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
                 text = f"cannot make the directory {path}: a file is in its place"
                 raise TargetError(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
-            if error.errno in HOPELESS:
+            if error.errno in FATAL_ERRNOS:
                 raise no_more(f"cannot {verb} the directory {path}", error.errno or 0) from error
             raise TargetError(f"cannot {verb} the directory {path}: {error.strerror}") from error
 

@@ -1,8 +1,8 @@
-"""The commands as functions: what `import pogfast` offers, in the words of the command line.
+"""The commands as functions: what `import pogfast` offers, named as on the command line.
 
-Paths may be strings, bytes or path objects, one alone or several; sizes and times may be numbers or text ("16MB",
-"7d"). A string is always one path, one pattern or one name, never a list of its letters. Each function turns its words
-into what the libraries take and calls one of them; they are imported when they are used. Knows nothing of printing.
+Paths may be str, bytes or path objects, one or several; sizes and times may be numbers or text ("16MB", "7d"). A string
+is always one path, one pattern or one name, never a list of letters. Each function converts its arguments and calls one
+function of a package below, which is imported when used. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -13,29 +13,21 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeAlias, TypeVar
 
+from pogfast.archives import figures
 from pogfast.errors import PogfastError, UsageError
 
 if TYPE_CHECKING:
-    from pogfast import (
-        backup,
-        checking,
-        copying,
-        differences,
-        locking,
-        pruning,
-        recovery,
-        removing,
-        survey,
-        thawing,
-        tuning,
-    )
-    from pogfast.archive import Archive, ArchiveInfo
-    from pogfast.checking import Subset
+    from pogfast import backup, recovery, tuning
+    from pogfast.archives import differences, listing
+    from pogfast.archives.archive import Archive
+    from pogfast.archives.overview import ArchiveInfo
     from pogfast.keys import Description, Key
-    from pogfast.retention import Policy, Span
-    from pogfast.stores import Store
-    from pogfast.stores.findings import Finding
+    from pogfast.recovery import thawing
+    from pogfast.stores.protocols import Finding, Store
     from pogfast.stores.settings import Lock
+    from pogfast.upkeep import checking, copying, locking, pruning, removing
+    from pogfast.upkeep.checking import Subset
+    from pogfast.upkeep.retention import Policy, Span
 
 StrPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 Paths: TypeAlias = "StrPath | Iterable[StrPath]"
@@ -230,7 +222,7 @@ def create(
     be archived; then there is no archive.
     """
     from pogfast import backup
-    from pogfast.tree import Selection, read_list, read_patterns
+    from pogfast.backup.walk import Selection, read_list, read_patterns
 
     base = _optional(directory)
     patterns = [*_words(exclude), *(line for file in _paths(exclude_from) for line in read_patterns(file))]
@@ -284,8 +276,8 @@ def _how_to_cut(
     chunk_size: Size | None, chunker: str | None, level: int | None, jobs: int | None, profile: str | None
 ) -> dict[str, Any]:
     """Chunks, level and jobs: as they are given, else as the profile says, else the defaults. Raises UsageError."""
-    from pogfast.chunker import Chunker
-    from pogfast.profiles import load
+    from pogfast.backup.chunker import Chunker
+    from pogfast.backup.profiles import load
 
     if chunk_size is not None and chunker not in (None, "fixed"):
         raise UsageError(f"chunk_size does not go with chunker={chunker}", hint="fixed:16MB and fastcdc:4MB have sizes")
@@ -375,7 +367,7 @@ def thaw(
 ) -> thawing.Summary:
     """Asks for the blobs in cold storage that `restore` with the same words would read, as `restore --thaw` does. When
     nothing of the summary is `waiting`, restore. Raises as `restore` does, and UsageError where nothing is cold."""
-    from pogfast import thawing
+    from pogfast.recovery import thawing
 
     return thawing.thaw(
         _path(archive),
@@ -405,9 +397,9 @@ def open_archive(
     `archive` is STORE/NAME.mfn or STORE/latest (of `host`, `tags` and `path`). Raises UsageError, NoSuchArchive,
     WrongKey, CorruptManifest and StoreError.
     """
-    from pogfast import archive as archives
+    from pogfast.archives import lookup
 
-    return archives.open_archive(
+    return lookup.open_archive(
         _path(archive), key, host=host, tags=_tags(tags), path=_optional(path), stores=_paths(stores), jobs=jobs
     )
 
@@ -435,7 +427,8 @@ def list_archives(
     """The archives of a store by time, the newest last, as `pogfast list` shows them; with `partial` those of runs that
     go on, or were killed. One that does not open is in the
     list with its `problem`. Raises NoSuchArchive and StoreError."""
-    from pogfast.archive import Filter, archives
+    from pogfast.archives.overview import archives
+    from pogfast.archives.trailer import Filter
 
     wanted = Filter.of(host, _tags(tags), _optional(path))
     with contextlib.closing(open_store(store)) as opened:
@@ -452,10 +445,10 @@ def ls(
     tags: Words = (),
     path: StrPath | None = None,
     tell: Tell = _raise,
-) -> Iterator[survey.Item]:
+) -> Iterator[listing.Item]:
     """What is in an archive, in the order of paths; all, or what names and patterns mean. `tell` hears of words that
     mean nothing, which are raised at the end without it (NoSuchEntry). Raises as `open_archive` does."""
-    from pogfast.survey import select
+    from pogfast.archives.listing import select
 
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
         yield from select(opened, _words(names), tell)
@@ -463,14 +456,14 @@ def ls(
 
 def find(
     store: StrPath, key: Key, patterns: Words, *, host: str | None = None, tags: Words = (), tell: Tell = _raise
-) -> Iterator[survey.Found]:
+) -> Iterator[listing.Found]:
     """What matches a pattern in the archives of a store, or in those of `host` and with all of `tags`. `tell` hears of
     archives that do not open, which are raised without it. Raises NoSuchArchive, StoreError, and UsageError for what is
     no pattern."""
-    from pogfast import survey
+    from pogfast.archives import listing
 
     with contextlib.closing(open_store(store)) as opened:
-        yield from survey.find(opened, key, _words(patterns), tell, host=host, tags=_tags(tags))
+        yield from listing.find(opened, key, _words(patterns), tell, host=host, tags=_tags(tags))
 
 
 def cat(
@@ -503,7 +496,7 @@ def diff(
 ) -> list[differences.Change]:
     """What differs from one archive to another; `metadata`: also what has only other metadata. `host`, `tags` and
     `path` choose among those of STORE/latest. Raises as `open_archive` does."""
-    from pogfast.differences import diff as changes
+    from pogfast.archives.differences import diff as changes
     from pogfast.stores import LATEST
 
     def opened(archive: StrPath) -> Archive:
@@ -517,21 +510,19 @@ def diff(
 
 def info(
     archive: StrPath, key: Key, *, host: str | None = None, tags: Words = (), path: StrPath | None = None
-) -> survey.Info:
+) -> figures.Info:
     """The figures of an archive. Raises as `open_archive` does."""
-    from pogfast import survey
 
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
-        return survey.info(opened)
+        return figures.info(opened)
 
 
-def stats(store: StrPath, key: Key, *, tell: Tell = _raise) -> survey.Stats:
+def stats(store: StrPath, key: Key, *, tell: Tell = _raise) -> figures.Stats:
     """The figures of a store. `tell` hears of archives that do not open, which are raised without it. Raises
     NoSuchArchive and StoreError."""
-    from pogfast import survey
 
     with contextlib.closing(open_store(store)) as opened:
-        return survey.stats(opened, key, tell)
+        return figures.stats(opened, key, tell)
 
 
 def check(
@@ -551,7 +542,7 @@ def check(
     `read_data`: read all blobs; `read_data_subset`: a part of them ("10%", "1/30", "50G"). Damage is in the summary.
     Raises UsageError, NoSuchArchive and StoreError; WrongKey when not one archive opens.
     """
-    from pogfast import checking
+    from pogfast.upkeep import checking
 
     if read_data and read_data_subset is not None:
         raise UsageError("read_data and read_data_subset do not go together")
@@ -583,7 +574,7 @@ def check_against(
 ) -> list[differences.Difference]:
     """Compares an archive with what lies below the path `against`, byte for byte, as `check --against` does. `tell`
     hears of damage and of files that cannot be read, which are raised without it. Raises as `open_archive` does."""
-    from pogfast.differences import compare
+    from pogfast.archives.differences import compare
 
     with open_archive(archive, key, host=host, tags=tags, path=path, jobs=jobs) as opened:
         report = _Differences(tell)
@@ -626,7 +617,7 @@ def copy(
     archive, STORE/NAME.mfn or STORE/latest, which `host`, `tags` and `path` choose. With `verify` what the target has
     is read there, and stored anew where it is damaged. Without a key it must be all archives. What is damaged is in the
     summary's problems. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if no archive opens."""
-    from pogfast import copying
+    from pogfast.upkeep import copying
 
     return copying.copy(
         _path(source),
@@ -680,8 +671,8 @@ def prune(
     MissingBlob for an archive that stays and lacks blobs (unless `allow_missing`), NoSuchArchive, StoreError, and what
     a manifest raises that cannot be read: nothing is removed then.
     """
-    from pogfast import pruning
-    from pogfast.retention import Policy, Span
+    from pogfast.upkeep import pruning
+    from pogfast.upkeep.retention import Policy, Span
 
     def span(given: Span | str | None) -> Span | None:
         return Span.parse(given) if isinstance(given, str) else given
@@ -737,7 +728,7 @@ def remove(
     """Removes single archives, only with `dry_run=False`; `undelete` brings them back until a prune finds their grace
     period over. Those that are locked are in the result's problems. Raises UsageError (also where no archive would be
     left), NoSuchArchive and StoreError: nothing is removed then."""
-    from pogfast import removing
+    from pogfast.upkeep import removing
 
     return removing.remove(
         _paths(archives),
@@ -765,7 +756,7 @@ def rewrite(
 ) -> removing.Summary:
     """Writes archives anew without the names that match `exclude`, and removes the old ones unless `keep`; only with
     `dry_run=False`. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest and StoreError."""
-    from pogfast import removing
+    from pogfast.upkeep import removing
 
     return removing.rewrite(
         _paths(archives),
@@ -790,7 +781,7 @@ def undelete(
 ) -> pruning.Undeleted:
     """Brings removed archives back, by the names of their manifests, or `everything`; neither: only says which there
     are. What cannot come back is in the result's problems. Raises NoSuchArchive and StoreError."""
-    from pogfast import pruning
+    from pogfast.upkeep import pruning
 
     return pruning.undelete(_path(store), key, _words(names), everything=everything, tell=tell)
 
@@ -806,8 +797,8 @@ def lock(
 ) -> locking.Summary:
     """Locks the archives of a store in S3, and all blobs that they need: "compliance:90d" from now on. What is missing
     is in the summary's problems. Raises NoSuchArchive, StoreError, UsageError and WrongKey."""
-    from pogfast import locking
     from pogfast.stores.settings import Lock
+    from pogfast.upkeep import locking
 
     wanted = Lock.parse(lock) if isinstance(lock, str) else lock
     return locking.extend(_path(store), key, wanted, host=host, tags=_tags(tags), path=_optional(path))
@@ -816,7 +807,7 @@ def lock(
 def doctor(store: StrPath) -> list[Finding]:
     """Tries what a store can do: some small objects are written and deleted again. Raises UsageError, NoSuchArchive
     and StoreError."""
-    from pogfast.diagnosis import examine
+    from pogfast.upkeep.doctor import examine
 
     return [*examine(_path(store))]
 

@@ -25,14 +25,14 @@ from pogfast._engine import (
     secretbox,
     secretbox_open,
 )
-from pogfast.encoding import portable
-from pogfast.environment import for_child
 from pogfast.errors import KeyFileError, UsageError, WrongKey
+from pogfast.system.encoding import portable
+from pogfast.system.environment import for_child
 
 KEY_SIZE = 32
 READ_SIZE = 1 << 20
 PASSWORD_SIZE = 1 << 16  # bytes; a longer first line is the wrong file
-MOST_PIPED = 1 << 26  # bytes at most that a keyfile has which is no regular file: /dev/zero has no end
+MAX_PIPED = 1 << 26  # bytes at most that a keyfile has which is no regular file: /dev/zero has no end
 PRINTED = 1 << 24  # bytes at most that a program prints which gives a password
 FINGERPRINT_SIZE = 8  # bytes: two keys of one person do not share one by chance
 FIELD = 2**255 - 19  # the prime of Curve25519, RFC 7748
@@ -204,7 +204,7 @@ def _hash(path: str) -> tuple[bytes, bytes]:
     digest, first, size = hashlib.sha256(), b"", 0
     try:
         with open(path, "rb") as file:
-            most = None if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else MOST_PIPED
+            most = None if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else MAX_PIPED
             while piece := file.read(READ_SIZE):
                 digest.update(piece)
                 first = first or piece

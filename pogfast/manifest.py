@@ -1,10 +1,10 @@
 """Manifests: which blobs make which files, as sealed bytes and back. No I/O, no policy.
 
-FORMAT.md, "The manifest", "Further keys" and "The trailer". sealing.py adds entries to a Writer, which keeps them as
-compressed JSON only, and gets the bytes to store; opening.py gets the entries of bytes that it fetched, each decoded
-when it is looked at, so that a million of them cost little either way. With a key pair an index of all blob names
-stands in front, which the public key alone opens; the entries need the private key. What does not parse or
-authenticate is CorruptManifest; only a header that does not unwrap is WrongKey.
+FORMAT.md, "The manifest", "Further keys" and "The trailer". create adds entries to a Writer, which keeps them only as
+compressed JSON, and gets the bytes to store. A reader gets entries from the bytes that it fetched; each is decoded when
+it is accessed, so that a million of them cost little either way. With a key pair an index of all blob names comes
+first, which the public key can open; the entries need the private key. Bytes that do not parse or authenticate are
+CorruptManifest; only a header that does not unwrap is WrongKey.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import msgspec
 import zstandard
 
 from pogfast._engine import compress, random_bytes, secretbox, secretbox_open
-from pogfast.encoding import IS_UTF8, local, local_all, portable, portable_all
 from pogfast.errors import CorruptManifest, PogfastError, WrongKey
 from pogfast.keys import KEY_SIZE, Key
+from pogfast.system.encoding import IS_UTF8, local, local_all, portable, portable_all
 
 BOX = 40
 INDEX_HEADER = BOX + 4 + KEY_SIZE
@@ -42,24 +42,24 @@ PIECE = 1 << 18
 # 43 letters of urlsafe base64 for 32 bytes; the last carries 4 bits, so its low 2 are zero.
 BLOB_NAME = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]=")
 # Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
-MOST_NS = 2**63 - 1
-MOST_SIZE = 2**63 - 1
-MOST_TIME = sys.float_info.max
+MAX_NS = 2**63 - 1
+MAX_SIZE = 2**63 - 1
+MAX_TIME = sys.float_info.max
 
 # FORMAT.md, "Limits": a manifest that claims more is damage, and nothing is allocated for it.
 # Text that decompresses further than its manifest's size suggests is refused. Ordinary manifests stay below 30 times.
-DENSEST = 128
+MAX_RATIO = 128
 SMALL_TEXT = 16 << 20  # bytes that any manifest may have of JSON
 # But a file of zeros has equal blobs, which zstd makes 10,900 times smaller, and pogcli and pogfast until 0.5.3 wrote
 # them so. Entries and indexes may be as dense as that if they are made of values as long as blob names are, which take
 # four times their text at the most in memory: 60 bytes a blob with its sizes, ten million blobs.
 DENSE_TEXT = 640 << 20
 DENSE_VALUES = 20, 128  # bytes of such text for each value in it: a blob's name and its two sizes have 60
-MOST_TEXT = 16 << 30
-MOST_NAME = 65_535  # characters of an archived name, or of a link's target
-MOST_PARTS = 4096  # of an archived name: what stands between its slashes
-MOST_FRAMES = 256  # in a payload: pog writes two, pogfast three
-MOST_OTHER = 4 << 20  # bytes of JSON that an entry may have beside its blobs
+MAX_TEXT = 16 << 30
+MAX_NAME = 65_535  # characters of an archived name, or of a link's target
+MAX_PARTS = 4096  # of an archived name: what stands between its slashes
+MAX_FRAMES = 256  # in a payload: pog writes two, pogfast three
+MAX_OTHER = 4 << 20  # bytes of JSON that an entry may have beside its blobs
 SECTIONS = ("parents", "directories", "links", "fifos")
 FEED = 2048  # bytes that are decompressed at a time: 4 of them can become 128 KiB, so this is 64 MiB at the worst
 TOO_DENSE = "it decompresses to more JSON than a manifest of its size may hold"
@@ -134,18 +134,18 @@ class Entry:
 
     def _ns(self, exact: str, seconds: float) -> int:
         ns = self.more.get(exact)
-        if type(ns) is int and -MOST_NS <= ns <= MOST_NS:
+        if type(ns) is int and -MAX_NS <= ns <= MAX_NS:
             return ns
         if ns is None:
             whole = math.floor(seconds)  # cut as os.utime cuts, so that a file gets the time that pog would give it
             ns = whole * 10**9 + math.floor((seconds - whole) * 1e9)
         elif not isinstance(ns, int) or isinstance(ns, bool):
             raise CorruptManifest(f"{self.origin}: its {exact} is malformed")
-        return max(-MOST_NS, min(ns, MOST_NS))
+        return max(-MAX_NS, min(ns, MAX_NS))
 
 
 def _is_length(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_SIZE
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIZE
 
 
 @dataclass(slots=True)
@@ -343,14 +343,14 @@ def _pad(frames: bytearray) -> None:
 
 def _make_up(frames: bytearray, text: int) -> None:
     """Makes frames large enough for `text` bytes of JSON in them: a file of zeros may have a million equal blobs."""
-    missing = -(-text // DENSEST) - len(frames) if text > SMALL_TEXT else 0
+    missing = -(-text // MAX_RATIO) - len(frames) if text > SMALL_TEXT else 0
     if missing > 0:
         frames += PADDING_MAGIC + missing.to_bytes(4, "little") + bytes(missing)
 
 
 def is_name(name: str) -> bool:
     """Returns True if an archived name is within the limits of FORMAT.md; nothing is said of where it leads."""
-    return len(name) <= MOST_NAME and (len(name) < MOST_PARTS or name.count("/") < MOST_PARTS)
+    return len(name) <= MAX_NAME and (len(name) < MAX_PARTS or name.count("/") < MAX_PARTS)
 
 
 def open(data: bytes, key: Key, name: str) -> Manifest:
@@ -577,8 +577,8 @@ def _frames(payload: bytes | memoryview) -> Iterator[_Frame]:
     view, at, count = memoryview(payload), 0, 0
     while at < len(view):
         count += 1
-        if count > MOST_FRAMES:
-            raise ValueError(f"it has more than {MOST_FRAMES} frames")
+        if count > MAX_FRAMES:
+            raise ValueError(f"it has more than {MAX_FRAMES} frames")
         magic = bytes(view[at : at + 4])
         if magic == ZSTD_MAGIC:
             begin, end = at, _frame_end(view, at)
@@ -635,13 +635,13 @@ def _trailer_of(text: bytes, name: str) -> dict[str, Any]:
 
 
 def _check_names(names: Collection[str], origin: str) -> None:
-    if max(map(len, names), default=0) >= MOST_PARTS and not all(map(is_name, names)):
-        raise CorruptManifest(f"{origin}: a name in it is longer than {MOST_NAME} characters or {MOST_PARTS} parts")
+    if max(map(len, names), default=0) >= MAX_PARTS and not all(map(is_name, names)):
+        raise CorruptManifest(f"{origin}: a name in it is longer than {MAX_NAME} characters or {MAX_PARTS} parts")
 
 
 def _room(frames: list[_Frame]) -> int:
     """Bytes of JSON that one of these frames may hold."""
-    return min(MOST_TEXT, max(SMALL_TEXT, DENSEST * sum(frame.size for frame in frames)))
+    return min(MAX_TEXT, max(SMALL_TEXT, MAX_RATIO * sum(frame.size for frame in frames)))
 
 
 def _decompressed(frames: Iterable[_Frame], room: int) -> bytes:
@@ -792,7 +792,7 @@ def outline(entries: Mapping[str, Entry], name: str) -> tuple[int | None, str]:
     if isinstance(entries, _Entries):
         with contextlib.suppress(ValueError, RecursionError):
             found = OUTLINES.decode(entries.text(name))
-            if 0 <= found.size <= MOST_SIZE:
+            if 0 <= found.size <= MAX_SIZE:
                 return found.size, local(found.hardlink) if isinstance(found.hardlink, str) else ""
     entry = entries[name]
     first = entry.more.get("hardlink")
@@ -801,7 +801,7 @@ def outline(entries: Mapping[str, Entry], name: str) -> tuple[int | None, str]:
 
 def _entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
     try:
-        if len(memoryview(text)) > MOST_OTHER:
+        if len(memoryview(text)) > MAX_OTHER:
             _check_other(text)
         more = local_all(_loads(text))
     except (ValueError, RecursionError) as error:
@@ -822,8 +822,8 @@ def _check_other(text: msgspec.Raw | bytes) -> None:
     values = OBJECT.decode(text)
     STRINGS.decode(values.get("blobs", b"[]"))
     lists = sum(len(memoryview(values.get(word, b""))) for word in ("blobs", "sizes", "stored"))
-    if len(memoryview(text)) - lists > MOST_OTHER:
-        raise ValueError(f"it has more than {MOST_OTHER:,} bytes beside its blobs")
+    if len(memoryview(text)) - lists > MAX_OTHER:
+        raise ValueError(f"it has more than {MAX_OTHER:,} bytes beside its blobs")
 
 
 def _are_blob_names(value: object) -> bool:
@@ -836,5 +836,5 @@ def _are_blob_names(value: object) -> bool:
 def _is_time(value: object) -> bool:
     # JSON has NaN, infinities, and integers beyond what a float holds: not one of them is a time.
     if type(value) is float:
-        return abs(value) <= MOST_TIME
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST_TIME
+        return abs(value) <= MAX_TIME
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MAX_TIME

@@ -1,9 +1,9 @@
-"""What is kept of a file beyond its content: permissions, owner, times, extended attributes. Both ways.
+"""Metadata of a file: permissions, owner, times, extended attributes. Reading and setting it.
 
-backup.py asks for the facts of what it found and puts them into entries and the trailer; recovery.py hands them to the
-engine for files, and sets them here on directories, links and FIFOs, when nothing below them is to be written any
-more. This room knows neither archives nor paths: it works on a name in an open directory and never follows a link.
-What a system or a user cannot set is told, not raised. POSIX ACLs are the attributes system.posix_acl_*.
+create reads it and puts it into entries and the trailer; restore passes it to the engine for files, and sets it here
+for directories, links and FIFOs once nothing more is written below them. This module works on a name in an open
+directory, never follows a link, and deals with neither archives nor paths. What a system or a user cannot set is
+reported, not raised. POSIX ACLs are the attributes system.posix_acl_*.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pogfast.errors import CorruptManifest
 # Labels and seals that the machine's own policy gives to every file: on another one they are wrong.
 FOREIGN = {"security.selinux", "security.SMACK64", "security.ima", "security.evm"}
 # Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
-MOST_NS = 2**63 - 1
+MAX_NS = 2**63 - 1
 # A file system without attributes; a file or an attribute that is gone since it was found.
 NO_XATTRS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 VANISHED = {errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
@@ -81,7 +81,7 @@ def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _
 def kept_time(ns: int) -> int:
     """Returns the nearest time that an archive and the engine can tell, all in nanoseconds since 1970: from 1677 to
     2262."""
-    return ns if -MOST_NS <= ns <= MOST_NS else max(-MOST_NS, min(ns, MOST_NS))
+    return ns if -MAX_NS <= ns <= MAX_NS else max(-MAX_NS, min(ns, MAX_NS))
 
 
 @functools.cache

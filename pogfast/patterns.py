@@ -14,8 +14,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
-from pogfast.encoding import portable
 from pogfast.errors import UsageError
+from pogfast.system.encoding import portable
 
 # What one component is made of. A class is never empty, `]` and `-` stand in it with a backslash only, and a backslash
 # takes the sign of what follows. Where none of these fits, the pattern is wrong.

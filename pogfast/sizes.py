@@ -13,9 +13,9 @@ WORDS |= {"kibibyte": "kib", "mebibyte": "mib", "gibibyte": "gib", "tebibyte": "
 WORDS |= {"kb": "k", "mb": "m", "gb": "g", "tb": "t", "pb": "p"}
 SPANS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # in seconds
 LEVELS = (-131072, 22)  # of zstd
-MOST_JOBS = 1024  # worker threads: more than machines have cores, and fewer than systems have threads
-MOST_PARALLEL = 64  # requests at a time: more gain nothing, and services refuse them
-MOST_SECONDS = 100 * 365.25 * 86400
+MAX_JOBS = 1024  # worker threads: more than machines have cores, and fewer than systems have threads
+MAX_PARALLEL = 64  # requests at a time: more gain nothing, and services refuse them
+MAX_SECONDS = 100 * 365.25 * 86400
 SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -36,8 +36,8 @@ def check_jobs(jobs: int | None, what: str = "jobs") -> None:
     """Raises UsageError for a number of threads that cannot be; None is for others to choose."""
     from pogfast.errors import UsageError
 
-    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
-        raise UsageError(f"{what} must be 1 to {MOST_JOBS}, not {jobs}")
+    if jobs is not None and not 1 <= jobs <= MAX_JOBS:
+        raise UsageError(f"{what} must be 1 to {MAX_JOBS}, not {jobs}")
 
 
 def parse_size(option: str, text: str, least: int = 1) -> int:
@@ -72,7 +72,7 @@ def parse_seconds(option: str, text: str, *, bare: bool = True) -> float:
         seconds = count * (1 if unit == "" and (bare or count == 0) else SPANS[unit.strip()])
     except (KeyError, ValueError) as error:
         raise UsageError(f"{option}={text}: not a length of time", hint="write 90s, 5m, 24h or 7d") from error
-    if not seconds <= MOST_SECONDS:
+    if not seconds <= MAX_SECONDS:
         raise UsageError(f"{option}={text}: more than 100 years")
     return seconds
 

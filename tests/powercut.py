@@ -31,7 +31,7 @@ UMASK = 0o022
 NAMES = 8  # of the newest entries of directories each is tried alone
 BLOCK = 4096  # bytes: a part of a write begins and ends at one of these
 PARTS = 4  # of a write, which reach the disk one by one
-MOST_SHOWN = 1 << 28  # bytes of a string that strace shows
+MAX_SHOWN = 1 << 28  # bytes of a string that strace shows
 CALLS = (
     "open openat openat2 creat close close_range dup dup2 dup3 fcntl chdir fchdir clone clone3 fork vfork "
     "read readv write writev pwrite64 pwritev pwritev2 lseek truncate ftruncate fallocate copy_file_range sendfile "
@@ -675,7 +675,7 @@ def record(command: Sequence[str | Path], root: Path, cwd: Path, env: Mapping[st
     writes; it must not lie below `root`."""
     before = Disk.scan(root)
     calls = ",".join(f"?{call}" for call in CALLS.split())  # those that this machine has
-    strace = ["strace", "-f", "-xx", "-ttt", "-s", str(MOST_SHOWN), "-e", f"trace={calls}", "-o", log]
+    strace = ["strace", "-f", "-xx", "-ttt", "-s", str(MAX_SHOWN), "-e", f"trace={calls}", "-o", log]
     done = subprocess.run(
         [*strace, *command], cwd=cwd, env=env, umask=UMASK, stdin=subprocess.DEVNULL, capture_output=True, check=False
     )

@@ -32,24 +32,19 @@ import botocore.session
 
 import pogfast
 import pogfast._engine as engine
-from pogfast import (
-    archive,
-    backup,
-    beside,
-    checking,
-    copying,
-    keys,
-    manifest,
-    pruning,
-    sealing,
-)
+from pogfast import backup, keys, manifest
+from pogfast.archives import archive
 from pogfast.errors import MissingBlob, PogfastError
-from pogfast.retention import Policy
-from pogfast.stores import open_targets
+from pogfast.pog import create as pog_create
+from pogfast.pog.addresses import open_targets
+from pogfast.stores import publish
 from pogfast.stores.local import LocalStore
 from pogfast.stores.s3 import S3Service
+from pogfast.system import background
+from pogfast.upkeep import checking, copying, pruning
+from pogfast.upkeep.retention import Policy
 
-LOADED = (archive, backup, beside, checking, copying, keys, manifest, pruning, sealing)
+LOADED = (archive, backup, background, checking, copying, keys, manifest, pog_create, pruning, publish)
 KEY = keys.Key("keyfile", bytes(32))
 CONTENTS = ("one", "two", "three", "four")
 START = 4_000_000_000.0  # seconds since 1970: far from now, so that what the system dates itself can be told
@@ -744,11 +739,11 @@ class World:
     def pogging(self, contents: Collection[str], label: str = "create by pog", **more: Any) -> Actor:
         """pog's create."""
 
-        def act() -> sealing.Summary:
-            sources = [sealing.Source(path, path) for path in self.paths(contents)]
+        def act() -> pog_create.Summary:
+            sources = [pog_create.Source(path, path) for path in self.paths(contents)]
             [target] = open_targets(self.store.replace("//", "", 1) if self.service else f"local:{self.store}", _ignore)
             with contextlib.closing(target):
-                done = sealing.create(sources, KEY, [target], chunk_size=10**6, level=3, jobs=1, report=_Silent())
+                done = pog_create.create(sources, KEY, [target], chunk_size=10**6, level=3, jobs=1, report=_Silent())
             self.done[done.manifest_name] = frozenset(contents)
             return done
 

@@ -24,8 +24,11 @@ from conftest import Vector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pogfast import keys, manifest, reading
-from pogfast.archive import Archive, archives, find_archive, open_archive
+from pogfast import keys, manifest
+from pogfast.archives import entry_file
+from pogfast.archives.archive import Archive
+from pogfast.archives.lookup import find_archive, open_archive
+from pogfast.archives.overview import archives
 from pogfast.errors import (
     CorruptBlob,
     DamageError,
@@ -40,7 +43,7 @@ from pogfast.errors import (
     WrongBlob,
     WrongKey,
 )
-from pogfast.sealing import Source, create
+from pogfast.pog.create import Source, create
 from pogfast.stores import LocalStore, open_store
 
 SECRET = os.urandom(32)
@@ -184,8 +187,8 @@ def test_it_is_read_and_sought_as_a_file_in_memory_is(
 ) -> None:
     """Also when little is held, and when chunks count as too long to be held at all."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reading, "HELD", held)
-        patch.setattr(reading, "WHOLE", whole)
+        patch.setattr(entry_file, "HELD", held)
+        patch.setattr(entry_file, "WHOLE", whole)
         ours, theirs = opened.open(name), io.BytesIO(CONTENT[name])
         for whence, offset, length in steps:
             if whence >= 0:
@@ -377,7 +380,7 @@ def test_a_chunk_too_long_to_be_held_is_read_in_pieces(built: Built) -> None:
         assert len(archive["f"].blobs) == 1
         pieces = [len(piece) for piece in archive.read("f")]
         assert sum(pieces) == length
-        assert max(pieces) <= reading.HELD
+        assert max(pieces) <= entry_file.HELD
         with archive.open("f") as file:
             file.seek(length - 1)
             assert file.read() == b"\0"
@@ -480,7 +483,7 @@ def test_a_blob_that_cannot_be_read_is_no_damage(built: Built) -> None:
 def test_lengths_that_are_not_the_contents_are_damage(
     built: Built, monkeypatch: pytest.MonkeyPatch, whole: int, off: int
 ) -> None:
-    monkeypatch.setattr(reading, "WHOLE", whole)
+    monkeypatch.setattr(entry_file, "WHOLE", whole)
     content = random.Random(4).randbytes(3 * CHUNK)
     built.add("one", content[:CHUNK], size=CHUNK + off)
     built.add("several", content, sizes=[CHUNK, CHUNK + off, CHUNK], size=3 * CHUNK + off)
@@ -751,7 +754,7 @@ if sys.argv[1] == "write":
     file_key = random_bytes(32)
     open("a.mfn", "wb").write(key.wrap(file_key) + secretbox(file_key, frames))
 else:
-    from pogfast.archive import archives
+    from pogfast.archives.overview import archives
     from pogfast.stores.local import LocalStore
     [info] = archives(LocalStore.open(".", fan_out=True), key)
     assert (info.host, info.files, info.problem) == ("h", 0, None), info

@@ -20,8 +20,8 @@ from conftest import Ran, Runner
 from servers import KEY, SECRET, Server, b2, b2_environment, free_port
 
 from pogfast.errors import MissingBlob, StoreError
-from pogfast.retries import RETRIED
 from pogfast.stores import open_store
+from pogfast.system.retries import RETRIED
 
 NAMES = [f"{letter}{'-' * 42}=" for letter in "ABC"]
 WITH_KEY = ["--keyfile", "key"]

@@ -16,8 +16,9 @@ import oracle
 import pytest
 from conftest import Runner, plant_socket
 
-from pogfast import backup, cache, manifest, metadata
-from pogfast.backup import Options, Silent, Summary
+from pogfast import backup, manifest, metadata
+from pogfast.backup import Options, Silent, Summary, cache
+from pogfast.backup import run as run_module
 from pogfast.errors import NoSuchArchive, NoSuchInput, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.keys import Key, from_keyfile
 
@@ -257,8 +258,8 @@ def test_a_huge_file_is_continued_where_it_was(
     tmp_path: Path, key: Key, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tree / "huge").write_bytes(os.urandom(20 * CHUNK))
-    monkeypatch.setattr(backup, "SAVE_EVERY", 0.0)
-    run = backup._Run._note_progress
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
+    run = run_module._Run._note_progress
     told = 0
 
     def note(self: Any, pending: Any, sealed: Any) -> None:
@@ -269,10 +270,10 @@ def test_a_huge_file_is_continued_where_it_was(
             if told >= 5:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(backup._Run, "_note_progress", note)
+    monkeypatch.setattr(run_module._Run, "_note_progress", note)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path, key, jobs=1)
-    monkeypatch.setattr(backup._Run, "_note_progress", run)
+    monkeypatch.setattr(run_module._Run, "_note_progress", run)
     assert 5 <= told < 20
     heard = Heard()
     second = create(tmp_path, key, report=heard)
@@ -288,8 +289,8 @@ def test_an_interrupted_run_writes_down_what_it_has(
     """Also between two times that it does so anyway: only chunks that are on their way are read again."""
     chunks, seen = 400, 0  # so many that the engine is not done before the first of them are heard of
     (tree / "huge").write_bytes(os.urandom(chunks * CHUNK))
-    monkeypatch.setattr(backup, "SAVE_EVERY", 1e9)
-    run = backup._Run._note_progress
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 1e9)
+    run = run_module._Run._note_progress
 
     def note(self: Any, pending: Any, sealed: Any) -> None:
         nonlocal seen
@@ -298,10 +299,10 @@ def test_an_interrupted_run_writes_down_what_it_has(
             seen = len(pending.blobs)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(backup._Run, "_note_progress", note)
+    monkeypatch.setattr(run_module._Run, "_note_progress", note)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path, key, jobs=1)
-    monkeypatch.setattr(backup._Run, "_note_progress", run)
+    monkeypatch.setattr(run_module._Run, "_note_progress", run)
     assert create(tmp_path, key).bytes_read <= (chunks - seen) * CHUNK + 3 * CHUNK + 100
 
 
@@ -318,16 +319,16 @@ def test_few_files_wait_for_an_older_one(
         create(tmp_path, key, "many")
     (many / "000a").write_bytes(os.urandom(10 * CHUNK))
     (many / "400a").write_bytes(b"late")
-    monkeypatch.setattr(backup, "MOST_PENDING", 20)
+    monkeypatch.setattr(run_module, "MAX_PENDING", 20)
     most = 0
-    settle = backup._Run._settle_known
+    settle = run_module._Run._settle_known
 
     def settled(self: Any) -> None:
         nonlocal most
         most = max(most, len(self.pending))
         settle(self)
 
-    monkeypatch.setattr(backup._Run, "_settle_known", settled)
+    monkeypatch.setattr(run_module._Run, "_settle_known", settled)
     summary = create(tmp_path, key, "many")
     assert (summary.files_new, summary.files_unchanged) == ((2, 500) if known_first else (502, 0))
     assert 19 <= most <= 20
@@ -367,7 +368,7 @@ def changing(path: Path, run: type, times: int) -> Iterator[None]:
 
 
 def test_a_file_that_changes_once_is_read_again(tmp_path: Path, key: Key, tree: Path) -> None:
-    with changing(tree / "large", backup._Run, 1):
+    with changing(tree / "large", run_module._Run, 1):
         summary = create(tmp_path, key, jobs=1)
     assert summary.problems == []
     entry = opened(tmp_path, key, summary).entries["tree/large"]
@@ -377,7 +378,7 @@ def test_a_file_that_changes_once_is_read_again(tmp_path: Path, key: Key, tree: 
 
 def test_a_file_that_keeps_changing_is_marked(tmp_path: Path, key: Key, tree: Path) -> None:
     (tree / "linked").hardlink_to(tree / "large")
-    with changing(tree / "large", backup._Run, 100):
+    with changing(tree / "large", run_module._Run, 100):
         summary = create(tmp_path, key, jobs=1)
     [problem] = summary.problems
     assert isinstance(problem, SourceError)
@@ -386,7 +387,7 @@ def test_a_file_that_keeps_changing_is_marked(tmp_path: Path, key: Key, tree: Pa
     assert archive.entries["tree/large"].more["changed"]
     assert archive.trailer["changed"] == ["tree/large"]
     assert archive.entries["tree/linked"].blobs == archive.entries["tree/large"].blobs
-    with changing(tree / "large", backup._Run, 0):
+    with changing(tree / "large", run_module._Run, 0):
         assert create(tmp_path, key).bytes_read > 3 * CHUNK, "it is not taken for known"
 
 

@@ -13,9 +13,9 @@ import pytest
 from conftest import VECTORS, Runner
 
 from pogfast import keys
-from pogfast.checking import EVERYTHING, check
 from pogfast.errors import DamageError, MissingBlob, PogfastError, UnsafePath, WrongBlob, WrongKey
 from pogfast.recovery import Silent, restore
+from pogfast.upkeep.checking import EVERYTHING, check
 
 KIT = VECTORS / "broken"
 specification = importlib.util.spec_from_file_location("kit", KIT / "make.py")

@@ -25,8 +25,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pogfast import cache as cache_module
-from pogfast.cache import BATCH, COARSE_NS, KEPT_RUNS, SPARE_PAGES, TICK_NS, Cache, Facts, Known, default_directory
+from pogfast.backup import cache as cache_module
+from pogfast.backup.cache import (
+    BATCH,
+    COARSE_NS,
+    KEPT_RUNS,
+    SPARE_PAGES,
+    TICK_NS,
+    Cache,
+    Facts,
+    Known,
+    default_directory,
+)
 from pogfast.keys import Key
 
 KEY = Key("keyfile", b"k" * 32)

@@ -16,11 +16,12 @@ from faultproxy import Proxy, proxied
 from servers import Server, rclone
 
 from pogfast import keys, manifest
-from pogfast.archive import archives
-from pogfast.catalog import SETTLED, Catalog
+from pogfast.archives.catalog import SETTLED, Catalog
+from pogfast.archives.overview import archives
 from pogfast.errors import CorruptManifest
 from pogfast.keys import Key
-from pogfast.stores.local import LocalStore, Stored
+from pogfast.stores.local import LocalStore
+from pogfast.stores.names import Stored
 
 KEY = Key("keyfile", bytes(range(32)))
 LONG_AGO = time.time() - 1000

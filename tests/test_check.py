@@ -22,11 +22,11 @@ from test_archive import CHUNK, DAMAGE, KEY, ORACLE, Built, Silent, flip, key_of
 
 import pogfast
 from pogfast import keys
-from pogfast.archive import open_archive
-from pogfast.checking import Damage, Subset, Summary, Unit, check
+from pogfast.archives.lookup import open_archive
 from pogfast.errors import NoSuchArchive, OtherKey, PogfastError, StoreError, UsageError, WrongKey
-from pogfast.sealing import Source, create
+from pogfast.pog.create import Source, create
 from pogfast.stores import open_store
+from pogfast.upkeep.checking import Damage, Subset, Summary, Unit, check
 
 module = sys.modules[Subset.__module__]  # pogfast.check is the function
 EVERYTHING = Subset.parse("100%")

@@ -18,7 +18,7 @@ from test_frames import SECRET, Shelf, content, file_of, seal, text
 from pogfast import keys
 from pogfast._engine import Known, Sealer, cut
 from pogfast.backup import Options
-from pogfast.chunker import Chunker
+from pogfast.backup.chunker import Chunker
 from pogfast.errors import UsageError
 
 TABLE = hashlib.shake_256(b"a table").digest(2048)

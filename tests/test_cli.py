@@ -165,7 +165,8 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
     assert of_ours == {
         "pogfast",
         *(f"pogfast.cli{name}" for name in ("", ".frame", ".output")),
-        *(f"pogfast.{name}" for name in ("console", "encoding", "environment", "errors", "retries")),
+        *(f"pogfast.{name}" for name in ("console", "errors", "system")),
+        *(f"pogfast.system.{name}" for name in ("encoding", "environment", "retries")),
     }
     packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names - {"pogfast", "__mp_main__"}
     before = set(run([sys.executable, "-c", "import sys; print(*sys.modules, file=sys.stderr)"], work).err.split())
@@ -1284,10 +1285,10 @@ def test_the_python_interface(work: Path) -> None:
     """Also after modules of the same names have been imported, in any order."""
     program = """
 import sys, pogfast
-if "early" in sys.argv: import pogfast.sealing, pogfast.opening, pogfast.checking, pogfast.errors
+if "early" in sys.argv: import pogfast.stores.publish, pogfast.recovery.batches, pogfast.upkeep.checking, pogfast.errors
 from pogfast import Key, check, create, errors, open_archive, open_store, restore
 from pogfast.keys import from_keyfile
-import pogfast.sealing, pogfast.opening, pogfast.checking
+import pogfast.stores.publish, pogfast.recovery.batches, pogfast.upkeep.checking
 key = from_keyfile("key")
 assert isinstance(key, Key)
 done = pogfast.create(["tree"], "store", key, tags=["t"], no_cache=True)

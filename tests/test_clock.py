@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from pogfast.clock import Stopwatch
+from pogfast.system.clock import Stopwatch
 
 
 @pytest.mark.parametrize(

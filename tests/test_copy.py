@@ -16,9 +16,10 @@ import pytest
 from conftest import Ran, Runner
 
 import pogfast as library
-from pogfast import copying, keys, manifest
+from pogfast import keys, manifest
 from pogfast.errors import CorruptBlob, StoreError, UsageError, WrongKey
 from pogfast.stores import open_store
+from pogfast.upkeep import copying
 
 Command = Callable[..., Ran]
 WITH_KEY = ["--keyfile", "key"]
@@ -196,7 +197,7 @@ def test_what_was_condemned_and_cannot_be_stored_again(
 @pytest.mark.parametrize("moment", range(0, 8, 2))
 def test_a_copy_that_is_killed_is_continued(command: Command, work: Path, names: list[str], moment: int) -> None:
     program = (
-        "import os, sys, pogfast.cli, pogfast.copying as copying\n"
+        "import os, sys, pogfast.cli, pogfast.upkeep.copying as copying\n"
         f"left = [{moment}]\n"
         "for name in ('_put', '_copy_manifest'):\n"
         "    def act(self, *words, old=getattr(copying._Copy, name)):\n"

@@ -18,7 +18,7 @@ from conftest import Ran, Runner, plant_socket, run
 
 import pogfast
 from pogfast.keys import from_keyfile
-from pogfast.metadata import MOST_NS
+from pogfast.metadata import MAX_NS
 
 COMMAND = [sys.executable, "-m", "pogfast"]
 # Seconds after which a file is told from one that was changed right after it was read.
@@ -544,7 +544,7 @@ def test_times_that_no_archive_can_have_are_told_of(work: Path, cli: Runner, yea
         assert json.loads(ran.lines[-1])["files_unmodified"] == unchanged
     assert cli("check", "store/latest", "--against", ".").code == 0
     assert cli("restore", "store/latest", "--into", "out").code == 0
-    nearest = MOST_NS if year > 2000 else -MOST_NS
+    nearest = MAX_NS if year > 2000 else -MAX_NS
     assert {(work / "out" / "tree" / name).stat().st_mtime_ns for name in ("f", "d")} == {nearest}
 
 

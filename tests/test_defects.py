@@ -17,7 +17,7 @@ from test_pog_cli import manifest_in, restored
 
 from pogfast.errors import PogfastError
 from pogfast.keys import from_keyfile
-from pogfast.opening import restore
+from pogfast.pog.restore import restore
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
 
@@ -335,7 +335,7 @@ def test_an_interrupted_restore_leaves_whole_files_only(work: Path, pog: Runner,
 
 
 def test_leavings_of_dead_processes_are_swept_and_of_living_ones_kept(work: Path, pog: Runner) -> None:
-    from pogfast.stores.local import HOST
+    from pogfast.stores.names import HOST
 
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_archive import CHUNK, KEY, Built, text
 
-from pogfast import differences
-from pogfast.archive import Archive, open_archive
-from pogfast.differences import Change, Compared, Difference, compare, diff
+from pogfast.archives import differences
+from pogfast.archives.archive import Archive
+from pogfast.archives.differences import Change, Compared, Difference, compare, diff
+from pogfast.archives.lookup import open_archive
 from pogfast.errors import CorruptBlob, MissingBlob, PogfastError, SourceError, UnsafePath
 from pogfast.metadata import facts_of
 

@@ -180,3 +180,19 @@ def test_links_between_pages_lead_somewhere() -> None:
                 titles = re.findall(r"^#+ (.*)$", led.read_text(encoding="utf-8"), re.M)
                 slugs = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
                 assert anchor[1:] in slugs, (page.name, target, anchor)
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_files_that_a_page_for_developers_names_exist(page: str) -> None:
+    root = Path(__file__).parent.parent
+    text = (root / page).read_text(encoding="utf-8")
+    named = re.findall(r"`([a-z_./-]+\.(?:py|pyi|md|sh|toml))`", text)
+    assert len(named) > 8
+    for name in named:
+        assert (root / name).exists() or (PACKAGE / name).exists(), name
+
+
+def test_the_picture_shows_every_package() -> None:
+    picture = (Path(__file__).parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for package in PACKAGE.glob("*/__init__.py"):
+        assert f"{package.parent.name}/" in picture, package

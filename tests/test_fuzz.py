@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from pogfast import paths
+
 FUZZ = Path(__file__).parent / "fuzz"
 sys.path.insert(0, str(FUZZ))
 
@@ -67,7 +69,7 @@ def test_an_error_that_is_not_ours_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_name_that_leads_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a reader that believes names, which pogcli is."""
-    monkeypatch.setattr("pogfast.plan.safe_path", directories.plain_path)
+    monkeypatch.setattr("pogfast.recovery.plan.safe_path", paths.plain_path)
     monkeypatch.setattr(directories.Directories, "open", _through_anything)
     assert any(error.startswith("AssertionError: {") for error in found_in("restore")), "something outside is new"
 
@@ -104,5 +106,5 @@ def test_a_catalog_that_fails_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise PogfastError("x")
 
-    monkeypatch.setattr("pogfast.catalog._read", fail)
+    monkeypatch.setattr("pogfast.archives.catalog._read", fail)
     assert "PogfastError: x" in found_in("remembered")

@@ -10,7 +10,7 @@ import pytest
 from conftest import Runner
 
 from pogfast.errors import NoSuchInput, PogfastError
-from pogfast.inputs import find_sources
+from pogfast.pog.inputs import find_sources
 
 Find = Callable[..., tuple[list[tuple[str, str]], list[str]]]
 

@@ -17,7 +17,7 @@ from conftest import Ran, Runner
 from faultproxy import Fault, Proxy, proxied
 from servers import environment_of, rclone
 
-from pogfast._engine import MOST_BLOB
+from pogfast._engine import MAX_BLOB
 
 SECRET = bytes(range(32))
 
@@ -276,7 +276,7 @@ def test_a_blob_that_has_grown_is_damage_of_its_file_alone(place: Place, layout:
         os.truncate(victim, length)
     except OSError:
         pytest.skip("this file system has no files of 15 TB")
-    assert length == 200 * 10**6 or length > MOST_BLOB
+    assert length == 200 * 10**6 or length > MAX_BLOB
     command = [sys.executable, "-m", "pogfast", "restore", f"store/{name}", "--into", "out", *place.key]
     limited = (
         "import resource, os, sys; resource.setrlimit(resource.RLIMIT_DATA, (150 << 20,) * 2); os.execv({!r}, {!r})"

@@ -15,7 +15,7 @@ import pytest
 
 from pogfast import metadata
 from pogfast.errors import CorruptManifest
-from pogfast.metadata import MOST_NS, Metadata, facts_of, metadata_of, set_metadata
+from pogfast.metadata import MAX_NS, Metadata, facts_of, metadata_of, set_metadata
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="extended attributes are read on Linux only")
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -280,4 +280,4 @@ def test_malformed_facts_are_named(wrong: dict[str, object]) -> None:
 
 
 def test_times_that_no_system_has_are_cut() -> None:
-    assert metadata_of("f", {"mtime_ns": 10**30, "atime_ns": -(10**30)}).times == (-MOST_NS, MOST_NS)
+    assert metadata_of("f", {"mtime_ns": 10**30, "atime_ns": -(10**30)}).times == (-MAX_NS, MAX_NS)

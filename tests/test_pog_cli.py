@@ -301,7 +301,8 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(work: Path, pog: Runne
 
 # Everything is imported before root is given up: another user need not be able to read this environment.
 UNPRIVILEGED = """
-import os, sys, glob, json, signal, pogfast.sealing, pogfast.inputs, pogfast.pog, pogfast.opening, pogfast.stores
+import os, sys, glob, json, signal
+import pogfast.pog.create, pogfast.pog.inputs, pogfast.pog, pogfast.pog.restore, pogfast.pog.addresses, pogfast.stores
 if os.getuid() == 0:
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
 from pogfast.pog import main

@@ -24,7 +24,8 @@ import powercut
 import pytest
 
 import pogfast
-from pogfast import cache, facade, keys
+from pogfast import facade, keys
+from pogfast.backup import cache
 from pogfast.errors import KeyFileError
 from pogfast.stores import local
 
@@ -355,7 +356,7 @@ def test_keygen(world: World, symmetric: bool) -> None:
 def test_profiles(world: World) -> None:
     profile = world.disk / "p.toml"
     pogfast.profiles.save(str(profile), {"level": 1}, "old")
-    for _ in world.states("-c", "from pogfast.profiles import save; save('p.toml', {'level': 9}, 'new')"):
+    for _ in world.states("-c", "from pogfast.backup.profiles import save; save('p.toml', {'level': 9}, 'new')"):
         assert pogfast.profiles.load(str(profile)) in ({"level": 1}, {"level": 9})
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pogfast import progress
+from pogfast.cli import progress
+from pogfast.cli.progress import Counters, Display, Pace, show_seconds
 from pogfast.errors import PogfastError, UsageError
-from pogfast.progress import Counters, Display, Pace, show_seconds
 from pogfast.sizes import many, parse_size, show_size
 
 

@@ -20,17 +20,20 @@ from conftest import Ran, Runner, run
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pogfast import backup, cache, keys, manifest, pruning, sealing, sweeping
+from pogfast import backup, keys, manifest
 from pogfast._engine import blob_name, seal_blob
-from pogfast.archive import Filter
+from pogfast.archives.trailer import Filter
+from pogfast.backup import cache
+from pogfast.backup import run as run_module
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.manifest import Entry, Manifest
-from pogfast.retention import Policy
-from pogfast.stores import REMOVED, LocalStore, Stored, open_store, reliance, targets
-from pogfast.stores.local import CONDEMNED, SWEEPING, TRASH
+from pogfast.stores import REMOVED, LocalStore, Stored, open_store, publish, reliance, targets
+from pogfast.stores.names import CONDEMNED, SWEEPING, TRASH
 from pogfast.stores.reliance import Condemned, Reliance
 from pogfast.stores.targets import Targets
-from pogfast.sweeping import Sweep
+from pogfast.upkeep import pruning, sweeping
+from pogfast.upkeep.retention import Policy
+from pogfast.upkeep.sweeping import Sweep
 
 KEEP = ["--keep-last", "1", "--group-by", ""]
 
@@ -427,7 +430,7 @@ class Actor(threading.Thread):
 
 
 def back_up(contents: list[str], name: str) -> Callable[[Stepped], None]:
-    """As backup.py does, in small: what is there is believed, the rest is stored, and the manifest comes last."""
+    """As create does, in small: what is there is believed, the rest is stored, and the manifest comes last."""
 
     def act(store: Stepped) -> None:
         kept = Targets([store], lambda lost: None)
@@ -773,7 +776,7 @@ def test_a_long_run_says_what_it_has_stored(
         (Path("tree") / name).write_bytes(os.urandom(300_000))
     monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
     monkeypatch.setattr(targets, "SPARE", 0.0)
-    monkeypatch.setattr(backup, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
 
     class Killed(BaseException):
         pass
@@ -800,7 +803,7 @@ def test_a_long_run_says_what_it_has_stored(
         assert part
         assert whole.startswith(part)
         assert name.endswith(".partial") or part == whole
-    monkeypatch.setattr(backup, "conclude", sealing.conclude)
+    monkeypatch.setattr(backup, "conclude", publish.conclude)
     Path("c").write_bytes(b"c")
     backup.create(["c"], "store", public, options=backup.Options(cache_directory=""))
     long_ago = time.time() - 30 * 24 * 3600
@@ -820,8 +823,8 @@ def test_of_a_file_that_is_begun_what_is_stored_is_said(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     Path("large").write_bytes(os.urandom(3_000_000))
     monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
-    monkeypatch.setattr(backup, "SAVE_EVERY", 0.0)
-    monkeypatch.setattr(backup, "SAVE_BLOB", 0.0)
+    monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(run_module, "SAVE_BLOB", 0.0)
 
     class Killed(BaseException):
         pass

@@ -15,14 +15,16 @@ from email.utils import formatdate
 
 import pytest
 
-from pogfast._engine import MOST_BLOB
+from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
-from pogfast.retries import RETRIED
-from pogfast.stores import remote
-from pogfast.stores.findings import Warmth
-from pogfast.stores.local import Stored
-from pogfast.stores.remote import Body, Exists, Found, Garbled, Plain, RemoteStore, TryAgain
+from pogfast.stores import remote, traffic
+from pogfast.stores import service as service_module
+from pogfast.stores.names import Stored
+from pogfast.stores.protocols import Warmth
+from pogfast.stores.remote import Exists, RemoteStore
+from pogfast.stores.service import Body, Found, Garbled, Plain, TryAgain
 from pogfast.stores.settings import Lock
+from pogfast.system.retries import RETRIED
 
 A, B, C = (f"{letter}{'-' * 42}=" for letter in "ABC")
 MOMENT = 1_700_000_000.0
@@ -184,34 +186,44 @@ def path(name: str) -> str:
 def test_what_an_answer_holds(
     length: str | int | None, content_range: str | None, start: int, told: tuple[int, int | None]
 ) -> None:
-    assert remote.extent(length, content_range, start) == told
+    assert service_module.extent(length, content_range, start) == told
 
 
 @pytest.mark.parametrize("content_range", ["", "bytes", "bytes 4-7/8", "bytes a-7/8", "items 0-7/8", "bytes */8"])
 def test_an_answer_that_makes_no_sense(content_range: str) -> None:
     with pytest.raises(Garbled, match="asked for what follows byte 3"):
-        remote.extent("5", content_range, 3)
+        service_module.extent("5", content_range, 3)
 
 
 def test_what_was_not_asked_for_is_passed_over() -> None:
-    for n in (0, 1, remote.PIECE, 2 * remote.PIECE + 5):
-        body = Reader(bytes(3 * remote.PIECE), 0, None, 1 << 60, 300_000)
-        remote.skip(body, n)
+    for n in (0, 1, service_module.PIECE, 2 * service_module.PIECE + 5):
+        body = Reader(bytes(3 * service_module.PIECE), 0, None, 1 << 60, 300_000)
+        service_module.skip(body, n)
         assert body.at == n
     with pytest.raises(TryAgain, match="breaks off before"):
-        remote.skip(Reader(bytes(5), 0, 5, 1 << 60, 3), 6)
+        service_module.skip(Reader(bytes(5), 0, 5, 1 << 60, 3), 6)
 
 
 def test_what_a_service_asks_to_wait() -> None:
-    assert remote.seconds_to_wait(None) == remote.seconds_to_wait("") == remote.seconds_to_wait("soon") == 0
-    assert remote.seconds_to_wait(" 30\x1d") == 30, "which str.strip takes for a blank, and float does not"
-    assert remote.seconds_to_wait("-5") == remote.seconds_to_wait("1e3") == remote.seconds_to_wait("9" * 10) == 0
-    assert remote.seconds_to_wait(" 17 ") == 17
-    assert remote.seconds_to_wait("9" * 9) == 999_999_999
-    assert remote.seconds_to_wait(formatdate(time.time() - 500, usegmt=True)) == 0
-    assert 400 < remote.seconds_to_wait(formatdate(time.time() + 500, usegmt=True)) <= 500
-    assert remote.http_time("Thu, 01 Jan 1970 00:00:05 GMT") == 5
-    assert remote.http_time("Thu, 41 Jan 1970 00:00:05 GMT") is None
+    assert (
+        service_module.seconds_to_wait(None)
+        == service_module.seconds_to_wait("")
+        == service_module.seconds_to_wait("soon")
+        == 0
+    )
+    assert service_module.seconds_to_wait(" 30\x1d") == 30, "which str.strip takes for a blank, and float does not"
+    assert (
+        service_module.seconds_to_wait("-5")
+        == service_module.seconds_to_wait("1e3")
+        == service_module.seconds_to_wait("9" * 10)
+        == 0
+    )
+    assert service_module.seconds_to_wait(" 17 ") == 17
+    assert service_module.seconds_to_wait("9" * 9) == 999_999_999
+    assert service_module.seconds_to_wait(formatdate(time.time() - 500, usegmt=True)) == 0
+    assert 400 < service_module.seconds_to_wait(formatdate(time.time() + 500, usegmt=True)) <= 500
+    assert service_module.http_time("Thu, 01 Jan 1970 00:00:05 GMT") == 5
+    assert service_module.http_time("Thu, 41 Jan 1970 00:00:05 GMT") is None
 
 
 # ---- what is there -------------------------------------------------------------------------------------------------
@@ -361,7 +373,7 @@ def test_a_manifest_never_takes_the_place_of_another(
     store.put_mark("sweep.running-1", b"1")
     store.put_mark("sweep.running-1", b"12")
     assert service.puts == [*[("a.mfn", True)] * 3, *[("sweep.running-1", False)] * 2]
-    monkeypatch.setattr("pogfast.stores.local.MOST_MANIFEST", 10)
+    monkeypatch.setattr("pogfast.stores.local.MAX_MANIFEST", 10)
     with pytest.raises(StoreError, match=r"b\.mfn would have 11 bytes"):
         store.put_manifest("b.mfn", bytes(11))
     with pytest.raises(StoreError, match=r"condemned-1 would have 11 bytes"):
@@ -472,7 +484,7 @@ def test_no_thread_outlives_a_store(service: Memory) -> None:
 
 
 def test_bytes_on_their_way_are_bounded() -> None:
-    flow = remote._Flow(100)
+    flow = traffic.Flow(100)
     flow.take(500)  # one may always be
     for size, fits in ((1, False), (600, False)):
         assert not fits
@@ -509,8 +521,8 @@ def test_a_copy_within_a_service(service: Memory, store: RemoteStore, told: list
     assert not near.copy_blob(A, store), "it is another service"
     assert not store.copy_blob(A, near), "it is another service"
     assert not near.copy_blob(A, object())
-    far._note(B, remote.MOST_COPIED)
-    far._note(C, remote.MOST_COPIED + 1)
+    far._note(B, remote.MAX_COPIED)
+    far._note(C, remote.MAX_COPIED + 1)
     far.service.objects[path(B)] = far.service.objects[path(C)] = b""  # type: ignore[attr-defined]
     assert near.copy_blob(B, far)
     assert not near.copy_blob(C, far), "it is larger than what is copied in one request"
@@ -667,13 +679,15 @@ def test_a_read_goes_on_where_it_broke(service: Memory, store: RemoteStore, told
 
 
 @pytest.mark.parametrize("sizes", [[], [None] * 9])
-@pytest.mark.parametrize("length", [0, 1, remote.PIECE - 1, remote.PIECE, remote.PIECE + 1, len(DATA)])
+@pytest.mark.parametrize(
+    "length", [0, 1, service_module.PIECE - 1, service_module.PIECE, service_module.PIECE + 1, len(DATA)]
+)
 def test_objects_of_any_length(
     service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, length: int, sizes: list[int | None]
 ) -> None:
     service.objects[path(A)] = service.objects["a.mfn"] = DATA[:length]
     for trusted in (128 << 20, 100, 1000):
-        monkeypatch.setattr(remote, "TRUSTED", trusted)
+        monkeypatch.setattr(traffic, "TRUSTED", trusted)
         service.sizes = list(sizes)
         service.most = 100_000
         assert store.get_blob(A) == DATA[:length]
@@ -722,7 +736,7 @@ def test_a_garbled_answer_begins_anew(service: Memory, store: RemoteStore) -> No
     assert service.started == [0, 0]
 
 
-@pytest.mark.parametrize("size", [MOST_BLOB + 1, 2**62])
+@pytest.mark.parametrize("size", [MAX_BLOB + 1, 2**62])
 def test_what_is_too_large_is_damaged(service: Memory, store: RemoteStore, size: int) -> None:
     service.objects[path(A)] = service.objects["a.mfn"] = DATA
     service.sizes = [size] * 2
@@ -733,14 +747,14 @@ def test_what_is_too_large_is_damaged(service: Memory, store: RemoteStore, size:
 
 
 def test_what_has_no_end_is_damaged(service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "MOST_BLOB", 2_000_000)
-    monkeypatch.setattr(remote, "MOST_MANIFEST", len(DATA))
+    monkeypatch.setattr(remote, "MAX_BLOB", 2_000_000)
+    monkeypatch.setattr(remote, "MAX_MANIFEST", len(DATA))
     service.objects[path(A)] = service.objects["a.mfn"] = DATA
     service.sizes = [None] * 3
     with pytest.raises(CorruptBlob, match="has no end"):
         store.get_blob(A)
     assert store.get_manifest("a.mfn") == DATA
-    monkeypatch.setattr(remote, "MOST_BLOB", len(DATA))
+    monkeypatch.setattr(remote, "MAX_BLOB", len(DATA))
     for sizes in ([None], []):
         service.sizes = [*sizes]
         assert store.get_blob(A) == DATA

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from conftest import Ran, Runner
 
-from pogfast import manifest, removing
+from pogfast import manifest
 from pogfast.errors import CorruptManifest, NoSuchArchive, UsageError
 from pogfast.keys import from_decryption_keyfile, from_encryption_keyfile
-from pogfast.pruning import prune
-from pogfast.retention import Policy
+from pogfast.upkeep import removing
+from pogfast.upkeep.pruning import prune
+from pogfast.upkeep.retention import Policy
 
 FILES = {"a": b"a", "secret/one": b"one" * 9, "secret/two": b"two" * 9, "b": b"b" * 100_000}
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from pogfast import directories as directories_module
 from pogfast import manifest, metadata, recovery
 from pogfast._engine import BlobDirectory
-from pogfast.directories import Directories, many_open_files, plain_path, safe_path
+from pogfast.directories import Directories, many_open_files
 from pogfast.errors import (
     CorruptManifest,
     MissingBlob,
@@ -41,12 +41,13 @@ from pogfast.errors import (
 )
 from pogfast.keys import from_keyfile
 from pogfast.metadata import facts_of
-from pogfast.opening import Outcome
-from pogfast.plan import Place, Plan
-from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive
+from pogfast.paths import plain_path, safe_path
+from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive, run
+from pogfast.recovery.batches import Outcome
+from pogfast.recovery.plan import Place, Plan
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
-ROAD = sys.modules["pogfast.opening"]  # `pogfast.restore` is the function
+ROAD = sys.modules["pogfast.recovery.batches"]  # `pogfast.restore` is the function
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root may do this")
 BAD = os.fsdecode(b"bad\xff\xfe")
 
@@ -665,7 +666,7 @@ def test_a_second_run_goes_on_where_the_first_was_interrupted(work: Work) -> Non
     assert "d/e/deep" not in left
     assert not [name for name in left if ".pogfast-" in name]
     mtime = (work.out / "again").stat().st_mtime_ns
-    assert mtime == recovery.unfinished_time((work.tree / "again").stat().st_mtime_ns), "it may not be on the disk"
+    assert mtime == run.unfinished_time((work.tree / "again").stat().st_mtime_ns), "it may not be on the disk"
     summary = work.restore(made)
     assert (summary.refused, summary.exit_code) == ([], 0)
     assert tree_at(work.out) == tree_at(work.tree)
@@ -676,7 +677,7 @@ def test_what_an_interrupted_run_has_left_is_restored(work: Work, mtime_ns: int)
     """Whole, shorter or empty: a power cut takes what was not on the disk."""
     made = Archive()
     made.add("f", b"archived", mtime_ns=mtime_ns)
-    mark = recovery.unfinished_time(mtime_ns)
+    mark = run.unfinished_time(mtime_ns)
     assert mark // 10**9 // 2 != mtime_ns // 10**9 // 2, "FAT keeps every other second"
     for left in (b"ARCHIVED", b"arch", b""):
         write(work.out / "f", left, mtime_ns=mark)
@@ -727,7 +728,7 @@ def test_what_is_in_a_directory_makes_no_way(work: Work, overwrite: str) -> None
         for path, count in (("d/e", 3), ("none", 3)):
             expected.append(f"cannot make the directory {path}: a file is in its place ({count} names)")
     assert sorted(work.messages()) == sorted(expected)
-    assert {type(problem) for problem in summary.problems} <= {TargetError, recovery._Blocked}
+    assert {type(problem) for problem in summary.problems} <= {TargetError, run._Blocked}
     assert summary.exit_code == 3
     for name in ("plain/precious", "link/precious", "fifo/precious", "again/more/precious"):
         assert (work.out / name).read_bytes() == b"1"
@@ -1516,7 +1517,7 @@ def test_batches_do_not_show(
             super().__init__(places, *more)
 
     monkeypatch.setattr(ROAD, "_Batch", Counting)
-    monkeypatch.setattr(ROAD, "MOST_FILES", most_files)
+    monkeypatch.setattr(ROAD, "MAX_FILES", most_files)
     monkeypatch.setattr(ROAD, "FIRST_FILES", min(most_files, ROAD.FIRST_FILES))
     monkeypatch.setattr(recovery, "many_open_files", few)
     monkeypatch.setattr(recovery, "Directories", Watching)
@@ -1533,13 +1534,13 @@ def test_the_limit_of_open_files_is_raised_for_a_while() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
         with many_open_files() as most:
             raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-            assert raised == min(hard, directories_module.MOST_OPEN)
+            assert raised == min(hard, directories_module.MAX_OPEN)
             assert raised // 4 <= most < raised
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 256
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with many_open_files() as most:
-        assert most < min(soft, directories_module.MOST_OPEN + 1)
+        assert most < min(soft, directories_module.MAX_OPEN + 1)
 
 
 def test_more_directories_than_files_may_be_open(work: Work) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pogfast.errors import UsageError
-from pogfast.retention import UNLIMITED, Policy, Span, is_future, judge, keeps_nothing
+from pogfast.system.clock import is_future
+from pogfast.upkeep.retention import UNLIMITED, Policy, Span, judge, keeps_nothing
 
 BEGINNING = datetime(2024, 1, 1, tzinfo=UTC)
 NOW = datetime(2027, 1, 1, tzinfo=UTC)

@@ -27,12 +27,12 @@ from faultproxy import Fault, Proxy, proxied
 from servers import Server, environment_of, free_port, moto, rclone
 
 import pogfast
-from pogfast.checking import EVERYTHING
 from pogfast.errors import StoreError
 from pogfast.keys import from_keyfile
-from pogfast.retries import RETRIED
 from pogfast.stores import open_store
 from pogfast.stores.remote import RemoteStore
+from pogfast.system.retries import RETRIED
+from pogfast.upkeep.checking import EVERYTHING
 
 NAMES = [f"{letter}{'-' * 42}=" for letter in "ABC"]
 

@@ -13,8 +13,8 @@ from types import SimpleNamespace
 import pytest
 from conftest import Runner
 
-from pogfast import cache
-from pogfast.mounts import Mounts
+from pogfast.backup import cache
+from pogfast.backup.mounts import Mounts
 
 DAY = 86400 * 10**9
 

@@ -25,16 +25,10 @@ from pogfast.errors import (
     StoreError,
     UsageError,
 )
-from pogfast.stores import (
-    LocalStore,
-    check_stores,
-    check_targets,
-    find_manifest,
-    names_archive,
-    open_archive,
-    open_store,
-)
+from pogfast.pog.addresses import check_targets, open_archive
+from pogfast.stores import LocalStore, check_stores, find_manifest, names_archive, open_store, protocols
 from pogfast.stores import local as local_module
+from pogfast.stores import names as names_module
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
 NAMES = sorted(KEY.name(bytes([number])) for number in range(40))
@@ -46,7 +40,7 @@ def put(store: Path, name: str, data: bytes, *, flat: bool = False) -> None:
     path.write_bytes(data)
 
 
-def local(store: stores.Store | stores.Target) -> LocalStore:
+def local(store: protocols.Store | protocols.Target) -> LocalStore:
     assert isinstance(store, LocalStore)
     return store
 
@@ -379,7 +373,7 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest
     """And what has it already is not written to."""
     (tmp_path / "elsewhere").write_bytes(b"secret")
     (tmp_path / "store").mkdir()
-    monkeypatch.setattr("pogfast.stores.local.temporary_prefix", lambda: b".pogfast-host-1-1-")
+    monkeypatch.setattr("pogfast.stores.names.temporary_prefix", lambda: b".pogfast-host-1-1-")
     monkeypatch.setattr("os.urandom", bytes)
     (tmp_path / "store" / f".pogfast-host-1-1-{'00' * 8}.tmp").symlink_to(tmp_path / "elsewhere")
     with (
@@ -392,11 +386,11 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest
 
 
 def test_leavings_that_cannot_be_removed_are_in_nobodys_way(tmp_path: Path) -> None:
-    (tmp_path / f".pogfast-{local_module.HOST}-{2**22 + 1}-1-1.tmp" / "full").mkdir(parents=True)
-    (tmp_path / f".pogfast-{local_module.HOST}-{2**22 + 1}-1-2.tmp").touch()
+    (tmp_path / f".pogfast-{names_module.HOST}-{2**22 + 1}-1-1.tmp" / "full").mkdir(parents=True)
+    (tmp_path / f".pogfast-{names_module.HOST}-{2**22 + 1}-1-2.tmp").touch()
     open_store(str(tmp_path), create=True).close()
     assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == [
-        f".pogfast-{local_module.HOST}-{2**22 + 1}-1-1.tmp"
+        f".pogfast-{names_module.HOST}-{2**22 + 1}-1-1.tmp"
     ]
 
 
@@ -440,7 +434,7 @@ def test_a_manifest_never_takes_the_place_of_another(store: LocalStore) -> None:
 
 
 def test_what_nobody_would_read_back_is_not_stored(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_module, "MOST_MANIFEST", 10)
+    monkeypatch.setattr(local_module, "MAX_MANIFEST", 10)
     with pytest.raises(StoreError, match=r"a\.mfn would have 11 bytes"):
         store.put_manifest("a.mfn", bytes(11))
     with pytest.raises(StoreError, match=r"condemned-1 would have 11 bytes"):

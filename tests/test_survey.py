@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_archive import CHUNK, KEY, ORACLE, SECRET, Built, flip, text
 
-from pogfast import keys, manifest, survey
+from pogfast import keys, manifest
+from pogfast.archives import listing
+from pogfast.archives.figures import info, stats
+from pogfast.archives.listing import find, list_items, select
 from pogfast.errors import CorruptManifest, PogfastError, WrongKey
 from pogfast.manifest import Entry
 from pogfast.stores import open_store
-from pogfast.survey import find, info, listing, select, stats
 
 
 @pytest.fixture
@@ -51,13 +53,13 @@ def fill(built: Built) -> None:
 def test_a_mode_that_is_none_is_not_known(built: Built, mode: object) -> None:
     built.add("f", b"x", mode=mode)
     with built.open({"directories": {"d": {"mode": mode}}}) as archive:
-        assert [item.mode for item in listing(archive)] == [None, None]
+        assert [item.mode for item in list_items(archive)] == [None, None]
 
 
 def test_a_listing_is_in_the_order_of_paths(built: Built) -> None:
     fill(built)
     with built.open(TRAILER) as archive:
-        found = list(listing(archive))
+        found = list(list_items(archive))
     assert [(item.name, item.kind, item.size) for item in found] == [
         ("a", "directory", None),
         ("a/b", "directory", None),
@@ -82,7 +84,7 @@ def test_a_listing_is_in_the_order_of_paths(built: Built) -> None:
 
 @given(names=st.sets(st.lists(st.sampled_from(["a", "a-", "a.b", "b", "é"]), min_size=1, max_size=4).map("/".join)))
 def test_what_is_below_a_directory_comes_right_behind_it(names: set[str]) -> None:
-    ordered = sorted(names, key=survey.in_order_of_paths)
+    ordered = sorted(names, key=listing.in_order_of_paths)
     assert [name.split("/") for name in ordered] == sorted(name.split("/") for name in names)
 
 
@@ -212,10 +214,10 @@ def test_a_store_in_figures_with_a_public_key(tmp_path: Path) -> None:
 
 MILLION = """
 import sys
-from pogfast import keys, survey
-from pogfast.archive import open_archive
+from pogfast import keys; from pogfast.archives import listing as survey
+from pogfast.archives.lookup import open_archive
 with open_archive(sys.argv[1], keys.Key("keyfile", bytes(32))) as archive:
-    count = sum(1 for _ in survey.listing(archive))
+    count = sum(1 for _ in survey.list_items(archive))
 memory = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(count, int(memory) // 1024)
 """

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweeps import DAY, GRACE, HOUR, Actor, World
 
-from pogfast import checking
-from pogfast.retention import Span
+from pogfast.upkeep import checking
+from pogfast.upkeep.retention import Span
 
 BLOB = re.compile(r"(os\.)?(_?delete|remove|unlink|rename|replace).*[A-Za-z0-9_-]{43}=")
 MINUTE = 60.0

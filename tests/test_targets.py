@@ -13,8 +13,8 @@ from conftest import Ran, Runner, run
 
 from pogfast._engine import BlobDirectory, Sealer
 from pogfast.errors import StoreError, StoreLost
-from pogfast.sealing import conclude
 from pogfast.stores import LocalStore
+from pogfast.stores.publish import conclude
 from pogfast.stores.targets import Partial, Targets
 
 SECRET = bytes(range(32))

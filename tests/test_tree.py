@@ -20,8 +20,8 @@ from conftest import plant_socket
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pogfast.backup.walk import Note, Selection, archived_name, read_list, read_patterns, walk
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
-from pogfast.tree import Note, Selection, archived_name, read_list, read_patterns, walk
 
 ODD = [
     "n\nl",

@@ -16,12 +16,12 @@ import pytest
 from conftest import Ran, Runner
 from servers import rclone
 
-from pogfast import profiles, sampling
+from pogfast.backup import profiles
 from pogfast.errors import NoSuchInput, PogfastError, StoreError, UsageError
-from pogfast.plot import unbeaten
-from pogfast.sampling import sample
-from pogfast.trial import Restored, Setting, Written, alone, write
-from pogfast.tuning import Figures, choose
+from pogfast.tuning import Figures, choose, sampling
+from pogfast.tuning.plot import unbeaten
+from pogfast.tuning.sampling import sample
+from pogfast.tuning.trial import Restored, Setting, Written, alone, write
 
 QUICK = ("--levels=1,3", "--jobs=1", "--chunker=1MB", "--chunker=fastcdc:1MB")
 

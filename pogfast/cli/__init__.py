@@ -17,8 +17,8 @@ import click
 from pogfast.cli.frame import Group, usage_error
 from pogfast.cli.output import Output
 from pogfast.console import guarded
-from pogfast.environment import take_secrets
 from pogfast.errors import PogfastError
+from pogfast.system.environment import take_secrets
 
 COMPLETE = "_POGFAST_COMPLETE"
 # Verb -> the module that has it, and its line in the help.

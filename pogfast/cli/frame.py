@@ -15,7 +15,7 @@ import click
 from pogfast.cli.output import Output
 from pogfast.console import check_values
 from pogfast.errors import PogfastError, UsageError
-from pogfast.retries import RETRIED
+from pogfast.system.retries import RETRIED
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -1,7 +1,6 @@
-"""`pogfast list`, `ls`, `find`, `diff`, `info` and `stats`: the verbs that look and touch nothing.
+"""`pogfast list`, `ls`, `find`, `diff`, `info` and `stats`: the read-only verbs.
 
-What there is to see comes from archive.py, survey.py and differences.py as records; here these become lines for people,
-or objects with restic's words.
+The package `archives` returns records; this module prints them as lines for people, or as JSON with restic's keys.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pogfast.archives import lookup
 from pogfast.cli.frame import PATH, verb
 from pogfast.cli.options import (
     choice_options,
@@ -30,15 +30,18 @@ from pogfast.cli.options import (
     told,
 )
 from pogfast.cli.output import Output
-from pogfast.encoding import IS_UTF8
 from pogfast.errors import MissingBlob, UsageError
 from pogfast.sizes import many, show_size
+from pogfast.system.encoding import IS_UTF8
 
 if TYPE_CHECKING:
-    from pogfast.archive import Archive, ArchiveInfo, Record
-    from pogfast.differences import Change
+    from pogfast.archives.archive import Archive
+    from pogfast.archives.differences import Change
+    from pogfast.archives.figures import Info
+    from pogfast.archives.listing import Item
+    from pogfast.archives.overview import ArchiveInfo
+    from pogfast.archives.records import Record
     from pogfast.keys import Key
-    from pogfast.survey import Info, Item
 
 # A kind, in restic's word and in the first letter of `ls -l`.
 TYPES = {"file": "file", "directory": "dir", "link": "symlink", "fifo": "fifo"}
@@ -64,7 +67,8 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     By time, the newest last. Each with its host, files, their size, what its blobs take in the store, its tags and
     paths, its comment, and what was left out of it.
     """
-    from pogfast.archive import Filter, archives
+    from pogfast.archives.overview import archives
+    from pogfast.archives.trailer import Filter
     from pogfast.stores import open_store
 
     look_for_store(store)
@@ -118,7 +122,7 @@ def _left_out(found: ArchiveInfo | Info) -> str:
 
 def _tell_problems(output: Output, infos: list[ArchiveInfo]) -> None:
     """Says of the archives that do not open why, once, and what that means for the exit code."""
-    from pogfast.archive import other_key
+    from pogfast.archives.manifests import other_key
     from pogfast.errors import PogfastError, WrongKey
 
     refused = [info.name for info in infos if info.code == 12]
@@ -149,7 +153,7 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
 
     All of it, or what the names and patterns mean, as `restore` would take them.
     """
-    from pogfast.survey import select
+    from pogfast.archives.listing import select
 
     output.during = "ls"
     with open_archive(output, archive, options) as opened:
@@ -177,8 +181,8 @@ def find(output: Output, store: str | None, patterns: tuple[str, ...], long: boo
 
     A pattern without a / is held against the last part of a name. Each line has the archive, and the name.
     """
+    from pogfast.archives.listing import find as find_names
     from pogfast.stores import open_store
-    from pogfast.survey import find as find_names
 
     output.during = "find"
     if store is not None and not patterns:  # with POGFAST_STORE a single word is a PATTERN
@@ -287,7 +291,7 @@ def diff(output: Output, before: str, after: str, metadata: bool, **options: Any
     + added, - removed, M other content, U only other metadata, T another kind, ? may have other content: the archives
     are cut differently. No blob is read.
     """
-    from pogfast.differences import diff as differences
+    from pogfast.archives.differences import diff as differences
 
     look_for_archive(before)
     look_for_archive(after)
@@ -307,11 +311,10 @@ def diff(output: Output, before: str, after: str, metadata: bool, **options: Any
 
 def _one(output: Output, text: str, key: Key, options: dict[str, Any]) -> Archive:
     """An archive; --host and so on choose among those of STORE/latest."""
-    from pogfast import archive
     from pogfast.stores import LATEST
 
     chosen = options if text.rpartition("/")[2] == LATEST else {}
-    return archive.open_archive(text, key, **chosen, tell=told(output))
+    return lookup.open_archive(text, key, **chosen, tell=told(output))
 
 
 def _tell_change(output: Output, change: Change) -> None:
@@ -336,8 +339,8 @@ def info(output: Output, archive: str, **options: Any) -> None:
 
     When and how it was made, what is in it, what its blobs take in the store, and what is in it twice.
     """
-    from pogfast.archive import is_local
-    from pogfast.survey import info as figures
+    from pogfast.archives.figures import info as figures
+    from pogfast.archives.trailer import is_local
 
     with open_archive(output, archive, options) as opened:
         found = figures(opened, output.problem)
@@ -380,8 +383,8 @@ def stats(output: Output, store: str, **options: Any) -> None:
 
     Its archives, its blobs, what they take, and what no archive needs any more.
     """
+    from pogfast.archives.figures import stats as figures
     from pogfast.stores import open_store
-    from pogfast.survey import stats as figures
 
     output.during = "stats"
     look_for_store(store)

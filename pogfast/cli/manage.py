@@ -1,6 +1,6 @@
-"""`pogfast prune`, `undelete`, `lock` and `doctor`: the verbs that look after a store, and what they tell.
+"""`pogfast prune`, `undelete`, `lock` and `doctor`: the verbs that maintain a store, and their output.
 
-What a policy means is in retention.py, what is deleted and when in pruning.py, what is locked in locking.py.
+upkeep/retention.py evaluates policies, upkeep/pruning.py deletes, upkeep/locking.py locks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.pruning import Choice, Summary
+    from pogfast.upkeep.pruning import Choice, Summary
 
 PERIOD = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month", "yearly": "year"}
 
@@ -37,8 +37,8 @@ class Count(click.ParamType):  # type: ignore[type-arg]
     name = "count"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from pogfast.retention import UNLIMITED
         from pogfast.sizes import parse_whole
+        from pogfast.upkeep.retention import UNLIMITED
 
         if isinstance(value, int):
             return value
@@ -123,7 +123,7 @@ def prune(output: Output, store: str, **options: Any) -> None:
     long as --grace says. Blobs that nothing needs are deleted by the first prune after that: until then a backup that
     runs at the same time finds out. A public key alone cannot tell groups: give --group-by '', or the private key.
     """
-    from pogfast import pruning
+    from pogfast.upkeep import pruning
 
     policy = _policy(options)
     if options.pop("now"):
@@ -143,7 +143,7 @@ def prune(output: Output, store: str, **options: Any) -> None:
 
 
 def _policy(options: dict[str, Any]) -> Any:
-    from pogfast.retention import Policy, Span
+    from pogfast.upkeep.retention import Policy, Span
 
     words: dict[str, Any] = {rule: options.pop(f"keep_{rule}") for rule in ("last", *PERIOD)}
     for rule in ("", *PERIOD):
@@ -208,8 +208,8 @@ def undelete(output: Output, store: str | None, names: tuple[str, ...], everythi
 
     Without a name the archives that can be brought back are listed.
     """
-    from pogfast import pruning
     from pogfast.stores import MANIFEST, REMOVED
+    from pogfast.upkeep import pruning
 
     if names and everything:
         raise UsageError("give names, or --all, not both")
@@ -247,8 +247,8 @@ def extend(output: Output, store: str | None, lock: str | None, **options: Any) 
     A lock is only ever made longer. compliance:90d cannot be taken away by anybody for 90 days, governance:90d by those
     who have the right. The public key is enough.
     """
-    from pogfast import locking
     from pogfast.stores.settings import Lock
+    from pogfast.upkeep import locking
 
     output.during = "lock"
     if lock is None:  # a single word: the store is that of POGFAST_STORE
@@ -292,7 +292,7 @@ def doctor(output: Output, store: str) -> None:
 
     Some small objects are written, read and deleted. Needs no key, and touches no archive.
     """
-    from pogfast.diagnosis import examine
+    from pogfast.upkeep.doctor import examine
 
     output.during = "doctor"
     for found in examine(store):

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pogfast.archives import lookup
 from pogfast.cli.frame import PATH, Duration, Whole, apply, split_commas
 from pogfast.cli.output import Output
 from pogfast.console import Console
-from pogfast.sizes import MOST_JOBS, MOST_PARALLEL
+from pogfast.sizes import MAX_JOBS, MAX_PARALLEL
 
 if TYPE_CHECKING:
-    from pogfast.archive import Archive
+    from pogfast.archives.archive import Archive
+    from pogfast.cli.progress import Display, Style
     from pogfast.errors import PogfastError
     from pogfast.keys import Key
-    from pogfast.progress import Display, Style
 
 key_options = apply(
     [
@@ -63,7 +64,7 @@ service_options = apply(
             "--parallel",
             "parallel",
             metavar="N",
-            type=Whole(1, MOST_PARALLEL),
+            type=Whole(1, MAX_PARALLEL),
             help="Concurrent requests to a service.  [8]",
         ),
         _service(
@@ -109,16 +110,18 @@ object_lock_option = click.option(
 )
 
 jobs_option = click.option(
-    "--jobs", metavar="N", type=Whole(1, MOST_JOBS), help="Worker threads.  [default: number of cores]"
+    "--jobs", metavar="N", type=Whole(1, MAX_JOBS), help="Worker threads.  [default: number of cores]"
 )
 
 
 def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: bool = False) -> Key:
     """The key that a verb's options, the environment or the user give; its options are taken out. Raises UsageError,
     KeyFileError."""
-    from pogfast.prompt import password
+    from pogfast.console import ask_password
 
-    return _key(options, lambda: password(twice=writing, stdin_is_data=stdin_is_data, variables=True), writing=writing)
+    return _key(
+        options, lambda: ask_password(twice=writing, stdin_is_data=stdin_is_data, variables=True), writing=writing
+    )
 
 
 class _NoKey(Exception):
@@ -138,7 +141,8 @@ def key_if_any(options: dict[str, Any]) -> Key | None:
 
 
 def _key(options: dict[str, Any], ask: Callable[[], str], *, writing: bool) -> Key:
-    from pogfast import environment, keys
+    from pogfast import keys
+    from pogfast.system import environment
 
     words = ("keyfile", "encryption_keyfile", "decryption_keyfile", "password_file", "password_command")
     given = {word: options.pop(word) for word in words}
@@ -182,10 +186,9 @@ def look_for_store(text: str) -> None:
 
 def open_archive(output: Output, text: str, options: dict[str, Any]) -> Archive:
     """The archive that an argument and a verb's options mean; to be closed."""
-    from pogfast import archive
 
     look_for_archive(text)
-    return archive.open_archive(text, key_of(options), **options, tell=told(output))
+    return lookup.open_archive(text, key_of(options), **options, tell=told(output))
 
 
 def told(output: Output) -> Callable[[PogfastError | str], None]:
@@ -211,7 +214,7 @@ STAYS = {
 @contextlib.contextmanager
 def displayed(output: Output, label: str, during: str) -> Iterator[Display]:
     """Tells how far a verb is while this is entered. `during` is restic's word for what a problem belongs to."""
-    from pogfast.progress import Display
+    from pogfast.cli.progress import Display
 
     def emit(words: dict[str, Any]) -> None:
         output.emit("status", **words, error_count=output.errors)

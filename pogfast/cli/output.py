@@ -8,14 +8,14 @@ them all). Knows no verb; imports nothing that --help has no time for.
 from __future__ import annotations
 
 from pogfast.console import Console, visible
-from pogfast.encoding import portable_all
+from pogfast.system.encoding import portable_all
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from pogfast.cli.progress import Display
     from pogfast.errors import PogfastError
-    from pogfast.progress import Display
 
 
 class Output(Console):

@@ -30,12 +30,12 @@ from pogfast.errors import UsageError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.checking import Damage
-    from pogfast.checking import Summary as Checked
-    from pogfast.differences import Compared, Difference
+    from pogfast.archives.differences import Compared, Difference
+    from pogfast.cli.progress import Counters, Display
     from pogfast.keys import Key
-    from pogfast.progress import Counters, Display
     from pogfast.recovery import Progress, Summary
+    from pogfast.upkeep.checking import Damage
+    from pogfast.upkeep.checking import Summary as Checked
 
 
 # ---- restore ---------------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def _stores(archive: str, given: str | None) -> list[str]:
 
 def _is_thawed(output: Output, display: Display, archive: str, key: Key, into: str, *, tier: Any, **more: Any) -> bool:
     """Whether everything can be read. Else it was asked for, and it is said what to do next."""
-    from pogfast.thawing import TAKES, thaw
+    from pogfast.recovery.thawing import TAKES, thaw
 
     summary = thaw(archive, key, into, tier=tier, **more)
     display.stop()
@@ -164,7 +164,7 @@ class RestoreReport:
         self.problem = output.problem
 
     def started(self, progress: Callable[[], Progress]) -> None:
-        from pogfast.progress import Counters
+        from pogfast.cli.progress import Counters
 
         def counters() -> Counters:
             now = progress()
@@ -275,9 +275,9 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
             raise UsageError("--against compares one archive")
         _compare(output, archives[0], against, options)
         return
-    from pogfast.checking import EVERYTHING, Subset
-    from pogfast.checking import check as check_archives
     from pogfast.stores import names_archive
+    from pogfast.upkeep.checking import EVERYTHING, Subset
+    from pogfast.upkeep.checking import check as check_archives
 
     wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)
     if len(archives) == 1:  # of several the others are checked
@@ -316,7 +316,7 @@ class CheckReport:
             self.blobs.setdefault(damage.blob, []).append(damage)
 
     def tell_blobs(self) -> None:
-        from pogfast.archive import some_of
+        from pogfast.archives.manifests import some_of
 
         for needed in self.blobs.values():
             if len(needed) == 1:
@@ -348,8 +348,8 @@ class CheckReport:
 
 
 def _counters(progress: Checked | Compared) -> Counters:
-    from pogfast.differences import Compared
-    from pogfast.progress import Counters
+    from pogfast.archives.differences import Compared
+    from pogfast.cli.progress import Counters
 
     if isinstance(progress, Compared):
         return Counters(progress.files, progress.total_files, progress.size, None, {"compared": progress.size})
@@ -366,7 +366,7 @@ def _detail(difference: Difference) -> str:
 
 
 def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -> None:
-    from pogfast.differences import compare
+    from pogfast.archives.differences import compare
 
     with displayed(output, "check", "check") as display, open_archive(output, archive, options) as opened:
         compared = compare(opened, path, CheckReport(output, display))

@@ -1,6 +1,6 @@
-"""`pogfast remove` and `rewrite`: archives that go one at a time, and paths that go out of archives.
+"""`pogfast remove` and `rewrite`: deleting single archives, and deleting paths from archives.
 
-What is removed and written is in removing.py; here it becomes lines and objects.
+upkeep/removing.py does the work; this module prints lines and JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pogfast.cli.output import Output
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.removing import Choice, Rewritten
+    from pogfast.upkeep.removing import Choice, Rewritten
 
 yes_option = click.option("--yes", is_flag=True, help="Do it. Without --yes, only show what would be done.")
 
@@ -41,7 +41,7 @@ def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any)
     Nothing is removed without --yes. A removed archive can be brought back with undelete until a prune finds its grace
     period over; its blobs go then. No key is needed but for STORE/latest.
     """
-    from pogfast import removing
+    from pogfast.upkeep import removing
 
     output.during = "remove"
     for archive in archives:
@@ -94,7 +94,7 @@ def rewrite(output: Output, archives: tuple[str, ...], exclude: tuple[str, ...],
     No file is read: the new archive names the same blobs. What only the old one needs is deleted by the first prune
     after its grace period, and can be brought back with undelete until then. Without --yes nothing is written.
     """
-    from pogfast import removing
+    from pogfast.upkeep import removing
 
     output.during = "rewrite"
     for archive in archives:

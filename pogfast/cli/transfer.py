@@ -1,6 +1,6 @@
-"""`pogfast copy`: its options, and what it tells of a run.
+"""`pogfast copy`: its options and its output.
 
-What is copied and checked is in copying.py.
+upkeep/copying.py does the work.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pogfast.cli.output import Output
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.copying import Summary
-    from pogfast.progress import Display
+    from pogfast.cli.progress import Display
+    from pogfast.upkeep.copying import Summary
 
 
 @verb("copy")
@@ -50,8 +50,8 @@ def copy(output: Output, source: str, target: str | None, archives: tuple[str, .
     FROM is a store, or one archive: STORE/NAME.mfn or STORE/latest. Only blobs that are missing there are sent, as they
     lie, and checked on the way as far as a key allows. Without a key a whole store can be copied.
     """
-    from pogfast import copying
     from pogfast.stores import MANIFEST, check_stores, names_archive
+    from pogfast.upkeep import copying
 
     output.during = "copy"
     if target is None or target.endswith(MANIFEST):  # TO alone, or with names: FROM is that of POGFAST_STORE
@@ -76,7 +76,7 @@ class Report:
         self.problem = output.problem
 
     def started(self, progress: Summary) -> None:
-        from pogfast.progress import Counters
+        from pogfast.cli.progress import Counters
 
         self.display.watch(
             lambda: Counters(

@@ -15,13 +15,13 @@ from pogfast.cli.options import displayed, service_options
 from pogfast.cli.output import Output
 from pogfast.console import visible
 from pogfast.errors import UsageError
-from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
+from pogfast.sizes import LEVELS, MAX_JOBS, many, show_size
 
 if TYPE_CHECKING:
-    from pogfast.progress import Display
-    from pogfast.sampling import Sample
-    from pogfast.trial import Setting
+    from pogfast.cli.progress import Display
     from pogfast.tuning import Figures, Outcome
+    from pogfast.tuning.sampling import Sample
+    from pogfast.tuning.trial import Setting
 
 # Dollars a thousand requests to write, as AWS lists them for S3 Standard in us-east-1; Backblaze takes nothing for
 # them.
@@ -63,7 +63,7 @@ class Price(click.ParamType):  # type: ignore[type-arg]
     "--levels", metavar="LIST", type=Numbers(*LEVELS), default="1,3,6,9", show_default=True, help="Try these levels."
 )
 @click.option(
-    "--jobs", metavar="LIST", type=Numbers(1, MOST_JOBS), help="Try so many workers.  [default: 1, 2, 4 ... the cores]"
+    "--jobs", metavar="LIST", type=Numbers(1, MAX_JOBS), help="Try so many workers.  [default: 1, 2, 4 ... the cores]"
 )
 @click.option(
     "--aim",
@@ -93,11 +93,11 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
         _compare(output, *paths, options["chunkers"])
         return
     if save:
-        from pogfast.profiles import path_of
+        from pogfast.backup.profiles import path_of
 
         path_of(save)  # what cannot be kept is said before minutes of measuring, not after
     if plot:
-        from pogfast import plot as plotting
+        from pogfast.tuning import plot as plotting
 
         plotting.check(plot)
     from pogfast import tuning
@@ -110,7 +110,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
         plotting.draw(outcome.figures, outcome.best, plot)
     said = _settings(outcome.best.setting)
     if save:
-        from pogfast import profiles
+        from pogfast.backup import profiles
 
         kept = profiles.save(save, said, f"made by: pogfast tune {visible(shlex.join(paths))}")
         output.info(f"kept in {kept}")
@@ -147,7 +147,7 @@ class Report:
         self.output.info(f"read for the first time at {speed}/s; from now on it is in memory")
 
     def stage(self, what: str, settings: int) -> None:
-        from pogfast.progress import Counters
+        from pogfast.cli.progress import Counters
         from pogfast.tuning import ROUNDS
 
         self.planned = self.done + settings * ROUNDS[0]

@@ -1,6 +1,7 @@
-"""`pogfast create`: its options, and what it tells of a run.
+"""`pogfast create`: its options and its output.
 
-What the options mean is in backup.py and tree.py; here they are read, and what is reported becomes lines or objects.
+The package `backup` defines what the options mean; this module reads them, and prints what is reported as lines or
+JSON.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from pogfast.cli.options import (
 )
 from pogfast.cli.output import Output
 from pogfast.errors import PogfastError, ReaderGone, UsageError
-from pogfast.sizes import LEVELS, MOST_JOBS, many, show_size
+from pogfast.sizes import LEVELS, MAX_JOBS, many, show_size
 
 if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
-    from pogfast.progress import Display
-    from pogfast.tree import Selection
+    from pogfast.backup.walk import Selection
+    from pogfast.cli.progress import Display
 
 
 @verb("create")
@@ -101,7 +102,7 @@ if TYPE_CHECKING:
 )
 @click.option("--profile", metavar="NAME", help="Use chunks, level and jobs that tune --save has saved.")
 @jobs_option
-@click.option("--readers", metavar="N", type=Whole(1, MOST_JOBS), help="Files read at the same time.  [default: jobs]")
+@click.option("--readers", metavar="N", type=Whole(1, MAX_JOBS), help="Files read at the same time.  [default: jobs]")
 @click.option("--memory", metavar="SIZE", type=SIZE, help="Limit on the memory for chunks in flight.")
 @click.option("--no-cache", is_flag=True, help="Neither use nor write the cache: read every file.")
 @click.option("--cache-dir", metavar="DIR", type=PATH, help="Directory of the cache of unchanged files.")
@@ -120,7 +121,7 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
     input is archived, under --name. Patterns are restic's: *.tmp, /srv/**/cache, !keep.tmp.
     """
     from pogfast import backup
-    from pogfast.chunker import Chunker
+    from pogfast.backup.chunker import Chunker
     from pogfast.stores import STORE_VARIABLE, check_stores
 
     to = os.environ.get(STORE_VARIABLE) if to is None else to
@@ -179,7 +180,7 @@ def _is_given(option: str) -> bool:
 
 def _take_profile(name: str, options: dict[str, Any]) -> None:
     """What a profile says, but where the command line says otherwise. Raises UsageError."""
-    from pogfast import profiles
+    from pogfast.backup import profiles
 
     found = profiles.load(name)
     if _is_given("chunker") or _is_given("chunk_size"):
@@ -204,7 +205,7 @@ def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, li
 
 
 def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:
-    from pogfast.tree import read_list
+    from pogfast.backup.walk import read_list
 
     yield from given
     for file in options["files_from"]:
@@ -212,7 +213,7 @@ def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:
 
 
 def _selection(options: dict[str, Any]) -> Selection:
-    from pogfast.tree import Selection, read_patterns
+    from pogfast.backup.walk import Selection, read_patterns
 
     exclude = [*options["exclude"], *(line for file in options["exclude_from"] for line in read_patterns(file))]
     words = ("iexclude", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system")
@@ -251,7 +252,7 @@ class Report:
         self.problem = output.problem
 
     def started(self, progress: Callable[[], Progress]) -> None:
-        from pogfast.progress import Counters
+        from pogfast.cli.progress import Counters
 
         def counters() -> Counters:
             now = progress()

@@ -1,266 +1,33 @@
-"""Stores: bytes under names, and how stores and archives are written on command lines.
+"""Stores: bytes under names. Opens them by their addresses.
 
-A store knows no key, no manifest's content and no compression. What it gives the engine, `blobs`, is a
-`BlobDirectory`, which the engine reaches without the GIL, or a function of a blob's name. A byte comes here from the
-engine (blobs) or from sealing.py (manifests), and goes back to the engine and to those who read. `open_targets`,
-`check_targets` and `open_archive` read pog's words, `open_store` and `find_manifest` pogfast's.
+A store knows no key, no content of a manifest and no compression. The engine writes blobs to its `blobs`: a
+`BlobDirectory`, which the engine uses without the GIL, or a function of a blob's name. Manifests are written by
+publish.py. pog/addresses.py opens the same stores by pog's addresses.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, Protocol, overload
+from typing import TYPE_CHECKING, Literal, overload
 
-from pogfast._engine import BlobDirectory
 from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
 from pogfast.stores.addresses import check_directory, is_service, parse_service
-from pogfast.stores.local import MANIFEST, PARTIAL, REMOVED, LocalStore, Stored, is_flat, is_partial, is_removed
+from pogfast.stores.local import LocalStore, is_flat
+from pogfast.stores.names import MANIFEST, PARTIAL, REMOVED, Stored, is_partial, is_removed
+from pogfast.stores.protocols import Store, Target
 
 if TYPE_CHECKING:
-    from pogfast._engine import Buffer, Sink
-    from pogfast.stores.findings import Finding, Warmth
-    from pogfast.stores.remote import RemoteStore, Service
-    from pogfast.stores.settings import Lock
+    from pogfast.stores.remote import RemoteStore
+    from pogfast.stores.service import Service
 
-# Services, and where pog finds the name of a bucket that is not given.
-CLOUDS = {"s3": "S3_BUCKET_NAME", "b2": "B2_BUCKET_NAME"}
 # The store of commands that name none.
 STORE_VARIABLE = "POGFAST_STORE"
 # The newest archive of a store, as the last part of an archive's name.
 LATEST = "latest"
-
-
-class Target(Protocol):
-    """A store that an archive is written to."""
-
-    label: str
-
-    @property
-    def identity(self) -> str:
-        """The same for the same store, whatever it was called by whom."""
-
-    @property
-    def requests(self) -> Mapping[str, int]:
-        """How many were made so far to a service, by kind; none to what is none."""
-
-    def size_of(self, name: str) -> int | None:
-        """The bytes of a blob that is there; None when it is not, or the store cannot tell. Raises StoreError."""
-
-    def own_places(self) -> Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]:
-        """The store's directories by device and inode, with what each is and which names in it are the store's: not to
-        be archived into it. None where it lies in no directory."""
-
-    @property
-    def blobs(self) -> Sink:
-        """Where the engine puts blobs: whole or not at all, good ones that are there are kept. Raises StoreError."""
-
-    def begin_durable(self) -> None:
-        """Has what was put so far written to the disk, so that make_durable finds less to wait for. Called beside the
-        run, by one thread; what goes wrong is told by make_durable."""
-
-    def make_durable(self) -> None:
-        """Returns when every blob that was put is on the disk, as far as the store can tell. Raises StoreError."""
-
-    def put_manifest(self, name: str, data: bytes) -> None:
-        """Stores a manifest, whole or not at all, durable when this returns. Raises StoreError."""
-
-    def delete_manifests(self, names: Iterable[str]) -> None:
-        """Those that are gone already are fine. Raises StoreError."""
-
-    def manifests(self) -> list[Stored]:
-        """The manifests, by name; none where a store cannot tell. Raises StoreError."""
-
-    def marks(self) -> list[Stored]:
-        """What else of ours lies beside the manifests, as it is now. Raises StoreError."""
-
-    def signs(self) -> list[Stored]:
-        """What prunes say to those who write: lists of condemned blobs, as of no later than what is said of deleting
-        them. Raises StoreError."""
-
-    def named(self, prefix: str) -> list[Stored]:
-        """What lies beside the manifests and begins so. Raises StoreError."""
-
-    def get_manifest(self, name: str) -> bytes:
-        """A manifest, or a mark. Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
-
-    def put_mark(self, name: str, data: bytes) -> None:
-        """Stores what is no archive, in place of what has the name, durable when this returns; a run that puts blobs
-        may go on beside it. Raises StoreError."""
-
-    def missing(self, names: Iterable[str]) -> list[str]:
-        """Those of some blobs that are not there now, whatever is in doubt. Raises StoreError."""
-
-    def doubt(self, names: Iterable[str]) -> None:
-        """From now on these blobs, in place of those of an earlier call, count as absent until they are put: nobody
-        may rely on them. Not while an engine puts blobs."""
-
-    def close(self) -> None: ...
-
-
-class Source(Protocol):
-    """A store that an archive is read from."""
-
-    label: str
-
-    @property
-    def source(self) -> BlobDirectory | Callable[[str], Buffer]:
-        """Where the engine gets blobs from."""
-
-    @property
-    def parallel(self) -> int:
-        """Blobs that are worth asking for at a time: more than there are cores where each has to be waited for."""
-
-    def get_manifest(self, name: str) -> bytes:
-        """A manifest, or a mark. Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
-
-    def delete_blobs(self, names: Iterable[str]) -> None:
-        """Those that are gone already are fine. Raises StoreError."""
-
-    def delete_manifests(self, names: Iterable[str]) -> None:
-        """As delete_blobs."""
-
-    def close(self) -> None: ...
-
-
-class Store(Source, Target, Protocol):
-    """A store that says what is in it. `path` is as it was given: manifests are named below it."""
-
-    path: str
-
-    def blob_names(self) -> Iterator[Stored]:
-        """The blobs, in no order. Raises StoreError."""
-
-    def size_of(self, name: str) -> int | None:
-        """The bytes of a blob, None when it is not there. Raises StoreError."""
-
-    def get_blob(self, name: str) -> Buffer:
-        """What is stored under a blob's name, whole. Raises MissingBlob, and StoreError when it cannot be read."""
-
-    def named(self, prefix: str) -> list[Stored]:
-        """What lies beside the manifests and begins so. Raises StoreError."""
-
-    def remove_manifest(self, name: str) -> None:
-        """Gives a manifest its removed archive's name; its age begins anew. Raises NoSuchArchive and StoreError."""
-
-    def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
-        """Deletes what lies beside the manifests, as delete_manifests does, unless it was written anew since it was
-        listed, where that can be told. It ends early when `go_on`, which is asked right before anything is deleted,
-        says so. Raises StoreError."""
-
-    def forget_removed(self, removed: Stored) -> None:
-        """Deletes the removed archive's name of one that was brought back, unless it was removed again meanwhile; where
-        that cannot be told, a prune deletes it some time. Raises StoreError."""
-
-    def begin_sweep(self) -> None:
-        """To be called before delete_old_blobs: sees to what an earlier one has left undone. Raises StoreError."""
-
-    def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
-        """Deletes blobs, as `blob_names` has found them, that were written before some time by the store's clock, and
-        yields those that are gone; one that is written anew meanwhile stays. It ends early when `go_on`, which is asked
-        right before anything is deleted, says so. Raises StoreError."""
-
-    def examine(self) -> Iterator[Finding]:
-        """What only a store of this kind can say of itself."""
-
-    def locked(self, names: Iterable[str]) -> dict[str, float]:
-        """Those of some blobs and manifests that nobody can delete before a time (seconds since 1970), and that time.
-        Raises StoreError."""
-
-    def lock(self, names: Iterable[str], lock: Lock) -> Iterator[tuple[str, bool | None]]:
-        """Locks blobs and manifests for so long; of each whether it had to be, None when it is not there. Raises
-        StoreError, and UsageError where nothing can be locked."""
-
-    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
-        """Asks for blobs in cold storage to be readable for some days, and says of each how far it is. Raises
-        StoreError, and UsageError where nothing is cold."""
-
-
-def open_targets(text: str | None, lost: Callable[[StoreLost], None]) -> list[Target]:
-    """The stores that `text` names, separated by commas; none named: the working directory, flat, as pog writes.
-
-    One of several that cannot be used is left out, and `lost` hears of it. Raises UsageError for what cannot be meant
-    or is not supported, StoreError for a store that cannot be used; both before anything is written.
-    """
-    check_targets(text)
-    if not text:
-        return [LocalStore.create(".", fan_out=False)]
-    return _open_each(_words(text), _open_target, lost)
-
-
-def check_targets(text: str | None) -> None:
-    """What open_targets would say of the words alone. Touches nothing. Raises UsageError."""
-    for word in _words(text) if text else []:
-        if not word:
-            raise UsageError("--save-to has an empty target between its commas")
-        if not _pogs_cloud(word) and not shutil.which(word):
-            check_directory(word)  # a program that there is not, or a directory that pog would write as local:DIR
-
-
-def _words(text: str) -> list[str]:
-    """pog's targets: blanks around a comma mean nothing."""
-    return [word.strip() for word in text.split(",")]
-
-
-def _open_target(word: str) -> Target:
-    cloud = _pogs_cloud(word)
-    if cloud:
-        return _open_cloud(cloud, create=True)
-    if word in ("local", "local:"):
-        return LocalStore.create(".", fan_out=True)
-    if word.startswith("local:"):
-        return LocalStore.create(_local_path(word), fan_out=True)
-    from pogfast.stores.program import ProgramStore  # here, because what it needs takes 6 ms to import
-
-    return ProgramStore(word)
-
-
-def open_archive(text: str) -> tuple[Source, str]:
-    """The store that holds an archive, and its manifest's name there.
-
-    `local:DIR/NAME.mfn` has its blobs in DIR/data, as a bucket has; the manifest of any other path, which may be a
-    link, has them in the working directory, flat, as pog reads. Raises UsageError, StoreError and NoSuchArchive.
-    """
-    return open_stored(text) or (LocalStore.open(".", fan_out=False, follow=True), text)
-
-
-def open_stored(text: str) -> tuple[Store, str] | None:
-    """The store that holds a manifest or a blob in pog's words for services and `local:`, and its name there; None for
-    the path of a file. Raises UsageError, StoreError and NoSuchArchive."""
-    scheme, _, rest = text.partition(":")
-    if rest and scheme in CLOUDS:
-        place, _, name = rest.rpartition("/")
-        return _open_cloud(_pogs_cloud(f"{scheme}:{place}") or ""), name
-    if not text.startswith("local:"):
-        return None
-    directory, name = _find_local(text)
-    return LocalStore.open(directory, fan_out=True), name
-
-
-def _find_local(text: str) -> tuple[str, str]:
-    """(directory, name) of what `local:` names. pog takes local:///X.mfn and local:/X.mfn for X.mfn in the working
-    directory: that is what is meant when there is none in /. Raises UsageError and NoSuchArchive."""
-    path = _local_path(text)
-    paths = [path]
-    if path.startswith("/"):
-        paths.append(path.strip("/"))
-        if path.startswith("//") and not path.startswith("///"):
-            paths.append(path[2:].partition("/")[2].strip("/"))  # what pog takes for the name of a bucket
-    places = []
-    for each in paths:
-        directory, _, name = each.rpartition("/")
-        directory = directory or ("/" if each.startswith("/") else ".")
-        stored = name if name.endswith(MANIFEST) else f"data/{name[:2]}/{name}"
-        if name and os.path.lexists(os.path.join(directory, stored)):
-            return directory, name
-        places.append(directory)
-    looked = ", ".join(dict.fromkeys("the working directory" if place == "." else place for place in places))
-    what = "archive" if path.endswith(MANIFEST) else "blob"
-    raise NoSuchArchive(f"no such {what}: {path.rpartition('/')[2] or text} (looked in {looked})")
 
 
 def check_stores(text: str) -> None:
@@ -288,7 +55,7 @@ def open_stores(text: str, lost: Callable[[StoreLost], None], *, must_exist: boo
             _look_for_store(word)
         return open_store(word, create=True)
 
-    return _open_each(words, open_one, lost)
+    return open_each(words, open_one, lost)
 
 
 def _look_for_store(word: str) -> None:
@@ -303,7 +70,7 @@ def _look_for_store(word: str) -> None:
             raise NoSuchArchive(f"no store at {store.label}, and it must exist", hint="is the disk mounted?")
 
 
-def _open_each(
+def open_each(
     words: Sequence[str], open_one: Callable[[str], Target], lost: Callable[[StoreLost], None]
 ) -> list[Target]:
     opened: list[Target] = []
@@ -345,8 +112,8 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
         raise UsageError("a store without a name", hint="name a directory")
     _check_address(text)
     if is_service(text):
-        return _open_cloud(text, create=create)
-    path = _local_path(text) if text.startswith("local:") else text
+        return open_service(text, create=create)
+    path = local_path(text) if text.startswith("local:") else text
     path = path.rstrip("/") or "/"
     if os.path.isfile(path):
         return _open_program(text, path, create)
@@ -367,12 +134,6 @@ def _open_program(text: str, path: str, create: bool) -> Target:
     from pogfast.stores.program import ProgramStore  # here, because what it needs takes 6 ms to import
 
     return ProgramStore(path if "/" in path else f"./{path}")
-
-
-def open_backup(word: str) -> Store:
-    """The store that pog-cleanup's --backup means. Raises UsageError, StoreError and NoSuchArchive."""
-    cloud = _pogs_cloud(word)
-    return _open_cloud(cloud) if cloud else open_store("." if word == "local" else word)
 
 
 def names_archive(text: str) -> bool:
@@ -420,7 +181,7 @@ def _split(text: str) -> tuple[str, str]:
     return text[: len(text) - len(name)], name
 
 
-def _local_path(text: str) -> str:
+def local_path(text: str) -> str:
     path = text.removeprefix("local:")
     if not path:
         raise UsageError(f"{text} names no directory", hint="write local:/DIR, or local for the working directory")
@@ -435,21 +196,7 @@ def _check_address(text: str) -> None:
         check_directory(text)
 
 
-def _pogs_cloud(word: str) -> str | None:
-    """A service in pog's words, written as pogfast writes it: s3 and s3:BUCKET are s3://BUCKET. Raises UsageError."""
-    scheme, colon, rest = word.partition(":")
-    if scheme not in CLOUDS:
-        return None
-    place = rest.removeprefix("//") if colon else ""
-    place = place if place.strip("/") else os.environ.get(CLOUDS[scheme], "")
-    if not place.strip("/"):
-        hint = f"write {scheme}://BUCKET, or set {CLOUDS[scheme]}"
-        raise UsageError(f"{word} names no bucket", hint=hint)
-    parse_service(f"{scheme}://{place}")
-    return f"{scheme}://{place}"
-
-
-def _open_cloud(text: str, *, create: bool = False) -> RemoteStore:
+def open_service(text: str, *, create: bool = False) -> RemoteStore:
     """Raises UsageError, StoreError and NoSuchArchive. To be written to, one request shows whether the bucket can be
     reached and listed; to read an archive needs no right to list."""
     place = parse_service(text)
@@ -494,16 +241,14 @@ __all__ = [
     "Stored",
     "Target",
     "check_stores",
-    "check_targets",
     "default_store",
     "find_manifest",
     "is_partial",
     "is_removed",
+    "local_path",
     "names_archive",
-    "open_archive",
-    "open_backup",
+    "open_each",
+    "open_service",
     "open_store",
-    "open_stored",
     "open_stores",
-    "open_targets",
 ]

@@ -13,10 +13,10 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from pogfast.encoding import portable
 from pogfast.errors import UsageError
-from pogfast.sizes import MOST_PARALLEL, parse_seconds, parse_whole
+from pogfast.sizes import MAX_PARALLEL, parse_seconds, parse_whole
 from pogfast.stores.settings import Lock
+from pogfast.system.encoding import portable
 
 # What can follow a bucket, behind `?`, for one store alone: the field of `Settings` that it sets.
 WORDS: dict[str, dict[str, str]] = {
@@ -126,7 +126,7 @@ def _value(word: str, text: str) -> Any:
     if word == "retry-for":
         return parse_seconds(word, text)
     if word == "parallel":
-        return parse_whole(word, text, 1, MOST_PARALLEL)
+        return parse_whole(word, text, 1, MAX_PARALLEL)
     if not text:
         raise UsageError(f"{word}= has no value")
     return text

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
-from pogfast.stores.remote import Body, Found, Garbled, NoSuchBucket, Plain, TryAgain, extent, seconds_to_wait, skip
+from pogfast.stores.service import Body, Found, Garbled, NoSuchBucket, Plain, TryAgain, extent, seconds_to_wait, skip
 
 try:
     import b2sdk.v2 as b2

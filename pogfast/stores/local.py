@@ -1,8 +1,8 @@
-"""A directory as a store: NAME flat in it as pog writes, or data/ab/NAME with manifests at the root.
+"""A directory as a store: blobs in data/ab/NAME and manifests at the root, or all flat in it, as pog writes.
 
-It knows names and bytes only. Blobs come and go through the engine's BlobDirectory; this room opens the directory,
-makes what was written durable, says what is there, and handles manifests. Nothing appears under its name before it
-is whole; leavings of runs that were killed are swept away by the next run on the same machine.
+It deals with names and bytes only. Blobs are read and written by the engine's BlobDirectory; this module opens the
+directory, syncs what was written, lists it, and handles manifests. No file appears under its name before it is
+complete; temporary files of killed processes are removed by the next run on the same machine.
 """
 
 from __future__ import annotations
@@ -11,43 +11,42 @@ import contextlib
 import errno
 import itertools
 import os
-import re
 import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from pogfast._engine import MOST_BLOB, BlobDirectory, sync_file_system
+from pogfast._engine import MAX_BLOB, BlobDirectory, sync_file_system
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError, UsageError
-from pogfast.stores.findings import Finding, Warmth, hint_of
+from pogfast.stores.names import (
+    CONDEMNED,
+    HOST,
+    LIKE_A_BLOB,
+    MEASURING,
+    NAME_LENGTH,
+    OWN,
+    REMOVED,
+    SWEEP,
+    TRASH,
+    UNFINISHED,
+    Stored,
+    is_like_a_blob,
+    is_manifest,
+    is_mark,
+    sweep,
+    temporary_prefix,
+)
+from pogfast.stores.protocols import Finding, Warmth, hint_of
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
     from pogfast.stores.settings import Lock
 
-# Begins every temporary name. The host is in it because another machine may write to the same directory.
-HOST = re.sub(r"[^A-Za-z0-9]", "", os.uname().nodename)[:32] or "host"
-UNFINISHED = re.compile(r"\.pogfast-([A-Za-z0-9]+)-([0-9]+)-[0-9]+-[0-9a-z]+\.(tmp|part)")
-NUMBERS = itertools.count()
-# What lies where a blob can lie and is named like one; whether it is one shows when it is opened.
-LIKE_A_BLOB = re.compile(r"[A-Za-z0-9_-]{43}=")
-NAME_LENGTH = 44
-MANIFEST = ".mfn"
-# What else lies beside manifests: archives that were removed and can be brought back; what a run that goes on has
-# stored so far; lists of blobs that nothing needs; what a prune says of itself while it deletes them, and afterwards.
-REMOVED = ".removed"
-PARTIAL = ".partial"
-CONDEMNED = "condemned-"
-SWEEP = "sweep."
-SWEEPING = SWEEP + "running-"
-SWEPT = SWEEP + "done-"
-# What a prune writes to learn the store's own time.
-STAMP = SWEEP + "time-"
 # Bytes of a sealed manifest: ten million files take about 1 GB. It must fit in memory several times, and a sparse file
 # of any size costs whoever plants it nothing.
-MOST_MANIFEST = 1 << 30
+MAX_MANIFEST = 1 << 30
 # What a file system says that has no hard links, such as FAT and many over a network.
 LACKS_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 NO_FILE = "it is not a regular file"
@@ -55,27 +54,6 @@ NO_FILE = "it is not a regular file"
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
-# Begins the names of directories that tune makes for its time.
-MEASURING = ".pogfast-tune-"
-# Begins the names of blobs that are about to be deleted, and can still be put back.
-TRASH = ".pogfast-trash-"
-# Begins every other name that is ours and stands for nothing of a user's.
-OWN = ".pogfast-"
-
-
-def temporary_prefix() -> bytes:
-    """What the names of unfinished files begin with: no two calls, processes or machines give the same."""
-    return f".pogfast-{HOST}-{os.getpid()}-{next(NUMBERS)}-".encode()
-
-
-def sweep(directory: int) -> None:
-    """Removes unfinished files of processes of this machine that are no more, from an open directory. What cannot be
-    removed (a directory, another user's file) stays: it is in nobody's way."""
-    for name in os.listdir(directory):
-        unfinished = UNFINISHED.fullmatch(name)
-        if unfinished and unfinished[1] == HOST and not _is_alive(int(unfinished[2])):
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=directory)
 
 
 class Unfit(OSError):
@@ -129,25 +107,15 @@ def read_whole(file: int, most: int) -> bytearray:
 
 def check_size(name: str, data: bytes) -> None:
     """Refuses to store a manifest that nobody would read back. Raises StoreError."""
-    if len(data) > MOST_MANIFEST:
+    if len(data) > MAX_MANIFEST:
         hint = "divide the sources among several archives"
-        raise StoreError(f"{name} would have {len(data):,} bytes, and {MOST_MANIFEST:,} is the most", hint)
+        raise StoreError(f"{name} would have {len(data):,} bytes, and {MAX_MANIFEST:,} is the most", hint)
 
 
 def booted_ns() -> int:
     """When this machine was booted, ns since 1970; where that is not known, now."""
     running = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if sys.platform == "linux" else 0
     return time.time_ns() - running
-
-
-class Stored(NamedTuple):
-    """A blob or manifest that lies in a store: its name there, its bytes, and when it was written (seconds since
-    1970, by the store's clock)."""
-
-    name: str
-    size: int
-    modified: float
-    version: str = ""
 
 
 def is_flat(path: str) -> bool:
@@ -163,7 +131,7 @@ def is_flat(path: str) -> bool:
     if not any(is_manifest(name) for name in names):
         return False
     # Without a blob beside them they may be a store's that has none; beside blobs a data/ may be somebody's data.
-    return any(_is_like_a_blob(name) for name in names) and not any(len(name) == 2 for name in folders)
+    return any(is_like_a_blob(name) for name in names) and not any(len(name) == 2 for name in folders)
 
 
 def rename_new(old: str, directory: int, new: str, new_directory: int) -> None:
@@ -256,9 +224,7 @@ class LocalStore:
         """Whether a name in the store's directory is of the store, and not somebody's file beside it."""
         if name == "data" and self.fan_out:
             return True
-        return (
-            name.startswith(OWN) or is_manifest(name) or is_mark(name) or (not self.fan_out and _is_like_a_blob(name))
-        )
+        return name.startswith(OWN) or is_manifest(name) or is_mark(name) or (not self.fan_out and is_like_a_blob(name))
 
     def make_folder(self) -> None:
         """Makes data/, by which a store is known not to be flat before its first blob. Raises StoreError."""
@@ -351,7 +317,7 @@ class LocalStore:
 
     def get_manifest(self, name: str) -> bytes:
         try:
-            return bytes(self._read(name, self.directory, MOST_MANIFEST, follow=self.follow))
+            return bytes(self._read(name, self.directory, MAX_MANIFEST, follow=self.follow))
         except FileNotFoundError as error:
             where = "" if "/" in name else f" in {self.label}"
             raise NoSuchArchive(f"no such archive: {name}{where}") from error
@@ -370,10 +336,10 @@ class LocalStore:
     def blob_names(self) -> Iterator[Stored]:
         """Every blob with its bytes, in no order, while it goes through the directories. Raises StoreError."""
         if not self.fan_out:
-            yield from self._files(".", _is_like_a_blob)
+            yield from self._files(".", is_like_a_blob)
             return
         for folder in self._folders():
-            for stored in self._files(f"data/{folder}", _is_like_a_blob):
+            for stored in self._files(f"data/{folder}", is_like_a_blob):
                 if stored.name.startswith(folder):
                     yield stored
 
@@ -398,7 +364,7 @@ class LocalStore:
         """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what cannot be one."""
         try:
             with self._folder(name) as folder:
-                return self._read(name, folder, MOST_BLOB)
+                return self._read(name, folder, MAX_BLOB)
         except FileNotFoundError as error:
             raise MissingBlob(f"blob {name} is missing from {self.label}") from error
         except OSError as error:
@@ -633,39 +599,5 @@ class LocalStore:
         os.close(self.directory)
 
 
-def is_manifest(name: str) -> bool:
-    # Hidden ones are other systems' notes on a manifest, not manifests.
-    return name.endswith(MANIFEST) and not name.startswith(".")
-
-
 def _is_no_directory(mode: int) -> bool:
     return not stat.S_ISDIR(mode)
-
-
-def is_removed(name: str) -> bool:
-    """Whether it is the manifest of an archive that was removed and can be brought back."""
-    return name.endswith(MANIFEST + REMOVED) and not name.startswith(".")
-
-
-def is_partial(name: str) -> bool:
-    """Whether it is the manifest of what a run that goes on, or was killed, has stored."""
-    return name.endswith(MANIFEST + PARTIAL) and not name.startswith(".")
-
-
-def is_mark(name: str) -> bool:
-    """Whether something beside the manifests is ours."""
-    return is_removed(name) or is_partial(name) or name.startswith((SWEEP, CONDEMNED))
-
-
-def _is_like_a_blob(name: str) -> bool:
-    return LIKE_A_BLOB.fullmatch(name) is not None
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

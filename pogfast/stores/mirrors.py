@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError, StoreLost
-from pogfast.stores.local import Stored
+from pogfast.stores.names import Stored
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
-    from pogfast.stores import Store
+    from pogfast.stores.protocols import Store
 
 Result = TypeVar("Result")
 IsGood = Callable[[str, "Buffer"], bool]

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pogfast.environment import for_child
 from pogfast.errors import StoreError
+from pogfast.system.environment import for_child
 
 if TYPE_CHECKING:
-    from pogfast.stores.local import Stored
+    from pogfast.stores.names import Stored
 
 
 class ProgramStore:

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeVar
 
-from pogfast.clock import Stopwatch
 from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError
 from pogfast.sizes import many
-from pogfast.stores.local import CONDEMNED, LIKE_A_BLOB, SWEEP, SWEEPING, SWEPT
+from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, SWEEP, SWEEPING, SWEPT
+from pogfast.system.clock import Stopwatch
 
 if TYPE_CHECKING:
-    from pogfast.stores import Store, Target
+    from pogfast.stores.protocols import Store, Target
 
 Result = TypeVar("Result")
 Tell = Callable[[str], None]

@@ -21,8 +21,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import Exists, MissingBlob, StoreError, UsageError
-from pogfast.stores.findings import MAKE_ROOM, Finding, Warmth
-from pogfast.stores.remote import (
+from pogfast.stores.protocols import MAKE_ROOM, Finding, Warmth
+from pogfast.stores.service import (
     Body,
     Found,
     Garbled,

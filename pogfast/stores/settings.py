@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pogfast.errors import UsageError
-from pogfast.sizes import MOST_PARALLEL, parse_seconds, parse_whole
+from pogfast.sizes import MAX_PARALLEL, parse_seconds, parse_whole
 
 # What `Lock.parse` takes for a length of time, in seconds.
 UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
@@ -60,7 +60,7 @@ class Settings:
             environ.get("POGFAST_B2_REALM") or None,
             environ.get("POGFAST_STORAGE_CLASS") or None,
             Lock.parse(environ["POGFAST_OBJECT_LOCK"]) if environ.get("POGFAST_OBJECT_LOCK") else None,
-            parse_whole("POGFAST_PARALLEL", environ.get("POGFAST_PARALLEL") or str(cls.parallel), 1, MOST_PARALLEL),
+            parse_whole("POGFAST_PARALLEL", environ.get("POGFAST_PARALLEL") or str(cls.parallel), 1, MAX_PARALLEL),
             parse_seconds("POGFAST_RETRY_FOR", environ.get("POGFAST_RETRY_FOR") or str(cls.retry_for)),
         )
 

@@ -11,21 +11,21 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pogfast.beside import beside
-from pogfast.clock import Stopwatch
 from pogfast.errors import StoreError, StoreLost
-from pogfast.stores.findings import hint_of
+from pogfast.stores.protocols import hint_of
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Needed, Reliance
+from pogfast.system.background import in_background
+from pogfast.system.clock import Stopwatch
 
 if TYPE_CHECKING:
     from pogfast._engine import Sink
-    from pogfast.stores import Target
+    from pogfast.stores.protocols import Target
 
 
 SETTLE = 0.5  # seconds between two looks after what is not on the disk yet
 MANY = 1000  # blobs that are worth that
 SPARE = 20  # times as long as a partial manifest took to store passes before the next
-MOST_SELDOM = 6 * 3600.0  # seconds between two of them: a part of a day's grace period
+MAX_SELDOM = 6 * 3600.0  # seconds between two of them: a part of a day's grace period
 
 
 class Targets:
@@ -94,7 +94,7 @@ class Targets:
                     for target in list(self.left):
                         target.begin_durable()
 
-        with beside(settle, "pogfast-settle"):
+        with in_background(settle, "pogfast-settle"):
             yield
 
     def each(self, act: Callable[[Target], object]) -> None:
@@ -141,7 +141,7 @@ class Partial:
         took = Stopwatch()
         self.targets.put_partial(self.name, data)
         # Of ten million files it has a gigabyte: a run would do nothing but send that.
-        self._every = min(max(PARTIAL_EVERY, took.seconds() * SPARE), MOST_SELDOM)
+        self._every = min(max(PARTIAL_EVERY, took.seconds() * SPARE), MAX_SELDOM)
         self._watch, self._is_there = Stopwatch(), True
 
     def delete(self) -> None:

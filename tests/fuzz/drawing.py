@@ -23,7 +23,7 @@ PARTS = ("a", "b", "a.txt", "d", "link", "hard", "..", ".", "", "x" * 256, "é",
 PARTS += ("\x1b[31m", "\u202e", "latest", "data", ".pogfast-x", "A" * 43 + "=", "*", "[", "\\", "outside")
 PARTS += ("inside", "~", "-rf", "'")
 TARGETS = ("a", "..", "../..", "../../outside", "../../outside/kept", "/", "/missing", "link", "", ".", "x" * 70_000)
-MOST_BENT = 1 << 22  # bytes that something may get by being repeated
+MAX_BENT = 1 << 22  # bytes that something may get by being repeated
 # Keys of entries and of trailers.
 ENTRY_WORDS = ("size", "sizes", "stored", "mode", "uid", "gid", "user", "group", "mtime_ns", "atime_ns", "xattrs")
 ENTRY_WORDS += ("sparse", "hardlink", "changed", "blobs", "atime", "mtime", "x")
@@ -162,7 +162,7 @@ class Draw:
             return data[:at] + self.piece() + data[at:]
         if kind == 10:
             return data + b"\x50\x2a\x4d\x18" + self.below(4).to_bytes(4, "little") + self.piece()
-        return (data * (1 + self.below(255)))[: max(len(data), MOST_BENT)]
+        return (data * (1 + self.below(255)))[: max(len(data), MAX_BENT)]
 
 
 def dumps(value: Any) -> bytes:

@@ -21,12 +21,12 @@ with atheris.instrument_imports(include=["pogfast"]):
             with contextlib.suppress(UsageError):  # it needs a package that is not there
                 importlib.import_module(module.name)
 
-MOST_FILE = 256 << 20  # bytes that a file may get: what is written stays small, whatever an archive says
+MAX_FILE = 256 << 20  # bytes that a file may get: what is written stays small, whatever an archive says
 
 
 def main() -> None:
     target = targets.TARGETS[sys.argv.pop(1)]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_FILE, MOST_FILE))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
     atheris.Setup(sys.argv, target)
     atheris.Fuzz()  # ends the process: who runs this removes the sandbox
 

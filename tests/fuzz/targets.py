@@ -24,7 +24,7 @@ import click
 import zstandard
 from drawing import ENTRY_WORDS, NUMBERS, Draw, dumps, members
 
-from pogfast import catalog, cli, manifest
+from pogfast import cli, manifest
 from pogfast._engine import (
     VERDICT,
     BlobDirectory,
@@ -38,17 +38,19 @@ from pogfast._engine import (
     seal_blob,
     secretbox,
 )
-from pogfast.cache import Cache, Facts, Known
+from pogfast.archives import catalog
+from pogfast.backup.cache import Cache, Facts, Known
 from pogfast.cli.output import Output
 from pogfast.errors import CorruptBlob, CorruptManifest, PogfastError, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
+from pogfast.stores import service as service_module
 
 MANIFEST = "2026-01-02T03:04:05.000000.mfn"
 CHUNK_SIZE = 1 << 16
 PRIVATE = bytes(range(32, 64))
 KEYS = (Key("keyfile", bytes(range(32))), Key("x25519", public_key(PRIVATE), PRIVATE))
 OTHER = Key("keyfile", bytes(32))
-MOST_PLAIN = 1 << 26  # bytes of a file that are compared
+MAX_PLAIN = 1 << 26  # bytes of a file that are compared
 
 
 @cache
@@ -115,8 +117,8 @@ def plain(chunks: list[bytes]) -> bytes | None:
     """What chunks decompress to, as python-zstandard has it; None where they do not."""
     reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(b"".join(chunks)), read_across_frames=True)
     try:
-        content = reader.read(MOST_PLAIN)
-        return content if len(content) < MOST_PLAIN else None
+        content = reader.read(MAX_PLAIN)
+        return content if len(content) < MAX_PLAIN else None
     except zstandard.ZstdError:
         return None
 
@@ -364,7 +366,7 @@ def _look_at(opened: manifest.Manifest, name: str) -> manifest.Entry | None:
     """All that is asked of an entry."""
     with contextlib.suppress(CorruptManifest):
         size, hardlink = manifest.outline(opened.entries, name)
-        assert size is None or 0 <= size <= manifest.MOST_SIZE
+        assert size is None or 0 <= size <= manifest.MAX_SIZE
         assert isinstance(hardlink, str)
     try:
         entry = opened.entries[name]
@@ -413,7 +415,8 @@ def seen(top: Path) -> dict[str, tuple[Any, ...]]:
 
 def restore(data: bytes) -> None:
     """A restore of an archive into a directory, twice, as pogfast and as pog do it."""
-    from pogfast import opening, recovery
+    from pogfast import recovery
+    from pogfast.pog import restore as pog_restore
 
     draw = Draw(data)
     made = MadeUp(draw)
@@ -441,7 +444,7 @@ def restore(data: bytes) -> None:
             _compare(made, into, heard)
     if draw.below(4) == 3:
         with _only_ours():
-            opening.restore(
+            pog_restore.restore(
                 f"local:{store}/{MANIFEST}", made.key, str(into), names=None, consume=False, jobs=2, report=_Pog()
             )
     after = _outside()
@@ -690,9 +693,12 @@ def _a_cache(directory: Path) -> str:
 
 def words(data: bytes) -> None:
     """Text that people write: sizes, times, chunkers, patterns, addresses, profiles, policies, pog's options."""
-    from pogfast import checking, chunker, patterns, pog, profiles, retention, sizes
-    from pogfast.directories import safe_path
-    from pogfast.stores import addresses, check_stores, check_targets, remote, settings
+    from pogfast import patterns, pog, sizes
+    from pogfast.backup import chunker, profiles
+    from pogfast.paths import safe_path
+    from pogfast.pog.addresses import check_targets
+    from pogfast.stores import addresses, check_stores, settings
+    from pogfast.upkeep import checking, retention
 
     draw = Draw(data)
     kind = draw.byte()
@@ -734,9 +740,9 @@ def words(data: bytes) -> None:
         lambda: pog.parse(text.split("\0")),
         lambda: pog.parse_size(text),
         lambda: checking.Subset.parse(text),
-        lambda: remote.extent(text.partition("\n")[0], text.partition("\n")[2] or None, kind),
-        lambda: remote.http_time(text),
-        lambda: remote.seconds_to_wait(text),
+        lambda: service_module.extent(text.partition("\n")[0], text.partition("\n")[2] or None, kind),
+        lambda: service_module.http_time(text),
+        lambda: service_module.seconds_to_wait(text),
     ]
     with contextlib.suppress(PogfastError):
         acts[kind % len(acts)]()

@@ -1,0 +1,176 @@
+"""An opened archive: a mapping of archived names to entries, whose files can be opened.
+
+A trailer is believed only as far as it is well formed: another program may have written it, or there may be none.
+lookup.py finds the archive, entry_file.py reads a file of it. Nothing is restored, changed or printed here.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import weakref
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pogfast import manifest
+from pogfast._engine import cores
+from pogfast.archives.entry_file import EntryFile
+from pogfast.archives.trailer import number_of, section_of, text_of, texts_of, time_of, totals_of
+from pogfast.errors import (
+    NoSuchEntry,
+)
+from pogfast.keys import Key
+from pogfast.manifest import Entry
+from pogfast.stores.protocols import Store
+
+if TYPE_CHECKING:
+    from pogfast.stores.mirrors import Mirrors
+
+    Readable = TypeVar("Readable", Store, Mirrors)
+
+BUFFER = 1 << 16
+
+
+class Archive(Mapping[str, Entry]):
+    """An opened archive: archived names and their entries, in the manifest's order. To be closed.
+
+    `trailer` is as it was written; the properties are what of it is well formed.
+    """
+
+    def __init__(
+        self, store: Store | Mirrors, name: str, opened: manifest.Manifest, key: Key, jobs: int | None = None
+    ) -> None:
+        """The store is closed with the archive. `jobs` threads read ahead in a file (None: as many as cores)."""
+        self.store = store
+        self.name = name
+        self.key = key
+        self.jobs = jobs or cores()
+        self.manifest = opened
+        self.entries = opened.entries
+        self.trailer: dict[str, Any] = opened.trailer or {}
+        self._threads: Executor | None = None
+        self._files: weakref.WeakSet[io.BufferedReader[EntryFile]] = weakref.WeakSet()
+
+    def __getitem__(self, name: str) -> Entry:
+        return self.entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def __repr__(self) -> str:
+        return f"<Archive {os.path.join(self.store.path, self.name)}>"
+
+    def __enter__(self) -> Archive:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the files that were opened, ends their threads, and closes the store."""
+        for file in list(self._files):
+            file.close()
+        if self._threads:
+            self._threads.shutdown(cancel_futures=True)
+            self._threads = None
+        self.store.close()
+
+    # ---- what is in it ----
+
+    def open(self, name: str) -> io.BufferedReader[EntryFile]:
+        """The content of a file, to be read anywhere: only the blobs that are looked at are fetched.
+
+        Raises NoSuchEntry; reading raises MissingBlob, CorruptBlob, WrongBlob and StoreError.
+        """
+        file = io.BufferedReader(self._raw(name), BUFFER)
+        self._files.add(file)
+        return file
+
+    def read(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
+        """The bytes of a file from `offset` on, at most `length` (None: to its end), in pieces as they come: on every
+        core, in order, and without a blob that has none of them. Raises as `open` and reading do."""
+        with self._raw(name) as file:
+            yield from file.pieces(offset, None if length is None else offset + length)
+
+    def _raw(self, name: str) -> EntryFile:
+        if name not in self.entries:  # with a slash in front, as `ls` and `restore` take it
+            name = "/".join(part for part in name.split("/") if part not in ("", "."))
+        if name not in self.entries:
+            kind = next((kind for kind, names in self.others.items() if name in names), "")
+            raise NoSuchEntry(f"{name}: a {kind}, not a file" if kind else f"{name}: no such file in the archive")
+        return EntryFile(name, self.entries[name], self.key, self.store, self._pool, self.jobs)
+
+    def _pool(self) -> Executor:
+        if self._threads is None:
+            from concurrent.futures import ThreadPoolExecutor  # here, because a small file needs none
+
+            self._threads = ThreadPoolExecutor(self.jobs, "pogfast-read")
+        return self._threads
+
+    # ---- what its trailer says ----
+
+    @property
+    def time(self) -> datetime | None:
+        """When it was begun; where no trailer says so, the time in the manifest's name, which is local."""
+        return time_of(self.trailer, self.name)
+
+    @property
+    def host(self) -> str:
+        return text_of(self.trailer, "host")
+
+    @property
+    def comment(self) -> str:
+        return text_of(self.trailer, "comment")
+
+    @property
+    def tags(self) -> list[str]:
+        return texts_of(self.trailer, "tags")
+
+    @property
+    def paths(self) -> list[str]:
+        """What was archived, as absolute paths."""
+        return texts_of(self.trailer, "paths")
+
+    @property
+    def totals(self) -> dict[str, int]:
+        return totals_of(self.trailer)
+
+    @property
+    def layout(self) -> str:
+        """`frames` or `stream`; where no trailer says so it is pog's."""
+        return text_of(self.trailer, "layout") or "stream"
+
+    @property
+    def chunk_size(self) -> int | None:
+        return number_of(self.trailer, "chunk_size")
+
+    @property
+    def chunker(self) -> str:
+        """Where files were cut by content: how, as Chunker.parse reads it. Else ""."""
+        return text_of(self.trailer, "chunker")
+
+    @cached_property
+    def directories(self) -> dict[str, dict[str, Any]]:
+        return section_of(self.trailer, "directories")
+
+    @cached_property
+    def links(self) -> dict[str, dict[str, Any]]:
+        return section_of(self.trailer, "links")
+
+    @cached_property
+    def fifos(self) -> dict[str, dict[str, Any]]:
+        return section_of(self.trailer, "fifos")
+
+    @property
+    def others(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What is no file, by kind: names and facts."""
+        return {"directory": self.directories, "link": self.links, "fifo": self.fifos}

@@ -1,0 +1,315 @@
+"""A cache of manifests: each is opened once, in parallel, and remembered between runs.
+
+`list`, `latest`, `find`, `stats` and `prune` use it, so that ten thousand archives take a second and a service is asked
+for each manifest once. It lies beside the other caches in one file for each store and key, sealed under a key derived
+from it: whoever cannot open the manifests cannot read it. It is bounded, holds nothing that is not in the store, and
+may be deleted at any time. `check` does not use it: it reads what the store has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from array import array
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import zstandard
+
+from pogfast import manifest
+from pogfast._engine import random_bytes, secretbox, secretbox_open
+from pogfast.errors import PogfastError
+from pogfast.keys import Key
+from pogfast.stores import Stored
+from pogfast.stores.fetching import fetched_manifest
+from pogfast.system.encoding import bytes_of, local_all, portable_all
+from pogfast.system.user_dirs import cache_directory, make_cache_directory
+
+Result = TypeVar("Result")
+
+VERSION = 1
+# What is remembered at most: of one archive, and names of blobs of all (4 bytes each, and 32 once for each blob).
+MAX_FACTS = 1 << 16
+MAX_BLOBS = 1 << 22
+MAX_FILE = 256 << 20
+MAX_PLAIN = 1 << 30  # bytes of it before they are compressed
+# A manifest as young as this is not remembered: a service's clock may stand still for a second while it is replaced.
+SETTLED = 5.0
+DIGEST = 32
+COUNTED = ("skipped", "unreadable", "changed")
+
+
+class HoldsManifests(Protocol):
+    """A store, as far as archives are looked at from here."""
+
+    @property
+    def identity(self) -> str: ...
+
+    @property
+    def parallel(self) -> int: ...
+
+    def get_manifest(self, name: str) -> bytes:
+        """Raises NoSuchArchive and StoreError."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """What is known of an archive. `facts` are what its trailer says, without what is in it; what was left out is there
+    as numbers. Of an archive without a trailer they are the totals of its entries; a public key alone knows none.
+
+    `blobs` are the distinct names of what it needs, where they were asked for, and until the next one is looked at;
+    `numbers` of them are what is remembered. `problem` is why it could not be opened.
+    """
+
+    name: str
+    size: int
+    modified: float
+    facts: dict[str, Any]
+    blobs: list[str] | None = None
+    numbers: bytes | None = None
+    problem: PogfastError | None = None
+
+
+class Catalog:
+    """The archives of one store, as a key opens them. To be closed: then what was learnt is written down."""
+
+    def __init__(self, store: HoldsManifests, key: Key) -> None:
+        self.store = store
+        self.key = key
+        self._path, self._sealing = _place(store.identity, key)
+        self._known: dict[str, Seen] | None = None
+        self._names: list[str] = []
+        self._numbers: dict[str, int] = {}  # of these
+        self._room = MAX_BLOBS
+        self._learnt = False
+        self._there: set[str] = set()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def look(self, manifests: Sequence[Stored], *, blobs: bool = False) -> Iterator[Seen]:
+        """Yields what is known of these archives, in their order; with `blobs` also the names of what they need. One
+        that does not open, or with `blobs` has an index that does not name the same, has a `problem`."""
+        self._there.update(stored.name for stored in manifests)
+        known = self._remembered() if len(manifests) > 1 else {}
+
+        def one(stored: Stored) -> Seen:
+            found = known.get(stored.name)
+            same = found and (found.size, found.modified) == (stored.size, stored.modified)
+            # What a trailer does not tell of an archive is told by its blobs.
+            if found and same and ((not blobs and _says_enough(found.facts)) or self._name_blobs(found)):
+                return found
+            return self._open(stored, blobs)
+
+        for seen in in_parallel(one, manifests, self.store.parallel):
+            if seen.problem is None and known.get(seen.name) is not seen and self._known is not None:
+                self._known[seen.name] = seen
+                self._learnt = True
+            yield seen
+            self._fold(seen)
+
+    def close(self) -> None:
+        """Writes down what was learnt, where it can be."""
+        if self._learnt and self._path:
+            with contextlib.suppress(OSError, ValueError):
+                self._save()
+
+    def _open(self, stored: Stored, blobs: bool) -> Seen:
+        try:
+            return fetched_manifest(self.store, stored.name, lambda data: self._seen(stored, data, blobs))
+        except PogfastError as error:
+            return Seen(stored.name, stored.size, stored.modified, {}, problem=error)
+
+    def _seen(self, stored: Stored, data: bytes, blobs: bool) -> Seen:
+        """Raises CorruptManifest and WrongKey."""
+        seen = Seen(stored.name, stored.size, stored.modified, {})
+        if self.key.can_open:
+            seen.facts = _counted(manifest.open_facts(data, self.key, stored.name))
+        if self.key.can_open and not _says_enough(seen.facts):
+            entries = manifest.open_entries(data, self.key, stored.name)
+            seen.facts["totals"] = _totals(entries)
+            seen.blobs = list(dict.fromkeys(blob for entry in entries.values() for blob in entry.blobs))
+        if blobs or not self.key.can_open:
+            seen.blobs = list(dict.fromkeys(manifest.blob_names(data, self.key, stored.name)))
+        return seen
+
+    def _name_blobs(self, seen: Seen) -> bool:
+        """Returns True if it is known what an archive needs."""
+        if seen.blobs is None and seen.numbers is not None:
+            with contextlib.suppress(IndexError, ValueError):  # these are not numbers of ours: the manifest is opened
+                seen.blobs = [self._names[number] for number in array("I", seen.numbers)]
+        return seen.blobs is not None
+
+    def _fold(self, seen: Seen) -> None:
+        """Keeps what an archive needs as numbers: archives need mostly the same, and their names are 25 times as
+        long."""
+        if seen.blobs is not None and seen.numbers is None and len(seen.blobs) <= self._room:
+            self._room -= len(seen.blobs)
+            seen.numbers = array("I", map(self._number, seen.blobs)).tobytes()
+        seen.blobs = None
+
+    def _number(self, blob: str) -> int:
+        if len(self._numbers) < len(self._names):
+            self._numbers = {name: number for number, name in enumerate(self._names)}
+        number = self._numbers.setdefault(blob, len(self._names))
+        if number == len(self._names):
+            self._names.append(blob)
+        return number
+
+    # ---- what is remembered ----
+
+    def _remembered(self) -> dict[str, Seen]:
+        if self._known is None:
+            self._known = {}
+            if self._path:
+                with contextlib.suppress(OSError, ValueError, RecursionError, zstandard.ZstdError, MemoryError):
+                    self._known, self._names = _read(self._path, self._sealing)
+        return self._known
+
+    def _save(self) -> None:
+        now = time.time()
+        keep = [
+            seen for name, seen in (self._known or {}).items() if name in self._there and seen.modified < now - SETTLED
+        ]
+        for seen in keep:
+            self._name_blobs(seen)
+        data = secretbox(self._sealing, zstandard.compress(_packed(keep), 1))
+        if len(data) > MAX_FILE:
+            return
+        make_cache_directory(os.path.dirname(self._path))
+        unfinished = f"{self._path}.{os.getpid()}-{random_bytes(4).hex()}"
+        file = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with open(file, "wb") as out:
+                out.write(data)
+            os.rename(unfinished, self._path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(unfinished)
+            raise
+
+
+def in_parallel(
+    act: Callable[[Stored], Result], manifests: Sequence[Stored], threads: int
+) -> Generator[Result, None, None]:
+    """Yields what `act` makes of each, in order: so many at a time, and only a few of them done ahead."""
+    if threads <= 1 or len(manifests) <= 1:
+        yield from map(act, manifests)
+        return
+    with ThreadPoolExecutor(threads, "pogfast-manifests") as pool:
+        rest = iter(manifests)
+        coming = deque(pool.submit(act, stored) for stored in islice(rest, 2 * threads))
+        try:
+            while coming:
+                yield coming.popleft().result()
+                coming.extend(pool.submit(act, stored) for stored in islice(rest, 1))
+        finally:
+            for future in coming:
+                future.cancel()
+
+
+def _counted(facts: dict[str, Any] | None) -> dict[str, Any]:
+    """What was left out as a number, since it may be long."""
+    facts = facts or {}
+    for word in COUNTED:
+        if word in facts:
+            facts[word] = len(facts[word]) if isinstance(facts[word], dict | list) else 0
+    return facts
+
+
+def _totals(entries: Mapping[str, manifest.Entry]) -> dict[str, int]:
+    """`files`, and `size` where every entry says it. Raises CorruptManifest."""
+    sizes = [entry.size for entry in entries.values()]
+    known = [size for size in sizes if size is not None]
+    return {"files": len(sizes), **({"size": sum(known)} if len(known) == len(sizes) else {})}
+
+
+def _place(identity: str, key: Key) -> tuple[str, bytes]:
+    """(where what is known of a store is written down, under which key). The public key of a pair opens no entries, so
+    what the private one has opened is sealed under a key that is derived from that."""
+    secret = key.private if key.private is not None else key.secret
+    sealing = hashlib.blake2b(b"catalog", key=secret, digest_size=32, person=b"pogfast derive").digest()
+    directory = cache_directory()
+    name = hashlib.blake2b(bytes_of(identity), key=sealing, digest_size=16).hexdigest()
+    return os.path.join(directory, f"{name}.archives") if directory else "", sealing
+
+
+class _Row(msgspec.Struct, array_like=True):
+    """An archive as it is written down; `blobs` are 4 bytes each."""
+
+    name: bytes
+    size: int
+    modified: float
+    facts: bytes
+    blobs: bytes | None
+
+
+class _File(msgspec.Struct, array_like=True):
+    """What is written down: `names` are the digests of blobs that archives refer to by number."""
+
+    version: int
+    names: bytes
+    archives: list[_Row]
+
+
+READER = msgspec.msgpack.Decoder(_File)
+
+
+def _packed(archives: Iterable[Seen]) -> bytes:
+    numbers: dict[str, int] = {}
+    room = MAX_BLOBS
+    rows = []
+    for seen in archives:
+        blobs: bytes | None = None
+        facts = json.dumps(portable_all(seen.facts)).encode()
+        if seen.blobs is not None and len(seen.blobs) <= room:
+            room -= len(seen.blobs)
+            blobs = array("I", sorted(numbers.setdefault(blob, len(numbers)) for blob in seen.blobs)).tobytes()
+        if (blobs is not None or _says_enough(seen.facts)) and len(facts) <= MAX_FACTS:
+            rows.append(_Row(os.fsencode(seen.name), seen.size, seen.modified, facts, blobs))
+    names = b"".join(map(urlsafe_b64decode, numbers))
+    return msgspec.msgpack.encode(_File(VERSION, names, rows))
+
+
+def _says_enough(facts: dict[str, Any]) -> bool:
+    """Returns True if a trailer tells how much is in its archive. pog writes none."""
+    totals = facts.get("totals")
+    return isinstance(totals, dict) and type(totals.get("files")) is int and type(totals.get("stored")) is int
+
+
+def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
+    """(archives by name, the blobs that they refer to by number). Raises OSError, ValueError, RecursionError, ZstdError
+    and MemoryError."""
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        if os.fstat(file.fileno()).st_size > MAX_FILE:
+            raise ValueError("too large")
+        data = file.read()
+    plain = secretbox_open(sealing, data)
+    if plain is None:
+        raise ValueError("damaged, or another key's")
+    if not 0 <= zstandard.frame_content_size(plain) <= MAX_PLAIN:
+        raise ValueError("of no size, or too large")
+    found = READER.decode(zstandard.decompress(plain))
+    if found.version != VERSION or len(found.names) % DIGEST:
+        raise ValueError("another version, or malformed")
+    digests = (found.names[at : at + DIGEST] for at in range(0, len(found.names), DIGEST))
+    names = [urlsafe_b64encode(digest).decode() for digest in digests]
+    known = {}
+    for row in found.archives:
+        name, facts = os.fsdecode(row.name), json.loads(row.facts)
+        if not isinstance(facts, dict):
+            raise ValueError("malformed facts")
+        known[name] = Seen(name, row.size, row.modified, local_all(facts), numbers=row.blobs)
+    return known, names

@@ -1,0 +1,388 @@
+"""One file of an archive, as a seekable binary file that fetches only the blobs that are read.
+
+archive.py opens manifests and passes entries to this module; blobs come from a store and go through the engine. A file
+whose blobs are separate frames can be read from any offset, and is read ahead by several threads when read in order. A
+file whose blobs are one stream is read in order: seeking forward skips, seeking back starts again. Every error names
+the entry, the blob and the plaintext offset.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, Protocol
+
+from zstandard import ZstdDecompressor, ZstdError
+
+from pogfast._engine import open_blob, read_chunk
+from pogfast.errors import CorruptBlob, DamageError, MissingBlob, StoreError, WrongBlob, WrongKey
+from pogfast.keys import Key
+from pogfast.manifest import Entry
+from pogfast.stores.fetching import fetched
+
+if TYPE_CHECKING:
+    from zstandard import ZstdDecompressionObj
+
+    from pogfast._engine import Buffer
+
+# A chunk of at most so many plain bytes is held whole; a longer one is decompressed while it is read.
+WHOLE = 128 << 20
+# Plain bytes of chunks that stay in memory after they were read, when a file is read here and there.
+HELD = 64 << 20
+# Bytes that are decompressed at a time: 4 of them can become 128 KiB, so this is 64 MiB at the worst.
+FEED = 2048
+
+
+class HoldsBlobs(Protocol):
+    """A store, as far as it is read from here."""
+
+    def get_blob(self, name: str) -> Buffer:
+        """Raises MissingBlob, and StoreError when it cannot be read."""
+
+
+class EntryFile(io.RawIOBase):
+    """The content of one entry. `jobs` chunks are in memory at most when it is read in order, and few otherwise.
+
+    Reading raises MissingBlob, CorruptBlob, WrongBlob, and StoreError when a blob is there and cannot be read.
+    """
+
+    def __init__(
+        self, name: str, entry: Entry, key: Key, store: HoldsBlobs, threads: Callable[[], Executor], jobs: int
+    ) -> None:
+        self.name = name
+        self._blobs = _Blobs(name, entry.blobs, key, store)
+        self._entry = entry
+        self._threads = threads
+        self._jobs = jobs
+        self._opened: _Source | None = None
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readall(self) -> bytes:
+        content = b"".join(self.pieces(self._position))
+        self._position += len(content)
+        return content
+
+    def readinto(self, buffer: Any) -> int:
+        out = memoryview(buffer).cast("B")
+        piece = self._source.read_at(self._position)[: len(out)] if len(out) else b""
+        out[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_CUR:
+            offset += self._position
+        elif whence == io.SEEK_END:
+            offset += self._source.size()
+        elif whence != io.SEEK_SET:
+            raise ValueError(f"invalid whence: {whence}")
+        if offset < 0:
+            raise ValueError(f"negative seek position {offset}")
+        self._position = offset
+        return offset
+
+    def tell(self) -> int:
+        return self._position
+
+    def size(self) -> int:
+        """Plain bytes; where they are not written anywhere, the file is read to its end for it."""
+        return self._source.size()
+
+    def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
+        """The bytes from `start` to `stop` (None: the end), in whole pieces, without a copy: all cores from the first
+        byte on, and no blob that has none of these bytes."""
+        self._source.expect(start, stop)
+        while stop is None or start < stop:
+            piece = self._source.read_at(start)
+            if not len(piece):
+                return
+            piece = piece if stop is None else piece[: stop - start]
+            start += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        if self._opened:
+            self._opened.close()
+            self._opened = None
+        super().close()
+
+    @property
+    def _source(self) -> _Source:
+        """Chosen when the first byte is looked at: for some files the first blob says which it is."""
+        if self.closed:
+            raise ValueError("I/O operation on closed file")
+        self._opened = self._opened or _choose(self._blobs, self._entry, self._threads, self._jobs)
+        return self._opened
+
+
+class _Source(Protocol):
+    """Where the bytes of a file come from."""
+
+    def read_at(self, at: int) -> memoryview:
+        """Some bytes from this place on, none at the end."""
+
+    def size(self) -> int: ...
+
+    def expect(self, start: int, stop: int | None) -> None:
+        """The bytes between will be read, in order, and no others."""
+
+    def close(self) -> None: ...
+
+
+def _choose(blobs: _Blobs, entry: Entry, threads: Callable[[], Executor], jobs: int) -> _Source:
+    sizes = entry.sizes if entry.blobs else []
+    if sizes is not None and max(sizes, default=0) <= WHOLE:
+        return _Chunks(blobs, sizes, threads, jobs)
+    if sizes is not None:
+        return _Stream(blobs, [0, *itertools.accumulate(sizes[:-1])], sum(sizes), threads)
+    stream = _Stream(blobs, [0], entry.size, threads)
+    content = stream.whole() if len(blobs.names) == 1 else None
+    return stream if content is None else _Whole(content)
+
+
+class _Blobs:
+    """The blobs of one entry, opened. Every error says of which file, which blob, and where in the file it begins."""
+
+    def __init__(self, name: str, names: list[str], key: Key, store: HoldsBlobs) -> None:
+        self.name = name
+        self.names = names
+        self.key = key
+        self.store = store
+
+    def chunk(self, index: int) -> bytes:
+        """What is in a blob, compressed."""
+        blob, key = self.names[index], self.key
+        return fetched(self.store, blob, lambda data: open_blob(key.secret, key.private, data, blob))
+
+    def plain(self, index: int, offset: int, size: int) -> bytes:
+        """The plain bytes of a blob that is a frame of its own."""
+        blob, key = self.names[index], self.key
+        with self.errors(index, offset):
+            return fetched(self.store, blob, lambda data: read_chunk(key.secret, key.private, data, blob, size))
+
+    @contextlib.contextmanager
+    def errors(self, index: int, offset: int) -> Iterator[None]:
+        try:
+            yield
+        except MissingBlob as error:
+            raise self.damage(MissingBlob, index, offset, "is missing") from error
+        except WrongBlob as error:
+            raise self.damage(WrongBlob, index, offset, "holds the content of another blob") from error
+        except WrongKey as error:  # the key has opened the manifest
+            raise self.damage(CorruptBlob, index, offset, "is damaged: its header does not unwrap") from error
+        except CorruptBlob as error:
+            raise self.damage(CorruptBlob, index, offset, "is damaged, cut short or of another length") from error
+        except StoreError as error:
+            raise StoreError(f"{self.name}, from byte {offset} on: {error}") from error
+
+    def damage(self, kind: type[DamageError], index: int, offset: int, what: str) -> DamageError:
+        return kind(f"{self.name}, from byte {offset} on: blob {self.names[index]} {what}")
+
+
+class _Chunks:
+    """A file whose blobs are frames of their own, of known plain `sizes`."""
+
+    def __init__(self, blobs: _Blobs, sizes: list[int], threads: Callable[[], Executor], jobs: int) -> None:
+        self.blobs = blobs
+        self.starts = [0, *itertools.accumulate(sizes)]
+        self.threads = threads
+        self.jobs = jobs
+        self.held: dict[int, bytes | Future[bytes]] = {}  # in the order of their last use
+        self.at = -1  # the chunk that was looked at last
+        self.next = -1  # who looks at this one next reads in order
+        self.end = len(sizes)  # no chunk from here on is fetched ahead
+
+    def size(self) -> int:
+        return self.starts[-1]
+
+    def read_at(self, at: int) -> memoryview:
+        if at >= self.size():
+            return memoryview(b"")
+        index = self._index(at)
+        if index != self.at:
+            self._go_to(index)
+        return memoryview(self._take(index))[at - self.starts[index] :]
+
+    def expect(self, start: int, stop: int | None) -> None:
+        if start < self.size():
+            self.at, self.next = -1, self._index(start)
+            self.end = self._index(min(self.size(), stop or self.size()) - 1) + 1
+
+    def close(self) -> None:
+        for index in list(self.held):
+            self._drop(index)
+
+    def _index(self, at: int) -> int:
+        return bisect_right(self.starts, at) - 1
+
+    def _go_to(self, index: int) -> None:
+        """Who comes here from the chunk before gets the next ones fetched as well, while this one is looked at."""
+        ahead = range(index, max(index + 1, min(index + self.jobs, self.end) if index == self.next else 0))
+        room = HELD if len(ahead) == 1 else 0
+        for other in reversed(list(self.held)):
+            if other not in ahead:
+                room -= self._length(other)
+                if room < 0:
+                    self._drop(other)
+        if len(ahead) > 1:
+            for wanted in ahead:
+                if wanted not in self.held:
+                    self.held[wanted] = self.threads().submit(self._fetch, wanted)
+        self.at, self.next = index, index + 1
+
+    def _take(self, index: int) -> bytes:
+        held = self.held.pop(index, None)
+        if held is None:
+            held = self._fetch(index)
+        elif isinstance(held, Future):
+            held = held.result()
+        self.held[index] = held
+        return held
+
+    def _fetch(self, index: int) -> bytes:
+        return self.blobs.plain(index, self.starts[index], self._length(index))
+
+    def _length(self, index: int) -> int:
+        return self.starts[index + 1] - self.starts[index]
+
+    def _drop(self, index: int) -> None:
+        held = self.held.pop(index)
+        if isinstance(held, Future):
+            held.cancel()
+
+
+class _Stream:
+    """One stream in several blobs, or frames too long to be held. `starts` says where in the file blobs begin that can
+    be begun with; `length` is the file's where it is known."""
+
+    def __init__(self, blobs: _Blobs, starts: list[int], length: int | None, threads: Callable[[], Executor]) -> None:
+        self.blobs = blobs
+        self.starts = starts
+        self.length = length
+        self.threads = threads
+        self.coming: Iterator[bytes] = iter(())
+        self.at = -1  # where in the file `piece` is; -1: nothing is being read
+        self.piece = b""
+        self.made = 0  # where in the file what is decompressed next is
+        self.frame: ZstdDecompressionObj | None = None  # None: between two frames
+
+    def size(self) -> int:
+        if self.length is None:
+            place, piece = max(self.at, 0), self.read_at(max(self.at, 0))
+            while len(piece):
+                place += len(piece)
+                piece = self.read_at(place)
+            self.length = place
+        return self.length
+
+    def read_at(self, at: int) -> memoryview:
+        begin = bisect_right(self.starts, at) - 1
+        if self.at < 0 or at < self.at or self.starts[begin] > self.at + len(self.piece):
+            self.close()
+            self.coming, self.at = self._pieces(begin), self.starts[begin]
+        while at >= self.at + len(self.piece):
+            try:
+                piece = next(self.coming, b"")
+            except BaseException:
+                self.close()  # so that who reads on meets the error again, not an end of the file
+                raise
+            if not piece:
+                return memoryview(b"")
+            self.at += len(self.piece)
+            self.piece = piece
+        return memoryview(self.piece)[at - self.at :]
+
+    def whole(self) -> bytes | None:
+        """The whole content if it is small enough to be held, else None."""
+        pieces: list[bytes] = []
+        made = 0
+        while made <= HELD:
+            piece = self.read_at(made)
+            if not len(piece):
+                return b"".join(pieces)
+            pieces.append(bytes(piece))
+            made += len(piece)
+        self.close()
+        return None
+
+    def expect(self, start: int, stop: int | None) -> None:
+        """A stream is read in its order anyhow."""
+
+    def close(self) -> None:
+        self.coming, self.at, self.piece = iter(()), -1, b""
+
+    def _pieces(self, begin: int) -> Iterator[bytes]:
+        """The content from the blob `begin` on, a little at a time."""
+        self.made, self.frame = self.starts[begin], None
+        last = len(self.blobs.names) - 1
+        for index, chunk in self._chunks(begin):
+            if index < len(self.starts) and self.starts[index] != self.made:
+                raise self.blobs.damage(CorruptBlob, index - 1, self.made, "has another length than its entry says")
+            yield from self._decompress(index, chunk)
+        if self.frame is not None:
+            raise self.blobs.damage(CorruptBlob, last, self.made, "does not reach the end of the file")
+        if self.length not in (None, self.made):
+            raise self.blobs.damage(CorruptBlob, last, self.made, "has another length than its entry says")
+
+    def _decompress(self, index: int, chunk: bytes) -> Iterator[bytes]:
+        whole = memoryview(chunk)
+        for at in range(0, len(whole), FEED):
+            data: bytes | memoryview = whole[at : at + FEED]
+            while data:
+                self.frame = self.frame or ZstdDecompressor().decompressobj()
+                try:
+                    piece = self.frame.decompress(data)
+                except ZstdError as error:
+                    raise self.blobs.damage(CorruptBlob, index, self.made, "does not decompress") from error
+                self.made += len(piece)
+                if self.length is not None and self.made > self.length:
+                    raise self.blobs.damage(CorruptBlob, index, self.length, "is longer than its entry says")
+                if piece:
+                    yield piece
+                data = b""
+                if self.frame.eof:
+                    data, self.frame = self.frame.unused_data, None
+
+    def _chunks(self, begin: int) -> Iterator[tuple[int, bytes]]:
+        """The opened blobs; from the second one on the next is opened while this one is decompressed."""
+        following: Future[bytes] | None = None
+        try:
+            for index in range(begin, len(self.blobs.names)):
+                with self.blobs.errors(index, self.made):
+                    chunk = following.result() if following else self.blobs.chunk(index)
+                following = None
+                if begin < index < len(self.blobs.names) - 1:
+                    following = self.threads().submit(self.blobs.chunk, index + 1)
+                yield index, chunk
+        finally:
+            if following:
+                following.cancel()
+
+
+class _Whole:
+    """A small file of one blob, of a writer who does not say how long it is: decompressed once, and held."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def size(self) -> int:
+        return len(self.content)
+
+    def read_at(self, at: int) -> memoryview:
+        return memoryview(self.content)[at:]
+
+    def expect(self, start: int, stop: int | None) -> None:
+        """It is all there."""
+
+    def close(self) -> None:
+        self.content = b""

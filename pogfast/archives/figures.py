@@ -1,0 +1,172 @@
+"""Figures: how large an archive is, and a store, and what they could do without.
+
+Counted from manifests alone: no blob is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pogfast.archives.archive import Archive
+from pogfast.archives.catalog import Catalog, Seen
+from pogfast.archives.manifests import Refused, manifests_of
+from pogfast.archives.records import Record
+from pogfast.archives.trailer import totals_of
+from pogfast.errors import CorruptManifest, PogfastError, WrongKey
+from pogfast.keys import Key
+from pogfast.manifest import Entry
+from pogfast.stores.protocols import Store
+
+
+@dataclass(slots=True)
+class Info(Record):
+    """One archive in figures. Sizes are bytes."""
+
+    name: str
+    time: datetime | None
+    host: str
+    tags: list[str]
+    comment: str
+    paths: list[str]
+    program: str
+    layout: str
+    chunk_size: int | None
+    chunker: str
+    files: int = 0
+    directories: int = 0
+    links: int = 0
+    fifos: int = 0
+    size: int = 0  # plain, of all files whose size is known
+    unknown: int = 0  # files whose size is not: pog does not write it
+    blobs: int = 0  # distinct
+    missing: int = 0  # of these, not in the store
+    stored: int = 0  # bytes of those that are
+    skipped: int = 0  # sockets and devices that were left out
+    unreadable: int = 0  # files and directories that could not be read
+    changed: int = 0  # files that changed while they were read
+    duplicates: int = 0  # files with the content of one before
+    duplicate_size: int = 0  # plain bytes of these: not stored again
+    largest: str | None = None
+    largest_size: int = 0
+    ratio: float | None = None  # plain to stored; None where a size is not known, or nothing is stored
+
+
+def info(archive: Archive, problem: Callable[[PogfastError], None] | None = None) -> Info:
+    """Counts through an archive and looks up the sizes of its blobs. An entry that is malformed goes to `problem`;
+    without it, raises CorruptManifest there. Raises StoreError."""
+    program = archive.trailer.get("program")
+    found = Info(
+        archive.name,
+        archive.time,
+        archive.host,
+        archive.tags,
+        archive.comment,
+        archive.paths,
+        program if isinstance(program, str) else "",
+        archive.layout,
+        archive.chunk_size,
+        archive.chunker,
+        len(archive),
+        len(archive.directories),
+        len(archive.links),
+        len(archive.fifos),
+    )
+    for word in ("skipped", "unreadable", "changed"):
+        left_out = archive.trailer.get(word)
+        setattr(found, word, len(left_out) if isinstance(left_out, dict | list) else 0)
+    contents: set[str | tuple[str, ...]] = set()
+    blobs: set[str] = set()
+    for name in archive:
+        try:
+            entry = archive[name]
+            _count(found, name, entry, contents)
+            blobs.update(entry.blobs)
+        except CorruptManifest as error:
+            if problem is None:
+                raise
+            problem(error)
+    found.blobs = len(blobs)
+    for blob in blobs:
+        size = archive.store.size_of(blob)
+        found.missing += size is None
+        found.stored += size or 0
+    if not found.unknown and found.stored:
+        found.ratio = found.size / found.stored
+    return found
+
+
+def _count(found: Info, name: str, entry: Entry, contents: set[str | tuple[str, ...]]) -> None:
+    size = entry.size or 0
+    found.size += size
+    found.unknown += entry.size is None
+    if size > found.largest_size:
+        found.largest, found.largest_size = name, size
+    if entry.blobs:
+        content = entry.blobs[0] if len(entry.blobs) == 1 else tuple(entry.blobs)
+        if content in contents:
+            found.duplicates += 1
+            found.duplicate_size += size
+        contents.add(content)
+
+
+@dataclass(slots=True)
+class Stats(Record):
+    """One store in figures. Sizes are bytes."""
+
+    archives: int = 0  # that this key opens
+    unreadable: int = 0  # that it does not, or that are damaged
+    blobs: int = 0
+    stored: int = 0  # bytes of the blobs
+    manifests: int = 0  # bytes of the manifests
+    orphans: int = 0  # blobs that no readable archive needs
+    orphaned: int = 0  # bytes of these
+    missing: int = 0  # distinct blobs that are needed and not there
+    files: int | None = 0  # of all readable archives; None with a public key alone
+    size: int | None = 0  # plain bytes of these; None where an archive does not say
+    ratio: float | None = None  # plain bytes to stored ones that are needed
+
+
+def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> Stats:
+    """Goes through all blobs and archives of a store. An archive that does not open goes to `problem`. While there is
+    one, its blobs may count as orphans. Raises as `manifests_of` does, and WrongKey if not one opens."""
+    found = Stats()
+    manifests = manifests_of(store)
+    there = {blob.name: blob.size for blob in store.blob_names()}
+    found.blobs, found.stored = len(there), sum(there.values())
+    found.manifests = sum(stored.size for stored in manifests)
+    needed: set[str] = set()
+    refused = Refused()
+    with Catalog(store, key) as catalog:
+        for seen in catalog.look(manifests, blobs=True):
+            if isinstance(seen.problem, WrongKey):
+                refused.add(seen.name, seen.problem)
+            elif seen.problem is not None:
+                refused.others += 1
+                problem(seen.problem)
+            else:
+                refused.others += 1
+                needed.update(seen.blobs or ())
+                _count_archive(found, seen, key)
+    refused.tell(problem)
+    found.unreadable = len(manifests) - found.archives
+    found.missing = len(needed - there.keys())
+    for blob, size in there.items():
+        if blob not in needed:
+            found.orphans += 1
+            found.orphaned += size
+    if found.size and found.stored > found.orphaned:
+        found.ratio = found.size / (found.stored - found.orphaned)
+    return found
+
+
+def _count_archive(found: Stats, seen: Seen, key: Key) -> None:
+    found.archives += 1
+    if not key.can_open:
+        found.files = found.size = None
+        return
+    totals = totals_of(seen.facts)
+    size = totals.get("size")
+    found.size = None if found.size is None or size is None else found.size + size
+    found.files = (found.files or 0) + totals.get("files", 0)

@@ -1,0 +1,74 @@
+"""Which entries of an archive the names and patterns of a command line select.
+
+Text only: what becomes of an entry, and whether it exists, is for others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+
+from pogfast.paths import ancestors, parent_of, plain_path
+from pogfast.patterns import Patterns
+
+
+class Choice:
+    """What `names` (none: everything) select of an archive that holds `paths`, without what `exclude` matches.
+
+    A name that is a path, or a directory above one, is that and all below; any other is a pattern of restic's rules.
+    What is below an excluded directory is excluded, as create does not look into one. Raises UsageError for what can
+    be no pattern.
+    """
+
+    def __init__(self, names: Collection[str], exclude: Collection[str], paths: Iterable[str]) -> None:
+        given = {name: plain_path(name) for name in names}
+        self.exact = _found(set(given.values()), paths) if given else {""}
+        self.patterns = {name: Patterns([name]) for name, path in given.items() if path not in self.exact}
+        self.unmatched = dict.fromkeys(self.patterns)
+        self.excluding = Patterns(list(exclude))
+        self.everything = not given and not self.excluding
+        self.chosen = {"": "" in self.exact}
+        self.excluded = {"": False}
+
+    def picks(self, path: str) -> bool:
+        if self.everything:
+            return True
+        inside = _inherited(self.chosen, parent_of(path), self._matches)
+        return (self._matches(path) or inside) and not self.excludes(path)
+
+    def excludes(self, path: str) -> bool:
+        matches = self.excluding.matches
+        return bool(self.excluding) and (matches(path) or _inherited(self.excluded, parent_of(path), matches))
+
+    def _matches(self, path: str) -> bool:
+        found = path in self.exact
+        for name, pattern in self.patterns.items():
+            if pattern.matches(path):
+                found = True
+                self.unmatched.pop(name, None)
+        return found
+
+
+def _found(wanted: set[str], paths: Iterable[str]) -> set[str]:
+    """Those that are paths, or directories above paths."""
+    found: set[str] = set()
+    directories: set[str] = set()
+    for path in paths:
+        if path in wanted:
+            found.add(path)
+        for directory in ancestors(path):
+            if directory in directories:
+                break
+            directories.add(directory)
+    return found | (directories & wanted)
+
+
+def _inherited(known: dict[str, bool], directory: str, matches: Callable[[str], bool]) -> bool:
+    """Whether a directory or one above it matches; each is asked once."""
+    asked = []
+    while directory not in known:
+        asked.append(directory)
+        directory = parent_of(directory)
+    found = known[directory]
+    for path in reversed(asked):
+        found = known[path] = matches(path) or found
+    return found

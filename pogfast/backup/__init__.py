@@ -1,0 +1,106 @@
+"""`pogfast create`: archives files, directories, links and FIFOs with their metadata.
+
+walk.py finds the files, cache.py knows those that have not changed, run.py passes the others to the engine, and the
+manifest is published last. A source that cannot be read is reported and left out; a file that changes while it is read
+is read once more; a store that cannot be written to ends the run, and the next run continues where it stopped. This
+package handles no flags and prints nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable
+from typing import Any, cast
+
+from pogfast.backup.options import CHUNK_MEMORY, CHUNK_SIZE, SLACK, Layout, Options
+from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
+from pogfast.backup.run import Run
+from pogfast.errors import NoSuchArchive, StoreLost, UsageError
+from pogfast.keys import Key
+from pogfast.stores import check_stores, open_store, open_stores
+from pogfast.stores.protocols import Target
+from pogfast.stores.reliance import Condemned, stored_again
+
+
+def create(
+    paths: Iterable[str],
+    to: str,
+    key: Key,
+    *,
+    report: Report | None = None,
+    stdin_name: str | None = None,
+    command: str | None = None,
+    options: Options | None = None,
+    **more: Any,
+) -> Summary:
+    """Archives what lies at `paths` in every store that `to` names; `more` are fields of Options.
+
+    With `stdin_name` standard input is archived under that name instead, with `command` what that program prints.
+    Raises UsageError, NoSuchInput, StoreError, and PogfastError when nothing could be archived; then no manifest
+    appears. Single sources that cannot be read are in the summary's problems.
+    """
+    key.check_writes()
+    check_stores(to)
+    options = options or Options(**more)
+    if more and options != Options(**more):
+        raise UsageError("give options, or single ones, not both")
+    report = report or Silent()
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        missing: list[StoreLost] = []
+        targets = _look_at(to) if options.dry_run else open_stores(to, missing.append, must_exist=options.must_exist)
+        for target in targets:
+            stack.callback(target.close)
+        places = [target.identity for target in targets if not target.identity.startswith("program:")]
+        if len(set(places)) < len(places):
+            raise UsageError(f"{to}: two of these are the same store")
+        run = Run(key, targets, options, report, list(paths))
+        stack.callback(run.close)
+        for lost in missing:
+            run.problem(lost)
+        if stdin_name is not None:
+            run.archive_stream(stdin_name, command)
+        else:
+            run.archive_trees()
+            run.tell_lost()
+
+        def archive_again(names: Collection[str]) -> None:
+            if stdin_name is not None:
+                raise Condemned(to, names)
+            run.begin_again(len(names))
+            run.archive_trees()
+
+        if not options.dry_run:
+            stored_again(run.conclude, archive_again)
+        run.summary.requests = dict(sum((Counter(target.requests) for target in targets), Counter()))
+        if options.dry_run and run.summary.requests:
+            services = sum(bool(target.requests) for target in targets)
+            run.summary.requests["put"] = services * (run.summary.blobs_new + 1)
+    run.summary.seconds = time.monotonic() - started
+    return run.summary
+
+
+def _look_at(to: str) -> list[Target]:
+    """For a dry run: the stores that are there already, and tell what they hold."""
+    opened: list[Target] = []
+    for word in to.split(","):
+        with contextlib.suppress(NoSuchArchive, UsageError):
+            opened.append(cast(Target, open_store(word)))  # nothing but what it holds is asked of it
+    return opened
+
+
+__all__ = [
+    "CHUNK_MEMORY",
+    "CHUNK_SIZE",
+    "SLACK",
+    "Layout",
+    "Options",
+    "Outcome",
+    "Progress",
+    "Report",
+    "Silent",
+    "Summary",
+    "create",
+]

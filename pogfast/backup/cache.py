@@ -1,0 +1,580 @@
+"""The local cache: which blobs a file had when it was last read, so that an unchanged file is not read again.
+
+Of a file with small changes only the changed chunks are sealed again. One SQLite file for each store and key. The cache
+holds no blobs and asks no store: whoever finds a name here still checks that the store has it. It is disposable: a file
+that is damaged, foreign or locked costs one warning and some reading, but never a backup, and never gives a wrong
+answer, since each row carries a keyed hash of its content. The key cannot be derived from it, but path names are in
+clear text, as in restic's and borg's caches. It is bounded: rows are dropped whose files were seen neither in the last
+20 complete runs of this store and key nor within 30 days, and the oldest rows of a cache that is full (4 GiB, about 20
+million rows).
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import os
+import sqlite3
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from pogfast._engine import random_bytes
+from pogfast.keys import Key
+from pogfast.system.encoding import bytes_of
+from pogfast.system.user_dirs import cache_directory, make_cache_directory
+
+VERSION = 2  # of the rows' meaning; another one is thrown away
+SCHEMA = (
+    # `run`: the one that wrote it; `seen`: the one that last met its file, or one of FRESH_RUNS before that.
+    "CREATE TABLE files (path BLOB PRIMARY KEY, digests BLOB, stored BLOB, complete INTEGER, run INTEGER, "
+    "seen INTEGER, proof BLOB, plain BLOB) WITHOUT ROWID",
+    # A part of a run, up to a durable save. `boot`: DURABLE, or the one in which its blobs were stored but not synced.
+    "CREATE TABLE runs (number INTEGER PRIMARY KEY, boot TEXT, ended INTEGER)",
+)
+DURABLE = "durable"
+DIGEST_SIZE = 32
+NOT_NAMED = bytes(DIGEST_SIZE)  # of a chunk without a plain name
+PROOF_SIZE = 16
+MAX_BLOBS = 1 << 21  # of one row, 100 TB in blobs of 50 MB; of a larger file the first ones are kept
+BATCH = 4096  # rows that wait in memory; a million are written in 5 s, most of it SQLite's
+WAIT = 1.0  # seconds that another run gets to end
+FRESH_RUNS = 5  # to mark a million rows as seen takes 3 s, so it is not done every time
+KEPT_RUNS = 20
+KEPT_SECONDS = 30 * 24 * 3600
+PAGE_SIZE = 4096
+MAX_PAGES = 4 * 2**30 // PAGE_SIZE
+SPARE_PAGES = 16  # beyond them, for the table of runs: a cache that is full can still drop rows
+ROW_OVERHEAD = 40  # bytes of a row beside its four long columns, about
+# How long a file's stamps may stay the same while it changes. Kernels stamp by a tick of at most 10 ms, which comes
+# late on a busy virtual machine; file systems that keep no fractions, by 1 s or (FAT) 2 s.
+TICK_NS = 100_000_000
+COARSE_NS = 2_000_000_000
+PRAGMAS = (
+    f"page_size = {PAGE_SIZE}",
+    "cell_size_check = ON",  # finds damage when a page is loaded
+    "trusted_schema = OFF",
+    # The lock is held until the end: cheap where a lock is a question to a server, and a log without shared memory,
+    # which network file systems do not have.
+    "locking_mode = EXCLUSIVE",
+    "journal_mode = WAL",
+    "synchronous = NORMAL",  # consistent after a power loss; what has to be there as well is synced by save()
+    "wal_autocheckpoint = 16384",
+    "cache_size = -16384",
+)
+# What the system refuses. All else that SQLite says (CORRUPT, NOTADB, ERROR for a format of tomorrow) is of the file.
+REFUSALS = {
+    *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY),
+    *(sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+    *(sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH),
+}
+NEW_RUN = "INSERT OR IGNORE INTO runs VALUES (?, ?, NULL)"
+# In the order of their paths, which is nearly that of a walk: one question for many files is a tenth of one for each.
+FIND = "SELECT path, digests, stored, complete, run, seen, proof, plain FROM files WHERE path >= ? ORDER BY path"
+AHEAD = 256  # rows, and of no more than so many bytes unless it is one
+AHEAD_SIZE = 1 << 20
+
+Row = tuple[bytes, bytes, int, int, int, bytes, bytes]  # as FIND has it, without the path
+
+
+class Facts(NamedTuple):
+    """What tells that a file has not changed: bytes, and nanoseconds since 1970; `system` is a number of the file
+    system, or 0 where stamps and inodes tell enough."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    system: int = 0
+
+
+class Known(NamedTuple):
+    """A file's blobs in order, and the bytes of each in the store; the first ones only when not `complete`. `sizes` are
+    the plain bytes in each, where that does not follow from how files are cut; `plain_names` what a chunk is known by
+    before it is compressed, 32 bytes or empty, of all blobs or of none."""
+
+    names: list[str]
+    stored: list[int]
+    complete: bool
+    sizes: Sequence[int] = ()
+    plain_names: Sequence[bytes] = ()
+
+
+class _Foreign(Exception):
+    """Another program's file, or another version's."""
+
+
+# Python cannot decode what SQLite says of some damage.
+FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, _Foreign)
+
+
+class Cache:
+    """The cache of one store and key, for one thread at a time. Nothing here raises because of what the disk does;
+    `warning` says in one line what went wrong first, or is empty."""
+
+    def __init__(self, path: str, proof_key: bytes) -> None:
+        self.warning = ""
+        self.is_first = True  # no run into this store with this key has ended, as far as is known
+        self._path = path
+        self._keyed = hashlib.blake2b(key=proof_key, digest_size=PROOF_SIZE)
+        self._boot = _boot_id()
+        self._database: sqlite3.Connection | None = None
+        self._run = 0
+        self._stale = 0
+        self._trusted: set[int] = set()
+        self._rows: dict[bytes, Row] = {}
+        self._met: list[bytes] = []
+        # All rows from one path to another, both included; None: there are no rows behind the first path.
+        self._ahead: dict[bytes, Row] = {}
+        self._ahead_from: bytes = b""
+        self._ahead_to: bytes | None = b""
+
+    @classmethod
+    def open(cls, directory: str, store: str, key: Key) -> Cache:
+        """The cache of `store` (any label, always the same) and `key` in a directory, which is made if need be.
+
+        With an empty `directory` there is none: nothing is found.
+        """
+        label = bytes_of(store)
+        name = hashlib.blake2b(label, key=key.derive("cache name"), digest_size=16).hexdigest()
+        cache = cls(os.path.join(directory, f"{name}.sqlite"), key.derive("cache rows"))
+        if directory:
+            cache._start(directory)
+        return cache
+
+    def find(self, path: str, facts: Facts, cut: str) -> Known | None:
+        """What is known of the file at `path`, an absolute path, as it is now and as `cut` says it is cut up."""
+        if self._database is None:
+            return None
+        raw = os.fsencode(path)
+        row = self._row(raw)
+        if row is None:
+            return None
+        digests, stored, complete, run, seen, proof, plain = row
+        if self._proof(raw, facts, cut, digests, stored, complete, run) != proof:
+            return None
+        if not isinstance(seen, int) or seen <= self._stale:
+            self._met.append(raw)
+            self._write_batch()
+        stored_sizes, sizes = _sizes(stored, len(digests) // DIGEST_SIZE)
+        plain_names = self._plain_names(digests, stored, plain, run) if plain else ()
+        return Known(_names(digests), stored_sizes, bool(complete), sizes, plain_names)
+
+    def find_earlier(self, path: str) -> Known | None:
+        """What chunks the file at `path` had when it was last read, whatever it is now; None where it is not known what
+        was in them."""
+        row = self._row(os.fsencode(path))
+        if row is None:
+            return None
+        digests, stored, _, run, _, _, plain = row
+        plain_names = self._plain_names(digests, stored, plain, run)
+        if not plain_names:
+            return None
+        stored_sizes, sizes = _sizes(stored, len(digests) // DIGEST_SIZE)
+        return Known(_names(digests), stored_sizes, False, sizes, plain_names)
+
+    def _plain_names(self, digests: bytes, stored: bytes, plain: bytes, run: int) -> Sequence[bytes]:
+        """Those of a row; none when they are not proven."""
+        proof, joined = plain[:PROOF_SIZE], plain[PROOF_SIZE:]
+        if self._plain_proof(digests, stored, joined, run) != proof:
+            return ()
+        pieces = (joined[at : at + DIGEST_SIZE] for at in range(0, len(joined), DIGEST_SIZE))
+        return [b"" if piece == NOT_NAMED else piece for piece in pieces]
+
+    def _row(self, raw: bytes) -> Row | None:
+        """What is written of a path, by a run whose blobs are still there; nothing in it is proven yet."""
+        row = self._rows.get(raw)
+        if row is None and self._database is not None:
+            if raw < self._ahead_from or (self._ahead_to is not None and raw > self._ahead_to):
+                with self._excused():
+                    self._read_ahead(self._database, raw)
+            row = self._ahead.get(raw)
+        # A damaged row can have other types than it was written with.
+        if row is None or row[3] not in self._trusted:
+            return None
+        whole = isinstance(row[0], bytes) and isinstance(row[1], bytes) and isinstance(row[6], bytes)
+        return row if whole else None
+
+    def remember(self, path: str, facts: Facts, cut: str, known: Known, *, read_at_ns: int) -> None:
+        """Replaces what is known of `path`. `facts` are those of when reading began, at `read_at_ns`.
+
+        Not kept when the file was changed so shortly before that another change may not have shown in its stamps. Takes
+        1 us a blob: what is told again and again of a file that grows past 100,000 is better told less often.
+        """
+        if self._database is None or _is_racy(facts, read_at_ns):
+            return
+        if len(known.names) > MAX_BLOBS:
+            known = Known(
+                known.names[:MAX_BLOBS],
+                known.stored[:MAX_BLOBS],
+                False,
+                known.sizes[:MAX_BLOBS],
+                known.plain_names[:MAX_BLOBS],
+            )
+        raw = os.fsencode(path)
+        digests, stored, complete = _digests(known.names), _packed(known.stored, known.sizes), int(known.complete)
+        proof = self._proof(raw, facts, cut, digests, stored, complete, self._run)
+        plain = b"".join([name or NOT_NAMED for name in known.plain_names]) if any(known.plain_names) else b""
+        if plain:
+            plain = self._plain_proof(digests, stored, plain, self._run) + plain
+        self._rows[raw] = (digests, stored, complete, self._run, self._run, proof, plain)
+        self._write_batch()
+
+    def forget(self, path: str) -> None:
+        """For a file whose blobs the store does not hold."""
+        database, raw = self._database, os.fsencode(path)
+        if database is None:
+            return
+        self._rows.pop(raw, None)
+        self._forget_ahead()
+        with self._excused():
+            _begin(database)
+            database.execute("DELETE FROM files WHERE path = ?", (raw,))
+
+    def save(self, durable: bool) -> None:
+        """What was remembered so far survives this process, and with `durable` a power loss as well: then all blobs
+        named so far must be on the disk already. Otherwise it is trusted only until the machine is booted anew."""
+        database = self._database
+        if database is None:
+            return
+        with self._excused():
+            self._write(database)
+            if database.in_transaction:
+                database.execute("COMMIT")
+            if durable:
+                self._make_durable(database)
+
+    def close(self, complete: bool = False) -> None:
+        """Saves and closes. After a `complete` run, one that met every file it was to meet, old rows are dropped."""
+        self.save(False)
+        if complete and self._database is not None:
+            with self._excused():
+                self._end_run(self._database, int(time.time()))
+        self._disconnect()
+
+    # -- the database
+
+    def _start(self, directory: str) -> None:
+        try:
+            make_cache_directory(directory)
+            self._connect()
+        except FAILURES as error:
+            if self._is_damage(error):
+                self._fail(error)
+            else:
+                self._give_up(error)
+
+    def _connect(self) -> None:
+        """Opens the file and begins a run."""
+        _make_file(self._path)
+        database = sqlite3.connect(self._path, timeout=WAIT, isolation_level=None, check_same_thread=False)
+        self._database = database
+        database.text_factory = bytes  # a damaged text need not be UTF-8
+        for pragma in PRAGMAS:
+            database.execute(f"PRAGMA {pragma}")
+        _limit(database, MAX_PAGES + SPARE_PAGES)
+        _begin(database)
+        _check_schema(database)
+        self._read_runs(database)
+        try:
+            database.execute(NEW_RUN, (self._run, self._boot))  # a file that cannot be written to says so now
+            database.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if _code(error) != sqlite3.SQLITE_FULL:
+                raise
+            self._fail(error)  # it can be read all the same
+        _limit(database, MAX_PAGES)
+
+    def _read_runs(self, database: sqlite3.Connection) -> None:
+        boots = database.execute("SELECT number, boot FROM runs").fetchall()
+        trusted = (DURABLE.encode(), self._boot.encode())
+        # By the clock, so that a number that was lost with the power does not come again.
+        self._run = max([int(time.time()), *(number + 1 for number, _ in boots)])
+        self._trusted = {number for number, boot in boots if boot in trusted} | {self._run}
+        self._stale = _complete_run(database, FRESH_RUNS)
+        self.is_first = not _complete_run(database, 1)
+
+    def _read_ahead(self, database: sqlite3.Connection, first: bytes) -> None:
+        self._forget_ahead()
+        ahead: dict[bytes, Row] = {}
+        size = 0
+        last = None
+        with contextlib.closing(database.execute(FIND, (first,))) as rows:
+            for path, *row in rows:
+                ahead[path] = tuple(row)
+                size += sum(len(column) for column in row if isinstance(column, bytes))
+                if size > AHEAD_SIZE or len(ahead) == AHEAD:
+                    last = path
+                    break
+        self._ahead, self._ahead_from, self._ahead_to = ahead, first, last
+
+    def _forget_ahead(self) -> None:
+        """What was read may not be so any more."""
+        self._ahead = {}
+        self._ahead_from = self._ahead_to = b""
+
+    def _write_batch(self) -> None:
+        if self._database is not None and max(len(self._rows), len(self._met)) >= BATCH:
+            with self._excused():
+                self._write(self._database)
+
+    def _write(self, database: sqlite3.Connection) -> None:
+        if not (self._rows or self._met):
+            return
+        _begin(database)
+        database.execute(NEW_RUN, (self._run, self._boot))
+        rows = ((raw, *row) for raw, row in self._rows.items())
+        database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        marks = ((self._run, raw) for raw in self._met)
+        database.executemany("UPDATE files SET seen = ? WHERE path = ?", marks)
+        self._drop_waiting()
+
+    def _make_durable(self, database: sqlite3.Connection) -> None:
+        """One synced transaction, and with it all before it. Whatever interrupts it, later rows have another number."""
+        number = self._run
+        self._trusted.add(number + 1)
+        self._run += 1
+        database.execute("PRAGMA synchronous = FULL")
+        try:
+            database.execute("UPDATE runs SET boot = ? WHERE number = ?", (DURABLE, number))
+        finally:
+            database.execute("PRAGMA synchronous = NORMAL")
+
+    def _end_run(self, database: sqlite3.Connection, now: int) -> None:
+        """Drops rows that nobody has met for long, rows of lost boots, and the oldest ones of a file that fills up."""
+        _limit(database, MAX_PAGES + SPARE_PAGES)
+        _begin(database)
+        database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (self._run, self._boot, now))
+        query = "SELECT max(number) FROM runs WHERE number <= ? AND ended <= ?"
+        last = _complete_run(database, KEPT_RUNS + 1)
+        old = database.execute(query, (last, now - KEPT_SECONDS)).fetchone()[0] or 0
+        boots = (DURABLE, self._boot)
+        lost = "SELECT number FROM runs WHERE boot NOT IN (?, ?)"
+        if old or database.execute(f"{lost} LIMIT 1", boots).fetchone():
+            database.execute(f"DELETE FROM files WHERE seen <= ? OR run IN ({lost})", (old, *boots))
+            done = f"(number <= ? OR number IN ({lost})) AND number NOT IN (SELECT DISTINCT run FROM files)"
+            database.execute(f"DELETE FROM runs WHERE {done}", (old, *boots))
+        self._drop_oldest(database)
+        database.execute("COMMIT")
+        if _pragma(database, "freelist_count") > _pragma(database, "page_count") // 2:
+            database.execute("VACUUM")
+
+    def _drop_oldest(self, database: sqlite3.Connection) -> None:
+        """Makes a quarter of the greatest size free for the next run, from rows that no recent run has met."""
+        used = _pragma(database, "page_count") - _pragma(database, "freelist_count")
+        excess = (used - MAX_PAGES * 3 // 4) * PAGE_SIZE
+        if excess <= 0:
+            return
+        size = f"sum(length(path) + length(digests) + length(stored) + length(plain) + {ROW_OVERHEAD})"
+        query = f"SELECT seen, {size} FROM files WHERE seen <= ? GROUP BY seen ORDER BY seen"
+        last = 0
+        for seen, n in database.execute(query, (self._stale,)).fetchall():
+            if excess <= 0:
+                break
+            last, excess = seen, excess - n
+        database.execute("DELETE FROM files WHERE seen <= ?", (last,))
+
+    # -- what goes wrong
+
+    @contextlib.contextmanager
+    def _excused(self) -> Iterator[None]:
+        try:
+            yield
+        except FAILURES as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """It goes on without what was not saved yet; after damage it begins anew, once."""
+        if not self._is_damage(error):
+            self._drop_waiting()
+            if self._database is not None and self._database.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+            self._warn(f"the cache {self._path} fails, some files may be read again: {_reason(error)}")
+            return
+        first = not self.warning
+        try:
+            self._throw_away(error)
+            if first:
+                self._connect()
+        except FAILURES as again:
+            self._give_up(again)
+
+    def _is_damage(self, error: Exception) -> bool:
+        """Whether the file is not what was written."""
+        if _code(error) == sqlite3.SQLITE_READONLY:  # it can say so itself, in a header that is damaged
+            return os.access(self._path, os.W_OK)
+        return not isinstance(error, OSError) and _code(error) not in REFUSALS
+
+    def _throw_away(self, error: Exception) -> None:
+        self._disconnect()
+        for ending in ("", "-wal", "-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path + ending)
+        self._warn(f"the cache {self._path} is thrown away, files are read again: {_reason(error)}")
+
+    def _give_up(self, error: Exception) -> None:
+        self._disconnect()
+        if _code(error) == sqlite3.SQLITE_BUSY:
+            lost = "this one reads all files again, and stores nothing that the store has"
+            self._warn(f"the cache {self._path} is in use by another run: {lost}")
+        else:
+            self._warn(f"cannot use the cache {self._path}, files are read again: {_reason(error)}")
+
+    def _drop_waiting(self) -> None:
+        self._rows.clear()
+        self._met.clear()
+        self._forget_ahead()
+
+    def _disconnect(self) -> None:
+        database, self._database = self._database, None
+        self._drop_waiting()
+        if database is not None:
+            with contextlib.suppress(sqlite3.Error):
+                database.close()
+
+    def _warn(self, text: str) -> None:
+        self.warning = self.warning or text
+
+    def _proof(
+        self, raw: bytes, facts: Facts, cut: str, digests: bytes, stored: bytes, complete: int, run: int
+    ) -> bytes:
+        """Of all that a row says of a file as it is; facts and cut are nowhere else. The lengths make that no two rows
+        read the same."""
+        size, mtime_ns, ctime_ns, inode, system = facts
+        head = f"{size} {mtime_ns} {ctime_ns} {inode} {complete} {run} {len(raw)} {len(digests)} {len(stored)} {cut}\n"
+        if system:
+            head = f"system {system} {head}"
+        return self._prove(head, raw, digests, stored)
+
+    def _plain_proof(self, digests: bytes, stored: bytes, plain_names: bytes, run: int) -> bytes:
+        """That chunks of these plain names are in these blobs, whatever file they are of."""
+        head = f"plain {run} {len(digests)} {len(stored)} {len(plain_names)}\n"
+        return self._prove(head, digests, stored, plain_names)
+
+    def _prove(self, head: str, *columns: bytes) -> bytes:
+        proof = self._keyed.copy()
+        proof.update(b"".join((head.encode(), *columns)))
+        return proof.digest()
+
+
+def default_directory() -> str:
+    """Returns where the caches are, "" if the user has no home."""
+    return cache_directory()
+
+
+def _make_file(path: str) -> None:
+    """SQLite would make it readable to all. What exists is not opened here: closing it would end SQLite's locks."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
+def _limit(database: sqlite3.Connection, pages: int) -> None:
+    """What would make the file longer fails, as on a disk that is full."""
+    database.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def _begin(database: sqlite3.Connection) -> None:
+    if not database.in_transaction:
+        database.execute("BEGIN IMMEDIATE")
+
+
+def _check_schema(database: sqlite3.Connection) -> None:
+    """Makes the tables of an empty file. Raises _Foreign."""
+    found = [sql for (sql,) in database.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()]
+    if not found:
+        for statement in SCHEMA:
+            database.execute(statement)
+        database.execute(f"PRAGMA user_version = {VERSION}")
+    elif found != [statement.encode() for statement in SCHEMA] or _pragma(database, "user_version") != VERSION:
+        raise _Foreign("another version or another program wrote it")
+
+
+def _complete_run(database: sqlite3.Connection, n: int) -> int:
+    """The number of the n-th complete run, counted from the last; 0 when there are fewer."""
+    query = "SELECT number FROM runs WHERE ended IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?"
+    found = database.execute(query, (n - 1,)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _pragma(database: sqlite3.Connection, name: str) -> int:
+    return int(database.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _code(error: Exception) -> int:
+    """SQLite's primary result code, the low byte; 0 for other errors."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def _reason(error: Exception) -> str:
+    if _code(error) == sqlite3.SQLITE_BUSY:
+        return "another run is using it"
+    text = str(error.strerror if isinstance(error, OSError) else error)
+    return "".join(letter if letter.isprintable() else "?" for letter in text)  # it can quote what is damaged
+
+
+def could_change_unseen(facts: Facts, time_ns: int) -> bool:
+    """Returns True if a change of the file after `time_ns` could leave its stamps as they are."""
+    return _is_racy(facts, time_ns)
+
+
+def _is_racy(facts: Facts, read_at_ns: int) -> bool:
+    """Whether the file may have changed after `read_at_ns` without new stamps.
+
+    An mtime of the future was set by somebody and says nothing; a ctime cannot be set.
+    """
+    blind = TICK_NS if facts.ctime_ns % 1_000_000_000 else COARSE_NS
+    return read_at_ns - facts.ctime_ns < blind or 0 <= read_at_ns - facts.mtime_ns < blind
+
+
+def _digests(names: list[str]) -> bytes:
+    return b"".join([base64.urlsafe_b64decode(name) for name in names])
+
+
+def _names(digests: bytes) -> list[str]:
+    if len(digests) == DIGEST_SIZE:
+        return [base64.urlsafe_b64encode(digests).decode()]
+    pieces = [digests[i : i + DIGEST_SIZE] for i in range(0, len(digests), DIGEST_SIZE)]
+    return [base64.urlsafe_b64encode(piece).decode() for piece in pieces]
+
+
+def _packed(stored: list[int], sizes: Sequence[int]) -> bytes:
+    """8 bytes each, the plain sizes behind those in the store; or 16 where there are no plain ones and all but the last
+    are equal."""
+    if not sizes and len(stored) > 2 and stored[:-1].count(stored[0]) == len(stored) - 1:
+        stored = [stored[0], stored[-1]]
+    return struct.pack(f"<{len(stored) + len(sizes)}Q", *stored, *sizes)
+
+
+def _sizes(packed: bytes, n: int) -> tuple[list[int], tuple[int, ...]]:
+    """(sizes in the store, plain sizes if they are there) of the `n` blobs of a file."""
+    if len(packed) == 8:
+        return [int.from_bytes(packed, "little")], ()
+    numbers = list(struct.unpack(f"<{len(packed) // 8}Q", packed))
+    if len(numbers) in (n, 2 * n):
+        return numbers[:n], tuple(numbers[n:])
+    return [numbers[0]] * (n - 1) + [numbers[1]], ()
+
+
+def _boot_id() -> str:
+    """The same until the machine is booted anew; where the system cannot tell, no two processes have the same."""
+    with contextlib.suppress(OSError):
+        if sys.platform == "darwin":
+            return _sysctl("kern.bootsessionuuid")
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
+            return file.read().strip()
+    return random_bytes(16).hex()
+
+
+def _sysctl(name: str) -> str:
+    """A text that a BSD kernel knows. Raises OSError."""
+    import ctypes
+
+    value = ctypes.create_string_buffer(256)
+    size = ctypes.c_size_t(len(value))
+    if ctypes.CDLL(None, use_errno=True).sysctlbyname(name.encode(), value, ctypes.byref(size), None, 0):
+        raise OSError(ctypes.get_errno(), f"no {name}")
+    return value.value.decode()

@@ -1,0 +1,80 @@
+"""How to archive: layout, chunk sizes, level, memory, what is left out, and what the archive says of itself.
+
+Sizes are in bytes. Refuses what cannot be meant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pogfast._engine import LEVELS
+from pogfast.backup.chunker import Chunker
+from pogfast.backup.walk import Selection
+from pogfast.errors import UsageError
+from pogfast.sizes import check_jobs
+
+CHUNK_SIZE = 50_000_000
+# What a chunk in flight takes, in chunk sizes: what it becomes, with zstd's bound for what does not compress; in the
+# `frames` layout its plain bytes as well.
+CHUNK_MEMORY = {"stream": 1 + 1 / 128, "frames": 2 + 1 / 128}
+SLACK = 320 * 1024  # bytes: a piece that is read ahead, headers and padding
+Layout = Literal["frames", "stream"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to archive. Sizes in bytes. None: chosen here (`jobs` the cores, `memory` a chunk for each of them)."""
+
+    layout: Layout = "frames"
+    chunk_size: int = CHUNK_SIZE
+    chunker: str = "fixed"  # every chunk_size bytes; or fastcdc with sizes of its own: see Chunker.parse
+    level: int = 3
+    jobs: int | None = None
+    readers: int | None = None
+    memory: int | None = None
+    selection: Selection = field(default_factory=Selection)
+    base: str | None = None
+    tags: Sequence[str] = ()
+    host: str | None = None
+    comment: str = ""
+    cache_directory: str | None = None  # None: the user's; "": none
+    force: bool = False  # read every file, and store every blob anew, whatever the cache and the stores have
+    pad: bool = False  # new blobs are padded to sizes that hide how long their content is
+    must_exist: bool = False  # no store is made
+    dry_run: bool = False
+    count_ahead: bool = False  # learn totals beside the work, for a display that shows what is left
+
+    def __post_init__(self) -> None:
+        if self.layout not in ("frames", "stream"):
+            raise UsageError(f"no such layout: {self.layout}", hint="frames or stream")
+        if not LEVELS[0] <= self.level <= LEVELS[1]:
+            raise UsageError(f"no such level: {self.level}", hint=f"zstd has {LEVELS[0]} to {LEVELS[1]}")
+        if not 1 <= self.chunk_size <= 2**62:
+            raise UsageError(f"chunk size must be 1 to {2**62}, not {self.chunk_size}")
+        check_jobs(self.jobs)
+        check_jobs(self.readers, "readers")
+        if self.cuts.by_content and self.layout == "stream":
+            raise UsageError("the stream layout is cut as pog cuts it: fastcdc is for frames")
+        if self.memory is not None and self.memory < self.chunk_memory:
+            raise UsageError(
+                f"one chunk needs {self.chunk_memory} bytes of memory, more than the budget of {self.memory}",
+                hint="allow more memory, or choose a smaller chunk size",
+            )
+
+    @property
+    def cuts(self) -> Chunker:
+        """How files are cut. Raises UsageError."""
+        return Chunker.parse(self.chunker, self.chunk_size)
+
+    @property
+    def chunk_memory(self) -> int:
+        """Bytes that a chunk in flight can take."""
+        return int(self.cuts.most * (CHUNK_MEMORY[self.layout] + self.pad / 32)) + SLACK
+
+    def slabs(self, jobs: int) -> int:
+        """How many chunks may be in flight."""
+        if self.memory is not None:
+            return self.memory // self.chunk_memory
+        return jobs + (self.layout == "stream")

@@ -1,0 +1,67 @@
+"""`pog-cleanup`: removes archives that a newer one is very similar to, and the blobs that no other needs.
+
+With the same care as `pogfast prune`, whose sweep it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pogfast.archives.manifests import manifests_of, needed_blobs
+from pogfast.archives.trailer import time_of
+from pogfast.keys import Key
+from pogfast.stores.protocols import Store
+from pogfast.system.clock import is_future
+from pogfast.upkeep.pruning import GRACE, spared
+from pogfast.upkeep.sweeping import Sweep, Swept
+
+# An archive is obsolete when more than this share of its and a newer one's blobs is in both. pogcli's number.
+SIMILAR = 0.9
+
+
+@dataclass
+class Cleaned:
+    """`similar`: (older, newer, share of their blobs that is in both); what stays and what goes, and what was kept for
+    the grace period."""
+
+    similar: list[tuple[str, str, float]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    obsolete: list[str] = field(default_factory=list)
+    needed: int = 0  # blobs
+    deleted: list[str] = field(default_factory=list)
+    waiting: int = 0  # blobs
+
+
+def clean_up(
+    store: Store,
+    key: Key,
+    *,
+    grace: float = GRACE,
+    dry_run: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Cleaned:
+    """pog-cleanup: archives go that a newer one is very similar to, and the blobs that no other needs.
+
+    With the same care as `prune`: what goes can be brought back for the grace period. Raises NoSuchArchive,
+    NoArchives, StoreError, and what a manifest raises that cannot be read.
+    """
+    blobs = {name: set(names) for name, names in needed_blobs(store, key, manifests_of(store))}
+    cleaned = Cleaned()
+    names = sorted(blobs)
+    now = datetime.now(UTC)
+    present = [name for name in names if not is_future(time_of({}, name), now)]
+    for index, older in enumerate(present):
+        for newer in present[index + 1 :]:
+            either = blobs[older] | blobs[newer]
+            share = len(blobs[older] & blobs[newer]) / len(either) if either else 1.0
+            cleaned.similar.append((older, newer, share))
+    obsolete = [name for name in names if any(one[0] == name and one[2] > SIMILAR for one in cleaned.similar)]
+    locked = spared(store, obsolete)
+    cleaned.obsolete = [name for name in obsolete if name not in locked]
+    cleaned.kept = [name for name in names if name not in cleaned.obsolete]
+    cleaned.needed = len(set().union(*(blobs[name] for name in cleaned.kept)))
+    swept: Swept = Sweep(store, key, grace, dry_run=dry_run, warn=warn).run(cleaned.obsolete)
+    cleaned.deleted, cleaned.waiting = swept.deleted, swept.waiting
+    return cleaned

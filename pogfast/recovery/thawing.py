@@ -1,0 +1,97 @@
+"""Requests blobs in cold storage that a restore needs, and only those.
+
+A dry run of the restore finds which: files that are already there need no blob. Requests cost money and take hours, so
+nothing is requested twice; once every blob is readable the restore can begin.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, cast, get_args
+
+from pogfast.archives.archive import Archive
+from pogfast.archives.lookup import open_archive
+from pogfast.errors import PogfastError, UsageError
+from pogfast.keys import Key
+from pogfast.recovery import Options, Silent, restore_archive
+from pogfast.stores.protocols import Store
+
+if TYPE_CHECKING:
+    from pogfast.recovery.batches import Outcome
+
+Tier = Literal["standard", "bulk", "expedited"]
+# How long they take, by Amazon's documentation: from Glacier, from Deep Archive.
+TAKES = {
+    "standard": "3 to 5 hours, and 12",
+    "bulk": "5 to 12 hours, and 48",
+    "expedited": "5 minutes, and it cannot be had",
+}
+MAX_DAYS = 36500  # a century, as of all lengths of time
+
+
+@dataclass
+class Summary:
+    """Blobs that the restore needs, by how far they are."""
+
+    readable: int = 0
+    asked: int = 0  # for, now
+    coming: int = 0  # that were asked for earlier
+    missing: int = 0
+    problems: list[PogfastError] = field(default_factory=list)
+
+    @property
+    def waiting(self) -> int:
+        return self.asked + self.coming
+
+
+class _Wanted(Silent):
+    """Hears which files a dry run would restore."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.archive = archive
+        self.blobs: dict[str, None] = {}
+        self.problems: list[PogfastError] = []
+
+    def entry(self, name: str, outcome: Outcome, size: int) -> None:
+        if outcome == "restored" and name in self.archive.entries:
+            self.blobs.update(dict.fromkeys(self.archive.entries[name].blobs))
+
+    def problem(self, error: PogfastError) -> None:
+        self.problems.append(error)
+
+
+def thaw(
+    archive: str,
+    key: Key,
+    into: str,
+    *,
+    tier: Tier = "standard",
+    days: int = 7,
+    names: Collection[str] = (),
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    options: Options | None = None,
+    tell: Callable[[int], None] = lambda done: None,
+) -> Summary:
+    """Asks for what `recovery.restore` with the same words would read, to be readable for `days` days.
+
+    `tell` hears how many blobs have been looked at. Raises as `restore` does, and UsageError where nothing is cold.
+    """
+    if tier not in get_args(Tier):
+        raise UsageError(f"no such way to thaw: {tier}", hint=", ".join(get_args(Tier)))
+    if not 1 <= days <= MAX_DAYS:
+        raise UsageError(f"days must be 1 to {MAX_DAYS}, not {days}")
+    chosen = options or Options()
+    with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
+        wanted = _Wanted(opened)
+        dry = Options(**{**vars(chosen), "dry_run": True})
+        restore_archive(opened, opened.store.source, key, into, names=names, report=wanted, options=dry)
+        store = cast(Store, opened.store)  # it was opened by its own name
+        counts: Counter[str] = Counter()
+        for number, (_, warmth) in enumerate(store.thaw(wanted.blobs, tier, days), 1):
+            counts[warmth] += 1
+            tell(number)
+    return Summary(**counts, problems=wanted.problems)

@@ -1,0 +1,287 @@
+"""Blobs on their way from a service and to it: how many bytes at a time, fetched ahead, resumed where they broke off.
+
+Memory is bounded by what is in flight, whatever a service says of an object's size.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from pogfast.errors import CorruptBlob
+from pogfast.stores.service import PIECE, Body, Garbled, Service, TryAgain
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+
+
+# Bytes of blobs that are on their way at a time, in either direction; one may always be.
+IN_FLIGHT = 150 * 10**6
+# Bytes that memory is set apart for because a service promises them; more only as they come.
+TRUSTED = 128 << 20
+# Answers in a row that bring no new byte of an object, after which it is damaged: no network fails in just this way.
+STALLS = 5
+
+
+class Reading:
+    """An object that is read to its end, in several attempts when it must be."""
+
+    def __init__(self, service: Service, path: str, flow: Flow, most: int, urgent: Callable[[], bool]) -> None:
+        self.service = service
+        self.path = path
+        self.flow = flow
+        self.most = most
+        self.urgent = urgent
+        self.data: Held | None = None
+        self.size: int | None = None
+        self.got = 0
+        self.reached = 0  # the most that `got` has been
+        self.stalls = 0
+
+    def go_on(self) -> bytearray | None:
+        """The whole object; None when there is none. Raises TryAgain, CorruptBlob and StoreError."""
+        try:
+            body = self.service.open(self.path, self.got)
+        except Garbled as error:
+            self._stall(str(error))
+            self.data, self.size, self.got = None, None, 0
+            raise
+        if body is None:
+            return None
+        before = self.reached
+        try:
+            return self._read(body)
+        except TryAgain as error:
+            if self.reached == before:
+                self._stall(str(error))
+            raise
+        finally:
+            body.close()
+
+    def _read(self, body: Body) -> bytearray:
+        if self.data is None or self.size != body.size:
+            self._begin(body.size)
+        assert self.data is not None
+        while self.size is None or self.got < self.size:
+            self._make_room(self.data)
+            with memoryview(self.data) as view:
+                n = body.readinto(view[self.got : self.got + PIECE])
+            if n == 0 and self.size is None:
+                break
+            if n == 0:
+                raise TryAgain(f"{self.path} in {self.service.label} breaks off at byte {self.got}")
+            self.got += n
+            self.reached = max(self.reached, self.got)
+        del self.data[self.got :]
+        return self.data
+
+    def _begin(self, size: int | None) -> None:
+        if size is not None and size > self.most:
+            raise CorruptBlob(f"{self.path} in {self.service.label} has {size:,} bytes, more than could be opened")
+        if self.got:  # it is another object now: its beginning was not asked for
+            self.data, self.size, self.got = None, None, 0
+            raise TryAgain(f"{self.path} in {self.service.label} changes while it is read")
+        self.flow.take(size or 0, self.urgent)  # before there is memory for it: to make it touches all of it
+        self.data, self.size = Held(self.flow, size or 0), size
+
+    def _make_room(self, data: bytearray) -> None:
+        """For the next piece. What a service promises is not believed to any length."""
+        if len(data) - self.got >= PIECE or len(data) == self.size:
+            return
+        room = max(2 * len(data), self.got + PIECE) if data or self.size is None else TRUSTED
+        data += bytes(min(room, self.size or room) - len(data))
+        if self.got > self.most:
+            raise CorruptBlob(f"{self.path} in {self.service.label} has no end")
+
+    def _stall(self, why: str) -> None:
+        """Another attempt has brought nothing."""
+        self.stalls += 1
+        if self.stalls >= STALLS:
+            raise CorruptBlob(f"{why}, {STALLS} times")
+
+
+class Held(bytearray):
+    """Bytes that count as on their way for as long as somebody has them."""
+
+    def __init__(self, flow: Flow, size: int) -> None:
+        self.flow, self.size = flow, size
+        super().__init__()
+
+    def __del__(self) -> None:
+        self.flow.give_back(self.size)
+
+
+class Flow:
+    """Bounds the bytes that are on their way."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.bytes = 0
+        self.changed = threading.Condition()
+
+    def take(self, size: int, urgent: Callable[[], bool] = lambda: False) -> None:
+        """Returns when there is room, or what it is for cannot wait any longer."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.bytes == 0 or self.bytes + size <= self.most or urgent())
+            self.bytes += size
+
+    def look_again(self) -> None:
+        """Something has become urgent."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def open(self) -> None:
+        """Bounds nothing any more."""
+        with self.changed:
+            self.most = sys.maxsize
+            self.changed.notify_all()
+
+    def give_back(self, size: int) -> None:
+        with self.changed:
+            self.bytes -= size
+            self.changed.notify_all()
+
+
+class Ahead:
+    """Blobs that are fetched before they are asked for. Who asks never waits for room: it may be taken by what comes
+    later."""
+
+    def __init__(self, fetch: Callable[[str, Callable[[], bool]], bytearray | None], flow: Flow, parallel: int):
+        self.fetch = fetch
+        self.flow = flow
+        self.parallel = parallel
+        self.lock = threading.Lock()
+        self.line: Iterator[str] = iter(())
+        self.coming: dict[str, Future[bytearray | None]] = {}
+        self.asked: set[str] = set()
+        self.threads: ThreadPoolExecutor | None = None
+
+    def expect(self, names: Iterable[str]) -> None:
+        with self.lock:
+            for future in self.coming.values():
+                future.cancel()
+            self.coming.clear()
+            self.asked.clear()
+            self.line = iter(dict.fromkeys(names))
+            self.threads = self.threads or ThreadPoolExecutor(self.parallel, "pogfast-download")
+            self._fill(self.threads)
+
+    def take(self, name: str) -> bytearray | None:
+        with self.lock:
+            self.asked.add(name)
+            future = self.coming.pop(name, None)
+            if self.threads:
+                self._fill(self.threads)
+        self.flow.look_again()
+        if future is None or future.cancel():  # nobody has begun with it
+            return self.fetch(name, lambda: True)
+        return future.result()
+
+    def _fill(self, threads: ThreadPoolExecutor) -> None:
+        while len(self.coming) < 2 * self.parallel:
+            name = next((name for name in self.line if name not in self.asked), None)
+            if name is None:
+                return
+            self.coming[name] = threads.submit(self.fetch, name, partial(self.asked.__contains__, name))
+
+    def stop(self) -> None:
+        if self.threads is not None:
+            self.threads.shutdown(wait=True, cancel_futures=True)
+            self.threads = None
+
+
+class Blobs(Protocol):
+    """Blobs of a service, one at a time; `parallel` requests may go on at once."""
+
+    parallel: int
+
+    def get_blob(self, name: str) -> Buffer: ...
+
+    def put_blob(self, name: str, blob: memoryview) -> None: ...
+
+    def size_of(self, name: str) -> int | None: ...
+
+    def expect(self, names: Iterable[str]) -> None: ...
+
+    def abandon(self) -> None: ...
+
+
+class Downloads:
+    """The engine's source."""
+
+    def __init__(self, store: Blobs) -> None:
+        self.store = store
+
+    def __call__(self, name: str) -> Buffer:
+        return self.store.get_blob(name)
+
+    def expect(self, names: Iterable[str]) -> None:
+        self.store.expect(names)
+
+    def abandon(self) -> None:
+        self.store.abandon()
+
+
+class Uploads:
+    """The engine's sink: hands each blob to a thread and returns, as long as not too much is on its way."""
+
+    def __init__(self, store: Blobs) -> None:
+        self.store = store
+        self.flow = Flow(IN_FLIGHT)
+        self.places = threading.Semaphore(4 * store.parallel)  # some wait in line, so that no thread waits for work
+        self.threads: ThreadPoolExecutor | None = None
+        self.failure: BaseException | None = None
+        self.stopping = False
+
+    def holds(self, name: str) -> int | None:
+        return self.store.size_of(name)
+
+    def __call__(self, name: str, blob: memoryview) -> None:
+        self._check()
+        self.places.acquire()
+        self.flow.take(len(blob))
+        if self.threads is None:
+            self.threads = ThreadPoolExecutor(self.store.parallel, "pogfast-upload")
+        self.threads.submit(self._put, name, blob)
+
+    def _put(self, name: str, blob: memoryview) -> None:
+        size = len(blob)
+        try:
+            if self.failure is None and not self.stopping:
+                self.store.put_blob(name, blob)
+        except Exception as error:  # noqa: BLE001 (it is raised where the engine waits for this thread)
+            self.failure = self.failure or error
+        finally:
+            blob.release()
+            self.flow.give_back(size)
+            self.places.release()
+
+    def _check(self) -> None:
+        if self.failure is not None:
+            raise self.failure
+
+    def drain(self) -> None:
+        """Returns when all that was handed over is stored. Raises StoreError."""
+        if self.threads is not None:
+            self.threads.shutdown(wait=True)
+            self.threads = None
+        self._check()
+
+    def abandon(self) -> None:
+        self.store.abandon()
+
+    def give_up(self) -> None:
+        """What is in line is dropped, and who waits for a place has one."""
+        self.stopping = True
+        self.flow.open()
+        self.places.release(4 * self.store.parallel)
+
+    def stop(self) -> None:
+        """Waits for what is being sent."""
+        if self.threads is not None:
+            self.threads.shutdown(wait=True, cancel_futures=True)
+            self.threads = None

@@ -1,0 +1,388 @@
+"""Finds the chunk sizes, level and number of jobs that suit a user's data and store, by trying them.
+
+The chunker comes first, at the default level on every core; then the level, with the best chunker; then the jobs, with
+the best of both. Each round tries every setting once, so that other load on the machine affects all of them alike. A
+setting needs no further round when its measurements agree, or when it is clearly slower. sampling.py selects the data,
+trial.py runs a trial; this module decides what comes next and which is best. It handles no flags and prints nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple, Protocol, get_args
+
+from pogfast._engine import Sealer, cores, random_bytes
+from pogfast.backup import CHUNK_SIZE, Options
+from pogfast.backup.chunker import Chunker
+from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreError, UsageError
+from pogfast.keys import Key
+from pogfast.sizes import parse_size, show_size
+from pogfast.stores import check_stores
+from pogfast.stores.addresses import below, is_service
+from pogfast.stores.names import MEASURING
+from pogfast.tuning import trial
+from pogfast.tuning.sampling import Sample, regular_files, sample
+from pogfast.tuning.trial import Restored, Setting, Written
+
+try:
+    import numpy
+except ImportError as error:
+    raise UsageError("tune needs numpy, which is not installed", hint="pip install '.[tune]' in the source") from error
+
+SAMPLE = 500_000_000  # bytes
+MIN_SAMPLE = 1_000_000  # bytes; a process starts in the time that less takes, so that every setting looks the same
+FIXED = (1_000_000, 4_000_000, 16_000_000, 50_000_000, 100_000_000, 256_000_000)
+BY_CONTENT = ("fastcdc:1MB", "fastcdc:4MB", "fastcdc:16MB")
+LEVELS = (1, 3, 6, 9)
+COMPARED = ("50MB", "4MB", *BY_CONTENT)
+ROUNDS = (3, 7)  # at least and at most
+AGREE = 0.05  # the middle half of a setting's runs lies so close together, as a share of their median: enough
+BEHIND = 1.5  # times the best: more runs would not change what is said of it
+SAME = 0.03  # what differs by less counts as equal
+
+Aim = Literal["both", "speed", "size"]
+
+
+@dataclass
+class Figures:
+    """The runs of one setting."""
+
+    setting: Setting
+    written: list[Written] = field(default_factory=list)
+    restored: list[Restored] = field(default_factory=list)
+
+    @property
+    def write_speed(self) -> float:
+        """Plain bytes a second, the median."""
+        return self.written[0].size / _median([run.seconds for run in self.written])
+
+    @property
+    def restore_speed(self) -> float:
+        return self.written[0].size / _median([run.seconds for run in self.restored])
+
+    @property
+    def spread(self) -> float:
+        """How far the middle half of the runs lies apart, as a share of the median; of whichever is worse."""
+        spreads = []
+        for seconds in ([run.seconds for run in self.written], [run.seconds for run in self.restored]):
+            low, middle, high = numpy.percentile(seconds, [25, 50, 75])
+            spreads.append(float((high - low) / middle))
+        return max(spreads)
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of all cores for a create."""
+        return _median([run.cpu for run in self.written])
+
+    @property
+    def memory(self) -> int:
+        """Bytes, the peak of every run."""
+        return max(*(run.memory for run in self.written), *(run.memory for run in self.restored))
+
+    @property
+    def ratio(self) -> float:
+        """Plain bytes for a stored one."""
+        return self.written[0].size / max(self.written[0].stored, 1)
+
+    @property
+    def repeated(self) -> float:
+        """What blobs that come again saved, as a share of what would have been stored."""
+        run = self.written[0]
+        return run.repeated / max(run.repeated + run.stored, 1)
+
+    @property
+    def blobs_a_terabyte(self) -> float:
+        return self.written[0].blobs / self.written[0].size * 1e12
+
+
+class Report(Protocol):
+    """What the caller wants to hear."""
+
+    def sampled(self, sample: Sample) -> None: ...
+
+    def stage(self, what: str, settings: int) -> None:
+        """So many settings are tried now, to find `what`."""
+
+    def trial(self, figures: Figures) -> None:
+        """One more run of a setting."""
+
+    def problem(self, error: PogfastError) -> None: ...
+
+
+class Silent:
+    """A report to nobody."""
+
+    def sampled(self, sample: Sample) -> None: ...
+
+    def stage(self, what: str, settings: int) -> None: ...
+
+    def trial(self, figures: Figures) -> None: ...
+
+    def problem(self, error: PogfastError) -> None: ...
+
+
+class Outcome(NamedTuple):
+    """What was measured, and the best of it."""
+
+    sample: Sample
+    figures: list[Figures]
+    best: Figures
+    why: str
+
+
+def tune(
+    paths: Sequence[str],
+    to: str | None = None,
+    *,
+    report: Report | None = None,
+    most: int = SAMPLE,
+    chunkers: Sequence[str] = (),
+    levels: Sequence[int] = LEVELS,
+    jobs: Sequence[int] = (),
+    aim: Aim = "both",
+) -> Outcome:
+    """Measures on the files at `paths`, about `most` bytes of them, in the store `to` (None: a directory for the time).
+
+    `chunkers` are sizes of fixed chunks or fastcdc's, none: all that may be worth it. Everything that is written is
+    deleted again. Raises UsageError, NoSuchInput, StoreError and whatever a trial ends in.
+    """
+    if aim not in get_args(Aim):
+        raise UsageError(f"no such aim: {aim}", hint=", ".join(get_args(Aim)))
+    if not levels:
+        raise UsageError("there is no level to try")
+    report = report or Silent()
+    ways = [_way(text) for text in chunkers]
+    for level in levels:
+        Options(level=level)  # raises what cannot be, before anything is read
+    for number in jobs:
+        Options(jobs=number)
+
+    with _scratch(to) as (store, place):
+        parts = os.path.join(place, "parts")
+        os.mkdir(parts)
+        taken = sample(paths, most, parts, report.problem)
+        if taken.size < MIN_SAMPLE:
+            raise UsageError(
+                f"{show_size(taken.size)} are too little to measure with: at least {show_size(MIN_SAMPLE)}",
+                hint="the defaults of create are good for so little; give tune what you want to archive",
+            )
+        report.sampled(taken)
+        bench = _Bench(taken, store, place, report)
+        everyone = max(jobs, default=cores())
+        middle = 3 if 3 in levels else levels[0]
+        ways = ways or _worth_trying(taken.largest)
+        best = bench.best("how to cut", [Setting(*way, middle, everyone) for way in ways], aim)
+        settings = [best.setting._replace(level=level) for level in levels]
+        best = bench.best("the level", settings, aim)
+        settings = [best.setting._replace(jobs=number) for number in jobs or _powers(everyone)]
+        best = bench.best("the jobs", settings, aim)
+    figures = list(bench.figures.values())
+    return Outcome(taken, figures, best, _reason(best, figures, aim))
+
+
+def _way(text: str) -> tuple[str, int]:
+    """(chunker, chunk size) of what a user writes: 50MB, fastcdc:4MB. Raises UsageError."""
+    if text.startswith("fastcdc"):
+        Chunker.parse(text, CHUNK_SIZE).check()
+        return text, CHUNK_SIZE
+    size = parse_size("--chunker", text.removeprefix("fixed:"))
+    return "fixed", Chunker.parse("fixed", size).check().most
+
+
+def _worth_trying(largest: int) -> list[tuple[str, int]]:
+    """Sizes beyond the largest file do the same as the first of them."""
+    fixed = [size for size in FIXED if size < largest]
+    fixed += [size for size in FIXED if size >= largest][:1]
+    content = [text for text in BY_CONTENT if Chunker.parse(text, 1).least < largest]
+    return [("fixed", size) for size in sorted({*fixed, CHUNK_SIZE})] + [(text, CHUNK_SIZE) for text in content]
+
+
+def _powers(most: int) -> list[int]:
+    """1, 2, 4 ... and `most`."""
+    return sorted({most, *(1 << bit for bit in range(most.bit_length()) if 1 << bit <= most)})
+
+
+class _Bench:
+    """Tries settings on one sample in one store, and remembers what they took."""
+
+    def __init__(self, sample: Sample, store: str, place: str, report: Report) -> None:
+        self.sample = sample
+        self.store = store
+        self.place = place
+        self.report = report
+        self.secret = random_bytes(32)
+        self.figures: dict[Setting, Figures] = {}
+
+    def best(self, what: str, settings: Sequence[Setting], aim: Aim) -> Figures:
+        """The best of some settings, after as many rounds as it takes."""
+        fresh = [setting for setting in settings if setting not in self.figures]
+        if fresh:
+            self.report.stage(what, len(fresh))
+        for setting in fresh:
+            self.figures[setting] = Figures(setting)
+        for number in range(ROUNDS[1]):
+            left = [setting for setting in fresh if number < ROUNDS[0] or self._is_open(self.figures[setting])]
+            for setting in left:
+                self._run(self.figures[setting])
+        return choose([self.figures[setting] for setting in settings], aim)
+
+    def _is_open(self, figures: Figures) -> bool:
+        first = max(other.write_speed for other in self.figures.values() if other.written)
+        return figures.spread > AGREE and figures.write_speed * BEHIND >= first
+
+    def _run(self, figures: Figures) -> None:
+        into = os.path.join(self.place, "restored")
+        written = trial.alone(trial.write, self.sample.paths, self.store, self.secret, figures.setting)
+        figures.written.append(written)
+        archive = f"{self.store}/{written.manifest}"
+        figures.restored.append(trial.alone(trial.restore, archive, into, self.secret, figures.setting.jobs))
+        shutil.rmtree(into, ignore_errors=True)
+        trial.empty(self.store)
+        self.report.trial(figures)
+
+
+@contextlib.contextmanager
+def _scratch(to: str | None) -> Iterator[tuple[str, str]]:
+    """A store for the time, and a directory; both gone afterwards. In the user's store, or beside it where that is not
+    there yet: so the disk, or the service, is the one that it is about. Raises UsageError, StoreError."""
+    if to is not None:
+        check_stores(to)
+    if to is not None and is_service(to):
+        with tempfile.TemporaryDirectory(prefix="pogfast-tune-") as place:
+            store = below(to, f"pogfast-tune-{random_bytes(6).hex()}")
+            try:
+                yield store, place
+            finally:
+                with contextlib.suppress(NoSuchArchive):
+                    trial.empty(store)
+        return
+    home = None
+    if to is not None and "," in to:
+        raise UsageError(f"{to}: one store can be measured with at a time")
+    if to is not None:
+        path = to.removeprefix("local:")
+        home = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
+        if os.path.isfile(path):
+            raise UsageError(f"{to} is a file: it cannot be restored from")
+    try:
+        directory = tempfile.TemporaryDirectory(prefix=MEASURING, dir=home, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise StoreError(f"cannot write to {home}: {error.strerror}") from error
+    with directory as place:
+        yield os.path.join(place, "store"), place
+
+
+# ---- what is best --------------------------------------------------------------------------------------------------
+
+
+def choose(figures: Sequence[Figures], aim: Aim) -> Figures:
+    """The one with the least cost; of those that equal it pogfast's default, else the one with the fewest blobs."""
+    least = min(_cost(each, aim) for each in figures)
+    equal = [each for each in figures if _cost(each, aim) <= least * (1 + SAME)]
+    return min(equal, key=lambda each: (not _is_default(each.setting), each.blobs_a_terabyte, -each.ratio))
+
+
+def _cost(figures: Figures, aim: Aim) -> float:
+    """Of `both`: a setting may take twice the time when it takes half the room."""
+    seconds, room = 1 / figures.write_speed, 1 / figures.ratio
+    return {"speed": seconds, "size": room, "both": seconds * room}[aim]
+
+
+def _is_default(setting: Setting) -> bool:
+    default = Options()
+    return setting == (default.chunker, default.chunk_size, default.level, cores())
+
+
+def _reason(best: Figures, figures: Sequence[Figures], aim: Aim) -> str:
+    """Why it is the best, in a sentence."""
+    meant = {"both": "time times room", "speed": "time", "size": "room"}[aim]
+    others = [each for each in figures if each is not best]
+    if not others:
+        return "nothing else was tried"
+    near = min(others, key=lambda each: _cost(each, aim))
+    gap = _cost(near, aim) / _cost(best, aim) - 1
+    if abs(gap) <= SAME:
+        equal = sum(abs(_cost(each, aim) / _cost(best, aim) - 1) <= SAME for each in others)
+        what = "the default" if _is_default(best.setting) else "the one with the fewest blobs"
+        return (
+            f"least {meant}; {equal} other{'s are' if equal > 1 else ' is'} equal within {SAME:.0%}, and this is {what}"
+        )
+    return f"least {meant}: {gap:.0%} less than the next, {near.setting}"
+
+
+# ---- two versions of a tree ----------------------------------------------------------------------------------------
+
+
+class Shared(NamedTuple):
+    """What a newer version of a tree would take beside an older one, with one way of cutting. Bytes are stored ones."""
+
+    setting: Setting
+    old: int
+    new: int
+    added: int
+    blobs: int  # of both
+    blobs_added: int
+
+
+def compare(
+    old: str, new: str, *, chunkers: Sequence[str] = (), level: int = 3, tell: Callable[[PogfastError], None]
+) -> Iterator[Shared]:
+    """For each way of cutting, how much of a tree at `new` is stored already when that at `old` is. Both are read
+    whole, once for each way, and nothing is written. Raises NoSuchInput, UsageError."""
+    for text in chunkers or COMPARED:
+        setting = Setting(*_way(text), level, cores())
+        key = Key("keyfile", random_bytes(32))
+        first, second = (_blobs_of(path, setting, key, tell) for path in (old, new))
+        added = {name: size for name, size in second.items() if name not in first}
+        yield Shared(
+            setting,
+            sum(first.values()),
+            sum(second.values()),
+            sum(added.values()),
+            len(first.keys() | second.keys()),
+            len(added),
+        )
+
+
+def _blobs_of(path: str, setting: Setting, key: Key, tell: Callable[[PogfastError], None]) -> dict[str, int]:
+    """The blobs that the files below a path become, and their sizes."""
+    cuts, found, files = setting.cuts, dict[str, int](), list[str]()
+    sealer = Sealer(
+        key.secret,
+        key.asymmetric,
+        _files(path, files, tell),
+        [_nothing],
+        chunk_size=cuts.most,
+        level=setting.level,
+        jobs=setting.jobs,
+        frames=True,
+        content=cuts.content(key),
+        follow=False,
+    )
+    with contextlib.closing(sealer.run()) as run:
+        for news in run:
+            found.update(zip(news.names, news.stored, strict=True))
+            if news.error:
+                why = os.strerror(news.error)
+                tell(SourceError(f"cannot read {files[news.file]}: {why}", path=files[news.file], reason=why))
+    return found
+
+
+def _files(path: str, files: list[str], tell: Callable[[PogfastError], None]) -> Iterator[bytes]:
+    """The files below a path, noted in `files`."""
+    for node in regular_files([path], tell):
+        files.append(node.path)
+        yield os.fsencode(node.path)
+
+
+def _nothing(name: str, blob: memoryview) -> None:
+    """A store that keeps nothing."""
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(numpy.median(values))

@@ -1,0 +1,130 @@
+"""What tuning.py measures with: all files of a tree, or where that is too much a sample that is like it.
+
+The unit is a file, of large files a long part; each is as likely to be taken as any other, so that small files, large
+ones, and what is in them have the share that they have in the whole. Parts are copied, whole files read where they are.
+It knows trees and nothing of blobs.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from pogfast.backup import walk
+from pogfast.backup.walk import Node, Selection
+from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
+
+PARTS = 4  # of the sample: a file of more than one such part is taken in parts
+PIECE = 1 << 20
+
+
+class Unit(NamedTuple):
+    """A file, or bytes [start, start + size) of it."""
+
+    path: str
+    start: int
+    size: int
+    whole: bool
+
+
+class Sample(NamedTuple):
+    """What is measured with. Sizes in bytes; `read_seconds` is what it took to read it for the first time."""
+
+    paths: list[str]
+    files: int
+    size: int
+    largest: int  # file or part
+    of_files: int
+    of_size: int
+    parts: int  # files that stand for a part of a larger one
+    read_seconds: float
+
+    @property
+    def is_all(self) -> bool:
+        return self.size == self.of_size
+
+
+def regular_files(paths: Sequence[str], tell: Callable[[PogfastError], None]) -> Iterator[Node]:
+    """The regular files at and below `paths`. `tell` hears of what cannot be read. Raises NoSuchInput."""
+
+    def hear(what: PogfastError | str) -> None:
+        if not isinstance(what, str):  # what becomes of names in an archive does not matter here
+            tell(what)
+
+    return (node for node in walk.walk(paths, Selection(), tell=hear) if node.kind == "file")
+
+
+def sample(paths: Sequence[str], most: int, scratch: str, tell: Callable[[PogfastError], None]) -> Sample:
+    """About `most` bytes of the files at `paths`, all of them read once; parts of large ones are copied to `scratch`.
+
+    The same for the same tree. `tell` hears of what cannot be read. Raises NoSuchInput, UsageError when there is
+    nothing, and OSError when `scratch` cannot be written.
+    """
+    nodes = list(regular_files(paths, tell))
+    total = sum(node.stat.st_size for node in nodes)
+    if not total:
+        raise UsageError("there is nothing to measure with: no file, or only empty ones")
+    if total <= most:
+        units = [Unit(node.path, 0, node.stat.st_size, True) for node in nodes]
+    else:
+        longest = max(most // PARTS, 1)
+        units = [
+            Unit(node.path, start, min(longest, node.stat.st_size - start), node.stat.st_size <= longest)
+            for node in nodes
+            for start in range(0, max(node.stat.st_size, 1), longest)
+        ]
+        random.Random(0).shuffle(units)  # the same sample again for the same tree
+        units = _up_to(units, most)
+    started = time.perf_counter()
+    kept = [(path, unit) for number, unit in enumerate(units) if (path := _fetch(unit, scratch, number, tell))]
+    if not kept:
+        raise NoSuchInput("none of the files could be read")
+    whole = total <= most and len(kept) == len(nodes)
+    return Sample(
+        list(paths) if whole else [path for path, _ in kept],
+        len(kept),
+        sum(unit.size for _, unit in kept),
+        max(unit.size for _, unit in kept),
+        len(nodes),
+        total,
+        sum(not unit.whole for _, unit in kept),
+        time.perf_counter() - started,
+    )
+
+
+def _up_to(units: Sequence[Unit], most: int) -> list[Unit]:
+    kept, size = [], 0
+    for unit in units:
+        if size >= most:
+            break
+        kept.append(unit)
+        size += unit.size
+    return kept
+
+
+def _fetch(unit: Unit, scratch: str, number: int, tell: Callable[[PogfastError], None]) -> str:
+    """Reads a unit, so that it is in memory when trials come. Its path, or "" when it cannot be read."""
+    try:
+        with open(unit.path, "rb", buffering=0) as source:
+            if unit.whole:
+                while source.read(PIECE):
+                    pass
+                return unit.path
+            source.seek(unit.start)
+            return _copy(source.read, unit.size, os.path.join(scratch, f"part-{number}"))
+    except OSError as error:
+        if error.filename != unit.path:
+            raise
+        tell(SourceError(f"cannot read {unit.path}: {error.strerror}", path=unit.path))
+        return ""
+
+
+def _copy(read: Callable[[int], bytes], size: int, path: str) -> str:
+    with open(path, "wb") as target:
+        while size > 0 and (piece := read(min(size, PIECE))):
+            target.write(piece)
+            size -= len(piece)
+    return path

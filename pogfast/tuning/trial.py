@@ -1,0 +1,160 @@
+"""One trial of tuning.py: a whole create, or a whole restore of what it made, in a process of its own.
+
+So its memory is its own, nothing is warm from the trial before, and one that runs out of memory ends alone. The key is
+made for the trial and thrown away: no secret of the user's is needed, and what is written is of no use to anybody. It
+knows how to measure, not what for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import re
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, TypeVar
+
+from pogfast import backup, recovery
+from pogfast.backup.chunker import Chunker
+from pogfast.errors import PogfastError
+from pogfast.keys import Key
+from pogfast.sizes import show_size
+from pogfast.stores import open_store, settings
+
+Result = TypeVar("Result")
+
+
+class Setting(NamedTuple):
+    """What is tried. `chunker` and `chunk_size` are create's."""
+
+    chunker: str
+    chunk_size: int
+    level: int
+    jobs: int
+
+    @property
+    def cuts(self) -> Chunker:
+        return Chunker.parse(self.chunker, self.chunk_size)
+
+    @property
+    def kind(self) -> str:
+        """`fixed` or `fastcdc`."""
+        return self.chunker.partition(":")[0]
+
+    @property
+    def chunks(self) -> str:
+        """How files are cut, in a few letters that `--chunker` takes."""
+        return f"{self.kind}:{show_size(self.cuts.mean).replace(' ', '')}"
+
+    def __str__(self) -> str:
+        return f"{self.chunks}, level {self.level}, jobs {self.jobs}"
+
+
+class Written(NamedTuple):
+    """What a create took and made: seconds, bytes. `memory` is the process's peak."""
+
+    seconds: float
+    cpu: float
+    memory: int
+    size: int
+    stored: int
+    repeated: int  # bytes that blobs which come again did not take again
+    blobs: int
+    requests: dict[str, int]
+    manifest: str
+
+
+class Restored(NamedTuple):
+    """What a restore took."""
+
+    seconds: float
+    cpu: float
+    memory: int
+
+
+def write(paths: Sequence[str], to: str, secret: bytes, setting: Setting) -> Written:
+    """Archives `paths` as `pogfast create` would. Raises PogfastError; also when a file cannot be read."""
+    options = backup.Options(
+        chunker=setting.chunker,
+        chunk_size=setting.chunk_size,
+        level=setting.level,
+        jobs=setting.jobs,
+        cache_directory="",
+    )
+    summary = backup.create(paths, to, Key("keyfile", secret), options=options)
+    if summary.problems:
+        raise summary.problems[0]
+    return Written(
+        summary.seconds,
+        time.process_time(),
+        _peak(),
+        summary.bytes_source,
+        summary.bytes_stored,
+        summary.bytes_repeated,
+        summary.blobs_new,
+        summary.requests,
+        summary.manifest,
+    )
+
+
+def restore(archive: str, into: str, secret: bytes, jobs: int) -> Restored:
+    """Restores all of an archive into an empty directory. Raises PogfastError."""
+    summary = recovery.restore(archive, Key("keyfile", secret), into, jobs=jobs)
+    if summary.problems:
+        raise summary.problems[0]
+    return Restored(summary.seconds, time.process_time(), _peak())
+
+
+def empty(store: str) -> None:
+    """Deletes all that trials have left in a store of theirs. Raises PogfastError."""
+    with contextlib.closing(open_store(store)) as opened:
+        opened.delete_manifests([manifest.name for manifest in opened.manifests()])
+        opened.delete_blobs([blob.name for blob in opened.blob_names()])
+
+
+def alone(function: Callable[..., Result], *arguments: object) -> Result:
+    """Calls one of these functions in a new process. Raises what it raises, and PogfastError when it is killed."""
+    context = multiprocessing.get_context("spawn")  # a fork would begin with all of this process's memory
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(theirs, settings.current(), function, arguments), daemon=True)
+    # Ctrl-C is for this process, which ends that one; a signal that is blocked now is blocked there for good.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    theirs.close()
+    try:
+        answer: Result | Exception = ours.recv()
+    except EOFError:
+        process.join()
+        raise PogfastError(f"a trial was ended by signal {-(process.exitcode or 0)}: is there memory for it?") from None
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _child(answer: Connection, said: settings.Settings, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    try:
+        with settings.using(**vars(said)):
+            result = function(*arguments)
+    except Exception as error:  # noqa: BLE001 - it is raised where somebody can be told of it
+        result = error
+    answer.send(result)
+
+
+def _peak() -> int:
+    """The most memory that this process had at a time, in bytes. (Linux's getrusage begins with the parent's.)"""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        if found := re.search(r"VmHWM:\s+(\d+) kB", file.read()):
+            return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

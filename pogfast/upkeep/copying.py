@@ -1,0 +1,425 @@
+"""`pogfast copy`: archives from one store to another. Only missing blobs are sent, and manifests are written last.
+
+Blobs are sent as they are stored, not decrypted. With a key that opens them, each blob is authenticated and checked
+against its name on the way; with a public key or without a key only its size can be checked. Damaged blobs are not
+copied, nor are the archives that need them; the other archives are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, cast
+
+from pogfast import manifest
+from pogfast._engine import BlobDirectory, cores, open_blob
+from pogfast.archives.catalog import in_parallel
+from pogfast.archives.lookup import latest_of, telling
+from pogfast.archives.manifests import Refused, manifests_of
+from pogfast.archives.trailer import Filter
+from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
+from pogfast.keys import Key
+from pogfast.sizes import check_jobs
+from pogfast.stores import LATEST, PARTIAL, Stored, find_manifest, is_partial, names_archive, open_store
+from pogfast.stores.fetching import fetched, fetched_manifest
+from pogfast.stores.protocols import Store, Target
+from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
+from pogfast.system.background import in_background
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+
+DAY = 24 * 3600.0  # seconds between two times that a long copy says what it copies
+
+
+@dataclass
+class Summary:
+    """Counters that another thread may read while a copy runs. Sizes are bytes."""
+
+    dry_run: bool = False
+    archives: int = 0  # copied
+    archives_there: int = 0  # already
+    total_blobs: int = 0  # that are missing in the target
+    total_size: int = 0
+    blobs: int = 0  # of these, copied
+    size: int = 0
+    blobs_there: int = 0
+    verified: int = 0  # of those that were there, read there
+    mended: int = 0  # of these, damaged, and stored anew
+    problems: list[PogfastError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """Damage before all else."""
+        codes = [problem.exit_code for problem in self.problems]
+        return DamageError.exit_code if DamageError.exit_code in codes else max(codes, default=0)
+
+
+class Report(Protocol):
+    """What the caller wants to hear."""
+
+    def started(self, progress: Summary) -> None:
+        """Before anything is copied; the same object is counted up."""
+
+    def archive(self, name: str) -> None:
+        """One that is in the target now."""
+
+    def problem(self, error: PogfastError) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+
+class Silent:
+    """A report to nobody."""
+
+    def started(self, progress: Summary) -> None: ...
+
+    def archive(self, name: str) -> None: ...
+
+    def problem(self, error: PogfastError) -> None: ...
+
+    def warning(self, text: str) -> None: ...
+
+
+def copy(
+    source: str,
+    target: str,
+    archives: Collection[str] = (),
+    key: Key | None = None,
+    *,
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    jobs: int | None = None,
+    verify: bool = False,
+    dry_run: bool = False,
+    report: Report | None = None,
+) -> Summary:
+    """Copies archives by the names of their manifests (none: all) from a store to another. `source` may be an archive
+    as well: STORE/NAME.mfn or STORE/latest, which `host`, `tags` and `path` choose; `latest` among `archives` is the
+    same. Sources that are read twice are copied once; a second run continues the first.
+
+    With `verify` blobs and manifests that the target has already are read there, and those that are damaged are stored
+    anew; this needs a key that opens them. Without a key all blobs of the source are copied, and it must be all
+    archives. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if not one archive opens.
+    """
+    check_jobs(jobs)
+    report = report or Silent()
+    if (archives or names_archive(source)) and key is None:
+        hint = "give a key (the public one is enough), or copy the whole store"
+        raise UsageError("without a key it cannot be told which blobs an archive needs", hint=hint)
+    if verify and (key is None or not key.can_open):
+        raise UsageError("to verify blobs takes a key that opens them", hint="give the key that restores")
+    summary = Summary(dry_run)
+
+    with contextlib.ExitStack() as stack:
+        opened, name = find_manifest(source) if names_archive(source) else (open_store(source), "")
+        stack.callback(opened.close)
+        manifests_of(opened)
+        names = {*archives, name} - {""}
+        for name in filter(is_partial, names):
+            hint = "run it again to the end, or `pogfast restore` what it has stored"
+            raise UsageError(f"{name} is of a run that has not ended: only whole archives are copied", hint=hint)
+        wanted = Filter.of(host, tags, path)
+        if LATEST in names and key is not None:
+            names = names - {LATEST} | {latest_of(opened, key, wanted, telling(report, summary.problems))}
+        elif wanted != Filter():
+            raise UsageError(f"host, tags and path choose among those of STORE/{LATEST}")
+        there = _look_at(target) if dry_run else open_store(target, create=True)
+        if there is not None:
+            stack.callback(there.close)
+        if there is not None and there.identity == opened.identity:
+            raise UsageError(f"{source} and {target} are the same store")
+        run = _Copy(opened, there, key, jobs or max(cores(), opened.parallel), summary, report)
+        run.run(names, verify)
+        return run.summary
+
+
+def _look_at(target: str) -> Target | None:
+    """For a dry run: a target that need not be there yet."""
+    try:
+        return open_store(target)
+    except (NoSuchArchive, UsageError):
+        return None
+
+
+class _Copy:
+    """One run."""
+
+    def __init__(
+        self, source: Store, target: Target | None, key: Key | None, jobs: int, summary: Summary, report: Report
+    ) -> None:
+        self.source = source
+        self.target = target
+        self.key = key
+        self.jobs = jobs
+        self.summary = summary
+        self.report = report
+        self.stored = {blob.name: blob.size for blob in source.blob_names()}
+        self.bad: set[str] = set()
+        self.lock = threading.Lock()
+        self.over = False
+
+    def run(self, archives: Collection[str], verify: bool) -> None:
+        writes = self.target is not None and not self.summary.dry_run
+        reliance = Reliance(self.target, self.report.warning) if self.target and writes else None
+        needed = self._needed(self._chosen(archives))
+        wanted = set().union(*needed.values()) if self.key else set(self.stored)
+        if self.key is None:
+            self.report.warning("without a key blobs are copied unseen: only their sizes are checked")
+        elif not self.key.can_open:
+            self.report.warning(
+                "an encryption key cannot open archives: the blobs that their indexes name are copied, and only their "
+                "sizes are checked"
+            )
+        missing = sorted(name for name in wanted if not self._is_there(name))
+        there = sorted(wanted.difference(missing))
+        self.summary.blobs_there = len(there)
+        self.summary.total_blobs = len(missing)
+        self.summary.total_size = sum(self.stored.get(name, 0) for name in missing)
+        self.report.started(self.summary)
+        if reliance is None:
+            self.summary.archives = len(needed)
+            return
+        with self._partial(reliance.target, needed):
+            self._each(self._copy_blob, missing)
+            if verify:
+                self._each(self._verify_blob, there)
+            reliance.target.make_durable()
+            for name, blobs in needed.items():
+                self._copy_manifest(reliance, name, blobs if self.key else wanted, verify)
+
+    @contextlib.contextmanager
+    def _partial(self, target: Target, names: Collection[str]) -> Iterator[None]:
+        """While a long copy goes on, its manifests lie in the target as those of runs that go on, so that no prune
+        takes what has been copied."""
+        put: list[str] = []
+
+        def renew(ended: threading.Event) -> None:
+            wait = PARTIAL_EVERY
+            while not ended.wait(wait):
+                with contextlib.suppress(PogfastError):  # what is wrong with a store, or a manifest, the copy finds
+                    there = {stored.name for stored in target.manifests()}
+                    for name in names:
+                        if name in there:
+                            continue
+                        if ended.is_set():
+                            return
+                        target.put_mark(name + PARTIAL, self.source.get_manifest(name))
+                        put.append(name + PARTIAL)
+                wait = DAY
+
+        with in_background(renew, "pogfast-partial"):
+            yield
+        with contextlib.suppress(StoreError):  # who may not delete leaves them: they are for a week only
+            target.delete_manifests(set(put))
+
+    def _chosen(self, archives: Collection[str]) -> list[Stored]:
+        there = self.source.manifests()
+        for name in archives:
+            if name not in {stored.name for stored in there}:
+                raise NoSuchArchive(f"no such archive: {name} in {self.source.label}")
+        return [stored for stored in there if not archives or stored.name in archives]
+
+    def _needed(self, manifests: Sequence[Stored]) -> dict[str, set[str]]:
+        """What each archive needs. One that cannot be read is a problem, and not copied. Raises WrongKey when none
+        can."""
+        key = self.key
+        if key is None:
+            return {stored.name: set() for stored in manifests}
+
+        def look(stored: Stored) -> set[str] | PogfastError:
+            try:
+                return set(
+                    fetched_manifest(self.source, stored.name, partial(manifest.blob_names, key=key, name=stored.name))
+                )
+            except (DamageError, WrongKey) as error:
+                return error
+
+        needed: dict[str, set[str]] = {}
+        refused = Refused()
+        for stored, blobs in zip(manifests, in_parallel(look, manifests, self.source.parallel), strict=True):
+            if isinstance(blobs, WrongKey):
+                refused.add(stored.name, blobs)
+                continue
+            refused.others += 1
+            if isinstance(blobs, PogfastError):
+                self._problem(blobs)
+            else:
+                needed[stored.name] = blobs
+        refused.tell(self._problem)
+        return needed
+
+    def _is_there(self, name: str) -> bool:
+        return self.target is not None and self.target.size_of(name) == self.stored.get(name, -1)
+
+    # ---- blobs ----
+
+    def _each(self, act: Callable[[str], None], names: Iterable[str]) -> None:
+        """Does something with blobs, several at a time."""
+        room = threading.Semaphore(2 * self.jobs)
+
+        def one(name: str) -> None:
+            try:
+                if not self.over:
+                    act(name)
+            finally:
+                room.release()
+
+        with ThreadPoolExecutor(self.jobs, "pogfast-copy") as threads:
+            try:
+                results: deque[Future[None]] = deque()
+                for name in names:
+                    room.acquire()
+                    results.append(threads.submit(one, name))
+                    while results and results[0].done():
+                        results.popleft().result()
+                for result in results:
+                    result.result()
+            except BaseException:
+                self.over = True
+                raise
+
+    def _copy_blob(self, name: str) -> None:
+        if self._copied_there(name):
+            return
+        data = self._good(name)
+        if data is not None:
+            self._put(name, memoryview(data))
+            self._count(len(data))
+
+    def _verify_blob(self, name: str) -> None:
+        """Reads a blob in the target, and stores it anew if it is damaged there."""
+        target = cast(Store, self.target)  # a program, which cannot be read, says of no blob that it is there
+        with contextlib.suppress(DamageError):
+            self._fetch(target, name)
+            with self.lock:
+                self.summary.verified += 1
+            return
+        data = self._good(name)
+        if data is not None:
+            self._put(name, memoryview(data))
+            self._count(len(data))
+            with self.lock:
+                self.summary.verified += 1
+                self.summary.mended += 1
+
+    def _good(self, name: str) -> Buffer | None:
+        """A blob of the source, as good as can be told; None, and a problem, when it is damaged."""
+        try:
+            return self._fetch(self.source, name)
+        except DamageError as error:
+            self._problem(error)
+            with self.lock:
+                self.bad.add(name)
+            return None
+
+    def _fetch(self, store: Store, name: str) -> Buffer:
+        """A blob that was looked at as far as the key allows. Raises DamageError and StoreError."""
+
+        def look(data: Buffer) -> Buffer:
+            if store is self.source and self.stored.get(name, len(data)) != len(data):
+                raise CorruptBlob(f"blob {name} in {store.label} is cut short")
+            if self.key is not None and self.key.can_open:
+                open_blob(self.key.secret, self.key.private, data, name)
+            return data
+
+        try:
+            return fetched(store, name, look)
+        except WrongKey as error:  # the key has opened the manifest
+            raise CorruptBlob(f"blob {name} is damaged: its header does not unwrap") from error
+
+    def _copied_there(self, name: str) -> bool:
+        """Whether a service has copied a blob by itself. What can be checked on the way is not left to it."""
+        copy_blob = getattr(self.target, "copy_blob", None)
+        if copy_blob is None or (self.key is not None and self.key.can_open) or not copy_blob(name, self.source):
+            return False
+        self._count(self.stored.get(name, 0))
+        return True
+
+    def _count(self, size: int) -> None:
+        with self.lock:
+            self.summary.blobs += 1
+            self.summary.size += size
+
+    def _put(self, name: str, data: memoryview) -> None:
+        assert self.target is not None
+        sink = self.target.blobs
+        if not isinstance(sink, BlobDirectory):
+            sink(name, data)
+            return
+        try:
+            sink.put(name, data)
+        except OSError as error:
+            raise StoreError(f"cannot write to {self.target.label}: {error.strerror}") from error
+
+    # ---- manifests ----
+
+    def _good_manifest(self, name: str) -> bytes:
+        """One of the source that was looked at as far as the key allows. Raises DamageError and StoreError."""
+
+        def look(data: bytes) -> bytes:
+            if self.key is not None:
+                manifest.blob_names(data, self.key, name)
+            return data
+
+        return fetched_manifest(self.source, name, look)
+
+    def _copy_manifest(self, reliance: Reliance, name: str, blobs: set[str], verify: bool) -> None:
+        target = reliance.target
+        try:
+            self._check_good(name, blobs)
+            data = self._good_manifest(name)
+        except DamageError as error:
+            self._problem(error)
+            return
+        there = self._size_of_manifest(name)
+        if there is not None:
+            if there == len(data) and (not verify or cast(Store, target).get_manifest(name) == data):
+                self.summary.archives_there += 1
+                return
+            if not verify:
+                said = f"{name}: there is another archive of that name in {target.label}, or a damaged one"
+                self._problem(StoreError(said, "--verify stores it anew", path=name))
+                return
+            target.delete_manifests([name])
+
+        def conclude() -> str:
+            self._check_good(name, blobs)  # what was to be stored again may be damaged
+            if gone := reliance.lacking(lambda: blobs):
+                raise Condemned(target.label, gone)
+            reliance.publish(name, data, lambda: blobs)
+            return name
+
+        try:
+            stored_again(conclude, self._copy_again)
+        except CorruptBlob as error:
+            self._problem(error)
+            return
+        self.summary.archives += 1
+        self.report.archive(name)
+
+    def _check_good(self, name: str, blobs: set[str]) -> None:
+        """Raises CorruptBlob for an archive that needs a blob which the source has not, or damaged."""
+        if lost := blobs & self.bad:
+            said = f"{name}: not copied, {len(lost)} of its blobs are damaged or missing"
+            raise CorruptBlob(said, path=name)
+
+    def _copy_again(self, names: Collection[str]) -> None:
+        self._each(self._copy_blob, sorted(names))
+        cast(Target, self.target).make_durable()
+
+    def _size_of_manifest(self, name: str) -> int | None:
+        """In the target; None when it is not there, or nobody can tell."""
+        listed = self.target.named(name) if self.target is not None else []
+        return next((stored.size for stored in listed if stored.name == name), None)
+
+    def _problem(self, error: PogfastError) -> None:
+        with self.lock:
+            self.summary.problems.append(error)
+            self.report.problem(error)

@@ -1,0 +1,79 @@
+"""Locks what archives need: for a time nobody can delete it, whoever has got hold of which credentials.
+
+Which blobs that are the manifests say, so the public key is enough. A store that can lock does it (S3's object lock);
+a lock is only ever made longer. Creating and pruning know locks by themselves; this is for what was stored earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from functools import partial
+
+from pogfast import manifest
+from pogfast.archives.overview import archives
+from pogfast.archives.trailer import Filter
+from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError
+from pogfast.keys import Key
+from pogfast.stores import open_store
+from pogfast.stores.fetching import fetched_manifest
+from pogfast.stores.settings import Lock
+
+
+@dataclass
+class Summary:
+    """What was done. Objects are blobs and manifests."""
+
+    archives: int = 0
+    locked: int = 0  # objects
+    already: int = 0  # that have a lock for as long, or longer
+    problems: list[PogfastError] = field(default_factory=list)
+
+
+def extend(
+    store: str,
+    key: Key,
+    lock: Lock,
+    *,
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    tell: Callable[[PogfastError], None] = lambda error: None,
+) -> Summary:
+    """Locks the archives of a store that `host`, `tags` and `path` choose (none: all), and every blob that they need,
+    from now on for as long as `lock` says.
+
+    `tell` hears of blobs that are missing, and of archives that cannot be read; the others are locked. Raises
+    NoSuchArchive, StoreError, UsageError, and WrongKey where a public key is to choose.
+    """
+    wanted = Filter.of(host, tags, path)
+    wanted.require(key)
+    summary = Summary()
+
+    def problem(error: PogfastError) -> None:
+        summary.problems.append(error)
+        tell(error)
+
+    opened = open_store(store)
+    try:
+        needed: dict[str, None] = {}
+        for info in archives(opened, key):
+            if info.problem:
+                problem(PogfastError(f"not locked: {info.problem}", path=info.name))
+            elif info.fits(wanted):
+                summary.archives += 1
+                index = fetched_manifest(opened, info.name, partial(manifest.blob_names, key=key, name=info.name))
+                needed.update(dict.fromkeys(index))
+                needed[info.name] = None
+        if not summary.archives and not summary.problems:
+            raise NoSuchArchive(f"no archive to lock in {opened.label}")
+        for name, locked in opened.lock(needed, lock):
+            if locked is None:
+                problem(MissingBlob(f"{name} is missing from {opened.label}", path=name))
+            elif locked:
+                summary.locked += 1
+            else:
+                summary.already += 1
+    finally:
+        opened.close()
+    return summary

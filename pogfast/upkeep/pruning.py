@@ -1,0 +1,246 @@
+"""`pogfast prune` and `undelete`: removes archives that a policy does not keep, and the blobs that none needs.
+
+A removed archive stays in the store as NAME.mfn.removed for a grace period, and its blobs with it, so that `undelete`
+can bring it back. sweeping.py deletes the blobs, while backups may run. A manifest that cannot be read stops the prune,
+and so does an archive that is kept and lacks a blob.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from pogfast import manifest
+from pogfast.archives.manifests import locked_until, manifests_of, some_of
+from pogfast.archives.overview import ArchiveInfo, archives
+from pogfast.archives.records import Record
+from pogfast.archives.trailer import Filter
+from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
+from pogfast.keys import Key
+from pogfast.stores import REMOVED, Stored, open_store
+from pogfast.stores.fetching import fetched_manifest
+from pogfast.stores.protocols import Store
+from pogfast.stores.reliance import publish_while
+from pogfast.upkeep.retention import Dated, Decision, Policy, judge, keeps_nothing
+from pogfast.upkeep.sweeping import Sweep
+
+GRACE = 24 * 3600.0  # seconds
+GROUPS = ("host", "paths", "tags")
+
+# What is said of an archive that does not open, by exit code: its blobs are nobody's for all that is known.
+UNKNOWN = "what it needs is not known"
+WITHOUT_IT = "`pogfast remove` it, and `pogfast prune --allow-missing` goes on without it"
+WAYS_OUT = {
+    DamageError.exit_code: f"{UNKNOWN}: take it from another store; or {WITHOUT_IT}",
+    WrongKey.exit_code: f"{UNKNOWN}: `pogfast copy` the archives of this key into another store; or {WITHOUT_IT}",
+}
+
+
+@dataclass(slots=True)
+class Choice(Record):
+    """What becomes of an archive. `reasons`: why it is kept; none: it goes."""
+
+    name: str
+    time: datetime | None
+    host: str
+    tags: list[str]
+    paths: list[str]
+    group: str
+    reasons: list[str]
+
+
+@dataclass
+class Summary:
+    """What was done, or would be (`dry_run`). Sizes are bytes."""
+
+    dry_run: bool = True
+    choices: list[Choice] = field(default_factory=list)
+    kept: int = 0
+    removed: int = 0  # archives that go now; they can be brought back for a while
+    expired: int = 0  # archives that went earlier and cannot be brought back any more
+    blobs: int = 0  # that are deleted
+    size: int = 0  # of these
+    waiting: int = 0  # blobs that no archive needs, and that stay for a grace period
+    waiting_size: int = 0
+    locked: int = 0  # blobs that nothing needs, and nobody can delete yet
+
+
+def prune(
+    store: str,
+    key: Key,
+    policy: Policy,
+    *,
+    group_by: Collection[str] = ("host", "paths"),
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    allow_empty: bool = False,
+    allow_missing: bool = False,
+    grace: float = GRACE,
+    dry_run: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Applies a policy to the archives that `host`, `tags` and `path` choose (none: all), by groups, and sweeps: blobs
+    that nothing needs any more are listed, and deleted by a later prune, `grace` seconds after that (0: at once).
+    `warn` hears which archives are dated in the future, and what is not safe.
+
+    With a public key alone, which tells neither hosts nor paths, `group_by` must be empty unless all archives are kept,
+    and archives are ordered by the times in their names; else raises WrongKey. Raises UsageError for an empty
+    policy and, unless `allow_empty`, for one that keeps nothing of a group; MissingBlob if an archive that stays lacks
+    a blob, unless `allow_missing`; NoSuchArchive, NoArchives, StoreError, and what a manifest raises that cannot be
+    read.
+    """
+    if policy.is_empty:
+        hint = "give --keep-last N, --keep-daily N, ... or --keep-all"
+        raise UsageError("nothing says which archives are kept", hint=hint)
+    wanted = Filter.of(host, tags, path)
+    wanted.require(key)
+    if not key.can_open and policy.tags:
+        raise WrongKey(
+            "an encryption key alone cannot tell tags: --keep-tag keeps none", hint="use --decryption-keyfile"
+        )
+    if not key.can_open and group_by and not policy.everything:
+        raise WrongKey(
+            f"an encryption key alone cannot tell {' and '.join(group_by)}, by which archives are grouped",
+            hint="use --decryption-keyfile, or --group-by '' to take all archives for one group",
+        )
+    opened = open_store(store)
+    try:
+        sweep = Sweep(opened, key, grace, dry_run=dry_run, allow_missing=allow_missing, warn=warn)
+        return _Prune(sweep).run(policy, group_by, wanted, allow_empty)
+    finally:
+        opened.close()
+
+
+class _Prune:
+    """One run over a store."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.store = sweep.store
+        self.key = sweep.key
+        self.warn = sweep.warn
+        self.summary = Summary(sweep.dry_run)
+
+    def run(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> Summary:
+        swept = self.sweep.run(self._choose(policy, group_by, wanted, allow_empty))
+        for count in ("expired", "blobs", "size", "waiting", "waiting_size", "locked"):
+            setattr(self.summary, count, getattr(swept, count))
+        return self.summary
+
+    # ---- which archives ----
+
+    def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> list[str]:
+        """Names of the manifests that go. Raises UsageError if a group would lose all, unless `allow_empty`."""
+        infos = archives(self.store, self.key, blobs=True)
+        for info in infos:
+            if info.problem:
+                error = PogfastError(f"nothing was removed: {info.problem}", hint=WAYS_OUT.get(info.code, UNKNOWN))
+                error.exit_code = info.code
+                raise error
+        meant = [info for info in infos if info.fits(wanted)]
+        if infos and not meant:
+            hint = f"`pogfast list {self.store.path}` shows those there are"
+            raise NoSuchArchive(f"no archive {wanted} in {self.store.label}: nothing was removed", hint)
+        groups: dict[str, list[ArchiveInfo]] = defaultdict(list)
+        for info in meant:
+            groups[_group(info, group_by)].append(info)
+        now = datetime.now(UTC)
+        by_group = {group: judge(members, policy, now) for group, members in sorted(groups.items())}
+        judged = [(one, group) for group, members in by_group.items() for one in members]
+        self._tell_future([one.archive for one, _ in judged if one.of_future])
+        emptied = [group for group, members in by_group.items() if keeps_nothing(members)]
+        if emptied and not allow_empty:
+            raise UsageError(
+                f"that would remove every archive of {emptied[0] or 'the store'}: nothing was removed",
+                hint="keep at least one: --keep-last 1; --allow-empty removes them all the same",
+            )
+        locked = spared(self.store, [one.archive.name for one, _ in judged if not one.reasons])
+        going = []
+        for one, group in judged:
+            if one.archive.name in locked:
+                one.reasons.append(locked[one.archive.name])
+            self.summary.choices.append(_choice(one, group))
+            if not one.reasons:
+                going.append(one.archive.name)
+        self.summary.removed, self.summary.kept = len(going), len(infos) - len(going)
+        return going
+
+    def _tell_future(self, ahead: Sequence[Dated]) -> None:
+        if ahead:
+            names = some_of([f"{archive.name} ({archive.time:%Y-%m-%d})" for archive in ahead])
+            self.warn(
+                f"dated in the future, so kept and counted by no rule: {names}; a clock was wrong, or somebody forged "
+                "them: `pogfast remove` removes single archives"
+            )
+
+
+def spared(store: Store, going: Sequence[str]) -> dict[str, str]:
+    """Why those of some archives are kept that nobody can delete yet: {name: reason}. Raises StoreError."""
+    return {name: locked_until(until) for name, until in store.locked(going).items()}
+
+
+# ---- the way back ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Undeleted:
+    """`there`: names of the removed archives that were found; `done`: of those brought back."""
+
+    there: list[Stored] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    problems: list[PogfastError] = field(default_factory=list)
+
+
+def undelete(
+    store: str, key: Key, names: Collection[str], *, everything: bool = False, tell: Callable[[PogfastError], None]
+) -> Undeleted:
+    """Brings removed archives back, those of `names` or all; neither: only says which there are. One that misses blobs
+    stays removed, and `tell` hears of it. Raises NoSuchArchive and StoreError."""
+    opened = open_store(store)
+    try:
+        live = {stored.name for stored in opened.manifests()}
+        removed = [mark for mark in opened.marks() if mark.name.endswith(REMOVED)]
+        found = Undeleted([mark for mark in removed if mark.name.removesuffix(REMOVED) not in live])
+        if not found.there:
+            manifests_of(opened)
+        there = {mark.name.removesuffix(REMOVED): mark for mark in found.there}
+        for name in sorted(set(there if everything else names)):
+            try:
+                if name not in there:
+                    raise NoSuchArchive(f"no removed archive {name} in {opened.label}")
+                _bring_back(opened, key, there[name])
+                found.done.append(name)
+            except (NoSuchArchive, MissingBlob, Exists) as error:
+                found.problems.append(error)
+                tell(error)
+        return found
+    finally:
+        opened.close()
+
+
+def _bring_back(store: Store, key: Key, removed: Stored) -> None:
+    name = removed.name.removesuffix(REMOVED)
+    data, blobs = fetched_manifest(store, removed.name, lambda data: (data, set(manifest.blob_names(data, key, name))))
+    lost = store.missing(blobs)
+    if lost:
+        raise MissingBlob(f"{name}: {len(lost)} of its {len(blobs)} blobs are gone: it cannot be brought back")
+    # A prune deletes the removed manifest, when its time is over, before it reads the others.
+    publish_while(store, name, data, {name + REMOVED})
+    store.forget_removed(removed)
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def _group(info: ArchiveInfo, by: Collection[str]) -> str:
+    words = {"host": info.host, "paths": " ".join(sorted(info.paths)), "tags": " ".join(sorted(info.tags))}
+    return ", ".join(f"{word} {words[word] or '-'}" for word in GROUPS if word in by)
+
+
+def _choice(one: Decision, group: str) -> Choice:
+    info = one.archive
+    assert isinstance(info, ArchiveInfo)
+    return Choice(info.name, info.time, info.host, info.tags, info.paths, group, one.reasons)

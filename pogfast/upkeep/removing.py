@@ -1,0 +1,383 @@
+"""Removes single archives, and takes paths out of archives by writing new manifests.
+
+An archive that goes lies in the store as NAME.mfn.removed, as after a prune: `undelete` brings it back until its grace
+period ends, and blobs are deleted by prune alone. Names of blobs are all that is known of them here: none is read. What
+is locked stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from itertools import chain
+from typing import Any
+
+from pogfast import manifest
+from pogfast.archives.archive import Archive
+from pogfast.archives.lookup import find_archive
+from pogfast.archives.manifests import locked_until
+from pogfast.archives.records import Record
+from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
+from pogfast.keys import Key
+from pogfast.manifest import Entry, Manifest
+from pogfast.patterns import Patterns
+from pogfast.stores import LATEST, MANIFEST, REMOVED, find_manifest
+from pogfast.stores.fetching import fetched_manifest
+from pogfast.stores.protocols import Store
+from pogfast.stores.reliance import publish_while
+
+# Where a trailer has names that are no files', and how it has them.
+SECTIONS = ("directories", "links", "fifos", "skipped", "unreadable")
+
+
+@dataclass(slots=True)
+class Choice(Record):
+    """An archive that was named. `reason`: why it stays; "": it goes."""
+
+    name: str
+    time: datetime | None
+    host: str
+    tags: list[str]
+    paths: list[str]
+    reason: str = ""
+
+
+@dataclass
+class Removed:
+    """What was removed, or would be (`dry_run`)."""
+
+    dry_run: bool = True
+    choices: list[Choice] = field(default_factory=list)
+    problems: list[PogfastError] = field(default_factory=list)
+
+    @property
+    def removed(self) -> int:
+        return sum(not choice.reason for choice in self.choices)
+
+    @property
+    def exit_code(self) -> int:
+        return max((problem.exit_code for problem in self.problems), default=0)
+
+
+class Locked(PogfastError):
+    """An archive was not removed: nobody can delete it yet."""
+
+    exit_code = 3
+
+
+def remove(
+    archives: Collection[str],
+    key: Key | None = None,
+    *,
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    allow_empty: bool = False,
+    dry_run: bool = True,
+    tell: Callable[[PogfastError], None] = lambda error: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Removed:
+    """Removes archives by their names (STORE/NAME.mfn), or STORE/latest of `host`, `tags` and `path`.
+
+    No key is needed but for STORE/latest; with one that opens them the result says what the archives are. All of them
+    must be there, and each store must keep one archive at least unless `allow_empty`. `tell` hears of each that is
+    locked, `warn` what is waited for. Raises UsageError, NoSuchArchive, StoreError; nothing is removed then.
+    """
+    summary = Removed(dry_run)
+    problem = _noted(summary.problems, tell)
+    with contextlib.ExitStack() as stack:
+        hear = _either(problem, warn)
+        found = _by_store(archives, key, stack, host=host, tags=tags, path=path, tell=hear)
+        going = [(store, _judged(store, names, key, summary, problem)) for store, names in found]
+        for store, names in going:
+            if not allow_empty and not {stored.name for stored in store.manifests()} - set(names):
+                hint = "prune keeps what it should; --allow-empty removes it all the same"
+                raise UsageError(f"{store.label} would have no archive left: nothing was removed", hint=hint)
+        if not dry_run:
+            for store, names in going:
+                for name in names:
+                    store.remove_manifest(name)
+    return summary
+
+
+def _by_store(
+    archives: Collection[str], key: Key | None, stack: contextlib.ExitStack, **wanted: Any
+) -> list[tuple[Store, list[str]]]:
+    """The stores, opened, each with the manifests that are named in it. Raises NoSuchArchive and UsageError."""
+    found: dict[str, tuple[Store, list[str]]] = {}
+    for text in archives:
+        store, name = _find(text, key, **wanted)
+        stack.callback(store.close)
+        if name not in {stored.name for stored in store.manifests()}:
+            raise NoSuchArchive(f"no such archive: {text}", hint=f"`pogfast list {store.path}` shows those there are")
+        _, names = found.setdefault(store.identity, (store, []))
+        if name not in names:
+            names.append(name)
+    return list(found.values())
+
+
+def _find(
+    text: str, key: Key | None, *, tell: Callable[[PogfastError | str], None], **wanted: Any
+) -> tuple[Store, str]:
+    """Raises UsageError where a newer archive is passed over, too: what would be removed is not what was meant."""
+    store, name = find_manifest(text)
+    if name != LATEST:
+        return store, name
+    store.close()
+    if key is None:
+        raise UsageError(f"{text}: without a key it cannot be told which archive is the latest", hint="give a key")
+    passed_over: list[PogfastError | str] = []
+
+    def hear(what: PogfastError | str) -> None:
+        passed_over.append(what)
+        tell(what)
+
+    store, name = find_archive(text, key, tell=hear, **wanted)
+    if passed_over:
+        store.close()
+        hint = f"give its name: `pogfast list {store.path}` shows those there are"
+        raise UsageError(f"{text}: it is not sure which archive is the latest, nothing was changed", hint=hint)
+    return store, name
+
+
+def _noted(problems: list[PogfastError], tell: Callable[[PogfastError], None]) -> Callable[[PogfastError], None]:
+    """Adds a problem to a list, and tells of it."""
+
+    def note(error: PogfastError) -> None:
+        problems.append(error)
+        tell(error)
+
+    return note
+
+
+def _either(
+    problem: Callable[[PogfastError], None], warn: Callable[[str], None]
+) -> Callable[[PogfastError | str], None]:
+    """Passes a warning to `warn` and all else to `problem`."""
+    return lambda what: warn(what) if isinstance(what, str) else problem(what)
+
+
+def _judged(
+    store: Store, names: list[str], key: Key | None, summary: Removed, problem: Callable[[PogfastError], None]
+) -> list[str]:
+    """Those of some archives that can go; all of them are noted."""
+    locked = store.locked(names)
+    for name in names:
+        choice = _describe(store, name, key)
+        if name in locked:
+            choice.reason = locked_until(locked[name])
+            problem(_locked(f"{name}: not removed, it is", locked[name], name))
+        summary.choices.append(choice)
+    return [name for name in names if name not in locked]
+
+
+def _locked(text: str, until: float, name: str) -> Locked:
+    hint = "remove it then: until then nobody can, but with a governance lock those who have the right, in S3"
+    if until == math.inf:
+        hint = "it has a legal hold: end that in S3, and remove it then"
+    return Locked(f"{text} {locked_until(until)}", hint, path=name)
+
+
+def _describe(store: Store, name: str, key: Key | None) -> Choice:
+    """What a key can tell of an archive. One that is damaged, or another key's, has its name only."""
+    opened = Manifest()
+    if key is not None and key.can_open:
+        with contextlib.suppress(DamageError, WrongKey):
+            trailer = fetched_manifest(store, name, lambda data: manifest.open_trailer(data, key, name))
+            opened = Manifest(trailer=trailer)
+    shown = Archive(store, name, opened, key or Key("keyfile", bytes(32)))
+    return Choice(name, shown.time, shown.host, shown.tags, shown.paths)
+
+
+# ---- paths out of archives -------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Rewritten(Record):
+    """An archive without what was left out. `new` is its manifest's name, "" where there is none: in a dry run, and
+    when nothing matched. `size` are plain bytes of files."""
+
+    name: str
+    new: str = ""
+    left_out: list[str] = field(default_factory=list)
+    size: int = 0
+    kept: bool = False  # the old archive is still there
+
+
+@dataclass
+class Summary:
+    """What was rewritten, or would be (`dry_run`)."""
+
+    dry_run: bool = True
+    archives: list[Rewritten] = field(default_factory=list)
+    problems: list[PogfastError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return max((problem.exit_code for problem in self.problems), default=0)
+
+
+def rewrite(
+    archives: Collection[str],
+    key: Key,
+    exclude: Collection[str],
+    *,
+    host: str | None = None,
+    tags: Collection[str] = (),
+    path: str | None = None,
+    keep: bool = False,
+    dry_run: bool = True,
+    tell: Callable[[PogfastError], None] = lambda error: None,
+    warn: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Writes a new manifest for each archive, without the names that the patterns of `exclude` match (restic's rules),
+    and removes the old archive as `remove` does unless `keep`.
+
+    The new archive has the old one's time, host, tags and paths, and a name a microsecond later, so that policies see
+    it in the old one's place. Blobs that only the old one needs go with a prune after its grace period. The key must
+    open the archives. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest and StoreError.
+    """
+    patterns = Patterns(list(exclude))
+    if not patterns:
+        raise UsageError("nothing says what to leave out", hint="give --exclude PATTERN")
+    summary = Summary(dry_run)
+    problem = _noted(summary.problems, tell)
+    with contextlib.ExitStack() as stack:
+        hear = _either(problem, warn)
+        found = _by_store(archives, key, stack, host=host, tags=tags, path=path, tell=hear)
+        for store, names in found:
+            for name in names:
+                summary.archives.append(_rewrite(store, name, key, patterns, keep, dry_run, problem, warn))
+    if not any(done.left_out for done in summary.archives):
+        problem(NoSuchEntry("no name in any of these archives matches: nothing was rewritten"))
+    return summary
+
+
+def _rewrite(
+    store: Store,
+    name: str,
+    key: Key,
+    patterns: Patterns,
+    keep: bool,
+    dry_run: bool,
+    problem: Callable[[PogfastError], None],
+    warn: Callable[[str], None],
+) -> Rewritten:
+    done = Rewritten(name, kept=True)
+    opened = fetched_manifest(store, name, lambda data: manifest.open(data, key, name))
+    writer = manifest.Writer(key)
+    needed, size = _copy_entries(opened.entries, writer, patterns, done, store)
+    _warn_of_copies(opened.entries, done, needed, warn)
+    trailer = _without(opened.trailer, patterns, done, name)
+    if not done.left_out:
+        return done
+    if not len(writer) and not any(trailer.get(section) for section in SECTIONS[:3]):
+        raise UsageError(f"{name}: the patterns match everything in it", hint="pogfast remove takes an archive away")
+    if dry_run:
+        return done
+    if "parents" in trailer:
+        trailer["parents"] = _parents(trailer, set(opened.entries).difference(done.left_out))
+    if "totals" in trailer:
+        trailer["totals"] = _totals(trailer, needed, len(writer), size)
+    data = writer.seal(trailer or None)
+    done.new = _next_name(store, name)
+    publish_while(store, done.new, data, {name, name + REMOVED})
+    if not keep:
+        done.kept = bool(locked := store.locked([name]))
+        if locked:
+            problem(_locked(f"{name}: the old archive stays, it is", locked[name], name))
+        else:
+            store.remove_manifest(name)
+    return done
+
+
+def _copy_entries(
+    entries: Mapping[str, Entry], writer: manifest.Writer, patterns: Patterns, done: Rewritten, store: Store
+) -> tuple[dict[str, int], int]:
+    """Adds the entries that stay to a new manifest. Returns the blobs that they need, with their stored sizes, and the
+    plain bytes of their files.
+
+    Where the first name of several hard links is left out, the next one becomes the first."""
+    firsts: dict[str, str] = {}
+    needed: dict[str, int] = {}
+    size = 0
+    for name, entry in entries.items():
+        if patterns.matches(name):
+            done.left_out.append(name)
+            done.size += entry.size or 0
+            firsts.setdefault(name, "")
+            continue
+        first = entry.more.get("hardlink")
+        if isinstance(first, str) and first in firsts:
+            entry.more["hardlink"] = firsts[first]
+            if not firsts[first]:
+                del entry.more["hardlink"]
+                firsts[first] = name
+        writer.add(name, entry)
+        size += 0 if "hardlink" in entry.more else entry.size or 0
+        for blob in entry.blobs:
+            if blob not in needed:
+                needed[blob] = store.size_of(blob) or 0
+    return needed, size
+
+
+def _warn_of_copies(
+    entries: Mapping[str, Entry], done: Rewritten, needed: Mapping[str, int], warn: Callable[[str], None]
+) -> None:
+    """Says when what is left out stays in the archive under another name."""
+    copied = [name for name in done.left_out if any(blob in needed for blob in entries[name].blobs)]
+    if copied:
+        warn(f"{done.name}: content of {copied[0]} stays in the archive under another name that no pattern matches")
+
+
+def _without(trailer: Mapping[str, Any] | None, patterns: Patterns, done: Rewritten, name: str) -> dict[str, Any]:
+    """A trailer that names nothing of what is left out. Raises CorruptManifest."""
+    left = dict(trailer or {})
+    for section in SECTIONS:
+        things = left.get(section, {})
+        if not isinstance(things, dict):
+            raise CorruptManifest(f"{name}: the {section} of its trailer are malformed")
+        gone = [thing for thing in things if patterns.matches(thing)]
+        if gone:
+            done.left_out += gone
+            left[section] = {thing: facts for thing, facts in things.items() if thing not in set(gone)}
+    if isinstance(changed := left.get("changed"), list):
+        left["changed"] = [thing for thing in changed if isinstance(thing, str) and not patterns.matches(thing)]
+    return left
+
+
+def _parents(trailer: Mapping[str, Any], files: Iterable[str]) -> dict[str, Any]:
+    """The metadata of directories that a name of the new archive passes through: others are left out with what was
+    below them."""
+    parents = trailer["parents"]
+    passed: set[str] = set()
+    for name in chain(files, *(trailer.get(section, ()) for section in SECTIONS[:3])):
+        above = name.rpartition("/")[0]
+        while above and above not in passed:
+            passed.add(above)
+            above = above.rpartition("/")[0]
+    return {name: facts for name, facts in parents.items() if name in passed} if isinstance(parents, dict) else {}
+
+
+def _totals(trailer: Mapping[str, Any], needed: Mapping[str, int], files: int, size: int) -> dict[str, int]:
+    counts = {section: len(trailer.get(section, {})) for section in SECTIONS[:3]}
+    return {"files": files, **counts, "size": size, "stored": sum(needed.values())}
+
+
+def _next_name(store: Store, name: str) -> str:
+    """A manifest's name that is free, right after another in time, so that both sort and date alike."""
+    taken = {stored.name.removesuffix(REMOVED) for stored in [*store.manifests(), *store.marks()]}
+    return next(free for free in _names_after(name.removesuffix(MANIFEST)) if free not in taken)
+
+
+def _names_after(stem: str) -> Iterator[str]:
+    try:
+        time = datetime.fromisoformat(stem)
+    except ValueError:
+        time = datetime.now()
+    while True:
+        time += timedelta(microseconds=1)
+        yield time.isoformat(timespec="microseconds") + MANIFEST
