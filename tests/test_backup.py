@@ -16,10 +16,11 @@ import oracle
 import pytest
 from conftest import Runner, plant_socket
 
-from pogfast import backup, manifest, metadata
+from pogfast import backup, manifest
 from pogfast.backup import Options, Silent, Summary, cache
 from pogfast.backup import run as run_module
 from pogfast.errors import NoSuchArchive, NoSuchInput, PogfastError, SourceError, StoreLost, UsageError
+from pogfast.files import metadata
 from pogfast.keys import Key, from_keyfile
 
 CHUNK = 700_000

@@ -303,7 +303,7 @@ def test_what_is_on_its_way_is_bounded_and_never_waited_for_in_vain(
         for name, data in content.items():
             place.put(store, name, data)
         store.make_durable()
-    monkeypatch.setattr("pogfast.stores.traffic.IN_FLIGHT", 120_000)
+    monkeypatch.setattr("pogfast.stores.remote.IN_FLIGHT", 120_000)
     with place.opened() as store:
         store.source.expect(content)
         last = list(content)[-1]

@@ -17,8 +17,8 @@ import pytest
 from conftest import Ran, Runner, plant_socket, run
 
 import pogfast
+from pogfast.files.metadata import MAX_NS
 from pogfast.keys import from_keyfile
-from pogfast.metadata import MAX_NS
 
 COMMAND = [sys.executable, "-m", "pogfast"]
 # Seconds after which a file is told from one that was changed right after it was read.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Runner
 
-from pogfast.directories import Directories
+from pogfast.files.directories import Directories
 
 DEPTH = 1000
 

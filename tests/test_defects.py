@@ -335,7 +335,7 @@ def test_an_interrupted_restore_leaves_whole_files_only(work: Path, pog: Runner,
 
 
 def test_leavings_of_dead_processes_are_swept_and_of_living_ones_kept(work: Path, pog: Runner) -> None:
-    from pogfast.stores.names import HOST
+    from pogfast.files.unfinished import HOST
 
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()

@@ -21,7 +21,7 @@ from pogfast.archives.archive import Archive
 from pogfast.archives.differences import Change, Compared, Difference, compare, diff
 from pogfast.archives.lookup import open_archive
 from pogfast.errors import CorruptBlob, MissingBlob, PogfastError, SourceError, UnsafePath
-from pogfast.metadata import facts_of
+from pogfast.files.metadata import facts_of
 
 
 @pytest.fixture

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from pogfast import paths
+from pogfast.files import paths
 
 FUZZ = Path(__file__).parent / "fuzz"
 sys.path.insert(0, str(FUZZ))
 
 import targets  # noqa: E402
 
-from pogfast import directories, manifest, sizes  # noqa: E402
+from pogfast import manifest, sizes  # noqa: E402
 from pogfast.errors import PogfastError  # noqa: E402
+from pogfast.files import directories  # noqa: E402
 
 CORPUS = sorted((FUZZ / "corpus").glob("*/*"))
 assert len(CORPUS) > 50

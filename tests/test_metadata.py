@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pogfast import metadata
 from pogfast.errors import CorruptManifest
-from pogfast.metadata import MAX_NS, Metadata, facts_of, metadata_of, set_metadata
+from pogfast.files import metadata
+from pogfast.files.metadata import MAX_NS, Metadata, facts_of, metadata_of, set_metadata
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="extended attributes are read on Linux only")
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")

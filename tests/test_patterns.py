@@ -16,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pogfast.errors import UsageError
-from pogfast.patterns import Patterns, is_wild, translate
+from pogfast.files.patterns import Patterns, is_wild, translate
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -784,7 +784,7 @@ def test_a_long_run_says_what_it_has_stored(
     def kill(*_: object) -> str:
         raise Killed
 
-    monkeypatch.setattr(backup, "conclude", kill)
+    monkeypatch.setattr(run_module, "conclude", kill)
     with pytest.raises(Killed):
         backup.create(["tree"], "store", public, options=backup.Options(chunk_size=100_000, cache_directory=""))
     [partial] = Path("store").glob("*.mfn.partial")
@@ -803,7 +803,7 @@ def test_a_long_run_says_what_it_has_stored(
         assert part
         assert whole.startswith(part)
         assert name.endswith(".partial") or part == whole
-    monkeypatch.setattr(backup, "conclude", publish.conclude)
+    monkeypatch.setattr(run_module, "conclude", publish.conclude)
     Path("c").write_bytes(b"c")
     backup.create(["c"], "store", public, options=backup.Options(cache_directory=""))
     long_ago = time.time() - 30 * 24 * 3600

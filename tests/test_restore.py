@@ -25,10 +25,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pogfast import directories as directories_module
-from pogfast import manifest, metadata, recovery
+from pogfast import manifest, recovery
 from pogfast._engine import BlobDirectory
-from pogfast.directories import Directories, many_open_files
 from pogfast.errors import (
     CorruptManifest,
     MissingBlob,
@@ -39,9 +37,12 @@ from pogfast.errors import (
     UnsafePath,
     UsageError,
 )
+from pogfast.files import directories as directories_module
+from pogfast.files import metadata
+from pogfast.files.directories import Directories, many_open_files
+from pogfast.files.metadata import facts_of
+from pogfast.files.paths import plain_path, safe_path
 from pogfast.keys import from_keyfile
-from pogfast.metadata import facts_of
-from pogfast.paths import plain_path, safe_path
 from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive, run
 from pogfast.recovery.batches import Outcome
 from pogfast.recovery.plan import Place, Plan
@@ -1482,7 +1483,7 @@ def test_nothing_is_left_of_what_could_not_be_put_in_place(work: Work, monkeypat
     made.trailer["fifos"]["p"] = {}
     write(work.out / "l", b"1")
     monkeypatch.setattr(os, "rename", refuse)
-    monkeypatch.setattr(recovery, "set_metadata", refuse)
+    monkeypatch.setattr("pogfast.recovery.run.set_metadata", refuse)
     assert work.restore(made, overwrite="always").exit_code == 3
     assert os.listdir(work.out) == ["l"]
     assert (work.out / "l").read_bytes() == b"1"

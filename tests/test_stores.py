@@ -25,10 +25,10 @@ from pogfast.errors import (
     StoreError,
     UsageError,
 )
+from pogfast.files import unfinished
 from pogfast.pog.addresses import check_targets, open_archive
 from pogfast.stores import LocalStore, check_stores, find_manifest, names_archive, open_store, protocols
 from pogfast.stores import local as local_module
-from pogfast.stores import names as names_module
 
 KEY = oracle.OracleKey.of_keyfile(b"k")
 NAMES = sorted(KEY.name(bytes([number])) for number in range(40))
@@ -373,7 +373,7 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest
     """And what has it already is not written to."""
     (tmp_path / "elsewhere").write_bytes(b"secret")
     (tmp_path / "store").mkdir()
-    monkeypatch.setattr("pogfast.stores.names.temporary_prefix", lambda: b".pogfast-host-1-1-")
+    monkeypatch.setattr("pogfast.stores.local.temporary_prefix", lambda: b".pogfast-host-1-1-")
     monkeypatch.setattr("os.urandom", bytes)
     (tmp_path / "store" / f".pogfast-host-1-1-{'00' * 8}.tmp").symlink_to(tmp_path / "elsewhere")
     with (
@@ -386,11 +386,11 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest
 
 
 def test_leavings_that_cannot_be_removed_are_in_nobodys_way(tmp_path: Path) -> None:
-    (tmp_path / f".pogfast-{names_module.HOST}-{2**22 + 1}-1-1.tmp" / "full").mkdir(parents=True)
-    (tmp_path / f".pogfast-{names_module.HOST}-{2**22 + 1}-1-2.tmp").touch()
+    (tmp_path / f".pogfast-{unfinished.HOST}-{2**22 + 1}-1-1.tmp" / "full").mkdir(parents=True)
+    (tmp_path / f".pogfast-{unfinished.HOST}-{2**22 + 1}-1-2.tmp").touch()
     open_store(str(tmp_path), create=True).close()
     assert [name for name in os.listdir(tmp_path) if name.endswith(".tmp")] == [
-        f".pogfast-{names_module.HOST}-{2**22 + 1}-1-1.tmp"
+        f".pogfast-{unfinished.HOST}-{2**22 + 1}-1-1.tmp"
     ]
 
 
@@ -447,8 +447,8 @@ def test_what_went_wrong_first_is_told(store: LocalStore, monkeypatch: pytest.Mo
     """Also when what is unfinished cannot be removed."""
 
     def interrupted(file: int) -> None:
-        for unfinished in Path(store.path).glob(".pogfast-*"):
-            unfinished.unlink()
+        for left in Path(store.path).glob(".pogfast-*"):
+            left.unlink()
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pogfast.stores.local.sync_file_system", interrupted)

@@ -18,11 +18,11 @@ from pogfast.archives.archive import Archive
 from pogfast.archives.listing import Thing, sorted_names, things
 from pogfast.archives.records import Record
 from pogfast.archives.trailer import TOP, Kind
-from pogfast.directories import Directories, many_open_files
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath
+from pogfast.files.directories import Directories, many_open_files
+from pogfast.files.metadata import facts_of
+from pogfast.files.paths import basename, parent_of, plain_path, safe_path
 from pogfast.manifest import Entry
-from pogfast.metadata import facts_of
-from pogfast.paths import basename, parent_of, plain_path, safe_path
 
 # Facts that are compared where both sides have them; a file's times are those of its entry.
 METADATA = ("mode", "uid", "gid", "user", "group", "mtime_ns", "xattrs")

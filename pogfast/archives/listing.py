@@ -19,10 +19,10 @@ from pogfast.archives.records import Record
 from pogfast.archives.selection import Choice
 from pogfast.archives.trailer import Filter, Kind
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, WrongKey
+from pogfast.files.paths import plain_path
+from pogfast.files.patterns import Patterns
 from pogfast.keys import Key
 from pogfast.manifest import Entry
-from pogfast.paths import plain_path
-from pogfast.patterns import Patterns
 from pogfast.stores import Stored
 from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from pogfast.paths import ancestors, parent_of, plain_path
-from pogfast.patterns import Patterns
+from pogfast.files.paths import ancestors, parent_of, plain_path
+from pogfast.files.patterns import Patterns
 
 
 class Choice:

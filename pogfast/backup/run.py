@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from pogfast import __version__, manifest, metadata
+from pogfast import __version__, manifest
 from pogfast._engine import Known, Sealed, Sealer, Tallied, cores
 from pogfast.backup import cache, walk
 from pogfast.backup.mounts import Mounts
@@ -24,6 +24,7 @@ from pogfast.backup.options import Options
 from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
 from pogfast.backup.walk import Node
 from pogfast.errors import CorruptManifest, NoSuchArchive, PogfastError, SourceError, StoreError, UsageError, WrongKey
+from pogfast.files import metadata
 from pogfast.keys import Key
 from pogfast.sizes import many
 from pogfast.stores import PARTIAL

@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
-from pogfast.patterns import Patterns, is_wild, translate
+from pogfast.files.patterns import Patterns, is_wild, translate
 from pogfast.system.encoding import local, portable
 
 Kind = Literal["file", "directory", "link", "fifo", "socket", "device"]

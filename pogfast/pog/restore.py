@@ -16,7 +16,6 @@ from typing import BinaryIO, Protocol
 
 from pogfast import manifest
 from pogfast._engine import MAX_BLOB, Opened, Wanted, open_blob
-from pogfast.directories import Directories, many_open_files
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -28,10 +27,11 @@ from pogfast.errors import (
     UnsafePath,
     WrongKey,
 )
+from pogfast.files.directories import Directories, many_open_files
+from pogfast.files.metadata import Metadata, kept_metadata
+from pogfast.files.paths import basename, parent_of, safe_path
 from pogfast.keys import Key
 from pogfast.manifest import Entry
-from pogfast.metadata import Metadata, kept_metadata
-from pogfast.paths import basename, parent_of, safe_path
 from pogfast.pog.addresses import open_archive, open_stored
 from pogfast.recovery.batches import restore_places
 from pogfast.recovery.plan import Place, superseded

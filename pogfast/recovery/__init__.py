@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from pogfast._engine import BlobDirectory
 from pogfast.archives.lookup import open_archive, telling
-from pogfast.directories import NOTHING, Directories, Own, many_open_files
 from pogfast.errors import PogfastError, UsageError
+from pogfast.files.directories import NOTHING, Directories, Own, many_open_files
 from pogfast.keys import Key
 from pogfast.recovery.options import Options, Overwrite
 from pogfast.recovery.plan import Contents, Plan

@@ -13,18 +13,18 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted
-from pogfast.directories import FATAL_ERRNOS, Directories, no_more
 from pogfast.errors import (
     CorruptManifest,
     PogfastError,
     StoreError,
     TargetError,
 )
+from pogfast.files.directories import FATAL_ERRNOS, Directories, no_more
+from pogfast.files.paths import parent_of
+from pogfast.files.unfinished import temporary_prefix
 from pogfast.keys import Key
-from pogfast.paths import parent_of
 from pogfast.recovery.plan import Place
 from pogfast.recovery.verdicts import DAMAGE
-from pogfast.stores.names import temporary_prefix
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer

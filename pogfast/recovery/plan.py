@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, Protocol
 from pogfast.archives.selection import Choice
 from pogfast.archives.trailer import SECTIONS, TOP, Kind
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
+from pogfast.files.paths import ancestors, plain_path, safe_path
 from pogfast.manifest import Entry, outline
-from pogfast.paths import ancestors, plain_path, safe_path
 
 
 class Contents(Protocol):

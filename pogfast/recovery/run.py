@@ -13,11 +13,9 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import TYPE_CHECKING, Any
 
 from pogfast._engine import BlobDirectory, Opened, Wanted, cores
-from pogfast.directories import IN_THE_WAY, Directories
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, StoreError, TargetError, UnsafePath
-from pogfast.keys import Key
-from pogfast.manifest import Entry
-from pogfast.metadata import (
+from pogfast.files.directories import IN_THE_WAY, Directories
+from pogfast.files.metadata import (
     SET_ID,
     Metadata,
     is_other_metadata,
@@ -27,7 +25,9 @@ from pogfast.metadata import (
     set_metadata,
     without_rights,
 )
-from pogfast.paths import basename, parent_of
+from pogfast.files.paths import basename, parent_of
+from pogfast.keys import Key
+from pogfast.manifest import Entry
 from pogfast.recovery.batches import Outcome, cannot_write, restore_places
 from pogfast.recovery.options import Options
 from pogfast.recovery.plan import Place, Plan

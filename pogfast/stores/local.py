@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 from pogfast._engine import MAX_BLOB, BlobDirectory, sync_file_system
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError, UsageError
+from pogfast.files.unfinished import HOST, UNFINISHED, remove_unfinished, temporary_prefix
 from pogfast.stores.names import (
     CONDEMNED,
-    HOST,
     LIKE_A_BLOB,
     MEASURING,
     NAME_LENGTH,
@@ -30,13 +30,10 @@ from pogfast.stores.names import (
     REMOVED,
     SWEEP,
     TRASH,
-    UNFINISHED,
     Stored,
     is_like_a_blob,
     is_manifest,
     is_mark,
-    sweep,
-    temporary_prefix,
 )
 from pogfast.stores.protocols import Finding, Warmth, hint_of
 
@@ -174,7 +171,7 @@ class LocalStore:
         if not os.access(path, os.W_OK | os.X_OK):
             reason = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
             raise StoreError(f"cannot write to {path}: {os.strerror(reason)}")
-        sweep(store.directory)
+        remove_unfinished(store.directory)
         store._put_back_all()
         store._distrust()
         return store

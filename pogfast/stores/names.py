@@ -1,20 +1,13 @@
-"""The names that lie in a store: blobs, manifests, what stands beside them, and unfinished files.
+"""The names that lie in a store: blobs, manifests and what stands beside them.
 
-Names only, and what becomes of the unfinished files of processes that are gone; FORMAT.md lists them.
+Names only: nothing here looks into a store. FORMAT.md lists them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import os
 import re
 from typing import NamedTuple
 
-# Begins every temporary name. The host is in it because another machine may write to the same directory.
-HOST = re.sub(r"[^A-Za-z0-9]", "", os.uname().nodename)[:32] or "host"
-UNFINISHED = re.compile(r"\.pogfast-([A-Za-z0-9]+)-([0-9]+)-[0-9]+-[0-9a-z]+\.(tmp|part)")
-NUMBERS = itertools.count()
 # What lies where a blob can lie and is named like one; whether it is one shows when it is opened.
 LIKE_A_BLOB = re.compile(r"[A-Za-z0-9_-]{43}=")
 NAME_LENGTH = 44
@@ -35,21 +28,6 @@ MEASURING = ".pogfast-tune-"
 TRASH = ".pogfast-trash-"
 # Begins every other name that is ours and stands for nothing of a user's.
 OWN = ".pogfast-"
-
-
-def temporary_prefix() -> bytes:
-    """What the names of unfinished files begin with: no two calls, processes or machines give the same."""
-    return f".pogfast-{HOST}-{os.getpid()}-{next(NUMBERS)}-".encode()
-
-
-def sweep(directory: int) -> None:
-    """Removes unfinished files of processes of this machine that are no more, from an open directory. What cannot be
-    removed (a directory, another user's file) stays: it is in nobody's way."""
-    for name in os.listdir(directory):
-        unfinished = UNFINISHED.fullmatch(name)
-        if unfinished and unfinished[1] == HOST and not _is_alive(int(unfinished[2])):
-            with contextlib.suppress(OSError):
-                os.unlink(name, dir_fd=directory)
 
 
 class Stored(NamedTuple):
@@ -84,13 +62,3 @@ def is_mark(name: str) -> bool:
 
 def is_like_a_blob(name: str) -> bool:
     return LIKE_A_BLOB.fullmatch(name) is not None
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

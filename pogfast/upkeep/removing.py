@@ -21,9 +21,9 @@ from pogfast.archives.lookup import find_archive
 from pogfast.archives.manifests import locked_until
 from pogfast.archives.records import Record
 from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
+from pogfast.files.patterns import Patterns
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
-from pogfast.patterns import Patterns
 from pogfast.stores import LATEST, MANIFEST, REMOVED, find_manifest
 from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store

@@ -693,9 +693,10 @@ def _a_cache(directory: Path) -> str:
 
 def words(data: bytes) -> None:
     """Text that people write: sizes, times, chunkers, patterns, addresses, profiles, policies, pog's options."""
-    from pogfast import patterns, pog, sizes
+    from pogfast import pog, sizes
     from pogfast.backup import chunker, profiles
-    from pogfast.paths import safe_path
+    from pogfast.files import patterns
+    from pogfast.files.paths import safe_path
     from pogfast.pog.addresses import check_targets
     from pogfast.stores import addresses, check_stores, settings
     from pogfast.upkeep import checking, retention

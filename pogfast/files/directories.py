@@ -19,8 +19,8 @@ from types import MappingProxyType, TracebackType
 
 from pogfast._engine import sync_file_system
 from pogfast.errors import PogfastError, StoreError, TargetError, UnsafePath
-from pogfast.paths import ancestors, basename, parent_of
-from pogfast.stores.names import sweep, temporary_prefix
+from pogfast.files.paths import ancestors, basename, parent_of
+from pogfast.files.unfinished import remove_unfinished, temporary_prefix
 
 # Files that a restore may hold open: most of them are directories. Many systems allow 1,024 unless asked.
 MAX_OPEN = 8192
@@ -144,7 +144,7 @@ class Directories:
             self._note(path, self.held[path])
             if path not in self.made:
                 self._allow(self.held[path], path)
-                sweep(self.held[path])
+                remove_unfinished(self.held[path])
         return self.held[path]
 
     def find(self, path: str) -> int | None:
