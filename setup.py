@@ -2,7 +2,7 @@
 
 POGFAST_DEBUG=1 builds with bounds checks, asserts and warnings as errors. POGFAST_SANITIZE=address,undefined or thread
 builds with those sanitizers of the compiler (ci/sanitize.sh runs the tests on it). Nothing but a C compiler is needed:
-libsodium, libzstd and libcrypto are found when the module is imported (ext/libs.pxi says where and why).
+libsodium, libzstd and libcrypto are found when the module is imported (ext/base/libs.pxi says where and why).
 """
 
 import os

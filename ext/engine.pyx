@@ -1,32 +1,44 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, freethreading_compatible=False
 """pogfast._engine: bytes into blobs and back, on every core, without the GIL.
 
-A blob, as it lies in one buffer from the compressor to the disk (format.pxi has the numbers, FORMAT.md the reasons):
+A blob, as it lies in one buffer from the compressor to the disk (base/format.pxi has the numbers, FORMAT.md the reasons):
 
     ... | header 72 or 80 | nonce 24 | tag 16 | chunk ........ | padding <= 263 | ...
-          ^ the view that is handed out begins here              ^ only behind a chunk that is not full
+          ^ the view that is handed out begins here              ^ only after a chunk that is not full
 
-The parts, in the order in which a byte meets them:
+The engine knows blobs and files. It knows no manifest and no path policy, and prints nothing. After the imports follow its
+files, in the order in which they build on each other.
 
-    libs.pxi     where libsodium, libzstd and libcrypto come from
-    atomics.pxi  what is looked at without the lock
-    format.pxi   the numbers
-    box.pxi      small secrets: boxes for manifests and headers
-    buffer.pxi   one aligned, reused buffer a chunk, and the view of a blob in it
-    seal.pxi     chunk -> name -> padding -> encrypted in place; and the way back: authenticated, decrypted, name checked
-    files.pxi    blobs under names in a directory, and files that appear whole
-    crew.pxi     what Sealer and Opener share: worker threads, a lock, the first error, news in order
-    store.pxi    the end of the road: a whole chunk is named, sealed to its end and put into every sink
-    behind.pxi   large blobs are written while they are made
-    jobs.pxi     files as they come, what has become of each, how they are read
-    chunk.pxi    where a file is cut: every so many bytes, or by its content
-    stream.pxi   a large file in the `stream` layout: compress -> cut -> seal behind
-    cut.pxi      a large file in the `frames` layout: cut -> compress and seal each chunk, side by side
-    sealer.pxi   many files, many workers, both layouts; small files
-    opener.pxi   the mirror: get -> open -> decompress -> write -> rename
-    answers.pxi  a known answer for each kernel, before anything is done with it
+Threads
+    The caller's thread iterates over `run`: it asks the source for further files (`refill`), waits for news, 20 ms at a
+    time, and yields it. Worker threads, as many as `jobs` says, loop over three steps: choose a task with the lock
+    (`pick`), do it without the lock and without the GIL (`do`), come back. A task is a small file, or one step of a larger
+    one. A Sealer with a directory among its sinks has one more thread, the writer. Python sinks, and a function that an
+    Opener fetches blobs from, are called by workers, which take the GIL for the call. The first failure stops all threads
+    after their current step.
 
-The engine knows blobs and files. It knows no manifest and no path policy, and prints nothing.
+Locks
+    Each Sealer and each Opener has one mutex. It guards the lists and counters of its files, streams and buffers, and has
+    conditions for workers without a task (`work`), the caller (`news`), the writer (`to_write`), workers that need a slab
+    which the writer is in (`wrote`), and workers that wait for their turn to read (`may_read`). The caller takes it while
+    it holds the GIL, so no worker may ask for the GIL while it holds the lock. A few values are read without it, relaxed
+    (base/atomics.pxi): whether to stop, which sinks have failed, what went wrong with a file.
+
+Slabs
+    A slab is the buffer of one chunk and of the blob that it becomes. Each worker has one of its own, for small files. Those
+    for larger files are in the list of spare ones or with one worker, but for two cases. In the `stream` layout one worker
+    compresses into a slab while another hashes and encrypts: the compressor publishes `length` with the lock, the sealer
+    stays below it. And the writer writes the bytes from `written` up to `ready`, which are encrypted and do not change any
+    more; a worker that is done with the slab takes it back (`recall`), and waits for a write that is under way. A small
+    blob in the `frames` layout is left to the writer (`handed_on`), which returns the slab. A Python sink gets a view of
+    the slab's memory; if it keeps the view, the memory is the view's from then on, and the slab gets other memory.
+
+Drafts
+    No file appears under its name before it is complete, neither a blob nor a restored file. Until then it is a draft: a
+    file without a name where the system has those (nothing remains if the process is killed), else one under a temporary
+    name. `draft_begin` makes it, `draft_publish` gives it its name, `draft_end` closes it and removes what got no name. A
+    large blob has one draft for each directory that it goes to, written while the blob is made; the first page is written
+    last, since the tag in it is known last.
 """
 
 import base64
@@ -49,20 +61,37 @@ from posix.types cimport mode_t, off_t
 cdef extern from "<assert.h>" nogil:
     void check "assert"(bint right)     # in the debug build only
 
-include "libs.pxi"
-include "atomics.pxi"
-include "format.pxi"
-include "box.pxi"
-include "buffer.pxi"
-include "seal.pxi"
-include "files.pxi"
-include "crew.pxi"
-include "store.pxi"
-include "behind.pxi"
-include "chunk.pxi"
-include "jobs.pxi"
-include "stream.pxi"
-include "cut.pxi"
-include "sealer.pxi"
-include "opener.pxi"
-include "answers.pxi"
+# The ground that the rest stands on
+include "base/libs.pxi"           # where libsodium, libzstd and libcrypto come from
+include "base/atomics.pxi"        # what is looked at without the lock
+include "base/format.pxi"         # the numbers of FORMAT.md
+include "base/keys.pxi"           # what a key is here; unwrapping a header
+include "base/names.pxi"          # a chunk's hash, a blob's name, and its 44 letters
+include "base/slab.pxi"           # one aligned, reused buffer a chunk, and the view of a blob in it
+include "base/pool.pxi"           # what Sealer and Opener share: workers, a lock, the first error, news in order
+
+# One blob
+include "blob/box.pxi"            # boxes for manifests and headers; whole zstd frames
+include "blob/seal.pxi"           # chunk -> name -> padding -> encrypted in place
+include "blob/open.pxi"           # the way back: authenticated, decrypted, name checked
+include "blob/kernels.pxi"        # both for one blob at a time
+
+# Files and directories
+include "disk/posix.pxi"          # the system calls
+include "disk/drafts.pxi"         # files that appear when they are complete
+include "disk/directory.pxi"      # blobs under names in a directory
+
+# Files into blobs
+include "write/store.pxi"         # the last step: a whole chunk is named, sealed to its end and put into every sink
+include "write/writer.pxi"        # large blobs are written while they are made
+include "write/fastcdc.pxi"       # where a file is cut: every so many bytes, or by its content
+include "write/queue.pxi"         # files as they come, what has become of each, how they are read
+include "write/stream.pxi"        # a large file in the `stream` layout: compress -> cut -> seal behind
+include "write/frames.pxi"        # a large file in the `frames` layout: cut -> compress and seal each chunk, in parallel
+include "write/sealer.pxi"        # many files, many workers, both layouts; small files
+
+# Blobs into files
+include "read/opener.pxi"         # fetch -> open -> decompress -> write -> rename
+
+# Before anything is done
+include "blob/answers.pxi"        # a known answer for each kernel; if one is wrong the import fails

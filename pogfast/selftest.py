@@ -1,7 +1,8 @@
 """Known answers for the compiled kernels: `python -m pogfast.selftest`.
 
-The engine asks each kernel when it is imported, on short data (ext/answers.pxi). This asks again, also on a chunk that
-is sealed in several pieces, in a few milliseconds, touches no file, and says which kernel is wrong on which machine.
+The engine asks each kernel when it is imported, on short data (ext/blob/answers.pxi). This asks again, also on a chunk
+that is sealed in several pieces, in a few milliseconds, touches no file, and says which kernel is wrong on which
+machine.
 """
 
 from __future__ import annotations

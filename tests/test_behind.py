@@ -24,8 +24,8 @@ from pogfast._engine import BlobDirectory, Sealer, seal_blob, use_nameless_files
 
 SECRET = bytes(range(32))
 KEY = oracle.OracleKey(SECRET)
-STEP = 1 << 20  # behind.pxi
-HANDED = 8 << 20  # behind.pxi: blobs of at most so many bytes are finished by the writer
+STEP = 1 << 20  # write/writer.pxi
+HANDED = 8 << 20  # write/writer.pxi: blobs of at most so many bytes are finished by the writer
 PAGE = 4096
 CHUNK = 3 * STEP
 

@@ -1,8 +1,8 @@
 """How files are cut into chunks in the `frames` layout: every so many bytes, or by their content.
 
-What a user writes, `fixed` or `fastcdc:1MB,4MB,16MB`, becomes the numbers that the engine cuts by (ext/chunk.pxi).
-Cuts by content depend on the key: without it nobody can tell from the sizes of the chunks whether a file that he has is
-among them. With key pairs, whoever has the public key can.
+What a user writes, `fixed` or `fastcdc:1MB,4MB,16MB`, becomes the numbers by which the engine cuts
+(ext/write/fastcdc.pxi). Cuts by content depend on the key: without it nobody can tell from the sizes of the chunks
+whether a file that he has is among them. With key pairs, whoever has the public key can.
 """
 
 from __future__ import annotations

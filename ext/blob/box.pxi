@@ -3,12 +3,6 @@
 ZSTD_VERSION = "{0}.{1}.{2}".format(zstd.version() // 10000, zstd.version() // 100 % 100, zstd.version() % 100)
 
 
-cdef int _check_key(bytes key) except -1:
-    if len(key) != KEY:
-        raise ValueError(f"a key has {KEY} bytes, not {len(key)}")
-    return 0
-
-
 def random_bytes(Py_ssize_t n):
     """`n` bytes from libsodium's generator."""
     cdef bytes out = PyBytes_FromStringAndSize(NULL, n)

@@ -1,6 +1,6 @@
 # Story 1 of the engine: files into blobs, in both layouts of FORMAT.md. Here a file is opened, and a small one is done
 # with: one worker reads, compresses, names, seals and stores it with buffers of its own. Larger ones are the business
-# of stream.pxi and cut.pxi. Workers prefer the end of the road (seal before compress before the next file), so little
+# of stream.pxi and frames.pxi. Workers prefer the end of the road (seal before compress before the next file), so little
 # is in flight and the tail of a run is short.
 
 cdef class Sealer(_Cutter):

@@ -36,6 +36,7 @@ cdef extern from *:
     void pogfast_give_back(void* p, size_t n) nogil
 
 cdef enum:
+    PIECE = 256 << 10       # bytes that are worked on at a time: a multiple of 64 that fits a core's second-level cache
     PAGE = 4096
     HUGE = 2 << 20
     KEPT = 16 << 20         # of a blob's memory when that is given back: new memory has its price
@@ -77,7 +78,7 @@ cdef struct Slab:
     u8[KEY] file_key
     void* sha           # EVP_MD_CTX
     u8[POLY_STATE + 16] poly_room
-    void* drafts        # a Draft for each sink, while the blob is written behind its making; behind.pxi
+    void* drafts        # a Draft for each sink, while the blob is written behind its making; writer.pxi
     size_t ready        # bytes of the blob that the writer may have
     size_t written      # bytes that are in the drafts; the first page comes last
     bint lined_up       # waits for the writer
@@ -147,6 +148,28 @@ cdef void slab_free(Slab* slab) noexcept nogil:
         munmap(slab.plain, slab.plain_room)
     crypto.ctx_free(slab.sha)
     free(slab)
+
+
+cdef inline void* poly_of(Slab* slab) noexcept nogil:
+    return <void*>((<size_t>&slab.poly_room[0] + 15) & ~<size_t>15)       # libsodium wants its state aligned to 16
+
+
+cdef inline u8* chunk_of(Slab* slab) noexcept nogil:
+    return slab.base + slab.chunk_at
+
+
+cdef void slab_begin(Slab* slab) noexcept nogil:
+    slab.length = slab.total = slab.hashed = slab.sealed = 0
+    slab.whole = slab.busy = slab.dropped = False
+    sha_begin(slab.sha)
+
+
+cdef inline u8* blob_of(Slab* slab, const Ring* ring) noexcept nogil:
+    return chunk_of(slab) - BOX - ring.header
+
+
+cdef inline size_t blob_size(Slab* slab, const Ring* ring) noexcept nogil:
+    return ring.header + BOX + slab.total
 
 
 cdef class Blob:

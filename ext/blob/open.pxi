@@ -1,0 +1,191 @@
+# A blob becomes its chunk again, in one buffer: authenticated first, then decrypted in place, hashed while it is warm, and
+# held against its name. The pieces are those of seal.pxi.
+
+cdef enum Verdict:
+    GOOD = 0
+    BAD_HEADER = 1          # no file key: the wrong key, or a damaged header
+    BAD_BODY = 2            # does not authenticate, or cut short
+    BAD_NAME = 3            # authenticates, but belongs to another name
+    BAD_FRAME = 4           # does not decompress, or the stream ends early
+    NOT_THERE = 5           # no such blob
+    BAD_READ = 6            # the system could not read it: errno says why
+    BAD_WRITE = 7           # the restored file could not be written: errno says why
+    NO_ROOM = 9             # the system has not the room that this file is said to need
+    BROKEN_OFF = 8          # the run ends: a Python store raised, or it was stopped
+
+# Bytes of the longest blob that is opened here: more than half of the memory has no room beside what it becomes.
+MAX_BLOB = max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+cdef long long most_blob = MAX_BLOB
+cdef int NEVER = 0     # what is stopped by nobody
+
+# The same for the caller: Opened.verdict is one of these.
+VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad name": BAD_NAME, "bad frame": BAD_FRAME,
+           "not there": NOT_THERE, "bad read": BAD_READ, "bad write": BAD_WRITE, "no room": NO_ROOM}
+
+
+cdef inline bint is_damage(int verdict) noexcept nogil:
+    """Whether other bytes under this name could be good ones."""
+    return BAD_HEADER <= verdict <= BAD_NAME
+
+
+cdef struct Lock:           # the state of a box that is being authenticated: its tag's key and how far it has come
+    u8[KEY] file_key
+    u8[NONCE] nonce
+    u8[TAG] tag
+    u8[POLY_STATE + 16] poly_room
+
+
+cdef inline void* poly_of_lock(Lock* lock) noexcept nogil:
+    return <void*>((<size_t>&lock.poly_room[0] + 15) & ~<size_t>15)
+
+
+cdef int lock_begin(Lock* lock, const Ring* ring, const u8* head) noexcept nogil:
+    """Reads header, nonce and tag of a blob. BAD_HEADER when the header does not unwrap."""
+    cdef u8[FIRST] poly_key
+    if unwrap(ring, head, lock.file_key):
+        return BAD_HEADER
+    memcpy(lock.nonce, head + ring.header, NONCE)
+    memcpy(lock.tag, head + ring.header + NONCE, TAG)
+    memset(poly_key, 0, FIRST)
+    salsa_xor(poly_key, poly_key, FIRST, lock.nonce, 0, lock.file_key)
+    poly_begin(poly_of_lock(lock), poly_key)
+    sodium.memzero(poly_key, FIRST)
+    return GOOD
+
+
+cdef int lock_end(Lock* lock) noexcept nogil:
+    """Whether all that went through poly_update is what was sealed."""
+    cdef u8[TAG] tag
+    poly_end(poly_of_lock(lock), tag)
+    return GOOD if sodium.verify_16(tag, lock.tag) == 0 else BAD_BODY
+
+
+cdef void decrypt(Lock* lock, u8* m, size_t start, size_t end) noexcept nogil:
+    """Decrypts bytes [start, end) of the message at `m` in place; `start` is 0 or lies FIRST behind a multiple of 64."""
+    cdef u8[SALSA_BLOCK] block
+    cdef size_t n
+    check(start == 0 or (start + FIRST) % SALSA_BLOCK == 0)
+    if start == 0 and end > 0:
+        n = min(<size_t>FIRST, end)
+        memset(block, 0, FIRST)
+        memcpy(block + FIRST, m, n)
+        salsa_xor(block, block, FIRST + n, lock.nonce, 0, lock.file_key)
+        memcpy(m, block + FIRST, n)
+        sodium.memzero(block, SALSA_BLOCK)
+        start = n
+    if end > start:
+        salsa_xor(m + start, m + start, end - start, lock.nonce, (start + FIRST) // SALSA_BLOCK, lock.file_key)
+
+
+cdef size_t even_length(const u8* m, size_t total) noexcept nogil:
+    """The length of the chunk that the end of a payload tells, if padding that hides sizes ends there; else `total`.
+    Only the last 8 bytes are looked at."""
+    cdef u64 length = read_le(m + total - 8, 8) if total >= PAD_EVEN else total
+    return <size_t>length if length <= total and total - length >= PAD_EVEN else total
+
+
+cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t even, size_t* lengths) noexcept nogil:
+    """Every length that the chunk in a payload of `total` bytes can have, ascending; the last is `total` itself. At most
+    four.
+
+    `tail` is the payload from byte `tail_at` on, `even` what even_length has found. FORMAT.md: at most two lengths L
+    with L + 8 + L mod 256 = total at which the padding's magic stands, and `even`, if one stands there.
+    """
+    cdef int found = 0
+    cdef size_t length, extra
+    if even < total and (memcmp(tail + (even - tail_at), PAD_MAGIC, 4)
+                         or read_le(tail + (even - tail_at) + 4, 4) != total - even - PAD_FRAME):
+        even = total
+    for extra in range(255, -1, -1):
+        if total < PAD_FRAME + extra:
+            continue
+        length = total - PAD_FRAME - extra
+        if length % 256 != extra or length < tail_at:
+            continue
+        if even < length:
+            lengths[found] = even
+            found += 1
+        if even <= length:
+            even = total
+        if memcmp(tail + (length - tail_at), PAD_MAGIC, 4) == 0:
+            lengths[found] = length
+            found += 1
+    if even < total:
+        lengths[found] = even
+        found += 1
+    lengths[found] = total
+    return found + 1
+
+
+cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, const int* stop) noexcept nogil:
+    """Decrypts the authenticated payload in a buffer, hashes it while warm, and finds its chunk's length.
+
+    With a `name` (a digest) the length is the one whose hash makes the name; BAD_NAME when there is none. Without,
+    it is the shortest at which padding stands. BROKEN_OFF when `stop` becomes true.
+    """
+    cdef u8* m = chunk_of(slab)
+    cdef size_t total = slab.total, at = 0, end, even, first
+    cdef size_t tail = 0 if total <= PAD_MOST + SALSA_BLOCK else (
+        FIRST + (total - PAD_MOST - FIRST) // SALSA_BLOCK * SALSA_BLOCK)
+    cdef size_t[4] lengths
+    cdef int count, i, verdict = BAD_NAME
+    cdef u8[KEY] digest
+    cdef void* branch
+    decrypt(lock, m, tail, total)
+    even = even_length(m, total)
+    if even < tail:
+        first = FIRST + (even - FIRST) // SALSA_BLOCK * SALSA_BLOCK if even >= FIRST + SALSA_BLOCK else 0
+        decrypt(lock, m, first, tail)
+        tail = first
+    count = chunk_lengths(m + tail, tail, total, even, lengths)
+    slab.length = lengths[0]
+    if name == NULL:
+        decrypt(lock, m, 0, tail)
+        return GOOD
+    sha_begin(slab.sha)
+    while at < tail:
+        if load_int(stop):
+            return BROKEN_OFF
+        end = min(tail, FIRST + ((at + PIECE) // SALSA_BLOCK) * SALSA_BLOCK)
+        decrypt(lock, m, at, end)
+        sha_update(slab.sha, m + at, end - at)
+        at = end
+    branch = crypto.ctx_new()
+    for i in range(count):
+        sha_update(slab.sha, m + at, lengths[i] - at)
+        at = lengths[i]
+        sha_copy(branch, slab.sha)
+        sha_end(branch, digest)
+        if is_name(ring, digest, name):
+            slab.length = at
+            verdict = GOOD
+            break
+    crypto.ctx_free(branch)
+    return verdict
+
+
+cdef int slab_open(Slab* slab, const Ring* ring, const u8* blob, size_t size, const u8* name,
+                   const int* stop) noexcept nogil:
+    """Copies a blob into a buffer that has room for it, each piece authenticated while it is warm, and unlocks it."""
+    cdef Lock lock
+    cdef size_t head = ring.header + BOX, at = 0, n
+    cdef int verdict
+    if size < head:
+        return BAD_BODY
+    slab.total = size - head
+    check(slab.chunk_at + slab.total <= slab.room)
+    verdict = lock_begin(&lock, ring, blob)
+    while verdict == GOOD and at < slab.total:
+        if load_int(stop):
+            verdict = BROKEN_OFF
+            break
+        n = min(slab.total - at, <size_t>PIECE)
+        memcpy(chunk_of(slab) + at, blob + head + at, n)
+        poly_add(poly_of_lock(&lock), chunk_of(slab) + at, n)
+        at += n
+    if verdict == GOOD:
+        verdict = lock_end(&lock)
+    if verdict == GOOD:
+        verdict = slab_unlock(slab, &lock, ring, name, stop)
+    sodium.memzero(&lock, sizeof(Lock))
+    return verdict

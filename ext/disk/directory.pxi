@@ -1,0 +1,227 @@
+# Blobs under names in a directory. A blob appears under its name only when it is whole.
+
+cdef enum:
+    LARGE = 1 << 20             # bytes of a blob from which on the disk gets it at once; below, the sync does it
+
+
+cdef struct Directory:          # of blobs: data/ab/NAME with `fan_out`, else NAME
+    int fd
+    bint fan_out
+    const char* prefix          # begins the names of unfinished files
+    u8* checked                 # a byte for each folder data/ab: 1 once it was seen to be no link
+    long long loose_after       # ns since 1970: what was written after the one and before the other may have lost its
+    long long loose_before      # bytes in a power cut, though its size is right
+    const u8* doubted           # digests, sorted: what lies under these names counts as absent
+    size_t doubts
+
+
+cdef class BlobDirectory:
+    """A directory of blobs for Sealer and Opener: see _engine.pyi."""
+    cdef Directory at
+    cdef u8[4096] checked
+    cdef bytes temporary
+    cdef bytes digests
+    cdef readonly object path
+
+    def __init__(self, int fd, bint fan_out, bytes temporary=b".pogfast-", path="."):
+        if len(temporary) > 200:
+            raise ValueError("the temporary name is too long")
+        self.temporary = temporary
+        self.path = path
+        self.at.fd = fd
+        self.at.fan_out = fan_out
+        self.at.prefix = self.temporary
+        self.at.checked = self.checked
+        self.at.doubts = 0
+
+    def doubt(self, names):
+        """From now on these count as absent: each run stores what it needs of them anew. Not while one goes on."""
+        cdef u8[KEY] digest
+        cdef set digests = set()
+        for name in names:
+            read_name(name, digest)
+            digests.add((<u8*>digest)[:KEY])
+        self.digests = b"".join(sorted(digests))
+        self.at.doubted, self.at.doubts = self.digests, len(digests)
+
+    def distrust(self, long long after, long long before):
+        """Has blobs that were written between two times (ns since 1970) stored anew unless the key can tell that they
+        are good."""
+        self.at.loose_after, self.at.loose_before = after, before
+
+    def put(self, str name, const u8[::1] blob):
+        """Stores one blob, whole or not at all, in place of what may lie there."""
+        cdef u8[KEY] digest
+        cdef int error
+        cdef const u8* p = &blob[0] if blob.shape[0] else NULL
+        cdef size_t n = blob.shape[0]
+        read_name(name, digest)
+        with nogil:
+            error = directory_put(&self.at, digest, p, n)
+        if error:
+            raise OSError(error, os.strerror(error), self.path)
+
+
+cdef bint is_doubted(const Directory* at, const u8* digest) noexcept nogil:
+    """Whether what lies under a name counts as absent."""
+    cdef size_t low = 0, high = at.doubts, middle
+    cdef int order
+    while low < high:
+        middle = (low + high) // 2
+        order = memcmp(digest, at.doubted + middle * KEY, KEY)
+        if order == 0:
+            return True
+        if order < 0:
+            high = middle
+        else:
+            low = middle + 1
+    return False
+
+
+cdef void blob_path(const Directory* at, const u8* digest, char* path) noexcept nogil:
+    cdef char[NAME + 1] name
+    write_name(digest, name)
+    if at.fan_out:
+        snprintf(path, PATH_ROOM, b"data/%.2s/%s", <char*>name, <char*>name)
+    else:
+        snprintf(path, PATH_ROOM, b"%s", <char*>name)
+
+
+cdef int make_folders(const Directory* at, const char* path) noexcept nogil:
+    """data/ and data/ab/ of data/ab/NAME. 0 or an errno."""
+    cdef char[8] folder
+    memcpy(folder, path, 7)
+    folder[4] = folder[7] = 0
+    if mkdirat(at.fd, folder, 0o777) and errno != EEXIST:
+        return errno
+    folder[4] = b"/"
+    if mkdirat(at.fd, folder, 0o777) and errno != EEXIST:
+        return errno
+    return 0
+
+
+cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_t n) noexcept nogil:
+    """Stores a blob under its name, in place of what may lie there. 0 or an errno; then nothing has appeared."""
+    cdef Draft draft
+    cdef int error
+    # No two workers write from one buffer at a time, so its address makes the temporary name unique in this process.
+    error = draft_begin(&draft, at.fd, at.prefix, <size_t>p, b"tmp", 0o666)
+    if error:
+        return error
+    if n < LARGE:
+        error = write_full(draft.fd, p, n)
+    else:
+        draft.direct = set_direct(draft.fd, True) == 0
+        error = draft_fill(&draft, p, n, PAGE)
+    if error == 0:
+        error = blob_publish(at, digest, &draft)
+    draft_end(&draft, error == 0)
+    return error
+
+
+cdef int blob_publish(const Directory* at, const u8* digest, Draft* draft) noexcept nogil:
+    """Gives a draft that is a whole blob its name. 0 or an errno."""
+    cdef char[PATH_ROOM] path
+    cdef int error
+    blob_path(at, digest, path)
+    error = folder_check(at, digest, path)
+    if error == 0:
+        error = draft_outlast(draft, at.fd, path)
+    if error == ENOENT and at.fan_out:      # the folder was there a while ago
+        error = make_folders(at, path)
+        if error == 0:
+            error = draft_outlast(draft, at.fd, path)
+    return error
+
+
+cdef int folder_check(const Directory* at, const u8* digest, const char* path) noexcept nogil:
+    """Makes data/ab/ of data/ab/NAME, and looks once that neither part is a symbolic link. 0 or an errno."""
+    cdef u8* checked
+    cdef char[8] folder
+    cdef Facts facts
+    cdef int fd, error = 0
+    if not at.fan_out:
+        return 0
+    checked = &at.checked[digest[0] << 4 | digest[1] >> 4]     # two letters are twelve bits
+    if load_byte(checked):
+        return 0
+    memcpy(folder, path, 7)
+    folder[7] = 0
+    fd = open_below(at.fd, folder)
+    if fd < 0 and errno == ENOENT:
+        error = make_folders(at, path)
+        fd = open_below(at.fd, folder) if error == 0 else -1
+    if error == 0 and fd < 0:
+        error = errno
+    if error == 0 and (facts_of(fd, &facts) or not facts.directory):
+        error = ENOTDIR
+    if fd >= 0:
+        c_close(fd)
+    if error == 0:
+        store_byte(checked, 1)
+    return error
+
+
+cdef int directory_get(const Directory* at, const u8* digest, long long* size) noexcept nogil:
+    """A descriptor that reads the blob, and its size; -1 with errno set when there is none."""
+    cdef char[PATH_ROOM] path
+    cdef Facts facts
+    cdef int fd
+    blob_path(at, digest, path)
+    fd = open_below(at.fd, path)
+    if fd < 0:
+        return -1
+    memset(&facts, 0, sizeof(Facts))
+    if facts_of(fd, &facts) or not facts.regular:
+        c_close(fd)
+        errno_set(EISDIR if facts.directory else EIO)
+        return -1
+    size[0] = facts.size
+    return fd
+
+
+cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* sizes, const Ring* ring,
+                          u8* scratch) noexcept nogil:
+    """Bytes of the good blob under this name, of one of three sizes and, where the key can tell, authentic; 0 if there is
+    none, or one that is in doubt.
+
+    `scratch` has PIECE bytes. With a public key alone only the size can be checked, and the time: after a power cut the
+    size says nothing.
+    """
+    cdef Facts facts
+    cdef long long there
+    cdef int verdict, code
+    cdef int fd = -1 if is_doubted(at, digest) else directory_get(at, digest, &there)
+    if fd < 0:
+        return 0
+    verdict = GOOD if <size_t>there in (sizes[0], sizes[1], sizes[2]) else BAD_BODY
+    if verdict == GOOD and ring.can_open:
+        verdict = authenticate(fd, ring, scratch, &NEVER, &code)
+    elif verdict == GOOD and (facts_of(fd, &facts) or at.loose_after < facts.mtime_ns < at.loose_before):
+        verdict = BAD_BODY
+    c_close(fd)
+    return <size_t>there if verdict == GOOD else 0
+
+
+cdef int authenticate(int fd, const Ring* ring, u8* scratch, const int* stop, int* code) noexcept nogil:
+    """Reads a blob from its beginning to its end, without keeping it, and goes back. A Verdict; with BAD_READ `code` is
+    the errno. `scratch` has PIECE bytes."""
+    cdef size_t got = 0
+    cdef Lock lock
+    cdef int verdict = GOOD
+    code[0] = read_full(fd, scratch, ring.header + BOX, &got)
+    if code[0]:
+        return BAD_READ
+    verdict = lock_begin(&lock, ring, scratch) if got == ring.header + BOX else <int>BAD_BODY
+    while verdict == GOOD and got:
+        code[0] = read_full(fd, scratch, PIECE, &got)
+        poly_add(poly_of_lock(&lock), scratch, got)
+        if code[0]:
+            verdict = BAD_READ
+        elif load_int(stop):
+            verdict = BROKEN_OFF
+    if verdict == GOOD:
+        verdict = lock_end(&lock)
+    sodium.memzero(&lock, sizeof(Lock))
+    c_lseek(fd, 0, SEEK_SET)
+    return verdict
