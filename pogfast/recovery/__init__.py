@@ -22,6 +22,7 @@ from pogfast.recovery.plan import Contents, Plan
 from pogfast.recovery.report import Progress, Report, Silent, Summary
 from pogfast.recovery.run import REPLACES, Run
 from pogfast.stores.addresses import check_restored_to
+from pogfast.stores.protocols import CanMirror
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -54,7 +55,7 @@ def restore(
 
     tell = telling(heard, lost)
     with open_archive(archive, key, host=host, tags=tags, path=path, stores=stores, tell=tell) as opened:
-        good = getattr(opened.store, "good_blob", None)
+        good = opened.store.good_blob if isinstance(opened.store, CanMirror) else None
         summary = restore_archive(
             opened,
             opened.store.source,

@@ -25,6 +25,7 @@ from pogfast.files.unfinished import temporary_prefix
 from pogfast.keys import Key
 from pogfast.recovery.plan import Place
 from pogfast.recovery.verdicts import DAMAGE
+from pogfast.stores.fetching import expect
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -119,9 +120,7 @@ class _Batch:
         self.places = places
         self.asked = asked
         files = [wanted for wanted in asked if isinstance(wanted, Wanted)]
-        expect = getattr(blobs, "expect", None)
-        if expect is not None:  # what has to be waited for is fetched ahead
-            expect(blob for wanted in files for blob in wanted.blobs)
+        expect(blobs, (blob for wanted in files for blob in wanted.blobs))
         temporary = temporary_prefix()
         self.opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary)
         self.opener.start()

@@ -6,13 +6,14 @@ same for what goes through Opener.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pogfast.errors import DamageError, MissingBlob, WrongKey
+from pogfast.stores.protocols import CanDropCache, CanPrefetch
 
 if TYPE_CHECKING:
-    from pogfast._engine import Buffer
+    from pogfast._engine import BlobDirectory, Buffer
 
 Result = TypeVar("Result")
 
@@ -29,6 +30,12 @@ class HoldsManifests(Protocol):
     def get_manifest(self, name: str) -> bytes: ...
 
 
+def expect(source: BlobDirectory | Callable[[str], Buffer], names: Iterable[str]) -> None:
+    """Tells a source which blobs it will be asked for, in this order, if it can download ahead."""
+    if isinstance(source, CanPrefetch):
+        source.expect(names)
+
+
 def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result:
     """Returns what `look` makes of the blob `name` of a store. If `look` finds it damaged, by DamageError or WrongKey,
     the blob is fetched a second time, from the disk rather than from the memory that it may be damaged in. Raises what
@@ -38,9 +45,8 @@ def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result
     except MissingBlob:
         raise
     except (DamageError, WrongKey):
-        forget = getattr(store, "forget", None)
-        if forget is not None:
-            forget(name)
+        if isinstance(store, CanDropCache):
+            store.forget(name)
     return look(store.get_blob(name))
 
 

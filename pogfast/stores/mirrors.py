@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError, StoreLost
+from pogfast.stores.fetching import expect
 from pogfast.stores.names import Stored
+from pogfast.stores.protocols import CanAbandon
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -151,14 +153,11 @@ class _Source:
         return self.mirrors.get_blob(name)
 
     def expect(self, names: Iterable[str]) -> None:
-        """The first store that can fetch ahead does."""
+        """Has the first store download ahead, if it can."""
         for store in self.mirrors.stores[:1]:
-            expect = getattr(store.source, "expect", None)
-            if expect is not None:
-                expect(names)
+            expect(store.source, names)
 
     def abandon(self) -> None:
         for store in self.mirrors.stores:
-            abandon = getattr(store.source, "abandon", None)
-            if abandon is not None:
-                abandon()
+            if isinstance(store.source, CanAbandon):
+                store.source.abandon()

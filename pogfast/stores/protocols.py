@@ -1,13 +1,14 @@
-"""What stores can do, as protocols, and the words in which every store says how it is.
+"""The protocols of stores, and `Finding`, in which a store reports its state to doctor.
 
-`Target` is written to, `Source` is read from, `Store` also says what is in it. Nothing is done here.
+`Target` is written to, `Source` is read from, `Store` can also be listed. What only some stores can do has a protocol
+of its own (`CanPrefetch`, `CanAbandon`, `CanDropCache`, `CanMirror`, `CanCopy`): callers ask isinstance. No code here.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pogfast._engine import BlobDirectory
 from pogfast.stores.names import Stored
@@ -160,6 +161,57 @@ class Store(Source, Target, Protocol):
     def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
         """Asks for blobs in cold storage to be readable for some days, and says of each how far it is. Raises
         StoreError, and UsageError where nothing is cold."""
+
+
+@runtime_checkable
+class CanPrefetch(Protocol):
+    """A source of blobs that downloads ahead."""
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Starts to download these blobs, which will be asked for in this order, as far as memory allows. Replaces the
+        names of an earlier call."""
+
+
+@runtime_checkable
+class CanAbandon(Protocol):
+    """A source or sink of the engine that may wait for a network. The engine calls it when a run ends early."""
+
+    def abandon(self) -> None:
+        """Ends retries and queued transfers, so that no worker waits longer than for a request that was sent."""
+
+
+class BlobSink(CanAbandon, Protocol):
+    """A function as the engine's sink, with the methods that the engine looks for in it."""
+
+    def __call__(self, name: str, blob: memoryview, /) -> None: ...
+
+    def holds(self, name: str) -> int | None:
+        """Returns the stored bytes of a blob that need not be put again; None if it has to be."""
+
+
+@runtime_checkable
+class CanDropCache(Protocol):
+    """A store whose blobs the operating system caches."""
+
+    def forget(self, name: str) -> None:
+        """Has the system drop its cached copy of a blob, so that the next read comes from the disk."""
+
+
+@runtime_checkable
+class CanMirror(Protocol):
+    """Several stores as one, which can choose among copies of a blob."""
+
+    def good_blob(self, name: str) -> Buffer:
+        """Returns the first copy that is intact, or the first of all if none is. Raises as `Store.get_blob` does."""
+
+
+@runtime_checkable
+class CanCopy(Protocol):
+    """A store on a service that copies objects by itself."""
+
+    def copy_blob(self, name: str, source: object) -> bool:
+        """Copies a blob from another store without a download. Returns False if the service cannot. Raises
+        StoreError."""
 
 
 State = Literal["good", "note", "bad"]

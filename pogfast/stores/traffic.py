@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from pogfast.errors import CorruptBlob
+from pogfast.stores.protocols import BlobSink, CanAbandon, CanPrefetch
 from pogfast.stores.service import PIECE, Body, Garbled, Service, TryAgain
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Blobs(Protocol):
     def abandon(self) -> None: ...
 
 
-class Downloads:
+class Downloads(CanPrefetch, CanAbandon):
     """The engine's source."""
 
     def __init__(self, store: Blobs) -> None:
@@ -226,7 +227,7 @@ class Downloads:
         self.store.abandon()
 
 
-class Uploads:
+class Uploads(BlobSink):
     """The engine's sink: hands each blob to a thread and returns, as long as not too much is on its way."""
 
     def __init__(self, store: Blobs) -> None:

@@ -40,7 +40,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import is_partial, names_archive, open_store
-from pogfast.stores.fetching import fetched_manifest
+from pogfast.stores.fetching import expect, fetched_manifest
 from pogfast.stores.protocols import Store
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
@@ -420,9 +420,7 @@ class _Check:
             ]
             key = self.key
             opener = Opener(key.secret, key.private, key.asymmetric, wanted, self.store.source, jobs=jobs)
-            expect = getattr(self.store.source, "expect", None)
-            if expect is not None:
-                expect(blob for unit in batch for blob in unit.blobs)
+            expect(self.store.source, (blob for unit in batch for blob in unit.blobs))
             self._watch(opener.read, self.summary.read_size)
             with contextlib.closing(opener.run()) as run:
                 for unit, opened in zip(batch, run, strict=True):

@@ -27,7 +27,7 @@ from pogfast.keys import Key
 from pogfast.sizes import check_jobs
 from pogfast.stores import LATEST, PARTIAL, Stored, find_manifest, is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched, fetched_manifest
-from pogfast.stores.protocols import Store, Target
+from pogfast.stores.protocols import CanCopy, Store, Target
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
 from pogfast.system.background import in_background
 
@@ -336,8 +336,9 @@ class _Copy:
 
     def _copied_there(self, name: str) -> bool:
         """Whether a service has copied a blob by itself. What can be checked on the way is not left to it."""
-        copy_blob = getattr(self.target, "copy_blob", None)
-        if copy_blob is None or (self.key is not None and self.key.can_open) or not copy_blob(name, self.source):
+        if not isinstance(self.target, CanCopy) or (self.key is not None and self.key.can_open):
+            return False
+        if not self.target.copy_blob(name, self.source):
             return False
         self._count(self.stored.get(name, 0))
         return True
