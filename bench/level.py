@@ -4,7 +4,7 @@
 
 Chunks of 50 MB are compressed one after the other by the libzstd that pogfast uses, both ways in alternation; CPU time.
 Kinds are what this machine has, and some that are made: lines of a log, a random walk of floats, a database, a noisy
-picture. The settings are those of `_Feed.tune` in ext/write/queue.pxi; test_micro.py holds the two together.
+picture. The settings are those of `_Queue.tune` in ext/write/queue.pxi; test_micro.py holds the two together.
 """
 
 from __future__ import annotations

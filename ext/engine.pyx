@@ -10,8 +10,8 @@ The engine knows blobs and files. It knows no manifest and no path policy, and p
 files, in the order in which they build on each other.
 
 Threads
-    The caller's thread iterates over `run`: it asks the source for further files (`refill`), waits for news, 20 ms at a
-    time, and yields it. Worker threads, as many as `jobs` says, loop over three steps: choose a task with the lock
+    The caller's thread iterates over `run`: it asks the source for further files (`refill`), waits for events, 20 ms at a
+    time, and yields them. Worker threads, as many as `jobs` says, loop over three steps: choose a task with the lock
     (`pick`), do it without the lock and without the GIL (`do`), come back. A task is a small file, or one step of a larger
     one. A Sealer with a directory among its sinks has one more thread, the writer. Python sinks, and a function that an
     Opener fetches blobs from, are called by workers, which take the GIL for the call. The first failure stops all threads
@@ -19,7 +19,7 @@ Threads
 
 Locks
     Each Sealer and each Opener has one mutex. It guards the lists and counters of its files, streams and buffers, and has
-    conditions for workers without a task (`work`), the caller (`news`), the writer (`to_write`), workers that need a slab
+    conditions for workers without a task (`work`), the caller (`events`), the writer (`to_write`), workers that need a slab
     which the writer is in (`wrote`), and workers that wait for their turn to read (`may_read`). The caller takes it while
     it holds the GIL, so no worker may ask for the GIL while it holds the lock. A few values are read without it, relaxed
     (base/atomics.pxi): whether to stop, which sinks have failed, what went wrong with a file.
@@ -68,7 +68,7 @@ include "base/format.pxi"         # the numbers of FORMAT.md
 include "base/keys.pxi"           # what a key is here; unwrapping a header
 include "base/names.pxi"          # a chunk's hash, a blob's name, and its 44 letters
 include "base/slab.pxi"           # one aligned, reused buffer a chunk, and the view of a blob in it
-include "base/pool.pxi"           # what Sealer and Opener share: workers, a lock, the first error, news in order
+include "base/pool.pxi"           # what Sealer and Opener share: workers, a lock, the first error, events in order
 
 # One blob
 include "blob/box.pxi"            # boxes for manifests and headers; whole zstd frames

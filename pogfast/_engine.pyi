@@ -92,7 +92,7 @@ class Known(NamedTuple):
     plain_names: Sequence[bytes] = ()
 
 class Sealed(NamedTuple):
-    """News of one file: names of blobs that are stored since the last news, and facts read when it was opened.
+    """What is new of one file: names of blobs stored since the last event, and facts read when it was opened.
 
     `stored` are the blobs' bytes; `sizes` the plain bytes in each, where each blob is a frame of its own. Where files
     are cut by content, `plain_names` are what each blob would be called were it not compressed; empty where that is not
@@ -127,12 +127,12 @@ class Tallied(NamedTuple):
 class Sealer:
     """Turns files into blobs: read, compress, cut, name, pad, encrypt, store. Both layouts of FORMAT.md.
 
-    `source` gives what to archive, and is asked as the work goes on: a path, a `Known`, or a descriptor that is read to
-    its end in order (a pipe; it stays the caller's). None: ask again when there is news of a file, of which one must be
-    under way. With `frames` a file is cut every `chunk_size` plain bytes, or by its `content` (least and mean size, and
-    a table of 256 numbers, 8 bytes each), and its chunks are made side by side; `slabs` bounds the chunks in flight,
-    each a little more than twice `chunk_size` bytes; without it there is one more than workers, which
-    waits for the disk or, in a stream, is filled. At most `readers` workers read at a time.
+    `source` gives what to archive, and is asked as the work goes on: a path, a `Known`, or a descriptor that is read
+    to its end in order (a pipe; it stays the caller's). None: ask again at the next event of a file, of which one
+    must be under way. With `frames` a file is cut every `chunk_size` plain bytes, or by its `content` (minimum and
+    mean size, and a table of 256 numbers, 8 bytes each), and its chunks are made side by side; `slabs` bounds the
+    chunks in flight, each a little more than twice `chunk_size` bytes; without it there is one more than workers,
+    which waits for the disk or, in a stream, is filled. At most `readers` workers read at a time.
     `follow`: a link to a file is read as the file.
 
     A blob that lies in a BlobDirectory already, with the right size and (where the key can tell) authentic, is kept;
@@ -165,7 +165,7 @@ class Sealer:
         even: bool = False,
     ) -> None: ...
     def run(self) -> Generator[Sealed]:
-        """In the order of `source`: news of the first file that is not done, until all are.
+        """In the order of `source`: events of the first file that is not done, until all are.
 
         Raises what `source` or the last sink raised, OSError for a BlobDirectory, MemoryError when a chunk does not
         fit. To be closed (contextlib.closing) when it is not read to its end: that ends the workers.

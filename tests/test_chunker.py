@@ -101,7 +101,7 @@ def test_the_mean_is_about_what_was_asked_for() -> None:
     ],
 )
 def test_cuts_that_cannot_be(chunk_size: int, by_content: tuple[int, int, bytes]) -> None:
-    with pytest.raises(ValueError, match="least <= mean <= chunk_size"):
+    with pytest.raises(ValueError, match="minimum <= mean <= chunk_size"):
         cut(b"", chunk_size, by_content)
 
 

@@ -10,7 +10,7 @@ cdef enum:
     HEADER_PUBLIC = 80          # sealedbox(public, file key)
     PREFIX = 120                # the most that stands before a chunk: HEADER_PUBLIC + BOX
     PAD_FRAME = 8               # the magic and length of the skippable frame that pads
-    PAD_MOST = 263              # PAD_FRAME and at most 255 random bytes
+    MAX_PADDING = 263           # PAD_FRAME and at most 255 random bytes
     PAD_EVEN = 16               # the same frame where it hides sizes: at least its head and the chunk's length, a u64
     NAME = 44                   # urlsafe base64 of a sha256, '=' kept
     POLY_STATE = 256            # sizeof(crypto_onetimeauth_poly1305_state)

@@ -1,6 +1,6 @@
 # What a key is to the engine: the bytes that wrap and unwrap file keys, and the secret that names are made with.
 
-cdef struct Ring:           # what a key is to the engine
+cdef struct Keys:           # what a key is to the engine
     bint asymmetric
     bint can_open
     u8[KEY] secret          # S; in X25519 mode the public key
@@ -15,21 +15,21 @@ cdef int _check_key(bytes key) except -1:
     return 0
 
 
-cdef int fill_ring(Ring* ring, bytes secret, bint asymmetric, bytes private) except -1:
+cdef int fill_keys(Keys* keys, bytes secret, bint asymmetric, bytes private) except -1:
     _check_key(secret)
-    memset(ring, 0, sizeof(Ring))
-    ring.asymmetric = asymmetric
-    memcpy(ring.secret, <const u8*>secret, KEY)
+    memset(keys, 0, sizeof(Keys))
+    keys.asymmetric = asymmetric
+    memcpy(keys.secret, <const u8*>secret, KEY)
     if private is not None:
         _check_key(private)
-        memcpy(ring.private, <const u8*>private, KEY)
-    ring.can_open = private is not None or not asymmetric
-    ring.header = HEADER_PUBLIC if asymmetric else HEADER_SECRET
-    sha256(ring.secret, KEY, ring.name_secret)
+        memcpy(keys.private, <const u8*>private, KEY)
+    keys.can_open = private is not None or not asymmetric
+    keys.header = HEADER_PUBLIC if asymmetric else HEADER_SECRET
+    sha256(keys.secret, KEY, keys.name_secret)
     return 0
 
 
-cdef int unwrap(const Ring* ring, const u8* header, u8* file_key) noexcept nogil:
-    if ring.asymmetric:
-        return sodium.box_seal_open(file_key, header, HEADER_PUBLIC, ring.secret, ring.private)
-    return sodium.secretbox_open(file_key, header + NONCE, KEY + TAG, header, ring.secret)
+cdef int unwrap(const Keys* keys, const u8* header, u8* file_key) noexcept nogil:
+    if keys.asymmetric:
+        return sodium.box_seal_open(file_key, header, HEADER_PUBLIC, keys.secret, keys.private)
+    return sodium.secretbox_open(file_key, header + NONCE, KEY + TAG, header, keys.secret)

@@ -16,16 +16,16 @@ cdef void name_digest(const u8* name_secret, u8* digest) noexcept nogil:
     sha256(both, 2 * KEY, digest)
 
 
-cdef bint is_name(const Ring* ring, const u8* content, const u8* name) noexcept nogil:
+cdef bint is_name(const Keys* keys, const u8* content, const u8* name) noexcept nogil:
     """Whether `name` is that of a chunk whose sha256 is `content`: by today's rule, or that of releases before 0.1.1,
     which used S where the name secret stands now."""
     cdef u8[KEY] digest
     memcpy(digest, content, KEY)
-    name_digest(ring.name_secret, digest)
+    name_digest(keys.name_secret, digest)
     if memcmp(digest, name, KEY) == 0:
         return True
     memcpy(digest, content, KEY)
-    name_digest(ring.secret, digest)
+    name_digest(keys.secret, digest)
     return memcmp(digest, name, KEY) == 0
 
 

@@ -1,4 +1,4 @@
-# What Sealer and Opener share: a crew of workers behind one lock. A worker asks for a task, does it without the lock
+# What Sealer and Opener share: a pool of workers and their lock. A worker asks for a task, does it without the lock
 # and without the GIL, and comes back. Tasks are small (a piece, or a small file), so nobody waits long for anybody.
 
 cdef extern from "<pthread.h>" nogil:
@@ -25,14 +25,14 @@ cdef extern from "<time.h>" nogil:
     int CLOCK_REALTIME
 
 cdef enum:
-    LOOK_NS = 20_000_000    # how often the caller looks for news: often enough for an eye, too seldom to cost anything
+    LOOK_NS = 20_000_000    # how often the caller looks for events: often enough for an eye, too seldom to cost anything
 
 cdef enum Task:
     NOTHING = 0             # wait for others
-    LEAVE = 1               # all is done, or the crew stops
-    PART = 2                # the next step of a large file: `Hand.slab` or `Hand.stream` says which
-    FILE = 3                # a file of its own: `Hand.file`
-    CUT = 4                 # a chunk of a file that is cut before it is compressed: `Hand.stream` says of which
+    LEAVE = 1               # all is done, or the pool stops
+    PART = 2                # the next step of a large file: `Worker.slab` or `Worker.stream` says which
+    FILE = 3                # a file of its own: `Worker.file`
+    FRAME = 4               # a chunk of a file that is cut before it is compressed: `Worker.stream` says of which
 
 
 cdef enum End:              # why the workers leave before all is done
@@ -41,7 +41,7 @@ cdef enum End:              # why the workers leave before all is done
     NO_MEMORY = 2
 
 
-cdef struct Hand:           # one worker's own things, reused for every small file
+cdef struct Worker:         # one worker's own things, reused for every small file
     Task task
     void* stream
     Slab* slab              # the slab of a PART
@@ -61,11 +61,11 @@ def cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-cdef class _Crew:
+cdef class _Pool:
     """Worker threads, their lock, and the first failure, which stops them all."""
     cdef Mutex lock
     cdef Cond work
-    cdef Cond news
+    cdef Cond events
     cdef int idle
     cdef int jobs
     cdef int stopping           # an End: written with the lock, looked at without it, as next_file is
@@ -80,39 +80,39 @@ cdef class _Crew:
     def __cinit__(self, *args, **kwargs):
         pthread_mutex_init(&self.lock, NULL)
         pthread_cond_init(&self.work, NULL)
-        pthread_cond_init(&self.news, NULL)
+        pthread_cond_init(&self.events, NULL)
         self.threads = []
         self.outside = ()
 
     cdef void close(self) noexcept:
         pthread_mutex_destroy(&self.lock)
         pthread_cond_destroy(&self.work)
-        pthread_cond_destroy(&self.news)
+        pthread_cond_destroy(&self.events)
 
-    # What a crew does is told by these five, in sealer.pxi and opener.pxi.
-    cdef Task pick(self, Hand* hand) noexcept nogil:
+    # What a pool does is up to these five, in sealer.pxi and opener.pxi.
+    cdef Task pick(self, Worker* worker) noexcept nogil:
         """Chooses the next task. Called with the lock held."""
         return LEAVE
 
-    cdef void do(self, Hand* hand) noexcept nogil:
+    cdef void do(self, Worker* worker) noexcept nogil:
         """Does it, without the lock."""
 
-    cdef void let_go(self, Hand* hand) noexcept nogil:
+    cdef void let_go(self, Worker* worker) noexcept nogil:
         """Frees a worker's own things."""
 
-    cdef bint has_news(self, Py_ssize_t file) noexcept nogil:
-        """Whether there is something to tell of a file. Called with the lock held."""
+    cdef bint has_events(self, Py_ssize_t file) noexcept nogil:
+        """Whether there is something to report of a file. Called with the lock held."""
         return False
 
-    cdef object tell(self, Py_ssize_t file):
-        """News of a file, with a field `done`. Called with the lock and the GIL held."""
+    cdef object report(self, Py_ssize_t file):
+        """What is new of a file, with a field `done`. Called with the lock and the GIL held."""
 
     cdef int refill(self) except -1:
         """Gets further files from the caller, while `more`. Called with the GIL, without the lock."""
         return 0
 
-    cdef Task take_file(self, Hand* hand) noexcept nogil:
-        hand.file = self.next_file
+    cdef Task take_file(self, Worker* worker) noexcept nogil:
+        worker.file = self.next_file
         store_count(&self.next_file, self.next_file + 1)
         self.open_files += 1
         return FILE
@@ -128,17 +128,17 @@ cdef class _Crew:
         self.open_files -= 1
         if self.is_through():
             pthread_cond_broadcast(&self.work)
-            pthread_cond_signal(&self.news)
+            pthread_cond_signal(&self.events)
 
-    cdef void toil(self) noexcept nogil:
-        cdef Hand hand
-        memset(&hand, 0, sizeof(Hand))
+    cdef void work_loop(self) noexcept nogil:
+        cdef Worker worker
+        memset(&worker, 0, sizeof(Worker))
         pthread_mutex_lock(&self.lock)
         while True:
-            hand.task = LEAVE if self.stopping else self.pick(&hand)
-            if hand.task == LEAVE:
+            worker.task = LEAVE if self.stopping else self.pick(&worker)
+            if worker.task == LEAVE:
                 break
-            if hand.task == NOTHING:
+            if worker.task == NOTHING:
                 self.idle += 1
                 pthread_cond_wait(&self.work, &self.lock)
                 self.idle -= 1
@@ -146,23 +146,23 @@ cdef class _Crew:
             if self.idle:       # a task was taken, so there may be one more
                 pthread_cond_signal(&self.work)
             pthread_mutex_unlock(&self.lock)
-            self.do(&hand)
+            self.do(&worker)
             pthread_mutex_lock(&self.lock)
         pthread_cond_broadcast(&self.work)
-        pthread_cond_signal(&self.news)
+        pthread_cond_signal(&self.events)
         pthread_mutex_unlock(&self.lock)
-        self.let_go(&hand)
+        self.let_go(&worker)
 
-    def _toil(self):
+    def _work_loop(self):
         with nogil:
-            self.toil()
+            self.work_loop()
 
     def start(self):
         """Lets the workers begin, before `run` does. Then `stop` has to be called, whatever happens."""
         if self.threads:
             return
         for number in range(self.jobs):
-            thread = threading.Thread(target=self._toil, name=f"pogfast-{number}", daemon=True)
+            thread = threading.Thread(target=self._work_loop, name=f"pogfast-{number}", daemon=True)
             thread.start()
             self.threads.append(thread)
 
@@ -174,7 +174,7 @@ cdef class _Crew:
         if self.stopping == NOT_YET:
             store_int(&self.stopping, why)
         pthread_cond_broadcast(&self.work)
-        pthread_cond_signal(&self.news)
+        pthread_cond_signal(&self.events)
 
     def stop(self):
         """Ends the workers after the step that each is at, and waits for them. Harmless when they are gone."""
@@ -198,7 +198,7 @@ cdef class _Crew:
         return 0
 
     cdef void fail(self, object error) noexcept:
-        """Keeps the first failure and stops the crew. Called with the GIL, without the lock."""
+        """Keeps the first failure and stops the pool. Called with the GIL, without the lock."""
         if self.failure is None:
             self.failure = error
         with nogil:
@@ -217,20 +217,20 @@ cdef class _Crew:
         self.start()
         try:
             self.refill()
-            while file < self.count and (news := self._news(file)):
-                for told in news:
-                    file += told.done
-                    yield told
+            while file < self.count and (events := self._events(file)):
+                for event in events:
+                    file += event.done
+                    yield event
                 self.refill()
         finally:
             self.stop()
 
-    def _news(self, Py_ssize_t file):
-        cdef list news = []
-        while not news and not (load_int(&self.stopping) == STOPPED and self.failure is None):
+    def _events(self, Py_ssize_t file):
+        cdef list events = []
+        while not events and not (load_int(&self.stopping) == STOPPED and self.failure is None):
             with nogil:
                 pthread_mutex_lock(&self.lock)
-                if not self.stopping and not self.has_news(file):
+                if not self.stopping and not self.has_events(file):
                     self.look()
                 pthread_mutex_unlock(&self.lock)
             PyErr_CheckSignals()
@@ -243,23 +243,23 @@ cdef class _Crew:
                 pthread_mutex_lock(&self.lock)
             # The lock is held with the GIL from here. That is safe: no worker asks for the GIL while it holds the lock.
             try:
-                # A crew that is stopping has a failure, and the file that it was with must not pass for done.
-                while not self.stopping and file < self.count and self.has_news(file):
-                    told = self.tell(file)
-                    news.append(told)
-                    if not told.done:
+                # A pool that is stopping has a failure, and the file that it was with must not pass for done.
+                while not self.stopping and file < self.count and self.has_events(file):
+                    event = self.report(file)
+                    events.append(event)
+                    if not event.done:
                         break
                     file += 1
             finally:
                 pthread_mutex_unlock(&self.lock)
-        return news
+        return events
 
     cdef void look(self) noexcept nogil:
-        """Waits for news, LOOK_NS at most. Called and left with the lock held."""
+        """Waits for events, LOOK_NS at most. Called and left with the lock held."""
         cdef TimeSpec until
         clock_gettime(CLOCK_REALTIME, &until)
         until.tv_nsec += LOOK_NS
         if until.tv_nsec >= 1_000_000_000:
             until.tv_sec += 1
             until.tv_nsec -= 1_000_000_000
-        pthread_cond_timedwait(&self.news, &self.lock, &until)
+        pthread_cond_timedwait(&self.events, &self.lock, &until)

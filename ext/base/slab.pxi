@@ -71,14 +71,14 @@ cdef struct Slab:
     size_t sealed       # bytes that are encrypted and in its tag
     bint busy           # a worker is hashing and encrypting it
     bint dropped        # its file broke off: no blob is made of it
-    bint later          # encrypt only after the name is known (this run finds mostly known names)
+    bint encrypt_late   # encrypt only after the name is known (this run finds mostly known names)
     u8[KEY] digest      # the name, when hashed == length and whole
     u8[KEY] plain_name  # made of the plain bytes as a name is made of a chunk, if that is known
     bint plain_named
     u8[KEY] file_key
     void* sha           # EVP_MD_CTX
     u8[POLY_STATE + 16] poly_room
-    void* drafts        # a Draft for each sink, while the blob is written behind its making; writer.pxi
+    void* drafts        # a Draft for each sink, while the blob is written as it is made; writer.pxi
     size_t ready        # bytes of the blob that the writer may have
     size_t written      # bytes that are in the drafts; the first page comes last
     bint lined_up       # waits for the writer
@@ -87,15 +87,15 @@ cdef struct Slab:
     unsigned wanted     # a bit for each sink that does not hold the blob yet
     u64 plain_size      # plain bytes that it is made of, and whether they are a hole; of chunks in `frames`
     bint hole
-    Slab* behind        # the next that waits
+    Slab* next_to_write # the next that waits for the writer
     Slab* next          # in the list of slabs being sealed, oldest first, or of free ones
-    void* owner         # the stream or cut that it belongs to
+    void* owner         # the Stream or FramedFile that it belongs to
     Py_ssize_t index    # which blob of its file
 
 
 cdef int slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
     """Room for a chunk of `chunk` bytes, its header and padding. 0, or -1 when there is no memory."""
-    cdef size_t need = (slab.chunk_at + chunk + PAD_MOST + PAGE - 1) // PAGE * PAGE
+    cdef size_t need = (slab.chunk_at + chunk + MAX_PADDING + PAGE - 1) // PAGE * PAGE
     if slab.room >= need:
         return 0
     if slab.base != NULL:
@@ -108,7 +108,7 @@ cdef int slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
     return 0
 
 
-cdef void give_back_behind(u8* memory, size_t room, size_t keep) noexcept nogil:
+cdef void give_back_beyond(u8* memory, size_t room, size_t keep) noexcept nogil:
     """Gives mapped memory beyond `keep` bytes back to the system, until it is needed again."""
     keep = (keep + HUGE - 1) // HUGE * HUGE
     if keep < room:
@@ -164,12 +164,12 @@ cdef void slab_begin(Slab* slab) noexcept nogil:
     sha_begin(slab.sha)
 
 
-cdef inline u8* blob_of(Slab* slab, const Ring* ring) noexcept nogil:
-    return chunk_of(slab) - BOX - ring.header
+cdef inline u8* blob_of(Slab* slab, const Keys* keys) noexcept nogil:
+    return chunk_of(slab) - BOX - keys.header
 
 
-cdef inline size_t blob_size(Slab* slab, const Ring* ring) noexcept nogil:
-    return ring.header + BOX + slab.total
+cdef inline size_t blob_size(Slab* slab, const Keys* keys) noexcept nogil:
+    return keys.header + BOX + slab.total
 
 
 cdef class Blob:

@@ -2,42 +2,42 @@
 
 def blob_name(bytes secret, const u8[::1] chunk):
     """The name of the blob that holds `chunk`, 44 characters. FORMAT.md, "A file's bytes"."""
-    cdef Ring ring
+    cdef Keys keys
     cdef u8[KEY] digest
     cdef const u8* p = &chunk[0] if chunk.shape[0] else NULL
     cdef size_t n = chunk.shape[0]
-    fill_ring(&ring, secret, False, None)
+    fill_keys(&keys, secret, False, None)
     with nogil:
         sha256(p, n, digest)
-        name_digest(ring.name_secret, digest)
+        name_digest(keys.name_secret, digest)
     return name_of(digest)
 
 
 def seal_blob(bytes secret, bint asymmetric, const u8[::1] chunk, size_t chunk_size, bint even=False):
     """(name, blob) of one chunk, padded when it is shorter than `chunk_size`; `even`: to hide its size."""
-    cdef Ring ring
+    cdef Keys keys
     cdef Slab* slab = slab_new(CHUNK_AT)
     cdef int failed
     if slab == NULL or slab_reserve(slab, evened(chunk.shape[0])):
         slab_free(slab)
         raise MemoryError
     try:
-        fill_ring(&ring, secret, asymmetric, None)
+        fill_keys(&keys, secret, asymmetric, None)
         slab_begin(slab)
         if chunk.shape[0]:
             memcpy(chunk_of(slab), &chunk[0], chunk.shape[0])
         slab.length = chunk.shape[0]
         with nogil:
             slab_hash(slab, slab.length)
-            slab_name(slab, &ring)
+            slab_name(slab, &keys)
             if even and slab.length < chunk_size:
                 pad_evenly(slab)
             else:
                 pad(slab, chunk_size)
-            failed = slab_encrypt(slab, &ring, True)
+            failed = slab_encrypt(slab, &keys, True)
         if failed:
             raise ValueError("not a public key: it is a point of low order")
-        return name_of(slab.digest), blob_of(slab, &ring)[:blob_size(slab, &ring)]
+        return name_of(slab.digest), blob_of(slab, &keys)[:blob_size(slab, &keys)]
     finally:
         slab_free(slab)
 
@@ -55,13 +55,13 @@ cdef class _OpenedBlob:
     cdef Slab* slab
 
     def __cinit__(self, bytes secret, bytes private, const u8[::1] blob, str name):
-        cdef Ring ring
+        cdef Keys keys
         cdef u8[KEY] digest
         cdef int verdict
         cdef const u8* p = &blob[0] if blob.shape[0] else NULL
         cdef size_t size = blob.shape[0]
         cdef const u8* wanted = NULL
-        fill_ring(&ring, secret, private is not None, private)
+        fill_keys(&keys, secret, private is not None, private)
         if name is not None:
             read_name(name, digest)
             wanted = digest
@@ -69,8 +69,8 @@ cdef class _OpenedBlob:
         if self.slab == NULL or slab_reserve(self.slab, size):
             raise MemoryError
         with nogil:
-            verdict = slab_open(self.slab, &ring, p, size, wanted, &NEVER)
-        sodium.memzero(&ring, sizeof(Ring))
+            verdict = slab_open(self.slab, &keys, p, size, wanted, &NEVER)
+        sodium.memzero(&keys, sizeof(Keys))
         if verdict != GOOD:
             kind, text = VERDICTS[verdict]
             raise kind(text.format(name or "the blob"))

@@ -15,7 +15,7 @@ cdef enum Verdict:
 
 # Bytes of the longest blob that is opened here: more than half of the memory has no room beside what it becomes.
 MAX_BLOB = max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
-cdef long long most_blob = MAX_BLOB
+cdef long long max_blob = MAX_BLOB
 cdef int NEVER = 0     # what is stopped by nobody
 
 # The same for the caller: Opened.verdict is one of these.
@@ -28,39 +28,39 @@ cdef inline bint is_damage(int verdict) noexcept nogil:
     return BAD_HEADER <= verdict <= BAD_NAME
 
 
-cdef struct Lock:           # the state of a box that is being authenticated: its tag's key and how far it has come
+cdef struct OpenState:      # the state of a box that is being authenticated: its tag's key and how far it has come
     u8[KEY] file_key
     u8[NONCE] nonce
     u8[TAG] tag
     u8[POLY_STATE + 16] poly_room
 
 
-cdef inline void* poly_of_lock(Lock* lock) noexcept nogil:
-    return <void*>((<size_t>&lock.poly_room[0] + 15) & ~<size_t>15)
+cdef inline void* poly_of_state(OpenState* state) noexcept nogil:
+    return <void*>((<size_t>&state.poly_room[0] + 15) & ~<size_t>15)
 
 
-cdef int lock_begin(Lock* lock, const Ring* ring, const u8* head) noexcept nogil:
+cdef int open_begin(OpenState* state, const Keys* keys, const u8* head) noexcept nogil:
     """Reads header, nonce and tag of a blob. BAD_HEADER when the header does not unwrap."""
     cdef u8[FIRST] poly_key
-    if unwrap(ring, head, lock.file_key):
+    if unwrap(keys, head, state.file_key):
         return BAD_HEADER
-    memcpy(lock.nonce, head + ring.header, NONCE)
-    memcpy(lock.tag, head + ring.header + NONCE, TAG)
+    memcpy(state.nonce, head + keys.header, NONCE)
+    memcpy(state.tag, head + keys.header + NONCE, TAG)
     memset(poly_key, 0, FIRST)
-    salsa_xor(poly_key, poly_key, FIRST, lock.nonce, 0, lock.file_key)
-    poly_begin(poly_of_lock(lock), poly_key)
+    salsa_xor(poly_key, poly_key, FIRST, state.nonce, 0, state.file_key)
+    poly_begin(poly_of_state(state), poly_key)
     sodium.memzero(poly_key, FIRST)
     return GOOD
 
 
-cdef int lock_end(Lock* lock) noexcept nogil:
+cdef int open_end(OpenState* state) noexcept nogil:
     """Whether all that went through poly_update is what was sealed."""
     cdef u8[TAG] tag
-    poly_end(poly_of_lock(lock), tag)
-    return GOOD if sodium.verify_16(tag, lock.tag) == 0 else BAD_BODY
+    poly_end(poly_of_state(state), tag)
+    return GOOD if sodium.verify_16(tag, state.tag) == 0 else BAD_BODY
 
 
-cdef void decrypt(Lock* lock, u8* m, size_t start, size_t end) noexcept nogil:
+cdef void decrypt(OpenState* state, u8* m, size_t start, size_t end) noexcept nogil:
     """Decrypts bytes [start, end) of the message at `m` in place; `start` is 0 or lies FIRST behind a multiple of 64."""
     cdef u8[SALSA_BLOCK] block
     cdef size_t n
@@ -69,12 +69,12 @@ cdef void decrypt(Lock* lock, u8* m, size_t start, size_t end) noexcept nogil:
         n = min(<size_t>FIRST, end)
         memset(block, 0, FIRST)
         memcpy(block + FIRST, m, n)
-        salsa_xor(block, block, FIRST + n, lock.nonce, 0, lock.file_key)
+        salsa_xor(block, block, FIRST + n, state.nonce, 0, state.file_key)
         memcpy(m, block + FIRST, n)
         sodium.memzero(block, SALSA_BLOCK)
         start = n
     if end > start:
-        salsa_xor(m + start, m + start, end - start, lock.nonce, (start + FIRST) // SALSA_BLOCK, lock.file_key)
+        salsa_xor(m + start, m + start, end - start, state.nonce, (start + FIRST) // SALSA_BLOCK, state.file_key)
 
 
 cdef size_t even_length(const u8* m, size_t total) noexcept nogil:
@@ -117,7 +117,7 @@ cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t even
     return found + 1
 
 
-cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, const int* stop) noexcept nogil:
+cdef int slab_unlock(Slab* slab, OpenState* state, const Keys* keys, const u8* name, const int* stop) noexcept nogil:
     """Decrypts the authenticated payload in a buffer, hashes it while warm, and finds its chunk's length.
 
     With a `name` (a digest) the length is the one whose hash makes the name; BAD_NAME when there is none. Without,
@@ -125,29 +125,29 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, c
     """
     cdef u8* m = chunk_of(slab)
     cdef size_t total = slab.total, at = 0, end, even, first
-    cdef size_t tail = 0 if total <= PAD_MOST + SALSA_BLOCK else (
-        FIRST + (total - PAD_MOST - FIRST) // SALSA_BLOCK * SALSA_BLOCK)
+    cdef size_t tail = 0 if total <= MAX_PADDING + SALSA_BLOCK else (
+        FIRST + (total - MAX_PADDING - FIRST) // SALSA_BLOCK * SALSA_BLOCK)
     cdef size_t[4] lengths
     cdef int count, i, verdict = BAD_NAME
     cdef u8[KEY] digest
     cdef void* branch
-    decrypt(lock, m, tail, total)
+    decrypt(state, m, tail, total)
     even = even_length(m, total)
     if even < tail:
         first = FIRST + (even - FIRST) // SALSA_BLOCK * SALSA_BLOCK if even >= FIRST + SALSA_BLOCK else 0
-        decrypt(lock, m, first, tail)
+        decrypt(state, m, first, tail)
         tail = first
     count = chunk_lengths(m + tail, tail, total, even, lengths)
     slab.length = lengths[0]
     if name == NULL:
-        decrypt(lock, m, 0, tail)
+        decrypt(state, m, 0, tail)
         return GOOD
     sha_begin(slab.sha)
     while at < tail:
         if load_int(stop):
             return BROKEN_OFF
         end = min(tail, FIRST + ((at + PIECE) // SALSA_BLOCK) * SALSA_BLOCK)
-        decrypt(lock, m, at, end)
+        decrypt(state, m, at, end)
         sha_update(slab.sha, m + at, end - at)
         at = end
     branch = crypto.ctx_new()
@@ -156,7 +156,7 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, c
         at = lengths[i]
         sha_copy(branch, slab.sha)
         sha_end(branch, digest)
-        if is_name(ring, digest, name):
+        if is_name(keys, digest, name):
             slab.length = at
             verdict = GOOD
             break
@@ -164,28 +164,28 @@ cdef int slab_unlock(Slab* slab, Lock* lock, const Ring* ring, const u8* name, c
     return verdict
 
 
-cdef int slab_open(Slab* slab, const Ring* ring, const u8* blob, size_t size, const u8* name,
+cdef int slab_open(Slab* slab, const Keys* keys, const u8* blob, size_t size, const u8* name,
                    const int* stop) noexcept nogil:
     """Copies a blob into a buffer that has room for it, each piece authenticated while it is warm, and unlocks it."""
-    cdef Lock lock
-    cdef size_t head = ring.header + BOX, at = 0, n
+    cdef OpenState state
+    cdef size_t head = keys.header + BOX, at = 0, n
     cdef int verdict
     if size < head:
         return BAD_BODY
     slab.total = size - head
     check(slab.chunk_at + slab.total <= slab.room)
-    verdict = lock_begin(&lock, ring, blob)
+    verdict = open_begin(&state, keys, blob)
     while verdict == GOOD and at < slab.total:
         if load_int(stop):
             verdict = BROKEN_OFF
             break
         n = min(slab.total - at, <size_t>PIECE)
         memcpy(chunk_of(slab) + at, blob + head + at, n)
-        poly_add(poly_of_lock(&lock), chunk_of(slab) + at, n)
+        poly_add(poly_of_state(&state), chunk_of(slab) + at, n)
         at += n
     if verdict == GOOD:
-        verdict = lock_end(&lock)
+        verdict = open_end(&state)
     if verdict == GOOD:
-        verdict = slab_unlock(slab, &lock, ring, name, stop)
-    sodium.memzero(&lock, sizeof(Lock))
+        verdict = slab_unlock(slab, &state, keys, name, stop)
+    sodium.memzero(&state, sizeof(OpenState))
     return verdict

@@ -65,11 +65,11 @@ cdef void pad(Slab* slab, size_t chunk_size) noexcept nogil:
     sodium.randombytes(p + PAD_FRAME, slab.length % 256)
 
 
-cdef int encrypt_begin(Slab* slab, const Ring* ring, bint last) noexcept nogil:
+cdef int encrypt_begin(Slab* slab, const Keys* keys, bint last) noexcept nogil:
     """A new file key, its header, the nonce, and the first FIRST bytes (fewer when the message is shorter)."""
     cdef u8* chunk = chunk_of(slab)
     cdef u8* nonce = chunk - BOX
-    cdef u8* header = nonce - ring.header
+    cdef u8* header = nonce - keys.header
     cdef u8[SALSA_BLOCK] block
     cdef u8[KEY + 2 * NONCE] fresh      # at once: each call goes to the system
     cdef size_t n = min(<size_t>FIRST, slab.total) if last else <size_t>FIRST
@@ -79,9 +79,9 @@ cdef int encrypt_begin(Slab* slab, const Ring* ring, bint last) noexcept nogil:
     memcpy(nonce, fresh + KEY, NONCE)
     memcpy(header, fresh + KEY + NONCE, NONCE)
     sodium.memzero(fresh, KEY)
-    if ring.asymmetric:
-        failed = sodium.box_seal(header, slab.file_key, KEY, ring.secret)
-    elif sodium.secretbox(header + NONCE, slab.file_key, KEY, header, ring.secret):
+    if keys.asymmetric:
+        failed = sodium.box_seal(header, slab.file_key, KEY, keys.secret)
+    elif sodium.secretbox(header + NONCE, slab.file_key, KEY, header, keys.secret):
         library_failed(b"secretbox")
     memset(block, 0, FIRST)
     memcpy(block + FIRST, chunk, n)
@@ -108,14 +108,14 @@ cdef void encrypt_to(Slab* slab, size_t end) noexcept nogil:
         slab.sealed += n
 
 
-cdef int slab_encrypt(Slab* slab, const Ring* ring, bint last) noexcept nogil:
+cdef int slab_encrypt(Slab* slab, const Keys* keys, bint last) noexcept nogil:
     """Encrypts what is hashed, in whole blocks; with `last` to the end, and writes the tag."""
     cdef size_t end = slab.total if last else slab.hashed
     if not last:
         if end < FIRST + SALSA_BLOCK:
             return 0
         end = FIRST + (end - FIRST) // SALSA_BLOCK * SALSA_BLOCK
-    if slab.sealed == 0 and encrypt_begin(slab, ring, last):
+    if slab.sealed == 0 and encrypt_begin(slab, keys, last):
         return -1
     encrypt_to(slab, end)
     if last:
@@ -129,6 +129,6 @@ cdef void slab_hash(Slab* slab, size_t end) noexcept nogil:
     slab.hashed = end
 
 
-cdef void slab_name(Slab* slab, const Ring* ring) noexcept nogil:
+cdef void slab_name(Slab* slab, const Keys* keys) noexcept nogil:
     sha_end(slab.sha, slab.digest)
-    name_digest(ring.name_secret, slab.digest)
+    name_digest(keys.name_secret, slab.digest)

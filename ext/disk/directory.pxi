@@ -180,7 +180,7 @@ cdef int directory_get(const Directory* at, const u8* digest, long long* size) n
     return fd
 
 
-cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* sizes, const Ring* ring,
+cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* sizes, const Keys* keys,
                           u8* scratch) noexcept nogil:
     """Bytes of the good blob under this name, of one of three sizes and, where the key can tell, authentic; 0 if there is
     none, or one that is in doubt.
@@ -195,33 +195,33 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
     if fd < 0:
         return 0
     verdict = GOOD if <size_t>there in (sizes[0], sizes[1], sizes[2]) else BAD_BODY
-    if verdict == GOOD and ring.can_open:
-        verdict = authenticate(fd, ring, scratch, &NEVER, &code)
+    if verdict == GOOD and keys.can_open:
+        verdict = authenticate(fd, keys, scratch, &NEVER, &code)
     elif verdict == GOOD and (facts_of(fd, &facts) or at.loose_after < facts.mtime_ns < at.loose_before):
         verdict = BAD_BODY
     c_close(fd)
     return <size_t>there if verdict == GOOD else 0
 
 
-cdef int authenticate(int fd, const Ring* ring, u8* scratch, const int* stop, int* code) noexcept nogil:
+cdef int authenticate(int fd, const Keys* keys, u8* scratch, const int* stop, int* code) noexcept nogil:
     """Reads a blob from its beginning to its end, without keeping it, and goes back. A Verdict; with BAD_READ `code` is
     the errno. `scratch` has PIECE bytes."""
     cdef size_t got = 0
-    cdef Lock lock
+    cdef OpenState state
     cdef int verdict = GOOD
-    code[0] = read_full(fd, scratch, ring.header + BOX, &got)
+    code[0] = read_full(fd, scratch, keys.header + BOX, &got)
     if code[0]:
         return BAD_READ
-    verdict = lock_begin(&lock, ring, scratch) if got == ring.header + BOX else <int>BAD_BODY
+    verdict = open_begin(&state, keys, scratch) if got == keys.header + BOX else <int>BAD_BODY
     while verdict == GOOD and got:
         code[0] = read_full(fd, scratch, PIECE, &got)
-        poly_add(poly_of_lock(&lock), scratch, got)
+        poly_add(poly_of_state(&state), scratch, got)
         if code[0]:
             verdict = BAD_READ
         elif load_int(stop):
             verdict = BROKEN_OFF
     if verdict == GOOD:
-        verdict = lock_end(&lock)
-    sodium.memzero(&lock, sizeof(Lock))
+        verdict = open_end(&state)
+    sodium.memzero(&state, sizeof(OpenState))
     c_lseek(fd, 0, SEEK_SET)
     return verdict

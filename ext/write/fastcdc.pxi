@@ -2,7 +2,7 @@
 # move no cut but those beside them (Xia et al., "FastCDC", USENIX ATC 2016, and IEEE TPDS 31:9, 2020).
 #
 # A Gear hash over the last 64 bytes is compared with a threshold: a low one until a chunk has its mean size, a high one
-# from there on (the paper's normalised chunking, level 2), and never below the least size, whose bytes are not even looked
+# from there on (the paper's normalised chunking, level 2), and never below the minimum, whose bytes are not even looked
 # at. What the paper masks is here the hash's upper bits, each of which has seen the most bytes, so a mean need be no power
 # of two. The table of the hash is the caller's, from its key: where the cuts lie says nothing to who does not have it.
 
@@ -11,9 +11,9 @@ cdef enum:
     WINDOW = 64                 # bytes that the hash depends on
 
 cdef struct Cuts:
-    size_t least                # bytes of a chunk; the last of a file may be shorter
+    size_t minimum              # bytes of a chunk; the last of a file may be shorter
     size_t mean
-    size_t most
+    size_t maximum
     u64 rare                    # a hash below it cuts, before the mean size
     u64 common                  # and behind it
     bint by_content
@@ -25,21 +25,21 @@ cdef struct Scan:               # how far the search for a chunk's end has come
 
 
 cdef int fill_cuts(Cuts* cuts, size_t chunk_size, tuple content) except -1:
-    """Every `chunk_size` bytes; or, with (least, mean, table), by content and at most so many."""
+    """Every `chunk_size` bytes; or, with (minimum, mean, table), by content and at most so many."""
     cdef bytes table
     cdef int i, byte
-    cuts.least = cuts.mean = cuts.most = chunk_size
+    cuts.minimum = cuts.mean = cuts.maximum = chunk_size
     cuts.by_content = content is not None
     if content is None:
         return 0
-    cuts.least, cuts.mean, table = content
-    if not WINDOW <= cuts.least <= cuts.mean <= cuts.most or len(table) != GEARS * sizeof(u64):
-        raise ValueError(f"{WINDOW} <= least <= mean <= chunk_size, and a table of {GEARS} numbers")
+    cuts.minimum, cuts.mean, table = content
+    if not WINDOW <= cuts.minimum <= cuts.mean <= cuts.maximum or len(table) != GEARS * sizeof(u64):
+        raise ValueError(f"{WINDOW} <= minimum <= mean <= chunk_size, and a table of {GEARS} numbers")
     for i in range(GEARS):
         cuts.gear[i] = 0
         for byte in range(8):
             cuts.gear[i] |= <u64><u8>table[8 * i + byte] << 8 * byte
-    # No run of zeros is cut, so that all its chunks are of the most bytes, and the same blob: their hash is -gear[0].
+    # No run of zeros is cut, so that all its chunks are of the maximum size, and the same blob: their hash is -gear[0].
     cuts.gear[0] = cuts.gear[0] >> 1 | 1
     cuts.rare = <u64>-1 // cuts.mean // 4
     cuts.common = <u64>-1 // cuts.mean * 4
@@ -66,14 +66,14 @@ cdef size_t chunk_end(const Cuts* cuts, Scan* scan, const u8* p, size_t have) no
     cdef size_t end = 0
     if cuts.by_content:
         if scan.at == 0:
-            scan.at = cuts.least - WINDOW
-        if scan.at < cuts.least - 1:
-            hash_on(cuts.gear, p, scan, min(have, cuts.least - 1), 0)
+            scan.at = cuts.minimum - WINDOW
+        if scan.at < cuts.minimum - 1:
+            hash_on(cuts.gear, p, scan, min(have, cuts.minimum - 1), 0)
         if scan.at < min(have, cuts.mean):
             end = hash_on(cuts.gear, p, scan, min(have, cuts.mean), cuts.rare)
-        if end == 0 and scan.at < min(have, cuts.most):
-            end = hash_on(cuts.gear, p, scan, min(have, cuts.most), cuts.common)
-    return end or (cuts.most if have >= cuts.most else 0)
+        if end == 0 and scan.at < min(have, cuts.maximum):
+            end = hash_on(cuts.gear, p, scan, min(have, cuts.maximum), cuts.common)
+    return end or (cuts.maximum if have >= cuts.maximum else 0)
 
 
 def cut(const u8[::1] data, size_t chunk_size, tuple content):

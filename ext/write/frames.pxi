@@ -10,7 +10,7 @@ cdef enum:
     AGAIN = -1                  # no errno: a chunk is to be made anew
 
 
-cdef enum Manner:               # how a chunk becomes a frame
+cdef enum FrameMode:            # how a chunk becomes a frame
     # All of it is kept in memory, and zstd finds matches in it without copying what it reads into a ring of its own,
     # whose seam costs it a fifth of its speed.
     STEADY
@@ -19,7 +19,7 @@ cdef enum Manner:               # how a chunk becomes a frame
     RAW                         # it does not compress: a frame of raw blocks, at the speed of hashing and encrypting
 
 
-cdef struct Cut:                # a large file in the `frames` layout
+cdef struct FramedFile:         # a large file in the `frames` layout
     FileJob* job
     int fd
     long long size              # when it was opened
@@ -32,11 +32,11 @@ cdef struct Cut:                # a large file in the `frames` layout
     bint drained                # nothing is left to read
     bint ended                  # no further chunk begins
     int working                 # workers in it
-    Cut* next
+    FramedFile* next
 
 
-cdef inline bint keeps_plain(Manner manner) noexcept nogil:
-    return manner == STEADY or manner == TRYING
+cdef inline bint keeps_plain(FrameMode mode) noexcept nogil:
+    return mode == STEADY or mode == TRYING
 
 
 # A frame of raw blocks, RFC 8878: no checksum, since the plain bytes themselves are authenticated, and level 3's window.
@@ -57,160 +57,160 @@ cdef u8* raw_block(u8* out, size_t n, bint last) noexcept nogil:
     return out + 3
 
 
-cdef bint compresses(Hand* hand, const u8* p, size_t n) noexcept nogil:
+cdef bint compresses(Worker* worker, const u8* p, size_t n) noexcept nogil:
     """Whether zstd makes `n` bytes shorter by a part of 32 at least."""
-    return n >= RAW_BLOCK and not zstd.is_error(zstd.compress2(hand.context, hand.data, n - n // 32, p, n))
+    return n >= RAW_BLOCK and not zstd.is_error(zstd.compress2(worker.context, worker.data, n - n // 32, p, n))
 
 
-cdef class _Cutter(_Streamer):
-    cdef Cut* cuts
+cdef class _Framer(_Streamer):
+    cdef FramedFile* framed_files
     cdef Record zero            # the blob of a chunk of zeros, once there is one: holes need no work
 
     # ---- who does what (with the lock) ----
 
-    cdef bint pick_chunk(self, Cut* cut, Hand* hand) noexcept nogil:
+    cdef bint pick_chunk(self, FramedFile* file, Worker* worker) noexcept nogil:
         cdef Slab* slab
-        if cut.ended or cut.reading:
+        if file.ended or file.reading:
             return False
-        slab = self.take_slab(cut, cut.job)
+        slab = self.take_slab(file, file.job)
         if slab == NULL:
             return False
-        hand.stream = cut
-        hand.slab = slab
-        hand.at = cut.at
-        hand.length = 0
-        if cut.in_order:
-            cut.reading = True
+        worker.stream = file
+        worker.slab = slab
+        worker.at = file.at
+        worker.length = 0
+        if file.in_order:
+            file.reading = True
         else:
-            hand.length = <size_t>min(<long long>self.chunk_size, cut.size - cut.at)
-            cut.ended = cut.at + <long long>hand.length >= cut.size
-            cut.at += hand.length
-        cut.working += 1
+            worker.length = <size_t>min(<long long>self.chunk_size, file.size - file.at)
+            file.ended = file.at + <long long>worker.length >= file.size
+            file.at += worker.length
+        file.working += 1
         return True
 
-    cdef void accept_known(self, Cut* cut) noexcept nogil:
+    cdef void accept_known(self, FramedFile* file) noexcept nogil:
         """Chunks that an earlier run has stored are not read again, if the file is what it was then. With the lock."""
-        cdef FileJob* job = cut.job
+        cdef FileJob* job = file.job
         cdef u64 size = 0
         cdef Py_ssize_t i
         if job.known == NULL or not same_facts(&job.facts, &job.expected):
             return
         for i in range(job.known_count):
             size += job.known[i].plain
-        if <long long>size >= cut.size:
+        if <long long>size >= file.size:
             return      # the last chunk is shorter than the caller says
         job.records, job.known = job.known, NULL
         job.count = job.room = job.known_count
         job.size = size
-        cut.at = size
+        file.at = size
 
-    cdef void chunk_done(self, Cut* cut) noexcept nogil:
+    cdef void chunk_done(self, FramedFile* file) noexcept nogil:
         """A worker leaves a file; the last one of a file that is through ends it. Called with the lock held."""
-        check(cut.working > 0)
-        cut.working -= 1
-        if cut.working or not cut.ended:
+        check(file.working > 0)
+        file.working -= 1
+        if file.working or not file.ended:
             return
-        self.job_done(cut.job, cut.fd)
-        self.end_cut(cut)
+        self.job_done(file.job, file.fd)
+        self.end_framed(file)
 
-    cdef void end_cut(self, Cut* cut) noexcept nogil:
-        cdef Cut** at = &self.cuts
-        while at[0] != cut:
+    cdef void end_framed(self, FramedFile* file) noexcept nogil:
+        cdef FramedFile** at = &self.framed_files
+        while at[0] != file:
             at = &at[0].next
-        at[0] = cut.next
+        at[0] = file.next
         self.large -= 1
-        c_close(cut.fd)
-        free(cut.carry)
-        free(cut)
+        c_close(file.fd)
+        free(file.carry)
+        free(file)
 
     # ---- the work (without the lock) ----
 
-    cdef void begin_cut(self, Hand* hand, FileJob* job, int fd, bint streamed) noexcept nogil:
-        cdef Cut* cut = <Cut*>calloc(1, sizeof(Cut))
-        cdef Cut** last = &self.cuts
+    cdef void begin_framed(self, Worker* worker, FileJob* job, int fd, bint streamed) noexcept nogil:
+        cdef FramedFile* file = <FramedFile*>calloc(1, sizeof(FramedFile))
+        cdef FramedFile** last = &self.framed_files
         cdef bint in_order = streamed or self.cuts_at.by_content
-        if cut != NULL and in_order:
-            cut.carry = <u8*>malloc(PIECE)
-        if cut == NULL or (in_order and cut.carry == NULL):
-            free(cut)
+        if file != NULL and in_order:
+            file.carry = <u8*>malloc(PIECE)
+        if file == NULL or (in_order and file.carry == NULL):
+            free(file)
             c_close(fd)
             self.fail_memory()
             return
-        cut.job = job
-        cut.fd = fd
-        cut.size = job.facts.size
-        cut.streamed = streamed
-        cut.in_order = in_order
+        file.job = job
+        file.fd = fd
+        file.size = job.facts.size
+        file.streamed = streamed
+        file.in_order = in_order
         if streamed and job.path != NULL:
             c_lseek(fd, 0, SEEK_SET)
         pthread_mutex_lock(&self.lock)
         while last[0] != NULL:
             last = &last[0].next
-        last[0] = cut
+        last[0] = file
         self.large += 1
-        cut.working = 1
+        file.working = 1
         if not streamed:
-            self.accept_known(cut)
-        self.chunk_done(cut)
+            self.accept_known(file)
+        self.chunk_done(file)
         pthread_mutex_unlock(&self.lock)
 
-    cdef void cut_step(self, Hand* hand) noexcept nogil:
+    cdef void frame_step(self, Worker* worker) noexcept nogil:
         """One chunk, from the file to the sinks."""
-        cdef Cut* cut = <Cut*>hand.stream
-        cdef FileJob* job = cut.job
-        cdef Slab* slab = hand.slab
-        cdef size_t n = hand.length
-        cdef Fate fate
-        cdef bint alone = not cut.in_order and cut.size <= <long long>self.chunk_size
+        cdef FramedFile* file = <FramedFile*>worker.stream
+        cdef FileJob* job = file.job
+        cdef Slab* slab = worker.slab
+        cdef size_t n = worker.length
+        cdef StoreResult result
+        cdef bint alone = not file.in_order and file.size <= <long long>self.chunk_size
         cdef bint hole = False, empty
         cdef int error = 0
-        if not self.equip_cut(hand, slab):
+        if not self.equip_frame(worker, slab):
             self.fail_memory()
             self.settle(slab, False)
             return
         slab.have = 0
-        if cut.in_order:
-            error = self.read_chunk(hand, cut, &n, &alone, &hole)
+        if file.in_order:
+            error = self.read_chunk(worker, file, &n, &alone, &hole)
         elif n == self.chunk_size and not alone:
-            hole = self.in_hole(cut, hand.at)
-        if hole and self.take_zero(job, slab) or error == 0 and not alone and self.take_earlier(hand, job, n):
+            hole = self.in_hole(file, worker.at)
+        if hole and self.take_zero(job, slab) or error == 0 and not alone and self.take_earlier(worker, job, n):
             self.settle(slab, False)
             return
         empty = n == 0 and slab.index > 0
         if error == 0 and not empty:
-            error = self.pack(hand, cut, &n, alone)
+            error = self.pack(worker, file, &n, alone)
             empty = n == 0 and not alone
         slab.plain_size, slab.hole = n, hole
         pthread_mutex_lock(&self.lock)
         job.size += n
         if error:
             job.error = error
-            cut.ended = True
+            file.ended = True
         elif empty:
             job.records[slab.index].ready = job.records[slab.index].empty = True
         pthread_mutex_unlock(&self.lock)
-        fate = self.finish(slab, hand) if error == 0 and not empty else FAILED
-        if fate != HANDED_ON:
-            self.settle(slab, fate == STORED)
+        result = self.finish(slab, worker) if error == 0 and not empty else FAILED
+        if result != HANDED_ON:
+            self.settle(slab, result == STORED)
 
     cdef void settle(self, Slab* slab, bint stored) noexcept nogil:
         """A chunk is through: its blob is noted where it was stored, its slab is free."""
-        cdef Cut* cut = <Cut*>slab.owner
+        cdef FramedFile* file = <FramedFile*>slab.owner
         pthread_mutex_lock(&self.lock)
         if stored:
-            self.note_blob(cut.job, slab.index, slab, slab.plain_size)
+            self.note_blob(file.job, slab.index, slab, slab.plain_size)
             if slab.hole:
-                self.zero = cut.job.records[slab.index]
+                self.zero = file.job.records[slab.index]
         self.give_back(slab)
-        self.chunk_done(cut)
+        self.chunk_done(file)
         if self.idle:
             pthread_cond_signal(&self.work)
         pthread_mutex_unlock(&self.lock)
 
-    cdef bint in_hole(self, const Cut* cut, long long at) noexcept nogil:
+    cdef bint in_hole(self, const FramedFile* file, long long at) noexcept nogil:
         """Whether a full chunk that begins `at` would have nothing but a hole in it."""
         cdef long long end = at + <long long>self.chunk_size
-        return cut.job.facts.sparse and end <= cut.size and next_data(cut.fd, at, cut.size) >= end
+        return file.job.facts.sparse and end <= file.size and next_data(file.fd, at, file.size) >= end
 
     cdef bint take_zero(self, FileJob* job, Slab* slab) noexcept nogil:
         """A chunk that lies in a hole is the same blob each time."""
@@ -223,10 +223,10 @@ cdef class _Cutter(_Streamer):
         pthread_mutex_unlock(&self.lock)
         return there
 
-    cdef bint take_earlier(self, Hand* hand, FileJob* job, size_t n) noexcept nogil:
+    cdef bint take_earlier(self, Worker* worker, FileJob* job, size_t n) noexcept nogil:
         """A chunk of plain bytes that an earlier version of the file had, too, is the blob that it was then, if every
         sink has that."""
-        cdef Slab* slab = hand.slab
+        cdef Slab* slab = worker.slab
         cdef Record wanted
         cdef Record* found
         cdef Py_ssize_t i
@@ -236,12 +236,12 @@ cdef class _Cutter(_Streamer):
         self.name_plain(slab, n)
         memcpy(wanted.plain_name, slab.plain_name, KEY)
         found = <Record*>bsearch(&wanted, job.earlier, job.earlier_count, sizeof(Record), compare_plain)
-        if found == NULL or found.stored < self.ring.header + BOX:
+        if found == NULL or found.stored < self.keys.header + BOX:
             return False
         memcpy(slab.digest, found.digest, KEY)
-        slab.total = found.stored - self.ring.header - BOX
+        slab.total = found.stored - self.keys.header - BOX
         for i in range(self.sink_count):
-            if not load_int(&self.gone[i]) and not self.found(i, slab, hand.data, True):
+            if not load_int(&self.failed_sinks[i]) and not self.found(i, slab, worker.data, True):
                 return False
         pthread_mutex_lock(&self.lock)
         new = names_add(&self.claimed, slab.digest)
@@ -253,128 +253,130 @@ cdef class _Cutter(_Streamer):
 
     cdef void name_plain(self, Slab* slab, size_t n) noexcept nogil:
         sha256(slab.plain, n, slab.plain_name)
-        name_digest(self.ring.name_secret, slab.plain_name)
+        name_digest(self.keys.name_secret, slab.plain_name)
         slab.plain_named = True
 
-    cdef bint equip_cut(self, Hand* hand, Slab* slab) noexcept nogil:
+    cdef bint equip_frame(self, Worker* worker, Slab* slab) noexcept nogil:
         if slab.plain == NULL:
             slab.plain_room = self.chunk_size + PIECE
             slab.plain = map_memory(slab.plain_room)
-        return slab.plain != NULL and self.equip(hand) and not slab_reserve(slab, evened(zstd.compress_bound(self.chunk_size)))
+        return (slab.plain != NULL and self.equip(worker)
+                and not slab_reserve(slab, evened(zstd.compress_bound(self.chunk_size))))
 
-    cdef int read_chunk(self, Hand* hand, Cut* cut, size_t* n, bint* alone, bint* hole) noexcept nogil:
+    cdef int read_chunk(self, Worker* worker, FramedFile* file, size_t* n, bint* alone, bint* hole) noexcept nogil:
         """The next chunk of what is read in order, into its slab's memory. What is read behind its end is carried to the
         next one, since only then it is known that there is one. A `hole` is not read. 0 or an errno."""
-        cdef u8* plain = hand.slab.plain
-        cdef size_t have = cut.carried, got = 0
+        cdef u8* plain = worker.slab.plain
+        cdef size_t have = file.carried, got = 0
         cdef long long next_at = -1
-        cdef bint drained = cut.drained, ended
+        cdef bint drained = file.drained, ended
         cdef Scan scan
         cdef int error = 0
         memset(&scan, 0, sizeof(Scan))
         n[0] = 0
-        hole[0] = not cut.streamed and self.in_hole(cut, hand.at)
+        hole[0] = not file.streamed and self.in_hole(file, worker.at)
         if hole[0]:
             n[0] = self.chunk_size
             have = 0
-            drained = hand.at + <long long>n[0] == cut.size
+            drained = worker.at + <long long>n[0] == file.size
         else:
-            memcpy(plain, cut.carry, have)
+            memcpy(plain, file.carry, have)
             while True:
                 if n[0] == 0:
                     n[0] = chunk_end(&self.cuts_at, &scan, plain, have)
                 if 0 < n[0] < have or drained:
                     break
-                error = self.read_next(cut, plain + have, hand.at + <long long>have, &next_at, &got, &drained)
+                error = self.read_next(file, plain + have, worker.at + <long long>have, &next_at, &got, &drained)
                 if error or self.is_stopping():
                     break
                 have += got
             n[0] = n[0] or have
-            hand.slab.have = n[0]
+            worker.slab.have = n[0]
             have -= n[0]
-            memcpy(cut.carry, plain + n[0], have)
+            memcpy(file.carry, plain + n[0], have)
         ended = drained and have == 0
-        alone[0] = ended and hand.slab.index == 0
+        alone[0] = ended and worker.slab.index == 0
         pthread_mutex_lock(&self.lock)
-        cut.at += n[0]
-        cut.carried = have
-        cut.drained = drained
-        cut.ended = cut.ended or ended or error != 0
-        cut.reading = False
+        file.at += n[0]
+        file.carried = have
+        file.drained = drained
+        file.ended = file.ended or ended or error != 0
+        file.reading = False
         if self.idle:
             pthread_cond_signal(&self.work)
         pthread_mutex_unlock(&self.lock)
         return error or (EINTR if self.is_stopping() else 0)
 
-    cdef int read_next(self, const Cut* cut, u8* p, long long at, long long* next_at, size_t* got,
+    cdef int read_next(self, const FramedFile* file, u8* p, long long at, long long* next_at, size_t* got,
                        bint* drained) noexcept nogil:
         """The next piece of what is read in order. 0 or an errno."""
         cdef size_t piece
         cdef int error
-        if cut.streamed:
-            error = self.read_on(cut.job, cut.fd, p, PIECE, got)
+        if file.streamed:
+            error = self.read_on(file.job, file.fd, p, PIECE, got)
             self.count_read(got[0])
             drained[0] = got[0] < PIECE
             return error
-        piece = <size_t>min(<long long>PIECE, cut.size - at)
-        error = self.read_piece(cut, p, piece, at, next_at, got)
+        piece = <size_t>min(<long long>PIECE, file.size - at)
+        error = self.read_piece(file, p, piece, at, next_at, got)
         if got[0] < piece:
-            store_int(&cut.job.changed, True)
-        drained[0] = got[0] < piece or at + <long long>piece == cut.size
+            store_int(&file.job.changed, True)
+        drained[0] = got[0] < piece or at + <long long>piece == file.size
         return error
 
-    cdef int read_piece(self, const Cut* cut, u8* p, size_t n, long long at, long long* data, size_t* got) noexcept nogil:
+    cdef int read_piece(self, const FramedFile* file, u8* p, size_t n, long long at, long long* data,
+                        size_t* got) noexcept nogil:
         """`n` bytes from offset `at` on; holes are not read. `data` is where the next bytes outside of one lie, as far as
         that is known. 0 or an errno."""
         cdef int error
-        if cut.job.facts.sparse:
+        if file.job.facts.sparse:
             if data[0] < at + <long long>n:
-                data[0] = next_data(cut.fd, at, cut.size)
+                data[0] = next_data(file.fd, at, file.size)
             if data[0] >= at + <long long>n:
                 memset(p, 0, n)
                 got[0] = n
                 return 0
         self.begin_read()
-        error = pread_full(cut.fd, p, n, at, got)
+        error = pread_full(file.fd, p, n, at, got)
         self.end_read()
         self.count_read(got[0])
         return error
 
-    cdef int pack(self, Hand* hand, Cut* cut, size_t* n, bint alone) noexcept nogil:
+    cdef int pack(self, Worker* worker, FramedFile* file, size_t* n, bint alone) noexcept nogil:
         """Compresses the chunk of `n` bytes into its slab; hashes and encrypts behind. A file of one chunk as pog does,
         others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there, 0 when that
         is nothing. 0 or an errno."""
-        cdef Manner manner = STREAMED if alone else TRYING
-        cdef Slab* slab = hand.slab
+        cdef FrameMode mode = STREAMED if alone else TRYING
+        cdef Slab* slab = worker.slab
         cdef int error
-        self.make_room(slab, cut, manner)
-        error = self.pack_frame(hand, cut, n, alone, &manner)
+        self.make_room(slab, file, mode)
+        error = self.pack_frame(worker, file, n, alone, &mode)
         while error == AGAIN and n[0]:
             self.begin_again(slab)
-            slab.later = load_int(&self.mostly_known)
-            self.make_room(slab, cut, manner)
-            if manner == RAW:
-                error = self.pack_raw(hand, cut, n, &manner)
+            slab.encrypt_late = load_int(&self.mostly_known)
+            self.make_room(slab, file, mode)
+            if mode == RAW:
+                error = self.pack_raw(worker, file, n, &mode)
             else:
-                error = self.pack_frame(hand, cut, n, alone, &manner)
+                error = self.pack_frame(worker, file, n, alone, &mode)
         # What did not compress is as quickly made again as recognised.
-        if error == 0 and self.cuts_at.by_content and manner != RAW and not alone and not slab.plain_named \
+        if error == 0 and self.cuts_at.by_content and mode != RAW and not alone and not slab.plain_named \
                 and slab.have >= n[0]:
             self.name_plain(slab, n[0])
         return 0 if error == AGAIN else error
 
-    cdef void make_room(self, Slab* slab, const Cut* cut, Manner manner) noexcept nogil:
+    cdef void make_room(self, Slab* slab, const FramedFile* file, FrameMode mode) noexcept nogil:
         """A slab has memory for all of the plain bytes or for all of the blob, not for both."""
-        if keeps_plain(manner) or cut.in_order:
-            give_back_behind(slab.base, slab.room, KEPT)
+        if keeps_plain(mode) or file.in_order:
+            give_back_beyond(slab.base, slab.room, KEPT)
         else:
-            give_back_behind(slab.plain, slab.plain_room, PROBE)
+            give_back_beyond(slab.plain, slab.plain_room, PROBE)
 
-    cdef int pack_frame(self, Hand* hand, Cut* cut, size_t* n, bint alone, Manner* manner) noexcept nogil:
-        """One try of `pack`. AGAIN when `n` or `manner` were not what they should be, and are now: a frame says its length
+    cdef int pack_frame(self, Worker* worker, FramedFile* file, size_t* n, bint alone, FrameMode* mode) noexcept nogil:
+        """One try of `pack`. AGAIN when `n` or `mode` were not what they should be, and are now: a frame says its length
         up front."""
-        cdef bint steady = keeps_plain(manner[0])
-        cdef Slab* slab = hand.slab
+        cdef bint steady = keeps_plain(mode[0])
+        cdef Slab* slab = worker.slab
         cdef ZBuffer data, out
         cdef size_t at = 0, got, piece, left = 0
         cdef long long next_at = -1
@@ -382,18 +384,18 @@ cdef class _Cutter(_Streamer):
         cdef int error
         out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(self.chunk_size), 0
         data.data, data.size, data.pos = slab.plain, 0, 0
-        self.begin_frame(hand, n[0], alone, steady)
+        self.begin_frame(worker, n[0], alone, steady)
         while at < n[0]:
             if self.is_stopping():
                 return EINTR
             piece = min(n[0] - at, <size_t>PIECE)
-            place = slab.plain + at if steady or at < slab.have else hand.data
+            place = slab.plain + at if steady or at < slab.have else worker.data
             if at >= slab.have:
-                error = self.read_piece(cut, place, piece, hand.at + <long long>at, &next_at, &got)
+                error = self.read_piece(file, place, piece, worker.at + <long long>at, &next_at, &got)
                 if error:
                     return error
                 if got < piece:
-                    store_int(&cut.job.changed, True)
+                    store_int(&file.job.changed, True)
                     n[0] = at + got
                     if not alone:
                         return AGAIN
@@ -404,29 +406,29 @@ cdef class _Cutter(_Streamer):
                 data.size = at
             else:
                 data.data, data.size, data.pos = place, piece, 0
-            left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_CONTINUE)
+            left = zstd.compress_stream(worker.context, &out, &data, ZSTD_E_CONTINUE)
             if zstd.is_error(left):
                 return ENOMEM
-            if manner[0] == TRYING and n[0] >= TRIAL and at == PROBE and out.pos > PROBE - PROBE // 32:
-                manner[0] = RAW
+            if mode[0] == TRYING and n[0] >= TRIAL and at == PROBE and out.pos > PROBE - PROBE // 32:
+                mode[0] = RAW
                 return AGAIN
             slab.length = out.pos
             self.follow_up(slab, PIECE)
-        left = zstd.compress_stream(hand.context, &out, &data, ZSTD_E_END)
+        left = zstd.compress_stream(worker.context, &out, &data, ZSTD_E_END)
         if left or data.pos < data.size:
             return ENOMEM
         slab.length = out.pos
         self.follow_up(slab, 1)
         return 0
 
-    cdef int pack_raw(self, Hand* hand, Cut* cut, size_t* n, Manner* manner) noexcept nogil:
+    cdef int pack_raw(self, Worker* worker, FramedFile* file, size_t* n, FrameMode* mode) noexcept nogil:
         """As pack_frame: bytes are read to where they are encrypted. AGAIN as well when some of them would compress."""
-        cdef Slab* slab = hand.slab
+        cdef Slab* slab = worker.slab
         cdef size_t at = 0, got, block
         cdef long long next_at = -1
         cdef u8* place
         cdef int error
-        self.begin_frame(hand, n[0], False, False)      # what is tried is tried at the run's level
+        self.begin_frame(worker, n[0], False, False)    # what is tried is tried at the run's level
         slab.length = raw_header(chunk_of(slab), n[0])
         while at < n[0]:
             if self.is_stopping():
@@ -436,15 +438,15 @@ cdef class _Cutter(_Streamer):
             if at + block <= slab.have:
                 memcpy(place, slab.plain + at, block)
             else:
-                error = self.read_piece(cut, place, block, hand.at + <long long>at, &next_at, &got)
+                error = self.read_piece(file, place, block, worker.at + <long long>at, &next_at, &got)
                 if error:
                     return error
                 if got < block:
-                    store_int(&cut.job.changed, True)
+                    store_int(&file.job.changed, True)
                     n[0] = at + got
                     return AGAIN
-            if at and at % TRIAL == 0 and compresses(hand, place, block):
-                manner[0] = STEADY
+            if at and at % TRIAL == 0 and compresses(worker, place, block):
+                mode[0] = STEADY
                 return AGAIN
             at += block
             slab.length = place + block - chunk_of(slab)
@@ -452,13 +454,13 @@ cdef class _Cutter(_Streamer):
         self.follow_up(slab, 1)
         return 0
 
-    cdef void follow_up(self, Slab* slab, size_t least) noexcept nogil:
+    cdef void follow_up(self, Slab* slab, size_t minimum) noexcept nogil:
         """Hashes and encrypts what the compressor has written since, when it is at least so much."""
-        if slab.length - slab.hashed < least:
+        if slab.length - slab.hashed < minimum:
             return
         while slab.hashed < slab.length:
             slab_hash(slab, min(slab.length, slab.hashed + PIECE))
-            if not slab.later and slab_encrypt(slab, &self.ring, False):
+            if not slab.encrypt_late and slab_encrypt(slab, &self.keys, False):
                 self.bad_key()
                 return
         self.write_behind(slab)

@@ -1,14 +1,14 @@
 # Files as they come: what the caller wants archived, what has become of each, and what every way of reading shares.
 #
 # The caller's iterator is asked a few thousand files ahead of the workers and no further, so that a tree of millions
-# takes no more memory than one of thousands. A job lives from then until its last news is told.
+# takes no more memory than one of thousands. A job lives from then until its last event is reported.
 
 cdef enum:
     TUNED = 3                   # the level whose parameters are ours for large chunks
     WORTH = 16 * PIECE          # bytes beyond which a chunk is large
     SMALL = 2 * PIECE           # a file that ends within so many bytes is one task
     FRESH = 2048                # files that wait for a worker: as many as the smallest ones done in LOOK_NS, and more
-    UNTOLD = 65536              # files behind one that takes long
+    UNREPORTED = 65536          # files behind one that takes long
     WAIT_MS = 200               # how long a pipe is waited for before looking whether the run has been stopped
 
 Sealed = collections.namedtuple(
@@ -39,7 +39,7 @@ cdef struct FileJob:
     Record* records
     Py_ssize_t count            # blobs begun
     Py_ssize_t room
-    Py_ssize_t told             # records given to run()
+    Py_ssize_t reported         # records given to run()
     Record* known               # of its first chunks, if it still is as `expected`
     Py_ssize_t known_count
     Facts expected
@@ -81,21 +81,21 @@ cdef int name_record(Record* record, bytes plain_name) except -1:
     return 0
 
 
-cdef class _Feed(_Behind):
+cdef class _Queue(_Writer):
     """The files of a run, in their order, and the buffers that their chunks are made in."""
     cdef int level
     cdef bint frames
     cdef Cuts cuts_at           # where files are cut in that layout
     cdef bint follow            # links to files are read as what they lead to
     cdef object source          # what there is to archive, as it is asked for
-    cdef FileJob* first         # the oldest that is not told to its end
+    cdef FileJob* first         # the oldest that is not reported to its end
     cdef FileJob* fresh         # the oldest that nobody has begun
     cdef FileJob* newest
-    cdef Py_ssize_t told        # files told to their end
+    cdef Py_ssize_t reported    # files reported to their end
     cdef int large              # files in the works that are more than one task
     cdef Slab* spare
     cdef int slab_count
-    cdef int slab_most
+    cdef int max_slabs
     cdef int readers            # how many may read at a time
     cdef int reading
     cdef Cond may_read
@@ -108,7 +108,7 @@ cdef class _Feed(_Behind):
     cdef int refill(self) except -1:
         """Asks the caller for further files, a few thousand ahead of the workers."""
         cdef FileJob* job
-        while self.more and self.count - load_count(&self.next_file) < FRESH and self.count - self.told < UNTOLD:
+        while self.more and self.count - load_count(&self.next_file) < FRESH and self.count - self.reported < UNREPORTED:
             try:
                 item = next(self.source)
             except StopIteration:
@@ -220,7 +220,7 @@ cdef class _Feed(_Behind):
         """A blob is stored. Called with the lock held."""
         cdef Record* record = &job.records[index]
         memcpy(record.digest, slab.digest, KEY)
-        record.stored = blob_size(slab, &self.ring)
+        record.stored = blob_size(slab, &self.keys)
         record.plain = plain
         record.plain_named = slab.plain_named
         memcpy(record.plain_name, slab.plain_name, KEY)
@@ -233,23 +233,23 @@ cdef class _Feed(_Behind):
         job.done = True
         self.file_done()
 
-    cdef bint has_news(self, Py_ssize_t file) noexcept nogil:
-        return self.first.done or self.ready(self.first) > self.first.told
+    cdef bint has_events(self, Py_ssize_t file) noexcept nogil:
+        return self.first.done or self.ready(self.first) > self.first.reported
 
     cdef Py_ssize_t ready(self, FileJob* job) noexcept nogil:
         """How many of a file's blobs are stored, counted from its first."""
-        cdef Py_ssize_t ready = job.told
+        cdef Py_ssize_t ready = job.reported
         while ready < job.count and job.records[ready].ready:
             ready += 1
         return ready
 
-    cdef object tell(self, Py_ssize_t file):
+    cdef object report(self, Py_ssize_t file):
         cdef FileJob* job = self.first
         cdef Facts* facts = &job.facts
         cdef Py_ssize_t i, ready = self.ready(job)
         cdef list names = [], stored = [], sizes = [], plain_names = []
         cdef Record* record
-        for i in range(job.told, ready):
+        for i in range(job.reported, ready):
             record = &job.records[i]
             if not record.empty:
                 names.append(name_of(record.digest))
@@ -257,15 +257,15 @@ cdef class _Feed(_Behind):
                 sizes.append(record.plain)
                 if self.cuts_at.by_content:
                     plain_names.append(record.plain_name[:KEY] if record.plain_named else b"")
-        job.told = ready
-        told = Sealed(file, names, stored, sizes, plain_names, job.done, job.error,
+        job.reported = ready
+        event = Sealed(file, names, stored, sizes, plain_names, job.done, job.error,
                       load_int(&job.changed) != 0, job.size if job.done else 0,
                       facts.atime_ns, facts.mtime_ns, facts.ctime_ns, facts.inode, facts.sparse)
         if job.done:
             self.first = job.next
-            self.told += 1
+            self.reported += 1
             free_job(job)
-        return told
+        return event
 
     # ---- buffers ----
 
@@ -274,8 +274,8 @@ cdef class _Feed(_Behind):
         cdef Slab* slab = self.spare
         if slab != NULL:
             self.spare = slab.next
-        elif self.slab_count < self.slab_most:
-            slab = slab_new(PAGE + self.ring.header + BOX)
+        elif self.slab_count < self.max_slabs:
+            slab = slab_new(PAGE + self.keys.header + BOX)
             if slab == NULL:
                 self.end(NO_MEMORY)
                 return NULL
@@ -283,7 +283,7 @@ cdef class _Feed(_Behind):
         else:
             return NULL
         slab_begin(slab)
-        slab.later = load_int(&self.mostly_known)
+        slab.encrypt_late = load_int(&self.mostly_known)
         slab.plain_named = False
         slab.owner = owner
         slab.index = self.new_record(job)
@@ -300,8 +300,8 @@ cdef class _Feed(_Behind):
             self.end_drafts(slab)
         slab.handed_on = False
         if self.spare != NULL:      # more than are at work: large chunks have no need of them
-            give_back_behind(slab.base, slab.room, KEPT)
-            give_back_behind(slab.plain, slab.plain_room, KEPT)
+            give_back_beyond(slab.base, slab.room, KEPT)
+            give_back_beyond(slab.plain, slab.plain_room, KEPT)
         slab.next = self.spare
         self.spare = slab
 
@@ -313,34 +313,34 @@ cdef class _Feed(_Behind):
             slab_free(slab)
             slab = following
 
-    cdef bint equip(self, Hand* hand) noexcept nogil:
+    cdef bint equip(self, Worker* worker) noexcept nogil:
         """Gives a worker its buffers, on its first file and after a stream took them over."""
-        if hand.own == NULL:
-            hand.own = slab_new(PAGE + self.ring.header + BOX)
-            if hand.own == NULL:
+        if worker.own == NULL:
+            worker.own = slab_new(PAGE + self.keys.header + BOX)
+            if worker.own == NULL:
                 return False
-        if slab_reserve(hand.own, evened(zstd.compress_bound(SMALL))):
+        if slab_reserve(worker.own, evened(zstd.compress_bound(SMALL))):
             return False
-        if hand.data == NULL:
-            hand.data = <u8*>malloc(SMALL)
-        if hand.context == NULL:
-            hand.context = zstd.create_cctx()
-            if hand.context != NULL:
-                zstd_set(hand.context, ZSTD_C_LEVEL, self.level)
-        return hand.data != NULL and hand.context != NULL
+        if worker.data == NULL:
+            worker.data = <u8*>malloc(SMALL)
+        if worker.context == NULL:
+            worker.context = zstd.create_cctx()
+            if worker.context != NULL:
+                zstd_set(worker.context, ZSTD_C_LEVEL, self.level)
+        return worker.data != NULL and worker.context != NULL
 
-    cdef void let_go(self, Hand* hand) noexcept nogil:
-        slab_free(hand.own)
-        free(hand.data)
-        if hand.context != NULL:
-            zstd.free_cctx(hand.context)
+    cdef void let_go(self, Worker* worker) noexcept nogil:
+        slab_free(worker.own)
+        free(worker.data)
+        if worker.context != NULL:
+            zstd.free_cctx(worker.context)
 
-    cdef void begin_frame(self, Hand* hand, size_t n, bint alone, bint steady) noexcept nogil:
-        zstd_reset(hand.context)
-        zstd_set(hand.context, ZSTD_C_CHECKSUM, not alone)
-        zstd_set(hand.context, ZSTD_C_STABLE_IN, steady)
-        self.tune(hand.context, n > WORTH and not alone and self.level == TUNED)
-        if not alone and zstd.is_error(zstd.cctx_pledge(hand.context, n)):
+    cdef void begin_frame(self, Worker* worker, size_t n, bint alone, bint steady) noexcept nogil:
+        zstd_reset(worker.context)
+        zstd_set(worker.context, ZSTD_C_CHECKSUM, not alone)
+        zstd_set(worker.context, ZSTD_C_STABLE_IN, steady)
+        self.tune(worker.context, n > WORTH and not alone and self.level == TUNED)
+        if not alone and zstd.is_error(zstd.cctx_pledge(worker.context, n)):
             library_failed(b"zstd")
 
     cdef void tune(self, void* context, bint tuned) noexcept nogil:

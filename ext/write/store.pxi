@@ -14,10 +14,10 @@ cdef struct Tally:
     u64 known                   # blobs that lay in every sink already
 
 
-cdef enum Fate:                 # of a whole chunk
+cdef enum StoreResult:          # of a whole chunk
     FAILED
     STORED                      # its blob lies in every sink
-    HANDED_ON                   # it will: whoever stores it tells `settle`
+    HANDED_ON                   # it will: whoever stores it calls `settle`
 
 cdef struct NameSet:            # digests, open addressing; a digest is random, so its first bytes are its hash
     u8* slots
@@ -57,16 +57,16 @@ cdef int names_add(NameSet* names, const u8* digest) noexcept nogil:
     return 1
 
 
-cdef class _Storer(_Crew):
-    """A crew that makes blobs: its key, its sinks, the names that it has claimed."""
-    cdef Ring ring
+cdef class _Storer(_Pool):
+    """A pool that makes blobs: its key, its sinks, the names that it has claimed."""
+    cdef Keys keys
     cdef size_t chunk_size          # bytes of a chunk, at most
     cdef tuple sinks
     cdef Py_ssize_t sink_count
     cdef Directory** directories    # of each sink; NULL where it is a Python function
     cdef tuple holds                # of each sink: asks a Python sink for a blob; None where that cannot be asked
     cdef readonly dict lost         # sink -> why it gets no more blobs; the others go on
-    cdef int[MAX_SINKS] gone       # the same; looked at without the GIL
+    cdef int[MAX_SINKS] failed_sinks  # the same; looked at without the GIL
     cdef NameSet claimed            # names that this run has stored or is storing
     cdef size_t pad_below           # bytes from which on a chunk is not padded
     cdef bint even                  # padding hides sizes
@@ -77,7 +77,7 @@ cdef class _Storer(_Crew):
     cdef int set_up(self, bytes secret, bint asymmetric, sinks, size_t chunk_size) except -1:
         cdef Py_ssize_t i
         # A private key never enters here; a symmetric key can check what is stored already.
-        fill_ring(&self.ring, secret, asymmetric, None)
+        fill_keys(&self.keys, secret, asymmetric, None)
         self.chunk_size = self.pad_below = chunk_size
         self.sinks = tuple(sinks)
         self.outside = self.sinks
@@ -98,7 +98,7 @@ cdef class _Storer(_Crew):
         free(self.directories)
         free(self.claimed.slots)
         free(self.claimed.used)
-        sodium.memzero(&self.ring, sizeof(Ring))
+        sodium.memzero(&self.keys, sizeof(Keys))
         self.close()
 
     def progress(self):
@@ -114,10 +114,10 @@ cdef class _Storer(_Crew):
         with gil:
             self.fail(WrongKey("the encryption key is not an X25519 public key"))
 
-    cdef Fate finish(self, Slab* slab, Hand* hand) noexcept nogil:
+    cdef StoreResult finish(self, Slab* slab, Worker* worker) noexcept nogil:
         """Names a whole chunk, seals what is left of it and stores the blob wherever it is not yet."""
         cdef int new
-        slab_name(slab, &self.ring)
+        slab_name(slab, &self.keys)
         if self.even and slab.length < self.pad_below:
             pad_evenly(slab)
         else:
@@ -128,55 +128,55 @@ cdef class _Storer(_Crew):
         if new < 0:
             self.fail_memory()
             return FAILED
-        return self.store(slab, hand) if new else STORED
+        return self.store(slab, worker) if new else STORED
 
-    cdef Fate store(self, Slab* slab, Hand* hand) noexcept nogil:
+    cdef StoreResult store(self, Slab* slab, Worker* worker) noexcept nogil:
         cdef Py_ssize_t i
         cdef size_t there, found = 0
-        if hand.data == NULL:           # a stream took it over; what is stored is read through it
-            hand.data = <u8*>malloc(SMALL)
-            if hand.data == NULL:
+        if worker.data == NULL:         # a stream took it over; what is stored is read through it
+            worker.data = <u8*>malloc(SMALL)
+            if worker.data == NULL:
                 self.fail_memory()
                 return FAILED
         slab.wanted = 0
         for i in range(self.sink_count):
-            if load_int(&self.gone[i]):
+            if load_int(&self.failed_sinks[i]):
                 continue
-            there = 0 if self.anew else self.found(i, slab, hand.data, False)
+            there = 0 if self.anew else self.found(i, slab, worker.data, False)
             found = there or found
             if there == 0:
                 slab.wanted |= 1u << i
         store_int(&self.mostly_known, slab.wanted == 0)
         if slab.wanted == 0:
             if found:
-                slab.total = found - self.ring.header - BOX
+                slab.total = found - self.keys.header - BOX
             self.count_blob(0)
             return STORED
-        if slab_encrypt(slab, &self.ring, True):
+        if slab_encrypt(slab, &self.keys, True):
             self.bad_key()
             return FAILED
         return self.put_all(slab)
 
-    cdef Fate put_all(self, Slab* slab) noexcept nogil:
+    cdef StoreResult put_all(self, Slab* slab) noexcept nogil:
         """Puts a sealed blob into every sink that it is wanted in."""
         cdef Py_ssize_t i
         for i in range(self.sink_count):
             if slab.wanted >> i & 1 and not self.put(i, slab):
                 return FAILED
-        self.count_blob(blob_size(slab, &self.ring))
+        self.count_blob(blob_size(slab, &self.keys))
         return STORED
 
     cdef size_t found(self, Py_ssize_t sink, Slab* slab, u8* scratch, bint exact) noexcept nogil:
         """Bytes of the good blob of this name that a sink holds, as far as that can be told; 0 if there is none. Another
         run may have padded the chunk otherwise, unless `exact`."""
         cdef size_t[3] sizes
-        cdef size_t head = self.ring.header + BOX
+        cdef size_t head = self.keys.header + BOX
         sizes[0] = sizes[1] = sizes[2] = head + slab.total
         if not exact:
             sizes[1] = head + padded(slab.length, self.chunk_size)
             sizes[2] = head + evened(slab.length)
         if self.directories[sink] != NULL:
-            return directory_has(self.directories[sink], slab.digest, sizes, &self.ring, scratch)
+            return directory_has(self.directories[sink], slab.digest, sizes, &self.keys, scratch)
         with gil:
             return self.ask(sink, slab, sizes)
 
@@ -193,10 +193,10 @@ cdef class _Storer(_Crew):
     cdef bint lose(self, Py_ssize_t sink, object error) noexcept:
         """A sink has failed: the others go on without it; the last one, or what is no failure of a store, ends the run.
         Whether it goes on. Called with the GIL."""
-        if load_int(&self.gone[sink]):
+        if load_int(&self.failed_sinks[sink]):
             return True
         self.lost[sink] = error
-        store_int(&self.gone[sink], True)
+        store_int(&self.failed_sinks[sink], True)
         if isinstance(error, (OSError, StoreError)) and len(self.lost) < self.sink_count:
             return True
         self.fail(error)
@@ -216,7 +216,7 @@ cdef class _Storer(_Crew):
 
     cdef int put_directory(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         """0 or an errno."""
-        return directory_put(self.directories[sink], slab.digest, blob_of(slab, &self.ring), blob_size(slab, &self.ring))
+        return directory_put(self.directories[sink], slab.digest, blob_of(slab, &self.keys), blob_size(slab, &self.keys))
 
     cdef bint put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         cdef int error
@@ -233,8 +233,8 @@ cdef class _Storer(_Crew):
         """Calls a Python sink with one read-only view that is the blob. The buffer is the view's as long as it lives."""
         cdef Blob blob = Blob.__new__(Blob)
         blob.base, blob.room = slab.base, slab.room
-        blob.start = blob_of(slab, &self.ring) - slab.base
-        blob.size = blob_size(slab, &self.ring)
+        blob.start = blob_of(slab, &self.keys) - slab.base
+        blob.size = blob_size(slab, &self.keys)
         try:
             self.sinks[sink](name_of(slab.digest), memoryview(blob))
         except BaseException as error:

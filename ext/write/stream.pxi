@@ -22,53 +22,53 @@ cdef struct Stream:             # a large file in the `stream` layout
     Stream* next
 
 
-cdef class _Streamer(_Feed):
+cdef class _Streamer(_Queue):
     cdef Stream* streams
     cdef Slab* sealing          # slabs of streams with a chunk in them, oldest first
 
     # ---- who does what (with the lock) ----
 
-    cdef bint pick_stream(self, Hand* hand) noexcept nogil:
+    cdef bint pick_stream(self, Worker* worker) noexcept nogil:
         """The next turn of one of the two roles: sealing before compressing."""
         cdef Slab* slab = self.sealing
         cdef Stream* stream = self.streams
-        if self.goes_on(hand):
+        if self.goes_on(worker):
             return True
         while slab != NULL:
             if not slab.busy and (slab.whole or slab.length - slab.hashed >= PIECE):
                 slab.busy = True
-                hand.slab = slab
-                hand.end = slab.length
-                hand.last = slab.whole
+                worker.slab = slab
+                worker.end = slab.length
+                worker.last = slab.whole
                 return True
             slab = slab.next
         while stream != NULL:
             if not stream.busy and not stream.ended and self.has_room(stream):
                 stream.busy = True
-                hand.stream = stream
-                hand.slab = NULL
+                worker.stream = stream
+                worker.slab = NULL
                 return True
             stream = stream.next
         return False
 
-    cdef bint goes_on(self, Hand* hand) noexcept nogil:
+    cdef bint goes_on(self, Worker* worker) noexcept nogil:
         """Whether a worker that has just compressed goes on with its stream: when another can seal behind it. Its
         core has the compressor's tables in its cache, and nobody need be woken for the slowest part of the road."""
         cdef Stream* stream = self.streams
-        while stream != NULL and stream != hand.stream:
+        while stream != NULL and stream != worker.stream:
             stream = stream.next
-        hand.stream = NULL
+        worker.stream = NULL
         if stream == NULL or stream.busy or stream.ended or not (self.idle or (stream.slab != NULL and stream.slab.busy)):
             return False
         if not self.has_room(stream):
             return False
         stream.busy = True
-        hand.stream = stream
-        hand.slab = NULL
+        worker.stream = stream
+        worker.slab = NULL
         return True
 
     cdef bint has_room(self, Stream* stream) noexcept nogil:
-        """Gives the stream a slab to fill if it has none. A crew of n holds n + 1 slabs, so that with every worker in
+        """Gives the stream a slab to fill if it has none. A pool of n holds n + 1 slabs, so that with every worker in
         a file of its own one chunk can still be sealed while the next is compressed."""
         cdef Slab* slab
         cdef Slab** last = &self.sealing
@@ -113,7 +113,7 @@ cdef class _Streamer(_Feed):
 
     # ---- the work (without the lock) ----
 
-    cdef void begin_stream(self, Hand* hand, FileJob* job, int fd, size_t got) noexcept nogil:
+    cdef void begin_stream(self, Worker* worker, FileJob* job, int fd, size_t got) noexcept nogil:
         """The worker's buffer and context become the stream's: the bytes that are read already stay where they are."""
         cdef Stream* stream = <Stream*>calloc(1, sizeof(Stream))
         cdef Stream** last = &self.streams
@@ -124,12 +124,12 @@ cdef class _Streamer(_Feed):
         sequential(fd)
         stream.job = job
         stream.fd = fd
-        stream.data = hand.data
-        stream.cctx = hand.context
+        stream.data = worker.data
+        stream.cctx = worker.context
         stream.end = got
         job.size = got
-        hand.data = NULL
-        hand.context = NULL
+        worker.data = NULL
+        worker.context = NULL
         zstd_reset(stream.cctx)
         pthread_mutex_lock(&self.lock)
         while last[0] != NULL:
@@ -196,21 +196,21 @@ cdef class _Streamer(_Feed):
         else:
             self.drop(slab)
 
-    cdef void seal_step(self, Hand* hand) noexcept nogil:
+    cdef void seal_step(self, Worker* worker) noexcept nogil:
         """One turn as sealer: hashes and encrypts what is there, a few pieces; finishes the blob when that is all."""
-        cdef Slab* slab = hand.slab
+        cdef Slab* slab = worker.slab
         cdef Stream* stream = <Stream*>slab.owner
-        cdef size_t end = min(hand.end, slab.hashed + 4 * <size_t>PIECE)
-        cdef bint last = hand.last and end == hand.end
+        cdef size_t end = min(worker.end, slab.hashed + 4 * <size_t>PIECE)
+        cdef bint last = worker.last and end == worker.end
         cdef bint stored = False
         while slab.hashed < end:
             slab_hash(slab, min(end, slab.hashed + PIECE))
-            if not slab.later and slab_encrypt(slab, &self.ring, False):
+            if not slab.encrypt_late and slab_encrypt(slab, &self.keys, False):
                 self.bad_key()
                 return
         self.write_behind(slab)
         if last:
-            stored = self.finish(slab, hand) == STORED
+            stored = self.finish(slab, worker) == STORED
         pthread_mutex_lock(&self.lock)
         slab.busy = False
         if last or slab.dropped:

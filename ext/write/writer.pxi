@@ -6,12 +6,12 @@
 # a fifth of the CPU time of a run over random data, and the sync before the manifest would have to wait for it all.
 
 cdef enum:
-    STEP_BEHIND = 1 << 20       # bytes of a blob that are worth a write
+    WRITE_STEP = 1 << 20        # bytes of a blob that are worth a write
     HANDED = 8 << 20            # a blob of at most so many bytes is finished by the writer; a worker would wait for it
                                 # for a third of the time that the next takes to make
 
 
-cdef class _Behind(_Storer):
+cdef class _Writer(_Storer):
     cdef Cond to_write
     cdef Cond wrote
     cdef Slab* waiting          # slabs with enough for a write, oldest first
@@ -54,7 +54,7 @@ cdef class _Behind(_Storer):
         cdef Slab* slab
         while self.waiting != NULL:
             slab = self.waiting
-            self.waiting = slab.behind
+            self.waiting = slab.next_to_write
             slab.lined_up = False
             if slab.handed_on:
                 self.end_drafts(slab)
@@ -64,8 +64,8 @@ cdef class _Behind(_Storer):
 
     cdef void write_behind(self, Slab* slab) noexcept nogil:
         """Lets the writer have what is encrypted, once that is worth a write."""
-        cdef size_t ready = self.ring.header + BOX + slab.sealed
-        if slab.sealed == 0 or ready - slab.ready < STEP_BEHIND:
+        cdef size_t ready = self.keys.header + BOX + slab.sealed
+        if slab.sealed == 0 or ready - slab.ready < WRITE_STEP:
             return
         if slab.drafts == NULL and not self.begin_drafts(slab):
             return
@@ -85,8 +85,9 @@ cdef class _Behind(_Storer):
             drafts[i].fd = -1
         slab.drafts = drafts
         for i in range(self.sink_count):
-            if self.directories[i] != NULL and not load_int(&self.gone[i]) and error == 0:
-                error = draft_begin(&drafts[i], self.directories[i].fd, self.directories[i].prefix, <size_t>slab, b"tmp", 0o666)
+            if self.directories[i] != NULL and not load_int(&self.failed_sinks[i]) and error == 0:
+                error = draft_begin(&drafts[i], self.directories[i].fd, self.directories[i].prefix, <size_t>slab,
+                                    b"tmp", 0o666)
                 drafts[i].direct = error == 0 and set_direct(drafts[i].fd, True) == 0
         slab.written = PAGE
         if error:
@@ -113,14 +114,14 @@ cdef class _Behind(_Storer):
             self.end_drafts(slab)
         slab_begin(slab)
 
-    cdef Fate finish(self, Slab* slab, Hand* hand) noexcept nogil:
-        cdef Fate fate = _Storer.finish(self, slab, hand)
-        if fate != HANDED_ON and slab.drafts != NULL:
+    cdef StoreResult finish(self, Slab* slab, Worker* worker) noexcept nogil:
+        cdef StoreResult result = _Storer.finish(self, slab, worker)
+        if result != HANDED_ON and slab.drafts != NULL:
             self.take_back(slab)
             self.end_drafts(slab)
-        return fate
+        return result
 
-    cdef Fate put_all(self, Slab* slab) noexcept nogil:
+    cdef StoreResult put_all(self, Slab* slab) noexcept nogil:
         if slab.drafts != NULL:
             if self.hand_on(slab):
                 return HANDED_ON
@@ -141,7 +142,7 @@ cdef class _Behind(_Storer):
         return taken
 
     cdef void settle(self, Slab* slab, bint stored) noexcept nogil:
-        """Is told what has become of a blob that was handed on, and has its slab again."""
+        """Learns what has become of a blob that was handed on, and has its slab again."""
 
     cdef void take_back(self, Slab* slab) noexcept nogil:
         pthread_mutex_lock(&self.lock)
@@ -155,7 +156,7 @@ cdef class _Behind(_Storer):
             return _Storer.put_directory(self, sink, slab)
         check(not slab.lined_up and not slab.writing)
         draft = &(<Draft*>slab.drafts)[sink]
-        error = draft.error or draft_fill(draft, blob_of(slab, &self.ring), blob_size(slab, &self.ring), slab.written)
+        error = draft.error or draft_fill(draft, blob_of(slab, &self.keys), blob_size(slab, &self.keys), slab.written)
         if error == 0:
             error = blob_publish(self.directories[sink], slab.digest, draft)
         if error == 0:
@@ -179,7 +180,7 @@ cdef class _Behind(_Storer):
             if slab == NULL:
                 pthread_cond_wait(&self.to_write, &self.lock)
                 continue
-            self.waiting = slab.behind
+            self.waiting = slab.next_to_write
             slab.lined_up = False
             if slab.handed_on:
                 pthread_mutex_unlock(&self.lock)
@@ -201,7 +202,7 @@ cdef class _Behind(_Storer):
 
     cdef void write_drafts(self, Slab* slab, size_t start, size_t end) noexcept nogil:
         """Bytes [start, end) of a blob into its drafts, both PAGE's multiples."""
-        cdef u8* blob = blob_of(slab, &self.ring)
+        cdef u8* blob = blob_of(slab, &self.keys)
         cdef Draft* drafts = <Draft*>slab.drafts
         cdef Py_ssize_t i
         for i in range(self.sink_count):
@@ -214,12 +215,12 @@ cdef class _Behind(_Storer):
 
     cdef void line_up(self, Slab* slab) noexcept nogil:
         cdef Slab** last = &self.waiting
-        if slab.lined_up or slab.writing or not (slab.handed_on or slab.ready >= slab.written + STEP_BEHIND):
+        if slab.lined_up or slab.writing or not (slab.handed_on or slab.ready >= slab.written + WRITE_STEP):
             return
         while last[0] != NULL:
-            last = &last[0].behind
+            last = &last[0].next_to_write
         last[0] = slab
-        slab.behind = NULL
+        slab.next_to_write = NULL
         slab.lined_up = True
         pthread_cond_signal(&self.to_write)
 
@@ -229,8 +230,8 @@ cdef class _Behind(_Storer):
         slab.ready = 0
         if slab.lined_up:
             while at[0] != slab:
-                at = &at[0].behind
-            at[0] = slab.behind
+                at = &at[0].next_to_write
+            at[0] = slab.next_to_write
             slab.lined_up = False
         while slab.writing:
             pthread_cond_wait(&self.wrote, &self.lock)

@@ -70,7 +70,7 @@ class Chunker(NamedTuple):
         return "fastcdc:" + ",".join(map(str, self)) if self.by_content else "fixed"
 
     def content(self, key: Key) -> tuple[int, int, bytes] | None:
-        """What the engine is told: least and mean size, and the table of the hash; None where cuts are fixed."""
+        """What the engine is told: minimum and mean size, and the table of the hash; None where cuts are fixed."""
         if not self.by_content:
             return None
         table = hashlib.shake_256(key.derive("fastcdc gear table")).digest(GEARS * 8)
