@@ -5,8 +5,8 @@
 #   ci/fuzz.sh MINUTES [TARGET...]
 #
 # With clang the engine is built with AddressSanitizer, and its code guides the fuzzer as Python's does; without clang only
-# Python's does. Where there is no atheris for the Python or the machine nothing is fuzzed; tests/test_fuzz.py replays the
-# corpus everywhere. The exit code is 1 if something fails; the input is shown in base64 then. As a file,
+# Python's does. Where there is no atheris for the Python or the machine nothing is fuzzed; tests/project/test_fuzz.py replays
+# the corpus everywhere. The exit code is 1 if something fails; the input is shown in base64 then. As a file,
 # `tests/fuzz/replay.py TARGET FILE` runs it, and in tests/fuzz/corpus/TARGET it is a test from then on.
 #
 # PYTHON is the interpreter (python3), CLANG the compiler (clang or clang-14). POGFAST_FUZZ_DIR is a directory for what

@@ -12,7 +12,7 @@ python=${PYTHON:-python3}
 export POGFAST_SCHEDULES=800 # in a round on a directory; on S3 a sixteenth
 cd "$(dirname "$0")/../tests"
 
-run() { "$python" -m pytest -q -p no:cacheprovider --tb=short test_sweeps.py "$@"; }
+run() { "$python" -m pytest -q -p no:cacheprovider --tb=short upkeep/test_sweeps.py "$@"; }
 
 count=0
 while :; do

@@ -73,8 +73,7 @@ benches=$!
 say "the engine's tests on a build with checks"
 "$python" -m venv "$work/debug"
 POGFAST_DEBUG=1 "$work/debug/bin/pip" install --quiet "${sdist[0]}[test]"
-POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist loadfile \
-  test_behind.py test_engine.py test_frames.py test_identity.py test_kernels.py test_opener.py test_vectors.py
+POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist loadfile engine test_identity.py test_vectors.py
 
 say "every benchmark once, on tiny data"
 ended "$benches" "$work/benches.log"

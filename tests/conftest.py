@@ -1,25 +1,19 @@
-"""What the tests share: the vectors, the real pogcli in environments of its own, and ways to run commands."""
+"""The fixtures that test files share: the vectors, the real pogcli, our commands. What else they share is in kit/."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import json
 import os
-import socket
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import zstandard
 from hypothesis import HealthCheck, settings
 
-VECTORS = Path(__file__).parent / "vectors"
-RELEASES = ("0.1.3", "0.1.4")
-CACHE = Path(os.environ.get("POGFAST_TEST_CACHE", Path.home() / ".cache" / "pogfast-tests"))
+pytest.register_assert_rewrite("kit")
+
+from kit.commands import Ran, Runner, run  # noqa: E402
+from kit.environments import RELEASES, pogcli_python  # noqa: E402
+from kit.vectors import Vector, all_vectors  # noqa: E402
 
 # Timings vary on shared machines, and the engine's threads make no example slower than another.
 settings.register_profile(
@@ -29,72 +23,9 @@ settings.register_profile("quick", settings.get_profile("default"), max_examples
 settings.load_profile("quick" if os.environ.get("POGFAST_TEST_QUICK") else "default")
 
 
-@dataclass(frozen=True)
-class Vector:
-    """One archive that a pogcli release wrote."""
-
-    release: str
-    name: str
-    directory: Path
-    expected: dict
-    archive: dict
-
-    @property
-    def mode(self) -> str:
-        return self.archive["mode"]
-
-    @property
-    def manifest(self) -> bytes:
-        return (self.directory / self.archive["manifest"]).read_bytes()
-
-    def file(self, name: str) -> Path:
-        """A key file of this release."""
-        return self.directory.parent / name
-
-
-def all_vectors() -> list[Vector]:
-    found = []
-    for release in RELEASES:
-        root = VECTORS / f"pogcli-{release}"
-        expected = json.loads((root / "expected.json").read_text())
-        for name, archive in sorted(expected["archives"].items()):
-            found.append(Vector(release, name, root / name, expected, archive))
-    assert len(found) == 12, "six archives of each release"
-    return found
-
-
 @pytest.fixture(params=all_vectors(), ids=lambda vector: f"{vector.release}-{vector.name}")
 def vector(request: pytest.FixtureRequest) -> Vector:
     return request.param
-
-
-@dataclass
-class Ran:
-    """A command that has ended."""
-
-    code: int
-    out: bytes
-    err: str
-
-    @property
-    def lines(self) -> list[str]:
-        return os.fsdecode(self.out).splitlines()
-
-
-Runner = Callable[..., Ran]
-
-
-def plant_socket(path: Path) -> None:
-    """A socket of this name, bound from within its directory: an address of one has at most 107 bytes."""
-    with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(path.parent):
-        listening.bind(path.name)
-
-
-def run(command: list[str | bytes | Path], cwd: Path, stdin: bytes = b"", **more: object) -> Ran:
-    """Runs a command without a terminal, so that a password is read from `stdin`."""
-    more.setdefault("start_new_session", True)
-    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, check=False, timeout=300, **more)
-    return Ran(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
 
 @pytest.fixture
@@ -133,26 +64,6 @@ def cli(work: Path) -> Runner:
         return ran
 
     return call
-
-
-def pogcli_python(release: str) -> Path:
-    """The interpreter of an environment that holds the real pogcli; made once."""
-    # The zstd inside decides the names, so both sides must have the same, also when ours is another than last time.
-    home = CACHE / f"pogcli-{release}-zstandard-{zstandard.__version__}"
-    return installed(home.name, f"pogcli=={release}", f"zstandard=={zstandard.__version__}") / "python"
-
-
-def installed(name: str, *packages: str) -> Path:
-    """The bin directory of an environment that holds these; made once, by whoever comes first."""
-    home = CACHE / name
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with open(CACHE / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (home / "ready").exists():
-            subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-            subprocess.run([home / "bin" / "python", "-m", "pip", "install", "-q", *packages], check=True)
-            (home / "ready").touch()
-    return home / "bin"
 
 
 @pytest.fixture(scope="session", params=RELEASES)

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import VECTORS, Runner
 
+from kit.commands import Runner
+from kit.paths import VECTORS
 from pogfast import keys
 from pogfast.errors import DamageError, MissingBlob, PogfastError, UnsafePath, WrongBlob, WrongKey
 from pogfast.recovery import Silent, restore
 from pogfast.upkeep.checking import EVERYTHING, check
 
-KIT = VECTORS / "broken"
-specification = importlib.util.spec_from_file_location("kit", KIT / "make.py")
+BROKEN = VECTORS / "broken"
+specification = importlib.util.spec_from_file_location("make", BROKEN / "make.py")
 assert specification is not None
 assert specification.loader is not None
-kit = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(kit)
-NAMES = sorted(path.stem for path in KIT.glob("*.json"))
+maker = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(maker)
+NAMES = sorted(path.stem for path in BROKEN.glob("*.json"))
 assert len(NAMES) > 50
 
 
@@ -40,7 +41,7 @@ class Heard(Silent):
 @pytest.fixture(params=NAMES)
 def vector(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[dict[str, Any], Path]:
     """What is written down of a vector, and a store with its files."""
-    found = json.loads((KIT / f"{request.param}.json").read_text())
+    found = json.loads((BROKEN / f"{request.param}.json").read_text())
     store = tmp_path / "store"
     store.mkdir()
     for name, data in found["stored"].items():
@@ -50,8 +51,8 @@ def vector(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[dict[str, An
 
 def key_of(found: dict[str, Any]) -> keys.Key:
     if found["key"] == "x25519":
-        return keys.from_decryption_keyfile(str(KIT / "pki.decrypt"))
-    return keys.from_keyfile(str(KIT / "secret.keyfile"))
+        return keys.from_decryption_keyfile(str(BROKEN / "pki.decrypt"))
+    return keys.from_keyfile(str(BROKEN / "secret.keyfile"))
 
 
 def kind_of(error: PogfastError) -> str:
@@ -74,7 +75,7 @@ def test_a_restore_says_what_it_must(vector: tuple[dict[str, Any], Path], tmp_pa
     must, heard, out = found["must"], Heard(), tmp_path / "out" / "inside"
 
     def act() -> None:
-        restore(f"{store}/{kit.MANIFEST}", key_of(found), str(out), report=heard)
+        restore(f"{store}/{maker.MANIFEST}", key_of(found), str(out), report=heard)
 
     if must["open"] != "good":
         assert is_as_it_must(act, must["open"])
@@ -112,7 +113,7 @@ def test_a_public_key_says_what_it_must(vector: tuple[dict[str, Any], Path]) -> 
     verdict = found["must"].get("public")
     if verdict is None:
         return
-    public = keys.from_encryption_keyfile(str(KIT / "pki.encrypt"))
+    public = keys.from_encryption_keyfile(str(BROKEN / "pki.encrypt"))
 
     def act() -> None:
         summary = check([str(store)], public)
@@ -128,23 +129,23 @@ def test_a_public_key_says_what_it_must(vector: tuple[dict[str, Any], Path]) -> 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_kit_is_as_it_is_made(name: str) -> None:
     """What is compressed depends on the zstd release: the rest does not."""
-    made, found = kit.made(name), json.loads((KIT / f"{name}.json").read_text())
+    made, found = maker.made(name), json.loads((BROKEN / f"{name}.json").read_text())
     assert {word: made[word] for word in ("broken", "key", "must")} == {w: found[w] for w in ("broken", "key", "must")}
     assert len(made["stored"]) == len(found["stored"])
 
 
 def test_pogcli_was_asked() -> None:
-    answers = json.loads((KIT / "pogcli-0.1.4.answers").read_text())
+    answers = json.loads((BROKEN / "pogcli-0.1.4.answers").read_text())
     assert sorted(answers) == NAMES
 
 
 @pytest.mark.parametrize("name", ["entry-a-number", "name-leads-out", "name-with-surrogate", "name-with-nul"])
 def test_no_verb_calls_it_a_defect(pogfast: Runner, tmp_path: Path, name: str) -> None:
-    found = json.loads((KIT / f"{name}.json").read_text())
+    found = json.loads((BROKEN / f"{name}.json").read_text())
     for stored, data in found["stored"].items():
         (tmp_path / stored).write_bytes(base64.b64decode(data))
-    archive, key = f"./{kit.MANIFEST}", ("--keyfile", str(KIT / "secret.keyfile"))
-    strange = next(name for name, verdict in found["must"]["files"].items() if name not in kit.FILES)
+    archive, key = f"./{maker.MANIFEST}", ("--keyfile", str(BROKEN / "secret.keyfile"))
+    strange = next(name for name, verdict in found["must"]["files"].items() if name not in maker.FILES)
     for words in (
         ("ls", archive),
         ("info", archive),

@@ -10,11 +10,11 @@ import threading
 import time
 from pathlib import Path
 
-import oracle
 import pytest
-from conftest import Ran, Runner
-from test_pog_cli import manifest_in, restored
 
+from kit import oracle
+from kit.commands import Ran, Runner
+from kit.files import manifest_in, restored
 from pogfast.errors import PogfastError
 from pogfast.keys import from_keyfile
 from pogfast.pog.restore import restore

@@ -15,14 +15,14 @@ from typing import Any
 
 import click
 import pytest
-from conftest import Runner
-from test_docs import COMMANDS
 
 import pogfast
+from kit.commands import Runner
+from kit.pages import COMMANDS
+from kit.paths import PROJECT
 from pogfast import errors, facade
 from pogfast.cli.options import key_options, service_options
 
-ROOT = Path(__file__).parent.parent
 # Command -> its function; words that are called otherwise there, or are another function's or the display's (None).
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(facade, name) for name in ("create", "restore", "ls", "find", "cat", "diff", "info", "stats")},
@@ -121,7 +121,7 @@ def test_no_module_hides_a_function() -> None:
 
 
 def test_the_stub_says_what_is_there() -> None:
-    stub = (ROOT / "pogfast" / "__init__.pyi").read_text()
+    stub = (PROJECT / "pogfast" / "__init__.pyi").read_text()
     found = {
         name: module for module, name, _ in re.findall(r"^from pogfast\.([\w.]+) import (\w+) as (\2)$", stub, re.M)
     }
@@ -289,8 +289,8 @@ def test_command_and_function_give_the_same(work: Path, key: pogfast.Key, pogfas
 
 def test_the_types_are_checked_by_ci() -> None:
     """tests/facade_types.py has right calls, and wrong ones that mypy must refuse."""
-    assert 'mypy" --strict pogfast tests/facade_types.py' in (ROOT / "ci" / "test.sh").read_text()
-    assert (ROOT / "tests" / "facade_types.py").read_text().count("type: ignore[") > 5
+    assert 'mypy" --strict pogfast tests/facade_types.py' in (PROJECT / "ci" / "test.sh").read_text()
+    assert (PROJECT / "tests" / "facade_types.py").read_text().count("type: ignore[") > 5
 
 
 @pytest.mark.parametrize("jobs", [0, 1025, 10**20])

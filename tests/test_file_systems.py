@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import run
+
+from kit.commands import run
 
 # Refuses with the errno in NO_LINK, NO_NAMELESS, NO_RENAMEAT2, NO_OPENAT2, NO_TIMES, NO_OWNER, NO_MODE or NO_ATTRIBUTES
 # what the variable is named after; attributes also when they are to be removed.

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Ran, Runner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kit.commands import Ran, Runner
 from pogfast.keys import from_keyfile
 
 CHUNK = 1000

@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Runner
 
+from kit.commands import Runner
 from pogfast._engine import open_blob
 from pogfast.keys import from_keyfile
 

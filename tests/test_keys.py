@@ -15,9 +15,9 @@ from pathlib import Path
 import argon2.exceptions
 import argon2.low_level
 import nacl.public
-import oracle
 import pytest
 
+from kit import oracle
 from pogfast import keys
 from pogfast.errors import KeyFileError, UsageError, WrongKey
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pexpect
 import pytest
-from conftest import Ran, run
 
 import pogfast
+from kit.commands import Ran, run
 from pogfast.keys import from_keyfile
 
 # How a locale is asked for. Python takes UTF-8 for C and POSIX unless it is told not to.

@@ -11,13 +11,14 @@ import sys
 from array import array
 from pathlib import Path
 
-import oracle
 import pytest
 import zstandard
-from conftest import VECTORS, Runner
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from kit import oracle
+from kit.commands import Runner
+from kit.paths import VECTORS
 from pogfast import keys, manifest
 from pogfast._engine import compress, public_key, secretbox
 from pogfast.errors import CorruptManifest, PogfastError, WrongKey

@@ -1,8 +1,8 @@
 """Power cuts: whatever of a command's writes had reached the disk, nothing is lost that was reported as done.
 
-Each command is recorded once (powercut.py); then a sample of the disks that a power cut could leave behind is made and
-looked at: archives that were there are whole, what can be seen is whole, and the same command completes. The sample is
-POGFAST_POWER_CUTS disks of each command, 0 for all of them (ci/powercuts.sh).
+Each command is recorded once (kit/powercut.py); then a sample of the disks that a power cut could leave behind is made
+and looked at: archives that were there are whole, what can be seen is whole, and the same command completes. The sample
+is POGFAST_POWER_CUTS disks of each command, 0 for all of them (ci/powercuts.sh).
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import powercut
 import pytest
 
 import pogfast
+from kit import powercut
 from pogfast import facade, keys
 from pogfast.backup import cache
 from pogfast.errors import KeyFileError

@@ -6,11 +6,12 @@ import hashlib
 import os
 from pathlib import Path
 
-import oracle
 import pytest
 import zstandard
-from conftest import Runner, Vector
 
+from kit import oracle
+from kit.commands import Runner
+from kit.vectors import Vector
 from pogfast import keys, manifest
 from pogfast._engine import BlobDirectory, Sealer, blob_name, open_blob
 

@@ -1,0 +1,322 @@
+"""Object lock, cold storage, rights, and copies within a service, through the commands; on moto, which has them all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from kit.commands import Ran, Runner
+from kit.paths import DOCS
+from kit.servers import Server, moto
+
+STORES = DOCS / "stores.md"
+Command = Callable[..., Ran]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with moto() as made:
+        yield made
+
+
+def client_of(server: Server, service: str = "s3", **more: str) -> Any:
+    said = {"aws_access_key_id": server.key, "aws_secret_access_key": server.secret, "region_name": "us-east-1"}
+    return boto3.client(service, endpoint_url=server.url, **{**said, **more})
+
+
+@pytest.fixture
+def client(server: Server) -> Any:
+    return client_of(server)
+
+
+@pytest.fixture
+def bucket(client: Any) -> str:
+    """One with locks, and so with versions."""
+    name = f"bucket-{time.monotonic_ns()}"
+    client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    return name
+
+
+@pytest.fixture
+def work(tmp_path: Path, pogfast: Runner) -> Path:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(4):
+        (tree / str(number)).write_bytes(os.urandom(1000 + number))
+    (tree / "large").write_bytes(os.urandom(600_000))
+    assert pogfast("keygen", "k").code == 0
+    return tmp_path
+
+
+@pytest.fixture
+def command(pogfast: Runner, work: Path, server: Server) -> Command:
+    def call(*words: str, key: str = "decrypt", **more: str) -> Ran:
+        option = {"decrypt": "--decryption-keyfile=k.decrypt", "encrypt": "--encryption-keyfile=k.encrypt"}
+        environment = {**os.environ, **server.environment, "POGFAST_CACHE_DIR": str(work / "cache"), **more}
+        return pogfast(*words, *([option[key]] if key else []), env=environment, cwd=work)
+
+    return call
+
+
+def create(to: str, *more: str) -> list[str]:
+    return ["create", "tree", "--to", to, "--chunk-size", "200kB", *more]
+
+
+def restored(work: Path, into: str) -> bool:
+    return all(
+        (work / into / "tree" / path.name).read_bytes() == path.read_bytes() for path in (work / "tree").iterdir()
+    )
+
+
+def days_left(client: Any, bucket: str) -> dict[str, float]:
+    """Of each object."""
+    left = {}
+    for item in client.list_objects_v2(Bucket=bucket)["Contents"]:
+        facts = client.head_object(Bucket=bucket, Key=item["Key"])
+        until = facts.get("ObjectLockRetainUntilDate")
+        left[item["Key"]] = (until - datetime.now(UTC)) / timedelta(days=1) if until else 0.0
+    return left
+
+
+# ---- object lock -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_locked(command: Command, client: Any, bucket: str, work: Path) -> None:
+    store = f"s3://{bucket}"
+    assert command(*create(store, "--object-lock", "governance:2d")).code == 0
+    assert len(days_left(client, bucket)) == 4 + 3 + 1
+    assert all(left == pytest.approx(2, abs=0.01) for left in days_left(client, bucket).values())
+    key = next(iter(days_left(client, bucket)))
+    [version] = client.list_object_versions(Bucket=bucket, Prefix=key)["Versions"]
+    with pytest.raises(ClientError, match="AccessDenied"):
+        client.delete_object(Bucket=bucket, Key=key, VersionId=version["VersionId"])
+    (work / "tree" / "4").write_bytes(os.urandom(5000))
+    assert command(*create(store), POGFAST_OBJECT_LOCK="compliance:90d").code == 0
+    assert sorted(round(left) for left in days_left(client, bucket).values()) == [2] * 8 + [90] * 2
+    ran = command("lock", "extend", store, "compliance:30d", "--json", key="encrypt")
+    summary = json.loads(ran.lines[-1])
+    assert (summary["snapshots"], summary["objects_locked"], summary["objects_locked_already"]) == (2, 8, 2)
+    assert sorted(round(left) for left in days_left(client, bucket).values()) == [30] * 8 + [90] * 2
+    assert command("restore", f"{store}/latest", "--into", "out").code == 0
+    assert restored(work, "out")
+
+
+def test_prune_keeps_what_is_locked(command: Command, client: Any, bucket: str, work: Path) -> None:
+    store = f"s3://{bucket}"
+    [locked] = command(*create(store, "--object-lock", "compliance:1d")).lines
+    for number in range(2):
+        (work / "tree" / "large").write_bytes(os.urandom(600_000 + number))
+        assert command(*create(store)).code == 0
+    there = [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    time.sleep(1.1)
+    for _ in range(2):
+        ran = command("prune", store, "--keep-last", "1", "--yes", "--grace", "0")
+        assert ran.code == 0, ran.err
+        assert re.search(rf"keep    {locked} .*locked until \d{{4}}-\d\d-\d\d \d\d:\d\d UTC", ran.out.decode())
+        time.sleep(1.1)
+    left = [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"] if "sweep" not in item["Key"]]
+    assert len(there) - len(left) == 3 + 1, "the second archive and what only it needs"
+    assert command("restore", f"{store}/{locked}", "--into", "out").code == 0
+
+
+def test_blobs_that_are_locked_stay_when_nothing_needs_them(command: Command, client: Any, bucket: str) -> None:
+    """An archive's manifest is gone, whoever took it."""
+    store = f"s3://{bucket}"
+    [first] = command(*create(store, "--object-lock", "compliance:1d")).lines
+    client.delete_object(Bucket=bucket, Key=first)
+    assert command(*create(store, "--exclude", "large", "--no-cache")).code == 0
+    time.sleep(1.1)
+    ran = command("prune", store, "--keep-all", "--yes", "--grace", "0", "--json")
+    summary = json.loads(ran.lines[-1])
+    assert (summary["blobs_removed"], summary["blobs_locked"]) == (0, 3)
+
+
+def test_the_lock_of_pog_cleanup(command: Command, pog: Runner, server: Server, bucket: str, work: Path) -> None:
+    for _ in range(2):
+        assert command(*create(f"s3://{bucket}", "--object-lock", "compliance:1d")).code == 0
+    environment = {**os.environ, **server.environment, "S3_BUCKET_NAME": bucket}
+    words = ["--backup=s3", "--decryption-keyfile=k.decrypt", "--reckless-abandon"]
+    program = "import sys; from pogfast.pog import cleanup; sys.exit(cleanup())"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=work, env=environment, capture_output=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert len(command("list", f"s3://{bucket}", "--json").lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--object-lock", "sometimes:3d"], 2, "sometimes:3d is no object lock"),
+        (["--object-lock", "compliance:0d"], 2, "compliance:0d is no object lock"),
+        (["--object-lock", "compliance:9d", "--to", "here"], 2, "--object-lock is for S3, and no store here is in S3"),
+        (["--storage-class", "GLACIER", "--to", "here"], 2, "--storage-class is for S3, and no store here is in S3"),
+    ],
+)
+def test_what_cannot_be_locked(command: Command, bucket: str, words: list[str], code: int, said: str) -> None:
+    ran = command(*create(f"s3://{bucket}", *words))
+    assert (ran.code, said in ran.err) == (code, True), ran.err
+
+
+def test_a_bucket_without_locks(command: Command, client: Any) -> None:
+    bucket = f"plain-{time.monotonic_ns()}"
+    client.create_bucket(Bucket=bucket)
+    refused = command(*create(f"s3://{bucket}", "--object-lock", "compliance:1d"))
+    assert command(*create(f"s3://{bucket}")).code == 0
+    for ran in (refused, command("lock", "extend", f"s3://{bucket}", "compliance:1d")):
+        assert ran.code == 1
+        assert f"pogfast: error: s3://{bucket}: the bucket has no object lock\n" in ran.err
+        assert "ObjectLockConfiguration" not in ran.err
+
+
+# ---- cold storage ----------------------------------------------------------------------------------------------------
+
+
+def test_exactly_what_a_restore_needs_is_thawed(command: Command, client: Any, bucket: str, work: Path) -> None:
+    store = f"s3://{bucket}"
+    assert command(*create(store, "--storage-class", "DEEP_ARCHIVE")).code == 0
+    for words in (["list", store], ["ls", f"{store}/latest"], ["prune", store, "--keep-last", "1"], create(store)):
+        assert command(*words).code == 0, "no blob is touched"
+    ran = command("restore", f"{store}/latest", "tree/1", "--into", "out")
+    assert ran.code != 0
+    assert "cold storage" in ran.err
+    assert "restore --thaw" in ran.err
+    ran = command("restore", f"{store}/latest", "tree/1", "--into", "out", "--thaw=bulk", "--thaw-days", "2")
+    assert ran.code == 3
+    assert "asked for 1 blob in cold storage; 0 were asked for before, 0 can be read" in ran.err
+    assert "run the same command again" in ran.err
+    warm = [
+        item["Key"]
+        for item in client.list_objects_v2(Bucket=bucket, Prefix="data/")["Contents"]
+        if "Restore" in client.head_object(Bucket=bucket, Key=item["Key"])
+    ]
+    assert len(warm) == 1
+    ran = command("restore", f"{store}/latest", "tree/1", "--into", "out", "--thaw")
+    assert ran.code == 0, ran.err
+    assert (work / "out/tree/1").read_bytes() == (work / "tree/1").read_bytes()
+    ran = command("restore", f"{store}/latest", "--into", "out", "--thaw", "--json")
+    told = next(line for line in map(json.loads, ran.lines) if line["message_type"] == "thaw")
+    assert (told["asked"], told["readable"]) == (3 + 3, 0), "what is there already needs no blob"
+    assert command("restore", f"{store}/latest", "--into", "out", "--thaw").code == 0
+    assert restored(work, "out")
+
+
+def test_thaw_where_nothing_is_cold(command: Command) -> None:
+    assert command(*create("here")).code == 0
+    assert command("restore", "here/latest", "--into", "out", "--thaw").code == 2
+    assert command("restore", "here/latest", "--into", "out", "--thaw-days", "3").code == 2
+    assert command("restore", "latest", "--from", "here", "--into", "out", "--thaw").code == 2
+
+
+# ---- copies within a service -----------------------------------------------------------------------------------------
+
+
+def test_a_service_copies_by_itself(command: Command, client: Any, server: Server, bucket: str, work: Path) -> None:
+    other = f"other-{time.monotonic_ns()}"
+    client.create_bucket(Bucket=other)
+    assert command(*create(f"s3://{bucket}/a")).code == 0
+    ran = command("copy", f"s3://{bucket}/a", f"s3://{other}/b", key="encrypt")
+    assert ran.code == 0, ran.err
+    assert "7 blobs" in ran.err
+    assert command("check", f"s3://{other}/b", "--read-data").code == 0
+    assert command("copy", f"s3://{bucket}/a", f"s3://{other}/c", key="").code == 0
+    names = {"a": bucket, "b": other, "c": other}
+    listed = {
+        prefix: {item["Key"][2:] for item in client.list_objects_v2(Bucket=name, Prefix=prefix)["Contents"]}
+        for prefix, name in names.items()
+    }
+    assert listed["a"] == listed["b"] == listed["c"]
+
+
+# ---- rights ----------------------------------------------------------------------------------------------------------
+
+
+def policy(name: str, bucket: str) -> str:
+    found = re.search(rf"<!-- policy: {name} -->\n```json\n(.*?)```", STORES.read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    return found[1].replace("BUCKET", bucket)
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Server]:
+    """One that asks everybody for rights, but for the first who comes, who gives them out."""
+    with moto(INITIAL_NO_AUTH_ACTION_COUNT="12") as made:
+        yield made
+
+
+def test_who_may_only_list_and_write_backs_up_and_neither_reads_nor_destroys(
+    strict: Server, pogfast: Runner, work: Path
+) -> None:
+    s3, iam = client_of(strict), client_of(strict, "iam")
+    s3.create_bucket(Bucket="safe", ObjectLockEnabledForBucket=True)
+    keys = {}
+    for name in ("writes", "manifests"):
+        iam.create_user(UserName=name)
+        iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy(name, "safe"))
+        made = iam.create_access_key(UserName=name)["AccessKey"]
+        keys[name] = {"AWS_ACCESS_KEY_ID": made["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": made["SecretAccessKey"]}
+    with contextlib.suppress(ClientError):
+        while True:  # the rest of what is free
+            s3.list_buckets()
+
+    def call(who: str, *words: str) -> Ran:
+        cache = {"POGFAST_CACHE_DIR": str(work / "cache")}
+        return pogfast(*words, env={**os.environ, **strict.environment, **keys[who], **cache}, cwd=work)
+
+    writing = ["--encryption-keyfile", "k.encrypt"]
+    for number in range(2):
+        (work / "tree" / "new").write_bytes(bytes(1000 + number))
+        ran = call("writes", *create("s3://safe"), *writing)
+        assert ran.code == 0, ran.err
+    assert "access denied" in call("writes", "list", "s3://safe", *writing).out.decode()
+    for words in (
+        ["prune", "s3://safe", "--keep-last", "1", "--group-by", "", "--yes", "--grace", "0", *writing],
+        ["restore", "s3://safe/latest", "--into", "out", "--decryption-keyfile", "k.decrypt"],
+    ):
+        ran = call("writes", *words)
+        assert ran.code == 1
+        assert "access denied" in ran.err
+        assert len(ran.err.splitlines()) <= 2
+    thief = client_of(strict, aws_access_key_id=keys["writes"]["AWS_ACCESS_KEY_ID"],
+                      aws_secret_access_key=keys["writes"]["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
+    key = thief.list_objects_v2(Bucket="safe", Prefix="data/")["Contents"][0]["Key"]
+    for act in (thief.get_object, thief.delete_object):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            act(Bucket="safe", Key=key)
+    ran = call("manifests", "check", "s3://safe", *writing)
+    assert ran.code == 0, ran.err
+    assert "checked 2 archives" in ran.err
+    ran = call("writes", "doctor", "s3://safe")
+    assert ran.code == 0, ran.err
+    states = {line.split()[1]: line.split()[0] for line in ran.lines if not line.startswith(" ")}
+    assert (states["write"], states["read"], states["delete"]) == ("good", "note", "note")
+
+
+def test_remove_and_rewrite_keep_what_is_locked(command: Command, bucket: str) -> None:
+    store = f"s3://{bucket}"
+    made = [command(*create(store, "--object-lock", "governance:1d"), "-q").lines[0] for _ in range(2)]
+    ran = command("remove", f"{store}/{made[0]}", "--yes")
+    assert ran.code == 3
+    assert f"{made[0]}: not removed, it is locked until " in ran.err
+    assert "\n  remove it then: " in ran.err
+    assert "undelete" not in ran.err, "nothing was removed"
+    assert ran.lines[0].startswith(f"keep    {made[0]}  ")
+    ran = command("rewrite", f"{store}/{made[1]}", "--exclude", "large", "--yes")
+    assert ran.code == 3
+    assert "the old archive stays, it is locked until " in ran.err
+    [new] = ran.lines
+    rows = [line.split() for line in command("list", store).lines[1:]]
+    assert [word for row in rows for word in row if word.endswith(".mfn")] == [*made, new]
