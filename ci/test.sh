@@ -59,7 +59,7 @@ ended "$quickstart" "$work/quickstart.log"
 
 say "lint and types"
 "$work/wheel/bin/ruff" check .
-"$work/wheel/bin/mypy" --strict pogfast tests/facade_types.py
+"$work/wheel/bin/mypy" --strict pogfast tests/facade_types.py tests/kit
 
 benches() {
   run_tests "$work/wheel" --benchmark-disable "$checkout/bench"

@@ -74,7 +74,7 @@ def swap(built: Built, blob: str, other: str) -> None:
     shutil.copy(built.blob(other), built.blob(blob))
 
 
-Spoil = Callable[[Built, str, str], None]
+Spoil = Callable[[Built, str, str], object]
 DAMAGE: dict[str, tuple[type[DamageError], str, Spoil]] = {
     "missing": (MissingBlob, "is missing", lambda built, blob, other: built.blob(blob).unlink()),
     "empty": (CorruptBlob, "is damaged", lambda built, blob, other: built.blob(blob).write_bytes(b"")),

@@ -108,7 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.reset()
             return
         body = self.rfile.read(length)
-        status, headers, answer = fault.status, {}, b""
+        status, answer = fault.status, b""
+        headers: dict[str, str] = {}
         if status:
             answer = f"<Error><Code>{fault.code}</Code><Message>injected</Message></Error>".encode()
             answer = answer if fault.body is None else fault.body

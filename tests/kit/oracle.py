@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import struct
+from collections.abc import Mapping
+from typing import Any
 
 import nacl.public
 import nacl.secret
@@ -46,6 +48,7 @@ class OracleKey:
 
     def unwrap(self, header: bytes) -> bytes:
         if self.public:
+            assert self.private is not None, "a public key opens nothing"
             return nacl.public.SealedBox(nacl.public.PrivateKey(self.private)).decrypt(header)
         return nacl.secret.SecretBox(self.secret).decrypt(header)
 
@@ -125,7 +128,9 @@ def decompress_all(frames: bytes) -> bytes:
     return stream.decompress(frames) + stream.flush()
 
 
-def seal_manifest(key: OracleKey, entries: dict[str, object], trailer: dict[str, object] | None = None) -> bytes:
+def seal_manifest(
+    key: OracleKey, entries: Mapping[str, Mapping[str, Any]], trailer: Mapping[str, Any] | None = None
+) -> bytes:
     frames = zstandard.ZstdCompressor().compress(json.dumps(entries).encode())
     if trailer is not None:
         content = zstandard.ZstdCompressor().compress(json.dumps(trailer).encode())
@@ -148,11 +153,12 @@ def full_payload(key: OracleKey, data: bytes) -> bytes:
     return key.open(data)
 
 
-def open_manifest(key: OracleKey, data: bytes) -> dict[str, dict[str, object]]:
-    return json.loads(zstandard.ZstdDecompressor().decompress(full_payload(key, data)))
+def open_manifest(key: OracleKey, data: bytes) -> dict[str, dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = json.loads(zstandard.ZstdDecompressor().decompress(full_payload(key, data)))
+    return entries
 
 
-def open_trailer(key: OracleKey, data: bytes) -> dict[str, object] | None:
+def open_trailer(key: OracleKey, data: bytes) -> dict[str, Any] | None:
     """The trailer, where one stands right behind the manifest's frame."""
     frame = zstandard.ZstdDecompressor().decompressobj()
     frame.decompress(full_payload(key, data))
@@ -163,4 +169,7 @@ def open_trailer(key: OracleKey, data: bytes) -> dict[str, object] | None:
 def open_index(key: OracleKey, data: bytes) -> list[str]:
     header = nacl.secret.SecretBox(key.secret).decrypt(data[:76])
     box = data[76 : 76 + struct.unpack(">I", header[:4])[0]]
-    return json.loads(zstandard.ZstdDecompressor().decompress(nacl.secret.SecretBox(header[4:]).decrypt(box)))
+    names: list[str] = json.loads(
+        zstandard.ZstdDecompressor().decompress(nacl.secret.SecretBox(header[4:]).decrypt(box))
+    )
+    return names

@@ -675,7 +675,7 @@ def record(command: Sequence[str | Path], root: Path, cwd: Path, env: Mapping[st
     writes; it must not lie below `root`."""
     before = Disk.scan(root)
     calls = ",".join(f"?{call}" for call in CALLS.split())  # those that this machine has
-    strace = ["strace", "-f", "-xx", "-ttt", "-s", str(MAX_SHOWN), "-e", f"trace={calls}", "-o", log]
+    strace = ["strace", "-f", "-xx", "-ttt", "-s", str(MAX_SHOWN), "-e", f"trace={calls}", "-o", str(log)]
     done = subprocess.run(
         [*strace, *command], cwd=cwd, env=env, umask=UMASK, stdin=subprocess.DEVNULL, capture_output=True, check=False
     )

@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kit import oracle
-from pogfast._engine import Sealed, Sealer
+from pogfast._engine import Known, Sealed, Sealer
 
 SECRET = bytes(range(32))
 KEY = oracle.OracleKey(SECRET)
@@ -36,10 +37,11 @@ class Result:
     last: Sealed | None = None
 
 
-def seal(source: Iterable[object], shelf: Shelf, chunk_size: int = CHUNK, **more: object) -> list[Result]:
-    sealer = Sealer(
-        SECRET, False, source, [shelf], **{"chunk_size": chunk_size, "level": 3, "jobs": 2, "frames": True, **more}
-    )
+def seal(
+    source: Iterable[bytes | int | Known | None], shelf: Shelf, chunk_size: int = CHUNK, **more: Any
+) -> list[Result]:
+    settings: dict[str, Any] = {"chunk_size": chunk_size, "level": 3, "jobs": 2, "frames": True, **more}
+    sealer = Sealer(SECRET, False, source, [shelf], **settings)
     results: list[Result] = []
     for news in sealer.run():
         if news.file == len(results):
@@ -50,7 +52,7 @@ def seal(source: Iterable[object], shelf: Shelf, chunk_size: int = CHUNK, **more
         result.sizes += news.sizes
         result.plain_names += news.plain_names
         result.last = news
-    assert all(result.last.done for result in results)
+    assert all(result.last is not None and result.last.done for result in results)
     return results
 
 

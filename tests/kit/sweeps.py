@@ -958,7 +958,8 @@ class S3:
         return {item["Key"].rpartition("/")[2]: item["LastModified"].timestamp() for item in listed}
 
     def read(self, store: str, name: str) -> bytes:
-        return self.client.get_object(Bucket=self._bucket(store), Key=name)["Body"].read()
+        data: bytes = self.client.get_object(Bucket=self._bucket(store), Key=name)["Body"].read()
+        return data
 
     def drop(self, store: str) -> None:
         bucket = self._bucket(store)

@@ -92,7 +92,7 @@ def swift(home: Path) -> Iterator[Server]:
         text = NODE.format(home=home, port=ports[kind], kind=kind, user=getpass.getuser())
         (home / "etc" / f"{kind}-server.conf").write_text(text)
         for words in (["create", "2", "1", "0"], ["add", f"r1z1-127.0.0.1:{ports[kind]}/d1", "1"], ["rebalance"]):
-            builder = [programs / "swift-ring-builder", home / "etc" / f"{kind}.builder", *words]
+            builder: list[str | Path] = [programs / "swift-ring-builder", home / "etc" / f"{kind}.builder", *words]
             subprocess.run(builder, stdout=subprocess.DEVNULL, check=False)  # 1 is a warning: there is one replica
     plain = "".join(f"[filter:{name}]\nuse = egg:swift#{name}\n" for name in FILTERS)
     (home / "etc" / "proxy-server.conf").write_text(
@@ -102,8 +102,8 @@ def swift(home: Path) -> Iterator[Server]:
     running: list[subprocess.Popen[bytes]] = []
     try:
         for kind in (*kinds, "proxy"):
-            command = [programs / "python", home / "launch.py", home / "etc", programs / f"swift-{kind}-server"]
-            command += [home / "etc" / f"{kind}-server.conf", "-v"]
+            command: list[str | Path] = [programs / "python", home / "launch.py", home / "etc"]
+            command += [programs / f"swift-{kind}-server", home / "etc" / f"{kind}-server.conf", "-v"]
             with open(home / f"{kind}.log", "wb") as log:
                 running.append(subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "LC_ALL": "C"}))
             # Each before the next: the proxy leaves alone for a minute whoever it has once found missing.

@@ -28,7 +28,7 @@ class Vector:
 
     @property
     def manifest(self) -> bytes:
-        return (self.directory / self.archive["manifest"]).read_bytes()
+        return (self.directory / str(self.archive["manifest"])).read_bytes()
 
     def file(self, name: str) -> Path:
         """A key file of this release."""
