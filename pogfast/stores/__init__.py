@@ -1,8 +1,8 @@
-"""Stores: bytes under names. Opens them by their addresses.
+"""Stores: bytes under names. This module opens them by their addresses.
 
-A store knows no key, no content of a manifest and no compression. The engine writes blobs to its `blobs`: a
-`BlobDirectory`, which the engine uses without the GIL, or a function of a blob's name. Manifests are written by
-publish.py. pog/addresses.py opens the same stores by pog's addresses.
+A store knows no key, no manifest's content and no compression. The engine writes blobs to its `blobs`: a
+`BlobDirectory`, which it uses without the GIL, or a function that is called with a name and a blob. publish.py stores
+manifests. pog/addresses.py opens the same stores by pog's addresses.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from pogfast.stores.remote import RemoteStore
     from pogfast.stores.service import Service
 
-# The store of commands that name none.
+# Names the store for commands that get none.
 STORE_VARIABLE = "POGFAST_STORE"
 # The newest archive of a store, as the last part of an archive's name.
 LATEST = "latest"
 
 
 def check_stores(text: str) -> None:
-    """What open_stores would say of the words alone. Touches nothing. Raises UsageError."""
+    """Checks addresses as open_stores does, without accessing anything. Raises UsageError."""
     for word in text.split(","):
         if not word:
             raise UsageError(f"{text}: there is an empty store between the commas")
@@ -39,9 +39,9 @@ def check_stores(text: str) -> None:
 
 
 def open_stores(text: str, lost: Callable[[StoreLost], None], *, must_exist: bool = False) -> list[Target]:
-    """The stores that `text` names, separated by commas, opened to write to. One of several that cannot be used is left
-    out, and `lost` hears of it. With `must_exist` none is made: a disk that is not mounted is no store. Raises as
-    open_store does; with `must_exist` NoSuchArchive for what is no store."""
+    """Opens the stores in `text`, separated by commas, for writing. If one of several cannot be used, `lost` is called
+    and it is left out. With `must_exist` no store is created, so that a disk that is not mounted is an error. Raises as
+    open_store does, and with `must_exist` NoSuchArchive."""
     check_stores(text)
     words = text.split(",")
     said = settings.current()
@@ -59,9 +59,9 @@ def open_stores(text: str, lost: Callable[[StoreLost], None], *, must_exist: boo
 
 
 def _look_for_store(word: str) -> None:
-    """Raises NoSuchArchive if there is no archive, no blob and no folder for blobs."""
+    """Raises NoSuchArchive unless there is an archive, a blob, or a directory for blobs."""
     if os.path.isfile(word):
-        return  # a program, which cannot be asked
+        return  # a program: it cannot be asked
     store = open_store(word)
     with contextlib.closing(store):
         if store.manifests() or store.marks() or next(iter(store.blob_names()), None) is not None:
@@ -101,12 +101,12 @@ def open_store(text: str, *, create: Literal[False] = False) -> Store: ...
 
 
 def open_store(text: str, *, create: bool = False) -> Target | Store:
-    """The store that `text` names in pogfast's grammar: DIRECTORY, local:/DIRECTORY, s3://BUCKET[/PREFIX][?WORD=VALUE],
-    b2://BUCKET[/PREFIX], or a program to write to.
+    """Opens the store that `text` names: DIRECTORY, local:/DIRECTORY, s3://BUCKET[/PREFIX][?WORD=VALUE],
+    b2://BUCKET[/PREFIX], or a program, which can only be written to.
 
-    A directory is a fan-out store, unless it holds manifests and no data/: then it is flat, as pog writes, also for
-    what is added. With `create` it is opened to write to, and made if need be. Raises UsageError for what cannot be
-    meant; to write StoreError, to read NoSuchArchive.
+    A directory is a fan-out store (data/ab/NAME), unless it has manifests and no data/: then it is flat, as pog writes
+    it, and stays so. With `create` the store is opened for writing, and made if need be. Raises UsageError for an
+    invalid address; StoreError when writing, NoSuchArchive when reading.
     """
     if not text:
         raise UsageError("a store without a name", hint="name a directory")
@@ -131,14 +131,14 @@ def _open_program(text: str, path: str, create: bool) -> Target:
         raise (StoreError if create else NoSuchArchive)(f"{text} is a file, not a store")
     if not create:
         raise UsageError(f"{text} is a program: it can be written to, but not read")
-    from pogfast.stores.program import ProgramStore  # here, because what it needs takes 6 ms to import
+    from pogfast.stores.program import ProgramStore  # imported here: its imports take 6 ms
 
     return ProgramStore(path if "/" in path else f"./{path}")
 
 
 def names_archive(text: str) -> bool:
-    """Whether `text` is written as an archive: STORE/latest or a path to a .mfn, or to the .mfn.partial of a run that
-    has not ended. With a / at its end it is a store."""
+    """Returns True if `text` is the address of an archive: STORE/latest, or a path to a .mfn, or to the .mfn.partial
+    of an unfinished run. With a trailing / it is a store."""
     return _is_archive(_split(text)[1])
 
 
@@ -147,11 +147,10 @@ def _is_archive(name: str) -> bool:
 
 
 def find_manifest(text: str) -> tuple[Store, str]:
-    """The store that holds an archive, opened, and its manifest's name there, or `LATEST`: which one that is, is for
-    who has the key to say. Pogfast's grammar: STORE/NAME.mfn, STORE/latest.
+    """Opens the store of an archive, STORE/NAME.mfn or STORE/latest. Returns it with the manifest's name there, or with
+    `LATEST`: only a caller with the key can tell which archive that is.
 
-    Blobs are in STORE/data if there is such a directory or no manifest but in there, else flat in STORE. Raises
-    UsageError and NoSuchArchive.
+    Blobs are in STORE/data, or flat in STORE; see open_store. Raises UsageError and NoSuchArchive.
     """
     store, name = _split(text)
     if not names_archive(text) or name == MANIFEST:
@@ -164,7 +163,7 @@ def find_manifest(text: str) -> tuple[Store, str]:
 
 
 def default_store() -> str:
-    """The store of POGFAST_STORE, for commands that name none; "" if it is not set. Raises UsageError for several."""
+    """Returns the store in POGFAST_STORE, "" if it is not set. Raises UsageError if it names several."""
     given = os.environ.get(STORE_VARIABLE, "")
     if "," in given:
         raise UsageError(f"{STORE_VARIABLE} names several stores", hint="name the one to read from")
@@ -172,7 +171,7 @@ def default_store() -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """(store, last part) of what may be an archive's address. Settings of a service may stand before or behind it."""
+    """Splits an archive's address into store and last part. A service's settings may precede or follow that part."""
     place, question, query = text.partition("?")
     if question and is_service(text) and "/" in place.partition("://")[2] and _is_archive(place.rpartition("/")[2]):
         store, _, name = place.rpartition("/")
@@ -189,7 +188,7 @@ def local_path(text: str) -> str:
 
 
 def _check_address(text: str) -> None:
-    """Raises UsageError for what can be no store."""
+    """Raises UsageError for an invalid address."""
     if is_service(text):
         parse_service(text)
     else:
@@ -197,8 +196,8 @@ def _check_address(text: str) -> None:
 
 
 def open_service(text: str, *, create: bool = False) -> RemoteStore:
-    """Raises UsageError, StoreError and NoSuchArchive. To be written to, one request shows whether the bucket can be
-    reached and listed; to read an archive needs no right to list."""
+    """Opens a store on a service. With `create` one request checks that the bucket can be reached and listed; reading
+    an archive needs no permission to list. Raises UsageError, StoreError and NoSuchArchive."""
     place = parse_service(text)
     from pogfast.stores.remote import RemoteStore
 

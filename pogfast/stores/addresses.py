@@ -1,8 +1,8 @@
-"""How stores are written: a directory, local:/DIR, s3://BUCKET[/PREFIX][?WORD=VALUE...] or b2://BUCKET[/PREFIX].
+"""Parses the addresses of stores: a directory, local:/DIR, s3://BUCKET[/PREFIX][?WORD=VALUE...], b2://BUCKET[/PREFIX].
 
-What looks like an address and is none of these is refused with what was probably meant: it would otherwise become a
-local directory of that name, and the backup would be on the wrong machine. A directory that is really called so is
-written ./NAME or local:/DIR. Touches nothing; knows no store and no service.
+Another program's address, such as sftp:host:/dir, is refused with a suggestion: it would otherwise become a local
+directory of that name, with the backup on the wrong machine. A directory that really has such a name is written ./NAME
+or local:/DIR. Text only: accesses no store and no service.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pogfast.sizes import MAX_PARALLEL, parse_seconds, parse_whole
 from pogfast.stores.settings import Lock
 from pogfast.system.encoding import portable
 
-# What can follow a bucket, behind `?`, for one store alone: the field of `Settings` that it sets.
+# The settings that can follow a bucket after `?`, for one store alone, each with the field of `Settings` that it sets.
 WORDS: dict[str, dict[str, str]] = {
     "s3": {
         "endpoint": "s3_endpoint",
@@ -31,7 +31,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "b2": {"realm": "b2_realm", "profile": "profile", "parallel": "parallel", "retry-for": "retry_for"},
 }
-# What others write in front of a place, beside s3 and b2: with one colon as well, and in any case.
+# Other programs' schemes; they are recognized in any case, with one colon as well.
 FOREIGN = {
     *("sftp", "ssh", "scp", "rsync", "ftp", "ftps", "http", "https", "rest", "webdav", "dav", "davs", "smb", "nfs"),
     *("rclone", "azure", "az", "abs", "gs", "gcs", "swift", "file", "dropbox", "gdrive", "gd", "onedrive", "minio"),
@@ -42,7 +42,7 @@ SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?(.*)", re.DOTALL)
 
 
 class Place(NamedTuple):
-    """A bucket of a service and what is below a prefix in it. `settings` are fields of `Settings` for this store."""
+    """A bucket of a service, and a prefix in it. `settings` are fields of `Settings` for this store."""
 
     scheme: str
     bucket: str
@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How the store is called in messages."""
+        """The store's name in messages."""
         return f"{self.scheme}://{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
 
 
@@ -65,7 +65,7 @@ def parse_service(text: str) -> Place:
     scheme, _, rest = text.partition("://")
     place, question, query = rest.partition("?")
     bucket, _, prefix = place.partition("/")
-    if "@" in bucket:  # never shown: a password may be in it
+    if "@" in bucket:  # not shown: a password may be in it
         raise UsageError(f"{scheme}://: credentials do not go into the address of a store", hint=_credentials(scheme))
     if not bucket or ":" in bucket:
         meant = _meant(text)
@@ -73,14 +73,14 @@ def parse_service(text: str) -> Place:
     prefix = portable(prefix.strip("/"))
     if not _is_unicode(bucket + prefix):
         raise UsageError(f"{visible(text)}: names in a service are UTF-8, and this is not")
-    # A / behind the query is left over from STORE/latest.
+    # A / after the query remains of STORE/latest.
     return Place(
         scheme, bucket, prefix, _settings(scheme, visible(f"{scheme}://{place}"), query.rstrip("/")) if question else {}
     )
 
 
 def below(text: str, name: str) -> str:
-    """The address of what lies under a name in a service's store, with the same settings."""
+    """Returns the address of a name in a service's store, with the same settings."""
     place, question, query = text.partition("?")
     return f"{place.rstrip('/')}/{name}{question}{query}"
 
@@ -98,8 +98,8 @@ def _credentials(scheme: str) -> str:
 
 
 def _settings(scheme: str, where: str, query: str) -> dict[str, Any]:
-    """The fields that the query of a store sets. A value is shown only where it is of a known word: others may be
-    secret."""
+    """Parses the query of a store's address into fields of `Settings`. Messages show the values of known settings only:
+    others may be secret."""
     known = WORDS[scheme]
     found: dict[str, Any] = {}
     for part in query.split("&"):
@@ -116,7 +116,7 @@ def _settings(scheme: str, where: str, query: str) -> dict[str, Any]:
 
 
 def _value(word: str, text: str) -> Any:
-    """What a setting becomes. Raises UsageError."""
+    """Parses the value of a setting. Raises UsageError."""
     if word in ("endpoint", "realm"):
         if text and not re.fullmatch(r"https?://[^/\s@]+(/[^\s?]*)?", text):
             raise UsageError(f"{word} is no URL of a service", hint=f"write {word}=https://HOST[:PORT]")
@@ -133,10 +133,10 @@ def _value(word: str, text: str) -> Any:
 
 
 def check_directory(text: str) -> None:
-    """Raises UsageError for what looks like an address of something else than a directory."""
+    """Raises UsageError for a directory's name that looks like another program's address."""
     if text.startswith(("./", "../", "local:")):
         return
-    # As scp and rsync have it: a colon before any slash is a host's or a remote's, unless there is such a directory.
+    # As in scp and rsync: a colon before any slash follows a host or a remote, unless there is such a directory.
     first = text.partition("/")[0]
     remote = ":" in first and not os.path.isdir(first)
     if remote or _is_foreign(text):
@@ -148,7 +148,7 @@ def check_directory(text: str) -> None:
 
 
 def check_restored_to(path: str) -> None:
-    """Raises UsageError for what looks like an address, where files are restored to a directory of this machine."""
+    """Raises UsageError for an address as the target of a restore, which has to be a local directory."""
     if (_is_foreign(path) or path.startswith("local:")) and not os.path.lexists(path):
         hint = f"the home directory is $HOME{path[1:]}" if path.startswith("~/") else "restore, then copy it there"
         shown = visible(path)
@@ -156,20 +156,19 @@ def check_restored_to(path: str) -> None:
 
 
 def _is_foreign(text: str) -> bool:
-    """Returns True for a URL, another program's way to write a place, and a ~ that the shell did not replace, as in
-    --to=~/backup."""
+    """Returns True for a URL, another program's address, and a ~ that the shell did not expand, as in --to=~/backup."""
     head, colon, _ = text.partition("/")[0].partition(":")
     service = colon != "" and (head.lower() in FOREIGN | WORDS.keys() or "@" in head)
     return service or text.startswith("~") or ("://" in text and not text.startswith(("./", "../")))
 
 
 def visible(text: str) -> str:
-    """An address without what stands before an @ in it, which may be a password."""
+    """Returns an address without the user and password before an @."""
     return re.sub(r"(//)[^/@]*:[^/@]*@", r"\1...@", text)
 
 
 def _meant(text: str) -> str:
-    """What was probably meant by an address that is none of ours; "" if nobody knows."""
+    """Returns a hint at what was probably meant by an address that is none of ours; "" if there is none."""
     if text.startswith("~"):
         return f"the home directory is $HOME{text[1:]}" if text[1:2] in ("", "/") else ""
     found = SCHEME.fullmatch(text.strip().lstrip("/"))
@@ -190,7 +189,7 @@ def _meant(text: str) -> str:
 
 
 def _meant_service(scheme: str, rest: str) -> str:
-    """What restic, rclone and others write s3: and b2: with."""
+    """Returns the hint for an s3: or b2: address as restic, rclone and others write it."""
     url = re.fullmatch(r"(https?)://([^/]+)/?(.*)", rest)
     if url is not None:
         host, place = f"{url[1]}://{url[2].rpartition('@')[2]}", url[3].strip("/") or "BUCKET"

@@ -1,7 +1,7 @@
-"""Backblaze B2 by its own protocol, through b2sdk. Knows objects below a bucket and a prefix, and no blob.
+"""Backblaze B2 by its native protocol, through b2sdk. Knows objects below a bucket and a prefix, and no blobs.
 
-An application key comes from B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, else from where the `b2` command keeps its
-own, as with pogcli. b2sdk makes each request once, and keeps upload URLs. What is deleted goes with all its versions.
+The application key comes from B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, else from the login of the `b2` command, as
+with pogcli. b2sdk makes each request once, and caches upload URLs. An object is deleted with all its versions.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ except ImportError as error:
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
-# What b2sdk does not know it warns of, beside raising it.
+# b2sdk warns about unknown errors although it raises them, too.
 warnings.filterwarnings("ignore", module="b2sdk")
 logging.getLogger("b2sdk").addHandler(logging.NullHandler())
 
-PAGE = 1000  # objects in one answer of a listing
-FAR = (1 << 62) - 1  # beyond every object's last byte
-FEW = 10  # versions that are asked for at a time where they are of one object
+PAGE = 1000  # objects in one response of a listing
+FAR = (1 << 62) - 1  # beyond the last byte of any object
+FEW = 10  # versions that are requested at a time if they are of one object
 REALM = "production"
-# What will not get better: what that means, and what to do about it.
+# Errors that another attempt would not change: what they mean, and the hint.
 FINAL: list[tuple[Any, str, str]] = [
     (failures.NonExistentBucket, "there is no such bucket", "make it first, or look at its name"),
     (failures.StorageCapExceeded, "the account's cap is used up", "raise it: what is stored is kept"),
@@ -57,7 +57,7 @@ FINAL: list[tuple[Any, str, str]] = [
         "set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or log in with the b2 command",
     ),
 ]
-# What may pass beside what b2sdk would repeat: a token that was renewed and refused once more, an altered body.
+# Transient errors that b2sdk itself would not retry: a renewed token that was refused, an altered body.
 PASSING = (
     failures.InvalidAuthToken,
     failures.BadUploadUrl,
@@ -70,14 +70,14 @@ PASSING = (
 
 
 class B2Service(Plain):
-    """A bucket, or what is below a prefix in it."""
+    """A bucket, or the objects below a prefix in it."""
 
     def __init__(
         self, bucket: str, prefix: str, *, realm: str | None, profile: str | None = None, parallel: int
     ) -> None:
-        """`prefix` is without a / at its ends; `realm` a URL, None: Backblaze's own; `profile` one of the b2 command's,
-        None: the key of the environment, else what that command has logged in with; `parallel` how many objects are
-        deleted at a time. No request is made."""
+        """`prefix` has no / at its ends. `realm` is a URL; None: Backblaze's own. `profile` is one of the b2 command's;
+        None: the key in the environment, else that command's login. At most `parallel` objects are deleted at a time.
+        Makes no request."""
         self.parallel = parallel
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"b2://{bucket}" + (f"/{prefix}" if prefix else "")
@@ -91,7 +91,7 @@ class B2Service(Plain):
         self._lock = threading.Lock()
 
     def _connected(self) -> Any:
-        """b2sdk's session, logged in at the first request. Raises b2sdk's errors."""
+        """Returns b2sdk's session, and logs in at the first request. Raises b2sdk's errors."""
         with self._lock:
             if self._session is None:
                 api = _authorized(self._realm, self._profile)
@@ -127,7 +127,7 @@ class B2Service(Plain):
         flat = list(itertools.takewhile(lambda each: "/" not in each.path[len(prefix) :], found))
         if len(flat) == len(found):
             return flat, after
-        # The protocol lists all that is below; the next name that is not below this folder is asked for.
+        # The protocol lists everything below a prefix; continue with the first name after this folder.
         folder = found[len(flat)].path
         return flat, f"{self.prefix}{folder[: folder.index('/', len(prefix))]}0"
 
@@ -144,8 +144,8 @@ class B2Service(Plain):
             return found, answer["nextFileName"] or ""
 
     def delete(self, paths: Iterable[str]) -> None:
-        """Every version: a hidden one would still be paid for. A page of versions serves for all names that are in it,
-        and versions are deleted several at a time."""
+        """Deletes every version: hidden ones would still be paid for. One page of versions serves all names in it, and
+        versions are deleted several at a time."""
         self._delete_versions(paths, math.inf, lambda: True)
 
     def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
@@ -153,7 +153,7 @@ class B2Service(Plain):
         return [each.path for each in found if self.prefix + each.path not in stay]
 
     def _delete_versions(self, paths: Iterable[str], before: float, go_on: Callable[[], bool]) -> set[str]:
-        """Deletes those that were written before some time, and returns the names of which any is left."""
+        """Deletes the versions that were written before some time, and returns the names of which one is left."""
         names = sorted(self.prefix + path for path in paths)
         stay: set[str] = set()
         deleted: list[tuple[str, Future[bool]]] = []
@@ -166,7 +166,7 @@ class B2Service(Plain):
         return stay.union(name for name, is_gone in deleted if not is_gone.result())  # all have been tried
 
     def _versions(self, names: list[str]) -> Iterator[tuple[str, str, float]]:
-        """Of some names, in their order: (name, version, when it was written). Raises StoreError."""
+        """Yields (name, version, when it was written) for the versions of sorted names. Raises StoreError."""
         wanted = deque(names)
         start: tuple[str, str | None] | None = None
         most, asked = PAGE, set()
@@ -186,7 +186,7 @@ class B2Service(Plain):
                 return
             while wanted and wanted[0] < last[0]:
                 wanted.popleft()
-            most = PAGE if here - len(wanted) > 1 else FEW  # names that lie far apart share no page
+            most = PAGE if here - len(wanted) > 1 else FEW  # names that are far apart share no page
             start = last if wanted and wanted[0] == last[0] else None
 
     def _page_of_versions(
@@ -199,7 +199,7 @@ class B2Service(Plain):
             return found, (answer["nextFileName"], answer["nextFileId"]) if answer["nextFileName"] else None
 
     def _delete(self, name: str, version: str, go_on: Callable[[], bool]) -> bool:
-        """Returns True if the version is gone now."""
+        """Deletes a version; returns True if it is gone."""
         if not go_on():
             return False
         self.requests["delete"] += 1
@@ -208,11 +208,11 @@ class B2Service(Plain):
         return True
 
     def close(self) -> None:
-        """b2sdk keeps nothing that would have to be closed."""
+        """Does nothing: b2sdk has nothing to close."""
 
     @contextlib.contextmanager
     def _errors(self, path: str = "") -> Iterator[None]:
-        """b2sdk's failures as ours: one line each. Raises TryAgain for what may pass."""
+        """Turns b2sdk's errors into ours, one line each. Raises TryAgain for transient ones."""
         try:
             yield
         except failures.B2Error as error:
@@ -254,7 +254,7 @@ class B2Service(Plain):
 
 
 class _Gone(StoreError, NoSuchArchive):
-    """There is no such object."""
+    """The object is missing."""
 
 
 class _B2Body:
@@ -285,8 +285,8 @@ def _authorized(realm: str, profile: str | None) -> Any:
 
 
 def _logged_in(realm: str, profile: str | None) -> tuple[str, str, str]:
-    """(realm, key id, key) of the `b2` command's login. Its file is copied: b2sdk brings what it opens up to its own
-    release, and an older b2 command would not read it any more. Raises MissingAccountData."""
+    """Returns (realm, key id, key) of the `b2` command's login. Copies its file first: b2sdk migrates what it opens to
+    its own release, and an older b2 command could no longer read it. Raises MissingAccountData."""
     info = b2.SqliteAccountInfo
     path = info.get_user_account_info_path(profile=profile)  # raises nothing; the file may not be there
     with tempfile.TemporaryDirectory(prefix="pogfast-") as directory:
@@ -303,20 +303,21 @@ def _logged_in(realm: str, profile: str | None) -> tuple[str, str, str]:
 
 
 def _once(api: Any) -> None:
-    """Makes b2sdk try once: a store tries again itself, tells of it, and can be stopped while it waits."""
+    """Turns off b2sdk's retries: RemoteStore retries, reports it, and can be stopped while it waits."""
     http = api.session.raw_api.b2_http
     http._translate_and_retry = lambda act, tries, post_params=None: http._translate_errors(act, post_params)
     api.services.upload_manager.MAX_UPLOAD_ATTEMPTS = 1
 
 
 def _common(first: str, last: str) -> str:
-    """What two names begin with."""
+    """Returns the common prefix of two names."""
     together = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
     return "".join(letter for letter, _ in together)
 
 
 def _seconds(item: dict[str, Any]) -> float:
-    """When an object in a listing was written. What is no time is now: nothing that nobody knows the age of is old."""
+    """Returns when an object in a listing was written, in seconds since 1970. An invalid time becomes the present: an
+    object of unknown age must not count as old."""
     stamp = item.get("uploadTimestamp")
     return stamp / 1000 if isinstance(stamp, int | float) and abs(stamp) < 1e15 else time.time()
 

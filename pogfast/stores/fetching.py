@@ -1,7 +1,7 @@
-"""A blob or manifest from wherever it lies: what seems damaged is fetched once more, since that may be on the way only.
+"""Reads blobs and manifests: what seems damaged is fetched once more, since the damage may have happened in transit.
 
-Knows no key and no kind of store: what is good is for a function to say that the caller brings. The engine does the
-same for what goes through Opener.
+Knows no key and no kind of store: the caller passes a function that verifies the bytes. The engine does the same for
+what it reads through Opener.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Result = TypeVar("Result")
 
 
 class Holds(Protocol):
-    """A store, as far as a blob is read from it."""
+    """A store that blobs are read from."""
 
     def get_blob(self, name: str) -> Buffer: ...
 
 
 class HoldsManifests(Protocol):
-    """A store, as far as a manifest is read from it."""
+    """A store that manifests are read from."""
 
     def get_manifest(self, name: str) -> bytes: ...
 
@@ -37,9 +37,9 @@ def expect(source: BlobDirectory | Callable[[str], Buffer], names: Iterable[str]
 
 
 def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result:
-    """Returns what `look` makes of the blob `name` of a store. If `look` finds it damaged, by DamageError or WrongKey,
-    the blob is fetched a second time, from the disk rather than from the memory that it may be damaged in. Raises what
-    `get_blob` and `look` raise."""
+    """Returns what `look` returns for a blob. If `look` raises DamageError or WrongKey, the blob is fetched a second
+    time, from disk rather than from the page cache, which may be what is damaged. Raises what `get_blob` and `look`
+    raise."""
     try:
         return look(store.get_blob(name))
     except MissingBlob:
@@ -51,7 +51,7 @@ def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result
 
 
 def fetched_manifest(store: HoldsManifests, name: str, look: Callable[[bytes], Result]) -> Result:
-    """The same for a manifest: a flipped bit in it would make an older archive the latest."""
+    """Does the same for a manifest: because of one flipped bit in it an older archive would become the latest."""
     try:
         return look(store.get_manifest(name))
     except (DamageError, WrongKey):

@@ -1,8 +1,8 @@
-"""A directory as a store: blobs in data/ab/NAME and manifests at the root, or all flat in it, as pog writes.
+"""A directory as a store: blobs in data/ab/NAME and manifests at the root, or everything flat in it, as pog writes.
 
-It deals with names and bytes only. Blobs are read and written by the engine's BlobDirectory; this module opens the
-directory, syncs what was written, lists it, and handles manifests. No file appears under its name before it is
-complete; temporary files of killed processes are removed by the next run on the same machine.
+Knows names and bytes only. The engine's BlobDirectory reads and writes blobs; this module opens the directory, syncs
+it, lists it, and reads and writes manifests. No file gets its name before it is complete; the next run on the same
+machine removes the temporary files of killed processes.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ if TYPE_CHECKING:
     from pogfast._engine import Buffer
     from pogfast.stores.settings import Lock
 
-# Bytes of a sealed manifest: ten million files take about 1 GB. It must fit in memory several times, and a sparse file
-# of any size costs whoever plants it nothing.
+# Bytes of a sealed manifest: ten million files take about 1 GB. It must fit in memory several times, and an attacker
+# can make a sparse file of any size at no cost.
 MAX_MANIFEST = 1 << 30
-# What a file system says that has no hard links, such as FAT and many over a network.
+# The errors of file systems without hard links, such as FAT and many network file systems.
 LACKS_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 NO_FILE = "it is not a regular file"
-# A store may be shared: nothing in it is followed, waited for or read unless it is a regular file.
+# Others may write to a store: links are not followed, FIFOs not waited for, and only regular files are read.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Unfit(OSError):
-    """What lies under a name cannot be what is stored there: no regular file, or far too large a one."""
+    """A file that cannot be a blob or manifest: not a regular file, or far too large."""
 
 
 def open_file(path: str, directory: int, *, follow: bool = False) -> int:
-    """Opens a regular file in a store to read, and nothing else: a link is not followed unless `follow`, a FIFO not
-    waited for. Raises Unfit, which says what it is, and OSError."""
+    """Opens a regular file in a store for reading. A symbolic link is not followed unless `follow`, and a FIFO is not
+    waited for. Raises Unfit for other kinds of files, and OSError."""
     try:
         file = os.open(path, READ & ~os.O_NOFOLLOW if follow else READ, dir_fd=directory)
     except OSError as error:
@@ -78,7 +78,7 @@ def open_file(path: str, directory: int, *, follow: bool = False) -> int:
 
 
 def open_folder(path: str, directory: int) -> int:
-    """Opens a directory in a store; a link to one is not followed. Raises OSError."""
+    """Opens a directory in a store; a symbolic link is not followed. Raises OSError."""
     try:
         return os.open(path, FOLDER, dir_fd=directory)
     except NotADirectoryError as error:
@@ -88,8 +88,8 @@ def open_folder(path: str, directory: int) -> int:
 
 
 def read_whole(file: int, most: int) -> bytearray:
-    """Reads an open file: as many bytes as it has now, or fewer if it is cut meanwhile (a mapped file that is cut ends
-    the process). Raises Unfit where there are more than `most`, and OSError."""
+    """Reads an open file: as many bytes as it has now, or fewer if it is truncated meanwhile (mmap would end the
+    process then). Raises Unfit if there are more than `most`, and OSError."""
     size = os.fstat(file).st_size
     if size > most:
         raise Unfit(errno.EFBIG, f"it has {size:,} bytes, more than any that pogfast writes")
@@ -103,22 +103,22 @@ def read_whole(file: int, most: int) -> bytearray:
 
 
 def check_size(name: str, data: bytes) -> None:
-    """Refuses to store a manifest that nobody would read back. Raises StoreError."""
+    """Raises StoreError for a manifest that is too large to be read back."""
     if len(data) > MAX_MANIFEST:
         hint = "divide the sources among several archives"
         raise StoreError(f"{name} would have {len(data):,} bytes, and {MAX_MANIFEST:,} is the most", hint)
 
 
 def booted_ns() -> int:
-    """When this machine was booted, ns since 1970; where that is not known, now."""
+    """Returns when this machine was booted, in ns since 1970; if that is not known, the present time."""
     running = time.clock_gettime_ns(time.CLOCK_BOOTTIME) if sys.platform == "linux" else 0
     return time.time_ns() - running
 
 
 def is_flat(path: str) -> bool:
-    """Whether a directory is a store as pog's working directory is one: manifests, and their blobs beside them.
+    """Returns True if a directory is a flat store, as pog makes its working directory: blobs beside the manifests.
 
-    False as well for what is no directory, or is empty: a store is flat only if somebody made it so.
+    False for a missing or empty directory: a store is flat only if somebody made it so.
     """
     try:
         names = os.listdir(path)
@@ -127,12 +127,12 @@ def is_flat(path: str) -> bool:
         return False
     if not any(is_manifest(name) for name in names):
         return False
-    # Without a blob beside them they may be a store's that has none; beside blobs a data/ may be somebody's data.
+    # Manifests without blobs beside them may be a fan-out store without blobs; beside blobs, data/ may be a user's.
     return any(is_like_a_blob(name) for name in names) and not any(len(name) == 2 for name in folders)
 
 
 def rename_new(old: str, directory: int, new: str, new_directory: int) -> None:
-    """Gives a file another name that nothing has. Raises OSError; FileExistsError where something has it."""
+    """Renames a file without replacing another. Raises FileExistsError if the name is taken, and OSError."""
     try:
         os.link(old, new, src_dir_fd=directory, dst_dir_fd=new_directory, follow_symlinks=False)
         os.unlink(old, dir_fd=directory)
@@ -146,7 +146,7 @@ def rename_new(old: str, directory: int, new: str, new_directory: int) -> None:
 
 
 class LocalStore:
-    """A directory of blobs and manifests. `path` is as it was given."""
+    """A directory of blobs and manifests. `path` is as the user wrote it."""
 
     def __init__(self, path: str, fan_out: bool, directory: int, *, follow: bool = False) -> None:
         self.path = path
@@ -155,14 +155,14 @@ class LocalStore:
         self.fan_out = fan_out
         self.directory = directory
         self.blobs = BlobDirectory(directory, fan_out, temporary_prefix(), self.label)
-        self._seen: set[str] = set()  # names of folders that were no links
+        self._seen: set[str] = set()  # folders that were found not to be links
         self._loose = (0, 0)
         self._doubted: frozenset[str] = frozenset()
-        self.failed: OSError | None = None  # the system tells of a write that failed once, whoever asks first
+        self.failed: OSError | None = None  # kept, since the system reports a failed write only once
 
     @classmethod
     def create(cls, path: str, *, fan_out: bool) -> LocalStore:
-        """Opens a directory to write to, making it if need be. Raises StoreError."""
+        """Opens a directory for writing, and makes it if need be. Raises StoreError."""
         try:
             os.makedirs(path, exist_ok=True)
             store = cls(path, fan_out, os.open(path, os.O_RDONLY | os.O_DIRECTORY))
@@ -177,16 +177,17 @@ class LocalStore:
         return store
 
     def _distrust(self) -> None:
-        """What was written since the newest manifest and before the last boot no sync has covered: a power cut can have
-        taken its bytes and left its size. A clock that is behind that manifest does not know when it was booted."""
+        """Marks blobs written after the newest manifest and before the last boot as suspect: they were never synced, so
+        a power cut may have taken their bytes and left their size. If the clock is behind that manifest, the time of
+        the boot is unknown, and all blobs after the manifest are suspect."""
         newest = max((int(stored.modified * 1e9) for stored in self.manifests()), default=-1)
         self._loose = (newest, booted_ns() if newest <= time.time_ns() else sys.maxsize)
         self.blobs.distrust(*self._loose)
 
     @classmethod
     def open(cls, path: str, *, fan_out: bool, follow: bool = False) -> LocalStore:
-        """Opens a directory to read from. With `follow` manifests may be symbolic links: only for names that were given
-        by the user. Raises NoSuchArchive."""
+        """Opens a directory for reading. With `follow` manifests may be symbolic links: only for names that the user
+        gave. Raises NoSuchArchive."""
         try:
             store = cls(path, fan_out, os.open(path, os.O_RDONLY | os.O_DIRECTORY), follow=follow)
         except OSError as error:
@@ -198,7 +199,7 @@ class LocalStore:
     def source(self) -> BlobDirectory:
         return self.blobs
 
-    parallel = 1  # the workers wait for a disk together
+    parallel = 1  # more requests at a time do not make a disk faster
     requests: Mapping[str, int] = MappingProxyType({})
 
     @property
@@ -206,7 +207,7 @@ class LocalStore:
         return f"local:{os.path.realpath(self.path)}"
 
     def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
-        """Its directories by device and inode: what each is, and which names in it are the store's."""
+        """Returns its directories by device and inode, each with a description and a test of names; see Target."""
         found = os.fstat(self.directory)
         places: dict[tuple[int, int], tuple[str, Callable[[str], bool]]] = {
             (found.st_dev, found.st_ino): (f"the store {self.label}", self._is_own)
@@ -218,13 +219,13 @@ class LocalStore:
         return places
 
     def _is_own(self, name: str) -> bool:
-        """Whether a name in the store's directory is of the store, and not somebody's file beside it."""
+        """Returns True if a name in the store's directory belongs to the store, and is not a user's file beside it."""
         if name == "data" and self.fan_out:
             return True
         return name.startswith(OWN) or is_manifest(name) or is_mark(name) or (not self.fan_out and is_like_a_blob(name))
 
     def make_folder(self) -> None:
-        """Makes data/, by which a store is known not to be flat before its first blob. Raises StoreError."""
+        """Makes data/, which marks a store without blobs as not flat. Raises StoreError."""
         try:
             with contextlib.suppress(FileExistsError):
                 os.mkdir("data", dir_fd=self.directory)
@@ -233,7 +234,7 @@ class LocalStore:
             raise StoreError(f"cannot write to {self.label}: {error.strerror}", hint_of(error)) from error
 
     def has_folder(self) -> bool:
-        """Returns True if there is a data/, as in a store that is to get its first blob."""
+        """Returns True if there is a data/, as in a store without blobs yet."""
         try:
             return stat.S_ISDIR(os.stat("data", dir_fd=self.directory, follow_symlinks=False).st_mode)
         except OSError:
@@ -261,7 +262,7 @@ class LocalStore:
 
     def _put(self, name: str, data: bytes, *, replace: bool) -> None:
         check_size(name, data)
-        # Nobody who can write to the directory can foresee the name, and what has it is neither followed nor emptied.
+        # The name is unpredictable, and a file that has it is neither followed nor truncated: others may write here.
         unfinished = f"{temporary_prefix().decode()}{os.urandom(8).hex()}.tmp"
         try:
             file = os.open(unfinished, WRITE, 0o666, dir_fd=self.directory)
@@ -269,14 +270,14 @@ class LocalStore:
                 with open(file, "wb") as out:
                     out.write(data)
                     out.flush()
-                    # All blobs that are older than a manifest are on the disk, those of other runs as well.
+                    # All blobs older than a manifest have to be on disk, those of other runs included.
                     (sync_file_system if is_manifest(name) else os.fsync)(file)
                 if replace or self._is_planted(name):
                     os.rename(unfinished, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
                 else:
                     self._rename_new(unfinished, name)
             except BaseException:
-                with contextlib.suppress(OSError):  # what was raised first is what should be heard
+                with contextlib.suppress(OSError):  # the first error is the one to report
                     os.unlink(unfinished, dir_fd=self.directory)
                 raise
             os.fsync(self.directory)
@@ -291,15 +292,15 @@ class LocalStore:
             raise Exists(f"{self.label}: there is an archive {name} already") from error
 
     def _is_planted(self, name: str) -> bool:
-        """Whether something has a manifest's name that is none, such as a link. Raises OSError."""
+        """Returns True if something other than a file, such as a link, has a manifest's name. Raises OSError."""
         try:
             return not stat.S_ISREG(os.stat(name, dir_fd=self.directory, follow_symlinks=False).st_mode)
         except FileNotFoundError:
             return False
 
     def manifests(self) -> list[Stored]:
-        """What ends in .mfn, by name. A link or FIFO there is listed as well, and is damage when it is read: if it were
-        passed over, prune would delete the blobs of the manifest that it stands for. Raises StoreError."""
+        """Lists what ends in .mfn, sorted by name. Includes links and FIFOs, which are damage when they are read: if
+        they were left out, prune would delete the blobs of the manifests that they replaced. Raises StoreError."""
         return sorted(self._files(".", is_manifest, is_meant=_is_no_directory))
 
     def marks(self) -> list[Stored]:
@@ -331,7 +332,7 @@ class LocalStore:
             os.close(file)
 
     def blob_names(self) -> Iterator[Stored]:
-        """Every blob with its bytes, in no order, while it goes through the directories. Raises StoreError."""
+        """Yields every blob while it lists the directories, in no order. Raises StoreError."""
         if not self.fan_out:
             yield from self._files(".", is_like_a_blob)
             return
@@ -341,13 +342,13 @@ class LocalStore:
                     yield stored
 
     def size_of(self, name: str) -> int | None:
-        """The bytes of a blob, None when it is not there, in doubt, or its size says nothing. Raises StoreError."""
+        """Returns the bytes of a blob; None if it is missing, treated as absent, or suspect. Raises StoreError."""
         facts = None if name in self._doubted else self._look_for(name)
         return None if facts is None or self._loose[0] < facts.st_mtime_ns < self._loose[1] else facts.st_size
 
     def _look_for(self, name: str) -> os.stat_result | None:
         try:
-            if self.fan_out and name[:2] not in self._seen:  # once: it costs three calls of the system
+            if self.fan_out and name[:2] not in self._seen:  # only once: it takes three system calls
                 with self._folder(name):
                     self._seen.add(name[:2])
             facts = os.stat(self._path(name), dir_fd=self.directory, follow_symlinks=False)
@@ -358,7 +359,7 @@ class LocalStore:
         return facts if stat.S_ISREG(facts.st_mode) else None
 
     def get_blob(self, name: str) -> Buffer:
-        """A blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for what cannot be one."""
+        """Returns a blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for a file that cannot be a blob."""
         try:
             with self._folder(name) as folder:
                 return self._read(name, folder, MAX_BLOB)
@@ -369,7 +370,7 @@ class LocalStore:
             raise kind(f"cannot read blob {name} in {self.label}: {error.strerror}") from error
 
     def forget(self, name: str) -> None:
-        """Has the system drop what it keeps of a blob in memory, where it can, so that the disk is asked next."""
+        """Has the system drop a blob from the page cache, if it can, so that the next read comes from disk."""
         if hasattr(os, "posix_fadvise"):  # not on macOS
             with (
                 contextlib.suppress(OSError),
@@ -383,7 +384,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _folder(self, blob: str) -> Iterator[int]:
-        """The open directory that a blob lies in. Raises OSError."""
+        """Opens the directory of a blob. Raises OSError."""
         if not self.fan_out:
             yield self.directory
             return
@@ -398,7 +399,7 @@ class LocalStore:
             os.close(folder)
 
     def _folders(self) -> list[str]:
-        """The directories in data/ that can hold blobs, in the order of their names."""
+        """Lists the directories in data/ that can have blobs, sorted by name."""
         try:
             with self._scan("data") as entries:
                 found = [entry for entry in entries if len(entry.name) == 2]
@@ -414,8 +415,8 @@ class LocalStore:
     def _files(
         self, folder: str, wanted: Callable[[str], bool], is_meant: Callable[[int], bool] = stat.S_ISREG
     ) -> Iterator[Stored]:
-        """What in a directory has names that are `wanted` and modes that are meant, with its bytes. What vanishes
-        meanwhile is not there."""
+        """Yields the files of a directory with names that are `wanted` and modes that `is_meant` accepts. Files that
+        vanish meanwhile are left out."""
         try:
             with self._scan(folder) as entries:
                 for entry in entries:
@@ -442,7 +443,7 @@ class LocalStore:
             try:
                 with self._folder(first) as folder:
                     self._delete((first, *others), folder)
-            except FileNotFoundError:  # the folder is gone, and all with it
+            except FileNotFoundError:  # the folder is gone, with all its blobs
                 continue
             except OSError as error:
                 raise StoreError(f"cannot delete {first} from {self.label}: {error.strerror}") from error
@@ -458,10 +459,10 @@ class LocalStore:
                 raise StoreError(f"cannot delete {blob.name} from {self.label}: {error.strerror}") from error
 
     def _delete_old(self, name: str, before: float) -> bool:
-        """Returns True if a blob that was written before some time is gone now. Raises OSError.
+        """Deletes a blob if it was written before some time, and returns True if it is gone. Raises OSError.
 
-        One that takes its place between a look at it and its deletion would go in its stead: so it is moved aside, and
-        looked at there."""
+        A new blob could replace it between the check of its time and its deletion, and would be deleted instead: so it
+        is moved aside and checked again there."""
         aside = f"{TRASH}{os.urandom(8).hex()}-{name}"
         try:
             with self._folder(name) as folder:
@@ -481,20 +482,20 @@ class LocalStore:
         return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
 
     def _put_back(self, aside: str, name: str, folder: int) -> None:
-        """Gives what lies aside its name again, unless something newer has it. Raises OSError."""
+        """Gives a blob that was moved aside its name again, unless a newer one has it. Raises OSError."""
         try:
             rename_new(aside, self.directory, name, folder)
         except FileExistsError:
             os.unlink(aside, dir_fd=self.directory)
 
     def _put_back_all(self) -> None:
-        """Does what begin_sweep does, for who may not write as well: an archive may need one of these blobs, if it was
-        stored anew while the prune stood still."""
+        """Does what begin_sweep does, but tolerates a read-only store: an archive may need one of these blobs, if it
+        was stored again while the prune was suspended."""
         with contextlib.suppress(StoreError):
             self.begin_sweep()
 
     def begin_sweep(self) -> None:
-        """Puts blobs back that a prune which was killed had moved aside. One that is at it takes them for deleted, and
+        """Puts back blobs that a killed prune had moved aside. A prune that is still running takes them for deleted;
         the next one deletes them. Raises StoreError."""
         for found in self.named(TRASH):
             name = found.name[-NAME_LENGTH:]
@@ -525,9 +526,9 @@ class LocalStore:
             raise StoreError(f"cannot delete {removed.name} from {self.label}: {error.strerror}") from error
 
     def remove_manifest(self, name: str) -> None:
-        """Renames it: that needs no room. Raises NoSuchArchive and StoreError."""
+        """Renames the manifest, which needs no space. Raises NoSuchArchive and StoreError."""
         try:
-            # Until it has its other name all blobs that are older than it count as being on the disk.
+            # As long as it has its name, all blobs older than it count as synced.
             sync_file_system(self.directory)
             os.utime(name, dir_fd=self.directory, follow_symlinks=False)  # the grace period begins now
             os.rename(name, name + REMOVED, src_dir_fd=self.directory, dst_dir_fd=self.directory)
@@ -540,12 +541,12 @@ class LocalStore:
     def delete_manifests(self, names: Iterable[str]) -> None:
         self._delete(names, self.directory)
         try:
-            os.fsync(self.directory)  # a power cut must not bring back an archive whose blobs are deleted next
+            os.fsync(self.directory)  # a power cut must not bring back an archive after its blobs were deleted
         except OSError as error:
             raise StoreError(f"cannot delete from {self.label}: {error.strerror}") from error
 
     def signs(self) -> list[Stored]:
-        """Two listings, lists first: one that goes on while something is deleted has no order."""
+        """Makes two listings, lists first: a listing during deletions has no order."""
         return [*self.named(CONDEMNED), *self.named(SWEEP)]
 
     def named(self, prefix: str) -> list[Stored]:

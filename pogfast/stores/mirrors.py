@@ -1,7 +1,7 @@
-"""Several stores that hold the same archives, to read from: what one does not have, or has damaged, the next gives.
+"""Several stores with the same archives, read as one: what is missing or damaged in the first comes from the next.
 
-Knows no key: whether a manifest or a blob is good is for a function to say that the caller brings. A store that cannot
-be read any more is named once, and not asked again.
+Knows no key: the caller passes functions that verify manifests and blobs. A store that can no longer be read is
+reported once, and not used again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ IsGood = Callable[[str, "Buffer"], bool]
 
 
 class Mirrors:
-    """As one store, in the order of `stores`. `tell` hears of each store that is lost, and of what another gave."""
+    """Stores as one, in the order of `stores`. `tell` is called for each store that is lost, and for each blob that was
+    taken from another store."""
 
     def __init__(
         self, stores: Sequence[Store], is_manifest: IsGood, is_blob: IsGood, tell: Callable[[StoreLost | str], None]
@@ -36,7 +37,7 @@ class Mirrors:
         self._tell = tell
 
     def manifests(self) -> list[Stored]:
-        """Of all of them, by name."""
+        """Lists the manifests of all stores, sorted by name; one of several stores is listed once."""
         found: dict[str, Stored] = {}
         for store in list(self.stores):
             for stored in self._ask(store, store.manifests) or ():
@@ -48,21 +49,21 @@ class Mirrors:
         return ",".join(store.identity for store in self.stores)
 
     def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
-        """The directories of all of them: see Target."""
+        """Returns the directories of all stores: see Target."""
         return {identity: place for store in self.stores for identity, place in store.own_places().items()}
 
     def blob_names(self) -> Iterator[Stored]:
-        """Of all of them; what lies in several comes as often."""
+        """Yields the blobs of all stores, one of several stores several times."""
         for store in list(self.stores):
             yield from store.blob_names()
 
     def marks(self) -> list[Stored]:
-        """Of all of them, in no order."""
+        """Lists the marks of all stores, in no order."""
         return [mark for store in list(self.stores) for mark in self._ask(store, store.marks) or ()]
 
     def get_manifest(self, name: str) -> bytes:
-        """The first that is good; where there is none, the first. Raises NoSuchArchive, CorruptManifest for what cannot
-        be one in any store, and StoreError."""
+        """Returns the first intact copy, or the first copy if none is. Raises NoSuchArchive, CorruptManifest if in
+        every store it is something that cannot be a manifest, and StoreError."""
         first: bytes | None = None
         damage: DamageError | None = None
         for store in list(self.stores):
@@ -81,17 +82,17 @@ class Mirrors:
         return first
 
     def size_of(self, name: str) -> int | None:
-        """Of the first that has it."""
+        """Returns the size in the first store that has the blob."""
         sizes = (self._ask(store, lambda store=store: store.size_of(name)) for store in list(self.stores))  # type: ignore[misc]
         return next((size for size in sizes if size is not None), None)
 
     def get_blob(self, name: str) -> Buffer:
-        """Of the first that has it, good or not. Raises MissingBlob, CorruptBlob where none can be a blob, and
-        StoreError."""
+        """Returns the blob of the first store that has it, intact or not. Raises MissingBlob, CorruptBlob if no copy
+        can be a blob, and StoreError."""
         return next(self._copies(name))[1]
 
     def good_blob(self, name: str) -> Buffer:
-        """The first that is good; where there is none, the first. Raises as get_blob does."""
+        """Returns the first intact copy, or the first copy if none is. Raises as get_blob does."""
         first: Buffer | None = None
         for store, data in self._copies(name):
             if self._is_blob(name, data):
@@ -121,7 +122,7 @@ class Mirrors:
             raise damage or MissingBlob(f"blob {name} is missing from {self.label}")
 
     def _ask(self, store: Store, act: Callable[[], Result]) -> Result | None:
-        """None when the store cannot be read, and is not asked again. Raises StoreError when it was the last."""
+        """Returns None if the store cannot be read; it is dropped then. Raises StoreError if it was the last one."""
         try:
             return act()
         except (NoSuchArchive, MissingBlob):
@@ -144,7 +145,7 @@ class Mirrors:
 
 
 class _Source:
-    """The engine's."""
+    """The source that the engine reads from."""
 
     def __init__(self, mirrors: Mirrors) -> None:
         self.mirrors = mirrors

@@ -1,6 +1,6 @@
-"""The names that lie in a store: blobs, manifests and what stands beside them.
+"""The names of what lies in a store: blobs, manifests, and the marks beside them. FORMAT.md lists them.
 
-Names only: nothing here looks into a store. FORMAT.md lists them.
+Text only: nothing here accesses a store.
 """
 
 from __future__ import annotations
@@ -8,31 +8,31 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-# What lies where a blob can lie and is named like one; whether it is one shows when it is opened.
+# A name that a blob can have. Whether a file of this name is a blob shows only when it is opened.
 LIKE_A_BLOB = re.compile(r"[A-Za-z0-9_-]{43}=")
 NAME_LENGTH = 44
 MANIFEST = ".mfn"
-# What else lies beside manifests: archives that were removed and can be brought back; what a run that goes on has
-# stored so far; lists of blobs that nothing needs; what a prune says of itself while it deletes them, and afterwards.
+# The marks beside the manifests: removed archives, which undelete restores; partial manifests of running backups; lists
+# of blobs that no archive needs; marks of a prune that is deleting such blobs, and of one that has.
 REMOVED = ".removed"
 PARTIAL = ".partial"
 CONDEMNED = "condemned-"
 SWEEP = "sweep."
 SWEEPING = SWEEP + "running-"
 SWEPT = SWEEP + "done-"
-# What a prune writes to learn the store's own time.
+# A file that prune writes to read the time of the store's clock.
 STAMP = SWEEP + "time-"
-# Begins the names of directories that tune makes for its time.
+# Prefix of the temporary directories of tune.
 MEASURING = ".pogfast-tune-"
-# Begins the names of blobs that are about to be deleted, and can still be put back.
+# Prefix of blobs that were moved aside to be deleted, and can still be put back.
 TRASH = ".pogfast-trash-"
-# Begins every other name that is ours and stands for nothing of a user's.
+# Prefix of all our other names; no user's file has it.
 OWN = ".pogfast-"
 
 
 class Stored(NamedTuple):
-    """A blob or manifest that lies in a store: its name there, its bytes, and when it was written (seconds since
-    1970, by the store's clock)."""
+    """A blob, manifest or mark in a store: its name there, its size in bytes, and when it was written (seconds since
+    1970, by the store's clock). `version` changes when it is rewritten; "" if the store has none."""
 
     name: str
     size: int
@@ -41,22 +41,22 @@ class Stored(NamedTuple):
 
 
 def is_manifest(name: str) -> bool:
-    # Hidden ones are other systems' notes on a manifest, not manifests.
+    """Returns True for the name of a manifest. Hidden ones are metadata that other systems keep beside a file."""
     return name.endswith(MANIFEST) and not name.startswith(".")
 
 
 def is_removed(name: str) -> bool:
-    """Whether it is the manifest of an archive that was removed and can be brought back."""
+    """Returns True for the manifest of a removed archive, which undelete can restore."""
     return name.endswith(MANIFEST + REMOVED) and not name.startswith(".")
 
 
 def is_partial(name: str) -> bool:
-    """Whether it is the manifest of what a run that goes on, or was killed, has stored."""
+    """Returns True for the partial manifest of a backup that is running or was killed."""
     return name.endswith(MANIFEST + PARTIAL) and not name.startswith(".")
 
 
 def is_mark(name: str) -> bool:
-    """Whether something beside the manifests is ours."""
+    """Returns True for one of our files beside the manifests."""
     return is_removed(name) or is_partial(name) or name.startswith((SWEEP, CONDEMNED))
 
 

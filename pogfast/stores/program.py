@@ -1,7 +1,7 @@
-"""A program as a store: run as `PROGRAM <stored name> <file>` for each blob and the manifest, as pog does.
+"""A program as a store: run as `PROGRAM <stored name> <file>` for each blob and manifest, as pog does.
 
-What the file holds is encrypted; it is gone when the program has ended. What the program prints on its standard
-output is dropped, its standard error is the user's. An exit status that is not 0 is an error.
+The file is encrypted, and deleted when the program ends. The program's standard output is discarded; its standard
+error is the user's. An exit status other than 0 is an error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ProgramStore:
-    """Hands every blob and manifest to a program of the user's. Writes only."""
+    """Passes every blob and manifest to a user's program. Write-only: a program cannot be asked what it has stored."""
 
     requests: Mapping[str, int] = MappingProxyType({})
 
@@ -42,18 +42,18 @@ class ProgramStore:
         return f"program:{os.path.realpath(self.program)}"
 
     def size_of(self, name: str) -> int | None:
-        """A program cannot be asked what it has stored."""
+        """Returns None: a program cannot be asked."""
         return None
 
     def blobs(self, name: str, blob: memoryview) -> None:
         self._run(f"data/{name[:2]}/{name}", blob)
 
     def manifests(self) -> list[Stored]:
-        """A program cannot be asked."""
+        """Returns nothing: a program cannot be asked."""
         return []
 
     def marks(self) -> list[Stored]:
-        """Nobody prunes where nothing can be listed."""
+        """Returns nothing: a store that cannot be listed is never pruned."""
         return []
 
     def signs(self) -> list[Stored]:
@@ -69,33 +69,33 @@ class ProgramStore:
         raise StoreError(f"{self.label} is a program: nothing can be read from it")
 
     def put_mark(self, name: str, data: bytes) -> None:
-        """A program stores archives; what is said to a prune would be said to nobody."""
+        """Does nothing: no prune would read the mark."""
 
     def doubt(self, names: Iterable[str]) -> None:
-        """It is given every blob."""
+        """Does nothing: the program gets every blob anyway."""
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """A program cannot be asked; what it has stored is thought to be there."""
+        """Returns nothing: a program cannot be asked, so what it has stored is assumed to exist."""
         return []
 
     def begin_durable(self) -> None:
-        """A program stores at once."""
+        """Does nothing: a program stores at once."""
 
     def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
-        """Nothing of it lies in a directory that could be archived, as far as can be known."""
+        """Returns none: where a program stores is not known."""
         return {}
 
     def make_durable(self) -> None:
-        """A program is trusted to have stored what it was given when it ends well."""
+        """Does nothing: a program that exits with status 0 is trusted to have stored what it got."""
 
     def put_manifest(self, name: str, data: bytes) -> None:
         self._run(name, data)
 
     def delete_manifests(self, names: Iterable[str]) -> None:
-        """A program only stores."""
+        """Does nothing: a program cannot delete."""
 
     def close(self) -> None:
-        """Nothing stays open between two runs."""
+        """Does nothing: nothing stays open between two runs."""
 
     def _run(self, stored_name: str, data: bytes | memoryview) -> None:
         try:

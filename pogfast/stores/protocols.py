@@ -25,62 +25,62 @@ class Target(Protocol):
 
     @property
     def identity(self) -> str:
-        """The same for the same store, whatever it was called by whom."""
+        """Identifies the store, however its address was written."""
 
     @property
     def requests(self) -> Mapping[str, int]:
-        """How many were made so far to a service, by kind; none to what is none."""
+        """Requests made to a service so far, by kind; empty if the store is not on a service."""
 
     def size_of(self, name: str) -> int | None:
-        """The bytes of a blob that is there; None when it is not, or the store cannot tell. Raises StoreError."""
+        """Returns the stored bytes of a blob; None if it is missing or the store cannot tell. Raises StoreError."""
 
     def own_places(self) -> Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]:
-        """The store's directories by device and inode, with what each is and which names in it are the store's: not to
-        be archived into it. None where it lies in no directory."""
+        """Returns the store's own directories by device and inode, each with a description and a function that tells
+        which names in it belong to the store: backups leave these out. Empty if the store is in no directory."""
 
     @property
     def blobs(self) -> Sink:
-        """Where the engine puts blobs: whole or not at all, good ones that are there are kept. Raises StoreError."""
+        """Where the engine puts blobs: atomically, and intact ones that exist are kept. Raises StoreError."""
 
     def begin_durable(self) -> None:
-        """Has what was put so far written to the disk, so that make_durable finds less to wait for. Called beside the
-        run, by one thread; what goes wrong is told by make_durable."""
+        """Syncs what was put so far, so that make_durable has less to wait for. Called during the run by one thread;
+        make_durable reports the errors."""
 
     def make_durable(self) -> None:
-        """Returns when every blob that was put is on the disk, as far as the store can tell. Raises StoreError."""
+        """Returns when every blob that was put is on disk, as far as the store can tell. Raises StoreError."""
 
     def put_manifest(self, name: str, data: bytes) -> None:
-        """Stores a manifest, whole or not at all, durable when this returns. Raises StoreError."""
+        """Stores a manifest atomically; it is durable when this returns. Raises StoreError."""
 
     def delete_manifests(self, names: Iterable[str]) -> None:
-        """Those that are gone already are fine. Raises StoreError."""
+        """Deletes manifests; missing ones are no error. Raises StoreError."""
 
     def manifests(self) -> list[Stored]:
-        """The manifests, by name; none where a store cannot tell. Raises StoreError."""
+        """Lists the manifests, sorted by name; empty if the store cannot be listed. Raises StoreError."""
 
     def marks(self) -> list[Stored]:
-        """What else of ours lies beside the manifests, as it is now. Raises StoreError."""
+        """Lists our other files beside the manifests (see `names.is_mark`). Raises StoreError."""
 
     def signs(self) -> list[Stored]:
-        """What prunes say to those who write: lists of condemned blobs, as of no later than what is said of deleting
-        them. Raises StoreError."""
+        """Lists the marks of prunes: first the lists of condemned blobs, then the marks of running and finished sweeps,
+        which must not be older. Raises StoreError."""
 
     def named(self, prefix: str) -> list[Stored]:
-        """What lies beside the manifests and begins so. Raises StoreError."""
+        """Lists what lies beside the manifests and starts with `prefix`. Raises StoreError."""
 
     def get_manifest(self, name: str) -> bytes:
-        """A manifest, or a mark. Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
+        """Returns a manifest or a mark. Raises NoSuchArchive if it is missing, StoreError if it cannot be read."""
 
     def put_mark(self, name: str, data: bytes) -> None:
-        """Stores what is no archive, in place of what has the name, durable when this returns; a run that puts blobs
-        may go on beside it. Raises StoreError."""
+        """Stores a mark and replaces one of that name; it is durable when this returns. May be called while blobs are
+        put. Raises StoreError."""
 
     def missing(self, names: Iterable[str]) -> list[str]:
-        """Those of some blobs that are not there now, whatever is in doubt. Raises StoreError."""
+        """Returns the blobs among these that are missing now; `doubt` makes no difference. Raises StoreError."""
 
     def doubt(self, names: Iterable[str]) -> None:
-        """From now on these blobs, in place of those of an earlier call, count as absent until they are put: nobody
-        may rely on them. Not while an engine puts blobs."""
+        """Treats these blobs as absent until they are put again: a prune may delete them, so nobody may rely on them.
+        Replaces the names of an earlier call. Not while an engine puts blobs."""
 
     def close(self) -> None: ...
 
@@ -96,71 +96,72 @@ class Source(Protocol):
 
     @property
     def parallel(self) -> int:
-        """Blobs that are worth asking for at a time: more than there are cores where each has to be waited for."""
+        """How many blobs to request at a time: on a service more than there are cores, since each has to be waited
+        for."""
 
     def get_manifest(self, name: str) -> bytes:
-        """A manifest, or a mark. Raises NoSuchArchive, or StoreError when it is there and cannot be read."""
+        """Returns a manifest or a mark. Raises NoSuchArchive if it is missing, StoreError if it cannot be read."""
 
     def delete_blobs(self, names: Iterable[str]) -> None:
-        """Those that are gone already are fine. Raises StoreError."""
+        """Deletes blobs; missing ones are no error. Raises StoreError."""
 
     def delete_manifests(self, names: Iterable[str]) -> None:
-        """As delete_blobs."""
+        """Deletes manifests; missing ones are no error. Raises StoreError."""
 
     def close(self) -> None: ...
 
 
 class Store(Source, Target, Protocol):
-    """A store that says what is in it. `path` is as it was given: manifests are named below it."""
+    """A store that can be listed. `path` is the address as the user wrote it; manifests are shown below it."""
 
     path: str
 
     def blob_names(self) -> Iterator[Stored]:
-        """The blobs, in no order. Raises StoreError."""
+        """Yields the blobs, in no order. Raises StoreError."""
 
     def size_of(self, name: str) -> int | None:
-        """The bytes of a blob, None when it is not there. Raises StoreError."""
+        """Returns the stored bytes of a blob, None if it is missing. Raises StoreError."""
 
     def get_blob(self, name: str) -> Buffer:
-        """What is stored under a blob's name, whole. Raises MissingBlob, and StoreError when it cannot be read."""
+        """Returns all bytes stored under a blob's name. Raises MissingBlob, and StoreError if it cannot be read."""
 
     def named(self, prefix: str) -> list[Stored]:
-        """What lies beside the manifests and begins so. Raises StoreError."""
+        """Lists what lies beside the manifests and starts with `prefix`. Raises StoreError."""
 
     def remove_manifest(self, name: str) -> None:
-        """Gives a manifest its removed archive's name; its age begins anew. Raises NoSuchArchive and StoreError."""
+        """Renames a manifest to the name of a removed archive, and restarts its age. Raises NoSuchArchive and
+        StoreError."""
 
     def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
-        """Deletes what lies beside the manifests, as delete_manifests does, unless it was written anew since it was
-        listed, where that can be told. It ends early when `go_on`, which is asked right before anything is deleted,
-        says so. Raises StoreError."""
+        """Deletes marks as they were when they were listed: one that was rewritten since stays, if the store can tell.
+        `go_on` is called right before each deletion; False ends it. Raises StoreError."""
 
     def forget_removed(self, removed: Stored) -> None:
-        """Deletes the removed archive's name of one that was brought back, unless it was removed again meanwhile; where
-        that cannot be told, a prune deletes it some time. Raises StoreError."""
+        """Deletes the removed archive's name after the archive was restored, unless it was removed again meanwhile. A
+        store that cannot tell leaves it to a later prune. Raises StoreError."""
 
     def begin_sweep(self) -> None:
-        """To be called before delete_old_blobs: sees to what an earlier one has left undone. Raises StoreError."""
+        """Finishes what a killed delete_old_blobs left undone; to be called before the next one. Raises StoreError."""
 
     def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
-        """Deletes blobs, as `blob_names` has found them, that were written before some time by the store's clock, and
-        yields those that are gone; one that is written anew meanwhile stays. It ends early when `go_on`, which is asked
-        right before anything is deleted, says so. Raises StoreError."""
+        """Deletes the blobs, as `blob_names` listed them, that were written earlier than `before` (seconds since 1970
+        by the store's clock), and yields those that are gone. One that was rewritten meanwhile stays. `go_on` is called
+        right before each deletion; False ends it. Raises StoreError."""
 
     def examine(self) -> Iterator[Finding]:
-        """What only a store of this kind can say of itself."""
+        """Yields what doctor reports about this kind of store."""
 
     def locked(self, names: Iterable[str]) -> dict[str, float]:
-        """Those of some blobs and manifests that nobody can delete before a time (seconds since 1970), and that time.
+        """Returns the blobs and manifests among these that have an object lock, and until when (seconds since 1970).
         Raises StoreError."""
 
     def lock(self, names: Iterable[str], lock: Lock) -> Iterator[tuple[str, bool | None]]:
-        """Locks blobs and manifests for so long; of each whether it had to be, None when it is not there. Raises
-        StoreError, and UsageError where nothing can be locked."""
+        """Locks blobs and manifests. Yields each name with True if the lock was set or extended, False if the lock was
+        long enough, None if the object is missing. Raises StoreError, and UsageError if the store has no locks."""
 
     def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
-        """Asks for blobs in cold storage to be readable for some days, and says of each how far it is. Raises
-        StoreError, and UsageError where nothing is cold."""
+        """Requests that blobs in cold storage become readable for some days, and yields the state of each. Raises
+        StoreError, and UsageError if the store has no cold storage."""
 
 
 @runtime_checkable
@@ -220,12 +221,12 @@ MAKE_ROOM = "make room and run it again: what is stored is kept"
 
 
 def hint_of(error: BaseException) -> str:
-    """What to do about a system's refusal to write; "" where nothing can be said."""
+    """Returns the hint for a failed write: what to do about a full disk or quota; "" for other errors."""
     return MAKE_ROOM if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
 
 
 class Finding(NamedTuple):
-    """`bad` has to be mended, a `note` is to be known."""
+    """One line of doctor's report: a `bad` one has to be repaired, a `note` is worth knowing."""
 
     what: str
     state: State

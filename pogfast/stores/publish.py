@@ -1,6 +1,6 @@
-"""Publishing an archive: its manifest is stored last, in every store, when all that it names is durable there.
+"""Publishes an archive: its manifest is stored last, in every store, once all blobs that it names are durable there.
 
-So an archive that can be seen is whole. What a manifest holds is for its writers to say.
+So an archive that is visible is complete. What is in a manifest is up to its writers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def conclude(
     blobs: Callable[[bytes], Collection[str]],
     announce: Callable[[str], None],
 ) -> str:
-    """Stores a manifest in every target when all blobs are durable there, and returns its name.
+    """Stores a manifest in every target once all blobs are durable there, and returns its name.
 
-    `seal` makes its bytes, `blobs` says what these name; `announce` hears the name before the manifest is stored, and
-    what it raises keeps it from appearing. Raises StoreError, and of these Condemned for blobs that are to be stored
-    again: then nothing was announced.
+    `seal` makes the bytes, `blobs` returns the blobs that these name. `announce` is called with the name before the
+    manifest is stored; an exception aborts publication. Raises StoreError, and its subclass Condemned for blobs that
+    have to be stored again: then nothing was announced.
     """
     targets.each(lambda target: target.make_durable())
     data = seal()
@@ -41,24 +41,24 @@ def conclude(
 
 
 def name_now() -> str:
-    """A manifest's name: the local time."""
+    """Returns a manifest's name: the local time."""
     return datetime.now().isoformat(timespec="microseconds") + MANIFEST
 
 
 def seconds_of(ns: int) -> float:
-    """As os.stat gives them, and so as pog writes them."""
+    """Returns nanoseconds as seconds, rounded as os.stat does and so as pog writes them."""
     seconds, rest = divmod(ns, 10**9)
     return seconds + rest * 1e-9
 
 
 def why_not_read(code: int) -> str:
-    """What the engine's errno of a file means that was a regular one when it was found."""
+    """Returns the text for an errno of the engine about a file that was a regular one when it was found."""
     return "it is not a regular file any more" if code == errno.ENXIO else os.strerror(code)
 
 
 @contextlib.contextmanager
 def store_errors() -> Iterator[None]:
-    """A system's refusal to write becomes a StoreError that says where, and what to do about it."""
+    """Turns an OSError of writing into a StoreError that says where, and what to do about it."""
     try:
         yield
     except OSError as error:

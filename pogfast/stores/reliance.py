@@ -1,10 +1,10 @@
-"""What a backup may rely on in a store that somebody else prunes at the same time, without a lock.
+"""Which blobs a backup may rely on in a store that is pruned at the same time, without a lock.
 
-A prune deletes no blob that it has only just chosen: it writes the names into a list, `condemned-...`, and a later
-prune, a grace period after that, deletes what still nothing names. Whoever writes an archive takes condemned blobs for
-absent and stores them anew; it looks for lists when it begins and again before its manifest appears, and only a run
-that would sleep through a whole grace period between that look and its manifest could miss one. What a prune is
-deleting right now lies in lists that are older than that. FORMAT.md, "Pruning and writing at the same time".
+A prune does not delete unneeded blobs at once: it writes their names into a list, `condemned-...`, and a later prune,
+after the grace period, deletes those that still no archive needs. A backup treats condemned blobs as absent and stores
+them again. It reads the lists when it begins and again before it publishes its manifest; only a run that is suspended
+for a whole grace period between that check and its manifest could miss one. Blobs that a prune is deleting right now
+are in lists older than that. FORMAT.md, "Pruning and writing at the same time".
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 Tell = Callable[[str], None]
-Needed = Callable[[], Collection[str]]  # names of blobs, which may be many: only asked for where they matter
+Needed = Callable[[], Collection[str]]  # returns names of blobs; called only if they matter, since they may be many
 
-PAUSE = 0.2  # seconds between two looks at whether blobs are being deleted, at first; twice as many each time
+PAUSE = 0.2  # seconds before the second check whether a prune is deleting; doubles each time
 LONGEST_PAUSE = 10.0
-STALE = 900.0  # seconds without a sign of life after which whoever was deleting them was killed
-# Seconds that a manifest may take to appear after the last look for lists: a small part of any grace period.
+STALE = 900.0  # seconds without a heartbeat after which a prune that was deleting counts as killed
+# Seconds from the last check of the lists to the manifest, at most: a small fraction of any grace period.
 LONGEST = 1800.0
 PARTIAL_EVERY = 600.0  # seconds between two partial manifests of a run, and before the first
 UNREADABLE = "no prune can read this list of blobs either: delete it while none runs"
-ATTEMPTS = 5  # to store again what has been pruned meanwhile, before a store is not believed any more
+ATTEMPTS = 5  # to store pruned blobs again before the run gives up
 
 
 class Condemned(StoreError):
-    """Blobs that a run relied on, of these `names`, have been condemned or deleted meanwhile: what it needs of them is
-    to be stored again."""
+    """A prune has condemned or deleted blobs that a run relied on, `names`: the run has to store those it needs
+    again."""
 
     def __init__(self, target: str, names: Collection[str]) -> None:
         said = f"{target}: {many(len(names), 'blob')} that this archive needs have been pruned meanwhile"
@@ -47,22 +47,22 @@ class Condemned(StoreError):
 
 
 class Reliance:
-    """What one writer may rely on in one target, from when this is made: before the first blob is thought to be there.
-    `tell` hears of what is waited for. Everything raises StoreError."""
+    """Tracks which blobs of one target a run may rely on. To be made before the run assumes that any blob exists.
+    `tell` is called with what the run waits for. All methods raise StoreError."""
 
     def __init__(self, target: Target, tell: Tell = lambda text: None) -> None:
         self.target = target
         self.tell = tell
-        self.doubted: set[str] = set()  # names that count as absent until this run has stored them
-        self._condemned: set[str] = set()  # names in lists that came since, and that no archive has needed so far
+        self.doubted: set[str] = set()  # names that count as absent until this run stores them
+        self._condemned: set[str] = set()  # names in newer lists that no archive has needed so far
         self._lists: set[str] = set()
         self._marks: frozenset[str] = frozenset()
         self._looked = Stopwatch()
         self._doubt(self._look()[0])
 
     def lacking(self, needed: Needed) -> set[str]:
-        """Which of the blobs that an archive needs are to be stored again, since they were condemned or deleted. They
-        count as absent from then on; to be asked until there are none, and then `publish` at once."""
+        """Returns the blobs that an archive needs and that have to be stored again, since a prune condemned or deleted
+        them; they count as absent from then on. To be repeated until there are none, directly before `publish`."""
         while True:
             fresh, swept = self._look()
             self._condemned |= fresh
@@ -70,7 +70,7 @@ class Reliance:
             if swept:
                 gone.update(self.target.missing(needed()))
             renewed = self.doubted.intersection(needed()) if self.doubted and not gone else set()
-            # A prune that deletes old ones of these may have been about to when the new one took its place.
+            # A running prune may have been about to delete the old copy of one when the new copy replaced it.
             waited = bool(renewed) and await_no_sweep(self.target, self.tell)
             gone.update(self.target.missing(renewed))
             if gone:
@@ -82,20 +82,20 @@ class Reliance:
                 return set()
 
     def publish(self, name: str, data: bytes, needed: Needed) -> None:
-        """Stores the manifest of an archive that lacks nothing. Raises Condemned if it does by then, since that took
-        long, or a prune without a grace period has begun; there is no manifest then."""
+        """Stores the manifest of an archive that lacks no blob. Raises Condemned if it lacks one by then, because
+        storing took long or a prune without a grace period has begun; the manifest is deleted then."""
         self.target.put_manifest(name, data)
         is_late = self._looked.seconds() > LONGEST
         if (is_late or self._sweeps() != self._marks) and (gone := self.lacking(needed)):
-            # Who may not delete stores the blobs again all the same: then both archives are whole.
+            # Without permission to delete, storing the blobs again makes this archive complete, too.
             with contextlib.suppress(StoreError):
                 self.target.delete_manifests([name])
             raise Condemned(self.target.label, gone)
 
     def _look(self) -> tuple[set[str], bool]:
-        """(names in lists that were not there before, whether blobs may have been deleted since the look before).
+        """Returns (names in lists that are new, True if blobs may have been deleted since the last call).
 
-        A prune deletes blobs, says that it has, and then deletes the list that they were in: so lists come first."""
+        A prune deletes blobs, stores a mark, and then deletes their list: so lists are read before marks."""
         swept = False
         gone: set[str] = set()
         while True:
@@ -110,9 +110,9 @@ class Reliance:
                     fresh.update(blobs_in(self.target.get_manifest(name)))
                 except NoSuchArchive:  # its blobs have just been deleted
                     late.add(name)
-                except DamageError as error:  # of this target alone: it is not relied on, others are
+                except DamageError as error:  # only this target is given up
                     raise StoreError(f"{self.target.label}: {error}", UNREADABLE) from error
-            if late:  # once more, as it has been said since; some services go on listing what is gone for a while
+            if late:  # again: the mark has been stored since; some services list deleted objects for a while
                 swept, gone = True, gone | late
                 continue
             swept = swept or marks != self._marks
@@ -120,7 +120,7 @@ class Reliance:
             return fresh, swept
 
     def _sweeps(self) -> frozenset[str]:
-        """What prunes say of themselves: it changes when one begins to delete blobs, and when it ends."""
+        """Returns the marks of prunes, which change when one begins to delete blobs and when it ends."""
         return frozenset(mark.name for mark in self.target.named(SWEEP) if mark.name.startswith((SWEEPING, SWEPT)))
 
     def _doubt(self, names: set[str]) -> None:
@@ -130,8 +130,8 @@ class Reliance:
 
 
 def stored_again(conclude: Callable[[], Result], store: Callable[[Collection[str]], None]) -> Result:
-    """What `conclude` returns, after `store` has stored anew what a prune has condemned or deleted meanwhile. Raises
-    Condemned when that never ends, and what the two raise."""
+    """Calls `conclude` and returns its result. Whenever it raises Condemned, `store` stores those blobs again, and
+    `conclude` is called again. Raises Condemned after ATTEMPTS times, and what the two raise."""
     for _ in range(ATTEMPTS):
         try:
             return conclude()
@@ -141,25 +141,25 @@ def stored_again(conclude: Callable[[], Result], store: Callable[[Collection[str
 
 
 def publish_while(target: Store, name: str, data: bytes, others: Collection[str]) -> None:
-    """Stores a manifest of blobs that no prune deletes while it finds one of some `others` beside the manifests: if
-    there is one afterwards, none has read the manifests too early. Raises StoreError, of these Exists, and MissingBlob
-    if there is none; then the archive is a removed one."""
+    """Stores a manifest whose blobs are protected by one of `others`, names beside the manifests that prunes respect.
+    If one of them still exists afterwards, no prune can have missed the new manifest. Otherwise makes the archive a
+    removed one and raises MissingBlob. Raises StoreError, and its subclass Exists."""
     target.put_manifest(name, data)
     there = {mark.name for other in others for mark in target.named(other)}
     if not there.intersection(others):
-        target.remove_manifest(name)  # another run may have brought it back in time
+        target.remove_manifest(name)  # another run may have restored it in time
         raise MissingBlob(f"{name}: its grace period is over: a prune deletes its blobs")
 
 
 def blobs_in(data: bytes) -> list[str]:
-    """The blobs in a list of what is condemned."""
+    """Returns the names in a list of condemned blobs."""
     lines = data.decode("ascii", "replace").splitlines()
     return [line for line in lines if LIKE_A_BLOB.fullmatch(line)]
 
 
 def await_no_sweep(target: Target, tell: Tell = lambda text: None) -> bool:
-    """Returns when no blobs are being deleted, or whoever did has given no sign for a while: whether it had to wait.
-    Raises StoreError."""
+    """Waits until no prune is deleting blobs; one without a heartbeat for STALE seconds counts as killed. Returns True
+    if it had to wait. Raises StoreError."""
     seen: dict[str, tuple[float, Stopwatch]] = {}
     waited, pause = False, PAUSE
     while True:

@@ -1,9 +1,9 @@
-"""A store on an object service: one listing shows what exists, uploads run beside the engine, failures are retried.
+"""A store on an object service: one listing shows what exists, uploads run in threads, transient errors are retried.
 
 A vendor is a `Service`: a few operations on whole objects below a bucket and a prefix. This module knows no vendor and
 no key. A write is retried until it is confirmed, or until a listing shows the object with its size: a name determines a
 blob's content, so writing a blob twice does no harm. An interrupted read resumes at its offset, and an object that is
-shorter than promised is never accepted; whether its bytes are right is for the engine to verify.
+shorter than announced is never accepted; the engine verifies the bytes.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-# Of retries, one thread at a time.
+# Held while a retry is reported: the callback runs in one thread at a time.
 TELLING = threading.Lock()
 
-# Bytes that S3 copies in one request.
+# The largest object that S3 copies in one request.
 MAX_COPIED = 5 << 30
-# Seconds of the longest pause between two attempts, and of the longest that a service can ask for.
+# The longest pause between two attempts, and the longest that a service can ask for, in seconds.
 LONGEST_PAUSE = 30.0
 LONGEST_ASKED = 120.0
-# Objects that are deleted before it is known that they are.
+# Objects that are deleted in one batch, of which the results are then read.
 DELETED_AT_ONCE = 1000
-# Blobs that are asked for by name, and not looked for in a listing, which is a request for each thousand there are.
+# Up to this many blobs are looked up by name; beyond that, in a listing, which is a request per thousand blobs stored.
 FEW = 50
-# Pages without an object after which a listing has no end: each stands for a thousand folders.
+# Empty pages in a row after which a listing counts as endless: each stands for a thousand folders.
 EMPTY_PAGES = 10_000
 MANIFEST_NAME = re.compile(r"[^/]+\.mfn")
 
@@ -56,15 +56,15 @@ def blob_path(name: str) -> str:
 
 
 def _path(name: str) -> str:
-    """Of a blob or a manifest."""
+    """Returns the path of a blob or a manifest."""
     return blob_path(name) if LIKE_A_BLOB.fullmatch(name) else name
 
 
 class RemoteStore:
-    """A store, to write to and to read from. `path` is as it was given."""
+    """A store that can be read and written. `path` is the address as the user wrote it."""
 
     def __init__(self, service: Service, path: str, *, parallel: int, retry_for: float) -> None:
-        """At most `parallel` requests at a time; transient failures are retried for `retry_for` seconds."""
+        """Makes at most `parallel` requests at a time, and retries transient errors for `retry_for` seconds."""
         self.service = service
         self.path = path
         self.label = service.label
@@ -86,18 +86,18 @@ class RemoteStore:
 
     @property
     def requests(self) -> dict[str, int]:
-        """How many of each kind so far."""
+        """Requests made so far, by kind."""
         return dict(self.service.requests)
 
     # ---- what is there ----
 
     def look(self) -> None:
-        """Makes one request, to see whether it can be listed. Raises StoreError and NoSuchArchive."""
+        """Checks with one request that the store can be listed. Raises StoreError and NoSuchArchive."""
         self._again(lambda: self.service.page("", "", deep=False))
 
     @property
     def known(self) -> dict[str, int]:
-        """Bytes of every blob: listed at the first question, and from then on what this run has added."""
+        """The size of every blob: listed on first use, then updated by this run."""
         with self._lock:
             if self._known is None:
                 self._known = {blob.name: blob.size for blob in self.blob_names() if blob.name not in self._doubted}
@@ -133,8 +133,8 @@ class RemoteStore:
         return [name for name in wanted if name not in there]
 
     def _listed(self, prefix: str, *, deep: bool, start: str = "") -> Iterator[Found]:
-        """Yields what is listed, page by page; one that breaks is asked for anew. Raises StoreError, also for a listing
-        that goes round in circles."""
+        """Yields the objects of a listing, page by page; a page that fails is requested again. Raises StoreError, also
+        for a listing that repeats itself."""
         seen: set[str] = set()
         token, empty = "", 0
         while True:
@@ -151,8 +151,8 @@ class RemoteStore:
     # ---- reading ----
 
     def expect(self, names: Iterable[str]) -> None:
-        """These blobs will be asked for next, in this order: they are fetched ahead, as much as memory is set apart
-        for. What was expected before is not any more."""
+        """Prefetches these blobs, which will be read in this order, as far as memory allows. Replaces the names of an
+        earlier call."""
         self._ahead.expect(names)
 
     def get_manifest(self, name: str) -> bytes:
@@ -165,8 +165,8 @@ class RemoteStore:
         return bytes(data)
 
     def get_blob(self, name: str) -> Buffer:
-        """What is stored under a blob's name. Raises MissingBlob, StoreError, and CorruptBlob for what cannot be one:
-        larger than any, or its end never comes."""
+        """Returns all bytes stored under a blob's name. Raises MissingBlob, StoreError, and CorruptBlob for an object
+        that is larger than any blob or has no end."""
         data = self._ahead.take(name)
         if data is None:
             raise MissingBlob(f"blob {name} is missing from {self.label}")
@@ -176,31 +176,31 @@ class RemoteStore:
         return self._fetch(blob_path(name), MAX_BLOB, urgent)
 
     def _fetch(self, path: str, most: int, urgent: Callable[[], bool] = lambda: True) -> bytearray | None:
-        """A whole object of at most `most` bytes; None when there is none. Unless it is `urgent` there has to be room
-        for it."""
+        """Reads a whole object of at most `most` bytes; returns None if it is missing. Unless it is `urgent`, waits for
+        memory."""
         reading = Reading(self.service, path, self._flow, most, urgent)
         return self._again(reading.go_on, lambda: reading.reached)
 
     # ---- writing ----
 
     def begin_durable(self) -> None:
-        """What is sent is stored."""
+        """Does nothing: an object that was sent is durable."""
 
     def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
-        """Nothing of it lies in a directory that could be archived, as far as can be known."""
+        """Returns none: a service has no directory that could be archived."""
         return {}
 
     def make_durable(self) -> None:
         self.blobs.drain()
 
     def put_blob(self, name: str, blob: Buffer) -> None:
-        """Returns when the blob is there. Raises StoreError."""
+        """Returns when the blob is stored. Raises StoreError."""
         size = len(blob)
         absent = self.size_of(name) is None and name not in self._doubted
         try:
             self._put(blob_path(name), blob, absent=absent)
         except Exists:
-            if self.service.size(blob_path(name)) != size:  # what is there is not it
+            if self.service.size(blob_path(name)) != size:  # another object has the name
                 self._put(blob_path(name), blob, absent=False)
         self._note(name, size)
 
@@ -210,7 +210,7 @@ class RemoteStore:
         try:
             self._put(name, data, absent=True)
         except Exists:
-            if self.service.size(name) != len(data):  # else it is this one, and only an answer was lost
+            if self.service.size(name) != len(data):  # else it is this one: only the response was lost
                 raise
 
     def put_mark(self, name: str, data: bytes) -> None:
@@ -224,14 +224,16 @@ class RemoteStore:
             try:
                 self.service.put(path, data, absent=absent)
             except TryAgain as error:
-                # What was there before may be as long as what has lost its answer.
+                # Without a response the size shows whether it is stored, unless an object of that size was there
+                # before.
                 if error.answered or not absent or self.service.size(path) != size:
                     raise
 
         self._again(attempt)
 
     def copy_blob(self, name: str, source: object) -> bool:
-        """Whether the service could copy a blob by itself, from another store in it. Raises StoreError."""
+        """Copies a blob from another store on the same service without a download. Returns False if the service cannot.
+        Raises StoreError."""
         if not isinstance(source, RemoteStore) or type(source.service) is not type(self.service):
             return False
         size = source.size_of(name)
@@ -243,7 +245,7 @@ class RemoteStore:
         return copied
 
     def _note(self, name: str, size: int) -> None:
-        """A blob has been stored."""
+        """Records that a blob is stored."""
         with self._lock:
             if self._known is not None:
                 self._known[name] = size
@@ -265,7 +267,7 @@ class RemoteStore:
             yield from (blob for blob in some if blob_path(blob.name) in gone)
 
     def begin_sweep(self) -> None:
-        """Nothing is moved aside here."""
+        """Does nothing: blobs are not moved aside here."""
 
     def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
         waiting = iter(marks)
@@ -275,13 +277,13 @@ class RemoteStore:
             self._again(partial(self.service.delete_old, found, math.nextafter(newest, math.inf), go_on))
 
     def forget_removed(self, removed: Stored) -> None:
-        """Removed again it has the same bytes, and so the same version."""
+        """Does nothing: if it was removed again, it has the same bytes and so the same version; prune deletes it."""
 
     def remove_manifest(self, name: str) -> None:
         data = self.get_manifest(name)
         self.put_mark(name + REMOVED, data)
         self.delete_manifests([name])
-        if not self.named(name + REMOVED):  # so much later that a prune took it for what an undelete has left
+        if not self.named(name + REMOVED):  # a slow run: a prune has deleted it as the remains of an undelete
             self.put_mark(name + REMOVED, data)
 
     def delete_manifests(self, names: Iterable[str]) -> None:
@@ -290,7 +292,7 @@ class RemoteStore:
             self._again(partial(self.service.delete, gone))
 
     def signs(self) -> list[Stored]:
-        """One listing, in the order of names: lists come first."""
+        """Returns one listing, sorted by name, so that lists come first."""
         found = self._listed("", deep=False, start=CONDEMNED)
         return [Stored(*each) for each in found if each.path.startswith((CONDEMNED, SWEEP))]
 
@@ -303,14 +305,13 @@ class RemoteStore:
     # ---- locks and cold storage ----
 
     def locked(self, names: Iterable[str]) -> dict[str, float]:
-        """Those of some blobs and manifests that cannot be deleted yet, and until when. Raises StoreError."""
+        """Returns the locked ones among these blobs and manifests, and until when. Raises StoreError."""
         if not self._again(self.service.has_locks):
             return {}
         return {name: until for name, until in self._each(names, self.service.locked_until) if until > time.time()}
 
     def lock(self, names: Iterable[str], lock: Lock) -> Iterator[tuple[str, bool | None]]:
-        """Locks blobs and manifests; of each whether it had to be, and None when it is not there. Raises StoreError and
-        UsageError."""
+        """Locks blobs and manifests; see Store. Raises StoreError and UsageError."""
 
         self._again(self.service.can_lock)
 
@@ -323,11 +324,11 @@ class RemoteStore:
         return self._each(names, act)
 
     def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
-        """Asks for blobs in cold storage, and says of each how far it is. Raises StoreError and UsageError."""
+        """Requests blobs from cold storage and yields the state of each. Raises StoreError and UsageError."""
         return self._each(names, lambda path: self.service.thaw(path, tier, days))
 
     def _each(self, names: Iterable[str], act: Callable[[str], Result]) -> Iterator[tuple[str, Result]]:
-        """Several at a time. A result that is not looked at is not waited for."""
+        """Calls `act` for each name, several at a time, and yields the results in order."""
         threads = ThreadPoolExecutor(self.parallel, "pogfast-ask")
         try:
             results = [(name, threads.submit(self._again, partial(act, _path(name)))) for name in names]
@@ -337,7 +338,7 @@ class RemoteStore:
             threads.shutdown(wait=True, cancel_futures=True)
 
     def abandon(self) -> None:
-        """A run has ended early: nobody waits for the service any longer than for an answer that is on its way."""
+        """Ends retries and queued transfers when a run ends early: callers wait only for requests that were sent."""
         self._over.set()
         self._flow.open()
         self.blobs.give_up()
@@ -349,8 +350,8 @@ class RemoteStore:
         self.service.close()
 
     def _again(self, act: Callable[[], Result], reached: Callable[[], int] = lambda: 0) -> Result:
-        """Retries transient failures until they have lasted for `retry_for` seconds; what is `reached` meanwhile starts
-        the clock anew. Raises StoreError."""
+        """Retries transient errors until they have lasted for `retry_for` seconds; progress in `reached` (bytes)
+        restarts the clock. Raises StoreError."""
         began, attempts, far = 0.0, 0, -1
         while True:
             try:

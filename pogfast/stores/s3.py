@@ -1,8 +1,8 @@
-"""S3 and what speaks its protocol, through boto3. Knows objects below a bucket and a prefix, and no blob.
+"""S3 and compatible services, through boto3. Knows objects below a bucket and a prefix, and no blobs.
 
-Credentials, profiles and regions come from where boto3 finds them. A blob is one PUT from the memory that it lies in.
-No condition and no checksum of the server's is relied on, since some servers ignore both; the CRT transfer is never
-used, since it ignores the endpoint.
+boto3 finds credentials, profiles and regions. A blob is one PUT, without a copy in memory. Nothing relies on the
+server's conditions and checksums, since some servers ignore both. The CRT transfer client is never used, since it
+ignores the endpoint.
 """
 
 from __future__ import annotations
@@ -50,28 +50,28 @@ except ImportError as error:
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
-PAGE = 1000  # objects in one answer of a listing, or named in one request to delete
-PART = 1 << 30  # larger objects are sent in parts of so many bytes; S3 takes no more than 5 GiB in one
-SMALL = 1 << 20  # a body of at most so many bytes is sent at once; a larger one when the service has agreed to it
-PIECE = 1 << 20  # bytes that are given to the socket at a time
+PAGE = 1000  # objects in one response of a listing, or in one request to delete
+PART = 1 << 30  # larger objects are sent in parts of this many bytes; S3 takes at most 5 GiB in one request
+SMALL = 1 << 20  # bytes of a body that is sent at once; a larger one waits until the service has accepted the request
+PIECE = 1 << 20  # bytes that are written to the socket at a time
 DAY = 24 * 3600
 CONNECT_SECONDS = 10
-READ_SECONDS = 60  # that a connection may be silent
+READ_SECONDS = 60  # without a byte before a connection counts as broken
 
-# What a service says when it cannot do it now; and so do all statuses in BUSY_STATUSES, whatever stands beside them.
+# Error codes of a service that is busy. All statuses in BUSY_STATUSES mean the same, whatever the code.
 BUSY = {
     "BandwidthLimitExceeded", "InternalError", "InternalFailure", "OperationAborted", "PriorRequestNotComplete",
     "RequestLimitExceeded", "RequestTimeout", "RequestTimeoutException", "ServerBusy", "ServiceUnavailable",
     "TransactionInProgressException",
 }  # fmt: skip
-BUSY_WORDS = ("SlowDown", "Throttl", "TooManyRequests", "LimitExceeded")  # in codes: each service has its own
+BUSY_WORDS = ("SlowDown", "Throttl", "TooManyRequests", "LimitExceeded")  # parts of codes: each service has its own
 BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509, *range(520, 531)}
-# What it says of a body that was altered or cut on its way: the next one may come through.
+# Error codes for a body that was altered or cut short in transit: another attempt may succeed.
 ALTERED = {"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
            "XMinioContentSHA256Mismatch"}  # fmt: skip
-# A multipart upload that is finished, its answer lost, or that somebody has ended.
+# A multipart upload that is complete, with its response lost, or that was aborted.
 LOST = {"NoSuchUpload"}
-# What it says of a request that will not get better: what that means, and what to do about it.
+# Error codes that another attempt would not change: what they mean, and the hint.
 REFUSED = {
     "InvalidAccessKeyId": ("the access key is not known there", "look at AWS_ACCESS_KEY_ID or the profile"),
     "SignatureDoesNotMatch": ("the secret key is wrong", "look at AWS_SECRET_ACCESS_KEY or the profile"),
@@ -100,26 +100,26 @@ REFUSED = {
 DENIED = {"AccessDenied", "401", "403"}
 CLOCK = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
 GONE = {"NoSuchKey", "404", "NotFound"}
-# What it says of a condition that does not hold, of one that another request is in the way of, of a thing it cannot do.
+# Error codes for a condition that is false, for a concurrent request, and for an operation that is not supported.
 THERE = {"PreconditionFailed", "412"}
 RACING = {"ConditionalRequestConflict"}
 CANNOT = {"NotImplemented", "501", "MethodNotAllowed", "405", "XNotImplemented"}
-# Where there is no lock to be found.
+# Error codes of a bucket or service without object lock.
 NO_LOCK = {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "InvalidRequest", *CANNOT, *GONE}
-# Storage classes whose objects have to be asked for before they can be read.
+# Storage classes whose objects have to be requested before they can be read.
 COLD = {"GLACIER", "DEEP_ARCHIVE"}
 
 
-# Failures between here and the service: the next attempt may come through.
+# Failures of the connection: another attempt may succeed.
 PASSING = (failures.HTTPClientError, failures.ConnectionError, failures.ChecksumError, failures.FlexibleChecksumError,
            failures.IncompleteReadError, failures.MetadataRetrievalError, HTTPError, OSError)  # fmt: skip
-# No credentials, or none any more, where there should be some.
+# Credentials that should exist cannot be had, or have expired.
 LOGINS = (failures.CredentialRetrievalError, failures.SSOError, failures.TokenRetrievalError,
           failures.NoAuthTokenError)  # fmt: skip
 
 
 class S3Service(Plain):
-    """A bucket, or what is below a prefix in it."""
+    """A bucket, or the objects below a prefix in it."""
 
     def __init__(
         self,
@@ -133,26 +133,26 @@ class S3Service(Plain):
         profile: str | None = None,
         region: str | None = None,
     ) -> None:
-        """`prefix` is without a / at its ends. Raises StoreError and UsageError; no request is made."""
+        """`prefix` has no / at its ends. Makes no request. Raises StoreError and UsageError."""
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"s3://{bucket}" + (f"/{prefix}" if prefix else "")
         self.profile = profile
         self.storage_class = storage_class
         self.object_lock = object_lock
-        self.conditional = True  # until the service says that it does not know conditions
-        self.deletes_many = True  # until it says that it deletes one object a request
+        self.conditional = True  # until the service says that it has no conditions
+        self.deletes_many = True  # until it says that it deletes only one object per request
         self.parallel = parallel
         self.requests: Counter[str] = Counter()
         with self._errors(), self._settings():
-            # A session of its own: boto3's default one would know the credentials of the first store for ever.
+            # A separate session: boto3's default one would keep the credentials of the first store.
             core = botocore.session.get_session()
             core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
             session = boto3.session.Session(profile_name=profile, region_name=region, botocore_session=core)
             self.client: Any = session.client("s3", endpoint_url=endpoint, config=_config(parallel))
         self.identity = f"{self.client.meta.endpoint_url}/{bucket}/{prefix}"
-        # boto3 signs the body's sha256: a checksum says nothing more, and takes 0.3 s a GB. But AWS asks for one where
-        # objects are locked, also when a bucket does that by itself. Who is reached by http gets one when it refuses.
+        # Over http boto3 signs the body's sha256: a checksum adds nothing, and takes 0.3 s a GB. But AWS requires one
+        # for locked objects, also if the bucket locks by default. A service over http gets one after it has refused.
         self.checksums = object_lock is not None or self.client.meta.endpoint_url.startswith("https:")
         self.client.meta.events.register("before-send.s3", self._count)
         for operation in ("PutObject", "UploadPart"):
@@ -160,7 +160,7 @@ class S3Service(Plain):
 
     def put(self, path: str, data: Buffer, *, absent: bool) -> None:
         condition = {"IfNoneMatch": "*"} if absent and self.conditional else {}
-        # Parts have none; and other threads may learn meanwhile that they are wanted.
+        # Parts have none. Kept, since other threads may learn meanwhile that checksums are required.
         checksums = self.checksums or len(data) > PART
         try:
             with self._errors(path):
@@ -186,8 +186,8 @@ class S3Service(Plain):
         return {"Bucket": self.bucket, "Key": self.prefix + path}
 
     def _more(self, path: str) -> dict[str, Any]:
-        """Manifests are read whenever anything is: only what they name may lie in a colder place. What is neither is
-        written anew at any time, and never locked."""
+        """Returns the storage class and the lock for an object. Every command reads manifests: only blobs get another
+        storage class. Marks are rewritten at any time, and so never locked."""
         blob = path.startswith("data/")
         more: dict[str, Any] = {}
         if self.storage_class and blob:
@@ -222,12 +222,12 @@ class S3Service(Plain):
         except _Gone:
             return None
         except Refused as error:
-            # Who may not list is told this of objects that are missing, too.
+            # S3 returns this also for a missing object if the credentials may not list.
             error.hint = f"{error.hint}; without the right to list, S3 says so of a missing object as well"
             raise
 
     def size(self, path: str) -> int | None:
-        # A listing, since it needs no right to read.
+        # A listing, since it needs no permission to read.
         found, _ = self._page(path, "", more={"MaxKeys": 1})
         return found[0].size if found and found[0].path == path else None
 
@@ -251,21 +251,21 @@ class S3Service(Plain):
         return found, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
 
     def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
-        """One request for each: of a condition for each of many, in one request, most servers know nothing."""
+        """Sends one request per object: most servers ignore conditions in a request for many."""
         with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
             deleted = [(each.path, threads.submit(self._delete_as_it_was, each, go_on)) for each in found]
         return [path for path, is_gone in deleted if is_gone.result()]  # all have been tried
 
     def _delete_as_it_was(self, found: Found, go_on: Callable[[], bool]) -> bool:
-        """Returns True if the object is gone now. A blob that was stored anew has the ETag of the old one, so no
-        condition can take the place of `go_on`."""
+        """Deletes an object unless it was rewritten; returns True if it is gone. A blob that was stored again has the
+        same ETag, so the condition cannot replace `go_on`."""
         condition = {"IfMatch": found.version} if found.version else {}
         try:
             if not go_on():
                 return False
             with contextlib.suppress(_Gone), self._errors(found.path):
                 self.client.delete_object(**self._where(found.path), **condition)
-        except Exists:  # it is another one now
+        except Exists:  # another object has the name now
             return False
         except _Cannot:
             if not go_on():
@@ -280,7 +280,7 @@ class S3Service(Plain):
                 try:
                     self._delete_many(together)
                     continue
-                except _Cannot:  # some services, Google's for one, have had no such request
+                except _Cannot:  # some services, such as Google's, have had no such request
                     self.deletes_many = False
             with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
                 deleted = [threads.submit(self._delete_one, path) for path in together]
@@ -308,17 +308,17 @@ class S3Service(Plain):
         if not isinstance(source, S3Service):
             return False
         if (source.profile, source.client.meta.endpoint_url) != (self.profile, self.client.meta.endpoint_url):
-            return False  # the credentials of one may not be good for the other
+            return False  # the credentials may not be valid for both
         with self._errors(path):
             answer = self.client.copy_object(**self._where(path), CopySource=source._where(path), **self._more(path))
-        # A server that does not know such a request takes it for an empty object.
+        # A server without this request stores an empty object instead.
         return "ETag" in answer.get("CopyObjectResult", {})
 
     def has_locks(self) -> bool:
         try:
             return self._has_locks()
         except Refused:
-            return True  # who may not know that has to look at every object
+            return True  # without permission to ask, every object has to be checked
 
     def _has_locks(self) -> bool:
         try:
@@ -329,7 +329,7 @@ class S3Service(Plain):
         return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
 
     def _facts(self, path: str) -> dict[str, Any] | None:
-        """None when there is no such object."""
+        """Returns the HEAD response of an object; None if it is missing."""
         try:
             with self._errors(path):
                 return dict(self.client.head_object(**self._where(path)))
@@ -378,11 +378,11 @@ class S3Service(Plain):
         for act in (self._examine_conditions, self._examine_versions, self._examine_lifecycle, self._examine_uploads):
             try:
                 yield from act()
-            except StoreError as error:  # servers do not know all of these
+            except StoreError as error:  # not every server supports all of these
                 yield Finding(act.__name__.rpartition("_")[2], "note", f"cannot be asked: {error}")
 
     def _examine_conditions(self) -> Iterator[Finding]:
-        """Whether something that is there can be written over."""
+        """Checks whether the service obeys If-None-Match."""
         path = f"doctor.probe-{os.urandom(6).hex()}"
         self.put(path, b"one", absent=False)
         try:
@@ -438,16 +438,16 @@ class S3Service(Plain):
         else:
             yield Finding("leavings", "good", "no incomplete uploads")
 
-    # ---- what is counted, and what goes wrong ----
+    # ---- requests and errors ----
 
     def _count(self, request: Any, **_: object) -> None:
-        """Every request that goes out, those that are sent again as well."""
+        """Counts every request that is sent, retries included."""
         words = {"list-type=2": "list", "?delete": "delete"}
         self.requests[next((kind for word, kind in words.items() if word in request.url), request.method.lower())] += 1
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        """What boto3 says of an endpoint, a region or a profile that cannot be."""
+        """Turns boto3's errors about an invalid endpoint, region or profile into StoreError."""
         try:
             yield
         except ValueError as error:
@@ -456,7 +456,7 @@ class S3Service(Plain):
 
     @contextlib.contextmanager
     def _errors(self, path: str = "") -> Iterator[None]:
-        """boto3's failures as ours: one line each. Raises TryAgain for transient ones."""
+        """Turns boto3's errors into ours, one line each. Raises TryAgain for transient ones."""
         try:
             yield
         except failures.ClientError as error:
@@ -481,7 +481,7 @@ class S3Service(Plain):
             raise self._unset(error) from error
 
     def _unset(self, error: Exception) -> StoreError:
-        """A setting that cannot be: no other attempt would help."""
+        """Returns the error for an invalid setting, which no other attempt would change."""
         return StoreError(f"{self.label}: {_one_line(error)}", "look at AWS_PROFILE, AWS_REGION and the endpoint")
 
     def _unreachable(self, error: Exception) -> StoreError:
@@ -504,7 +504,7 @@ class S3Service(Plain):
         return error
 
     def _error(self, code: str, message: str, path: str, status: int = 0) -> StoreError:
-        """What a code means; `status` is HTTP's, 0 where there is none of its own."""
+        """Returns the error for a code; `status` is HTTP's, 0 if the code came without one."""
         place = f"{self.label}: {path}" if path else self.label
         text = _one_line(f"{code} {message}")
         if code in GONE:
@@ -537,23 +537,23 @@ class S3Service(Plain):
 
 
 class _Gone(StoreError):
-    """There is no such object."""
+    """The object is missing."""
 
 
 class _NoLock(StoreError):
-    """There is no lock, or there can be none."""
+    """The object or bucket has no lock."""
 
 
 class _NoRules(StoreError):
-    """There is no lifecycle."""
+    """The bucket has no lifecycle rules."""
 
 
 class _Cannot(_NoLock):
-    """The service does not know such a request."""
+    """The service does not support the request."""
 
 
 class Refused(StoreError):
-    """The credentials do not have the right to do this."""
+    """The credentials lack the permission."""
 
 
 def _locked_until(facts: dict[str, Any]) -> float:
@@ -564,7 +564,7 @@ def _locked_until(facts: dict[str, Any]) -> float:
 
 
 def checksum(data: Buffer) -> str:
-    """As S3 wants to be told it, to refuse what has been altered on its way."""
+    """Returns the CRC-32 in the form that S3 expects, which rejects a body that was altered in transit."""
     return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
 
 
@@ -573,9 +573,9 @@ def _until(lock: Lock) -> datetime:
 
 
 class _Reader(io.RawIOBase):
-    """A view as a file, so that what is sent is read from the memory that it lies in; it can be sent again.
+    """A buffer as a seekable file, so that it is sent without a copy, and can be sent again.
 
-    It gives pieces of PIECE, without a copy, also to urllib3, which asks for 16 kB: each costs a call of the system.
+    A read returns PIECE bytes, also if urllib3 asks for 16 kB: each read costs a system call.
     """
 
     def __init__(self, data: Buffer) -> None:
@@ -621,15 +621,15 @@ class _S3Body:
 
 
 def _send_at_once(request: Any, **_: object) -> None:
-    """boto3 asks before it sends any body: for a small one that is a second round trip, and half of its time."""
+    """Sends a small body without waiting: boto3's `Expect: 100-continue` costs a round trip, half of the time."""
     if len(request.data) <= SMALL:
         del request.headers["Expect"]
         request.data = bytes(request.data.data)
 
 
 def _config(parallel: int) -> Any:
-    """Some servers do not know boto3's newer checksums. A store tries again itself, tells of it, and can be stopped
-    while it waits: boto3 does not."""
+    """Returns boto3's configuration: without its newer checksums, which some servers reject, and without its retries:
+    RemoteStore retries, reports it, and can be stopped while it waits."""
     return Config(
         max_pool_connections=parallel + 2,
         connect_timeout=CONNECT_SECONDS,
@@ -642,7 +642,8 @@ def _config(parallel: int) -> Any:
 
 
 def _time(text: Any) -> datetime:
-    """A time in an answer. What is none is now: nothing that nobody knows the age of is old."""
+    """Parses a time in a response. An invalid one becomes the present: an object of unknown age must not count as
+    old."""
     try:
         found: datetime = parse_timestamp(text)
         return found
@@ -651,13 +652,14 @@ def _time(text: Any) -> datetime:
 
 
 def _seconds(item: dict[str, Any]) -> float:
-    """When an object in a listing was written."""
+    """Returns when an object in a listing was written, in seconds since 1970."""
     modified: datetime = item.get("LastModified") or datetime.now(UTC)
     return modified.timestamp()
 
 
 def _clock(date: str | None) -> str:
-    """How far this machine's clock is from the service's, which says what it has."""
+    """Returns the hint for a wrong clock: how far it is from the service's, which is in the response; "" if it is
+    not."""
     then = http_time(date)
     if then is None:
         return ""

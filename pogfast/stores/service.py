@@ -1,6 +1,6 @@
-"""What a service is to `RemoteStore`: requests for objects by their paths, and how a request fails.
+"""The protocol of object services: requests for objects by path, and how they fail.
 
-The protocols that s3.py and b2.py fulfil, and what both need to read an answer of HTTP.
+s3.py and b2.py implement it for `RemoteStore`; the functions below parse what both get over HTTP.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from pogfast.stores.settings import Lock
 
 
-# A read's piece: what is lost when a connection breaks within it.
+# Bytes of one read: what is lost if the connection breaks in it.
 PIECE = 1 << 20
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 
 class TryAgain(StoreError):
-    """A transient failure: a connection that broke, a service that is busy.
+    """A transient error: the connection broke, or the service is busy.
 
-    `answered` says that the service itself refused, so that nothing was stored; `after` is how many seconds it wants to
-    be left alone."""
+    `answered`: the service itself refused the request, so nothing was stored. `after`: seconds that the service asks to
+    wait."""
 
     def __init__(self, message: str, hint: str = "", *, answered: bool = False, after: float = 0.0) -> None:
         super().__init__(message, hint)
@@ -39,18 +39,18 @@ class TryAgain(StoreError):
 
 
 class Garbled(TryAgain):
-    """An answer about one object that makes no sense, such as a Content-Range that is none."""
+    """An invalid response about one object, such as a malformed Content-Range."""
 
 
 class NoSuchBucket(StoreError, NoSuchArchive):
-    """There is no such store; the exit code is NoSuchArchive's."""
+    """The bucket does not exist; the exit code is NoSuchArchive's."""
 
     exit_code = NoSuchArchive.exit_code
 
 
 class Found(NamedTuple):
     """An object in a listing; `path` is below the bucket and prefix, `modified` seconds since 1970. `version` changes
-    when it is written anew, with other bytes at least; "" where the service does not say."""
+    when the object is rewritten, at least with other bytes; "" if the service has none."""
 
     path: str
     size: int
@@ -59,77 +59,76 @@ class Found(NamedTuple):
 
 
 class Body(Protocol):
-    """An object that is being read, from the byte on that was asked for."""
+    """An object that is being read, from the requested byte on."""
 
-    size: int | None  # bytes of the whole object, as the service says; None when it does not
+    size: int | None  # bytes of the whole object according to the service; None if it does not say
 
     def readinto(self, view: memoryview) -> int:
-        """The next bytes; 0 at the end. Raises TryAgain."""
+        """Reads the next bytes and returns how many; 0 at the end. Raises TryAgain."""
 
     def close(self) -> None: ...
 
 
 class Service(Protocol):
-    """What a vendor does. Paths are below bucket and prefix. Everything raises StoreError, and TryAgain for transient
-    failures; nothing is tried again here. Called from several threads at once."""
+    """What a vendor implements. Paths are below bucket and prefix. All methods raise StoreError, and TryAgain for
+    transient errors; they retry nothing, and are called from several threads at once."""
 
     label: str  # for messages
-    identity: str  # the same for the same objects, whatever they were called by whom
+    identity: str  # identifies the objects, however the address was written
     requests: Counter[str]  # so far, by kind
 
     def put(self, path: str, data: Buffer, *, absent: bool) -> None:
-        """Stores an object, whole or not at all, in place of what is there; with `absent` it raises Exists instead,
-        where the service can do that. Many cannot, or only pretend to."""
+        """Stores an object atomically, and replaces an existing one; with `absent` raises Exists instead, if the
+        service can do that. Many cannot, or only pretend to."""
 
     def open(self, path: str, start: int) -> Body | None:
-        """Begins to read an object from byte `start` on; None when there is none. Raises Garbled."""
+        """Opens an object at byte `start`; returns None if it is missing. Raises Garbled."""
 
     def size(self, path: str) -> int | None:
-        """Bytes of an object; None when there is none."""
+        """Returns the bytes of an object; None if it is missing."""
 
     def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
-        """Returns a page of what begins with `prefix`, in the order of the paths, and the token of the next page. The
-        first page has the token "", and behind the last comes "". Unless `deep`, only what has no / behind it.
-        What is before `start`, which begins with `prefix`, may be left out."""
+        """Returns a page of the objects that start with `prefix`, sorted by path, and the token of the next page. The
+        first page has the token "", and the last returns "". Unless `deep`, objects with a / after the prefix are left
+        out. Objects before `start`, which starts with `prefix`, may be left out."""
 
     def delete(self, paths: Iterable[str]) -> None:
-        """What is gone already is fine."""
+        """Deletes objects; missing ones are no error."""
 
     def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
-        """Deletes objects as they were when they were listed, all written before some time; what was written anew
-        meanwhile stays where the service can tell. Returns the paths of those that are gone, also of what was gone
-        already. `go_on` is asked right before each of them is deleted, in several threads; one of which it says no
-        stays."""
+        """Deletes objects as they were listed, all written before some time; an object that was rewritten since stays,
+        if the service can tell. Returns the paths of those that are gone, including those that were gone already.
+        `go_on` is called right before each deletion, in several threads; if it returns False, that object stays."""
 
     def close(self) -> None: ...
 
-    # What not every service can: `Plain` says so.
+    # What only some services can do; `Plain` has the defaults.
 
     def examine(self) -> Iterator[Finding]:
-        """What only it can say of itself. Leaves nothing behind."""
+        """Yields what doctor reports about this kind of service. Leaves nothing behind."""
 
     def copy(self, path: str, source: Service) -> bool:
-        """Copies an object of another place in the same service without it coming here; False: it has to come."""
+        """Copies an object from another bucket or prefix within the service; False: it has to be downloaded."""
 
     def locked_until(self, path: str) -> float:
-        """Seconds since 1970 before which nobody can delete an object; 0: it has no such lock, or is not there."""
+        """Returns until when an object is locked, in seconds since 1970; 0 if it has no lock or is missing."""
 
     def has_locks(self) -> bool:
-        """Whether objects here can have a lock."""
+        """Returns True if objects here can have a lock."""
 
     def can_lock(self) -> None:
-        """To be asked first: who does not know locks may take the request for an object. Raises StoreError and
-        UsageError."""
+        """Raises StoreError or UsageError if nothing can be locked here. To be called first: a service without locks
+        may take the request for an object."""
 
     def lock(self, path: str, lock: Lock) -> bool:
-        """Locks an object for so long at least; False when it is already. Raises MissingBlob."""
+        """Locks an object for at least that long; returns False if it is already. Raises MissingBlob."""
 
     def thaw(self, path: str, tier: str, days: int) -> Warmth:
-        """Asks for an object in cold storage to be readable for so many days."""
+        """Requests that an object in cold storage becomes readable for some days, and returns its state."""
 
 
 class Plain:
-    """A service without locks, cold storage and copies of its own."""
+    """The defaults: a service without locks, cold storage and copying."""
 
     label: str
 
@@ -156,9 +155,9 @@ class Plain:
 
 
 def extent(length: str | int | None, content_range: str | None, start: int) -> tuple[int, int | None]:
-    """The byte that an answer begins with, and the bytes of the whole object (None: the service does not say), from
-    its Content-Length and Content-Range. `start` is the byte that was asked for. Raises Garbled."""
-    if content_range is None:  # all of it, whatever was asked for
+    """Returns the offset at which a response starts, and the bytes of the whole object (None: unknown), from its
+    Content-Length and Content-Range. `start` is the requested offset. Raises Garbled."""
+    if content_range is None:  # the whole object, whatever was requested
         try:
             size = int(length) if length is not None else -1
         except ValueError:
@@ -171,7 +170,7 @@ def extent(length: str | int | None, content_range: str | None, start: int) -> t
 
 
 def skip(body: Body, n: int) -> None:
-    """Passes over the beginning of an object, where a service sends more than it was asked for. Raises TryAgain."""
+    """Skips the first `n` bytes, if a service sends more than was requested. Raises TryAgain."""
     scratch = memoryview(bytearray(min(n, PIECE)))
     while n:
         got = body.readinto(scratch[:n])
@@ -181,7 +180,7 @@ def skip(body: Body, n: int) -> None:
 
 
 def http_time(text: str | None) -> float | None:
-    """Seconds since 1970 of an HTTP date; None for what is none."""
+    """Parses an HTTP date into seconds since 1970; returns None if it is invalid."""
     try:
         return parsedate_to_datetime(text).timestamp() if text else None
     except (ValueError, TypeError, OverflowError, OSError):
@@ -189,7 +188,8 @@ def http_time(text: str | None) -> float | None:
 
 
 def seconds_to_wait(retry_after: str | None) -> float:
-    """What a Retry-After asks for: seconds, or a date. 0 where it asks for nothing, or for nonsense."""
+    """Parses a Retry-After header, seconds or a date, into seconds to wait; returns 0 if there is none or it is
+    invalid."""
     if retry_after and re.fullmatch(r"\d{1,9}", retry_after.strip()):
         return float(retry_after.strip())
     then = http_time(retry_after)

@@ -1,6 +1,6 @@
-"""How services are reached: what the environment says, unless a caller says otherwise.
+"""Settings of services: from the environment, unless a caller sets them.
 
-A context variable, so that no library function on the way from a command to a store has to pass it on.
+They are in a context variable, so that the functions between a command and a store need not pass them on.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from typing import Any
 from pogfast.errors import UsageError
 from pogfast.sizes import MAX_PARALLEL, parse_seconds, parse_whole
 
-# What `Lock.parse` takes for a length of time, in seconds.
+# The units of time that `Lock.parse` knows, in seconds.
 UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
 MODES = ("compliance", "governance")
 
 
 @dataclass(frozen=True)
 class Lock:
-    """S3's object lock. `compliance`: nobody can delete it or shorten the time; `governance`: who has a right can."""
+    """S3's object lock. `compliance`: nobody can delete the object or shorten the lock; `governance`: users with a
+    special permission can."""
 
     mode: str
     seconds: int  # from now on
 
     @classmethod
     def parse(cls, text: str) -> Lock:
-        """compliance:90d. Raises UsageError."""
+        """Parses a lock such as compliance:90d. Raises UsageError."""
         mode, _, length = text.partition(":")
         found = re.fullmatch(r"([1-9]\d{0,5})([mhdy])", length)
         if mode not in MODES or not found:
@@ -40,20 +41,20 @@ class Lock:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of every service that is opened while they are in force."""
+    """The settings for every service that is opened while they are in force."""
 
     s3_endpoint: str | None = None  # a URL; None: what boto3 finds (AWS_ENDPOINT_URL), else AWS
     b2_realm: str | None = None  # a URL; None: Backblaze's own
     storage_class: str | None = None  # of blobs in S3, never of manifests; None: the bucket's
     object_lock: Lock | None = None  # of what is written to S3; None: the bucket's
-    parallel: int = 8  # requests at a time
-    retry_for: float = 300.0  # seconds that a failure which may pass is tried again
+    parallel: int = 8  # concurrent requests
+    retry_for: float = 300.0  # seconds that transient errors are retried
     profile: str | None = None  # of credentials, as boto3 or the b2 command know it; None: those of the environment
     region: str | None = None  # of an S3 bucket; None: what boto3 finds
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
-        """POGFAST_S3_ENDPOINT, POGFAST_B2_REALM, POGFAST_STORAGE_CLASS, POGFAST_OBJECT_LOCK, POGFAST_PARALLEL and
+        """Reads POGFAST_S3_ENDPOINT, POGFAST_B2_REALM, POGFAST_STORAGE_CLASS, POGFAST_OBJECT_LOCK, POGFAST_PARALLEL and
         POGFAST_RETRY_FOR. Raises UsageError."""
         return cls(
             environ.get("POGFAST_S3_ENDPOINT") or None,
@@ -69,18 +70,18 @@ _SETTINGS: ContextVar[Settings | None] = ContextVar("settings", default=None)
 
 
 def current() -> Settings:
-    """Those in force. Raises UsageError."""
+    """Returns the settings in force. Raises UsageError."""
     return _SETTINGS.get() or Settings.of(os.environ)
 
 
 def change(**words: Any) -> None:
-    """From now on, in this context."""
+    """Changes settings from now on, in this context."""
     _SETTINGS.set(replace(current(), **words))
 
 
 @contextlib.contextmanager
 def using(**words: Any) -> Iterator[None]:
-    """While the block runs. For libraries: `with using(s3_endpoint="http://nas:9000"): pogfast.create(...)`."""
+    """Changes settings while the block runs: `with using(s3_endpoint="http://nas:9000"): pogfast.create(...)`."""
     token = _SETTINGS.set(replace(current(), **words))
     try:
         yield

@@ -1,7 +1,7 @@
-"""Several stores that are written to at once: what one of them cannot take, the others still get.
+"""Several stores that are written to at once: if one fails, the others still get the archive.
 
-A target that fails is named once, gets nothing more, and no manifest: the archive is not to be seen there before the
-next run has brought it up to date. Only when none is left does the run end. Knows no store by its kind.
+A target that fails is reported once and gets nothing more, not even the manifest: the archive must not appear there
+before the next run has completed it. The run fails only if no target is left. Knows no kind of store.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from pogfast.stores.protocols import Target
 
 
-SETTLE = 0.5  # seconds between two looks after what is not on the disk yet
-MANY = 1000  # blobs that are worth that
-SPARE = 20  # times as long as a partial manifest took to store passes before the next
-MAX_SELDOM = 6 * 3600.0  # seconds between two of them: a part of a day's grace period
+SETTLE = 0.5  # seconds between two checks whether enough new blobs wait for a sync
+MANY = 1000  # new blobs that are worth a sync
+SPARE = 20  # the pause after a partial manifest is this many times what storing it took
+MAX_SELDOM = 6 * 3600.0  # seconds between two of them at most: a fraction of a day's grace period
 
 
 class Targets:
-    """The targets of one run. `lost` hears of each that is given up, `tell` what is waited for; StoreError is raised
-    for the last one."""
+    """The targets of one run. `lost` is called for each target that is given up, `tell` with what the run waits for.
+    When the last target fails, its StoreError is raised."""
 
     def __init__(
         self,
@@ -49,32 +49,32 @@ class Targets:
         self._reliance[id(target)] = Reliance(target, self._tell)
 
     def check_reliance(self, needed: Needed) -> None:
-        """Right before `publish`: raises Condemned for blobs that an archive needs and that are to be stored again in
-        one of the targets, since a prune has condemned or deleted them there; they count as absent from then on. Raises
-        StoreError."""
+        """Raises Condemned if a prune has condemned or deleted blobs in a target that the archive needs: they count as
+        absent from then on and have to be stored again. To be called right before `publish`. Raises StoreError."""
         gone: set[str] = set()
         self.each(lambda target: gone.update(self._reliance[id(target)].lacking(needed)))
         if gone:
             raise Condemned(", ".join(target.label for target in self.left), gone)
 
     def publish(self, name: str, data: bytes, needed: Needed) -> None:
-        """Stores a manifest that names the blobs `needed` in every target that is left. Raises StoreError."""
+        """Stores a manifest that names the blobs `needed` in every remaining target. Raises StoreError."""
         self.each(lambda target: self._reliance[id(target)].publish(name, data, needed))
 
     def put_partial(self, name: str, data: bytes) -> None:
-        """Stores what a run that goes on has stored or relied on so far, so that no prune takes it. Raises
-        StoreError."""
+        """Stores a partial manifest: the blobs that a running backup has stored or relies on, so that no prune deletes
+        them. Raises StoreError."""
         self.each(lambda target: target.put_mark(name, data))
 
     def delete_partial(self, name: str) -> None:
-        """When the archive is there. Who may not delete leaves it: it is for a week only."""
+        """Deletes the partial manifest once the archive exists. Without permission to delete it stays: prune ignores it
+        after a week."""
         for target in self.left:
             with contextlib.suppress(StoreError):
                 target.delete_manifests([name])
 
     @property
     def sinks(self) -> list[Sink]:
-        """Of the targets that are left, in their order. Raises StoreError."""
+        """The sinks of the remaining targets, in order. Raises StoreError."""
         sinks: list[Sink] = []
         self.each(lambda target: sinks.append(target.blobs))
         self._numbered = list(self.left)
@@ -82,23 +82,23 @@ class Targets:
 
     @contextlib.contextmanager
     def written_to(self, blobs: Callable[[], int]) -> Iterator[None]:
-        """While blobs are put, of which `blobs` is the number so far: now and then what is there goes to the disk,
-        beside the work. 20,000 small files would else be waited for a quarter of a second in the end. (Large blobs go
-        there as they are made: a sync would only be in their way.)"""
+        """Syncs the targets in the background while the block puts blobs; `blobs` returns how many were put so far.
+        Without it 20,000 small files would take a quarter of a second to sync at the end. (Large blobs are written out
+        as they are made: a sync would only slow them down.)"""
 
-        def settle(ended: threading.Event) -> None:
-            settled = 0
+        def sync(ended: threading.Event) -> None:
+            synced = 0
             while not ended.wait(SETTLE):
-                if blobs() - settled >= MANY:
-                    settled = blobs()
+                if blobs() - synced >= MANY:
+                    synced = blobs()
                     for target in list(self.left):
                         target.begin_durable()
 
-        with in_background(settle, "pogfast-settle"):
+        with in_background(sync, "pogfast-settle"):
             yield
 
     def each(self, act: Callable[[Target], object]) -> None:
-        """Does something with every target that is left. Raises StoreError."""
+        """Calls `act` for every remaining target. Raises StoreError."""
         for target in list(self.left):
             try:
                 act(target)
@@ -106,7 +106,7 @@ class Targets:
                 self._give_up(target, error)
 
     def drop(self, lost: Mapping[int, BaseException]) -> None:
-        """Gives up those that the engine has lost, by their numbers among the last `sinks`. Raises StoreError."""
+        """Gives up the targets that the engine has lost, by their index in the last `sinks`. Raises StoreError."""
         for number, error in list(lost.items()):
             target = self._numbered[number]
             if target in self.left:
@@ -121,9 +121,8 @@ class Targets:
 
 
 class Partial:
-    """What a run says of itself in its stores while it goes on, from its tenth minute: what it has stored or relied on
-    so far, sealed as a manifest. So no prune takes that for as long as a week, and a run that was killed can be gone on
-    with."""
+    """The partial manifest of a run, stored from its tenth minute on: what the run has stored or relies on so far. No
+    prune deletes those blobs for a week, and a killed run can be resumed."""
 
     def __init__(self, targets: Targets, name: str) -> None:
         self.targets = targets
@@ -133,19 +132,19 @@ class Partial:
         self._is_there = False
 
     def is_due(self) -> bool:
-        """Whether it is time to say it, again."""
+        """Returns True when the next one has to be stored."""
         return self._watch.seconds() >= self._every
 
     def put(self, data: bytes) -> None:
-        """Raises StoreError."""
+        """Stores it. Raises StoreError."""
         took = Stopwatch()
         self.targets.put_partial(self.name, data)
-        # Of ten million files it has a gigabyte: a run would do nothing but send that.
+        # For ten million files it has a gigabyte: a run would do nothing but upload it.
         self._every = min(max(PARTIAL_EVERY, took.seconds() * SPARE), MAX_SELDOM)
         self._watch, self._is_there = Stopwatch(), True
 
     def delete(self) -> None:
-        """The archive is there."""
+        """Deletes it, once the archive exists."""
         if self._is_there:
             self.targets.delete_partial(self.name)
 

@@ -1,6 +1,6 @@
-"""Blobs on their way from a service and to it: how many bytes at a time, fetched ahead, resumed where they broke off.
+"""Transfers of blobs from and to a service: prefetched, resumed where a connection broke, and bounded in memory.
 
-Memory is bounded by what is in flight, whatever a service says of an object's size.
+Memory is bounded by the bytes in flight, whatever a service says about an object's size.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
 
-# Bytes of blobs that are on their way at a time, in either direction; one may always be.
+# Bytes in flight at most, in either direction; a single larger blob may always be.
 IN_FLIGHT = 150 * 10**6
-# Bytes that memory is set apart for because a service promises them; more only as they come.
+# Bytes that are allocated because a service announces them; beyond that only as they arrive.
 TRUSTED = 128 << 20
-# Answers in a row that bring no new byte of an object, after which it is damaged: no network fails in just this way.
+# Responses without a new byte after which an object counts as damaged: no network fails in just this way.
 STALLS = 5
 
 
 class Reading:
-    """An object that is read to its end, in several attempts when it must be."""
+    """The download of an object, which resumes after interruptions."""
 
     def __init__(self, service: Service, path: str, flow: Flow, most: int, urgent: Callable[[], bool]) -> None:
         self.service = service
@@ -40,11 +40,12 @@ class Reading:
         self.data: Held | None = None
         self.size: int | None = None
         self.got = 0
-        self.reached = 0  # the most that `got` has been
+        self.reached = 0  # the maximum of `got`
         self.stalls = 0
 
     def go_on(self) -> bytearray | None:
-        """The whole object; None when there is none. Raises TryAgain, CorruptBlob and StoreError."""
+        """Continues the download. Returns the whole object, or None if it is missing. Raises TryAgain, CorruptBlob and
+        StoreError."""
         try:
             body = self.service.open(self.path, self.got)
         except Garbled as error:
@@ -83,14 +84,14 @@ class Reading:
     def _begin(self, size: int | None) -> None:
         if size is not None and size > self.most:
             raise CorruptBlob(f"{self.path} in {self.service.label} has {size:,} bytes, more than could be opened")
-        if self.got:  # it is another object now: its beginning was not asked for
+        if self.got:  # another object now, of which the beginning was not read
             self.data, self.size, self.got = None, None, 0
             raise TryAgain(f"{self.path} in {self.service.label} changes while it is read")
-        self.flow.take(size or 0, self.urgent)  # before there is memory for it: to make it touches all of it
+        self.flow.take(size or 0, self.urgent)  # before the memory is allocated: that touches all of it
         self.data, self.size = Held(self.flow, size or 0), size
 
     def _make_room(self, data: bytearray) -> None:
-        """For the next piece. What a service promises is not believed to any length."""
+        """Allocates memory for the next piece. A size that a service announces is not trusted beyond TRUSTED bytes."""
         if len(data) - self.got >= PIECE or len(data) == self.size:
             return
         room = max(2 * len(data), self.got + PIECE) if data or self.size is None else TRUSTED
@@ -99,14 +100,14 @@ class Reading:
             raise CorruptBlob(f"{self.path} in {self.service.label} has no end")
 
     def _stall(self, why: str) -> None:
-        """Another attempt has brought nothing."""
+        """Counts an attempt without a new byte. Raises CorruptBlob after STALLS of them."""
         self.stalls += 1
         if self.stalls >= STALLS:
             raise CorruptBlob(f"{why}, {STALLS} times")
 
 
 class Held(bytearray):
-    """Bytes that count as on their way for as long as somebody has them."""
+    """A buffer that counts as in flight until it is freed."""
 
     def __init__(self, flow: Flow, size: int) -> None:
         self.flow, self.size = flow, size
@@ -117,7 +118,7 @@ class Held(bytearray):
 
 
 class Flow:
-    """Bounds the bytes that are on their way."""
+    """Limits the bytes in flight."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -125,18 +126,18 @@ class Flow:
         self.changed = threading.Condition()
 
     def take(self, size: int, urgent: Callable[[], bool] = lambda: False) -> None:
-        """Returns when there is room, or what it is for cannot wait any longer."""
+        """Waits until `size` more bytes are within the limit, or until `urgent` returns True."""
         with self.changed:
             self.changed.wait_for(lambda: self.bytes == 0 or self.bytes + size <= self.most or urgent())
             self.bytes += size
 
     def look_again(self) -> None:
-        """Something has become urgent."""
+        """Has those who wait check again whether they are urgent."""
         with self.changed:
             self.changed.notify_all()
 
     def open(self) -> None:
-        """Bounds nothing any more."""
+        """Removes the limit."""
         with self.changed:
             self.most = sys.maxsize
             self.changed.notify_all()
@@ -148,8 +149,7 @@ class Flow:
 
 
 class Ahead:
-    """Blobs that are fetched before they are asked for. Who asks never waits for room: it may be taken by what comes
-    later."""
+    """Prefetches blobs. A blob that is asked for does not wait for memory: blobs that are needed later may have it."""
 
     def __init__(self, fetch: Callable[[str, Callable[[], bool]], bytearray | None], flow: Flow, parallel: int):
         self.fetch = fetch
@@ -178,7 +178,7 @@ class Ahead:
             if self.threads:
                 self._fill(self.threads)
         self.flow.look_again()
-        if future is None or future.cancel():  # nobody has begun with it
+        if future is None or future.cancel():  # no thread has started on it
             return self.fetch(name, lambda: True)
         return future.result()
 
@@ -196,7 +196,7 @@ class Ahead:
 
 
 class Blobs(Protocol):
-    """Blobs of a service, one at a time; `parallel` requests may go on at once."""
+    """The store of `Downloads` and `Uploads`: one blob per call, at most `parallel` calls at a time."""
 
     parallel: int
 
@@ -212,7 +212,7 @@ class Blobs(Protocol):
 
 
 class Downloads(CanPrefetch, CanAbandon):
-    """The engine's source."""
+    """The source that the engine reads from."""
 
     def __init__(self, store: Blobs) -> None:
         self.store = store
@@ -228,12 +228,13 @@ class Downloads(CanPrefetch, CanAbandon):
 
 
 class Uploads(BlobSink):
-    """The engine's sink: hands each blob to a thread and returns, as long as not too much is on its way."""
+    """The sink that the engine writes to: a call queues a blob for an upload thread and returns, unless too many bytes
+    are in flight."""
 
     def __init__(self, store: Blobs) -> None:
         self.store = store
         self.flow = Flow(IN_FLIGHT)
-        self.places = threading.Semaphore(4 * store.parallel)  # some wait in line, so that no thread waits for work
+        self.places = threading.Semaphore(4 * store.parallel)  # more than threads, so that none is ever idle
         self.threads: ThreadPoolExecutor | None = None
         self.failure: BaseException | None = None
         self.stopping = False
@@ -254,7 +255,7 @@ class Uploads(BlobSink):
         try:
             if self.failure is None and not self.stopping:
                 self.store.put_blob(name, blob)
-        except Exception as error:  # noqa: BLE001 (it is raised where the engine waits for this thread)
+        except Exception as error:  # noqa: BLE001 (raised in the next call, or by drain)
             self.failure = self.failure or error
         finally:
             blob.release()
@@ -266,7 +267,7 @@ class Uploads(BlobSink):
             raise self.failure
 
     def drain(self) -> None:
-        """Returns when all that was handed over is stored. Raises StoreError."""
+        """Waits until all queued blobs are stored. Raises StoreError."""
         if self.threads is not None:
             self.threads.shutdown(wait=True)
             self.threads = None
@@ -276,13 +277,13 @@ class Uploads(BlobSink):
         self.store.abandon()
 
     def give_up(self) -> None:
-        """What is in line is dropped, and who waits for a place has one."""
+        """Drops the queue, and lets callers that wait for a slot continue."""
         self.stopping = True
         self.flow.open()
         self.places.release(4 * self.store.parallel)
 
     def stop(self) -> None:
-        """Waits for what is being sent."""
+        """Waits for uploads that have started, and drops the others."""
         if self.threads is not None:
             self.threads.shutdown(wait=True, cancel_futures=True)
             self.threads = None
