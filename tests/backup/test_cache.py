@@ -447,7 +447,7 @@ def test_every_beginning_of_the_log_is_a_state_that_was(home: Path, tmp_path: Pa
 
 def test_the_boot_id_is_that_of_this_boot() -> None:
     here = cache_module._boot_id()
-    ran = run_python("from pogfast import cache; print(cache._boot_id())")
+    ran = run_python("from pogfast.backup import cache; print(cache._boot_id())")
     assert ran.stdout.strip() == here
 
 
