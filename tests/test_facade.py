@@ -20,7 +20,7 @@ import pogfast
 from kit.commands import Runner
 from kit.pages import COMMANDS
 from kit.paths import PROJECT
-from pogfast import errors, facade
+from pogfast import errors, facade, pog
 from pogfast.cli.options import key_options, service_options
 
 # Command -> its function; words that are called otherwise there, or are another function's or the display's (None).
@@ -118,6 +118,9 @@ def test_no_module_hides_a_function() -> None:
     """`import pogfast.x` sets pogfast.x."""
     modules = {path.stem for path in Path(facade.__file__).parent.iterdir()} - {"errors"}
     assert modules.isdisjoint(pogfast.__all__)
+    # `pogfast.pog:cleanup` is the command pog-cleanup.
+    modules = {path.stem for path in Path(pog.__file__).parent.iterdir()}
+    assert modules.isdisjoint(name for name in vars(pog) if inspect.isfunction(getattr(pog, name)))
 
 
 def test_the_stub_says_what_is_there() -> None:

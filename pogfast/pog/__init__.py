@@ -392,7 +392,7 @@ def _cleanup(console: PogConsole, arguments: Sequence[str]) -> None:
         console.print(CLEANUP_HELP.rstrip("\n"))
         return
     from pogfast.pog.addresses import open_backup
-    from pogfast.pog.cleanup import clean_up
+    from pogfast.pog.cleaning import clean_up
 
     store = open_backup(options.get("backup", "local"))
     try:
