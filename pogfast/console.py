@@ -99,9 +99,15 @@ class Console:
             _discard(2)
 
     def problem(self, error: PogfastError) -> None:
-        """Something failed and the rest goes on. The exit code will tell the worst: damage before all else."""
+        """Reports an error after which the command goes on. The exit code will be that of the worst one."""
         self.note("error", str(error), error.hint)
-        self.exit_code = 4 if 4 in (self.exit_code, error.exit_code) else self.exit_code or error.exit_code
+        self.raise_exit_code(error.exit_code)
+
+    def raise_exit_code(self, exit_code: int) -> None:
+        """Sets the exit code unless that of an earlier problem is worse."""
+        from pogfast.errors import worst_code
+
+        self.exit_code = worst_code((self.exit_code, exit_code))
 
     def fail(self, exit_code: int, text: str, hint: str = "") -> int:
         """The end, with nothing done or not all of it. Returns the exit code."""

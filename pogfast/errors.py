@@ -1,8 +1,14 @@
 """Every way a command of ours can fail, one class a kind, each with the exit code it ends in.
 
-Imports nothing. A message names the blob, file or store it is about and fits one line; `hint`, where there is
+Imports nothing of ours. A message names the blob, file or store it is about and fits one line; `hint`, where there is
 one, says what to do next. Damage never looks like a wrong key, nor the other way round.
 """
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class PogfastError(Exception):
@@ -16,6 +22,13 @@ class PogfastError(Exception):
         self.hint = hint
         self.path = path
         self.reason = reason
+
+
+def worst_code(codes: Iterable[int]) -> int:
+    """Returns the one exit code of a command that met several problems: damage (4) first, else the highest; 0 for
+    none."""
+    found = set(codes)
+    return DamageError.exit_code if DamageError.exit_code in found else max(found, default=0)
 
 
 class ReaderGone(PogfastError):

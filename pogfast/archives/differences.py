@@ -18,7 +18,7 @@ from pogfast.archives.archive import Archive
 from pogfast.archives.listing import Thing, sorted_names, things
 from pogfast.archives.records import Record
 from pogfast.archives.trailer import TOP, Kind
-from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath
+from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath, worst_code
 from pogfast.files.directories import Directories, many_open_files
 from pogfast.files.metadata import facts_of
 from pogfast.files.paths import basename, parent_of, plain_path, safe_path
@@ -164,8 +164,8 @@ class Compared:
 
     @property
     def exit_code(self) -> int:
-        """Damage before what could not be read, and that before what differs: 1, as of cmp and diff."""
-        return max([int(self.differences > 0), *(problem.exit_code for problem in self.problems)])
+        """1 for differences alone, as of cmp and diff; a file that could not be read and damage are worse."""
+        return worst_code([int(self.differences > 0), *(problem.exit_code for problem in self.problems)])
 
 
 class Report(Protocol):

@@ -11,10 +11,11 @@ from datetime import datetime
 
 from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog, Seen
-from pogfast.archives.manifests import Refused, manifests_of
+from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
+from pogfast.archives.refusals import those_that_open
 from pogfast.archives.trailer import totals_of
-from pogfast.errors import CorruptManifest, PogfastError, WrongKey
+from pogfast.errors import CorruptManifest, PogfastError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.stores.protocols import Store
@@ -137,19 +138,11 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
     found.blobs, found.stored = len(there), sum(there.values())
     found.manifests = sum(stored.size for stored in manifests)
     needed: set[str] = set()
-    refused = Refused()
     with Catalog(store, key) as catalog:
-        for seen in catalog.look(manifests, blobs=True):
-            if isinstance(seen.problem, WrongKey):
-                refused.add(seen.name, seen.problem)
-            elif seen.problem is not None:
-                refused.others += 1
-                problem(seen.problem)
-            else:
-                refused.others += 1
-                needed.update(seen.blobs or ())
-                _count_archive(found, seen, key)
-    refused.tell(problem)
+        looks = ((seen.name, seen.problem or seen) for seen in catalog.look(manifests, blobs=True))
+        for _, seen in those_that_open(looks, lambda _, error: problem(error)):
+            needed.update(seen.blobs or ())
+            _count_archive(found, seen, key)
     found.unreadable = len(manifests) - found.archives
     found.missing = len(needed - there.keys())
     for blob, size in there.items():

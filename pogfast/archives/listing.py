@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 from pogfast import manifest
 from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog, in_parallel
-from pogfast.archives.manifests import Refused, manifests_of
+from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
+from pogfast.archives.refusals import those_that_open
 from pogfast.archives.selection import Choice
 from pogfast.archives.trailer import Filter, Kind
-from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, WrongKey
+from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError
 from pogfast.files.paths import plain_path
 from pogfast.files.patterns import Patterns
 from pogfast.keys import Key
@@ -223,20 +224,12 @@ def _opened(
 ) -> Iterator[Archive]:
     """The archives of a store, one after the other. They are not to be closed: the store is the caller's."""
 
-    def fetch(stored: Stored) -> manifest.Manifest | PogfastError:
+    def fetch(stored: Stored) -> tuple[str, manifest.Manifest | PogfastError]:
         try:
-            return fetched_manifest(store, stored.name, lambda data: manifest.open(data, key, stored.name))
+            return stored.name, fetched_manifest(store, stored.name, lambda data: manifest.open(data, key, stored.name))
         except PogfastError as error:
-            return error
+            return stored.name, error
 
-    refused = Refused()
-    for stored, opened in zip(manifests, in_parallel(fetch, manifests, store.parallel), strict=True):
-        if isinstance(opened, WrongKey):
-            refused.add(stored.name, opened)
-            continue
-        refused.others += 1
-        if isinstance(opened, PogfastError):
-            problem(opened)
-        else:
-            yield Archive(store, stored.name, opened, key)
-    refused.tell(problem)
+    found = in_parallel(fetch, manifests, store.parallel)
+    for name, opened in those_that_open(found, lambda _, error: problem(error)):
+        yield Archive(store, name, opened, key)

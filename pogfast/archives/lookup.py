@@ -15,7 +15,8 @@ from pogfast import manifest
 from pogfast._engine import open_blob
 from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog, Seen
-from pogfast.archives.manifests import manifests_of, some_of
+from pogfast.archives.manifests import manifests_of
+from pogfast.archives.refusals import some_of
 from pogfast.archives.trailer import Filter, text_of, texts_of, time_of
 from pogfast.errors import (
     CorruptManifest,

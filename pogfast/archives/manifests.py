@@ -8,27 +8,17 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pogfast.archives.catalog import Catalog
-from pogfast.errors import NoArchives, NoSuchArchive, OtherKey, PogfastError, WrongKey
+from pogfast.errors import NoArchives, NoSuchArchive, PogfastError
 from pogfast.keys import Key
 from pogfast.stores import MANIFEST, Stored, is_partial, is_removed
 from pogfast.stores.protocols import Store
 
 if TYPE_CHECKING:
     from pogfast.stores.mirrors import Mirrors
-
-
-# Archives that are named to somebody who asked for one that is not there.
-SHOWN = 5
-
-
-def some_of(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    return ", ".join([*names[:SHOWN], *([f"{len(names) - SHOWN} more"] if len(names) > SHOWN else [])])
 
 
 def _refuse(name: str, error: PogfastError) -> None:
@@ -50,35 +40,6 @@ def needed_blobs(
                 unreadable(seen.name, seen.problem)
             else:
                 yield seen.name, seen.blobs or []
-
-
-@dataclass(slots=True)
-class Refused:
-    """The archives of a store that a key did not open. `others`: how many were dealt with, or are damaged."""
-
-    names: list[str] = field(default_factory=list)
-    first: WrongKey | None = None
-    others: int = 0
-
-    def add(self, name: str, error: WrongKey) -> None:
-        self.names.append(name)
-        self.first = self.first or error
-
-    def tell(self, problem: Callable[[PogfastError], None]) -> None:
-        """Says once which they are, as OtherKey. Raises WrongKey if they are all that there is."""
-        if self.first is None:
-            return
-        if not self.others:
-            raise self.first
-        problem(other_key(self.names))
-
-
-def other_key(names: Sequence[str]) -> OtherKey:
-    """What is said of the archives that a key does not open, where it opens others."""
-    return OtherKey(
-        f"this store has archives of another key, or with damaged first bytes: {some_of(names)}",
-        hint="their own key opens them, if they are whole",
-    )
 
 
 def manifests_of(store: Store | Mirrors) -> list[Stored]:

@@ -14,6 +14,7 @@ from pogfast.archives.lookup import FIRST
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
 from pogfast.archives.trailer import Filter, is_local, number_of, text_of, texts_of, time_of, totals_of
+from pogfast.errors import PogfastError
 from pogfast.keys import Key
 from pogfast.stores import is_partial
 from pogfast.stores.protocols import Store
@@ -38,10 +39,12 @@ class ArchiveInfo(Record):
     changed: int = 0  # files that changed while they were read
     problem: str | None = None
     code: int = 0  # the exit code that `problem` stands for
+    error: PogfastError | None = field(default=None, compare=False)  # `problem` as it was raised; not in JSON
     local: bool = False  # `time` is what its writer's clock showed, taken for one of this machine's zone
 
     def as_dict(self) -> dict[str, Any]:
         words = Record.as_dict(self)
+        del words["error"]
         if self.local and self.time:
             words["time"] = self.time.replace(tzinfo=None).isoformat()
         return words
@@ -70,7 +73,8 @@ def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = Fal
 def _info(store: Store, seen: Seen, *, counted: bool) -> ArchiveInfo:
     info = ArchiveInfo(seen.name, time_of(seen.facts, seen.name), local=is_local(seen.facts, seen.name))
     if seen.problem is not None:
-        info.problem, info.code = str(seen.problem), seen.problem.exit_code
+        info.problem, info.code, info.error = str(seen.problem), seen.problem.exit_code, seen.problem
+        info.error.path = info.error.path or seen.name
         return info
     facts, totals = seen.facts, totals_of(seen.facts)
     info.host, info.comment = text_of(facts, "host"), text_of(facts, "comment")

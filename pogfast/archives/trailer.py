@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from pogfast.errors import WrongKey
+from pogfast.archives.refusals import require_decryption
 from pogfast.keys import Key
 from pogfast.stores import MANIFEST, PARTIAL
 
@@ -81,8 +81,8 @@ class Filter:
 
     def require(self, key: Key) -> None:
         """Raises WrongKey if archives are to be chosen by what this key cannot see."""
-        if self != Filter() and not key.can_open:
-            raise WrongKey("an encryption key alone cannot tell hosts, tags and paths", hint="use --decryption-keyfile")
+        if self != Filter():
+            require_decryption(key, "tell hosts, tags and paths")
 
     def fits(self, trailer: Mapping[str, Any]) -> bool:
         return (

@@ -121,20 +121,13 @@ def _left_out(found: ArchiveInfo | Info) -> str:
 
 
 def _tell_problems(output: Output, infos: list[ArchiveInfo]) -> None:
-    """Says of the archives that do not open why, once, and what that means for the exit code."""
-    from pogfast.archives.manifests import other_key
-    from pogfast.errors import PogfastError, WrongKey
+    """Reports why archives do not open. Raises WrongKey if the key opens none."""
+    from pogfast.archives.refusals import those_that_open
 
-    refused = [info.name for info in infos if info.code == 12]
-    if refused and len(refused) < len(infos):
-        output.problem(other_key(refused))
-    elif refused:
-        raise WrongKey(f"no archive of this store opens with this key, or their first bytes are damaged: {refused[0]}")
-    for info in infos:
-        if info.problem and info.code != 12:
-            error = PogfastError(info.problem, path=info.name)
-            error.exit_code = info.code
-            output.problem(error)
+    for _ in those_that_open(
+        ((info.name, info.error or info) for info in infos), lambda _, error: output.problem(error)
+    ):
+        pass
 
 
 # ---- ls and find -----------------------------------------------------------------------------------------------------

@@ -259,7 +259,7 @@ def extend(output: Output, store: str | None, lock: str | None, **options: Any) 
     look_for_store(store)
     key = key_of(options)
     summary = locking.extend(store, key, wanted, tell=output.problem, **options)
-    raise_worst(output, max((problem.exit_code for problem in summary.problems), default=0))
+    raise_worst(output, summary.exit_code)
     output.emit(
         "summary",
         snapshots=summary.archives,

@@ -241,5 +241,5 @@ def _style(output: Output) -> Style:
 
 
 def raise_worst(output: Output, exit_code: int) -> None:
-    """Damage before all else."""
-    output.exit_code = 4 if 4 in (output.exit_code, exit_code) else output.exit_code or exit_code
+    """Sets the exit code unless that of an earlier problem is worse."""
+    output.raise_exit_code(exit_code)

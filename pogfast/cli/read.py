@@ -316,7 +316,7 @@ class CheckReport:
             self.blobs.setdefault(damage.blob, []).append(damage)
 
     def tell_blobs(self) -> None:
-        from pogfast.archives.manifests import some_of
+        from pogfast.archives.refusals import some_of
 
         for needed in self.blobs.values():
             if len(needed) == 1:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from pogfast.errors import PogfastError
+from pogfast.errors import PogfastError, TargetError, worst_code
 from pogfast.recovery.batches import Outcome
 
 
@@ -71,6 +71,5 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """DESIGN.md's: damage before all else."""
-        codes = {problem.exit_code for problem in self.problems} | ({3} if self.refused or self.missed else set())
-        return 4 if 4 in codes else max(codes, default=0)
+        not_restored = [TargetError.exit_code] if self.refused or self.missed else []
+        return worst_code([*not_restored, *(problem.exit_code for problem in self.problems)])

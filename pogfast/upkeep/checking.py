@@ -15,14 +15,16 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
 from pogfast.archives.entry_file import EntryFile
 from pogfast.archives.lookup import Tell, find_archive, telling
-from pogfast.archives.manifests import Refused, manifests_of
+from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
+from pogfast.archives.refusals import require_decryption, those_that_open
 from pogfast.archives.trailer import Filter, totals_of
 from pogfast.errors import (
     CorruptBlob,
@@ -35,6 +37,7 @@ from pogfast.errors import (
     UsageError,
     WrongBlob,
     WrongKey,
+    worst_code,
 )
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
@@ -42,6 +45,8 @@ from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import is_partial, names_archive, open_store
 from pogfast.stores.fetching import expect, fetched_manifest
 from pogfast.stores.protocols import Store
+
+Result = TypeVar("Result")
 
 # What the engine is given at a time, so that a million of them are not all in its memory.
 BATCH = 8192
@@ -141,9 +146,8 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """Damage before all else."""
-        codes = [problem.exit_code for problem in self.problems]
-        return DamageError.exit_code if self.damage or DamageError.exit_code in codes else max(codes, default=0)
+        damage = [DamageError.exit_code] if self.damage else []
+        return worst_code([*damage, *(problem.exit_code for problem in self.problems)])
 
 
 class Report(Protocol):
@@ -191,8 +195,8 @@ def check(
     UsageError, NoSuchArchive (also where none is chosen), NoArchives and StoreError; WrongKey when not one opens.
     """
     report = report or Silent()
-    if read_data and not key.can_open:
-        raise WrongKey("an encryption key cannot read data", hint="use --decryption-keyfile")
+    if read_data:
+        require_decryption(key, "read data")
     check_jobs(jobs)
     wanted = Filter.of(host, tags, path)
     wanted.require(key)
@@ -264,14 +268,10 @@ class _Check:
         self.needed: set[str] = set()
         self.units: set[Unit] = set()
         self.done: set[str] = set()  # blobs that were read
-        self.refused = Refused()
         self.bad: dict[Unit, tuple[DamageError, str, int]] = {}  # what is wrong, with which blob, from which offset on
 
     def run(self, read_data: Subset | None, jobs: int) -> None:
-        look = self._look_at_files if self.key.can_open else self._look_at_index
-        readable = [name for name in self.names if look(name)]
-        self.refused.others += len(readable) + len(self.summary.damage)
-        self.refused.tell(self._problem)
+        readable = self._look_at_archives() if self.key.can_open else self._look_at_indexes()
         there = self.needed & self.there.keys()
         self.summary.blobs += len(there)
         self.summary.stored += sum(self.there[blob] for blob in there)
@@ -283,33 +283,58 @@ class _Check:
 
     # ---- what is there ----
 
-    def _look_at_index(self, name: str) -> bool:
-        """Looks at all that a public key opens. Returns False if that is nothing."""
-        try:
-            blobs, sizes = fetched_manifest(
-                self.store,
-                name,
-                lambda data: (manifest.blob_names(data, self.key, name), manifest.open_sizes(data, self.key, name)),
-            )
-        except PogfastError as error:
-            return self._refuse(name, error)
-        for blob in sorted(set(blobs)):
-            wrong = self._wrong_size(blob, None, sizes.get(blob))
-            if wrong:
-                self._tell(Damage(name, None, blob, None, str(wrong)))
-        self.needed.update(blobs)
-        self.summary.archives += 1
-        return True
+    def _opened(self, look: Callable[[str, bytes], Result]) -> Iterator[tuple[str, Result]]:
+        """Yields (manifest's name, what `look` makes of its bytes) of the archives that open and are wanted, and
+        reports the others. A `look` that returns None says that an archive is not wanted."""
 
-    def _look_at_files(self, name: str) -> bool:
-        """Returns True if it opens and is meant. What is malformed in it is damage, and the rest is looked at."""
-        try:
-            data, opened = self._open(name)
-        except PogfastError as error:
-            return self._refuse(name, error)
-        if not self.wanted.fits(opened.trailer or {}):
-            self.summary.total_archives -= 1
-            return False
+        def found() -> Iterator[tuple[str, Result | PogfastError]]:
+            for name in self.names:
+                try:
+                    content = fetched_manifest(self.store, name, partial(look, name))
+                except PogfastError as error:
+                    yield name, error
+                else:
+                    if content is None:
+                        self.summary.total_archives -= 1
+                    else:
+                        yield name, content
+
+        # Damage that was found in another store counts: that is reported, though the key opens nothing here.
+        return those_that_open(found(), self._unreadable, others=len(self.summary.damage))
+
+    def _look_at_indexes(self) -> list[str]:
+        """Looks at all that a public key opens. Returns the names of the manifests."""
+        names = []
+
+        def look(name: str, data: bytes) -> tuple[list[str], dict[str, int]]:
+            return manifest.blob_names(data, self.key, name), manifest.open_sizes(data, self.key, name)
+
+        for name, (blobs, sizes) in self._opened(look):
+            for blob in sorted(set(blobs)):
+                wrong = self._wrong_size(blob, None, sizes.get(blob))
+                if wrong:
+                    self._tell(Damage(name, None, blob, None, str(wrong)))
+            self.needed.update(blobs)
+            self.summary.archives += 1
+            names.append(name)
+        return names
+
+    def _look_at_archives(self) -> list[str]:
+        """Looks at the archives that open and are wanted. Returns the names of their manifests."""
+        names = []
+
+        def look(name: str, data: bytes) -> tuple[bytes, Manifest] | None:
+            opened = manifest.open(data, self.key, name)
+            return (data, opened) if self.wanted.fits(opened.trailer or {}) else None
+
+        for name, found in self._opened(look):
+            if found is not None:
+                self._look_at_archive(name, *found)
+                names.append(name)
+        return names
+
+    def _look_at_archive(self, name: str, data: bytes, opened: Manifest) -> None:
+        """Looks at an archive's files. A malformed entry is damage; the others are looked at."""
         full = _full_size(opened, self.key)
         blobs: list[str] = []
         told = True  # how long each blob was when it was stored
@@ -331,7 +356,6 @@ class _Check:
         self.needed.update(blobs)
         self._look_at_manifest(name, data, blobs, None if told else opened.trailer)
         self.summary.archives += 1
-        return True
 
     def _look_at_manifest(self, name: str, data: bytes, blobs: list[str], trailer: dict[str, Any] | None) -> None:
         """Whether its index names its blobs; and where entries do not say how long these were, whether all together
@@ -353,10 +377,6 @@ class _Check:
             manifest.check_index(blobs, data, self.key, name)
         except (CorruptManifest, WrongKey):
             manifest.check_index(blobs, self.store.get_manifest(name), self.key, name)
-
-    def _open(self, name: str) -> tuple[bytes, Manifest]:
-        """(its bytes, what is in it)."""
-        return fetched_manifest(self.store, name, lambda data: (data, manifest.open(data, self.key, name)))
 
     def _look_at_file(
         self, archive: str, name: str, entry: Entry, full: int | None, sizes: Sequence[int] | None
@@ -388,15 +408,11 @@ class _Check:
             return CorruptBlob(f"blob {blob} {'is cut short' if size < was else 'has grown'}: {size} bytes, not {was}")
         return None
 
-    def _refuse(self, name: str, error: PogfastError) -> bool:
+    def _unreadable(self, name: str, error: PogfastError) -> None:
         if isinstance(error, DamageError):
             self._tell(Damage(name, None, None, None, str(error)))
-        elif isinstance(error, WrongKey):
-            self.refused.add(name, error)
         else:
-            self.refused.others += 1
             self._problem(error)
-        return False
 
     def _problem(self, error: PogfastError) -> None:
         self.summary.problems.append(error)
@@ -453,7 +469,7 @@ class _Check:
 
     def _trace(self, archive: str) -> None:
         """Says of which files what is damaged is a part."""
-        entries = self._open(archive)[1].entries
+        entries = fetched_manifest(self.store, archive, partial(manifest.open, key=self.key, name=archive)).entries
         for name in entries:
             with contextlib.suppress(CorruptManifest):  # it has been told
                 entry = entries[name]

@@ -20,9 +20,19 @@ from pogfast import manifest
 from pogfast._engine import BlobDirectory, cores, open_blob
 from pogfast.archives.catalog import in_parallel
 from pogfast.archives.lookup import latest_of, telling
-from pogfast.archives.manifests import Refused, manifests_of
+from pogfast.archives.manifests import manifests_of
+from pogfast.archives.refusals import those_that_open
 from pogfast.archives.trailer import Filter
-from pogfast.errors import CorruptBlob, DamageError, NoSuchArchive, PogfastError, StoreError, UsageError, WrongKey
+from pogfast.errors import (
+    CorruptBlob,
+    DamageError,
+    NoSuchArchive,
+    PogfastError,
+    StoreError,
+    UsageError,
+    WrongKey,
+    worst_code,
+)
 from pogfast.keys import Key
 from pogfast.sizes import check_jobs
 from pogfast.stores import LATEST, PARTIAL, Stored, find_manifest, is_partial, names_archive, open_store
@@ -55,9 +65,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """Damage before all else."""
-        codes = [problem.exit_code for problem in self.problems]
-        return DamageError.exit_code if DamageError.exit_code in codes else max(codes, default=0)
+        return worst_code(problem.exit_code for problem in self.problems)
 
 
 class Report(Protocol):
@@ -233,27 +241,16 @@ class _Copy:
         if key is None:
             return {stored.name: set() for stored in manifests}
 
-        def look(stored: Stored) -> set[str] | PogfastError:
+        def look(stored: Stored) -> tuple[str, set[str] | PogfastError]:
+            name = stored.name
             try:
-                return set(
-                    fetched_manifest(self.source, stored.name, partial(manifest.blob_names, key=key, name=stored.name))
-                )
+                names = fetched_manifest(self.source, name, partial(manifest.blob_names, key=key, name=name))
+                return name, set(names)
             except (DamageError, WrongKey) as error:
-                return error
+                return name, error
 
-        needed: dict[str, set[str]] = {}
-        refused = Refused()
-        for stored, blobs in zip(manifests, in_parallel(look, manifests, self.source.parallel), strict=True):
-            if isinstance(blobs, WrongKey):
-                refused.add(stored.name, blobs)
-                continue
-            refused.others += 1
-            if isinstance(blobs, PogfastError):
-                self._problem(blobs)
-            else:
-                needed[stored.name] = blobs
-        refused.tell(self._problem)
-        return needed
+        found = in_parallel(look, manifests, self.source.parallel)
+        return dict(those_that_open(found, lambda _, error: self._problem(error)))
 
     def _is_there(self, name: str) -> bool:
         return self.target is not None and self.target.size_of(name) == self.stored.get(name, -1)

@@ -12,8 +12,9 @@ from functools import partial
 
 from pogfast import manifest
 from pogfast.archives.overview import archives
+from pogfast.archives.refusals import those_that_open
 from pogfast.archives.trailer import Filter
-from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError
+from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, worst_code
 from pogfast.keys import Key
 from pogfast.stores import open_store
 from pogfast.stores.fetching import fetched_manifest
@@ -28,6 +29,10 @@ class Summary:
     locked: int = 0  # objects
     already: int = 0  # that have a lock for as long, or longer
     problems: list[PogfastError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return worst_code(problem.exit_code for problem in self.problems)
 
 
 def extend(
@@ -44,7 +49,7 @@ def extend(
     from now on for as long as `lock` says.
 
     `tell` hears of blobs that are missing, and of archives that cannot be read; the others are locked. Raises
-    NoSuchArchive, StoreError, UsageError, and WrongKey where a public key is to choose.
+    NoSuchArchive, StoreError, UsageError, and WrongKey where a public key is to choose or the key opens no archive.
     """
     wanted = Filter.of(host, tags, path)
     wanted.require(key)
@@ -57,10 +62,9 @@ def extend(
     opened = open_store(store)
     try:
         needed: dict[str, None] = {}
-        for info in archives(opened, key):
-            if info.problem:
-                problem(PogfastError(f"not locked: {info.problem}", path=info.name))
-            elif info.fits(wanted):
+        infos = ((info.name, info.error or info) for info in archives(opened, key))
+        for _, info in those_that_open(infos, lambda _, error: problem(error)):
+            if info.fits(wanted):
                 summary.archives += 1
                 index = fetched_manifest(opened, info.name, partial(manifest.blob_names, key=key, name=info.name))
                 needed.update(dict.fromkeys(index))

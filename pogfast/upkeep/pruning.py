@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pogfast import manifest
-from pogfast.archives.manifests import locked_until, manifests_of, some_of
+from pogfast.archives.manifests import locked_until, manifests_of
 from pogfast.archives.overview import ArchiveInfo, archives
 from pogfast.archives.records import Record
+from pogfast.archives.refusals import hint_for_prune, require_decryption, some_of
 from pogfast.archives.trailer import Filter
-from pogfast.errors import DamageError, Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError, WrongKey
+from pogfast.errors import Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.keys import Key
 from pogfast.stores import REMOVED, Stored, open_store
 from pogfast.stores.fetching import fetched_manifest
@@ -28,14 +29,6 @@ from pogfast.upkeep.sweeping import Sweep
 
 GRACE = 24 * 3600.0  # seconds
 GROUPS = ("host", "paths", "tags")
-
-# What is said of an archive that does not open, by exit code: its blobs are nobody's for all that is known.
-UNKNOWN = "what it needs is not known"
-WITHOUT_IT = "`pogfast remove` it, and `pogfast prune --allow-missing` goes on without it"
-WAYS_OUT = {
-    DamageError.exit_code: f"{UNKNOWN}: take it from another store; or {WITHOUT_IT}",
-    WrongKey.exit_code: f"{UNKNOWN}: `pogfast copy` the archives of this key into another store; or {WITHOUT_IT}",
-}
 
 
 @dataclass(slots=True)
@@ -97,15 +90,11 @@ def prune(
         raise UsageError("nothing says which archives are kept", hint=hint)
     wanted = Filter.of(host, tags, path)
     wanted.require(key)
-    if not key.can_open and policy.tags:
-        raise WrongKey(
-            "an encryption key alone cannot tell tags: --keep-tag keeps none", hint="use --decryption-keyfile"
-        )
-    if not key.can_open and group_by and not policy.everything:
-        raise WrongKey(
-            f"an encryption key alone cannot tell {' and '.join(group_by)}, by which archives are grouped",
-            hint="use --decryption-keyfile, or --group-by '' to take all archives for one group",
-        )
+    if policy.tags:
+        require_decryption(key, "tell tags: --keep-tag keeps none")
+    if group_by and not policy.everything:
+        hint = "use --decryption-keyfile, or --group-by '' to take all archives for one group"
+        require_decryption(key, f"tell {' and '.join(group_by)}, by which archives are grouped", hint)
     opened = open_store(store)
     try:
         sweep = Sweep(opened, key, grace, dry_run=dry_run, allow_missing=allow_missing, warn=warn)
@@ -136,10 +125,9 @@ class _Prune:
         """Names of the manifests that go. Raises UsageError if a group would lose all, unless `allow_empty`."""
         infos = archives(self.store, self.key, blobs=True)
         for info in infos:
-            if info.problem:
-                error = PogfastError(f"nothing was removed: {info.problem}", hint=WAYS_OUT.get(info.code, UNKNOWN))
-                error.exit_code = info.code
-                raise error
+            if info.error:
+                hint = hint_for_prune(info.name, info.error)
+                raise type(info.error)(f"nothing was removed: {info.error}", hint=hint)
         meant = [info for info in infos if info.fits(wanted)]
         if infos and not meant:
             hint = f"`pogfast list {self.store.path}` shows those there are"

@@ -20,7 +20,16 @@ from pogfast.archives.archive import Archive
 from pogfast.archives.lookup import find_archive
 from pogfast.archives.manifests import locked_until
 from pogfast.archives.records import Record
-from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, NoSuchEntry, PogfastError, UsageError, WrongKey
+from pogfast.errors import (
+    CorruptManifest,
+    DamageError,
+    NoSuchArchive,
+    NoSuchEntry,
+    PogfastError,
+    UsageError,
+    WrongKey,
+    worst_code,
+)
 from pogfast.files.patterns import Patterns
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
@@ -59,7 +68,7 @@ class Removed:
 
     @property
     def exit_code(self) -> int:
-        return max((problem.exit_code for problem in self.problems), default=0)
+        return worst_code(problem.exit_code for problem in self.problems)
 
 
 class Locked(PogfastError):
@@ -217,7 +226,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        return max((problem.exit_code for problem in self.problems), default=0)
+        return worst_code(problem.exit_code for problem in self.problems)
 
 
 def rewrite(

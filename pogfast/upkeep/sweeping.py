@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from pogfast.archives.manifests import needed_blobs
+from pogfast.archives.refusals import hint_for_prune
 from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, WrongKey
 from pogfast.keys import Key
 from pogfast.sizes import many
@@ -191,15 +192,8 @@ class Sweep:
         """Raises why a manifest cannot be read, unless its archive was removed and it may be passed over."""
         if not isinstance(error, DamageError | WrongKey):
             raise error
-        if not is_removed(name):
-            if isinstance(error, DamageError):
-                error.hint = error.hint or "what it needs is not known: take it from another store, or delete the file"
-            raise error
-        if not self.allow_missing:
-            error.hint = (
-                "what this removed archive needs is not known: `pogfast prune --allow-missing` goes on without it, and "
-                "deletes it a grace period later"
-            )
+        if not (is_removed(name) and self.allow_missing):
+            error.hint = hint_for_prune(name, error)
             raise error
         if name not in self._passed_over:
             self._passed_over.add(name)

@@ -106,7 +106,10 @@ SCENES: dict[tuple[str, int], list[str]] = {
     ("doctor", 10): ["doctor nosuch"],
     **{("lock extend", code): [] for code in (3, 4)},  # tests/stores/test_locks.py: a directory cannot lock
     ("lock extend", 10): ["lock extend nosuch compliance:1d KEY", "lock extend empty compliance:1d KEY"],
-    ("lock extend", 12): ["lock extend good compliance:1d --host x --encryption-keyfile k.encrypt"],
+    ("lock extend", 12): [
+        "lock extend good compliance:1d --host x --encryption-keyfile k.encrypt",
+        "lock extend good compliance:1d OTHER",
+    ],
 }
 for verb in ("list", "find", "stats"):
     word = " f" if verb == "find" else ""

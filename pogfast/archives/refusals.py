@@ -1,0 +1,78 @@
+"""What happens to archives that cannot be opened, and what is said of them: one rule for every command.
+
+Archives of another key are named once, together, after all others. If the key opens none at all, that is WrongKey. A
+damaged archive is reported by itself. Who would need all archives, as prune does, is told how to go on without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from pogfast.errors import DamageError, OtherKey, PogfastError, WrongKey
+from pogfast.keys import Key
+from pogfast.stores import is_removed
+
+Result = TypeVar("Result")
+
+# How many names a message lists.
+MAX_NAMES = 5
+
+UNKNOWN = "what it needs is not known"
+WITHOUT_IT = "`pogfast remove` it, and `pogfast prune --allow-missing` goes on without it"
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(
+        [*names[:MAX_NAMES], *([f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else [])],
+    )
+
+
+def those_that_open(
+    found: Iterable[tuple[str, Result | PogfastError]],
+    problem: Callable[[str, PogfastError], None],
+    *,
+    others: int = 0,
+) -> Iterator[tuple[str, Result]]:
+    """Yields the archives of a store that open, of pairs (manifest's name, content or why it cannot be read).
+
+    Any other error goes to `problem` with the manifest's name, except that archives of another key go there once, at
+    the end, as OtherKey of no name. Raises WrongKey instead if the key opened none: there was neither another archive
+    nor another error, and `others` is 0.
+    """
+    refused: dict[str, WrongKey] = {}
+    for name, content in found:
+        if isinstance(content, WrongKey):
+            refused[name] = content
+            continue
+        others += 1
+        if isinstance(content, PogfastError):
+            problem(name, content)
+        else:
+            yield name, content
+    if refused and not others:
+        raise next(iter(refused.values()))
+    if refused:
+        text = f"this store has archives of another key, or with damaged first bytes: {some_of([*refused])}"
+        problem("", OtherKey(text, hint="their own key opens them, if they are whole"))
+
+
+def hint_for_prune(name: str, error: PogfastError) -> str:
+    """Returns how to prune a store with a manifest that cannot be read: no blob may go that its archive needs."""
+    if is_removed(name):
+        return (
+            "what this removed archive needs is not known: `pogfast prune --allow-missing` goes on without it, and "
+            "deletes it a grace period later"
+        )
+    if isinstance(error, DamageError):
+        return f"{UNKNOWN}: take it from another store; or {WITHOUT_IT}"
+    if isinstance(error, WrongKey):
+        return f"{UNKNOWN}: `pogfast copy` the archives of this key into another store; or {WITHOUT_IT}"
+    return UNKNOWN
+
+
+def require_decryption(key: Key, cannot: str, hint: str = "use --decryption-keyfile") -> None:
+    """Raises WrongKey if the key cannot open archives; `cannot` is what it therefore cannot do."""
+    if not key.can_open:
+        raise WrongKey(f"an encryption key alone cannot {cannot}", hint=hint)
