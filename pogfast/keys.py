@@ -1,8 +1,8 @@
 """Keys: a keyfile, a password or a key pair becomes a `Key`, which wraps and unwraps file keys.
 
-FORMAT.md, "Keys"; DESIGN.md, "Commands", for where a key comes from when nobody names one. This room knows nothing of
-blobs, manifests or stores, and asks nobody itself. Secrets stay out of messages, reprs and command lines; key files are
-made with their final permissions and never overwritten.
+See FORMAT.md, "Keys". Knows nothing about blobs, manifests and stores, and does not prompt: callers pass a function for
+that. Secrets stay out of messages, reprs and command lines; key files get their final permissions when they are made,
+and are never overwritten.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from pogfast.system.environment import for_child
 
 KEY_SIZE = 32
 READ_SIZE = 1 << 20
-PASSWORD_SIZE = 1 << 16  # bytes; a longer first line is the wrong file
-MAX_PIPED = 1 << 26  # bytes at most that a keyfile has which is no regular file: /dev/zero has no end
-PRINTED = 1 << 24  # bytes at most that a program prints which gives a password
-FINGERPRINT_SIZE = 8  # bytes: two keys of one person do not share one by chance
+PASSWORD_SIZE = 1 << 16  # bytes; a file with a longer first line is the wrong one
+MAX_PIPED = 1 << 26  # bytes of a keyfile that is not a regular file: /dev/zero has no end
+PRINTED = 1 << 24  # bytes that a password command may print
+FINGERPRINT_SIZE = 8  # bytes: enough that two keys of one person have different ones
 FIELD = 2**255 - 19  # the prime of Curve25519, RFC 7748
-PUBLIC, PRIVATE = ".encrypt", ".decrypt"  # how the names of the two keys of a pair end
+PUBLIC, PRIVATE = ".encrypt", ".decrypt"  # the suffixes of the two files of a key pair
 
-# Receives what is odd about a key that can be used all the same.
+# Called with a warning about a key that can be used nevertheless.
 Tell = Callable[[str], None]
 
 
 def _silent(text: str) -> None:
-    """For callers who do not want to know."""
+    """Ignores warnings."""
 
 
 @dataclass(frozen=True, repr=False)
 class Key:
-    """A master secret and what it can do. `secret` is S of FORMAT.md; in X25519 mode that is the public key."""
+    """A master secret and its operations. `secret` is S of FORMAT.md; in X25519 mode it is the public key."""
 
     kind: Literal["keyfile", "password", "x25519"]
     secret: bytes
@@ -63,7 +63,7 @@ class Key:
 
     @property
     def can_open(self) -> bool:
-        """False for a public key alone: it seals, and opens manifest indexes only."""
+        """False for a public key alone, which encrypts and opens manifest indexes only."""
         return not self.asymmetric or self.private is not None
 
     @property
@@ -73,31 +73,31 @@ class Key:
 
     @property
     def fingerprint(self) -> str:
-        """What a person compares: 16 hexadecimal digits in groups of 4, the same for both keys of a pair.
+        """16 hexadecimal digits in groups of 4, for people to compare; the same for both keys of a pair.
 
-        It says nothing about the secret that a blob would not say to whoever guesses passwords.
+        It reveals no more about the secret than a blob does: both let an attacker test guesses of a password.
         """
         digits = self.derive("fingerprint")[:FINGERPRINT_SIZE].hex()
         return "-".join(digits[i : i + 4] for i in range(0, len(digits), 4))
 
     def check_writes(self) -> None:
-        """Raises KeyFileError for a key that must not encrypt anything: no pair has this public key, or another one."""
+        """Raises KeyFileError for a key that must not encrypt: its public key is invalid, or not the private key's."""
         if self.asymmetric and not is_public_key(self.secret):
             raise KeyFileError("this is not a public key: no private key belongs to it")
         if self.private is not None and public_key(self.private) != self.secret:
             raise KeyFileError("the two keys are not of one pair")
 
     def derive(self, purpose: str) -> bytes:
-        """32 bytes that belong to this key and `purpose`, from which neither the secret nor those of another purpose
-        can be found. Not the name secret, nor anything else of FORMAT.md."""
+        """Derives 32 bytes for `purpose`, which reveal neither the secret nor the bytes for another purpose. Not for
+        the name secret, nor anything else in FORMAT.md."""
         return hashlib.blake2b(purpose.encode(), key=self.secret, digest_size=32, person=b"pogfast derive").digest()
 
     def wrap(self, file_key: bytes) -> bytes:
-        """A header that holds `file_key`."""
+        """Returns the header with the wrapped `file_key`."""
         return sealedbox(self.secret, file_key) if self.asymmetric else secretbox(self.secret, file_key)
 
     def unwrap(self, header: bytes) -> bytes:
-        """The file key in a header. Raises WrongKey."""
+        """Returns the file key in a header. Raises WrongKey."""
         if not self.asymmetric:
             file_key = secretbox_open(self.secret, header)
         elif self.private is None:
@@ -110,10 +110,10 @@ class Key:
 
 
 def is_public_key(raw: bytes) -> bool:
-    """Returns True if 32 bytes can be the X25519 public key of a pair; of random bytes, one in 32 can.
+    """Returns True if 32 bytes can be an X25519 public key; one in 32 random strings can.
 
-    A public key is a multiple of the base point. libsodium can tell that of a point of edwards25519, which is the same
-    curve in other coordinates: y = (u - 1) / (u + 1), RFC 7748, section 4.1.
+    A public key is a multiple of the base point. libsodium can check that for a point of edwards25519, which is the
+    same curve in other coordinates: y = (u - 1) / (u + 1), RFC 7748, section 4.1.
     """
     u = int.from_bytes(raw, "little")
     if len(raw) != KEY_SIZE or u >= FIELD - 1:
@@ -123,9 +123,9 @@ def is_public_key(raw: bytes) -> bool:
 
 
 def _role(path: str, raw: bytes) -> Literal["public", "private", ""]:
-    """Which key of a pair a file of these bytes is: by the other key beside it, else by its name; "" if neither tells.
+    """Tells which key of a pair a file is: from the other key beside it, else from its name; "" if neither tells.
 
-    A name alone makes nothing a public key that cannot be one.
+    A name does not count as a public key's if the bytes cannot be one.
     """
     if len(raw) != KEY_SIZE:
         return ""
@@ -141,7 +141,7 @@ def _role(path: str, raw: bytes) -> Literal["public", "private", ""]:
 
 
 def _bytes_beside(path: str, other: str) -> bytes | None:
-    """The 32 bytes of another key file; None if there is none."""
+    """Returns the 32 bytes of another key file, None if there is none."""
     if other == path or not os.path.isfile(other):
         return None
     with contextlib.suppress(KeyFileError):
@@ -149,31 +149,31 @@ def _bytes_beside(path: str, other: str) -> bytes | None:
     return None
 
 
-def _watch_over(path: str, tell: Tell, *, secret: bool) -> None:
-    """Tells who else can read a secret, or replace any key. Only what really can be reached counts."""
+def _warn_about_access(path: str, tell: Tell, *, secret: bool) -> None:
+    """Warns if other users can read a secret key or replace a key. Directories that they cannot enter protect it."""
     try:
         found = os.stat(path)
     except OSError:
-        return  # who reads it says so
+        return  # reading it raises the error
     if not stat.S_ISREG(found.st_mode):
         return
     what = "secret key" if secret else "key"
     if found.st_uid not in (os.geteuid(), 0, _sudo_user()):
         tell(f"the {what} {path} belongs to another user, who can replace it")
-    reach = _reach(path)
+    reach = _who_can_enter(path)
     if secret and found.st_mode & (reach * 4):
         tell(f"other users can read the {what} {path}: chmod 600 {path}")
     if found.st_mode & (reach * 2):
         tell(f"other users can replace the {what} {path}: chmod go-w {path}")
 
 
-def _reach(path: str) -> int:
-    """Which of a group (0o10) and all others (0o1) can enter every directory above a file."""
+def _who_can_enter(path: str) -> int:
+    """Returns who can enter every directory above a file: the group (0o10), all others (0o1), or both."""
     reach = 0o11
     above = os.path.dirname(os.path.realpath(path))
     while reach:
         mode = os.stat(above).st_mode
-        # A member of the file's group can be among the others of a directory.
+        # A member of the file's group may count as "others" for a directory.
         reach &= (0o10 if mode & 0o11 else 0) | (mode & 0o1)
         if above == "/":
             break
@@ -182,25 +182,25 @@ def _reach(path: str) -> int:
 
 
 def _sudo_user() -> int:
-    """Who has become root by sudo; root itself if nobody has."""
+    """Returns the uid of the user who has become root by sudo, else root's."""
     given = os.environ.get("SUDO_UID", "")
     return int(given) if given.isdecimal() and os.geteuid() == 0 else 0
 
 
 def from_keyfile(path: str, *, writing: bool = False, tell: Tell = _silent) -> Key:
-    """S is the sha256 of the file. Raises KeyFileError; with `writing` also for an empty file, which is no secret, and
-    for a key of a pair, which others may have."""
+    """Reads a keyfile: S is its sha256. Raises KeyFileError; with `writing` also for an empty file, which is no secret,
+    and for a key of a pair, which others may have."""
     digest, raw = _hash(path)
     if not raw and writing:
         raise KeyFileError(f"the keyfile {path} is empty: everybody has that key", hint="put random bytes into it")
     if len(raw) == KEY_SIZE:
         _check_no_pair(path, raw, writing, tell)
-    _watch_over(path, tell, secret=True)
+    _warn_about_access(path, tell, secret=True)
     return Key("keyfile", digest)
 
 
 def _hash(path: str) -> tuple[bytes, bytes]:
-    """The sha256 of a file, and its beginning: READ_SIZE bytes, or all. Raises KeyFileError."""
+    """Returns the sha256 of a file and its first READ_SIZE bytes. Raises KeyFileError."""
     digest, first, size = hashlib.sha256(), b"", 0
     try:
         with open(path, "rb") as file:
@@ -217,29 +217,31 @@ def _hash(path: str) -> tuple[bytes, bytes]:
 
 
 def _check_no_pair(path: str, raw: bytes, writing: bool, tell: Tell) -> None:
-    """Raises KeyFileError, or tells, if a keyfile is a key of a pair. What was written with one can still be read."""
+    """Rejects a key of a pair as a keyfile when writing, and warns when reading: old archives stay readable. Raises
+    KeyFileError."""
     role = _role(path, raw)
     if role == "public":
         text = f"{path} is the public key of a pair, not a keyfile: whoever has it can read what it encrypts"
-        _refuse(text, f"--encryption-keyfile {path}", writing, tell)
+        _refuse_or_warn(text, f"--encryption-keyfile {path}", writing, tell)
     elif role == "private":
         text = f"{path} is the private key of a pair, not a keyfile"
-        _refuse(text, f"--decryption-keyfile {path}", writing, tell)
+        _refuse_or_warn(text, f"--decryption-keyfile {path}", writing, tell)
     elif writing and is_public_key(raw):
         tell(f"{path} may be the public key of a pair: then whoever has it can read what it encrypts as a keyfile")
 
 
-def _refuse(text: str, option: str, writing: bool, tell: Tell) -> None:
-    """Raises KeyFileError when writing; when reading it only tells."""
+def _refuse_or_warn(text: str, option: str, writing: bool, tell: Tell) -> None:
+    """Raises KeyFileError when writing; warns when reading."""
     if writing:
         raise KeyFileError(text, hint=f"give it as {option}")
     tell(text)
 
 
 def from_password(password: str, *, writing: bool = False, source: str = "the password") -> Key:
-    """S is Argon2id of the password, with the parameters of FORMAT.md; takes 100 MiB and a fraction of a second.
+    """Derives a key from a password: S is Argon2id with the parameters of FORMAT.md. Takes 100 MiB of memory and a
+    fraction of a second.
 
-    Raises KeyFileError when there is not the memory for it; with `writing` also for an empty one. `source` is for
+    Raises KeyFileError if there is not enough memory; with `writing` also for an empty password. `source` names it in
     messages.
     """
     if writing and not password:
@@ -264,8 +266,8 @@ def from_password(password: str, *, writing: bool = False, source: str = "the pa
 
 
 def from_password_file(path: str, *, writing: bool = False, tell: Tell = _silent) -> Key:
-    """The password is the first line of a file, without its line end. Raises KeyFileError."""
-    _watch_over(path, tell, secret=True)
+    """Derives a key from the first line of a file, without its line ending. Raises KeyFileError."""
+    _warn_about_access(path, tell, secret=True)
     try:
         with open(path, "rb") as file:
             line = file.readline(PASSWORD_SIZE)
@@ -277,10 +279,10 @@ def from_password_file(path: str, *, writing: bool = False, tell: Tell = _silent
 
 
 def from_password_command(command: str, *, writing: bool = False) -> Key:
-    """The password is the first line that a program prints. `command` is split as a shell would, but no shell runs.
+    """Derives a key from the first line that a program prints. `command` is split as by a shell, but no shell runs.
 
-    It gets no standard input, which may be the data; its standard error is ours. Raises KeyFileError when it cannot be
-    run or fails, UsageError when `command` does not parse.
+    The program gets no standard input, which may be the data; its standard error is ours. Raises KeyFileError if it
+    cannot be run or fails, UsageError if `command` does not parse.
     """
     import shlex
     import subprocess
@@ -291,7 +293,7 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
         raise UsageError(f"the password command does not parse: {error}") from error
     if not arguments:
         raise UsageError("the password command is empty")
-    program = arguments[0]  # what follows may be as secret as the password
+    program = arguments[0]  # not its arguments, which may be as secret as the password
     try:
         with subprocess.Popen(
             arguments,
@@ -326,7 +328,7 @@ def _password_in(line: bytes, source: str) -> str:
 
 
 def from_encryption_keyfile(path: str, *, tell: Tell = _silent) -> Key:
-    """A public key: seals, and opens manifest indexes. Raises KeyFileError for what is none."""
+    """Reads a public key, which encrypts and opens manifest indexes. Raises KeyFileError if it is not one."""
     raw = _read_raw_key(path)
     if _role(path, raw) == "private":
         text = f"{path} is the private key of a pair: nothing could open what is encrypted to it"
@@ -334,23 +336,23 @@ def from_encryption_keyfile(path: str, *, tell: Tell = _silent) -> Key:
     if not is_public_key(raw):
         text = f"{path} is not a public key: no private key belongs to it"
         raise KeyFileError(text, hint=f"pogfast keygen makes NAME{PUBLIC}; a keyfile is for --keyfile")
-    _watch_over(path, tell, secret=False)
+    _warn_about_access(path, tell, secret=False)
     return Key("x25519", raw)
 
 
 def from_decryption_keyfile(path: str, *, writing: bool = False, tell: Tell = _silent) -> Key:
-    """A private key, and the public one derived from it. Raises KeyFileError; with `writing` also for a public key,
-    which others have."""
+    """Reads a private key and derives the public one. Raises KeyFileError; with `writing` also for a public key, which
+    others have."""
     private = _read_raw_key(path)
     role = _role(path, private)
     if role == "public":
         text = f"{path} is the public key of a pair, not the private one"
         if writing:
             text += ": whoever has it could read what is encrypted with it"
-        _refuse(text, f"--encryption-keyfile {path}", writing, tell)
+        _refuse_or_warn(text, f"--encryption-keyfile {path}", writing, tell)
     elif writing and not role and is_public_key(private):
         tell(f"{path} may be a public key: then whoever has it can read what is encrypted with it as a private one")
-    _watch_over(path, tell, secret=True)
+    _warn_about_access(path, tell, secret=True)
     return Key("x25519", public_key(private), private)
 
 
@@ -379,11 +381,12 @@ def from_options(
     writing: bool,
     tell: Tell = _silent,
 ) -> Key:
-    """The key that a command line means: its one option, else a variable POGFAST_... of `environ`, else a password.
+    """Returns the key of a command line: from its one option, else a variable POGFAST_... of `environ`, else a
+    password.
 
-    With both keys of a pair in `environ`, `writing` takes the public one and reading the private one. `ask` returns the
-    password, `tell` hears what is odd about a key file. Raises UsageError when more than one is given, and
-    KeyFileError.
+    If both keys of a pair are in `environ`, `writing` takes the public one and reading the private one. `ask` prompts
+    for the password, `tell` is called with warnings about key files. Raises UsageError if more than one key is given,
+    and KeyFileError.
     """
     options = {
         "keyfile": keyfile,
@@ -412,7 +415,7 @@ def from_options(
 
 
 def _from_environment(names: list[str], environ: Mapping[str, str], writing: bool) -> dict[str, str]:
-    """The one of `names` that is set, and its value. A variable that is empty is not set."""
+    """Returns the one of `names` that is set, and its value. An empty variable is not set."""
     variables = {name: "POGFAST_" + name.upper().replace("-", "_") for name in names}
     given = {name: environ[variable] for name, variable in variables.items() if environ.get(variable)}
     if given.keys() == {"encryption-keyfile", "decryption-keyfile"}:
@@ -423,15 +426,15 @@ def _from_environment(names: list[str], environ: Mapping[str, str], writing: boo
 
 
 class Description(NamedTuple):
-    """What a key file can be, and by each option that takes it the fingerprint of the key that it then is."""
+    """The kind of a key file, and for each option that accepts it the fingerprint of the key."""
 
     kind: str
     fingerprints: dict[str, str]
 
 
 def describe_file(path: str) -> Description:
-    """Says of a key file what can be said: of 32 bytes only the key beside it or a name tells whether they are the
-    private key of a pair or a keyfile. Raises KeyFileError when it is no key at all.
+    """Describes a key file. Whether 32 bytes are the private key of a pair or a keyfile can only be told from the other
+    key beside it or from its name. Raises KeyFileError if it is no key at all.
     """
     digest, raw = _hash(path)
     if not raw:
@@ -451,14 +454,14 @@ def describe_file(path: str) -> Description:
 
 
 def create_symmetric(path: str) -> None:
-    """Makes a keyfile of 32 random bytes, mode 0600. Raises KeyFileError when it exists or cannot be made."""
+    """Makes a keyfile of 32 random bytes, mode 0600. Raises KeyFileError if it exists or cannot be made."""
     _check_name(path)
     _refuse_existing(path)
-    _write_new(path, _fresh(), 0o600)
+    _write_new(path, _random_secret(), 0o600)
 
 
-def _fresh() -> bytes:
-    """32 random bytes that cannot be mistaken for a public key; 31 of 32 cannot."""
+def _random_secret() -> bytes:
+    """Returns 32 random bytes that cannot be mistaken for a public key, as 31 of 32 strings cannot."""
     while is_public_key(raw := random_bytes(KEY_SIZE)):
         pass
     return raw
@@ -467,13 +470,13 @@ def _fresh() -> bytes:
 def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
     """Makes NAME.encrypt (public, mode 0644) and NAME.decrypt (private, 0600) and returns their paths.
 
-    Raises KeyFileError when either exists or cannot be made; then neither was.
+    Raises KeyFileError if either exists or cannot be made; then neither was.
     """
     _check_name(os.path.join(directory, name))
     encrypt, decrypt = (os.path.join(directory, f"{name}.{kind}") for kind in ("encrypt", "decrypt"))
     for path in (encrypt, decrypt):
         _refuse_existing(path)
-    private = _fresh()
+    private = _random_secret()
     _write_new(decrypt, private, 0o600)
     try:
         _write_new(encrypt, public_key(private), 0o644)
@@ -490,7 +493,7 @@ def _check_name(path: str) -> None:
 
 
 def _refuse_existing(path: str) -> None:
-    """For the message; what decides is O_EXCL."""
+    """Raises KeyFileError early, with a hint; O_EXCL and link prevent the race."""
     if os.path.lexists(path):
         raise KeyFileError(f"{path} exists already and is not overwritten", hint="move it away, or work elsewhere")
 
@@ -504,24 +507,24 @@ def _sync_directory(path: str) -> None:
 
 
 def _write_new(path: str, data: bytes, mode: int) -> None:
-    """Makes a file that appears whole: after a power cut half a key would look like one. Raises KeyFileError when
-    something has its name, or it cannot be made."""
-    draft = f"{path}.{random_bytes(8).hex()}.tmp"
+    """Makes a file atomically and durably: after a power cut half a key would look like a key. Raises KeyFileError if
+    the name is taken or the file cannot be made."""
+    temporary = f"{path}.{random_bytes(8).hex()}.tmp"
     try:
         try:
-            with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
-                os.fchmod(out.fileno(), mode)  # the umask may take away more than is meant
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
+                os.fchmod(out.fileno(), mode)  # the umask may remove more than intended
                 out.write(data)
                 out.flush()
                 os.fsync(out.fileno())
-            _give_name(draft, path)
+            _rename_new(temporary, path)
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(draft)
+                os.unlink(temporary)
     except OSError as error:
         raise KeyFileError(f"cannot make {path}: {error.strerror}") from error
     try:
-        _sync_directory(os.path.dirname(path) or ".")  # else a power cut can take the key of an archive
+        _sync_directory(os.path.dirname(path) or ".")  # else a power cut could lose the key of an archive
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(path)
@@ -530,13 +533,13 @@ def _write_new(path: str, data: bytes, mode: int) -> None:
         raise
 
 
-def _give_name(draft: str, path: str) -> None:
-    """Names a file that has none but its draft's, unless the name is taken. Raises OSError."""
+def _rename_new(temporary: str, path: str) -> None:
+    """Gives a temporary file its name, unless the name is taken. Raises OSError."""
     try:
-        os.link(draft, path)
+        os.link(temporary, path)
     except FileExistsError:
         raise
-    except OSError:  # no hard links here
+    except OSError:  # the file system has no hard links
         with open(path, "xb"):
             pass
-        os.rename(draft, path)
+        os.rename(temporary, path)
