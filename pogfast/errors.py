@@ -1,7 +1,7 @@
-"""Every way a command of ours can fail, one class a kind, each with the exit code it ends in.
+"""The errors of all commands, one class per kind, each with its exit code.
 
-Imports nothing of ours. A message names the blob, file or store it is about and fits one line; `hint`, where there is
-one, says what to do next. Damage never looks like a wrong key, nor the other way round.
+Imports nothing of ours. A message is one line and names the blob, file or store; `hint`, if not empty, says what to do
+next. Damage is never reported as a wrong key, nor a wrong key as damage.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class PogfastError(Exception):
-    """The root of the tree. `exit_code` is what a command that ends with it returns; `path` and `reason` say which file
-    or entry it is about, and what is wrong with it, where that is known."""
+    """The base class. `exit_code` is the exit code of a command that fails with it; `path` and `reason` are the file or
+    entry that it is about and what is wrong with it, if known."""
 
     exit_code = 1
 
@@ -32,57 +32,57 @@ def worst_code(codes: Iterable[int]) -> int:
 
 
 class ReaderGone(PogfastError):
-    """The program that reads standard output has ended, as `head` does. It is no failure, and nothing is said."""
+    """The program that reads standard output has exited, as `head` does. Not a failure: nothing is printed."""
 
-    exit_code = 141  # what a shell shows for a program that SIGPIPE has ended
+    exit_code = 141  # what a shell shows for a program that was killed by SIGPIPE
 
 
 class UsageError(PogfastError):
-    """The command line asks for something that cannot be meant."""
+    """The command line, or an argument of a function, is invalid."""
 
     exit_code = 2
 
 
 class SourceError(PogfastError):
-    """A file that was to be archived could not be read; the rest was done."""
+    """A file could not be read for the archive; the rest was archived."""
 
     exit_code = 3
 
 
 class TargetError(PogfastError):
-    """A file that was to be restored could not be written; the rest was done."""
+    """A file could not be restored; the rest was."""
 
     exit_code = 3
 
 
 class UnsafePath(PogfastError):
-    """An entry's path would leave the directory that is restored into, or pass through a link."""
+    """An entry's path would lead outside the target directory, or through a symbolic link."""
 
     exit_code = 3
 
 
 class NoSuchEntry(PogfastError):
-    """A name that was asked for is not in the archive."""
+    """A requested name is not in the archive."""
 
     exit_code = 3
 
 
 class DamageError(PogfastError):
-    """What was stored is not there, or not what was stored."""
+    """Stored data is missing or altered."""
 
     exit_code = 4
 
 
 class MissingBlob(DamageError):
-    """A blob that the manifest names is not in the store."""
+    """A blob that a manifest names is not in the store."""
 
 
 class CorruptBlob(DamageError):
-    """A blob does not authenticate, is cut short, or does not decompress."""
+    """A blob does not authenticate, is truncated, or does not decompress."""
 
 
 class WrongBlob(DamageError):
-    """A blob authenticates, but its content is not its name's: it was swapped for another."""
+    """A blob authenticates, but its content does not match its name: it was swapped for another."""
 
 
 class CorruptManifest(DamageError):
@@ -90,50 +90,50 @@ class CorruptManifest(DamageError):
 
 
 class NoArchives(DamageError):
-    """A store has blobs, and not one archive that says what they are."""
+    """A store has blobs, but no archive that names them."""
 
 
 class StoreError(PogfastError):
-    """A store cannot be read or written: no space, no permission, a program that failed."""
+    """A store cannot be read or written: no space, no permission, or a program that failed."""
 
 
 class Exists(StoreError):
-    """Something in a store has that name already."""
+    """The name exists in the store already."""
 
 
 class StoreLost(PogfastError):
-    """One of several stores cannot be written to any more; the others have the archive."""
+    """One of several stores can no longer be used; the others have the archive."""
 
     exit_code = 3
 
 
 class OtherKey(PogfastError):
-    """Some archives of a store do not open with this key; the others were dealt with."""
+    """Some archives of a store do not open with this key; the others were processed."""
 
     exit_code = 3
 
 
 class PassedOver(PogfastError):
-    """A newer archive than the one that was taken cannot be opened."""
+    """A newer archive than the one that was used cannot be opened."""
 
     exit_code = 3
 
 
 class NoSuchArchive(PogfastError):
-    """There is no such store, archive or blob."""
+    """The store, archive or blob does not exist."""
 
     exit_code = 10
 
 
 class KeyFileError(PogfastError):
-    """A key file is missing, unreadable, of the wrong size, or would be overwritten."""
+    """A key file is missing, unreadable, of the wrong size, unsuitable, or would be overwritten."""
 
 
 class WrongKey(PogfastError):
-    """No header unwraps with this key."""
+    """The header does not unwrap with this key."""
 
     exit_code = 12
 
 
 class NoSuchInput(PogfastError):
-    """An input that was to be archived stands for no file."""
+    """An input of pog matches no file."""

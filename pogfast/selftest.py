@@ -1,15 +1,15 @@
-"""Known answers for the compiled kernels: `python -m pogfast.selftest`.
+"""Known-answer tests of the compiled kernels: `python -m pogfast.selftest`.
 
-The engine asks each kernel when it is imported, on short data (ext/blob/answers.pxi). This asks again, also on a chunk
-that is sealed in several pieces, in a few milliseconds, touches no file, and says which kernel is wrong on which
-machine.
+The engine tests each kernel on short data when it is imported (ext/blob/answers.pxi). This tests again, also with a
+chunk that is sealed in several pieces. It takes a few milliseconds, accesses no file, and reports which kernel is wrong
+on which machine.
 """
 
 from __future__ import annotations
 
 import sys
 
-LONGEST = 768_000  # bytes: three pieces of what is hashed and encrypted at a time
+LONGEST = 768_000  # bytes: three of the pieces in which data is hashed and encrypted
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""Sizes, times and numbers as people write and read them: 100MB, 1.5k, 2 KiB, 5m, and back.
+"""Parses and formats sizes, times and numbers as people write them: 100MB, 1.5k, 2 KiB, 5m.
 
-Decimal units; binary ones with an i. For command lines only: the rest of the package knows bytes and seconds. Raises
-UsageError, which names the option.
+Units are decimal; those with an i are binary. For command lines only: the rest of the package uses bytes and seconds.
+Errors are UsageError, which names the option.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ WORDS |= {"kibibyte": "kib", "mebibyte": "mib", "gibibyte": "gib", "tebibyte": "
 WORDS |= {"kb": "k", "mb": "m", "gb": "g", "tb": "t", "pb": "p"}
 SPANS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}  # in seconds
 LEVELS = (-131072, 22)  # of zstd
-MAX_JOBS = 1024  # worker threads: more than machines have cores, and fewer than systems have threads
-MAX_PARALLEL = 64  # requests at a time: more gain nothing, and services refuse them
+MAX_JOBS = 1024  # worker threads: more than any machine has cores, and fewer than systems allow
+MAX_PARALLEL = 64  # concurrent requests: more gain nothing, and services refuse them
 MAX_SECONDS = 100 * 365.25 * 86400
 SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def parse_whole(option: str, text: str, least: int, most: int) -> int:
-    """The whole number that an option's value means, from `least` to `most`. Raises UsageError."""
+    """Parses a whole number from `least` to `most`. Raises UsageError."""
     from pogfast.errors import UsageError
 
     try:
         number = int(text)
-    except ValueError:  # digits without end have no value
+    except ValueError:  # also for too many digits
         number = least - 1
     if not least <= number <= most:
         raise UsageError(f"{option}={text}: not a whole number from {least} to {most}")
@@ -33,7 +33,7 @@ def parse_whole(option: str, text: str, least: int, most: int) -> int:
 
 
 def check_jobs(jobs: int | None, what: str = "jobs") -> None:
-    """Raises UsageError for a number of threads that cannot be; None is for others to choose."""
+    """Raises UsageError for an invalid number of threads; None is the default."""
     from pogfast.errors import UsageError
 
     if jobs is not None and not 1 <= jobs <= MAX_JOBS:
@@ -41,7 +41,7 @@ def check_jobs(jobs: int | None, what: str = "jobs") -> None:
 
 
 def parse_size(option: str, text: str, least: int = 1) -> int:
-    """The bytes that an option's value means, `least` or more and fewer than 2**63. Raises UsageError."""
+    """Parses a size into bytes, from `least` to 2**63 - 1. Raises UsageError."""
     from pogfast.errors import UsageError
 
     number = text.strip()
@@ -51,7 +51,7 @@ def parse_size(option: str, text: str, least: int = 1) -> int:
     unit = WORDS.get(unit.removesuffix("s") if len(unit) > 3 else unit, unit)
     try:
         size = int(float(digits) * UNITS[unit]) if "." in digits else int(digits) * UNITS[unit]
-    except (KeyError, OverflowError, ValueError) as error:  # digits without end have no value
+    except (KeyError, OverflowError, ValueError) as error:  # ValueError also for too many digits
         raise UsageError(f"{option}={text}: not a size", hint="write 50MB, 4MiB or a number of bytes") from error
     if size < least:
         raise UsageError(f"{option}={text}: at least one byte")
@@ -61,8 +61,8 @@ def parse_size(option: str, text: str, least: int = 1) -> int:
 
 
 def parse_seconds(option: str, text: str, *, bare: bool = True) -> float:
-    """The seconds that an option's value means: 90s, 5m, 1.5h, 7d, 2w; 0; with `bare` also a number alone, which is
-    seconds. At most 100 years. Raises UsageError."""
+    """Parses a duration into seconds: 90s, 5m, 1.5h, 7d, 2w; 0; with `bare` also a number without a unit, in seconds.
+    At most 100 years. Raises UsageError."""
     from pogfast.errors import UsageError
 
     number = text.strip().lower()
@@ -78,12 +78,12 @@ def parse_seconds(option: str, text: str, *, bare: bool = True) -> float:
 
 
 def many(number: int, word: str, words: str = "") -> str:
-    """1 file, 2,000 files; `words` where it is not the word with an s."""
+    """Returns "1 file", "2,000 files"; `words` is the plural if it is not the word with an s."""
     return f"{number:,} {word if number == 1 else words or word + 's'}"
 
 
 def show_size(size: float) -> str:
-    """Three digits and a unit: 1.23 GB."""
+    """Returns a size with three digits and a unit: 1.23 GB."""
     unit = 0
     while size >= 999.5 and unit < len(SHOWN) - 1:
         size /= 1000

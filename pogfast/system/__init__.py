@@ -1,4 +1,4 @@
-"""The system around pogfast: clocks, the environment, the user's directories, encodings, threads, and retries.
+"""What is around pogfast: clocks, the environment, the user's directories, encodings, threads, and reports of retries.
 
-Small modules that know nothing of archives; everything above may use them.
+Small modules that know nothing about archives; every package may use them.
 """

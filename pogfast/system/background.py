@@ -1,6 +1,6 @@
-"""Something small that goes on beside the work: a thread that lives exactly as long as a block of code.
+"""Runs a helper thread for the duration of a with-block.
 
-It knows neither of the two. For what only helps, and whose failure nobody has to hear of here.
+For optional work only: the thread's errors are not raised here.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def in_background(act: Callable[[threading.Event], None], name: str) -> Iterator[None]:
-    """Runs `act` in a thread of this name while the block runs. It is given an event, which is set when the block has
-    ended; then it is waited for."""
+    """Runs `act` in a thread of this name while the block runs. `act` gets an event, which is set when the block ends;
+    then the thread is joined."""
     ended = threading.Event()
     thread = threading.Thread(target=act, args=(ended,), name=name, daemon=True)
     thread.start()

@@ -1,9 +1,9 @@
-"""Names and other words as text, in two encodings: the locale's within this process, UTF-8 wherever they are kept.
+"""Converts names and other text between two encodings: the locale's in this process, and UTF-8 wherever it is stored.
 
-Within the process text stands for bytes as os.fsdecode has it, so that every function of the system takes it, and the
-same bytes are printed. What is kept (manifests, caches, JSON output) says the same bytes in UTF-8 with surrogate
-escapes, whatever the locale was: else a name that was archived under LC_ALL=de_DE.ISO-8859-1 would come back as another
-one elsewhere. In UTF-8 locales both are the same and nothing is done. Text that stands for no bytes stays as it is.
+In the process, text stands for bytes as os.fsdecode decodes them, so that all system functions accept it and the same
+bytes are printed. Stored text (manifests, caches, JSON output) is the same bytes decoded as UTF-8 with surrogate
+escapes, whatever the locale: else a name archived under LC_ALL=de_DE.ISO-8859-1 would be restored as another one
+elsewhere. In UTF-8 locales both are the same and nothing is done. Text that stands for no bytes is left unchanged.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ IS_UTF8 = sys.getfilesystemencoding() == "utf-8"
 
 
 def portable(text: str) -> str:
-    """Text of this process as it is kept."""
+    """Converts text of this process to stored text."""
     return text if IS_UTF8 or text.isascii() else _recoded(text, os.fsencode, os.fsdecode, _from_utf8)
 
 
 def local(text: str) -> str:
-    """Text that was kept, as this process has it."""
+    """Converts stored text to text of this process."""
     return text if IS_UTF8 or text.isascii() else _recoded(text, _to_utf8, _from_utf8, os.fsdecode)
 
 
 def portable_all(value: Any) -> Any:
-    """The same of all text in a value that can be written as JSON, the keys of objects included."""
+    """Converts all text in a JSON value, including the keys of objects, to stored text."""
     return value if IS_UTF8 else _mapped(value, portable)
 
 
 def local_all(value: Any) -> Any:
-    """The same of all text in a value that was read from JSON."""
+    """Converts all text in a JSON value to text of this process."""
     return value if IS_UTF8 else _mapped(value, local)
 
 
 def bytes_of(text: str) -> bytes:
-    """The bytes that text stands for; what stands for none, as \\u2026 does in ISO 8859-1, as an escape."""
+    """Returns the bytes of text; a character without any, such as \\u2026 in ISO 8859-1, becomes an escape."""
     try:
         return os.fsencode(text)
     except UnicodeEncodeError:
@@ -65,7 +65,7 @@ def _from_utf8(raw: bytes) -> str:
 def _recoded(
     text: str, encode: Callable[[str], bytes], decode: Callable[[bytes], str], other: Callable[[bytes], str]
 ) -> str:
-    """Text as `other` reads its bytes; unchanged if `decode` would not have read it from them."""
+    """Encodes text and decodes it with `other`; returns it unchanged if `decode` would not give the text back."""
     try:
         raw = encode(text)
     except UnicodeEncodeError:

@@ -1,8 +1,8 @@
-"""Secrets in the environment: taken out of it before anything else runs, and kept from the programs that we start.
+"""Secrets in the environment: removed from it before anything else runs, and not passed to the programs that we start.
 
-POGFAST_PASSWORD and POGFAST_PASSWORD_COMMAND (whose arguments may be as secret) go to no child. Credentials of services
-go to programs that may need them: one that stores what it is given, and one that fetches a password. A program whose
-output is archived gets none. Knows neither keys nor stores.
+POGFAST_PASSWORD and POGFAST_PASSWORD_COMMAND (whose arguments may be as secret) are passed to no child process. Only
+programs that may need the credentials of services get them: one that is a store, and one that prints a password. A
+program whose output is archived gets none. Knows neither keys nor stores.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ _taken: dict[str, str] = {}
 
 
 def take_secrets() -> None:
-    """Takes the secrets out of this process's environment. `known` still has them, those of the last call."""
+    """Removes the secrets from this process's environment. `known` still returns them, those of the last call."""
     _taken.clear()
     _taken.update((name, os.environ.pop(name)) for name in SECRETS if name in os.environ)
 
 
 def known() -> Mapping[str, str]:
-    """The environment with the secrets that were taken out of it."""
+    """Returns the environment, including the removed secrets."""
     return {**os.environ, **_taken}
 
 
 def for_child(*, credentials: bool) -> dict[str, str]:
-    """What a program that we start gets; with `credentials` those of services as well."""
+    """Returns the environment for a child process; with `credentials` it includes those of services."""
     hidden = SECRETS if credentials else (*SECRETS, *CREDENTIALS)
     return {name: value for name, value in os.environ.items() if name not in hidden}

@@ -1,7 +1,7 @@
-"""Who hears of the requests to services that are made again.
+"""The callback that reports retried requests to services.
 
-A context variable, so that no library function on the way from a command to a store has to pass it on. It knows no
-store and no console.
+It is in a context variable, so that the functions between a command and a store need not pass it on. Knows no store and
+no console.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from contextvars import ContextVar
 
 
 def _nobody(text: str) -> None:
-    """Retries are told to nobody unless somebody asks."""
+    """The default: retries are not reported."""
 
 
-# Called from several threads, once for each request that is made again, with what went wrong. Set it before a store is
-# opened.
+# Called with the error for each request that is retried, from several threads. To be set before a store is opened.
 RETRIED: ContextVar[Callable[[str], None]] = ContextVar("retried", default=_nobody)

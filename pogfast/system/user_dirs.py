@@ -1,6 +1,6 @@
-"""Where pogfast keeps what belongs to a user: by a variable of ours, by the XDG specification, or as macOS has it.
+"""The user's directories of pogfast: from a variable of ours, the XDG specification, or the rules of macOS.
 
-It makes no more than directories, and does not know what is kept there.
+Makes directories, but does not know what is in them.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ TAG = "Signature: 8a477f597d28d172789f06886806bc55\n# pogfast's cache; to delete
 
 
 def of_user(variable: str, xdg: str, mac: str, elsewhere: str) -> str:
-    """$`variable`, else pogfast's place below $`xdg`, or below `mac` or `elsewhere` in the home; empty for a user
-    without a home."""
+    """Returns $`variable`, else the directory pogfast below $`xdg`, or below `mac` or `elsewhere`, which start with ~;
+    "" for a user without a home directory."""
     if chosen := os.environ.get(variable):
         return chosen
     base = os.environ.get(xdg, "")
-    if not os.path.isabs(base):  # the XDG specification has relative ones ignored
+    if not os.path.isabs(base):  # the XDG specification: relative paths are ignored
         base = os.path.expanduser(mac if sys.platform == "darwin" else elsewhere)
     return os.path.join(base, "pogfast") if os.path.isabs(base) else ""
 
 
 def cache_directory() -> str:
-    """$POGFAST_CACHE_DIR, else pogfast's place among the user's caches; empty for a user without a home."""
+    """Returns $POGFAST_CACHE_DIR, else pogfast's directory in the user's cache directory; "" for a user without a home
+    directory."""
     return of_user("POGFAST_CACHE_DIR", "XDG_CACHE_HOME", "~/Library/Caches", "~/.cache")
 
 
 def make_cache_directory(path: str) -> None:
-    """Makes a directory that only its user can look into, and that backups can leave out (CACHEDIR.TAG)."""
+    """Makes a directory that only the user can read, and that backup programs can exclude (CACHEDIR.TAG)."""
     try:
         os.makedirs(path, mode=0o700)
     except FileExistsError:
