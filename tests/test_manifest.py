@@ -22,7 +22,8 @@ from kit.paths import VECTORS
 from pogfast import keys, manifest
 from pogfast._engine import compress, public_key, secretbox
 from pogfast.errors import CorruptManifest, PogfastError, WrongKey
-from pogfast.manifest import Entry, Manifest
+from pogfast.manifest import Entry, Manifest, writing
+from pogfast.manifest.frames import pad_to_ratio
 
 SECRET, PRIVATE = bytes(range(32)), bytes(range(32, 64))
 SYMMETRIC = keys.Key("keyfile", SECRET)
@@ -124,10 +125,10 @@ def test_an_index_that_does_not_name_the_entries_blobs_is_damage() -> None:
     """Whoever has the public key can put another index in front of somebody's entries."""
     names = [oracle_of(PAIR).name(bytes([number])) for number in range(3)]
     data = manifest.seal(Manifest({"one": Entry(names, 0, 0), "two": Entry(names[:1], 0, 0)}), PAIR)
-    full = data[manifest.INDEX_HEADER + manifest._index_header(data, PAIR, "m")[1] :]
+    full = data[manifest.INDEX_HEADER + manifest.index_header(data, PAIR, "m")[1] :]
     for listed in ([], names, [*names, *names], [*names, oracle_of(PAIR).name(b"another")]):
         lines = bytearray("".join(f"{name}\n" for name in listed).encode())
-        forged = manifest._seal_index(lines, array("q", [0] * len(listed)), PUBLIC) + full
+        forged = writing.seal_index(lines, array("q", [0] * len(listed)), PUBLIC) + full
         assert manifest.blob_names(forged, PUBLIC, "m") == sorted(listed), "the public key cannot know better"
         assert list(manifest.open(forged, PAIR, "m").entries) == ["one", "two"]
         with pytest.raises(CorruptManifest, match="index"):
@@ -630,9 +631,9 @@ def test_a_frame_that_is_almost_skippable_is_damage(first: int) -> None:
 @pytest.mark.parametrize("size", [True, False])
 def test_text_up_to_the_limit(size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of several frames together, whether they say their length or not."""
-    monkeypatch.setattr(manifest, "SMALL_TEXT", 300_000)
-    monkeypatch.setattr(manifest, "DENSE_TEXT", 0)
-    monkeypatch.setattr(manifest, "FEED", 64)
+    monkeypatch.setattr("pogfast.manifest.frames.SMALL_TEXT", 300_000)
+    monkeypatch.setattr("pogfast.manifest.frames.DENSE_TEXT", 0)
+    monkeypatch.setattr("pogfast.manifest.frames.FEED", 64)
     compressor = zstandard.ZstdCompressor(write_content_size=size)
     noise = os.urandom(400).hex().encode()  # text in each of the pieces that are decompressed
     for length, content in itertools.product((300_000, 300_001), (b"", noise)):
@@ -650,8 +651,8 @@ def test_text_up_to_the_limit(size: bool, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_dense_text_needs_a_manifest_of_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """128 times the bytes of the payload, skippable frames and their headers included."""
-    monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
-    monkeypatch.setattr(manifest, "DENSE_TEXT", 0)
+    monkeypatch.setattr("pogfast.manifest.frames.SMALL_TEXT", 1000)
+    monkeypatch.setattr("pogfast.manifest.frames.DENSE_TEXT", 0)
     text = b"{}" + b" " * 199_999
     frame = compress(text)
     short = -(-len(text) // 128) - len(frame) - 8
@@ -667,7 +668,7 @@ def test_dense_text_needs_a_manifest_of_its_size(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("key", KEYS)
 def test_what_is_sealed_is_within_the_limit(key: keys.Key, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of zeros has many equal blobs, and a trailer may have as many equal facts."""
-    monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
+    monkeypatch.setattr("pogfast.manifest.frames.SMALL_TEXT", 1000)
     for count in (10, 1000, *range(5000, 5030)):
         archive = Manifest({"a": Entry([NAME] * count, 0, 0)})
         data = manifest.seal(archive, key)
@@ -678,10 +679,10 @@ def test_what_is_sealed_is_within_the_limit(key: keys.Key, monkeypatch: pytest.M
 
 
 def test_frames_are_made_up_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
+    monkeypatch.setattr("pogfast.manifest.frames.SMALL_TEXT", 1000)
     for text in range(128 * 100, 128 * 103):
         frames = bytearray(101)
-        manifest._make_up(frames, text)
+        pad_to_ratio(frames, text)
         assert len(frames) * 128 >= text
         assert len(frames) in (101, 101 + 8 + 1, 101 + 8 + 2)
 
@@ -709,8 +710,8 @@ def test_dense_text_of_short_values_is_refused(value: bytes) -> None:
 
 
 def test_dense_text_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "SMALL_TEXT", 1000)
-    monkeypatch.setattr(manifest, "DENSE_TEXT", 200_000)
+    monkeypatch.setattr("pogfast.manifest.frames.SMALL_TEXT", 1000)
+    monkeypatch.setattr("pogfast.manifest.frames.DENSE_TEXT", 200_000)
     for more in (0, 1):
         text = b'{"a":{"atime":0,"mtime":0,"blobs":[' + b",".join([b'"%s"' % NAME.encode()] * 4000)
         data = sealed(compress(text + b" " * (199_997 + more - len(text)) + b"]}}"))
@@ -736,13 +737,13 @@ def test_a_file_of_many_equal_blobs_is_opened() -> None:
 def test_an_entry_up_to_the_limit() -> None:
     """4 MiB beside its blobs, their sizes and their stored sizes, which may be as long as they must."""
     facts = {"blobs": [NAME] * 100_000, "sizes": [1] * 100_000, "stored": [1] * 100_000, "atime": 0, "mtime": 0}
-    around = len(manifest.ENCODER.encode(facts)) - sum(
-        len(manifest.ENCODER.encode(facts[word])) for word in ("blobs", "sizes", "stored")
+    around = len(writing.ENCODER.encode(facts)) - sum(
+        len(writing.ENCODER.encode(facts[word])) for word in ("blobs", "sizes", "stored")
     )
     for length in (4 << 20, (4 << 20) + 1):
         entry = {**facts, "note": "x" * (length - around - len(',"note":""'))}
         noise = skippable(oracle.PADDING, bytes(200_000))  # the text may be dense
-        data = sealed(compress(manifest.ENCODER.encode({"a": entry})) + noise)
+        data = sealed(compress(writing.ENCODER.encode({"a": entry})) + noise)
         opened = manifest.open(data, SYMMETRIC, "m").entries
         if length == 4 << 20:
             assert opened["a"].sizes == facts["sizes"]
@@ -788,7 +789,7 @@ def test_malformed_stored_sizes_are_damage(stored: object) -> None:
 def test_an_index_in_any_order_is_the_entries() -> None:
     names = sorted(oracle_of(PAIR).name(bytes([number])) for number in range(5))
     data = manifest.seal(Manifest({"a": Entry(names, 0, 0)}), PAIR)
-    full = data[manifest.INDEX_HEADER + manifest._index_header(data, PAIR, "m")[1] :]
+    full = data[manifest.INDEX_HEADER + manifest.index_header(data, PAIR, "m")[1] :]
     reverse = indexed(compress(json.dumps(names[::-1]).encode()))
     assert manifest.blob_names(reverse + full, PAIR, "m") == names
 

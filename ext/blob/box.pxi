@@ -1,4 +1,4 @@
-# Small secrets: what manifest.py and keys.py build headers, indexes and manifests of. Whole messages, one copy each.
+# Small secrets: what manifest/ and keys.py build headers, indexes and manifests of. Whole messages, one copy each.
 
 ZSTD_VERSION = "{0}.{1}.{2}".format(zstd.version() // 10000, zstd.version() // 100 % 100, zstd.version() % 100)
 

@@ -172,7 +172,7 @@ def test_an_index_that_was_replaced_is_found_though_the_archive_is_known(tmp_pat
     first, second = (put(tmp_path / "store", number, private) for number in range(2))
     look(tmp_path / "store", private)
     one, other = first.read_bytes(), second.read_bytes()
-    ends = [manifest.INDEX_HEADER + manifest._index_header(data, private, "")[1] for data in (one, other)]
+    ends = [manifest.INDEX_HEADER + manifest.index_header(data, private, "")[1] for data in (one, other)]
     first.write_bytes(other[: ends[1]] + one[ends[0] :])
     os.utime(first, (LONG_AGO, LONG_AGO))
     store = LocalStore.open(str(tmp_path / "store"), fan_out=True)

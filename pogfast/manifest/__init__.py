@@ -1,0 +1,54 @@
+"""Manifests: which blobs make which files, as sealed bytes and back. No I/O, no policy.
+
+See FORMAT.md, "The manifest", "Further keys" and "The trailer". Writers add entries to a `Writer` (writing.py), which
+keeps them as compressed JSON only, and get the bytes to store. Readers pass the bytes that they fetched to the
+functions of opening.py; each entry is decoded when it is accessed, so that a million of them cost little either way.
+With a key pair, an index of all blob names precedes the entries: the public key opens it, the entries need the private
+key.
+"""
+
+from pogfast.manifest.decoding import outline
+from pogfast.manifest.entry import MAX_SIZE, Entry, Manifest, is_blob_name, is_name
+from pogfast.manifest.frames import TRAILER_MAGIC
+from pogfast.manifest.opening import (
+    INDEX_HEADER,
+    blob_names,
+    check_index,
+    check_key,
+    index_header,
+    open,
+    open_entries,
+    open_facts,
+    open_index,
+    open_sizes,
+    open_trailer,
+)
+from pogfast.manifest.padding import BOX, PAD_MOST, can_be_padded_to, evened
+from pogfast.manifest.writing import Writer, seal
+
+__all__ = [
+    "BOX",
+    "INDEX_HEADER",
+    "MAX_SIZE",
+    "PAD_MOST",
+    "TRAILER_MAGIC",
+    "Entry",
+    "Manifest",
+    "Writer",
+    "blob_names",
+    "can_be_padded_to",
+    "check_index",
+    "check_key",
+    "evened",
+    "index_header",
+    "is_blob_name",
+    "is_name",
+    "open",
+    "open_entries",
+    "open_facts",
+    "open_index",
+    "open_sizes",
+    "open_trailer",
+    "outline",
+    "seal",
+]

@@ -1,0 +1,177 @@
+"""Writes manifests: `Writer` collects entries as compressed JSON, and returns the bytes to store.
+
+pog and pogcli open what it writes: entries in one zstd frame, the trailer in a skippable frame, and padding that hides
+the exact size, all in one box; with a key pair the index precedes them.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import zstandard
+
+from pogfast._engine import compress, random_bytes, secretbox
+from pogfast.errors import PogfastError
+from pogfast.keys import KEY_SIZE, Key
+from pogfast.manifest.entry import Entry, Manifest, is_name
+from pogfast.manifest.frames import TRAILER_MAGIC, pad, pad_to_ratio
+from pogfast.system.encoding import portable, portable_all
+
+LEVEL = 3
+# An empty last block, which ends a zstd frame (RFC 8878, 3.1.1.2).
+LAST_BLOCK = bytes.fromhex("010000")
+# JSON is compressed in pieces of this size: a call for each entry would cost as much as the work.
+PIECE = 1 << 18
+ENCODER = msgspec.json.Encoder()
+
+
+class Writer:
+    """A manifest that is being written. Keeps the compressed JSON of the entries, and their names.
+
+    With a key pair it also keeps the names of all blobs and their stored sizes, for the index.
+    """
+
+    def __init__(self, key: Key) -> None:
+        self._key = key
+        self._names: set[str] = set()
+        self._blobs = bytearray()  # names, one per line
+        self._sizes = array("q")  # their stored bytes; 0: unknown
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
+        self._frame = bytearray()
+        self._size = 0
+        self._waiting = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Adds an entry. Raises ValueError if the name exists already, PogfastError for a name beyond the limits."""
+        if name in self._names:
+            raise ValueError(f"there are two entries of the name {name!r}")
+        if not is_name(portable(name)):
+            raise PogfastError(f"the name is too long for an archive: {name[:60]}...")
+        self._waiting += b"," if self._names else b"{"
+        self._waiting += _member(name, entry)
+        self._names.add(name)
+        if self._key.asymmetric:
+            _note_blobs(entry, self._blobs, self._sizes)
+        if len(self._waiting) >= PIECE:
+            self._compress()
+
+    def seal(self, trailer: dict[str, Any] | None = None) -> bytes:
+        """Returns the bytes of the manifest's file, with a key pair including the index. The writer cannot be used
+        afterwards."""
+        self._waiting += b"}" if self._names else b"{}"
+        self._compress()
+        self._names.clear()
+        frames = self._frame
+        frames += self._compressor.flush()
+        _write_size(frames, self._size)
+        return _sealed(frames, self._size, trailer, self._blobs, self._sizes, self._key)
+
+    def snapshot(self, more: Mapping[str, Entry], trailer: dict[str, Any]) -> bytes:
+        """Returns the bytes of a manifest with the entries so far and `more`; the writer can still be used. Its entries
+        are in two frames, which pogfast opens, but pogcli never writes."""
+        blobs, sizes = bytearray(self._blobs), self._sizes[:]
+        last = bytearray(b"" if self._names else b"{")
+        for name, entry in more.items():
+            last += (b"," if self._names or len(last) > 1 else b"") + _member(name, entry)
+            if self._key.asymmetric:
+                _note_blobs(entry, blobs, sizes)
+        last += b"}"
+        frames = self._closed_frame()
+        frames += compress(last, LEVEL)
+        return _sealed(frames, self._size + len(last), trailer, blobs, sizes, self._key)
+
+    def _closed_frame(self) -> bytearray:
+        """Returns a frame with all entries so far."""
+        if not self._names:
+            return bytearray()
+        self._compress()
+        self._frame += self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+        frame = self._frame + LAST_BLOCK
+        _write_size(frame, self._size)
+        return frame
+
+    def _compress(self) -> None:
+        self._size += len(self._waiting)
+        self._frame += self._compressor.compress(self._waiting)
+        self._waiting.clear()
+
+
+def _member(name: str, entry: Entry) -> bytes:
+    """Encodes an entry as a member of the JSON object of all entries."""
+    keys = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
+    if entry.more:
+        keys = {**keys, **entry.more, **keys}
+    return _dumps(name) + b":" + _dumps(keys)
+
+
+def _note_blobs(entry: Entry, blobs: bytearray, sizes: array[int]) -> None:
+    """Adds an entry's blobs to the names and sizes for the index."""
+    for blob in entry.blobs:
+        blobs += blob.encode() + b"\n"
+    sizes.extend(entry.stored or [0] * len(entry.blobs))
+
+
+def _sealed(
+    frames: bytearray, size: int, trailer: dict[str, Any] | None, blobs: bytearray, sizes: array[int], key: Key
+) -> bytes:
+    """Seals frames with `size` bytes of JSON into the bytes of a manifest's file, and clears them to free memory."""
+    text = size
+    if trailer is not None:
+        encoded = _dumps(trailer)
+        text = max(text, len(encoded))
+        content = compress(encoded, LEVEL)
+        frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
+    file_key = random_bytes(KEY_SIZE)
+    pad(frames)
+    pad_to_ratio(frames, text)
+    box = secretbox(file_key, frames)
+    frames.clear()
+    index = seal_index(blobs, sizes, key) if key.asymmetric else b""
+    return b"".join((index, key.wrap(file_key), box))
+
+
+def seal(manifest: Manifest, key: Key) -> bytes:
+    """Returns the bytes of a manifest's file, with a key pair including the index."""
+    writer = Writer(key)
+    for name, entry in manifest.entries.items():
+        writer.add(name, entry)
+    return writer.seal(manifest.trailer)
+
+
+def _dumps(value: Any) -> bytes:
+    value = portable_all(value)
+    try:
+        return ENCODER.encode(value)
+    except UnicodeEncodeError:  # a name that is not UTF-8: surrogates are escaped, as by pogcli
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _write_size(frame: bytearray, size: int) -> None:
+    """Inserts the content's size into the header of a frame that was begun without it: pog requires it."""
+    assert frame[4] == 0, "zstd's header says: no size, no checksum, no dictionary; a window follows"
+    frame[4] = 0b11 << 6  # the size has 8 bytes
+    frame[6:6] = size.to_bytes(8, "little")
+
+
+def seal_index(blobs: bytearray, sizes: array[int], key: Key) -> bytes:
+    """Seals the index. `blobs` are names, one per line, `sizes` their stored bytes; 0 is unknown."""
+    file_key = random_bytes(KEY_SIZE)
+    names = blobs.decode().split()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    names = [names[number] for number in order]
+    frame = bytearray(compress(ENCODER.encode(names), LEVEL))
+    names.clear()  # frees memory: a hundred bytes per blob of the archive
+    if sizes and all(sizes):
+        content = compress(ENCODER.encode({"stored": [sizes[number] for number in order]}), LEVEL)
+        frame += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
+    pad(frame)
+    pad_to_ratio(frame, len(order) * 48)
+    box = secretbox(file_key, frame)
+    return secretbox(key.secret, len(box).to_bytes(4, "big") + file_key) + box
