@@ -26,12 +26,19 @@ Locks
 
 Slabs
     A slab is the buffer of one chunk and of the blob that it becomes. Each worker has one of its own, for small files. Those
-    for larger files are in the list of spare ones or with one worker, but for two cases. In the `stream` layout one worker
-    compresses into a slab while another hashes and encrypts: the compressor publishes `length` with the lock, the sealer
-    stays below it. And the writer writes the bytes from `written` up to `ready`, which are encrypted and do not change any
-    more; a worker that is done with the slab takes it back (`recall`), and waits for a write that is under way. A small
-    blob in the `frames` layout is left to the writer (`handed_on`), which returns the slab. A Python sink gets a view of
-    the slab's memory; if it keeps the view, the memory is the view's from then on, and the slab gets other memory.
+    for larger files are in the list of spare slabs or with one worker, with two exceptions. In the `stream` layout one
+    worker compresses into a slab while another hashes and encrypts: the compressor publishes `length` with the lock, and
+    the sealer stays below it. And the writer writes the bytes from `written` up to `ready`, which are encrypted and final; a
+    worker that is done with the slab takes it back (`recall`), and waits for a write that is under way. A small blob in
+    the `frames` layout is left to the writer, which returns the slab. A Python sink gets a view of the slab's memory; if it
+    keeps the view, the memory is the view's from then on, and the slab gets other memory.
+
+    The life of a Sealer's slab (`SlabState` in base/slab.pxi has a word on each, and the functions for the transitions):
+
+        FREE -> FILLING -> WHOLE -> SEALING -> FREE         one worker at a time: small files, and the `frames` layout
+                                    SEALING -> HANDED_OVER -> FREE      the writer stores it
+                FILLING <-> FOLLOWED -> SEALING <-> WHOLE   two workers: the `stream` layout
+                            FOLLOWED -> ABANDONED -> FREE   the file cannot be read further
 
 Drafts
     No file appears under its name before it is complete, neither a blob nor a restored file. Until then it is a draft: a

@@ -57,40 +57,116 @@ cdef u8* map_memory(size_t n) noexcept nogil:
     return <u8*>p
 
 
+cdef enum SlabState:        # of a Sealer's slab; an Opener's and a kernel's have one user at a time, and stay FREE
+    FREE                    # holds no chunk: in the list of spare slabs, or a worker's own between two files
+    FILLING                 # a worker compresses into it; in the `frames` layout, and for small files, it seals as well
+    FOLLOWED                # one worker compresses into it, another seals the bytes that are there (`stream` only)
+    WHOLE                   # its last byte is there; no worker has it
+    SEALING                 # its last byte is there; a worker has it
+    ABANDONED               # its file cannot be read further, and a worker still seals it: no blob is made of it
+    HANDED_OVER             # sealed and left to the writer, which stores it
+
+cdef enum WriteState:       # what the writer does with a slab, while a worker makes the chunk
+    NOT_WAITING
+    WAITING                 # in the writer's list
+    BEING_WRITTEN           # the writer reads its bytes, without the lock
+
+cdef struct Chunk:          # the plain bytes that a blob is made of. Written by the worker that fills the slab
+    u8* plain               # mapped memory for them, where a chunk is kept whole until it is compressed (`frames`), or NULL
+    size_t plain_room       # bytes mapped there
+    size_t have             # bytes of the chunk that lie there
+    u64 plain_size          # bytes of the file in this chunk; `frames` only
+    bint hole               # all of them are a hole in the file
+    bint plain_named        # `plain_name` is known
+    u8[KEY] plain_name      # made of the plain bytes as a name is made of a chunk
+    Stream* stream          # the file that it belongs to, in the `stream` layout; set with the pool's lock
+    FramedFile* framed      # the same in the `frames` layout
+    Py_ssize_t index        # which blob of its file, counted from 0; set with the pool's lock
+
+cdef struct Sealing:        # the chunk becomes a blob. Written by the worker that seals (in `frames`, the one that fills)
+    size_t hashed           # bytes of the chunk that its sha256 has seen
+    size_t sealed           # bytes of the chunk that are encrypted and authenticated, never more than `hashed`
+    bint encrypt_late       # encrypt when the name is known: most blobs of this run are in the stores already
+    u8[KEY] digest          # the blob's name, once slab_name has made it
+    u8[KEY] file_key        # of this blob, from encrypt_begin until the tag is written
+    void* sha               # EVP_MD_CTX
+    u8[POLY_STATE + 16] poly_room   # Poly1305 state; see poly_of
+
+cdef struct Writing:        # the blob goes to the disk (write/writer.pxi)
+    WriteState state        # with the pool's lock
+    size_t ready            # bytes of the blob, from its header on, that the writer may have: encrypted, and final but for
+                            # the tag. Set by the worker, with the lock
+    size_t written          # bytes of the blob, of which the first page is left out, that are in the drafts. Set by the
+                            # writer, with the lock
+    Draft* drafts           # one for each sink, or NULL. Made by the worker; `error` in them is the writer's meanwhile
+    unsigned wanted         # a bit for each sink that has to get the blob. Set by the worker that stores it
+    Slab* next              # in the writer's list, oldest first; with the lock
+
 cdef struct Slab:
-    u8* base            # mapped memory
-    size_t chunk_at     # where in it the chunk begins
-    size_t room         # bytes mapped
-    u8* plain           # mapped memory for the chunk before it is compressed, where that is kept whole
-    size_t plain_room
-    size_t have         # bytes of the chunk that are in it
-    size_t length       # bytes of the chunk that are there
-    size_t total        # length and padding: what is encrypted
-    bint whole          # `length` is final
-    size_t hashed       # bytes of the chunk that are in its sha256
-    size_t sealed       # bytes that are encrypted and in its tag
-    bint busy           # a worker is hashing and encrypting it
-    bint dropped        # its file broke off: no blob is made of it
-    bint encrypt_late   # encrypt only after the name is known (this run finds mostly known names)
-    u8[KEY] digest      # the name, when hashed == length and whole
-    u8[KEY] plain_name  # made of the plain bytes as a name is made of a chunk, if that is known
-    bint plain_named
-    u8[KEY] file_key
-    void* sha           # EVP_MD_CTX
-    u8[POLY_STATE + 16] poly_room
-    void* drafts        # a Draft for each sink, while the blob is written as it is made; writer.pxi
-    size_t ready        # bytes of the blob that the writer may have
-    size_t written      # bytes that are in the drafts; the first page comes last
-    bint lined_up       # waits for the writer
-    bint writing        # the writer is at it
-    bint handed_on      # the writer is to finish it
-    unsigned wanted     # a bit for each sink that does not hold the blob yet
-    u64 plain_size      # plain bytes that it is made of, and whether they are a hole; of chunks in `frames`
-    bint hole
-    Slab* next_to_write # the next that waits for the writer
-    Slab* next          # in the list of slabs being sealed, oldest first, or of free ones
-    void* owner         # the Stream or FramedFile that it belongs to
-    Py_ssize_t index    # which blob of its file
+    SlabState state         # with the pool's lock where two workers share the slab (`stream`) and from HANDED_OVER on; else
+                            # written by the one worker that has the slab
+    u8* base                # mapped memory. Given and taken by whoever has the slab, as the next two
+    size_t room             # bytes mapped
+    size_t chunk_at         # byte in it at which the chunk begins; never changes
+    size_t length           # bytes of the (compressed) chunk that are there. With the lock in the `stream` layout, where
+                            # the one who seals stays below it
+    size_t total            # bytes of chunk and padding: what is encrypted. Set when the chunk is whole
+    Chunk chunk
+    Sealing sealing
+    Writing writing
+    Slab* next              # in the list of slabs being sealed, oldest first, or of spare ones; with the lock
+
+
+# ---- the life of a Sealer's slab: one function for each transition, which a debug build checks ----
+
+cdef inline bint is_either(SlabState state, SlabState one, SlabState other) noexcept nogil:
+    return state == one or state == other
+
+
+cdef void slab_begin(Slab* slab) noexcept nogil:
+    """Begins a chunk, or begins it anew. FREE or FILLING -> FILLING."""
+    check(is_either(slab.state, FREE, FILLING))
+    slab.state = FILLING
+    slab.length = slab.total = slab.sealing.hashed = slab.sealing.sealed = 0
+    sha_begin(slab.sealing.sha)
+
+
+cdef void slab_complete(Slab* slab) noexcept nogil:
+    """The last byte of the chunk is there. FILLING -> WHOLE, FOLLOWED -> SEALING."""
+    check(is_either(slab.state, FILLING, FOLLOWED))
+    slab.state = WHOLE if slab.state == FILLING else SEALING
+
+
+cdef void slab_take(Slab* slab) noexcept nogil:
+    """A worker takes the slab to seal what is there. FILLING -> FOLLOWED, WHOLE -> SEALING."""
+    check(is_either(slab.state, FILLING, WHOLE))
+    slab.state = FOLLOWED if slab.state == FILLING else SEALING
+
+
+cdef void slab_leave(Slab* slab) noexcept nogil:
+    """A worker has sealed what was there when it took the slab. FOLLOWED -> FILLING, SEALING -> WHOLE."""
+    check(is_either(slab.state, FOLLOWED, SEALING))
+    slab.state = FILLING if slab.state == FOLLOWED else WHOLE
+
+
+cdef void slab_abandon(Slab* slab) noexcept nogil:
+    """The file cannot be read further while a worker seals. FOLLOWED -> ABANDONED."""
+    check(slab.state == FOLLOWED)
+    slab.state = ABANDONED
+
+
+cdef void slab_hand_over(Slab* slab) noexcept nogil:
+    """The blob is sealed, and the writer stores it. SEALING -> HANDED_OVER."""
+    check(slab.state == SEALING)
+    check(slab.sealing.sealed == slab.total)
+    slab.state = HANDED_OVER
+
+
+cdef void slab_end(Slab* slab) noexcept nogil:
+    """The chunk is stored, or given up. Any state -> FREE, unless a worker or the writer is in the slab."""
+    check(slab.state != FOLLOWED)
+    check(slab.writing.state == NOT_WAITING)
+    slab.state = FREE
 
 
 cdef int slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
@@ -130,8 +206,8 @@ cdef Slab* slab_new(size_t chunk_at) noexcept nogil:
     if slab == NULL:
         return NULL
     slab.chunk_at = chunk_at
-    slab.sha = crypto.ctx_new()
-    if slab.sha == NULL:
+    slab.sealing.sha = crypto.ctx_new()
+    if slab.sealing.sha == NULL:
         free(slab)
         return NULL
     return slab
@@ -140,28 +216,22 @@ cdef Slab* slab_new(size_t chunk_at) noexcept nogil:
 cdef void slab_free(Slab* slab) noexcept nogil:
     if slab == NULL:
         return
-    sodium.memzero(slab.file_key, KEY)
-    sodium.memzero(slab.poly_room, POLY_STATE + 16)
+    sodium.memzero(slab.sealing.file_key, KEY)
+    sodium.memzero(slab.sealing.poly_room, POLY_STATE + 16)
     if slab.base != NULL:
         munmap(slab.base, slab.room)
-    if slab.plain != NULL:
-        munmap(slab.plain, slab.plain_room)
-    crypto.ctx_free(slab.sha)
+    if slab.chunk.plain != NULL:
+        munmap(slab.chunk.plain, slab.chunk.plain_room)
+    crypto.ctx_free(slab.sealing.sha)
     free(slab)
 
 
 cdef inline void* poly_of(Slab* slab) noexcept nogil:
-    return <void*>((<size_t>&slab.poly_room[0] + 15) & ~<size_t>15)       # libsodium wants its state aligned to 16
+    return <void*>((<size_t>&slab.sealing.poly_room[0] + 15) & ~<size_t>15)       # libsodium wants its state aligned to 16
 
 
 cdef inline u8* chunk_of(Slab* slab) noexcept nogil:
     return slab.base + slab.chunk_at
-
-
-cdef void slab_begin(Slab* slab) noexcept nogil:
-    slab.length = slab.total = slab.hashed = slab.sealed = 0
-    slab.whole = slab.busy = slab.dropped = False
-    sha_begin(slab.sha)
 
 
 cdef inline u8* blob_of(Slab* slab, const Keys* keys) noexcept nogil:

@@ -37,7 +37,7 @@ def seal_blob(bytes secret, bint asymmetric, const u8[::1] chunk, size_t chunk_s
             failed = slab_encrypt(slab, &keys, True)
         if failed:
             raise ValueError("not a public key: it is a point of low order")
-        return name_of(slab.digest), blob_of(slab, &keys)[:blob_size(slab, &keys)]
+        return name_of(slab.sealing.digest), blob_of(slab, &keys)[:blob_size(slab, &keys)]
     finally:
         slab_free(slab)
 

@@ -142,19 +142,19 @@ cdef int slab_unlock(Slab* slab, OpenState* state, const Keys* keys, const u8* n
     if name == NULL:
         decrypt(state, m, 0, tail)
         return GOOD
-    sha_begin(slab.sha)
+    sha_begin(slab.sealing.sha)
     while at < tail:
         if load_int(stop):
             return BROKEN_OFF
         end = min(tail, FIRST + ((at + PIECE) // SALSA_BLOCK) * SALSA_BLOCK)
         decrypt(state, m, at, end)
-        sha_update(slab.sha, m + at, end - at)
+        sha_update(slab.sealing.sha, m + at, end - at)
         at = end
     branch = crypto.ctx_new()
     for i in range(count):
-        sha_update(slab.sha, m + at, lengths[i] - at)
+        sha_update(slab.sealing.sha, m + at, lengths[i] - at)
         at = lengths[i]
-        sha_copy(branch, slab.sha)
+        sha_copy(branch, slab.sealing.sha)
         sha_end(branch, digest)
         if is_name(keys, digest, name):
             slab.length = at

@@ -32,7 +32,7 @@ cdef void pad_evenly(Slab* slab) noexcept nogil:
     cdef u64 n, length = slab.length
     slab.total = evened(slab.length)
     n = slab.total - slab.length - PAD_FRAME
-    check(n >> 32 == 0 and slab.hashed == slab.length and slab.chunk_at + slab.total <= slab.room)
+    check(n >> 32 == 0 and slab.sealing.hashed == slab.length and slab.chunk_at + slab.total <= slab.room)
     memset(p, 0, PAD_FRAME + n)
     memcpy(p, PAD_MAGIC, 4)
     write_le(p + 4, n, 4)
@@ -56,7 +56,7 @@ cdef inline u64 read_le(const u8* p, int size) noexcept nogil:
 cdef void pad(Slab* slab, size_t chunk_size) noexcept nogil:
     cdef u8* p = chunk_of(slab) + slab.length
     slab.total = padded(slab.length, chunk_size)
-    check(slab.hashed == slab.length and slab.chunk_at + slab.total <= slab.room)
+    check(slab.sealing.hashed == slab.length and slab.chunk_at + slab.total <= slab.room)
     if slab.total == slab.length:
         return
     memcpy(p, PAD_MAGIC, 4)
@@ -75,21 +75,21 @@ cdef int encrypt_begin(Slab* slab, const Keys* keys, bint last) noexcept nogil:
     cdef size_t n = min(<size_t>FIRST, slab.total) if last else <size_t>FIRST
     cdef int failed = 0
     sodium.randombytes(fresh, KEY + 2 * NONCE)
-    memcpy(slab.file_key, fresh, KEY)
+    memcpy(slab.sealing.file_key, fresh, KEY)
     memcpy(nonce, fresh + KEY, NONCE)
     memcpy(header, fresh + KEY + NONCE, NONCE)
     sodium.memzero(fresh, KEY)
     if keys.asymmetric:
-        failed = sodium.box_seal(header, slab.file_key, KEY, keys.secret)
-    elif sodium.secretbox(header + NONCE, slab.file_key, KEY, header, keys.secret):
+        failed = sodium.box_seal(header, slab.sealing.file_key, KEY, keys.secret)
+    elif sodium.secretbox(header + NONCE, slab.sealing.file_key, KEY, header, keys.secret):
         library_failed(b"secretbox")
     memset(block, 0, FIRST)
     memcpy(block + FIRST, chunk, n)
-    salsa_xor(block, block, FIRST + n, nonce, 0, slab.file_key)
+    salsa_xor(block, block, FIRST + n, nonce, 0, slab.sealing.file_key)
     poly_begin(poly_of(slab), block)
     memcpy(chunk, block + FIRST, n)
     poly_add(poly_of(slab), chunk, n)
-    slab.sealed = n
+    slab.sealing.sealed = n
     sodium.memzero(block, SALSA_BLOCK)
     return failed
 
@@ -98,37 +98,37 @@ cdef void encrypt_to(Slab* slab, size_t end) noexcept nogil:
     """Encrypts bytes [sealed, end) piece by piece. Every end but the last lies FIRST behind a multiple of 64."""
     cdef u8* chunk = chunk_of(slab)
     cdef size_t n
-    check(end <= max(slab.hashed, slab.total) and slab.chunk_at + end <= slab.room)
-    while slab.sealed < end:
-        check((slab.sealed + FIRST) % SALSA_BLOCK == 0)
-        n = min(end - slab.sealed, <size_t>PIECE)
-        salsa_xor(chunk + slab.sealed, chunk + slab.sealed, n, chunk - BOX,
-                      (slab.sealed + FIRST) // SALSA_BLOCK, slab.file_key)
-        poly_add(poly_of(slab), chunk + slab.sealed, n)
-        slab.sealed += n
+    check(end <= max(slab.sealing.hashed, slab.total) and slab.chunk_at + end <= slab.room)
+    while slab.sealing.sealed < end:
+        check((slab.sealing.sealed + FIRST) % SALSA_BLOCK == 0)
+        n = min(end - slab.sealing.sealed, <size_t>PIECE)
+        salsa_xor(chunk + slab.sealing.sealed, chunk + slab.sealing.sealed, n, chunk - BOX,
+                      (slab.sealing.sealed + FIRST) // SALSA_BLOCK, slab.sealing.file_key)
+        poly_add(poly_of(slab), chunk + slab.sealing.sealed, n)
+        slab.sealing.sealed += n
 
 
 cdef int slab_encrypt(Slab* slab, const Keys* keys, bint last) noexcept nogil:
     """Encrypts what is hashed, in whole blocks; with `last` to the end, and writes the tag."""
-    cdef size_t end = slab.total if last else slab.hashed
+    cdef size_t end = slab.total if last else slab.sealing.hashed
     if not last:
         if end < FIRST + SALSA_BLOCK:
             return 0
         end = FIRST + (end - FIRST) // SALSA_BLOCK * SALSA_BLOCK
-    if slab.sealed == 0 and encrypt_begin(slab, keys, last):
+    if slab.sealing.sealed == 0 and encrypt_begin(slab, keys, last):
         return -1
     encrypt_to(slab, end)
     if last:
         poly_end(poly_of(slab), chunk_of(slab) - TAG)
-        sodium.memzero(slab.file_key, KEY)
+        sodium.memzero(slab.sealing.file_key, KEY)
     return 0
 
 
 cdef void slab_hash(Slab* slab, size_t end) noexcept nogil:
-    sha_update(slab.sha, chunk_of(slab) + slab.hashed, end - slab.hashed)
-    slab.hashed = end
+    sha_update(slab.sealing.sha, chunk_of(slab) + slab.sealing.hashed, end - slab.sealing.hashed)
+    slab.sealing.hashed = end
 
 
 cdef void slab_name(Slab* slab, const Keys* keys) noexcept nogil:
-    sha_end(slab.sha, slab.digest)
-    name_digest(keys.name_secret, slab.digest)
+    sha_end(slab.sealing.sha, slab.sealing.digest)
+    name_digest(keys.name_secret, slab.sealing.digest)

@@ -72,9 +72,10 @@ cdef class _Framer(_Streamer):
         cdef Slab* slab
         if file.ended or file.reading:
             return False
-        slab = self.take_slab(file, file.job)
+        slab = self.take_slab(file.job)
         if slab == NULL:
             return False
+        slab.chunk.framed = file
         worker.stream = file
         worker.slab = slab
         worker.at = file.at
@@ -168,7 +169,7 @@ cdef class _Framer(_Streamer):
             self.fail_memory()
             self.settle(slab, False)
             return
-        slab.have = 0
+        slab.chunk.have = 0
         if file.in_order:
             error = self.read_chunk(worker, file, &n, &alone, &hole)
         elif n == self.chunk_size and not alone:
@@ -176,31 +177,35 @@ cdef class _Framer(_Streamer):
         if hole and self.take_zero(job, slab) or error == 0 and not alone and self.take_earlier(worker, job, n):
             self.settle(slab, False)
             return
-        empty = n == 0 and slab.index > 0
+        empty = n == 0 and slab.chunk.index > 0
         if error == 0 and not empty:
             error = self.pack(worker, file, &n, alone)
             empty = n == 0 and not alone
-        slab.plain_size, slab.hole = n, hole
+        slab.chunk.plain_size, slab.chunk.hole = n, hole
         pthread_mutex_lock(&self.lock)
         job.size += n
         if error:
             job.error = error
             file.ended = True
         elif empty:
-            job.records[slab.index].ready = job.records[slab.index].empty = True
+            job.records[slab.chunk.index].ready = job.records[slab.chunk.index].empty = True
         pthread_mutex_unlock(&self.lock)
-        result = self.finish(slab, worker) if error == 0 and not empty else FAILED
+        result = FAILED
+        if error == 0 and not empty:
+            slab_complete(slab)
+            slab_take(slab)
+            result = self.finish(slab, worker)
         if result != HANDED_ON:
             self.settle(slab, result == STORED)
 
     cdef void settle(self, Slab* slab, bint stored) noexcept nogil:
         """A chunk is through: its blob is noted where it was stored, its slab is free."""
-        cdef FramedFile* file = <FramedFile*>slab.owner
+        cdef FramedFile* file = slab.chunk.framed
         pthread_mutex_lock(&self.lock)
         if stored:
-            self.note_blob(file.job, slab.index, slab, slab.plain_size)
-            if slab.hole:
-                self.zero = file.job.records[slab.index]
+            self.note_blob(file.job, slab.chunk.index, slab, slab.chunk.plain_size)
+            if slab.chunk.hole:
+                self.zero = file.job.records[slab.chunk.index]
         self.give_back(slab)
         self.chunk_done(file)
         if self.idle:
@@ -218,7 +223,7 @@ cdef class _Framer(_Streamer):
         pthread_mutex_lock(&self.lock)
         there = self.zero.ready
         if there:
-            job.records[slab.index] = self.zero
+            job.records[slab.chunk.index] = self.zero
             job.size += self.zero.plain
         pthread_mutex_unlock(&self.lock)
         return there
@@ -231,42 +236,42 @@ cdef class _Framer(_Streamer):
         cdef Record* found
         cdef Py_ssize_t i
         cdef int new
-        if job.earlier_count == 0 or n == 0 or slab.have < n:
+        if job.earlier_count == 0 or n == 0 or slab.chunk.have < n:
             return False
         self.name_plain(slab, n)
-        memcpy(wanted.plain_name, slab.plain_name, KEY)
+        memcpy(wanted.plain_name, slab.chunk.plain_name, KEY)
         found = <Record*>bsearch(&wanted, job.earlier, job.earlier_count, sizeof(Record), compare_plain)
         if found == NULL or found.stored < self.keys.header + BOX:
             return False
-        memcpy(slab.digest, found.digest, KEY)
+        memcpy(slab.sealing.digest, found.digest, KEY)
         slab.total = found.stored - self.keys.header - BOX
         for i in range(self.sink_count):
             if not load_int(&self.failed_sinks[i]) and not self.found(i, slab, worker.data, True):
                 return False
         pthread_mutex_lock(&self.lock)
-        new = names_add(&self.claimed, slab.digest)
+        new = names_add(&self.claimed, slab.sealing.digest)
         self.tally.known += new > 0
-        self.note_blob(job, slab.index, slab, n)
+        self.note_blob(job, slab.chunk.index, slab, n)
         job.size += n
         pthread_mutex_unlock(&self.lock)
         return True
 
     cdef void name_plain(self, Slab* slab, size_t n) noexcept nogil:
-        sha256(slab.plain, n, slab.plain_name)
-        name_digest(self.keys.name_secret, slab.plain_name)
-        slab.plain_named = True
+        sha256(slab.chunk.plain, n, slab.chunk.plain_name)
+        name_digest(self.keys.name_secret, slab.chunk.plain_name)
+        slab.chunk.plain_named = True
 
     cdef bint equip_frame(self, Worker* worker, Slab* slab) noexcept nogil:
-        if slab.plain == NULL:
-            slab.plain_room = self.chunk_size + PIECE
-            slab.plain = map_memory(slab.plain_room)
-        return (slab.plain != NULL and self.equip(worker)
+        if slab.chunk.plain == NULL:
+            slab.chunk.plain_room = self.chunk_size + PIECE
+            slab.chunk.plain = map_memory(slab.chunk.plain_room)
+        return (slab.chunk.plain != NULL and self.equip(worker)
                 and not slab_reserve(slab, evened(zstd.compress_bound(self.chunk_size))))
 
     cdef int read_chunk(self, Worker* worker, FramedFile* file, size_t* n, bint* alone, bint* hole) noexcept nogil:
         """The next chunk of what is read in order, into its slab's memory. What is read behind its end is carried to the
         next one, since only then it is known that there is one. A `hole` is not read. 0 or an errno."""
-        cdef u8* plain = worker.slab.plain
+        cdef u8* plain = worker.slab.chunk.plain
         cdef size_t have = file.carried, got = 0
         cdef long long next_at = -1
         cdef bint drained = file.drained, ended
@@ -291,11 +296,11 @@ cdef class _Framer(_Streamer):
                     break
                 have += got
             n[0] = n[0] or have
-            worker.slab.have = n[0]
+            worker.slab.chunk.have = n[0]
             have -= n[0]
             memcpy(file.carry, plain + n[0], have)
         ended = drained and have == 0
-        alone[0] = ended and worker.slab.index == 0
+        alone[0] = ended and worker.slab.chunk.index == 0
         pthread_mutex_lock(&self.lock)
         file.at += n[0]
         file.carried = have
@@ -353,15 +358,15 @@ cdef class _Framer(_Streamer):
         error = self.pack_frame(worker, file, n, alone, &mode)
         while error == AGAIN and n[0]:
             self.begin_again(slab)
-            slab.encrypt_late = load_int(&self.mostly_known)
+            slab.sealing.encrypt_late = load_int(&self.mostly_known)
             self.make_room(slab, file, mode)
             if mode == RAW:
                 error = self.pack_raw(worker, file, n, &mode)
             else:
                 error = self.pack_frame(worker, file, n, alone, &mode)
         # What did not compress is as quickly made again as recognised.
-        if error == 0 and self.cuts_at.by_content and mode != RAW and not alone and not slab.plain_named \
-                and slab.have >= n[0]:
+        if error == 0 and self.cuts_at.by_content and mode != RAW and not alone and not slab.chunk.plain_named \
+                and slab.chunk.have >= n[0]:
             self.name_plain(slab, n[0])
         return 0 if error == AGAIN else error
 
@@ -370,7 +375,7 @@ cdef class _Framer(_Streamer):
         if keeps_plain(mode) or file.in_order:
             give_back_beyond(slab.base, slab.room, KEPT)
         else:
-            give_back_beyond(slab.plain, slab.plain_room, PROBE)
+            give_back_beyond(slab.chunk.plain, slab.chunk.plain_room, PROBE)
 
     cdef int pack_frame(self, Worker* worker, FramedFile* file, size_t* n, bint alone, FrameMode* mode) noexcept nogil:
         """One try of `pack`. AGAIN when `n` or `mode` were not what they should be, and are now: a frame says its length
@@ -383,14 +388,14 @@ cdef class _Framer(_Streamer):
         cdef u8* place
         cdef int error
         out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(self.chunk_size), 0
-        data.data, data.size, data.pos = slab.plain, 0, 0
+        data.data, data.size, data.pos = slab.chunk.plain, 0, 0
         self.begin_frame(worker, n[0], alone, steady)
         while at < n[0]:
             if self.is_stopping():
                 return EINTR
             piece = min(n[0] - at, <size_t>PIECE)
-            place = slab.plain + at if steady or at < slab.have else worker.data
-            if at >= slab.have:
+            place = slab.chunk.plain + at if steady or at < slab.chunk.have else worker.data
+            if at >= slab.chunk.have:
                 error = self.read_piece(file, place, piece, worker.at + <long long>at, &next_at, &got)
                 if error:
                     return error
@@ -402,7 +407,7 @@ cdef class _Framer(_Streamer):
                     piece = got
             at += piece
             if steady:
-                slab.have = max(slab.have, at)
+                slab.chunk.have = max(slab.chunk.have, at)
                 data.size = at
             else:
                 data.data, data.size, data.pos = place, piece, 0
@@ -435,8 +440,8 @@ cdef class _Framer(_Streamer):
                 return EINTR
             block = min(n[0] - at, <size_t>RAW_BLOCK)
             place = raw_block(chunk_of(slab) + slab.length, block, at + block == n[0])
-            if at + block <= slab.have:
-                memcpy(place, slab.plain + at, block)
+            if at + block <= slab.chunk.have:
+                memcpy(place, slab.chunk.plain + at, block)
             else:
                 error = self.read_piece(file, place, block, worker.at + <long long>at, &next_at, &got)
                 if error:
@@ -456,11 +461,11 @@ cdef class _Framer(_Streamer):
 
     cdef void follow_up(self, Slab* slab, size_t minimum) noexcept nogil:
         """Hashes and encrypts what the compressor has written since, when it is at least so much."""
-        if slab.length - slab.hashed < minimum:
+        if slab.length - slab.sealing.hashed < minimum:
             return
-        while slab.hashed < slab.length:
-            slab_hash(slab, min(slab.length, slab.hashed + PIECE))
-            if not slab.encrypt_late and slab_encrypt(slab, &self.keys, False):
+        while slab.sealing.hashed < slab.length:
+            slab_hash(slab, min(slab.length, slab.sealing.hashed + PIECE))
+            if not slab.sealing.encrypt_late and slab_encrypt(slab, &self.keys, False):
                 self.bad_key()
                 return
         self.write_behind(slab)

@@ -219,11 +219,11 @@ cdef class _Queue(_Writer):
     cdef void note_blob(self, FileJob* job, Py_ssize_t index, Slab* slab, u64 plain) noexcept nogil:
         """A blob is stored. Called with the lock held."""
         cdef Record* record = &job.records[index]
-        memcpy(record.digest, slab.digest, KEY)
+        memcpy(record.digest, slab.sealing.digest, KEY)
         record.stored = blob_size(slab, &self.keys)
         record.plain = plain
-        record.plain_named = slab.plain_named
-        memcpy(record.plain_name, slab.plain_name, KEY)
+        record.plain_named = slab.chunk.plain_named
+        memcpy(record.plain_name, slab.chunk.plain_name, KEY)
         record.ready = True
 
     cdef void job_done(self, FileJob* job, int fd) noexcept nogil:
@@ -269,7 +269,7 @@ cdef class _Queue(_Writer):
 
     # ---- buffers ----
 
-    cdef Slab* take_slab(self, void* owner, FileJob* job) noexcept nogil:
+    cdef Slab* take_slab(self, FileJob* job) noexcept nogil:
         """An empty slab for the next blob of a file, or NULL when all are in use."""
         cdef Slab* slab = self.spare
         if slab != NULL:
@@ -283,25 +283,24 @@ cdef class _Queue(_Writer):
         else:
             return NULL
         slab_begin(slab)
-        slab.encrypt_late = load_int(&self.mostly_known)
-        slab.plain_named = False
-        slab.owner = owner
-        slab.index = self.new_record(job)
+        slab.sealing.encrypt_late = load_int(&self.mostly_known)
+        slab.chunk.plain_named = False
+        slab.chunk.index = self.new_record(job)
         slab.next = NULL
-        if slab.index < 0:
+        if slab.chunk.index < 0:
             self.end(NO_MEMORY)
             slab_free(slab)
             return NULL
         return slab
 
     cdef void give_back(self, Slab* slab) noexcept nogil:
-        if slab.drafts != NULL:     # it has broken off
+        if slab.writing.drafts != NULL:     # it has broken off
             self.recall(slab)
             self.end_drafts(slab)
-        slab.handed_on = False
+        slab_end(slab)
         if self.spare != NULL:      # more than are at work: large chunks have no need of them
             give_back_beyond(slab.base, slab.room, KEPT)
-            give_back_beyond(slab.plain, slab.plain_room, KEPT)
+            give_back_beyond(slab.chunk.plain, slab.chunk.plain_room, KEPT)
         slab.next = self.spare
         self.spare = slab
 

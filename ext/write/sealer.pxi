@@ -114,7 +114,9 @@ cdef class Sealer(_Framer):
             return
         slab.length = out.pos
         slab_hash(slab, slab.length)
-        slab.encrypt_late = True
+        slab.sealing.encrypt_late = True
+        slab_complete(slab)
+        slab_take(slab)
         if self.finish(slab, worker) == STORED:
             job.size = n
             pthread_mutex_lock(&self.lock)
@@ -123,3 +125,4 @@ cdef class Sealer(_Framer):
             else:
                 self.end(NO_MEMORY)
             pthread_mutex_unlock(&self.lock)
+        slab_end(slab)

@@ -123,7 +123,7 @@ cdef class _Storer(_Pool):
         else:
             pad(slab, self.chunk_size)
         pthread_mutex_lock(&self.lock)
-        new = names_add(&self.claimed, slab.digest)
+        new = names_add(&self.claimed, slab.sealing.digest)
         pthread_mutex_unlock(&self.lock)
         if new < 0:
             self.fail_memory()
@@ -138,16 +138,16 @@ cdef class _Storer(_Pool):
             if worker.data == NULL:
                 self.fail_memory()
                 return FAILED
-        slab.wanted = 0
+        slab.writing.wanted = 0
         for i in range(self.sink_count):
             if load_int(&self.failed_sinks[i]):
                 continue
             there = 0 if self.anew else self.found(i, slab, worker.data, False)
             found = there or found
             if there == 0:
-                slab.wanted |= 1u << i
-        store_int(&self.mostly_known, slab.wanted == 0)
-        if slab.wanted == 0:
+                slab.writing.wanted |= 1u << i
+        store_int(&self.mostly_known, slab.writing.wanted == 0)
+        if slab.writing.wanted == 0:
             if found:
                 slab.total = found - self.keys.header - BOX
             self.count_blob(0)
@@ -161,7 +161,7 @@ cdef class _Storer(_Pool):
         """Puts a sealed blob into every sink that it is wanted in."""
         cdef Py_ssize_t i
         for i in range(self.sink_count):
-            if slab.wanted >> i & 1 and not self.put(i, slab):
+            if slab.writing.wanted >> i & 1 and not self.put(i, slab):
                 return FAILED
         self.count_blob(blob_size(slab, &self.keys))
         return STORED
@@ -176,7 +176,7 @@ cdef class _Storer(_Pool):
             sizes[1] = head + padded(slab.length, self.chunk_size)
             sizes[2] = head + evened(slab.length)
         if self.directories[sink] != NULL:
-            return directory_has(self.directories[sink], slab.digest, sizes, &self.keys, scratch)
+            return directory_has(self.directories[sink], slab.sealing.digest, sizes, &self.keys, scratch)
         with gil:
             return self.ask(sink, slab, sizes)
 
@@ -184,7 +184,7 @@ cdef class _Storer(_Pool):
         if self.holds[sink] is None:
             return 0
         try:
-            there = self.holds[sink](name_of(slab.digest))
+            there = self.holds[sink](name_of(slab.sealing.digest))
         except BaseException as error:
             self.lose(sink, error)
             return sizes[0]
@@ -216,7 +216,7 @@ cdef class _Storer(_Pool):
 
     cdef int put_directory(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         """0 or an errno."""
-        return directory_put(self.directories[sink], slab.digest, blob_of(slab, &self.keys), blob_size(slab, &self.keys))
+        return directory_put(self.directories[sink], slab.sealing.digest, blob_of(slab, &self.keys), blob_size(slab, &self.keys))
 
     cdef bint put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         cdef int error
@@ -236,7 +236,7 @@ cdef class _Storer(_Pool):
         blob.start = blob_of(slab, &self.keys) - slab.base
         blob.size = blob_size(slab, &self.keys)
         try:
-            self.sinks[sink](name_of(slab.digest), memoryview(blob))
+            self.sinks[sink](name_of(slab.sealing.digest), memoryview(blob))
         except BaseException as error:
             return self.lose(sink, error)
         finally:

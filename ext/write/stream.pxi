@@ -35,11 +35,11 @@ cdef class _Streamer(_Queue):
         if self.goes_on(worker):
             return True
         while slab != NULL:
-            if not slab.busy and (slab.whole or slab.length - slab.hashed >= PIECE):
-                slab.busy = True
+            if slab.state == WHOLE or (slab.state == FILLING and slab.length - slab.sealing.hashed >= PIECE):
+                slab_take(slab)
                 worker.slab = slab
                 worker.end = slab.length
-                worker.last = slab.whole
+                worker.last = slab.state == SEALING
                 return True
             slab = slab.next
         while stream != NULL:
@@ -58,7 +58,7 @@ cdef class _Streamer(_Queue):
         while stream != NULL and stream != worker.stream:
             stream = stream.next
         worker.stream = NULL
-        if stream == NULL or stream.busy or stream.ended or not (self.idle or (stream.slab != NULL and stream.slab.busy)):
+        if stream == NULL or stream.busy or stream.ended or not (self.idle or (stream.slab != NULL and stream.slab.state == FOLLOWED)):
             return False
         if not self.has_room(stream):
             return False
@@ -76,9 +76,10 @@ cdef class _Streamer(_Queue):
             return True
         if stream.slabs == AHEAD:
             return False
-        slab = self.take_slab(stream, stream.job)
+        slab = self.take_slab(stream.job)
         if slab == NULL:
             return False
+        slab.chunk.stream = stream
         while last[0] != NULL:
             last = &last[0].next
         last[0] = slab
@@ -89,7 +90,7 @@ cdef class _Streamer(_Queue):
     cdef void drop(self, Slab* slab) noexcept nogil:
         """Takes a slab out of the list of those being sealed, and gives its stream one less."""
         cdef Slab** at = &self.sealing
-        cdef Stream* stream = <Stream*>slab.owner
+        cdef Stream* stream = slab.chunk.stream
         while at[0] != slab:
             at = &at[0].next
             check(at[0] != NULL)
@@ -177,9 +178,9 @@ cdef class _Streamer(_Queue):
             job.error = error
             self.break_off(stream)
         else:
-            slab.whole = ended or out.pos == self.chunk_size
             stream.ended = ended
-            if slab.whole:
+            if ended or out.pos == self.chunk_size:
+                slab_complete(slab)
                 stream.slab = NULL
                 if slab.length == 0:        # the frame had ended with the last full chunk
                     job.count -= 1
@@ -191,30 +192,31 @@ cdef class _Streamer(_Queue):
         cdef Slab* slab = stream.slab
         stream.ended = True
         stream.slab = NULL
-        if slab.busy:
-            slab.dropped = True
+        if slab.state == FOLLOWED:
+            slab_abandon(slab)
         else:
             self.drop(slab)
 
     cdef void seal_step(self, Worker* worker) noexcept nogil:
         """One turn as sealer: hashes and encrypts what is there, a few pieces; finishes the blob when that is all."""
         cdef Slab* slab = worker.slab
-        cdef Stream* stream = <Stream*>slab.owner
-        cdef size_t end = min(worker.end, slab.hashed + 4 * <size_t>PIECE)
+        cdef Stream* stream = slab.chunk.stream
+        cdef size_t end = min(worker.end, slab.sealing.hashed + 4 * <size_t>PIECE)
         cdef bint last = worker.last and end == worker.end
         cdef bint stored = False
-        while slab.hashed < end:
-            slab_hash(slab, min(end, slab.hashed + PIECE))
-            if not slab.encrypt_late and slab_encrypt(slab, &self.keys, False):
+        while slab.sealing.hashed < end:
+            slab_hash(slab, min(end, slab.sealing.hashed + PIECE))
+            if not slab.sealing.encrypt_late and slab_encrypt(slab, &self.keys, False):
                 self.bad_key()
                 return
         self.write_behind(slab)
         if last:
             stored = self.finish(slab, worker) == STORED
         pthread_mutex_lock(&self.lock)
-        slab.busy = False
-        if last or slab.dropped:
+        if last or slab.state == ABANDONED:
             if stored:
-                self.note_blob(stream.job, slab.index, slab, 0)
+                self.note_blob(stream.job, slab.chunk.index, slab, 0)
             self.drop(slab)
+        else:
+            slab_leave(slab)
         pthread_mutex_unlock(&self.lock)

@@ -54,9 +54,9 @@ cdef class _Writer(_Storer):
         cdef Slab* slab
         while self.waiting != NULL:
             slab = self.waiting
-            self.waiting = slab.next_to_write
-            slab.lined_up = False
-            if slab.handed_on:
+            self.waiting = slab.writing.next
+            slab.writing.state = NOT_WAITING
+            if slab.state == HANDED_OVER:
                 self.end_drafts(slab)
                 slab_free(slab)
 
@@ -64,13 +64,13 @@ cdef class _Writer(_Storer):
 
     cdef void write_behind(self, Slab* slab) noexcept nogil:
         """Lets the writer have what is encrypted, once that is worth a write."""
-        cdef size_t ready = self.keys.header + BOX + slab.sealed
-        if slab.sealed == 0 or ready - slab.ready < WRITE_STEP:
+        cdef size_t ready = self.keys.header + BOX + slab.sealing.sealed
+        if slab.sealing.sealed == 0 or ready - slab.writing.ready < WRITE_STEP:
             return
-        if slab.drafts == NULL and not self.begin_drafts(slab):
+        if slab.writing.drafts == NULL and not self.begin_drafts(slab):
             return
         pthread_mutex_lock(&self.lock)
-        slab.ready = ready
+        slab.writing.ready = ready
         self.line_up(slab)
         pthread_mutex_unlock(&self.lock)
 
@@ -83,46 +83,46 @@ cdef class _Writer(_Storer):
             return False
         for i in range(self.sink_count):
             drafts[i].fd = -1
-        slab.drafts = drafts
+        slab.writing.drafts = drafts
         for i in range(self.sink_count):
             if self.directories[i] != NULL and not load_int(&self.failed_sinks[i]) and error == 0:
                 error = draft_begin(&drafts[i], self.directories[i].fd, self.directories[i].prefix, <size_t>slab,
                                     b"tmp", 0o666)
                 drafts[i].direct = error == 0 and set_direct(drafts[i].fd, True) == 0
-        slab.written = PAGE
+        slab.writing.written = PAGE
         if error:
             self.end_drafts(slab)
         return error == 0
 
     cdef void end_drafts(self, Slab* slab) noexcept nogil:
         """Drops the drafts that have not become blobs. The writer has let go of the slab."""
-        cdef Draft* drafts = <Draft*>slab.drafts
+        cdef Draft* drafts = slab.writing.drafts
         cdef Py_ssize_t i
-        slab.ready = 0
+        slab.writing.ready = 0
         if drafts == NULL:
             return
-        check(not slab.lined_up and not slab.writing)
+        check(slab.writing.state == NOT_WAITING)
         for i in range(self.sink_count):
             draft_end(&drafts[i], False)
         free(drafts)
-        slab.drafts = NULL
+        slab.writing.drafts = NULL
 
     cdef void begin_again(self, Slab* slab) noexcept nogil:
         """The chunk is made anew."""
-        if slab.drafts != NULL:
+        if slab.writing.drafts != NULL:
             self.take_back(slab)
             self.end_drafts(slab)
         slab_begin(slab)
 
     cdef StoreResult finish(self, Slab* slab, Worker* worker) noexcept nogil:
         cdef StoreResult result = _Storer.finish(self, slab, worker)
-        if result != HANDED_ON and slab.drafts != NULL:
+        if result != HANDED_ON and slab.writing.drafts != NULL:
             self.take_back(slab)
             self.end_drafts(slab)
         return result
 
     cdef StoreResult put_all(self, Slab* slab) noexcept nogil:
-        if slab.drafts != NULL:
+        if slab.writing.drafts != NULL:
             if self.hand_on(slab):
                 return HANDED_ON
             self.take_back(slab)
@@ -136,7 +136,7 @@ cdef class _Writer(_Storer):
         pthread_mutex_lock(&self.lock)
         taken = not self.over
         if taken:
-            slab.handed_on = True
+            slab_hand_over(slab)
             self.line_up(slab)
         pthread_mutex_unlock(&self.lock)
         return taken
@@ -152,13 +152,13 @@ cdef class _Writer(_Storer):
     cdef int put_directory(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         cdef Draft* draft
         cdef int error
-        if slab.drafts == NULL:
+        if slab.writing.drafts == NULL:
             return _Storer.put_directory(self, sink, slab)
-        check(not slab.lined_up and not slab.writing)
-        draft = &(<Draft*>slab.drafts)[sink]
-        error = draft.error or draft_fill(draft, blob_of(slab, &self.keys), blob_size(slab, &self.keys), slab.written)
+        check(slab.writing.state == NOT_WAITING)
+        draft = &slab.writing.drafts[sink]
+        error = draft.error or draft_fill(draft, blob_of(slab, &self.keys), blob_size(slab, &self.keys), slab.writing.written)
         if error == 0:
-            error = blob_publish(self.directories[sink], slab.digest, draft)
+            error = blob_publish(self.directories[sink], slab.sealing.digest, draft)
         if error == 0:
             error = draft_end(draft, True)
             draft.fd = -1
@@ -180,22 +180,22 @@ cdef class _Writer(_Storer):
             if slab == NULL:
                 pthread_cond_wait(&self.to_write, &self.lock)
                 continue
-            self.waiting = slab.next_to_write
-            slab.lined_up = False
-            if slab.handed_on:
+            self.waiting = slab.writing.next
+            slab.writing.state = NOT_WAITING
+            if slab.state == HANDED_OVER:
                 pthread_mutex_unlock(&self.lock)
                 stored = _Storer.put_all(self, slab) == STORED
                 self.end_drafts(slab)
                 self.settle(slab, stored)
                 pthread_mutex_lock(&self.lock)
                 continue
-            slab.writing = True
-            start, end = slab.written, slab.ready // PAGE * PAGE
+            slab.writing.state = BEING_WRITTEN
+            start, end = slab.writing.written, slab.writing.ready // PAGE * PAGE
             pthread_mutex_unlock(&self.lock)
             self.write_drafts(slab, start, end)
             pthread_mutex_lock(&self.lock)
-            slab.writing = False
-            slab.written = end
+            slab.writing.state = NOT_WAITING
+            slab.writing.written = end
             self.line_up(slab)
             pthread_cond_broadcast(&self.wrote)
         pthread_mutex_unlock(&self.lock)
@@ -203,7 +203,7 @@ cdef class _Writer(_Storer):
     cdef void write_drafts(self, Slab* slab, size_t start, size_t end) noexcept nogil:
         """Bytes [start, end) of a blob into its drafts, both PAGE's multiples."""
         cdef u8* blob = blob_of(slab, &self.keys)
-        cdef Draft* drafts = <Draft*>slab.drafts
+        cdef Draft* drafts = slab.writing.drafts
         cdef Py_ssize_t i
         for i in range(self.sink_count):
             if drafts[i].fd >= 0 and drafts[i].error == 0:
@@ -215,23 +215,25 @@ cdef class _Writer(_Storer):
 
     cdef void line_up(self, Slab* slab) noexcept nogil:
         cdef Slab** last = &self.waiting
-        if slab.lined_up or slab.writing or not (slab.handed_on or slab.ready >= slab.written + WRITE_STEP):
+        if slab.writing.state != NOT_WAITING:
+            return
+        if slab.state != HANDED_OVER and slab.writing.ready < slab.writing.written + WRITE_STEP:
             return
         while last[0] != NULL:
-            last = &last[0].next_to_write
+            last = &last[0].writing.next
         last[0] = slab
-        slab.next_to_write = NULL
-        slab.lined_up = True
+        slab.writing.next = NULL
+        slab.writing.state = WAITING
         pthread_cond_signal(&self.to_write)
 
     cdef void recall(self, Slab* slab) noexcept nogil:
         """Takes a slab back from the writer."""
         cdef Slab** at = &self.waiting
-        slab.ready = 0
-        if slab.lined_up:
+        slab.writing.ready = 0
+        if slab.writing.state == WAITING:
             while at[0] != slab:
-                at = &at[0].next_to_write
-            at[0] = slab.next_to_write
-            slab.lined_up = False
-        while slab.writing:
+                at = &at[0].writing.next
+            at[0] = slab.writing.next
+            slab.writing.state = NOT_WAITING
+        while slab.writing.state == BEING_WRITTEN:
             pthread_cond_wait(&self.wrote, &self.lock)
