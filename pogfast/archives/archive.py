@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pogfast import manifest
 from pogfast._engine import cores
 from pogfast.archives.entry_file import EntryFile
-from pogfast.archives.trailer import number_of, section_of, text_of, texts_of, time_of, totals_of
+from pogfast.archives.trailer import Trailer, time_of
 from pogfast.errors import (
     NoSuchEntry,
 )
@@ -37,7 +37,7 @@ BUFFER = 1 << 16
 class Archive(Mapping[str, Entry]):
     """An opened archive: archived names and their entries, in the manifest's order. To be closed.
 
-    `trailer` is as it was written; the properties are what of it is well formed.
+    `trailer` is as it was written, `described` the same with types; the properties are what of it is well formed.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Archive(Mapping[str, Entry]):
         self.manifest = opened
         self.entries = opened.entries
         self.trailer: dict[str, Any] = opened.trailer or {}
+        self.described = Trailer(self.trailer)
         self._threads: Executor | None = None
         self._files: weakref.WeakSet[io.BufferedReader[EntryFile]] = weakref.WeakSet()
 
@@ -121,54 +122,54 @@ class Archive(Mapping[str, Entry]):
     @property
     def time(self) -> datetime | None:
         """When it was begun; where no trailer says so, the time in the manifest's name, which is local."""
-        return time_of(self.trailer, self.name)
+        return time_of(self.described, self.name)
 
     @property
     def host(self) -> str:
-        return text_of(self.trailer, "host")
+        return self.described.host
 
     @property
     def comment(self) -> str:
-        return text_of(self.trailer, "comment")
+        return self.described.comment
 
     @property
     def tags(self) -> list[str]:
-        return texts_of(self.trailer, "tags")
+        return self.described.tags
 
     @property
     def paths(self) -> list[str]:
         """What was archived, as absolute paths."""
-        return texts_of(self.trailer, "paths")
+        return self.described.paths
 
     @property
     def totals(self) -> dict[str, int]:
-        return totals_of(self.trailer)
+        return self.described.totals
 
     @property
     def layout(self) -> str:
         """`frames` or `stream`; where no trailer says so it is pog's."""
-        return text_of(self.trailer, "layout") or "stream"
+        return self.described.layout or "stream"
 
     @property
     def chunk_size(self) -> int | None:
-        return number_of(self.trailer, "chunk_size")
+        return self.described.chunk_size
 
     @property
     def chunker(self) -> str:
         """Where files were cut by content: how, as Chunker.parse reads it. Else ""."""
-        return text_of(self.trailer, "chunker")
+        return self.described.chunker
 
     @cached_property
     def directories(self) -> dict[str, dict[str, Any]]:
-        return section_of(self.trailer, "directories")
+        return self.described.section("directories")
 
     @cached_property
     def links(self) -> dict[str, dict[str, Any]]:
-        return section_of(self.trailer, "links")
+        return self.described.section("links")
 
     @cached_property
     def fifos(self) -> dict[str, dict[str, Any]]:
-        return section_of(self.trailer, "fifos")
+        return self.described.section("fifos")
 
     @property
     def others(self) -> dict[str, dict[str, dict[str, Any]]]:

@@ -27,6 +27,7 @@ import zstandard
 
 from pogfast import manifest
 from pogfast._engine import random_bytes, secretbox, secretbox_open
+from pogfast.archives.trailer import Trailer
 from pogfast.errors import PogfastError
 from pogfast.keys import Key
 from pogfast.stores import Stored
@@ -63,8 +64,8 @@ class HoldsManifests(Protocol):
 
 @dataclass(slots=True)
 class Seen:
-    """What is known of an archive. `facts` are what its trailer says, without what is in it; what was left out is there
-    as numbers. Of an archive without a trailer they are the totals of its entries; a public key alone knows none.
+    """What is known of an archive. `trailer` has no sections; of what could not be archived it has the numbers. Of an
+    archive without a trailer it has the totals of the entries. It is empty if only a public key is known.
 
     `blobs` are the distinct names of what it needs, where they were asked for, and until the next one is looked at;
     `numbers` of them are what is remembered. `problem` is why it could not be opened.
@@ -73,7 +74,7 @@ class Seen:
     name: str
     size: int
     modified: float
-    facts: dict[str, Any]
+    trailer: Trailer
     blobs: list[str] | None = None
     numbers: bytes | None = None
     problem: PogfastError | None = None
@@ -109,7 +110,7 @@ class Catalog:
             found = known.get(stored.name)
             same = found and (found.size, found.modified) == (stored.size, stored.modified)
             # What a trailer does not tell of an archive is told by its blobs.
-            if found and same and ((not blobs and _says_enough(found.facts)) or self._name_blobs(found)):
+            if found and same and ((not blobs and _says_enough(found.trailer)) or self._name_blobs(found)):
                 return found
             return self._open(stored, blobs)
 
@@ -130,16 +131,16 @@ class Catalog:
         try:
             return fetched_manifest(self.store, stored.name, lambda data: self._seen(stored, data, blobs))
         except PogfastError as error:
-            return Seen(stored.name, stored.size, stored.modified, {}, problem=error)
+            return Seen(stored.name, stored.size, stored.modified, Trailer(None), problem=error)
 
     def _seen(self, stored: Stored, data: bytes, blobs: bool) -> Seen:
         """Raises CorruptManifest and WrongKey."""
-        seen = Seen(stored.name, stored.size, stored.modified, {})
+        seen = Seen(stored.name, stored.size, stored.modified, Trailer(None))
         if self.key.can_open:
-            seen.facts = _counted(manifest.open_facts(data, self.key, stored.name))
-        if self.key.can_open and not _says_enough(seen.facts):
+            seen.trailer = _counted(manifest.open_facts(data, self.key, stored.name))
+        if self.key.can_open and not _says_enough(seen.trailer):
             entries = manifest.open_entries(data, self.key, stored.name)
-            seen.facts["totals"] = _totals(entries)
+            seen.trailer = Trailer({**(seen.trailer.words or {}), "totals": _totals(entries)})
             seen.blobs = list(dict.fromkeys(blob for entry in entries.values() for blob in entry.blobs))
         if blobs or not self.key.can_open:
             seen.blobs = list(dict.fromkeys(manifest.blob_names(data, self.key, stored.name)))
@@ -220,13 +221,10 @@ def in_parallel(
                 future.cancel()
 
 
-def _counted(facts: dict[str, Any] | None) -> dict[str, Any]:
-    """What was left out as a number, since it may be long."""
-    facts = facts or {}
-    for word in COUNTED:
-        if word in facts:
-            facts[word] = len(facts[word]) if isinstance(facts[word], dict | list) else 0
-    return facts
+def _counted(words: dict[str, Any] | None) -> Trailer:
+    """A trailer with what was left out as a number, since it may be long."""
+    trailer = Trailer(words)
+    return Trailer({**(words or {}), **{word: trailer.count(word) for word in COUNTED if word in (words or {})}})
 
 
 def _totals(entries: Mapping[str, manifest.Entry]) -> dict[str, int]:
@@ -273,20 +271,19 @@ def _packed(archives: Iterable[Seen]) -> bytes:
     rows = []
     for seen in archives:
         blobs: bytes | None = None
-        facts = json.dumps(portable_all(seen.facts)).encode()
+        facts = json.dumps(portable_all(seen.trailer.words or {})).encode()
         if seen.blobs is not None and len(seen.blobs) <= room:
             room -= len(seen.blobs)
             blobs = array("I", sorted(numbers.setdefault(blob, len(numbers)) for blob in seen.blobs)).tobytes()
-        if (blobs is not None or _says_enough(seen.facts)) and len(facts) <= MAX_FACTS:
+        if (blobs is not None or _says_enough(seen.trailer)) and len(facts) <= MAX_FACTS:
             rows.append(_Row(os.fsencode(seen.name), seen.size, seen.modified, facts, blobs))
     names = b"".join(map(urlsafe_b64decode, numbers))
     return msgspec.msgpack.encode(_File(VERSION, names, rows))
 
 
-def _says_enough(facts: dict[str, Any]) -> bool:
+def _says_enough(trailer: Trailer) -> bool:
     """Returns True if a trailer tells how much is in its archive. pog writes none."""
-    totals = facts.get("totals")
-    return isinstance(totals, dict) and type(totals.get("files")) is int and type(totals.get("stored")) is int
+    return trailer.totals.keys() >= {"files", "stored"}
 
 
 def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
@@ -311,5 +308,5 @@ def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
         name, facts = os.fsdecode(row.name), json.loads(row.facts)
         if not isinstance(facts, dict):
             raise ValueError("malformed facts")
-        known[name] = Seen(name, row.size, row.modified, local_all(facts), numbers=row.blobs)
+        known[name] = Seen(name, row.size, row.modified, Trailer(local_all(facts)), numbers=row.blobs)
     return known, names

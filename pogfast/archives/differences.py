@@ -91,13 +91,13 @@ def _change(name: str, was: list[Thing], now: list[Thing], comparable: bool) -> 
 
 def _top(archive: Archive) -> list[Thing]:
     """The directory that was archived as `.` or `/`, where an archive tells of it."""
-    facts = archive.trailer.get("top")
-    return [Thing(TOP, "directory", facts)] if isinstance(facts, dict) else []
+    top = archive.described.top
+    return [] if top is None else [Thing(TOP, "directory", top)]
 
 
 def _cut(archive: Archive) -> tuple[object, ...]:
     """How files became blobs: where this is the same, the same content has the same blobs."""
-    return archive.layout, archive.chunk_size, archive.chunker, archive.trailer.get("level")
+    return archive.layout, archive.chunk_size, archive.chunker, archive.described.level
 
 
 def _content(was: Thing, now: Thing, comparable: bool) -> What | None:
@@ -320,7 +320,7 @@ class _Comparison:
             while name not in known:
                 known.add(name)
                 name = parent_of(name)
-        left_out = {*_keys(self.archive, "skipped"), *_keys(self.archive, "unreadable")}
+        left_out = {*self.archive.described.names("skipped"), *self.archive.described.names("unreadable")}
         directories = set(self._safe(self.archive.directories)) or {parent_of(name) for name in known} - {""}
         for directory in sorted(directories):
             path = os.path.join(self.path, directory)
@@ -351,11 +351,6 @@ class _Comparison:
     def _problem(self, problem: PogfastError) -> None:
         self.done.problems.append(problem)
         self.report.problem(problem)
-
-
-def _keys(archive: Archive, word: str) -> list[str]:
-    section = archive.trailer.get(word)
-    return list(section) if isinstance(section, dict) else []
 
 
 def _kind_on_disk(there: os.stat_result) -> str:

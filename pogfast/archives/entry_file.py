@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from zstandard import ZstdDecompressor, ZstdError
 
 from pogfast._engine import open_blob, read_chunk
-from pogfast.errors import CorruptBlob, DamageError, MissingBlob, StoreError, WrongBlob, WrongKey
+from pogfast.archives.verdicts import DAMAGE_BY_ERROR
+from pogfast.errors import CorruptBlob, DamageError, StoreError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.stores.fetching import fetched
@@ -174,14 +175,9 @@ class _Blobs:
     def errors(self, index: int, offset: int) -> Iterator[None]:
         try:
             yield
-        except MissingBlob as error:
-            raise self.damage(MissingBlob, index, offset, "is missing") from error
-        except WrongBlob as error:
-            raise self.damage(WrongBlob, index, offset, "holds the content of another blob") from error
-        except WrongKey as error:  # the key has opened the manifest
-            raise self.damage(CorruptBlob, index, offset, "is damaged: its header does not unwrap") from error
-        except CorruptBlob as error:
-            raise self.damage(CorruptBlob, index, offset, "is damaged, cut short or of another length") from error
+        except tuple(DAMAGE_BY_ERROR) as error:
+            kind, text = DAMAGE_BY_ERROR[type(error)]
+            raise self.damage(kind, index, offset, text) from error
         except StoreError as error:
             raise StoreError(f"{self.name}, from byte {offset} on: {error}") from error
 

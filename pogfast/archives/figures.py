@@ -14,7 +14,6 @@ from pogfast.archives.catalog import Catalog, Seen
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
 from pogfast.archives.refusals import those_that_open
-from pogfast.archives.trailer import totals_of
 from pogfast.errors import CorruptManifest, PogfastError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
@@ -57,7 +56,6 @@ class Info(Record):
 def info(archive: Archive, problem: Callable[[PogfastError], None] | None = None) -> Info:
     """Counts through an archive and looks up the sizes of its blobs. An entry that is malformed goes to `problem`;
     without it, raises CorruptManifest there. Raises StoreError."""
-    program = archive.trailer.get("program")
     found = Info(
         archive.name,
         archive.time,
@@ -65,7 +63,7 @@ def info(archive: Archive, problem: Callable[[PogfastError], None] | None = None
         archive.tags,
         archive.comment,
         archive.paths,
-        program if isinstance(program, str) else "",
+        archive.described.program,
         archive.layout,
         archive.chunk_size,
         archive.chunker,
@@ -75,8 +73,7 @@ def info(archive: Archive, problem: Callable[[PogfastError], None] | None = None
         len(archive.fifos),
     )
     for word in ("skipped", "unreadable", "changed"):
-        left_out = archive.trailer.get(word)
-        setattr(found, word, len(left_out) if isinstance(left_out, dict | list) else 0)
+        setattr(found, word, archive.described.count(word))
     contents: set[str | tuple[str, ...]] = set()
     blobs: set[str] = set()
     for name in archive:
@@ -159,7 +156,7 @@ def _count_archive(found: Stats, seen: Seen, key: Key) -> None:
     if not key.can_open:
         found.files = found.size = None
         return
-    totals = totals_of(seen.facts)
+    totals = seen.trailer.totals
     size = totals.get("size")
     found.size = None if found.size is None or size is None else found.size + size
     found.files = (found.files or 0) + totals.get("files", 0)

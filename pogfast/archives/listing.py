@@ -216,7 +216,7 @@ def _those_that_fit(store: Store, key: Key, manifests: Sequence[Stored], wanted:
     """One that does not open may be meant: it is opened once more, and told of, with the others."""
     with Catalog(store, key) as catalog:
         looks = zip(manifests, catalog.look(manifests), strict=True)
-        return [stored for stored, seen in looks if seen.problem is not None or wanted.fits(seen.facts)]
+        return [stored for stored, seen in looks if seen.problem is not None or wanted.fits(seen.trailer)]
 
 
 def _opened(

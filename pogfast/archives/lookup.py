@@ -17,7 +17,7 @@ from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog, Seen
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.refusals import some_of
-from pogfast.archives.trailer import Filter, text_of, texts_of, time_of
+from pogfast.archives.trailer import Filter, time_of
 from pogfast.errors import (
     CorruptManifest,
     DamageError,
@@ -228,9 +228,9 @@ def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Ite
                 broken.append(seen)
                 continue
             there.append(seen)
-            if not wanted.fits(seen.facts):
+            if not wanted.fits(seen.trailer):
                 continue
-            time = time_of(seen.facts, seen.name) or FIRST
+            time = time_of(seen.trailer, seen.name) or FIRST
             if is_future(time, now):
                 ahead.append(seen.name)
                 tell(f"{seen.name} is passed over: it is dated {time:%Y-%m-%d}, {AHEAD}")
@@ -278,7 +278,7 @@ def _none_fits(
     if ahead:
         hint = f"set the clock, if it is not {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, or name an archive"
         return NoSuchArchive(f"every archive {wanted} in {store.path} is dated in the future".replace("  ", " "), hint)
-    words = ([text_of(seen.facts, "host"), *texts_of(seen.facts, "tags")] for seen in there)
+    words = ([seen.trailer.host, *seen.trailer.tags] for seen in there)
     lines = [f"{seen.name} ({', '.join(filter(None, of)) or 'no host'})" for seen, of in zip(there, words, strict=True)]
     hint = f"there are {some_of(lines)}" if lines else ""
     return NoSuchArchive(f"no archive {wanted} in {store.path}".replace("  ", " "), hint)

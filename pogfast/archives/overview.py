@@ -13,7 +13,7 @@ from pogfast.archives.catalog import Catalog, Seen
 from pogfast.archives.lookup import FIRST
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
-from pogfast.archives.trailer import Filter, is_local, number_of, text_of, texts_of, time_of, totals_of
+from pogfast.archives.trailer import Filter, is_local, time_of
 from pogfast.errors import PogfastError
 from pogfast.keys import Key
 from pogfast.stores import is_partial
@@ -50,7 +50,7 @@ class ArchiveInfo(Record):
         return words
 
     def fits(self, wanted: Filter) -> bool:
-        return wanted.fits({"host": self.host, "tags": self.tags, "paths": self.paths})
+        return wanted.fits(self)
 
 
 def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = False) -> list[ArchiveInfo]:
@@ -71,17 +71,17 @@ def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = Fal
 
 
 def _info(store: Store, seen: Seen, *, counted: bool) -> ArchiveInfo:
-    info = ArchiveInfo(seen.name, time_of(seen.facts, seen.name), local=is_local(seen.facts, seen.name))
+    info = ArchiveInfo(seen.name, time_of(seen.trailer, seen.name), local=is_local(seen.trailer, seen.name))
     if seen.problem is not None:
         info.problem, info.code, info.error = str(seen.problem), seen.problem.exit_code, seen.problem
         info.error.path = info.error.path or seen.name
         return info
-    facts, totals = seen.facts, totals_of(seen.facts)
-    info.host, info.comment = text_of(facts, "host"), text_of(facts, "comment")
-    info.tags, info.paths = texts_of(facts, "tags"), texts_of(facts, "paths")
+    trailer, totals = seen.trailer, seen.trailer.totals
+    info.host, info.comment = trailer.host, trailer.comment
+    info.tags, info.paths = trailer.tags, trailer.paths
     info.files, info.size, info.stored = totals.get("files"), totals.get("size"), totals.get("stored")
     for word in ("skipped", "unreadable", "changed"):
-        setattr(info, word, number_of(facts, word) or 0)
+        setattr(info, word, trailer.number(word) or 0)
     if seen.blobs is not None and counted:
         info.blobs = len(seen.blobs)
         info.stored = sum(store.size_of(name) or 0 for name in seen.blobs)

@@ -1,7 +1,8 @@
-"""A trailer's words, as far as they are what FORMAT.md says, and the filter over them: host, tags, path.
+"""The trailer of a manifest: what an archive says of itself beside its files, read with types; and a filter over it.
 
-A trailer is sealed, and still whoever could write into the store may have written it: what is of another type than it
-should be counts as absent.
+A trailer is authenticated, but any program that has the key may have written it, and pog writes none. So a value of
+another type than FORMAT.md says counts as absent where it is only shown or compared. Where leaving something out would
+lose data, `required` refuses it instead.
 """
 
 from __future__ import annotations
@@ -10,22 +11,137 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pogfast.archives.refusals import require_decryption
+from pogfast.errors import CorruptManifest
 from pogfast.keys import Key
 from pogfast.stores import MANIFEST, PARTIAL
 
+Kind = Literal["file", "directory", "link", "fifo"]
+# The sections of a trailer with what is in an archive and is no file.
+SECTIONS: dict[Kind, str] = {"directory": "directories", "link": "links", "fifo": "fifos"}
+# The name under which the directory is shown that was archived as `.` or `/`: no archived name is this.
+TOP = "."
 
-def time_of(trailer: Mapping[str, Any], name: str) -> datetime | None:
-    """When an archive was made, with a zone. None when neither its trailer nor its manifest's name say so."""
-    return _time(text_of(trailer, "time")) or _time(_stem(name))
+
+@dataclass(frozen=True, slots=True)
+class Trailer:
+    """A trailer as it was read, None where a manifest has none; the properties are its well-formed values."""
+
+    words: Mapping[str, Any] | None
+
+    def text(self, word: str) -> str:
+        """Returns "" for anything but a string."""
+        value = self._get(word)
+        return value if isinstance(value, str) else ""
+
+    def texts(self, word: str) -> list[str]:
+        """Returns the strings in a list, [] for anything but a list."""
+        value = self._get(word)
+        return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+    def number(self, word: str) -> int | None:
+        """Returns None for anything but an integer from 0 on."""
+        value = self._get(word)
+        return value if type(value) is int and value >= 0 else None
+
+    def section(self, word: str) -> dict[str, dict[str, Any]]:
+        """Returns the names in a section with their metadata, {} if any of it is malformed."""
+        value = self._get(word)
+        return value if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()) else {}
+
+    def names(self, word: str) -> list[str]:
+        """Returns the names in a section, whatever is said of them; [] for anything but a section."""
+        value = self._get(word)
+        return list(value) if isinstance(value, dict) else []
+
+    def count(self, word: str) -> int:
+        """Returns how many names a section or a list has, 0 for anything else."""
+        value = self._get(word)
+        return len(value) if isinstance(value, dict | list) else 0
+
+    def required(self, word: str, archive: str = "the archive") -> dict[str, Any]:
+        """Returns a section, {} if there is none. Raises CorruptManifest if it is malformed: for those who would lose
+        what is in it."""
+        value = {} if self.words is None else self.words.get(word, {})
+        if not isinstance(value, dict):
+            raise CorruptManifest(f"{archive}'s trailer is malformed: {word}")
+        return value
+
+    def _get(self, word: str) -> Any:
+        return None if self.words is None else self.words.get(word)
+
+    # ---- what FORMAT.md calls by name ----
+
+    @property
+    def time(self) -> datetime | None:
+        """When the backup began, with a time zone."""
+        return _parsed(self.text("time"))
+
+    @property
+    def host(self) -> str:
+        return self.text("host")
+
+    @property
+    def tags(self) -> list[str]:
+        return self.texts("tags")
+
+    @property
+    def comment(self) -> str:
+        return self.text("comment")
+
+    @property
+    def paths(self) -> list[str]:
+        """What was archived, as absolute paths."""
+        return self.texts("paths")
+
+    @property
+    def program(self) -> str:
+        return self.text("program")
+
+    @property
+    def layout(self) -> str:
+        """`frames` or `stream`; "" where the trailer does not say."""
+        return self.text("layout")
+
+    @property
+    def chunk_size(self) -> int | None:
+        return self.number("chunk_size")
+
+    @property
+    def chunker(self) -> str:
+        """How files were cut by content, as Chunker.parse reads it; else ""."""
+        return self.text("chunker")
+
+    @property
+    def level(self) -> int | None:
+        value = self._get("level")
+        return value if type(value) is int else None
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Counts: files, size, stored bytes and others."""
+        value = self._get("totals")
+        return {word: n for word, n in value.items() if type(n) is int} if isinstance(value, dict) else {}
+
+    @property
+    def top(self) -> dict[str, Any] | None:
+        """The metadata of the directory that was archived as `.` or `/`."""
+        value = self._get("top")
+        return value if isinstance(value, dict) else None
 
 
-def is_local(trailer: Mapping[str, Any], name: str) -> bool:
-    """Returns True if all that is known of an archive's time is what its writer's clock showed, in whatever zone."""
+def time_of(trailer: Trailer, name: str) -> datetime | None:
+    """Returns when an archive was made, with a time zone: from its trailer, else from its manifest's name, which is
+    taken for a time of this machine's zone. None if neither says."""
+    return trailer.time or _parsed(_stem(name))
+
+
+def is_local(trailer: Trailer, name: str) -> bool:
+    """Returns True if an archive's time is known from its name alone: its writer's local time, in an unknown zone."""
     try:
-        return not _time(text_of(trailer, "time")) and datetime.fromisoformat(_stem(name)).tzinfo is None
+        return not trailer.time and datetime.fromisoformat(_stem(name)).tzinfo is None
     except ValueError:
         return False
 
@@ -34,42 +150,29 @@ def _stem(name: str) -> str:
     return name.removesuffix(PARTIAL).removesuffix(MANIFEST)
 
 
-def _time(text: str) -> datetime | None:
+def _parsed(text: str) -> datetime | None:
     try:
         return datetime.fromisoformat(text).astimezone()
     except (ValueError, OverflowError, OSError):
         return None
 
 
-def text_of(trailer: Mapping[str, Any], key: str) -> str:
-    value = trailer.get(key)
-    return value if isinstance(value, str) else ""
+class Described(Protocol):
+    """What a filter looks at."""
 
+    @property
+    def host(self) -> str: ...
 
-def texts_of(trailer: Mapping[str, Any], key: str) -> list[str]:
-    value = trailer.get(key)
-    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+    @property
+    def tags(self) -> list[str]: ...
 
-
-def number_of(trailer: Mapping[str, Any], key: str) -> int | None:
-    value = trailer.get(key)
-    return value if type(value) is int and value >= 0 else None
-
-
-def totals_of(trailer: Mapping[str, Any]) -> dict[str, int]:
-    """What a trailer counts."""
-    value = trailer.get("totals")
-    return {key: n for key, n in value.items() if type(n) is int} if isinstance(value, dict) else {}
-
-
-def section_of(trailer: Mapping[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    value = trailer.get(key)
-    return value if isinstance(value, dict) and all(isinstance(facts, dict) for facts in value.values()) else {}
+    @property
+    def paths(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which archives are meant: of this host, with all these tags, of this absolute path. Empty: all."""
+    """Selects archives: of this host, with all these tags, of this absolute path. Empty: all."""
 
     host: str | None = None
     tags: frozenset[str] = frozenset()
@@ -80,25 +183,19 @@ class Filter:
         return cls(host, frozenset(tags), None if path is None else os.path.abspath(path))
 
     def require(self, key: Key) -> None:
-        """Raises WrongKey if archives are to be chosen by what this key cannot see."""
+        """Raises WrongKey if archives are to be selected by what this key cannot see."""
         if self != Filter():
             require_decryption(key, "tell hosts, tags and paths")
 
-    def fits(self, trailer: Mapping[str, Any]) -> bool:
+    def fits(self, archive: Described) -> bool:
+        """Returns True if an archive is selected."""
         return (
-            self.host in (None, text_of(trailer, "host"))
-            and self.tags <= set(texts_of(trailer, "tags"))
-            and (self.path is None or self.path in texts_of(trailer, "paths"))
+            self.host in (None, archive.host)
+            and self.tags <= set(archive.tags)
+            and (self.path is None or self.path in archive.paths)
         )
 
     def __str__(self) -> str:
         words = [f"of host {self.host}"] if self.host is not None else []
         words += [f"with tag {tag}" for tag in sorted(self.tags)]
         return " ".join(words + ([f"of {self.path}"] if self.path is not None else []))
-
-
-Kind = Literal["file", "directory", "link", "fifo"]
-# Where the trailer has what is no file.
-SECTIONS: dict[Kind, str] = {"directory": "directories", "link": "links", "fifo": "fifos"}
-# What the directory is called that was archived as `.` or `/`: no archived name is this.
-TOP = "."

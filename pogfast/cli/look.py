@@ -346,7 +346,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
         output,
         {
             "archive": found.name,
-            "time": _time(found.time, local=is_local(opened.trailer, found.name)),
+            "time": _time(found.time, local=is_local(opened.described, found.name)),
             "host": found.host,
             "tags": ", ".join(found.tags),
             "comment": found.comment,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from pogfast.archives.manifests import manifests_of, needed_blobs
-from pogfast.archives.trailer import time_of
+from pogfast.archives.trailer import Trailer, time_of
 from pogfast.keys import Key
 from pogfast.stores.protocols import Store
 from pogfast.system.clock import is_future
@@ -51,7 +51,7 @@ def clean_up(
     cleaned = Cleaned()
     names = sorted(blobs)
     now = datetime.now(UTC)
-    present = [name for name in names if not is_future(time_of({}, name), now)]
+    present = [name for name in names if not is_future(time_of(Trailer(None), name), now)]
     for index, older in enumerate(present):
         for newer in present[index + 1 :]:
             either = blobs[older] | blobs[newer]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pogfast._engine import VERDICT, BlobDirectory, Opened, Opener, Wanted
+from pogfast.archives.verdicts import DAMAGE
 from pogfast.errors import (
     CorruptManifest,
     PogfastError,
@@ -24,7 +25,6 @@ from pogfast.files.paths import parent_of
 from pogfast.files.unfinished import temporary_prefix
 from pogfast.keys import Key
 from pogfast.recovery.plan import Place
-from pogfast.recovery.verdicts import DAMAGE
 from pogfast.stores.fetching import expect
 
 if TYPE_CHECKING:

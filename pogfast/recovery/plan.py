@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any, NamedTuple, Protocol
 
 from pogfast.archives.selection import Choice
-from pogfast.archives.trailer import SECTIONS, TOP, Kind
+from pogfast.archives.trailer import SECTIONS, TOP, Kind, Trailer
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
 from pogfast.files.paths import ancestors, plain_path, safe_path
 from pogfast.manifest import Entry, outline
@@ -56,17 +56,17 @@ class Plan:
     def __init__(
         self, opened: Contents, names: Collection[str], exclude: Collection[str], strip_components: int
     ) -> None:
-        trailer = opened.trailer or {}
+        trailer = Trailer(opened.trailer)
         self.entries = opened.entries
-        self.facts = {kind: _section(trailer, key) for kind, key in SECTIONS.items()}
+        self.facts = {kind: trailer.required(key) for kind, key in SECTIONS.items()}
         self.choice = Choice(names, exclude, (plain_path(name) for _, name in self._all()))
         self.strip = strip_components
         self.prefixes: set[str] = set()  # what was stripped
         self.vanished = 0  # files, links and FIFOs of which nothing was left
         self.places: dict[Kind, list[Place]] = {"file": [], "directory": [], "link": [], "fifo": []}
         self._fill()
-        self.parents = _section(trailer, "parents")
-        top = trailer.get("top")
+        self.parents = trailer.required("parents")
+        top = (opened.trailer or {}).get("top")
         # The directory that is restored into, where all of an archive of one directory goes there.
         self.top = Place(-1, TOP, "") if top is not None and not strip_components and "" in self.choice.exact else None
         self.directory_facts = ChainMap({TOP: top}, self.facts["directory"], self.parents)
@@ -75,7 +75,7 @@ class Plan:
         if self.top is not None:
             self.selected.add("")
             self.prefixes.add("")
-        self.not_read = _suffixes([*_section(trailer, "unreadable"), *_section(trailer, "skipped")])
+        self.not_read = _suffixes([*trailer.required("unreadable"), *trailer.required("skipped")])
 
     def _all(self) -> Iterator[tuple[Kind, str]]:
         for name in self.entries:
@@ -213,13 +213,6 @@ class Plan:
         [prefix] = self.prefixes
         name = f"{prefix}/{path}".strip("/")
         return name in self.not_read or self.choice.excludes(name)
-
-
-def _section(trailer: Mapping[str, Any], key: str) -> dict[str, Any]:
-    section = trailer.get(key, {})
-    if not isinstance(section, dict):
-        raise CorruptManifest(f"the archive's trailer is malformed: {key}")
-    return section
 
 
 def _suffixes(paths: Iterable[str]) -> set[str]:

@@ -101,29 +101,27 @@ class Figures:
 
 
 class Report(Protocol):
-    """What the caller wants to hear."""
+    """Receives what happens while tune measures. Every method does nothing unless it is overridden."""
 
-    def sampled(self, sample: Sample) -> None: ...
+    def sampled(self, sample: Sample) -> None:
+        """Called when the files to measure with have been chosen and read."""
+        return
 
     def stage(self, what: str, settings: int) -> None:
-        """So many settings are tried now, to find `what`."""
+        """Called before each stage: it tries this number of settings to find the best `what`."""
+        return
 
     def trial(self, figures: Figures) -> None:
-        """One more run of a setting."""
+        """Called after each trial of a setting, with all its trials so far."""
+        return
 
-    def problem(self, error: PogfastError) -> None: ...
+    def problem(self, error: PogfastError) -> None:
+        """Called for each file that cannot be read; it is left out."""
+        return
 
 
-class Silent:
-    """A report to nobody."""
-
-    def sampled(self, sample: Sample) -> None: ...
-
-    def stage(self, what: str, settings: int) -> None: ...
-
-    def trial(self, figures: Figures) -> None: ...
-
-    def problem(self, error: PogfastError) -> None: ...
+class Silent(Report):
+    """Reports nothing."""
 
 
 class Outcome(NamedTuple):

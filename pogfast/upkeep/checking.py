@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
@@ -25,7 +25,8 @@ from pogfast.archives.lookup import Tell, find_archive, telling
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
 from pogfast.archives.refusals import require_decryption, those_that_open
-from pogfast.archives.trailer import Filter, totals_of
+from pogfast.archives.trailer import Filter, Trailer
+from pogfast.archives.verdicts import DAMAGE
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -35,7 +36,6 @@ from pogfast.errors import (
     PogfastError,
     StoreError,
     UsageError,
-    WrongBlob,
     WrongKey,
     worst_code,
 )
@@ -151,29 +151,27 @@ class Summary:
 
 
 class Report(Protocol):
-    """What the caller wants to hear."""
+    """Receives what happens during a check. Every method does nothing unless it is overridden."""
 
     def started(self, progress: Summary) -> None:
-        """Before anything else; the same object is counted up."""
+        """Called first. The check goes on counting in `progress`."""
+        return
 
-    def damage(self, damage: Damage) -> None: ...
+    def damage(self, damage: Damage) -> None:
+        """Called for each piece of damage."""
+        return
 
     def problem(self, error: PogfastError) -> None:
-        """Something that could not be checked."""
+        """Called for what could not be checked; the check continues."""
+        return
 
-    def warning(self, text: str) -> None: ...
+    def warning(self, text: str) -> None:
+        """Called for what a user should know, although it is no failure."""
+        return
 
 
-class Silent:
-    """A report to nobody."""
-
-    def started(self, progress: Summary) -> None: ...
-
-    def damage(self, damage: Damage) -> None: ...
-
-    def problem(self, error: PogfastError) -> None: ...
-
-    def warning(self, text: str) -> None: ...
+class Silent(Report):
+    """Reports nothing."""
 
 
 def check(
@@ -325,7 +323,7 @@ class _Check:
 
         def look(name: str, data: bytes) -> tuple[bytes, Manifest] | None:
             opened = manifest.open(data, self.key, name)
-            return (data, opened) if self.wanted.fits(opened.trailer or {}) else None
+            return (data, opened) if self.wanted.fits(Trailer(opened.trailer)) else None
 
         for name, found in self._opened(look):
             if found is not None:
@@ -354,17 +352,17 @@ class _Check:
             text = f"{name}: {malformed - MAX_MALFORMED:,} more of its entries are malformed"
             self._tell(Damage(name, None, None, None, text))
         self.needed.update(blobs)
-        self._look_at_manifest(name, data, blobs, None if told else opened.trailer)
+        self._look_at_manifest(name, data, blobs, Trailer(None if told else opened.trailer))
         self.summary.archives += 1
 
-    def _look_at_manifest(self, name: str, data: bytes, blobs: list[str], trailer: dict[str, Any] | None) -> None:
+    def _look_at_manifest(self, name: str, data: bytes, blobs: list[str], trailer: Trailer) -> None:
         """Whether its index names its blobs; and where entries do not say how long these were, whether all together
         are as long as they were."""
         try:
             self._check_index(name, data, blobs)
         except (CorruptManifest, WrongKey) as error:
             self._tell(Damage(name, None, None, None, str(error)))
-        was = totals_of(trailer or {}).get("stored")
+        was = trailer.totals.get("stored")
         sizes = [self.there.get(blob) for blob in set(blobs)]
         known = [size for size in sizes if size is not None]
         if was is not None and len(known) == len(sizes) and abs(sum(known) - was) > manifest.PAD_MOST * len(known):
@@ -497,16 +495,6 @@ class _Check:
         return good
 
 
-# What the engine found, as an error. A header that does not unwrap is damage here: the key has opened the manifest.
-DAMAGE: dict[int, tuple[type[DamageError], str]] = {
-    VERDICT["bad header"]: (CorruptBlob, "is damaged: its header does not unwrap"),
-    VERDICT["bad body"]: (CorruptBlob, "is damaged or cut short"),
-    VERDICT["bad name"]: (WrongBlob, "holds the content of another blob"),
-    VERDICT["bad frame"]: (CorruptBlob, "does not decompress to what its file should be"),
-    VERDICT["not there"]: (MissingBlob, "is missing"),
-}
-
-
 def units_of(entry: Entry) -> Iterator[tuple[Unit, int]]:
     """What of a file is read as one, and the plain offset where it begins."""
     sizes = entry.sizes if entry.blobs else []
@@ -525,8 +513,7 @@ def _is_frame(unit: Unit) -> bool:
 
 def _full_size(opened: Manifest, key: Key) -> int | None:
     """Bytes of a blob of a stream that is not its last, where the trailer says how streams were cut."""
-    trailer = opened.trailer or {}
-    size = trailer.get("chunk_size")
-    if trailer.get("layout") != "stream" or type(size) is not int:
+    trailer = Trailer(opened.trailer)
+    if trailer.layout != "stream" or trailer.chunk_size is None:
         return None
-    return key.header_size + manifest.BOX + size
+    return key.header_size + manifest.BOX + trailer.chunk_size

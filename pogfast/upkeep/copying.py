@@ -23,6 +23,7 @@ from pogfast.archives.lookup import latest_of, telling
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.refusals import those_that_open
 from pogfast.archives.trailer import Filter
+from pogfast.archives.verdicts import BAD_HEADER
 from pogfast.errors import (
     CorruptBlob,
     DamageError,
@@ -69,29 +70,27 @@ class Summary:
 
 
 class Report(Protocol):
-    """What the caller wants to hear."""
+    """Receives what happens during a copy. Every method does nothing unless it is overridden."""
 
     def started(self, progress: Summary) -> None:
-        """Before anything is copied; the same object is counted up."""
+        """Called before anything is copied. The copy goes on counting in `progress`."""
+        return
 
     def archive(self, name: str) -> None:
-        """One that is in the target now."""
+        """Called for each archive that has been copied, with its manifest's name."""
+        return
 
-    def problem(self, error: PogfastError) -> None: ...
+    def problem(self, error: PogfastError) -> None:
+        """Called for what could not be copied; the copy continues."""
+        return
 
-    def warning(self, text: str) -> None: ...
+    def warning(self, text: str) -> None:
+        """Called for what a user should know, although it is no failure."""
+        return
 
 
-class Silent:
-    """A report to nobody."""
-
-    def started(self, progress: Summary) -> None: ...
-
-    def archive(self, name: str) -> None: ...
-
-    def problem(self, error: PogfastError) -> None: ...
-
-    def warning(self, text: str) -> None: ...
+class Silent(Report):
+    """Reports nothing."""
 
 
 def copy(
@@ -328,8 +327,9 @@ class _Copy:
 
         try:
             return fetched(store, name, look)
-        except WrongKey as error:  # the key has opened the manifest
-            raise CorruptBlob(f"blob {name} is damaged: its header does not unwrap") from error
+        except WrongKey as error:
+            kind, text = BAD_HEADER
+            raise kind(f"blob {name} {text}") from error
 
     def _copied_there(self, name: str) -> bool:
         """Whether a service has copied a blob by itself. What can be checked on the way is not left to it."""

@@ -20,8 +20,8 @@ from pogfast.archives.archive import Archive
 from pogfast.archives.lookup import find_archive
 from pogfast.archives.manifests import locked_until
 from pogfast.archives.records import Record
+from pogfast.archives.trailer import Trailer
 from pogfast.errors import (
-    CorruptManifest,
     DamageError,
     NoSuchArchive,
     NoSuchEntry,
@@ -346,9 +346,7 @@ def _without(trailer: Mapping[str, Any] | None, patterns: Patterns, done: Rewrit
     """A trailer that names nothing of what is left out. Raises CorruptManifest."""
     left = dict(trailer or {})
     for section in SECTIONS:
-        things = left.get(section, {})
-        if not isinstance(things, dict):
-            raise CorruptManifest(f"{name}: the {section} of its trailer are malformed")
+        things = Trailer(trailer).required(section, name)
         gone = [thing for thing in things if patterns.matches(thing)]
         if gone:
             done.left_out += gone

@@ -69,7 +69,7 @@ def look(directory: Path, key: Key = KEY, *, blobs: bool = False) -> tuple[list[
         seen = list(catalog.look(store.manifests(), blobs=blobs))
     store.close()
     assert [each.name for each in seen] == sorted(path.name for path in directory.glob("*.mfn"))
-    return [None if each.problem else each.facts.get("host") for each in seen], store.fetched
+    return [None if each.problem else each.trailer.host or None for each in seen], store.fetched
 
 
 def test_each_manifest_is_fetched_once(directory: Path) -> None:

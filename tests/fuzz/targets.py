@@ -655,7 +655,7 @@ def remembered(data: bytes) -> None:
             for stored, found in zip(there, known.look(there, blobs=blobs), strict=True):
                 assert found.problem is None, found.problem
                 assert found.name == stored.name
-                assert isinstance(found.facts, dict)
+                assert isinstance(found.trailer.words, dict)
                 assert not blobs or (found.blobs is not None and all(map(manifest.is_blob_name, found.blobs)))
 
 
