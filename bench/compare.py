@@ -14,7 +14,7 @@ nothing is reported of a run that failed or differs. The disk is synced before e
 nobody's sync pays for what the other has written. Ours sync the disk before they end, when they write and when
 they restore, and check names when they restore; pogcli and age do neither. What is not installed is named and left out.
 
-With --write the tables go into RESULTS.md, and the README's tables are made anew from them; --readme does only that.
+--write puts the tables into RESULTS.md and updates those of README.md and docs/pog.md; --readme does only the latter.
 Small outputs are removed when all is done, not between runs: ext4 makes new files slowly for minutes after many
 were deleted, which would measure the previous run.
 """
@@ -42,7 +42,7 @@ from tables import (
     help_table,
     pair_table,
     peers_table,
-    put_into_readme,
+    put_into_pages,
     put_into_results,
 )
 
@@ -169,10 +169,10 @@ def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float)
 
 def main() -> None:
     parser = parser_of(__doc__, COMPARISONS, SIDES)
-    parser.add_argument("--readme", action="store_true", help="measure nothing, make the README's tables anew")
+    parser.add_argument("--readme", action="store_true", help="measure nothing, update README.md and docs/pog.md")
     options = parser.parse_args()
     if options.readme:
-        put_into_readme()
+        put_into_pages()
         return
     home = check(parser, options, only=COMPARISONS + MORE, sides=SIDES)
     only, wanted = options.only.split(","), options.sides.split(",")
@@ -193,7 +193,7 @@ def main() -> None:
             put_into_results(part, text)
     if options.write:
         draw()
-        put_into_readme()
+        put_into_pages()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Makes tables of measured figures, puts them into RESULTS.md, and makes the README's tables out of that.
+"""Formats measurements as tables in RESULTS.md, and derives the tables of README.md and docs/pog.md from that file.
 
-It runs nothing and knows no tool but by the names in the figures.
-Ratios are those of minima, since other work on the machine only ever adds time, with those of medians in brackets.
+It runs nothing, and knows tools only by their names in the figures.
+Ratios are of minima, because other work on the machine only ever adds time. Ratios of medians follow in brackets.
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from runs import Row
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 README = HERE.parent / "README.md"
-OURS = "pogfast"  # the side that all peers are held against
+POG = HERE.parent / "docs" / "pog.md"
+OURS = "pogfast"  # the side that all others are compared with
 LIMIT = "limit"  # of the machine, as limit.py computes it
+# README.md shows the workloads where pogfast is least ahead, and the tools that a reader may be using now.
+NOT_IN_README = ("1 GB random ", "pog ", "pogfast fastcdc ", "rclone ", f"{LIMIT} ")
 AGAIN = "A second run into the same store"
 SYNC = "Restoring, with its syncs and without"
 BEFORE = "Writing, beside an earlier release", "Restoring, beside an earlier release"
@@ -41,7 +44,7 @@ def pair_table(title: str, rows: dict[str, Row], mine: str, theirs: str) -> str:
 
 
 def peers_table(title: str, rows: dict[str, Row]) -> str:
-    """Every side of every workload in a row of its own, beside pogfast's."""
+    """A row for each side of each workload, with its ratio to pogfast."""
     lines = [
         f"### {title}",
         "",
@@ -80,31 +83,31 @@ def ratio(a: list[float], b: list[float]) -> str:
 
 
 def put_into_results(part: str, text: str) -> None:
-    """Replaces what stands between this part's markers, or appends it."""
+    """Replaces the text between this part's markers, or appends the part."""
     old = RESULTS.read_text() if RESULTS.exists() else "# Measured\n"
     RESULTS.write_text(between_markers(old, part, text) or f"{old}\n<!-- {part} -->\n{text}<!-- /{part} -->\n")
 
 
 def between_markers(page: str, part: str, text: str) -> str | None:
-    """The page with `text` between the markers of `part`; None when it has none."""
+    """Returns the page with `text` between the markers of `part`, or None if it has no such markers."""
     begin, end = f"<!-- {part} -->\n", f"<!-- /{part} -->"
     head, found, rest = page.partition(begin)
     return head + begin + text + end + rest.partition(end)[2] if found else None
 
 
 def rows_of(results: str, title: str) -> dict[str, list[str]]:
-    """The rows of one table in RESULTS.md, by their first cell."""
+    """Returns the rows of one table in RESULTS.md, by their first cell."""
     _, _, rest = results.partition(f"### {title}\n")
     lines = rest.lstrip("\n").partition("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {row[0]: row[1:] for row in cells[2:]}
 
 
-# ---- the README's tables -------------------------------------------------------------------------------------------
+# ---- the tables of README.md and docs/pog.md -----------------------------------------------------------------------
 
 
-def readme_table(results: str) -> str:
-    """What the README shows of pog beside pogcli: the minima of wall seconds, and peak memory."""
+def pog_table(results: str) -> str:
+    """Returns docs/pog.md's comparison of pog with pogcli: minima of wall seconds, and peak memory."""
     written, restored, memory = (rows_of(results, title) for title in ("Writing", "Restoring", "Memory (writing)"))
     lines = [
         "| seconds, the best runs | `pog` writes | pogcli 0.1.4 | ratio | `pog` restores | pogcli 0.1.4 | ratio |",
@@ -116,7 +119,7 @@ def readme_table(results: str) -> str:
         mine, theirs = row[6:8]
         lines.append(f"| peak memory, {name} | {mine} MB | {theirs} MB | **{float(theirs) / float(mine):.1f}** | | | |")
     if where := measured_on(results, "speed"):
-        lines += ["", f"{where}: [bench/RESULTS.md](bench/RESULTS.md) has the medians and CPU seconds."]
+        lines += ["", f"{where}: [bench/RESULTS.md](../bench/RESULTS.md) has the medians and CPU seconds."]
     return "\n".join(lines) + "\n"
 
 
@@ -126,7 +129,7 @@ def minima(row: list[str]) -> str:
 
 
 def first(cell: str) -> str:
-    """The minimum in a cell `minimum (median)`."""
+    """Returns the minimum from a cell `minimum (median)`."""
     return cell.split()[0]
 
 
@@ -134,23 +137,23 @@ WRITING, RESTORING = "Writing, beside its peers", "Restoring, beside its peers"
 
 
 def readme_peers(results: str) -> str:
-    """What the README shows of pogfast beside its peers: seconds of the best runs; "" when none is measured."""
+    """Returns README.md's comparison of pogfast with its peers: seconds of the best runs; "" if none was measured."""
     written, restored = (rows_of(results, title) for title in (WRITING, RESTORING))
     if not written:
         return ""
-    workloads, sides = (list(dict.fromkeys(names)) for names in zip(*(row.split(": ") for row in written), strict=True))
+    names = zip(*(row.split(": ") for row in written), strict=True)
+    workloads, sides = (
+        [name for name in dict.fromkeys(part) if not f"{name} ".startswith(NOT_IN_README)] for part in names
+    )
     heads = [f"{workload}: {what}" for workload in workloads for what in ("writing", "restoring")]
     lines = [f"| seconds, the best runs | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for side in sides:
-        if side != "pog":  # has a table of its own
-            found = [rows.get(f"{workload}: {side}") for workload in workloads for rows in (written, restored)]
-            cells = [peer(row) if row else "" for row in found]
-            lines.append(f"| {side} | {' | '.join(cells)} |")
+        cells = [peer(rows[f"{workload}: {side}"]) for workload in workloads for rows in (written, restored)]
+        lines.append(f"| {side} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"In brackets how many times {OURS}'s seconds; `{LIMIT}`: the best this machine could do, by bench/limit.py. "
-        f"Age keeps no names and syncs no disk, rclone compresses nothing. {measured_on(results, 'peers')}: "
-        "[bench/RESULTS.md](bench/RESULTS.md) has medians, CPU time, memory, stored sizes, second runs, a picture.",
+        f"In brackets: multiples of {OURS}'s time. age stores no names and does not sync the disk. "
+        f"{measured_on(results, 'peers')}: [bench/RESULTS.md](bench/RESULTS.md) has all workloads, tools and figures.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -161,15 +164,14 @@ def peer(row: list[str]) -> str:
 
 
 def measured_on(results: str, part: str) -> str:
-    """The day and machine of a part of RESULTS.md."""
+    """Returns the day and machine of a part of RESULTS.md."""
     found = re.search(rf"<!-- {part} -->\n(.*?)\. Command:", results)
     return found[1] if found else ""
 
 
-def put_into_readme() -> None:
-    results, readme = RESULTS.read_text(), README.read_text()
-    for part, text in (("measured", readme_table(results)), ("peers", readme_peers(results))):
-        page = between_markers(readme, part, text)
-        assert page is not None, f"README.md has no markers for {part}"
-        readme = page
-    README.write_text(readme)
+def put_into_pages() -> None:
+    results = RESULTS.read_text()
+    for page, part, text in ((POG, "measured", pog_table(results)), (README, "peers", readme_peers(results))):
+        changed = between_markers(page.read_text(), part, text)
+        assert changed is not None, f"{page.name} has no markers for {part}"
+        page.write_text(changed)

@@ -1,6 +1,7 @@
-"""docs/commands.md is true: every command, flag, exit code, JSON word and variable is there, and nothing that is not.
+"""docs/commands.md has every command, flag, exit code, JSON key and variable, and no others.
 
-The command is walked, the source is searched; neither side can change without the other.
+The tests walk the click commands and search the source, so neither side can change without the other. Of other pages
+they check that named tests and files exist, that links lead somewhere, and that decisions have their sections.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from pogfast.cli import group
 
 
 def documented(text: str) -> list[str]:
-    """The flags that have a line, with the metavariable of each line."""
+    """Returns the flags that have a line, each with its metavariable."""
     lines = re.findall(r"^- (`-.*?): .", text, re.MULTILINE)
     return [flag for line in lines for flag in re.findall(r"`(-[^`]+)`", line)]
 
 
 def flags(parameter: click.Parameter) -> list[str]:
-    """As they are documented: the last with what it takes."""
+    """Returns an option's flags as the page documents them: the last one with its metavariable."""
     assert isinstance(parameter, click.Option)
     names = [*parameter.opts, *parameter.secondary_opts]
     if parameter.is_flag or parameter.count:
@@ -131,8 +132,11 @@ def test_the_tests_that_the_threat_model_names_are_there() -> None:
             assert re.fullmatch(r"`test_\w+`(, `test_\w+`)*", row[1]), row
 
 
+# ---- other pages -----------------------------------------------------------------------------------------------------
+
+
 def test_links_between_pages_lead_somewhere() -> None:
-    pages = [*PROJECT.glob("*.md"), *DOCS.glob("*.md"), PACKAGE / "FORMAT.md"]
+    pages = [*PROJECT.glob("*.md"), *DOCS.rglob("*.md"), PACKAGE / "FORMAT.md"]
     for page in pages:
         for target, anchor in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", page.read_text(encoding="utf-8")):
             led = page.parent / target if target else page
@@ -156,3 +160,14 @@ def test_the_picture_shows_every_package() -> None:
     picture = (DOCS / "architecture.md").read_text(encoding="utf-8")
     for package in PACKAGE.glob("*/__init__.py"):
         assert f"{package.parent.name}/" in picture, package
+
+
+def test_decisions_are_listed_and_have_their_sections() -> None:
+    listed = (DOCS / "decisions" / "README.md").read_text(encoding="utf-8")
+    pages = [path for path in (DOCS / "decisions").glob("*.md") if path.name != "README.md"]
+    assert sorted(re.findall(r"^\| \[[^]]+\]\((.*?)\) \|", listed, re.M)) == sorted(page.name for page in pages)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        titles = re.findall(r"^## (.*)$", text, re.M)
+        assert titles == ["Context", "What was measured", "Decision", "Consequences"], page.name
+        assert 100 <= len(text.split()) <= 320, page.name

@@ -1,4 +1,4 @@
-"""The README is true to the letter: its examples run, its options are all there, its figures are the measured ones."""
+"""README.md and the guides in docs/: their examples run, options and exit codes are complete, figures are measured."""
 
 from __future__ import annotations
 
@@ -17,42 +17,44 @@ from kit.paths import PROJECT
 from pogfast import __version__, errors
 from pogfast.pog import FLAGS, WITH_VALUE
 
-README = (PROJECT / "README.md").read_text(encoding="utf-8")
-# What differs from run to run: the names of blobs and of manifests.
+README, GUIDE, POG = (
+    (PROJECT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/guide.md", "docs/pog.md")
+)
+# Names of blobs and of manifests, which differ from run to run.
 NAME = re.compile(r"[A-Za-z0-9_-]{43}=|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}")
-# What is measured, drawn, or read off a clock, with what stands for it when two outputs are compared.
+# Measured times, random values and clock times, and what replaces them before two outputs are compared.
 VARIES = {
     r"in [\d.,]+ s \([^)]*\)": "in N s",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?": "A TIME",
     r"(/\S+)?/home/notes": "/home/notes",
     r"[0-9a-f]{4}(-[0-9a-f]{4}){3}": "A FINGERPRINT",
 }
-# Commands that are not run here, since ci/test.sh does: it builds, installs and starts with the quick start.
+# Commands that ci/test.sh runs instead of this module: it builds, installs and runs the quick start.
 BY_CI = {"ci/quickstart.sh", "ci/test.sh", "pip install ."}
 
 
-def blocks(language: str) -> list[str]:
-    found = re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    found = re.findall(rf"^```{language}\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert found
     return found
 
 
 def steps(block: str) -> list[tuple[str, str]]:
-    """(command, what it prints) of each `$` in a console block."""
+    """Returns (command, expected output) for each `$` in a console block."""
     assert block.startswith("$ ")
     pairs = [step.partition("\n") for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]]
     return [(command, output) for command, _, output in pairs]
 
 
 def still(text: str) -> str:
-    """Without what differs from run to run."""
+    """Replaces everything that differs from run to run."""
     for pattern, word in VARIES.items():
         text = re.sub(pattern, word, text)
     return text
 
 
 class Shell:
-    """Runs the examples one after the other, as a reader would, with the names of this run for those in the README."""
+    """Runs a page's examples one after the other, replacing the page's names of blobs and archives with this run's."""
 
     def __init__(self, home: Path) -> None:
         self.home = self.directory = home / "home"
@@ -76,7 +78,7 @@ class Shell:
         }
 
     def run(self, command: str, expected: str) -> None:
-        """Runs a command in the directory that the last one ended in, and holds its output against the expected."""
+        """Runs a command in the directory where the last one ended, and compares its output with the page."""
         if command.startswith("export "):
             name, _, value = command.removeprefix("export ").partition("=")
             self.environment[name] = value
@@ -101,37 +103,42 @@ class Shell:
         assert still(NAME.sub(lambda name: self.names[name[0]], expected)) == still(done.stdout), command
 
     def learn(self, expected: str, printed: str) -> None:
-        """Names that the README shows for the first time stand for those that were printed in their places."""
+        """Maps each name that the page shows for the first time to the name that was printed in its place."""
         shown, real = NAME.findall(expected), NAME.findall(printed)
         assert len(shown) == len(real), printed
         for name, meant in zip(shown, real, strict=True):
             self.names.setdefault(name, meant)
 
 
-def test_the_examples_do_what_they_say(tmp_path: Path) -> None:
+@pytest.mark.parametrize("page", [README, GUIDE, POG], ids=["README.md", "guide.md", "pog.md"])
+def test_the_examples_do_what_they_say(page: str, tmp_path: Path) -> None:
     shell = Shell(tmp_path)
-    for block in blocks("console"):
+    for block in blocks(page, "console"):
         shell.directory = shell.home
         for command, output in steps(block):
             shell.run(command, output)
-    [program] = blocks("python")
-    python = [sys.executable, "-c", program]
-    done = subprocess.run(python, cwd=shell.home, env=shell.environment, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("b'35185'\n", "")
-    assert len(set(shell.names.values())) == len(shell.names), "different names in the README are different things"
+    if page is GUIDE:
+        [program] = blocks(page, "python")
+        python = [sys.executable, "-c", program]
+        done = subprocess.run(
+            python, cwd=shell.home, env=shell.environment, capture_output=True, text=True, check=False
+        )
+        assert (done.stdout, done.stderr) == ("b'35185'\n", "")
+    assert len(set(shell.names.values())) == len(shell.names), "different names on the page are different things"
 
 
 def test_the_version_and_the_extras_are_those_of_this_checkout() -> None:
     assert f"\nVersion {__version__}, " in README
-    for page in (README, (PROJECT / "docs" / "commands.md").read_text(encoding="utf-8")):
+    for page in (README, GUIDE, (PROJECT / "docs" / "commands.md").read_text(encoding="utf-8")):
         assert "pip install 'pogfast[" not in page, "it is not on PyPI: a checkout has extras as .[s3]"
     declared = (PROJECT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2]
     extras = set(re.findall(r"^(\w+) = \[", declared.partition("\n[")[0], re.MULTILINE)) - {"test", "lint", "fuzz"}
-    assert set(re.findall(r"`(?:pip install )?'\.\[(\w+)\]'`", README)) == extras
+    assert set(re.findall(r"`(?:pip install )?'\.\[(\w+)\]'`", GUIDE)) == extras
 
 
 def test_other_commands_are_run_by_ci() -> None:
-    assert {line for block in blocks("sh") for line in block.splitlines()} == BY_CI
+    shown = {line for page in (README, GUIDE) for block in blocks(page, "sh") for line in block.splitlines()}
+    assert shown == BY_CI
     for script in ("ci/quickstart.sh", "ci/test.sh"):
         assert os.access(PROJECT / script, os.X_OK)
     assert "ci/quickstart.sh" in (PROJECT / "ci" / "test.sh").read_text()
@@ -139,12 +146,12 @@ def test_other_commands_are_run_by_ci() -> None:
 
 @pytest.mark.parametrize("option", [*FLAGS, *WITH_VALUE])
 def test_every_option_is_explained(option: str) -> None:
-    table = README.partition("### Every option\n")[2].partition("\n\n")[0]
+    table = POG.partition("## Every option\n")[2].partition("\n\n")[0]
     assert re.search(rf"`--{option}[`=]", table)
 
 
 def test_the_exit_codes_are_those_of_the_errors() -> None:
-    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", GUIDE, re.MULTILINE)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.PogfastError)]
     assert codes == {kind.exit_code for kind in kinds} | {0, 130}
 
@@ -155,17 +162,19 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("tables")
 
 
-def shown(part: str) -> str:
-    assert README.count(f"<!-- {part} -->\n") == 1
-    return README.partition(f"<!-- {part} -->\n")[2].partition(f"<!-- /{part} -->")[0]
+def shown(page: str, part: str) -> str:
+    assert page.count(f"<!-- {part} -->\n") == 1
+    return page.partition(f"<!-- {part} -->\n")[2].partition(f"<!-- /{part} -->")[0]
 
 
 def test_the_figures_are_the_measured_ones(tables: ModuleType) -> None:
     results = (PROJECT / "bench" / "RESULTS.md").read_text(encoding="utf-8")
-    table = tables.readme_table(results)
+    table = tables.pog_table(results)
     assert table.count("\n|") >= 5, "three kinds of data and the memory of two"
-    assert shown("measured") == table, "bench/compare.py --readme makes it anew"
-    assert shown("peers") == tables.readme_peers(results), "bench/compare.py --readme makes it anew"
+    assert shown(POG, "measured") == table, "bench/compare.py --readme updates it"
+    peers = tables.readme_peers(results)
+    assert peers.count("\n|") >= 5, "pogfast and four others"
+    assert shown(README, "peers") == peers, "bench/compare.py --readme updates it"
 
 
 def test_the_table_is_read_out_of_the_results(tables: ModuleType) -> None:
@@ -173,7 +182,7 @@ def test_the_table_is_read_out_of_the_results(tables: ModuleType) -> None:
     results = "# Measured\n\n<!-- speed -->\n2026-01-01, a machine. Command: `x`\n\n"
     for title in ("Writing", "Restoring", "Memory (writing)"):
         results += f"### {title}\n\n| | head |\n|---|---|\n| thing | {cells} |\n\n"
-    table = tables.readme_table(results)
+    table = tables.pog_table(results)
     assert "| thing | 1.50 | 5.40 | **3.6** | 1.50 | 5.40 | **3.6** |\n" in table
     assert "| peak memory, thing | 226 MB | 427 MB | **1.9** | | | |\n" in table
     assert "\n\n2026-01-01, a machine: [bench/RESULTS.md]" in table
@@ -194,3 +203,7 @@ def test_the_table_of_peers_is_read_out_of_the_results(tables: ModuleType) -> No
     assert "\n| pog |" not in table
     assert "2026-01-01, a machine: [bench/RESULTS.md]" in table
     assert tables.readme_peers("# Measured\n") == ""
+
+
+def test_a_minute_is_enough_to_read_the_readme() -> None:
+    assert len(README.split()) < 950
