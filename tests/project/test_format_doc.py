@@ -1,4 +1,4 @@
-"""The worked example of FORMAT.md, read out of the document: computed again with PyNaCl and zstandard, opened by us."""
+"""Parses the worked example of FORMAT.md, computes it again with PyNaCl and zstandard, and opens it with pogfast."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ PADDING = bytes.fromhex("502a4d18")
 
 
 def hex_blocks(document: str) -> dict[str, bytes]:
-    """The bytes of each ```hex NAME block; what stands behind a | is a comment."""
+    """Returns the bytes of each ```hex NAME block; text after a | is a comment."""
     found = {}
     for name, text in re.findall(r"^```hex (\S+)\n(.*?)^```$", document, re.MULTILINE | re.DOTALL):
-        assert name not in found, f"{name} stands there twice"
+        assert name not in found, f"there are two blocks named {name}"
         found[name] = b"".join(bytes.fromhex(line.partition("|")[0]) for line in text.splitlines())
     return found
 
 
 def parts(document: str, block: str) -> list[bytes]:
-    """The bytes of a block, cut where a comment begins a part."""
+    """Returns the bytes of a block in parts; each line with a comment begins a part."""
     [text] = re.findall(rf"^```hex {block}\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
     cut: list[bytes] = []
     for line in text.splitlines():
@@ -56,7 +56,7 @@ def seal(file_key: bytes, payload: bytes, header_nonce: bytes, nonce: bytes) -> 
 
 
 def unpad(payload: bytes, length: int) -> bytes:
-    """What stands before the padding, whose every byte is accounted for."""
+    """Returns the payload without its padding, after checking that the padding has exactly the expected form."""
     assert payload[length : length + 4] == PADDING
     n = int.from_bytes(payload[length + 4 : length + 8], "little")
     assert n == length % 256
@@ -144,20 +144,28 @@ def test_the_archive_is_restored(tmp_path: Path, request: pytest.FixtureRequest,
 
 
 def keys_of(section: str) -> list[str]:
-    """What the first column of a section's table names."""
+    """Returns the names in the first column of a section's table."""
     [text] = re.findall(rf"^## {section}\n(.*?)^## ", DOCUMENT, re.MULTILINE | re.DOTALL)
     return re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)))
 
 
 def test_the_keys_that_are_written_are_described() -> None:
-    facts = ["mode", "uid", "gid", "user", "group", "mtime_ns", "atime_ns", "xattrs"]
-    assert keys_of("Further keys of an entry") == ["size", "sizes", "stored", *facts, "sparse", "hardlink", "changed"]
+    metadata = ["mode", "uid", "gid", "user", "group", "mtime_ns", "atime_ns", "xattrs"]
+    assert keys_of("Further keys of an entry") == [
+        "size",
+        "sizes",
+        "stored",
+        *metadata,
+        "sparse",
+        "hardlink",
+        "changed",
+    ]
     assert keys_of("The trailer") == [
         "program", "time", "ended", "host", "user", "tags", "comment", "paths", "layout", "chunk_size", "chunker",
         "level", "directories", "top", "parents", "links", "fifos", "skipped", "unreadable", "changed", "totals",
     ]  # fmt: skip
-    [told] = re.findall(r"Facts are an object of the keys (.*?),\s+each", DOCUMENT, re.DOTALL)
-    assert re.findall(r"`(\w+)`", told) == facts
+    [told] = re.findall(r"Metadata is an object of the keys (.*?),\s+each", DOCUMENT, re.DOTALL)
+    assert re.findall(r"`(\w+)`", told) == metadata
 
 
 def test_the_trailer_stands_where_it_is_said_to_stand() -> None:
