@@ -22,10 +22,9 @@ from pathlib import Path
 
 import pytest
 
-import pogfast
 from kit import powercut
 from pogfast import facade, keys
-from pogfast.backup import cache
+from pogfast.backup import cache, profiles
 from pogfast.errors import KeyFileError
 from pogfast.stores import local
 
@@ -180,10 +179,11 @@ def test_create_beside_an_archive(world: World, kind: str, force: tuple[str, ...
 
 
 PARTIAL = """
-from pogfast import backup, facade
+from pogfast import facade
+from pogfast.backup import run
 from pogfast.stores import targets
 
-targets.PARTIAL_EVERY = targets.SPARE = backup.SAVE_EVERY = 0
+targets.PARTIAL_EVERY = targets.SPARE = run.SAVE_EVERY = 0
 key = facade.open_key(encryption_keyfile="k.encrypt", writing=True)
 print(facade.create({source!r}, "S", key, chunk_size="100kB").manifest)
 """
@@ -355,9 +355,9 @@ def test_keygen(world: World, symmetric: bool) -> None:
 
 def test_profiles(world: World) -> None:
     profile = world.disk / "p.toml"
-    pogfast.profiles.save(str(profile), {"level": 1}, "old")
+    profiles.save(str(profile), {"level": 1}, "old")
     for _ in world.states("-c", "from pogfast.backup.profiles import save; save('p.toml', {'level': 9}, 'new')"):
-        assert pogfast.profiles.load(str(profile)) in ({"level": 1}, {"level": 9})
+        assert profiles.load(str(profile)) in ({"level": 1}, {"level": 9})
 
 
 # ---- files that are restored -----------------------------------------------------------------------------------------

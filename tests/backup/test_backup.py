@@ -261,7 +261,7 @@ def test_a_huge_file_is_continued_where_it_was(
 ) -> None:
     (tree / "huge").write_bytes(os.urandom(20 * CHUNK))
     monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
-    run = run_module._Run._note_progress
+    run = run_module.Run._note_progress
     told = 0
 
     def note(self: Any, pending: Any, sealed: Any) -> None:
@@ -272,10 +272,10 @@ def test_a_huge_file_is_continued_where_it_was(
             if told >= 5:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module._Run, "_note_progress", note)
+    monkeypatch.setattr(run_module.Run, "_note_progress", note)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path, key, jobs=1)
-    monkeypatch.setattr(run_module._Run, "_note_progress", run)
+    monkeypatch.setattr(run_module.Run, "_note_progress", run)
     assert 5 <= told < 20
     heard = Heard()
     second = create(tmp_path, key, report=heard)
@@ -292,7 +292,7 @@ def test_an_interrupted_run_writes_down_what_it_has(
     chunks, seen = 400, 0  # so many that the engine is not done before the first of them are heard of
     (tree / "huge").write_bytes(os.urandom(chunks * CHUNK))
     monkeypatch.setattr(run_module, "SAVE_EVERY", 1e9)
-    run = run_module._Run._note_progress
+    run = run_module.Run._note_progress
 
     def note(self: Any, pending: Any, sealed: Any) -> None:
         nonlocal seen
@@ -301,10 +301,10 @@ def test_an_interrupted_run_writes_down_what_it_has(
             seen = len(pending.blobs)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module._Run, "_note_progress", note)
+    monkeypatch.setattr(run_module.Run, "_note_progress", note)
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path, key, jobs=1)
-    monkeypatch.setattr(run_module._Run, "_note_progress", run)
+    monkeypatch.setattr(run_module.Run, "_note_progress", run)
     assert create(tmp_path, key).bytes_read <= (chunks - seen) * CHUNK + 3 * CHUNK + 100
 
 
@@ -323,14 +323,14 @@ def test_few_files_wait_for_an_older_one(
     (many / "400a").write_bytes(b"late")
     monkeypatch.setattr(run_module, "MAX_PENDING", 20)
     most = 0
-    settle = run_module._Run._settle_known
+    settle = run_module.Run._settle_known
 
     def settled(self: Any) -> None:
         nonlocal most
         most = max(most, len(self.pending))
         settle(self)
 
-    monkeypatch.setattr(run_module._Run, "_settle_known", settled)
+    monkeypatch.setattr(run_module.Run, "_settle_known", settled)
     summary = create(tmp_path, key, "many")
     assert (summary.files_new, summary.files_unchanged) == ((2, 500) if known_first else (502, 0))
     assert 19 <= most <= 20
@@ -340,9 +340,9 @@ def test_few_files_wait_for_an_older_one(
 
 
 @contextlib.contextmanager
-def changing(path: Path, run: type, times: int) -> Iterator[None]:
+def changing(path: Path, times: int) -> Iterator[None]:
     """Appends a byte to a file each time that the engine has opened it, as often as `times`."""
-    original = backup.Sealer
+    original = run_module.Sealer
     left = times
 
     class Meddler:
@@ -362,15 +362,15 @@ def changing(path: Path, run: type, times: int) -> Iterator[None]:
         def __getattr__(self, name: str) -> Any:
             return getattr(self.sealer, name)
 
-    backup.Sealer = Meddler  # type: ignore[misc,assignment]
+    run_module.Sealer = Meddler  # type: ignore[misc,assignment]
     try:
         yield
     finally:
-        backup.Sealer = original  # type: ignore[misc]
+        run_module.Sealer = original  # type: ignore[misc]
 
 
 def test_a_file_that_changes_once_is_read_again(tmp_path: Path, key: Key, tree: Path) -> None:
-    with changing(tree / "large", run_module._Run, 1):
+    with changing(tree / "large", 1):
         summary = create(tmp_path, key, jobs=1)
     assert summary.problems == []
     entry = opened(tmp_path, key, summary).entries["tree/large"]
@@ -380,7 +380,7 @@ def test_a_file_that_changes_once_is_read_again(tmp_path: Path, key: Key, tree: 
 
 def test_a_file_that_keeps_changing_is_marked(tmp_path: Path, key: Key, tree: Path) -> None:
     (tree / "linked").hardlink_to(tree / "large")
-    with changing(tree / "large", run_module._Run, 100):
+    with changing(tree / "large", 100):
         summary = create(tmp_path, key, jobs=1)
     [problem] = summary.problems
     assert isinstance(problem, SourceError)
@@ -389,7 +389,7 @@ def test_a_file_that_keeps_changing_is_marked(tmp_path: Path, key: Key, tree: Pa
     assert archive.entries["tree/large"].more["changed"]
     assert archive.trailer["changed"] == ["tree/large"]
     assert archive.entries["tree/linked"].blobs == archive.entries["tree/large"].blobs
-    with changing(tree / "large", run_module._Run, 0):
+    with changing(tree / "large", 0):
         assert create(tmp_path, key).bytes_read > 3 * CHUNK, "it is not taken for known"
 
 
