@@ -393,7 +393,9 @@ def test_restore(world: World, overwrite: str | None) -> None:
             assert not differing(), "a file that was reported as restored is wrong"
         summary = facade.restore(archive, world.keyfile, into, overwrite=overwrite or "never")
         assert not summary.problems
-        files = {name for name in differing() if stat.S_ISREG(os.lstat(into / name).st_mode)}
+        # One of two linked names may be refused, and the other restored as a file of its own.
+        found = [one for one in facade.check_against(archive, world.keyfile, into) if one.metadata != ["hardlink"]]
+        files = {one.name for one in found if stat.S_ISREG(os.lstat(into / one.name).st_mode)}
         assert files <= set(summary.refused), "half a file was taken for a whole one"
         facade.restore(archive, world.keyfile, into, overwrite="if-changed")
         assert not differing()
@@ -435,7 +437,7 @@ class Ext4:
     def __init__(self, image: Path, at: Path) -> None:
         self.image, self.at = image, at
         with open(image, "wb") as file:
-            file.truncate(64 << 20)
+            file.truncate(256 << 20)  # room for what fifty cuts leave
         subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True, stderr=subprocess.DEVNULL)
 
     def mount(self) -> None:
