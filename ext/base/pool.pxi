@@ -11,14 +11,41 @@ cdef extern from "<pthread.h>" nogil:
         long tv_nsec
     int pthread_mutex_init(Mutex*, void*)
     int pthread_mutex_destroy(Mutex*)
-    int pthread_mutex_lock(Mutex*)
-    int pthread_mutex_unlock(Mutex*)
     int pthread_cond_init(Cond*, void*)
     int pthread_cond_destroy(Cond*)
     int pthread_cond_signal(Cond*)
     int pthread_cond_broadcast(Cond*)
     int pthread_cond_wait(Cond*, Mutex*)
     int pthread_cond_timedwait(Cond*, Mutex*, const TimeSpec*)
+
+# The caller waits for the lock while it has the GIL. Whoever held the lock and waited for the GIL would never get it. So a
+# debug build remembers of each thread whether it holds the lock, and stops where such a thread asks for the GIL.
+cdef extern from *:
+    """
+    #ifdef NDEBUG
+    #define pogfast_lock pthread_mutex_lock
+    #define pogfast_unlock pthread_mutex_unlock
+    #else
+    static _Thread_local int pogfast_holds_lock;
+    static int pogfast_lock(pthread_mutex_t *mutex) {
+        int error;
+        assert(!pogfast_holds_lock);
+        error = pthread_mutex_lock(mutex);
+        pogfast_holds_lock = 1;
+        return error;
+    }
+    static int pogfast_unlock(pthread_mutex_t *mutex) {
+        assert(pogfast_holds_lock);
+        pogfast_holds_lock = 0;
+        return pthread_mutex_unlock(mutex);
+    }
+    #define PyGILState_Ensure() (assert(!pogfast_holds_lock), PyGILState_Ensure())
+    #define PyEval_RestoreThread(state) (assert(!pogfast_holds_lock), PyEval_RestoreThread(state))
+    #endif
+    """
+    int pthread_mutex_lock "pogfast_lock"(Mutex*) nogil
+    int pthread_mutex_unlock "pogfast_unlock"(Mutex*) nogil
+    bint holds_lock "pogfast_holds_lock"                    # of this thread; in the debug build only, inside of check()
 
 cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, TimeSpec* now)
@@ -84,6 +111,15 @@ cdef class _Pool:
         self.threads = []
         self.outside = ()
 
+    cdef void check_invariants(self) noexcept nogil:
+        """Stops a debug build in which something does not hold that must. Called with the lock held."""
+        check(holds_lock)
+        check(0 <= self.idle)
+        check(self.idle <= self.jobs)
+        check(0 <= self.open_files)
+        check(0 <= self.next_file)
+        check(self.next_file <= self.count)
+
     cdef void close(self) noexcept:
         pthread_mutex_destroy(&self.lock)
         pthread_cond_destroy(&self.work)
@@ -112,6 +148,7 @@ cdef class _Pool:
         return 0
 
     cdef Task take_file(self, Worker* worker) noexcept nogil:
+        check(holds_lock)
         worker.file = self.next_file
         store_count(&self.next_file, self.next_file + 1)
         self.open_files += 1
@@ -125,6 +162,7 @@ cdef class _Pool:
 
     cdef void file_done(self) noexcept nogil:
         """Called with the lock held."""
+        check(holds_lock)
         self.open_files -= 1
         if self.is_through():
             pthread_cond_broadcast(&self.work)
@@ -135,6 +173,7 @@ cdef class _Pool:
         memset(&worker, 0, sizeof(Worker))
         pthread_mutex_lock(&self.lock)
         while True:
+            self.check_invariants()
             worker.task = LEAVE if self.stopping else self.pick(&worker)
             if worker.task == LEAVE:
                 break
@@ -171,6 +210,7 @@ cdef class _Pool:
 
     cdef void end(self, End why) noexcept nogil:
         """Makes the workers leave. The first reason stays. Called with the lock held."""
+        check(holds_lock)
         if self.stopping == NOT_YET:
             store_int(&self.stopping, why)
         pthread_cond_broadcast(&self.work)
@@ -239,9 +279,9 @@ cdef class _Pool:
                 raise self.failure
             if load_int(&self.stopping) == NO_MEMORY:
                 raise MemoryError("there is no memory for a chunk: choose a smaller chunk size")
-            with nogil:
-                pthread_mutex_lock(&self.lock)
-            # The lock is held with the GIL from here. That is safe: no worker asks for the GIL while it holds the lock.
+            # With the GIL: nobody who holds the lock waits for that. The other way round, this thread would hold the lock
+            # and wait for the GIL, and all workers for this thread.
+            pthread_mutex_lock(&self.lock)
             try:
                 # A pool that is stopping has a failure, and the file that it was with must not pass for done.
                 while not self.stopping and file < self.count and self.has_events(file):
