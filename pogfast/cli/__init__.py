@@ -1,8 +1,10 @@
-"""`pogfast VERB ...`: the tool's own command. One library call a verb; what a verb needs is imported when it runs.
+"""The command `pogfast`: a table of verbs, each of which calls one function of the packages below.
 
-Until then nothing but click and the standard library is imported, so that --help answers at once. The verbs are in
-write.py, read.py, look.py, transfer.py, manage.py and keys.py; what all of them share is in frame.py and output.py.
-Whatever a command ends in is one line on standard error and an exit code; a traceback only with --debug.
+Each verb has a module of its name (`find` is in ls.py, `stats` in info.py, `undelete` in prune.py, `rewrite` in
+remove.py; `keygen`, `key`, `completion` and `help` are in keys.py; a module `list` would hide Python's). frame.py and
+options.py have what they share. Until a verb runs, nothing but click and the standard library is imported, so that
+--help answers at once. Every failure becomes one line on standard error and an exit code; a traceback is shown only
+with --debug.
 """
 
 from __future__ import annotations
@@ -23,24 +25,24 @@ from pogfast.system.environment import take_secrets
 COMPLETE = "_POGFAST_COMPLETE"
 # Verb -> the module that has it, and its line in the help.
 VERBS = {
-    "create": ("pogfast.cli.write", "Archive files and directories, with all that a restore needs."),
-    "restore": ("pogfast.cli.read", "Restore an archive, or parts of it."),
-    "list": ("pogfast.cli.look", "List the archives of a store."),
-    "ls": ("pogfast.cli.look", "List what is in an archive."),
-    "find": ("pogfast.cli.look", "Find names in the archives of a store."),
-    "cat": ("pogfast.cli.read", "Print a file of an archive, or a part of it."),
-    "diff": ("pogfast.cli.look", "Compare two archives."),
-    "info": ("pogfast.cli.look", "Show what an archive is and how large it is."),
-    "stats": ("pogfast.cli.look", "Show how large a store is, and what it could do without."),
-    "check": ("pogfast.cli.read", "Check that archives can be restored, or compare one with the disk."),
-    "copy": ("pogfast.cli.transfer", "Copy archives from one store to another."),
-    "prune": ("pogfast.cli.manage", "Remove archives that a policy does not keep, and the blobs that only they need."),
+    "create": ("pogfast.cli.create", "Archive files and directories, with all that a restore needs."),
+    "restore": ("pogfast.cli.restore", "Restore an archive, or parts of it."),
+    "list": ("pogfast.cli.list_archives", "List the archives of a store."),
+    "ls": ("pogfast.cli.ls", "List what is in an archive."),
+    "find": ("pogfast.cli.ls", "Find names in the archives of a store."),
+    "cat": ("pogfast.cli.cat", "Print a file of an archive, or a part of it."),
+    "diff": ("pogfast.cli.diff", "Compare two archives."),
+    "info": ("pogfast.cli.info", "Show what an archive is and how large it is."),
+    "stats": ("pogfast.cli.info", "Show how large a store is, and what it could do without."),
+    "check": ("pogfast.cli.check", "Check that archives can be restored, or compare one with the disk."),
+    "copy": ("pogfast.cli.copy", "Copy archives from one store to another."),
+    "prune": ("pogfast.cli.prune", "Remove archives that a policy does not keep, and the blobs that only they need."),
     "remove": ("pogfast.cli.remove", "Remove single archives."),
     "rewrite": ("pogfast.cli.remove", "Write archives anew without some paths, and remove the old ones."),
-    "undelete": ("pogfast.cli.manage", "Bring back removed archives, as long as their grace period lasts."),
-    "lock": ("pogfast.cli.manage", "Lock archives in S3, so that nobody can delete them for a time."),
+    "undelete": ("pogfast.cli.prune", "Bring back removed archives, as long as their grace period lasts."),
+    "lock": ("pogfast.cli.lock", "Lock archives in S3, so that nobody can delete them for a time."),
     "tune": ("pogfast.cli.tune", "Find the chunker, level and jobs that fit your data and store."),
-    "doctor": ("pogfast.cli.manage", "Test what a store can do, and report what should be mended."),
+    "doctor": ("pogfast.cli.doctor", "Test what a store can do, and report what should be mended."),
     "keygen": ("pogfast.cli.keys", "Make a key pair, or a keyfile."),
     "key": ("pogfast.cli.keys", "Show the kind and the fingerprint of a key file."),
     "completion": ("pogfast.cli.keys", "Print the completion script of a shell."),

@@ -91,6 +91,18 @@ class Output(Console):
         if self.volume >= volume and not self.json:
             self.say(line)
 
+    def item(self, outcome: str, name: str, size: int | None, dry_run: bool) -> None:
+        """Prints what became of one archived name: the answer of a dry run; otherwise only shown with -vv."""
+        if self.display:
+            self.display.check()
+        if self.json:
+            if dry_run or self.volume >= 2:
+                self.emit("verbose_status", action=outcome, item=name, data_size=size)
+        elif dry_run:
+            self.answer(f"{outcome:10} {name}")
+        else:
+            self.info(f"{outcome:10} {name}", 2)
+
     def remark(self, text: str) -> None:
         """Something to know that is the same in every run. Never with --quiet."""
         if self.volume >= 0:

@@ -262,7 +262,7 @@ class Report:
         self.display.watch(counters)
 
     def entry(self, name: str, path: str, outcome: str, size: int) -> None:
-        tell_item(self.output, self.display, outcome, name, size, self.dry_run)
+        self.output.item(outcome, name, size, self.dry_run)
 
     def detail(self, text: str) -> None:
         self.output.info(f"pogfast: {text}", 1)
@@ -271,18 +271,6 @@ class Report:
         """Aborts the run when nobody reads standard output any more: a script would take it for failed."""
         self.display.check()
         self.output.flush()
-
-
-def tell_item(output: Output, display: Display, outcome: str, name: str, size: int | None, dry_run: bool) -> None:
-    """What became of one name: the answer of a dry run, else for who wants to know all."""
-    display.check()
-    if output.json:
-        if dry_run or output.volume >= 2:
-            output.emit("verbose_status", action=outcome, item=name, data_size=size)
-    elif dry_run:
-        output.answer(f"{outcome:10} {name}")
-    else:
-        output.info(f"{outcome:10} {name}", 2)
 
 
 def tell_summary(output: Output, summary: Summary, settings: Options) -> None:

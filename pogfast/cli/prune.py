@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, Duration, Group, apply, verb, words_of
+from pogfast.cli.frame import PATH, Duration, apply, verb, words_of
 from pogfast.cli.options import (
     key_of,
     key_options,
     look_for_store,
-    raise_worst,
     service_options,
     store_argument,
     store_of,
@@ -230,80 +229,4 @@ def undelete(output: Output, store: str | None, names: tuple[str, ...], everythi
         output.info(f"{many(len(found.done), 'archive')} brought back")
 
 
-# ---- lock ------------------------------------------------------------------------------------------------------------
-
-
-@verb("extend")
-@click.argument("store", metavar="STORE", type=PATH, required=False)
-@click.argument("lock", metavar="MODE:TIME", required=False)
-@click.option("--host", metavar="NAME", help="Only archives of this host.")
-@tag_option("Only archives with these tags.")
-@click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH.")
-@key_options
-@service_options
-def extend(output: Output, store: str | None, lock: str | None, **options: Any) -> None:
-    """Lock archives in S3, and all blobs that they need, for some time from now on.
-
-    A lock is only ever made longer. compliance:90d cannot be taken away by anybody for 90 days, governance:90d by those
-    who have the right. The public key is enough.
-    """
-    from pogfast.stores.settings import Lock
-    from pogfast.upkeep import locking
-
-    output.during = "lock"
-    if lock is None:  # a single word: the store is that of POGFAST_STORE
-        store, lock = None, store
-    if lock is None:
-        raise UsageError("no MODE:TIME is given", hint="write compliance:90d or governance:1y")
-    wanted, store = Lock.parse(lock), store_of(store)
-    look_for_store(store)
-    key = key_of(options)
-    summary = locking.extend(store, key, wanted, tell=output.problem, **options)
-    raise_worst(output, summary.exit_code)
-    output.emit(
-        "summary",
-        snapshots=summary.archives,
-        objects_locked=summary.locked,
-        objects_locked_already=summary.already,
-        error_count=len(summary.problems),
-    )
-    output.info(
-        f"{many(summary.archives, 'archive')}: {many(summary.locked, 'object')} locked, {summary.already:,} already are"
-    )
-
-
-lock = Group(
-    "lock",
-    no_args_is_help=False,
-    help="Lock archives in S3, so that nobody can delete them for a time.",
-    subcommand_metavar="COMMAND ...",
-)
-lock.add_command(extend)
-
-
-# ---- doctor ----------------------------------------------------------------------------------------------------------
-
-
-@verb("doctor")
-@store_argument
-@service_options
-def doctor(output: Output, store: str) -> None:
-    """Test what a store can do, and report what should be mended.
-
-    Some small objects are written, read and deleted. Needs no key, and touches no archive.
-    """
-    from pogfast.upkeep.doctor import examine
-
-    output.during = "doctor"
-    for found in examine(store):
-        if found.state == "bad":
-            output.exit_code = 3
-        if output.json:
-            output.emit("finding", **found._asdict())
-            continue
-        output.answer(f"{found.state:5} {found.what:11} {found.said}")
-        if found.advice:
-            output.answer(f"{'':17} {found.advice}")
-
-
-VERBS = {"prune": prune, "undelete": undelete, "lock": lock, "doctor": doctor}
+VERBS = {"prune": prune, "undelete": undelete}

@@ -1,0 +1,200 @@
+"""`pogfast check`: its options and its output."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, verb
+from pogfast.cli.options import (
+    choice_options,
+    displayed,
+    jobs_option,
+    key_of,
+    key_options,
+    look_for_archive,
+    look_for_store,
+    open_archive,
+    raise_worst,
+    service_options,
+    store_of,
+)
+from pogfast.cli.output import Output
+from pogfast.errors import UsageError
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from pogfast.archives.differences import Compared, Difference
+    from pogfast.cli.progress import Counters, Display
+    from pogfast.upkeep.checking import Damage
+    from pogfast.upkeep.checking import Summary as Checked
+
+
+@verb("check")
+@click.argument("archives", nargs=-1, metavar="ARCHIVE|STORE...", type=PATH)
+@click.option("--read-data", is_flag=True, help="Read all blobs: authentic, complete, of the right content.")
+@click.option("--read-data-subset", metavar="PART", help="Read a part: 10%, 1/30, or 50G.")
+@click.option(
+    "--against", metavar="PATH", type=PATH, help="Compare an archive with what lies below PATH, byte for byte."
+)
+@jobs_option
+@choice_options
+@key_options
+@service_options
+def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
+    """Check that archives can be restored, or compare one with the disk.
+
+    Without an option: that every blob is there and has a size that it can have.
+    """
+    archives = archives or (store_of(None),)
+    whole, part = options.pop("read_data"), options.pop("read_data_subset")
+    if sum((whole, part is not None, against is not None)) > 1:
+        raise UsageError("--read-data, --read-data-subset and --against do not go together")
+    if against is not None:
+        if len(archives) > 1:
+            raise UsageError("--against compares one archive")
+        _compare(output, archives[0], against, options)
+        return
+    from pogfast.stores import names_archive
+    from pogfast.upkeep.checking import EVERYTHING, Subset
+    from pogfast.upkeep.checking import check as check_archives
+
+    wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)
+    if len(archives) == 1:  # of several the others are checked
+        (look_for_archive if names_archive(archives[0]) else look_for_store)(archives[0])
+    with displayed(output, "check", "check") as display:
+        key = key_of(options)
+        report = CheckReport(output, display)
+        try:
+            summary = check_archives(archives, key, read_data=wanted, report=report, **options)
+        finally:
+            report.tell_blobs()
+    raise_worst(output, summary.exit_code)
+    _tell_checked(output, summary)
+
+
+class CheckReport:
+    """What a check or a comparison reports, as lines and objects."""
+
+    def __init__(self, output: Output, display: Display) -> None:
+        self.output = output
+        self.display = display
+        self.warning = output.warning
+        self.problem = output.problem
+        self.blobs: dict[str, list[Damage]] = {}  # that are damaged, and where they are needed: told of at the end
+
+    def started(self, progress: Checked | Compared) -> None:
+        self.display.watch(lambda: _counters(progress))
+
+    def damage(self, damage: Damage) -> None:
+        """An object, or a line, that names archive, file and offset. For people a blob has one line, whatever needs
+        it."""
+        self.display.check()
+        if damage.blob is None or self.output.json:
+            self._tell(damage)
+        else:
+            self.blobs.setdefault(damage.blob, []).append(damage)
+
+    def tell_blobs(self) -> None:
+        from pogfast.archives.refusals import some_of
+
+        for needed in self.blobs.values():
+            if len(needed) == 1:
+                self._tell(needed[0])
+                continue
+            archives = sorted({damage.archive for damage in needed})
+            names = sorted({damage.name for damage in needed if damage.name is not None})
+            what = needed[0].error.removeprefix(f"{needed[0].name}: ")
+            files = f"{many(len(names), 'file')} in " if names else ""
+            self.output.damage(f"{what}: {files}{many(len(archives), 'archive')}: {some_of(names or archives)}")
+
+    def _tell(self, damage: Damage) -> None:
+        place = f", from byte {damage.offset:,} on" if damage.offset else ""
+        origin = "" if damage.archive in damage.error else f"{damage.archive}: "  # a manifest's error names it
+        self.output.damage(
+            f"{origin}{damage.error}{place}",
+            archive=damage.archive,
+            item=damage.name,
+            blob=damage.blob,
+            offset=damage.offset,
+        )
+
+    def difference(self, difference: Difference) -> None:
+        self.display.check()
+        if self.output.json:
+            self.output.emit("difference", **difference.as_dict())
+        else:
+            self.output.answer(f"{difference.difference:9} {difference.name}{_detail(difference)}")
+
+
+def _counters(progress: Checked | Compared) -> Counters:
+    from pogfast.archives.differences import Compared
+    from pogfast.cli.progress import Counters
+
+    if isinstance(progress, Compared):
+        return Counters(progress.files, progress.total_files, progress.size, None, {"compared": progress.size})
+    size, total = progress.read_size + progress.unsettled(), progress.to_read_size
+    return Counters(progress.files, None, size, total or None, {"read": size})
+
+
+def _detail(difference: Difference) -> str:
+    if difference.difference == "content" and difference.offset is not None:
+        return f" (from byte {difference.offset:,} on)"
+    if difference.difference == "content" and difference.size != difference.size_on_disk:
+        return f" ({difference.size} bytes in the archive, {difference.size_on_disk} on the disk)"
+    return f" ({', '.join(difference.metadata)})" if difference.metadata else ""
+
+
+def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -> None:
+    from pogfast.archives.differences import compare
+
+    with displayed(output, "check", "check") as display, open_archive(output, archive, options) as opened:
+        compared = compare(opened, path, CheckReport(output, display))
+    raise_worst(output, compared.exit_code)
+    output.emit(
+        "summary",
+        num_errors=len(compared.problems),
+        num_differences=compared.differences,
+        files=compared.files,
+        bytes_compared=compared.size,
+    )
+    output.info(
+        f"compared {many(compared.files, 'file')}, {show_size(compared.size)}: "
+        f"{many(compared.differences, 'difference')}, {many(len(compared.problems), 'error')}"
+    )
+
+
+def _tell_checked(output: Output, summary: Checked) -> None:
+    output.emit(
+        "summary",
+        num_errors=len(summary.damage) + len(summary.problems),
+        archives=summary.archives,
+        files=summary.files,
+        blobs=summary.blobs,
+        bytes_stored=summary.stored,
+        blobs_read=summary.read,
+        bytes_read=summary.read_size,
+    )
+    read = f"; {summary.read:,} of them read, {show_size(summary.read_size)}" if summary.to_read else ""
+    output.info(
+        f"checked {many(summary.archives, 'archive')}, {many(summary.files, 'file')}, {many(summary.blobs, 'blob')}, "
+        f"{show_size(summary.stored)}{read}"
+    )
+    blobs = {damage.blob for damage in summary.damage if damage.blob is not None}
+    archives = {damage.archive for damage in summary.damage if damage.blob is None}
+    found = [many(len(each), word) for each, word in ((blobs, "blob"), (archives, "archive")) if each]
+    none = "no damage found in what could be read" if summary.problems else "no damage found"
+    output.info(f"damaged: {', '.join(found)}, named above" if found else none)
+    if blobs:
+        output.info(
+            "to mend blobs: `pogfast create --force` stores anew what is still on the disk, "
+            "`pogfast copy --verify GOOD BAD` what another store has"
+        )
+    if archives:
+        output.info(
+            "to mend archives: `pogfast copy --verify GOOD BAD` stores anew the manifests that another store has"
+        )
+
+
+VERBS = {"check": check}

@@ -1,0 +1,73 @@
+"""`pogfast diff`: prints what differs between two archives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.archives import lookup
+from pogfast.cli.formatting import without
+from pogfast.cli.frame import PATH, verb
+from pogfast.cli.options import choice_options, key_of, key_options, look_for_archive, service_options, told
+from pogfast.cli.output import Output
+
+if TYPE_CHECKING:
+    from pogfast.archives.archive import Archive
+    from pogfast.archives.differences import Change
+    from pogfast.keys import Key
+
+# restic's modifiers; ? is ours: the archives are cut differently, so only reading would tell.
+MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "type": "T", "uncertain": "?"}
+
+
+@verb("diff")
+@click.argument("before", metavar="ARCHIVE", type=PATH)
+@click.argument("after", metavar="ARCHIVE", type=PATH)
+@click.option("--metadata/--no-metadata", default=True, help="Name also what has only other metadata, or do not.")
+@choice_options
+@key_options
+@service_options
+def diff(output: Output, before: str, after: str, metadata: bool, **options: Any) -> None:
+    """Compare two archives.
+
+    + added, - removed, M other content, U only other metadata, T another kind, ? may have other content: the archives
+    are cut differently. No blob is read.
+    """
+    from pogfast.archives.differences import diff as differences
+
+    look_for_archive(before)
+    look_for_archive(after)
+    key = key_of(options)
+    counts: Counter[str] = Counter()
+    with _one(output, before, key, options) as one, _one(output, after, key, options) as other:
+        for change in differences(one, other, output.problem):
+            if change.change != "metadata" or metadata:
+                counts[change.change] += 1
+                _tell_change(output, change)
+    output.emit("statistics", source_snapshot=one.name, target_snapshot=other.name, **{w: counts[w] for w in MODIFIERS})
+    if counts:
+        output.info(", ".join(f"{count:,} {word}" for word, count in counts.items()))
+    else:
+        output.info("no difference")
+
+
+def _one(output: Output, text: str, key: Key, options: dict[str, Any]) -> Archive:
+    """An archive; --host and so on choose among those of STORE/latest."""
+    from pogfast.stores import LATEST
+
+    chosen = options if text.rpartition("/")[2] == LATEST else {}
+    return lookup.open_archive(text, key, **chosen, tell=told(output))
+
+
+def _tell_change(output: Output, change: Change) -> None:
+    modifier = MODIFIERS[change.change]
+    if output.json:
+        output.emit("change", path=change.name, modifier=modifier, **without(change, "name"))
+        return
+    why = f"  ({', '.join(change.metadata)})" if change.change == "metadata" else ""
+    output.answer(f"{modifier} {change.name}{why}")
+
+
+VERBS = {"diff": diff}

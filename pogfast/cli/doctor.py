@@ -1,0 +1,32 @@
+"""`pogfast doctor`: prints what a store can do."""
+
+from __future__ import annotations
+
+from pogfast.cli.frame import verb
+from pogfast.cli.options import service_options, store_argument
+from pogfast.cli.output import Output
+
+
+@verb("doctor")
+@store_argument
+@service_options
+def doctor(output: Output, store: str) -> None:
+    """Test what a store can do, and report what should be mended.
+
+    Some small objects are written, read and deleted. Needs no key, and touches no archive.
+    """
+    from pogfast.upkeep.doctor import examine
+
+    output.during = "doctor"
+    for found in examine(store):
+        if found.state == "bad":
+            output.exit_code = 3
+        if output.json:
+            output.emit("finding", **found._asdict())
+            continue
+        output.answer(f"{found.state:5} {found.what:11} {found.said}")
+        if found.advice:
+            output.answer(f"{'':17} {found.advice}")
+
+
+VERBS = {"doctor": doctor}

@@ -1,0 +1,47 @@
+"""Formatting of times, sizes, numbers and records for the listing commands."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pogfast.sizes import show_size
+
+if TYPE_CHECKING:
+    from pogfast.archives.figures import Info
+    from pogfast.archives.overview import ArchiveInfo
+    from pogfast.archives.records import Record
+
+
+def without(record: Record, *words: str) -> dict[str, Any]:
+    return {word: value for word, value in record.as_dict().items() if word not in words}
+
+
+def moment_of(ns: int) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(ns // 10**9).astimezone().replace(microsecond=ns % 10**9 // 1000)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def iso_time(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat()
+
+
+def time_text(time: datetime | None, *, local: bool = False) -> str:
+    """Local time, with its offset from UTC. A time that is `local` to another machine is shown without one."""
+    return "?" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S" + ("" if local else " %z"))
+
+
+def number_text(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"
+
+
+def size_text(size: int | None) -> str:
+    return "?" if size is None else show_size(size)
+
+
+def left_out_text(found: ArchiveInfo | Info) -> str:
+    """What is not in an archive, or may be of no single moment."""
+    words = {"unreadable": found.unreadable, "skipped": found.skipped, "changed while read": found.changed}
+    return ", ".join(f"{count:,} {word}" for word, count in words.items() if count)

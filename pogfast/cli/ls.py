@@ -1,0 +1,169 @@
+"""`pogfast ls` and `find`: print entries of archives."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from pogfast.archives.listing import Item
+from pogfast.cli.formatting import iso_time, moment_of, time_text
+from pogfast.cli.frame import PATH, verb
+from pogfast.cli.options import (
+    choice_options,
+    key_of,
+    key_options,
+    look_for_store,
+    open_archive,
+    service_options,
+    store_of,
+    tag_option,
+)
+from pogfast.cli.output import Output
+from pogfast.errors import UsageError
+from pogfast.system.encoding import IS_UTF8
+
+# A kind, in restic's word and in the first letter of `ls -l`.
+TYPES = {"file": "file", "directory": "dir", "link": "symlink", "fifo": "fifo"}
+MODES = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO}
+
+
+@verb("ls")
+@click.argument("archive", metavar="ARCHIVE", type=PATH)
+@click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
+@click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time, too.")
+@click.option("--tree", is_flag=True, help="Show a tree.")
+@choice_options
+@key_options
+@service_options
+def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: bool, **options: Any) -> None:
+    """List what is in an archive.
+
+    All of it, or what the names and patterns mean, as `restore` would take them.
+    """
+    from pogfast.archives.listing import select
+
+    output.during = "ls"
+    with open_archive(output, archive, options) as opened:
+        items = select(opened, names, output.problem)
+        if output.json:
+            for item in items:
+                output.emit("node", **_node(item))
+        elif tree:
+            _print_tree(output, items, long)
+        else:
+            for item in items:
+                output.answer(_line(item, long))
+
+
+@verb("find")
+@click.argument("store", metavar="STORE", type=PATH, required=False)
+@click.argument("patterns", nargs=-1, metavar="PATTERN...")
+@click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time, too.")
+@click.option("--host", metavar="NAME", help="Only in archives of this host.")
+@tag_option("Only in archives with this tag; again for more.")
+@key_options
+@service_options
+def find(output: Output, store: str | None, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
+    """Find names in the archives of a store.
+
+    A pattern without a / is held against the last part of a name. Each line has the archive, and the name.
+    """
+    from pogfast.archives.listing import find as find_names
+    from pogfast.stores import open_store
+
+    output.during = "find"
+    if store is not None and not patterns:  # with POGFAST_STORE a single word is a PATTERN
+        patterns, store = (store,), None
+    store = store_of(store)
+    if not patterns:
+        raise UsageError("no PATTERN is given", hint="see pogfast find --help")
+    look_for_store(store)
+    key = key_of(options)
+    opened = open_store(store)
+    matched = False
+    try:
+        for found in find_names(opened, key, patterns, output.problem, **options):
+            matched = True
+            if output.json:
+                output.emit("match", snapshot=found.archive, time=iso_time(found.time), **_node(found.item))
+            else:
+                output.answer(f"{found.archive}  {_line(found.item, long)}")
+    finally:
+        opened.close()
+    if not matched:
+        output.info("nothing matches")
+
+
+def _node(item: Item) -> dict[str, Any]:
+    """restic's words for something in an archive; what is not known is left out."""
+    words = {
+        "name": item.name.rpartition("/")[2],
+        "type": TYPES[item.kind],
+        "path": item.name,
+        "uid": item.uid,
+        "gid": item.gid,
+        "user": item.user,
+        "group": item.group,
+        "size": item.size,
+        "mode": item.mode,
+        "permissions": None if item.mode is None else stat.filemode(item.mode | MODES[item.kind]),
+        "mtime": None if item.mtime_ns is None else iso_time(moment_of(item.mtime_ns)),
+        "mtime_ns": item.mtime_ns,
+        "linktarget": item.target,
+        "hardlink": item.hardlink,
+    }
+    return {word: value for word, value in words.items() if value is not None}
+
+
+def _line(item: Item, long: bool) -> str:
+    if not long:
+        return item.name
+    return f"{_facts(item)}  {item.name}" + (f" -> {item.target}" if item.target is not None else "")
+
+
+def _facts(item: Item) -> str:
+    """As `ls -l` has them, with ? for what the archive does not say."""
+    mode = "?" * 10 if item.mode is None else stat.filemode(item.mode | MODES[item.kind])
+    owner = item.user or ("?" if item.uid is None else str(item.uid))
+    group = item.group or ("?" if item.gid is None else str(item.gid))
+    size = "" if item.kind != "file" else "?" if item.size is None else f"{item.size}"
+    time = None if item.mtime_ns is None else moment_of(item.mtime_ns)
+    return f"{mode} {owner:8} {group:8} {size:>13} {time_text(time)}"
+
+
+@dataclass
+class _Branch:
+    """A part of a path, with what is below it."""
+
+    item: Item | None = None
+    below: dict[str, _Branch] = field(default_factory=dict)
+
+    def children(self, indent: str) -> list[tuple[str, str, _Branch, bool]]:
+        """Backwards, as they are taken from a stack, with their indent; and whether one is the last."""
+        return [(indent, name, self.below[name], place == 0) for place, name in enumerate(reversed(self.below))]
+
+
+def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
+    top = _Branch()
+    for item in items:
+        branch = top
+        for part in item.name.split("/"):
+            branch = branch.below.setdefault(part, _Branch())
+        branch.item = item
+    fork, end, line = ("├── ", "└── ", "│   ") if IS_UTF8 else ("|-- ", "`-- ", "|   ")
+    stack = top.children("")
+    while stack:
+        indent, name, branch, last = stack.pop()
+        facts = target = ""
+        if branch.item:
+            facts = f"{_facts(branch.item)}  " if long else ""
+            target = f" -> {branch.item.target}" if branch.item.target is not None else ""
+        output.answer(f"{facts}{indent}{end if last else fork}{name}{target}")
+        stack += branch.children(indent + ("    " if last else line))
+
+
+VERBS = {"ls": ls, "find": find}

@@ -1,0 +1,213 @@
+"""`pogfast restore`: its options and its output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pogfast.cli.frame import PATH, Whole, verb
+from pogfast.cli.options import (
+    choice_options,
+    displayed,
+    jobs_option,
+    key_of,
+    key_options,
+    look_for_archive,
+    raise_worst,
+    service_options,
+)
+from pogfast.cli.output import Output
+from pogfast.errors import UsageError
+from pogfast.sizes import many, show_size
+
+if TYPE_CHECKING:
+    from pogfast.cli.progress import Display
+    from pogfast.keys import Key
+    from pogfast.recovery import Progress, Summary
+
+
+@verb("restore")
+@click.argument("archive", metavar="ARCHIVE", type=PATH)
+@click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
+@click.option("--into", required=True, metavar="DIR", type=PATH, help="Directory to restore into; created if needed.")
+@click.option(
+    "--from",
+    "stores",
+    metavar="STORE,STORE",
+    help="ARCHIVE is a name alone: the first store that has good data gives it.",
+)
+@click.option("--exclude", metavar="PATTERN", multiple=True, help="Exclude what matches; may be repeated.")
+@click.option(
+    "--overwrite",
+    type=click.Choice(["never", "if-changed", "always"]),
+    default="never",
+    show_default=True,
+    help="Where a different file exists: report it, or replace it (always: identical files as well).",
+)
+@click.option("--delete", is_flag=True, help="Delete what is in restored directories and not in the archive.")
+@click.option(
+    "--strip-components",
+    metavar="N",
+    type=Whole(0, 4096),
+    default=0,
+    help="Drop the first N parts of each path.",
+)
+@click.option("--numeric-owner", is_flag=True, help="Restore owners by number, not by name.")
+@click.option("--no-owner", is_flag=True, help="Restore no owners: all files belong to the user who restores.")
+@click.option("--set-id", is_flag=True, help="Restore set-id bits of files, and capabilities. Trust the archive first.")
+@click.option("--no-sync", is_flag=True, help="Do not wait until all is on the disk.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; list what would be restored.")
+@click.option(
+    "--thaw",
+    metavar="WAY",
+    type=click.Choice(["standard", "bulk", "expedited"]),
+    is_flag=False,
+    flag_value="standard",
+    help="Ask for the blobs that lie in cold storage; restore when all can be read.",
+)
+@click.option("--thaw-days", metavar="N", type=Whole(1, 36500), help="Days for which they stay readable.  [default: 7]")
+@jobs_option
+@choice_options
+@key_options
+@service_options
+def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **options: Any) -> None:
+    """Restore an archive, or parts of it.
+
+    A NAME is one that `pogfast ls` shows, with all that is below it; anything else is a pattern. Files that are there
+    already and the same are left alone: a second run goes on where the first one ended.
+    """
+    from pogfast import recovery
+
+    stores, tier, days = _stores(archive, options.pop("stores")), options.pop("thaw"), options.pop("thaw_days")
+    if days is not None and tier is None:
+        raise UsageError("--thaw-days goes with --thaw")
+    if tier is not None and stores:
+        raise UsageError("--thaw asks one store: it does not go with --from")
+    if not stores:
+        look_for_archive(archive)
+    with displayed(output, "restore", "restore") as display:
+        key = key_of(options)
+        choice = {word: options.pop(word) for word in ("host", "tags", "path")}
+        settings = recovery.Options(**options)
+        if tier is not None and not _is_thawed(
+            output, display, archive, key, into, tier=tier, days=days or 7, names=names, options=settings, **choice
+        ):
+            return
+        report = RestoreReport(output, display, settings.dry_run)
+        summary = recovery.restore(
+            archive, key, into, names=names, stores=stores, report=report, options=settings, **choice
+        )
+    raise_worst(output, summary.exit_code)
+    _tell_restored(output, summary, settings.dry_run)
+
+
+def _stores(archive: str, given: str | None) -> list[str]:
+    """Those of --from. Raises UsageError."""
+    if given is None:
+        return []
+    from pogfast.stores import check_stores, names_archive
+
+    check_stores(given)
+    if "/" in archive or not names_archive(archive):
+        raise UsageError(f"with --from, ARCHIVE is a name alone: {archive} is none", hint="write latest, or NAME.mfn")
+    return given.split(",")
+
+
+def _is_thawed(output: Output, display: Display, archive: str, key: Key, into: str, *, tier: Any, **more: Any) -> bool:
+    """Whether everything can be read. Else it was asked for, and it is said what to do next."""
+    from pogfast.recovery.thawing import TAKES, thaw
+
+    summary = thaw(archive, key, into, tier=tier, **more)
+    display.stop()
+    output.emit(
+        "thaw",
+        readable=summary.readable,
+        asked=summary.asked,
+        coming=summary.coming,
+        missing=summary.missing,
+        tier=tier,
+    )
+    if not summary.waiting:
+        return True
+    output.exit_code = 3
+    output.info(
+        f"asked for {many(summary.asked, 'blob')} in cold storage; {summary.coming:,} were asked for before, "
+        f"{summary.readable:,} can be read"
+    )
+    output.info(f"this takes {TAKES[tier]} from Deep Archive: run the same command again then")
+    return False
+
+
+class RestoreReport:
+    """What a restore reports, as lines and objects."""
+
+    def __init__(self, output: Output, display: Display, dry_run: bool) -> None:
+        self.output = output
+        self.display = display
+        self.dry_run = dry_run
+        self.warning = output.warning
+        self.problem = output.problem
+
+    def started(self, progress: Callable[[], Progress]) -> None:
+        from pogfast.cli.progress import Counters
+
+        def counters() -> Counters:
+            now = progress()
+            figures = {"restored": now.bytes_written}
+            return Counters(now.files, now.total_files, now.bytes_done, now.total_bytes, figures)
+
+        self.display.watch(counters)
+
+    def entry(self, name: str, outcome: str, size: int) -> None:
+        if outcome == "refused":
+            self.output.refused(name, "something else is there, and is not replaced")
+        else:
+            self.output.item(outcome, name, size, self.dry_run)
+
+
+def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
+    output.emit(
+        "summary",
+        dry_run=dry_run,
+        files_restored=summary.files,
+        metadata_restored=summary.metadata,
+        metadata_missed=summary.missed,
+        metadata_differs=summary.differing,
+        files_skipped=summary.unchanged,
+        files_refused=len(summary.refused),
+        files_deleted=summary.deleted,
+        dirs_restored=summary.directories,
+        links_restored=summary.links,
+        fifos_restored=summary.fifos,
+        bytes_restored=summary.bytes_written,
+        seconds_elapsed=round(summary.seconds, 3),
+        error_count=len(summary.problems),
+    )
+    verb = "would restore" if dry_run else "restored"
+    speed = show_size(summary.bytes_written / summary.seconds if summary.seconds else 0)
+    output.info(
+        f"{verb} {many(summary.files, 'file')}, {show_size(summary.bytes_written)} in {summary.seconds:.1f} s "
+        f"({speed}/s); "
+        f"{many(summary.directories, 'directory', 'directories')}, {many(summary.links + summary.fifos, 'other')}; "
+        f"{summary.unchanged:,} were there already"
+    )
+    if summary.metadata:
+        lacked = "that were there already, and had other permissions, owners or attributes"
+        output.info(f"{verb} the metadata of {summary.metadata:,} {lacked}")
+    if summary.differing:
+        have = "there already with other permissions, owners or attributes, left as they are"
+        output.info(f"{have}: {summary.differing:,} (--overwrite=if-changed restores these)")
+    if summary.deleted:
+        output.info(f"{'would delete' if dry_run else 'deleted'} {summary.deleted:,} that the archive does not have")
+    if summary.refused:
+        hint = "--overwrite=if-changed replaces them"
+        output.info(f"not restored, since something else is there: {len(summary.refused):,} ({hint})")
+    if summary.missed:
+        output.info(f"owners, permissions, attributes or times that could not be set: {summary.missed:,}, named above")
+    if summary.problems:
+        output.info(f"{many(len(summary.problems), 'error')}, named above")
+
+
+VERBS = {"restore": restore}
