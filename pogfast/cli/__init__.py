@@ -23,45 +23,58 @@ from pogfast.errors import PogfastError
 from pogfast.system.environment import take_secrets
 
 COMPLETE = "_POGFAST_COMPLETE"
-# Verb -> the module that has it, and its line in the help.
+# Verb -> its module and its summary line in the help.
 VERBS = {
-    "create": ("pogfast.cli.create", "Archive files and directories, with all that a restore needs."),
+    "create": ("pogfast.cli.create", "Create an archive of files and directories."),
     "restore": ("pogfast.cli.restore", "Restore an archive, or parts of it."),
     "list": ("pogfast.cli.list_archives", "List the archives of a store."),
-    "ls": ("pogfast.cli.ls", "List what is in an archive."),
-    "find": ("pogfast.cli.ls", "Find names in the archives of a store."),
-    "cat": ("pogfast.cli.cat", "Print a file of an archive, or a part of it."),
-    "diff": ("pogfast.cli.diff", "Compare two archives."),
-    "info": ("pogfast.cli.info", "Show what an archive is and how large it is."),
-    "stats": ("pogfast.cli.info", "Show how large a store is, and what it could do without."),
-    "check": ("pogfast.cli.check", "Check that archives can be restored, or compare one with the disk."),
+    "ls": ("pogfast.cli.ls", "List the contents of an archive."),
+    "find": ("pogfast.cli.ls", "Find files in the archives of a store."),
+    "cat": ("pogfast.cli.cat", "Print a file from an archive."),
+    "diff": ("pogfast.cli.diff", "Show the differences between two archives."),
+    "info": ("pogfast.cli.info", "Show the size and origin of an archive."),
+    "stats": ("pogfast.cli.info", "Show the size of a store and how much of it is unneeded."),
+    "check": ("pogfast.cli.check", "Check archives for damage, or compare one with files on disk."),
     "copy": ("pogfast.cli.copy", "Copy archives from one store to another."),
-    "prune": ("pogfast.cli.prune", "Remove archives that a policy does not keep, and the blobs that only they need."),
+    "prune": ("pogfast.cli.prune", "Remove archives by a retention policy and delete unneeded blobs."),
     "remove": ("pogfast.cli.remove", "Remove single archives."),
-    "rewrite": ("pogfast.cli.remove", "Write archives anew without some paths, and remove the old ones."),
-    "undelete": ("pogfast.cli.prune", "Bring back removed archives, as long as their grace period lasts."),
-    "lock": ("pogfast.cli.lock", "Lock archives in S3, so that nobody can delete them for a time."),
-    "tune": ("pogfast.cli.tune", "Find the chunker, level and jobs that fit your data and store."),
-    "doctor": ("pogfast.cli.doctor", "Test what a store can do, and report what should be mended."),
-    "keygen": ("pogfast.cli.keys", "Make a key pair, or a keyfile."),
-    "key": ("pogfast.cli.keys", "Show the kind and the fingerprint of a key file."),
-    "completion": ("pogfast.cli.keys", "Print the completion script of a shell."),
+    "rewrite": ("pogfast.cli.remove", "Remove paths from archives."),
+    "undelete": ("pogfast.cli.prune", "Bring back removed archives."),
+    "lock": ("pogfast.cli.lock", "Lock archives in S3 against deletion."),
+    "tune": ("pogfast.cli.tune", "Find the fastest or smallest settings for your data and store."),
+    "doctor": ("pogfast.cli.doctor", "Test a store and report problems."),
+    "keygen": ("pogfast.cli.keys", "Create a key pair or a keyfile."),
+    "key": ("pogfast.cli.keys", "Inspect key files."),
+    "completion": ("pogfast.cli.keys", "Print a shell completion script."),
     "help": ("pogfast.cli.keys", "Show the help of a command."),
 }
 
 HELP = """\
-Encrypt files into archives, and restore them.
+Encrypted backups: create archives of files in a store, and restore them.
 
-STORE is a directory, local:/DIR, s3://BUCKET[/PREFIX], or (to write to) a program; several have commas between them.
-ARCHIVE is STORE/NAME.mfn as `pogfast list STORE` shows it, or STORE/latest.
+STORE is a directory, s3://BUCKET[/PREFIX], b2://BUCKET[/PREFIX], or (to write to) a program.
+ARCHIVE is STORE/NAME.mfn, as `pogfast list STORE` shows it, or STORE/latest.
+POGFAST_STORE is the default STORE.
 
-The key comes from --keyfile, --encryption-keyfile, --decryption-keyfile, --password-file or --password-command; without
-one from the variables POGFAST_KEYFILE and so on, then from POGFAST_PASSWORD; then a password is asked for.
+The key is taken from --keyfile, --encryption-keyfile, --decryption-keyfile, --password-file or --password-command,
+else from the variables POGFAST_KEYFILE and so on or POGFAST_PASSWORD; else a password is asked for.
 """
-EPILOG = """\
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done except for what is named, 4 damage found, 10 no such store or
-archive, 12 wrong key, 130 interrupted, 141 the reader of standard output is gone.
-"""
+EXIT_CODES = {
+    0: "success",
+    1: "failed",
+    2: "wrong usage",
+    3: "incomplete: what was left out is named",
+    4: "damage found",
+    10: "no such store or archive",
+    12: "wrong key",
+    130: "interrupted",
+    141: "the reader of standard output has exited",
+}
+EXAMPLES = (
+    "pogfast keygen mine",
+    "pogfast create ~/photos --to /mnt/backup --encryption-keyfile mine.encrypt",
+    "pogfast restore /mnt/backup/latest --into restored --decryption-keyfile mine.decrypt",
+)
 
 
 def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
@@ -72,7 +85,15 @@ def _version(context: click.Context, parameter: click.Parameter, value: bool) ->
         context.exit()
 
 
-group = Group("pogfast", table=VERBS, no_args_is_help=False, help=HELP, epilog=EPILOG, subcommand_metavar="COMMAND ...")
+group = Group(
+    "pogfast",
+    table=VERBS,
+    no_args_is_help=False,
+    help=HELP,
+    exit_codes=EXIT_CODES,
+    examples=EXAMPLES,
+    subcommand_metavar="COMMAND ...",
+)
 group.params.append(
     click.Option(
         ["--version"],
@@ -80,13 +101,13 @@ group.params.append(
         is_eager=True,
         expose_value=False,
         callback=_version,
-        help="Show the version, and exit.",
+        help="Print the version and exit.",
     )
 )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `pogfast`. Returns its exit code."""
+    """Runs the command `pogfast` and returns its exit code."""
     return guarded(Output(), lambda output: _run(output, sys.argv[1:] if arguments is None else arguments))
 
 
@@ -100,7 +121,7 @@ def _run(output: Output, arguments: Sequence[str]) -> None:
         except OSError as error:
             raise output.cannot_print(error) from error
         return
-    # Known before anything is parsed, so that what cannot be parsed is told of as it should be.
+    # Set before parsing, so that usage errors are printed as JSON, too.
     output.json = "--json" in takewhile(lambda argument: argument != "--", arguments)
     try:
         with group.make_context("pogfast", list(arguments), obj=output) as context:

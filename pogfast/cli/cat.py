@@ -12,19 +12,31 @@ from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 
 
-@verb("cat")
+@verb(
+    "cat",
+    exit_codes={
+        3: "no such file",
+        4: "the file is damaged",
+        10: "no such store or archive",
+        12: "wrong key",
+    },
+    examples=(
+        "pogfast cat /mnt/backup/latest home/u/notes.txt",
+        "pogfast cat /mnt/backup/latest db.sql | psql db",
+    ),
+)
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("name", metavar="NAME")
-@click.option("--offset", metavar="SIZE", type=Size(0), default=0, help="Start behind so many bytes.")
-@click.option("--length", metavar="SIZE", type=Size(0), help="Print at most SIZE.")
+@click.option("--offset", metavar="SIZE", type=Size(0), default=0, help="Skip SIZE bytes.")
+@click.option("--length", metavar="SIZE", type=Size(0), help="Print at most SIZE bytes.")
 @jobs_option
 @choice_options
 @key_options
 @service_options
 def cat(output: Output, archive: str, name: str, offset: int, length: int | None, **options: Any) -> None:
-    """Print a file of an archive, or a part of it.
+    """Print a file from an archive.
 
-    Only the blobs that the part lies in are read.
+    Its content goes to standard output. Only the blobs that are needed are read.
     """
     if output.json:
         raise UsageError("what cat prints is the file itself: there is no --json")

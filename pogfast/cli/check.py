@@ -31,21 +31,35 @@ if TYPE_CHECKING:
     from pogfast.upkeep.checking import Summary as Checked
 
 
-@verb("check")
+@verb(
+    "check",
+    exit_codes={
+        1: "--against: there are differences",
+        3: "some archives are of another key",
+        4: "damage found",
+        10: "no such store or archive, or an empty store",
+        12: "no archive opens with this key",
+    },
+    examples=(
+        "pogfast check /mnt/backup",
+        "pogfast check /mnt/backup --read-data-subset 10%",
+        "pogfast check /mnt/backup/latest --against /",
+    ),
+)
 @click.argument("archives", nargs=-1, metavar="ARCHIVE|STORE...", type=PATH)
-@click.option("--read-data", is_flag=True, help="Read all blobs: authentic, complete, of the right content.")
-@click.option("--read-data-subset", metavar="PART", help="Read a part: 10%, 1/30, or 50G.")
+@click.option("--read-data", is_flag=True, help="Read and verify all blobs.")
+@click.option("--read-data-subset", metavar="PART", help="Read and verify a part of the blobs: 10%, 1/30 or 50G.")
 @click.option(
-    "--against", metavar="PATH", type=PATH, help="Compare an archive with what lies below PATH, byte for byte."
+    "--against", metavar="PATH", type=PATH, help="Compare an archive with the files below PATH, byte for byte."
 )
 @jobs_option
 @choice_options
 @key_options
 @service_options
 def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
-    """Check that archives can be restored, or compare one with the disk.
+    """Check archives for damage, or compare one with files on disk.
 
-    Without an option: that every blob is there and has a size that it can have.
+    By default, checks that every blob exists and has a plausible size, without reading blobs.
     """
     archives = archives or (store_of(None),)
     whole, part = options.pop("read_data"), options.pop("read_data_subset")

@@ -32,13 +32,25 @@ if TYPE_CHECKING:
     from pogfast.upkeep.copying import Summary
 
 
-@verb("copy")
+@verb(
+    "copy",
+    exit_codes={
+        3: "some archives are of another key",
+        4: "damaged archives or blobs were not copied",
+        10: "no such store or archive",
+        12: "no archive opens with this key",
+    },
+    examples=(
+        "pogfast copy /mnt/backup s3://bucket/laptop",
+        "pogfast copy /mnt/backup/latest /mnt/second",
+    ),
+)
 @click.argument("source", metavar="FROM", type=PATH)
 @click.argument("target", metavar="TO", type=PATH, required=False)
 @click.argument("archives", nargs=-1, metavar="[NAME.mfn]...")
 @jobs_option
-@click.option("--verify", is_flag=True, help="Read what TO has already, and store anew what is damaged there.")
-@click.option("-n", "--dry-run", is_flag=True, help="Copy nothing; say how much would be.")
+@click.option("--verify", is_flag=True, help="Also read what TO already has, and store damaged data again.")
+@click.option("-n", "--dry-run", is_flag=True, help="Copy nothing; print how much would be copied.")
 @choice_options
 @key_options
 @service_options
@@ -47,8 +59,8 @@ if TYPE_CHECKING:
 def copy(output: Output, source: str, target: str | None, archives: tuple[str, ...], **options: Any) -> None:
     """Copy archives from one store to another.
 
-    FROM is a store, or one archive: STORE/NAME.mfn or STORE/latest. Only blobs that are missing there are sent, as they
-    lie, and checked on the way as far as a key allows. Without a key a whole store can be copied.
+    FROM is a store or an archive. Copies all archives, or those named. Only blobs missing in TO are sent, and verified
+    as far as a key allows; without a key, only a whole store can be copied.
     """
     from pogfast.stores import MANIFEST, check_stores, names_archive
     from pogfast.upkeep import copying

@@ -34,30 +34,50 @@ if TYPE_CHECKING:
     from pogfast.cli.progress import Display
 
 
-@verb("create")
-@click.argument("paths", nargs=-1, metavar="PATH...", type=PATH)
-@click.option("--to", metavar="STORE[,STORE]", type=PATH, help="Stores to write the archive to.  [POGFAST_STORE]")
-@click.option(
-    "--name", metavar="NAME", help="Name in the archive of standard input (PATH is -) or of COMMAND's output."
+@verb(
+    "create",
+    exit_codes={
+        3: "a source was not read, or one of several stores failed",
+        10: "the store does not exist (with --must-exist)",
+    },
+    examples=(
+        "pogfast create ~/photos ~/mail --to /mnt/backup --exclude '*.tmp' --tag weekly",
+        "pogfast create / --to s3://bucket/laptop --one-file-system --exclude-caches",
+        "pogfast create --from-command 'pg_dump db' --name db.sql --to /mnt/backup",
+    ),
 )
-@click.option("--from-command", metavar="COMMAND", help="Archive what COMMAND prints; no archive if it fails.")
+@click.argument("paths", nargs=-1, metavar="PATH...", type=PATH)
 @click.option(
-    "-C", "--directory", metavar="DIR", type=PATH, help="Take relative paths from DIR, also those of --files-from."
+    "--to", metavar="STORE[,STORE]", type=PATH, help="Stores to write the archive to.  [default: POGFAST_STORE]"
+)
+@click.option(
+    "--name", metavar="NAME", help="Archived name of standard input (PATH is -) or of the output of --from-command."
+)
+@click.option("--from-command", metavar="COMMAND", help="Archive the output of COMMAND; create no archive if it fails.")
+@click.option(
+    "-C",
+    "--directory",
+    metavar="DIR",
+    type=PATH,
+    help="Take relative paths, also those of --files-from, relative to DIR.",
 )
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Exclude what matches; may be repeated.")
 @click.option(
-    "--iexclude", metavar="PATTERN", multiple=True, help="Exclude what matches, ignoring upper and lower case."
+    "--iexclude", metavar="PATTERN", multiple=True, help="Exclude what matches, ignoring case; may be repeated."
 )
 @click.option(
     "--exclude-from", metavar="FILE", type=PATH, multiple=True, help="Read exclude patterns from FILE, one per line."
 )
 @click.option(
-    "--exclude-if-present", metavar="NAME", multiple=True, help="Exclude the content of directories that contain NAME."
+    "--exclude-if-present",
+    metavar="NAME",
+    multiple=True,
+    help="Exclude contents of directories that contain a file NAME.",
 )
 @click.option(
-    "--exclude-caches", is_flag=True, help="Exclude the content of directories marked as caches (CACHEDIR.TAG)."
+    "--exclude-caches", is_flag=True, help="Exclude contents of cache directories (marked by a CACHEDIR.TAG)."
 )
-@click.option("--exclude-larger-than", metavar="SIZE", type=SIZE, help="Exclude larger files.")
+@click.option("--exclude-larger-than", metavar="SIZE", type=SIZE, help="Exclude files larger than SIZE.")
 @click.option("-x", "--one-file-system", is_flag=True, help="Do not cross into other file systems.")
 @click.option(
     "--files-from",
@@ -66,8 +86,8 @@ if TYPE_CHECKING:
     multiple=True,
     help="Read paths from FILE (-: standard input), one per line; wildcards are expanded.",
 )
-@click.option("-0", "--null", is_flag=True, help="A zero byte ends each path of --files-from; no patterns.")
-@tag_option("Add tags to the archive.")
+@click.option("-0", "--null", is_flag=True, help="Paths of --files-from end with a zero byte, and are no patterns.")
+@tag_option("Tags to record.")
 @click.option("--host", metavar="NAME", help="Host name to record.  [default: this machine's]")
 @click.option("--comment", metavar="TEXT", default="", help="Comment to record.")
 @click.option(
@@ -76,14 +96,14 @@ if TYPE_CHECKING:
     type=SIZE,
     default="50MB",
     show_default=True,
-    help="Split files into chunks of SIZE.",
+    help="Size of chunks.",
 )
 @click.option(
     "--chunker",
     metavar="CHUNKER",
     default="fixed",
     show_default=True,
-    help="fixed[:SIZE]: every chunk-size bytes. fastcdc[:MIN,AVG,MAX]: by content, for data edited in place.",
+    help="How to cut files: fixed[:SIZE], or fastcdc[:MIN,AVG,MAX] by content, for files modified in place.",
 )
 @click.option(
     "--level",
@@ -91,34 +111,35 @@ if TYPE_CHECKING:
     type=Whole(*LEVELS),
     default=3,
     show_default=True,
-    help="Compression level of zstd, up to 22.",
+    help="Compression level of zstd, 1 to 22.",
 )
 @click.option(
     "--layout",
     type=click.Choice(["frames", "stream"]),
     default="frames",
     show_default=True,
-    help="frames: each chunk alone, on every core. stream: one stream a file, as pog.",
+    help="frames: chunks are compressed independently. stream: one compressed stream per file, as pog.",
 )
-@click.option("--profile", metavar="NAME", help="Use chunks, level and jobs that tune --save has saved.")
+@click.option("--profile", metavar="NAME", help="Use the settings saved by tune --save NAME, or those of a file.")
 @jobs_option
 @click.option("--readers", metavar="N", type=Whole(1, MAX_JOBS), help="Files read at the same time.  [default: jobs]")
-@click.option("--memory", metavar="SIZE", type=SIZE, help="Limit on the memory for chunks in flight.")
-@click.option("--no-cache", is_flag=True, help="Neither use nor write the cache: read every file.")
+@click.option("--memory", metavar="SIZE", type=SIZE, help="Limit on memory for chunks in flight.")
+@click.option("--no-cache", is_flag=True, help="Neither use nor write the cache of unchanged files.")
 @click.option("--cache-dir", metavar="DIR", type=PATH, help="Directory of the cache of unchanged files.")
-@click.option("--force", is_flag=True, help="Read every file and store every chunk again; mends damaged blobs.")
-@click.option("--pad", is_flag=True, help="Pad new blobs so that their sizes tell less about the files.")
-@click.option("--must-exist", is_flag=True, help="Fail if the store does not exist: a disk that is not mounted.")
-@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; list what would be archived.")
+@click.option("--force", is_flag=True, help="Read every file and store every chunk again; repairs damaged blobs.")
+@click.option("--pad", is_flag=True, help="Pad new blobs, so that their sizes reveal less about the files.")
+@click.option("--must-exist", is_flag=True, help="Fail if the store does not exist, as on a disk that is not mounted.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; print what would be archived.")
 @key_options
 @service_options
 @storage_class_option
 @object_lock_option
 def create(output: Output, paths: tuple[str, ...], to: str | None, **options: Any) -> None:
-    """Archive files and directories, with all that a restore needs.
+    """Create an archive of files and directories.
 
-    Files that have not changed since the last run into the same store are not read again. With - for PATH standard
-    input is archived, under --name. Patterns are restic's: *.tmp, /srv/**/cache, !keep.tmp.
+    Permissions, owners, times, links, extended attributes, ACLs and holes are archived as well. Files that have not
+    changed since the last run into the same store are not read again. Prints the name of the archive. Patterns are
+    those of restic: *.tmp, /srv/**/cache, !keep.tmp.
     """
     from pogfast import backup
     from pogfast.backup.chunker import Chunker

@@ -22,18 +22,29 @@ if TYPE_CHECKING:
 MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "type": "T", "uncertain": "?"}
 
 
-@verb("diff")
+@verb(
+    "diff",
+    exit_codes={
+        3: "a newer archive than latest does not open",
+        4: "a manifest is damaged",
+        10: "no such store or archive",
+        12: "wrong key",
+    },
+    examples=("pogfast diff /mnt/backup/2026-11-25T12:00:00.000000.mfn /mnt/backup/latest",),
+)
 @click.argument("before", metavar="ARCHIVE", type=PATH)
 @click.argument("after", metavar="ARCHIVE", type=PATH)
-@click.option("--metadata/--no-metadata", default=True, help="Name also what has only other metadata, or do not.")
+@click.option(
+    "--metadata/--no-metadata", default=True, help="Show or hide entries that differ only in metadata.  [default: show]"
+)
 @choice_options
 @key_options
 @service_options
 def diff(output: Output, before: str, after: str, metadata: bool, **options: Any) -> None:
-    """Compare two archives.
+    """Show the differences between two archives.
 
-    + added, - removed, M other content, U only other metadata, T another kind, ? may have other content: the archives
-    are cut differently. No blob is read.
+    + added, - removed, M content modified, U only metadata modified, T type changed, ? content may differ, since the
+    archives are cut differently. No blob is read.
     """
     from pogfast.archives.differences import diff as differences
 

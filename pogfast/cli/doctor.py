@@ -7,13 +7,20 @@ from pogfast.cli.options import service_options, store_argument
 from pogfast.cli.output import Output
 
 
-@verb("doctor")
+@verb(
+    "doctor",
+    exit_codes={
+        3: "something is bad",
+        10: "no such store",
+    },
+    examples=("pogfast doctor s3://bucket/laptop",),
+)
 @store_argument
 @service_options
 def doctor(output: Output, store: str) -> None:
-    """Test what a store can do, and report what should be mended.
+    """Test a store and report problems.
 
-    Some small objects are written, read and deleted. Needs no key, and touches no archive.
+    Writes, reads and deletes some small objects. Needs no key and touches no archive.
     """
     from pogfast.upkeep.doctor import examine
 

@@ -1,13 +1,12 @@
-"""How a verb of `pogfast` is made: its help, the options that stand before or after it, sizes, and usage errors.
+"""The click classes that the verbs are made of: commands, their help, option types and usage errors.
 
-Everything here is click's; what the options mean is for the verbs. Imports click and the standard library only, since
---help goes through here.
+Knows no verb. Imports click and the standard library only, since --help goes through here.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,13 +19,13 @@ from pogfast.system.retries import RETRIED
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-# What may be given without a word in it: it says nothing then.
+# Options whose value may be empty, which means the same as leaving them out.
 MAY_BE_EMPTY = ("comment", "exclude", "group_by", "iexclude")
-WIDTH = 100  # columns of help on a wide terminal, and without one
+WIDTH = 100  # maximum columns of help, and the columns without a terminal
 
 
 def _width() -> int:
-    """Columns of help. (click would import shutil to ask, which takes as long as 20 % of Python's start.)"""
+    """Returns the columns of help. (click would import shutil for this, which takes 20 % of Python's start time.)"""
     for descriptor in (1, 2):
         try:
             return min(os.get_terminal_size(descriptor).columns - 2, WIDTH)
@@ -36,19 +35,19 @@ def _width() -> int:
 
 
 def common_options() -> list[click.Parameter]:
-    """What every verb takes, and `pogfast` itself before the verb."""
+    """Returns the options that every verb takes, and that may also stand before the verb."""
     return [
-        _common("-q", "--quiet", "quiet", help="Show no progress and no summary: only results, warnings and errors."),
-        _common("-v", "--verbose", "verbose", count=True, help="Show more; -vv names every file."),
+        _common("-q", "--quiet", "quiet", help="Print results, warnings and errors only."),
+        _common("-v", "--verbose", "verbose", count=True, help="Print more; -vv prints every file."),
         _common("--json", "json", help="Print JSON lines on standard output."),
-        _common("--debug", "debug", help="Show a traceback when something fails."),
+        _common("--debug", "debug", help="Print a traceback on failure."),
         click.Option(
             ["-h", "--help"],
             is_flag=True,
             is_eager=True,
             expose_value=False,
             callback=_help,
-            help="Show this help, and exit.",
+            help="Print this help and exit.",
         ),
     ]
 
@@ -60,7 +59,7 @@ def _common(*names: str, count: bool = False, help: str) -> click.Option:
 
 
 def _set(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    """The volume adds up, wherever it is said."""
+    """Stores the option in the Output; -v before and after the verb add up."""
     output = context.find_object(Output)
     if output is not None and value:
         setattr(output, str(parameter.name), value + getattr(output, str(parameter.name)))
@@ -76,8 +75,36 @@ def print_help(context: click.Context) -> None:
     context.ensure_object(Output).print(context.get_help())
 
 
-class Verb(click.Command):
-    """A command with the common options, and its help at a width that people read."""
+class _Command(click.Command):
+    """Adds exit codes and examples below the help of a command."""
+
+    exit_codes_title = "Exit codes"
+
+    def __init__(
+        self,
+        *arguments: Any,
+        exit_codes: Mapping[int, str] | None = None,
+        examples: Sequence[str] = (),
+        **more: Any,
+    ) -> None:
+        super().__init__(*arguments, **more)
+        self.exit_codes = exit_codes or {}
+        self.examples = examples
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if self.exit_codes:
+            with formatter.section(self.exit_codes_title):
+                formatter.write_dl([(str(code), meaning) for code, meaning in self.exit_codes.items()])
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"  {example}\n")
+
+
+class Verb(_Command):
+    """A command with the common options, and its help at a readable width."""
+
+    exit_codes_title = "Exit codes besides 0, 1, 2 and 130"
 
     def __init__(self, name: str | None, **more: Any) -> None:
         super().__init__(name, **{**more, "add_help_option": False})
@@ -87,8 +114,8 @@ class Verb(click.Command):
         return super().make_context(info_name, args, *rest, **extra, terminal_width=_width())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Reads the options, and refuses values that were forgotten: an option stands in their place, or what a shell
-        made of a variable that is not set."""
+        """Parses the options. Raises UsageError for a forgotten value: where another option stands in its place, or an
+        unset shell variable left it empty."""
         options = [each for each in self.params if isinstance(each, click.Option)]
         valued = {
             name: each.opts[-1]
@@ -114,17 +141,23 @@ class Verb(click.Command):
         return result
 
 
-def verb(name: str) -> Callable[[Callable[..., None]], click.Command]:
-    """Makes a function a verb: its docstring is the help, its first argument the Output."""
+def verb(
+    name: str, *, exit_codes: Mapping[int, str] | None = None, examples: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], click.Command]:
+    """Makes a function a verb: its docstring is the help, its first argument the Output.
+
+    `exit_codes` are those from 3 on that this verb ends in, each with its meaning; `examples` are command lines.
+    """
 
     def decorate(function: Callable[..., None]) -> click.Command:
-        return click.command(name, cls=Verb)(click.pass_obj(function))
+        make = click.command(name, cls=Verb, exit_codes=exit_codes, examples=examples)
+        return make(click.pass_obj(function))
 
     return decorate
 
 
-class Group(click.Group):
-    """A command with verbs. `table` has a module, imported when its verb runs, and one line of help for each."""
+class Group(_Command, click.Group):
+    """A command with subcommands. `table`: verb -> its module, imported when the verb runs, and its summary."""
 
     def __init__(self, *arguments: Any, table: dict[str, tuple[str, str]] | None = None, **more: Any) -> None:
         super().__init__(*arguments, **more, add_help_option=False)
@@ -156,11 +189,11 @@ class Group(click.Group):
         raise UsageError(f"no such command: {name}", hint=_with_help(said, ctx.command_path))
 
     def overview(self, ctx: click.Context) -> str:
-        """How it is used, and the commands."""
+        """Returns the usage line and the list of commands."""
         formatter = ctx.make_formatter()
         self.format_usage(ctx, formatter)
         self.format_commands(ctx, formatter)
-        return f"{formatter.getvalue()}\n{ctx.command_path} help COMMAND says more."
+        return f"{formatter.getvalue()}\nRun {ctx.command_path} help COMMAND for details."
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(name, text) for name, (_, text) in self.table.items()]
@@ -170,38 +203,38 @@ class Group(click.Group):
 
 
 class Whole(click.ParamType):  # type: ignore[type-arg]
-    """A whole number, from `least` to `most`."""
+    """A whole number from `minimum` to `maximum`."""
 
     name = "number"
 
-    def __init__(self, least: int, most: int) -> None:
-        self.least = least
-        self.most = most
+    def __init__(self, minimum: int, maximum: int) -> None:
+        self.minimum = minimum
+        self.maximum = maximum
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from pogfast.sizes import parse_whole
 
         if isinstance(value, int):
             return value
-        return parse_whole(param.opts[-1] if param else "number", value, self.least, self.most)
+        return parse_whole(param.opts[-1] if param else "number", value, self.minimum, self.maximum)
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
-    """A number of bytes, with a unit; at least `least`."""
+    """A number of bytes, with or without a unit; at least `minimum`."""
 
     name = "size"
 
-    def __init__(self, least: int = 1) -> None:
-        self.least = least
+    def __init__(self, minimum: int = 1) -> None:
+        self.minimum = minimum
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         from pogfast.sizes import parse_size
 
-        return value if isinstance(value, int) else parse_size(param.opts[-1] if param else "size", value, self.least)
+        return value if isinstance(value, int) else parse_size(param.opts[-1] if param else "size", value, self.minimum)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
-    """A length of time, in seconds: 5m, 24h, 7d. Where `bare`, a number alone is seconds."""
+    """A duration in seconds: 5m, 24h, 7d. With `bare`, a number without a unit is seconds."""
 
     name = "duration"
 
@@ -217,7 +250,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
 
 
 class PathText(click.ParamType):  # type: ignore[type-arg]
-    """A path, as it is given: only the shell's completion has to know that it is one."""
+    """A path, unchanged; the type only tells shell completion to complete file names."""
 
     name = "path"
 
@@ -228,12 +261,12 @@ class PathText(click.ParamType):  # type: ignore[type-arg]
 
 
 def split_commas(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:
-    """A callback for options that take words with commas between them, once or several times: all of the words."""
+    """A click callback: returns all words of an option whose values are comma-separated and may be repeated."""
     return tuple(word for text in given for word in words_of(parameter.opts[-1], text))
 
 
 def words_of(option: str, text: str) -> list[str]:
-    """The words of a value with commas between them. Raises UsageError."""
+    """Returns the words of a comma-separated value. Raises UsageError for an empty word."""
     words = [word.strip() for word in text.split(",")]
     if not all(words):
         raise UsageError(f"{option}: there is an empty word between the commas")
@@ -245,7 +278,7 @@ PATH = PathText()
 
 
 def usage_error(error: click.ClickException) -> PogfastError:
-    """click's complaint as one of ours: one line, and where the help is."""
+    """Returns click's usage error as ours: one line, and a hint with the help to read."""
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "pogfast"
     if isinstance(error, click.NoSuchOption):
@@ -260,12 +293,12 @@ def usage_error(error: click.ClickException) -> PogfastError:
 
 
 def _with_help(said: str, path: str) -> str:
-    """A hint, and where the help is."""
+    """Returns the hint followed by the help command to run."""
     return f"{said}{' ' if said.endswith('?') else '; ' if said else ''}see {path} --help"
 
 
 def apply(options: Sequence[Callable[[Any], Any]]) -> Callable[[Any], Any]:
-    """Several decorators as one, in the order of the help."""
+    """Combines decorators into one; options appear in the help in this order."""
 
     def decorate(function: Any) -> Any:
         for option in reversed(options):

@@ -25,15 +25,24 @@ if TYPE_CHECKING:
     from pogfast.archives.figures import Info
 
 
-@verb("info")
+@verb(
+    "info",
+    exit_codes={
+        3: "a newer archive than latest does not open",
+        4: "the manifest is damaged, or blobs are missing",
+        10: "no such store or archive",
+        12: "wrong key",
+    },
+    examples=("pogfast info /mnt/backup/latest",),
+)
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @choice_options
 @key_options
 @service_options
 def info(output: Output, archive: str, **options: Any) -> None:
-    """Show what an archive is and how large it is.
+    """Show the size and origin of an archive.
 
-    When and how it was made, what is in it, what its blobs take in the store, and what is in it twice.
+    When, where and how it was made, its contents, the size of its blobs in the store, and duplicate files.
     """
     from pogfast.archives.figures import info as figures
     from pogfast.archives.trailer import is_local
@@ -71,14 +80,23 @@ def info(output: Output, archive: str, **options: Any) -> None:
     )
 
 
-@verb("stats")
+@verb(
+    "stats",
+    exit_codes={
+        3: "some archives are of another key",
+        4: "some archives are damaged, or blobs are missing",
+        10: "no such store, or an empty one",
+        12: "no archive opens with this key",
+    },
+    examples=("pogfast stats /mnt/backup",),
+)
 @store_argument
 @key_options
 @service_options
 def stats(output: Output, store: str, **options: Any) -> None:
-    """Show how large a store is, and what it could do without.
+    """Show the size of a store and how much of it is unneeded.
 
-    Its archives, its blobs, what they take, and what no archive needs any more.
+    Archives, files and blobs, their sizes, and blobs that no archive needs.
     """
     from pogfast.archives.figures import stats as figures
     from pogfast.stores import open_store

@@ -17,13 +17,20 @@ from pogfast.errors import PogfastError, ReaderGone, UsageError
 SHELLS = ("bash", "zsh", "fish")
 
 
-@verb("keygen")
+@verb(
+    "keygen",
+    examples=(
+        "pogfast keygen mine",
+        "pogfast keygen backup.key --symmetric",
+    ),
+)
 @click.argument("name", metavar="NAME")
-@click.option("--symmetric", is_flag=True, help="A keyfile NAME that both writes and reads.")
+@click.option("--symmetric", is_flag=True, help="Create a keyfile NAME that both writes and reads.")
 def keygen(output: Output, name: str, symmetric: bool) -> None:
-    """Make a key pair, or a keyfile.
+    """Create a key pair or a keyfile.
 
-    NAME.encrypt (public) writes archives, NAME.decrypt (private) reads them. Files that are there are never touched.
+    NAME.encrypt, the public key, creates archives; NAME.decrypt, the private key, reads them. Existing files are never
+    changed.
     """
     from pogfast import keys
 
@@ -52,12 +59,15 @@ def keygen(output: Output, name: str, symmetric: bool) -> None:
         raise
 
 
-@verb("show")
+@verb(
+    "show",
+    examples=("pogfast key show mine.encrypt",),
+)
 @click.argument("file", metavar="FILE", type=PATH)
 def show(output: Output, file: str) -> None:
-    """Print the kind and the fingerprint of a key file.
+    """Show the kind and fingerprint of a key file.
 
-    Never the key. A file of 32 bytes can be several kinds of key: then each has its fingerprint.
+    The key itself is never printed. A file of 32 bytes can be several kinds of key: each is shown with its fingerprint.
     """
     from pogfast.keys import describe_file
 
@@ -73,19 +83,21 @@ def show(output: Output, file: str) -> None:
 key = Group(
     "key",
     no_args_is_help=False,
-    help="Show the kind and the fingerprint of a key file.",
+    help="Inspect key files.",
     subcommand_metavar="COMMAND ...",
 )
 key.add_command(show)
 
 
-@verb("completion")
+@verb(
+    "completion",
+    examples=("pogfast completion fish > ~/.config/fish/completions/pogfast.fish",),
+)
 @click.argument("shell", type=click.Choice(SHELLS), metavar="bash|zsh|fish")
 def completion(output: Output, shell: str) -> None:
-    """Print the completion script of a shell.
+    """Print a shell completion script.
 
-    bash: eval "$(pogfast completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc; fish: pogfast completion fish >
-    ~/.config/fish/completions/pogfast.fish
+    For bash, add eval "$(pogfast completion bash)" to ~/.bashrc; for zsh, the same with zsh to ~/.zshrc.
     """
     from click.shell_completion import get_completion_class
 
@@ -97,13 +109,19 @@ def completion(output: Output, shell: str) -> None:
     output.print(found(group, {}, "pogfast", COMPLETE).source())
 
 
-@verb("help")
+@verb(
+    "help",
+    examples=(
+        "pogfast help restore",
+        "pogfast help key show",
+    ),
+)
 @click.argument("names", nargs=-1, metavar="[COMMAND]...")
 @click.pass_context
 def help_of(context: click.Context, output: Output, names: tuple[str, ...]) -> None:
     """Show the help of a command.
 
-    Without a command: of pogfast.
+    Without a command, shows the help of pogfast.
     """
     shown: Any = context.parent
     for name in names:

@@ -15,19 +15,28 @@ if TYPE_CHECKING:
     from pogfast.archives.overview import ArchiveInfo
 
 
-@verb("list")
+@verb(
+    "list",
+    exit_codes={
+        3: "some archives are of another key",
+        4: "some archives are damaged",
+        10: "no such store, or an empty one",
+        12: "no archive opens with this key",
+    },
+    examples=("pogfast list /mnt/backup --host laptop --tag weekly",),
+)
 @store_argument
 @click.option("--host", metavar="NAME", help="Only archives of this host.")
 @tag_option("Only archives with all of these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH.")
-@click.option("--partial", is_flag=True, help="Runs that go on, or were killed, with what they have stored.")
+@click.option("--partial", is_flag=True, help="List unfinished runs, running or killed, instead.")
 @key_options
 @service_options
 def list_archives(output: Output, store: str, partial: bool, **options: Any) -> None:
     """List the archives of a store.
 
-    By time, the newest last. Each with its host, files, their size, what its blobs take in the store, its tags and
-    paths, its comment, and what was left out of it.
+    One line per archive, the newest last: time, host, files, their size, the size of its blobs in the store, name,
+    tags, paths and comment.
     """
     from pogfast.archives.overview import archives
     from pogfast.archives.trailer import Filter

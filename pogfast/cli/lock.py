@@ -13,19 +13,28 @@ from pogfast.errors import UsageError
 from pogfast.sizes import many
 
 
-@verb("extend")
+@verb(
+    "extend",
+    exit_codes={
+        3: "some archives do not open",
+        4: "a blob is missing",
+        10: "no such store, or no archive",
+        12: "wrong key",
+    },
+    examples=("pogfast lock extend s3://bucket/laptop compliance:90d",),
+)
 @click.argument("store", metavar="STORE", type=PATH, required=False)
 @click.argument("lock", metavar="MODE:TIME", required=False)
 @click.option("--host", metavar="NAME", help="Only archives of this host.")
-@tag_option("Only archives with these tags.")
+@tag_option("Only archives with all of these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH.")
 @key_options
 @service_options
 def extend(output: Output, store: str | None, lock: str | None, **options: Any) -> None:
-    """Lock archives in S3, and all blobs that they need, for some time from now on.
+    """Extend the object locks of archives in S3.
 
-    A lock is only ever made longer. compliance:90d cannot be taken away by anybody for 90 days, governance:90d by those
-    who have the right. The public key is enough.
+    Locks archives, and all blobs that they need, for TIME from now on; locks are never shortened. Nobody can remove
+    compliance:90d before it ends; users with a special permission can remove governance:90d. The public key is enough.
     """
     from pogfast.stores.settings import Lock
     from pogfast.upkeep import locking
@@ -55,7 +64,7 @@ def extend(output: Output, store: str | None, lock: str | None, **options: Any) 
 lock = Group(
     "lock",
     no_args_is_help=False,
-    help="Lock archives in S3, so that nobody can delete them for a time.",
+    help="Lock archives in S3 against deletion.",
     subcommand_metavar="COMMAND ...",
 )
 lock.add_command(extend)

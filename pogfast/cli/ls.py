@@ -31,18 +31,30 @@ TYPES = {"file": "file", "directory": "dir", "link": "symlink", "fifo": "fifo"}
 MODES = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO}
 
 
-@verb("ls")
+@verb(
+    "ls",
+    exit_codes={
+        3: "a NAME matches nothing",
+        4: "the manifest is damaged",
+        10: "no such store or archive",
+        12: "wrong key",
+    },
+    examples=(
+        "pogfast ls /mnt/backup/latest --long",
+        "pogfast ls /mnt/backup/latest home/u '*.jpg'",
+    ),
+)
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
-@click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time, too.")
-@click.option("--tree", is_flag=True, help="Show a tree.")
+@click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time.")
+@click.option("--tree", is_flag=True, help="Print a tree.")
 @choice_options
 @key_options
 @service_options
 def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: bool, **options: Any) -> None:
-    """List what is in an archive.
+    """List the contents of an archive.
 
-    All of it, or what the names and patterns mean, as `restore` would take them.
+    All names, or those that NAMEs and PATTERNs select, as for `restore`.
     """
     from pogfast.archives.listing import select
 
@@ -59,18 +71,30 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
                 output.answer(_line(item, long))
 
 
-@verb("find")
+@verb(
+    "find",
+    exit_codes={
+        3: "some archives are of another key",
+        4: "some archives are damaged",
+        10: "no such store, or an empty one",
+        12: "no archive opens with this key",
+    },
+    examples=(
+        "pogfast find /mnt/backup 'report*.odt'",
+        "pogfast find /mnt/backup '/home/u/**/cache'",
+    ),
+)
 @click.argument("store", metavar="STORE", type=PATH, required=False)
 @click.argument("patterns", nargs=-1, metavar="PATTERN...")
-@click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time, too.")
+@click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time.")
 @click.option("--host", metavar="NAME", help="Only in archives of this host.")
-@tag_option("Only in archives with this tag; again for more.")
+@tag_option("Only in archives with all of these tags.")
 @key_options
 @service_options
 def find(output: Output, store: str | None, patterns: tuple[str, ...], long: bool, **options: Any) -> None:
-    """Find names in the archives of a store.
+    """Find files in the archives of a store.
 
-    A pattern without a / is held against the last part of a name. Each line has the archive, and the name.
+    Prints the archive and the name of each match. A pattern without a / is compared with the last component of a name.
     """
     from pogfast.archives.listing import find as find_names
     from pogfast.stores import open_store

@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 key_options = apply(
     [
+        click.option("--keyfile", metavar="FILE", type=PATH, help="Symmetric key: the content of FILE."),
         click.option(
-            "--keyfile", metavar="FILE", type=PATH, help="A symmetric key: the content of FILE, whatever it is."
+            "--encryption-keyfile", metavar="FILE", type=PATH, help="Public key: creates archives, cannot read them."
         ),
         click.option(
-            "--encryption-keyfile", metavar="FILE", type=PATH, help="A public key: writes archives, cannot read them."
+            "--decryption-keyfile", metavar="FILE", type=PATH, help="Private key: reads archives, and can create them."
         ),
         click.option(
-            "--decryption-keyfile", metavar="FILE", type=PATH, help="A private key: reads archives, and can write them."
+            "--password-file", metavar="FILE", type=PATH, help="Read the password from the first line of FILE."
         ),
-        click.option("--password-file", metavar="FILE", type=PATH, help="The password is the first line of FILE."),
         click.option(
-            "--password-command", metavar="COMMAND", help="The password is the first line that COMMAND prints."
+            "--password-command", metavar="COMMAND", help="Read the password from the first line COMMAND prints."
         ),
     ]
 )
@@ -57,26 +57,26 @@ def _service(*names: str, **more: Any) -> Callable[[Any], Any]:
 
 service_options = apply(
     [
-        _service("--s3-endpoint", metavar="URL", help="An S3 service other than AWS."),
-        _service("--b2-realm", metavar="URL", help="A B2 service other than Backblaze's."),
+        _service("--s3-endpoint", metavar="URL", help="S3 service other than AWS."),
+        _service("--b2-realm", metavar="URL", help="B2 service other than Backblaze's."),
         _service(
             "--uploads",
             "--parallel",
             "parallel",
             metavar="N",
             type=Whole(1, MAX_PARALLEL),
-            help="Concurrent requests to a service.  [8]",
+            help="Concurrent requests to a service.  [default: 8]",
         ),
         _service(
             "--retry-for",
             metavar="TIME",
             type=Duration(bare=True),
-            help="How long transient errors are retried: 90s, 5m, 1h.  [5m]",
+            help="Time for which transient errors are retried: 90s, 5m, 1h.  [default: 5m]",
         ),
     ]
 )
 storage_class_option = _service(
-    "--storage-class", metavar="CLASS", help="Storage class of blobs in S3; manifests stay standard."
+    "--storage-class", metavar="CLASS", help="Storage class of blobs in S3; manifests stay in the standard class."
 )
 
 
@@ -87,9 +87,9 @@ def tag_option(help: str) -> Callable[[Any], Any]:
 
 choice_options = apply(
     [
-        click.option("--host", metavar="NAME", help="With STORE/latest: the latest archive of this host."),
-        tag_option("With STORE/latest: the latest with all of these tags."),
-        click.option("--path", metavar="PATH", type=PATH, help="With STORE/latest: the latest that archived PATH."),
+        click.option("--host", metavar="NAME", help="For STORE/latest: the newest archive of this host."),
+        tag_option("For STORE/latest: the newest archive with all of these tags."),
+        click.option("--path", metavar="PATH", type=PATH, help="For STORE/latest: the newest archive of PATH."),
     ]
 )
 
@@ -106,7 +106,7 @@ object_lock_option = click.option(
     metavar="MODE:TIME",
     expose_value=False,
     callback=_set_lock,
-    help="Lock what is stored in S3: compliance:90d (nobody can delete it), governance:90d (some can).",
+    help="Lock written objects in S3: compliance:90d (nobody can delete), governance:90d (some users can).",
 )
 
 jobs_option = click.option(

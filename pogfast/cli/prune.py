@@ -58,18 +58,18 @@ def _tag_sets(context: click.Context, parameter: click.Parameter, given: tuple[s
 
 policy_options = apply(
     [
-        *_keep("last", "Keep the newest N."),
+        *_keep("last", "Keep the newest N archives; N may be unlimited."),
         *(
             option
             for rule in PERIOD
-            for option in _keep(rule, f"Keep the newest of each {PERIOD[rule]}, for the last N that have one.")
+            for option in _keep(rule, f"Keep the newest archive of each of the last N {PERIOD[rule]}s that have one.")
         ),
-        click.option(
-            "--keep-within", metavar="TIME", help="Keep all that are at most TIME older than the newest: 2y5m7d3h."
-        ),
+        click.option("--keep-within", metavar="TIME", help="Keep archives within TIME of the newest: 2y5m7d3h."),
         *(
             click.option(
-                f"--keep-within-{rule}", metavar="TIME", help=f"The same, but only the newest of each {PERIOD[rule]}."
+                f"--keep-within-{rule}",
+                metavar="TIME",
+                help=f"Keep the newest of each {PERIOD[rule]} within TIME of the newest.",
             )
             for rule in PERIOD
         ),
@@ -79,14 +79,25 @@ policy_options = apply(
             metavar="TAG[,TAG]",
             multiple=True,
             callback=_tag_sets,
-            help="Keep all that have all of these tags; may be repeated.",
+            help="Keep archives with all of these tags; may be repeated.",
         ),
-        click.option("--keep-all", is_flag=True, help="Keep every archive; only delete blobs that none needs."),
+        click.option("--keep-all", is_flag=True, help="Keep every archive; only delete unneeded blobs."),
     ]
 )
 
 
-@verb("prune")
+@verb(
+    "prune",
+    exit_codes={
+        4: "a manifest is damaged, or a kept archive lacks blobs: nothing was removed",
+        10: "no such store, or an empty one",
+        12: "an archive is of another key: nothing was removed",
+    },
+    examples=(
+        "pogfast prune /mnt/backup --keep-daily 7 --keep-weekly 4 --keep-monthly 12",
+        "pogfast prune /mnt/backup --keep-within 1y --keep-tag forever --yes",
+    ),
+)
 @store_argument
 @policy_options
 @click.option(
@@ -94,14 +105,14 @@ policy_options = apply(
     metavar="WORDS",
     default="host,paths",
     show_default=True,
-    help="Apply the policy to each group of: host, paths, tags.",
+    help="Apply the policy to groups of archives with the same host, paths, tags.",
 )
 @click.option("--host", metavar="NAME", help="Consider only archives of this host.")
 @tag_option("Consider only archives with all of these tags.")
 @click.option("--path", metavar="PATH", type=PATH, help="Consider only archives of PATH.")
-@click.option("--allow-empty", is_flag=True, help="Remove all archives of a group, if the policy keeps none.")
+@click.option("--allow-empty", is_flag=True, help="Allow removing all archives of a group.")
 @click.option(
-    "--allow-missing", is_flag=True, help="Prune although a kept archive lacks blobs, or a removed one does not open."
+    "--allow-missing", is_flag=True, help="Prune even if a kept archive lacks blobs, or a removed one does not open."
 )
 @click.option(
     "--grace",
@@ -109,18 +120,18 @@ policy_options = apply(
     type=Duration(bare=False),
     default="24h",
     show_default=True,
-    help="How long what goes can come back, and nothing that a backup may rely on is deleted.",
+    help="How long removed archives can be brought back and unneeded blobs are kept.",
 )
-@click.option("--now", is_flag=True, help="The same as --grace 0: only while nobody else writes.")
-@click.option("--yes", is_flag=True, help="Do it. Without --yes, only show what would be done.")
+@click.option("--now", is_flag=True, help="Same as --grace 0; safe only while nobody else writes.")
+@click.option("--yes", is_flag=True, help="Remove and delete; otherwise only print what would be done.")
 @key_options
 @service_options
 def prune(output: Output, store: str, **options: Any) -> None:
-    """Remove archives that a policy does not keep, and the blobs that only they need.
+    """Remove archives by a retention policy and delete unneeded blobs.
 
-    The policy is restic's. Nothing is removed without --yes. A removed archive can be brought back with undelete for as
-    long as --grace says. Blobs that nothing needs are deleted by the first prune after that: until then a backup that
-    runs at the same time finds out. A public key alone cannot tell groups: give --group-by '', or the private key.
+    Policies are those of restic. Nothing is removed without --yes. Removed archives can be brought back with `undelete`
+    during the grace period. Unneeded blobs are deleted by the first prune after it, so that concurrent backups are
+    safe: run prune regularly. A public key alone needs --group-by '' or --keep-all.
     """
     from pogfast.upkeep import pruning
 
@@ -196,16 +207,27 @@ def _tell_pruned(output: Output, summary: Summary) -> None:
         output.info("nothing was removed: --yes does it")
 
 
-@verb("undelete")
+@verb(
+    "undelete",
+    exit_codes={
+        4: "blobs of the archive are gone",
+        10: "no such store or removed archive",
+        12: "wrong key",
+    },
+    examples=(
+        "pogfast undelete /mnt/backup",
+        "pogfast undelete /mnt/backup 2026-11-25T12:00:00.000000.mfn",
+    ),
+)
 @click.argument("store", metavar="STORE", type=PATH, required=False)
 @click.argument("names", nargs=-1, metavar="[NAME.mfn]...")
-@click.option("--all", "everything", is_flag=True, help="Every archive that can be brought back.")
+@click.option("--all", "everything", is_flag=True, help="Bring back all of them.")
 @key_options
 @service_options
 def undelete(output: Output, store: str | None, names: tuple[str, ...], everything: bool, **options: Any) -> None:
-    """Bring back removed archives, as long as their grace period lasts.
+    """Bring back removed archives.
 
-    Without a name the archives that can be brought back are listed.
+    This is possible until their grace period ends. Without a name, lists the archives that can be brought back.
     """
     from pogfast.stores import MANIFEST, REMOVED
     from pogfast.upkeep import pruning

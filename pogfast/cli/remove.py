@@ -25,12 +25,21 @@ from pogfast.sizes import many, show_size
 if TYPE_CHECKING:
     from pogfast.upkeep.removing import Choice, Rewritten
 
-yes_option = click.option("--yes", is_flag=True, help="Do it. Without --yes, only show what would be done.")
+yes_option = click.option("--yes", is_flag=True, help="Do it; otherwise only print what would be done.")
 
 
-@verb("remove")
+@verb(
+    "remove",
+    exit_codes={
+        3: "an archive is locked",
+        4: "the store has blobs, but no archive",
+        10: "no such store or archive",
+        12: "wrong key (for latest)",
+    },
+    examples=("pogfast remove /mnt/backup/2026-11-25T12:00:00.000000.mfn --yes",),
+)
 @click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE...", type=PATH)
-@click.option("--allow-empty", is_flag=True, help="Remove the last archive of a store, too.")
+@click.option("--allow-empty", is_flag=True, help="Allow removing the last archive of a store.")
 @yes_option
 @choice_options
 @key_options
@@ -38,8 +47,8 @@ yes_option = click.option("--yes", is_flag=True, help="Do it. Without --yes, onl
 def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any) -> None:
     """Remove single archives.
 
-    Nothing is removed without --yes. A removed archive can be brought back with undelete until a prune finds its grace
-    period over; its blobs go then. No key is needed but for STORE/latest.
+    Nothing is removed without --yes. A removed archive can be brought back with `undelete` until its grace period ends;
+    `prune` then deletes its blobs. A key is needed only for STORE/latest.
     """
     from pogfast.upkeep import removing
 
@@ -78,21 +87,30 @@ def _tell_choice(output: Output, choice: Choice) -> None:
     output.answer("  ".join([f"{'keep' if choice.reason else 'remove':6}", choice.name, *facts]))
 
 
-@verb("rewrite")
+@verb(
+    "rewrite",
+    exit_codes={
+        3: "nothing matches, or an old archive is locked",
+        4: "the manifest is damaged",
+        10: "no such store or archive",
+        12: "wrong key",
+    },
+    examples=("pogfast rewrite /mnt/backup/2026-11-25T12:00:00.000000.mfn --exclude secrets.txt --yes",),
+)
 @click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE...", type=PATH)
 @click.option(
     "--exclude", metavar="PATTERN", multiple=True, required=True, help="Exclude what matches; may be repeated."
 )
-@click.option("--keep", is_flag=True, help="Keep the old archive as well.")
+@click.option("--keep", is_flag=True, help="Keep the old archives as well.")
 @yes_option
 @choice_options
 @key_options
 @service_options
 def rewrite(output: Output, archives: tuple[str, ...], exclude: tuple[str, ...], yes: bool, **options: Any) -> None:
-    """Write archives anew without some paths, and remove the old ones.
+    """Remove paths from archives.
 
-    No file is read: the new archive names the same blobs. What only the old one needs is deleted by the first prune
-    after its grace period, and can be brought back with undelete until then. Without --yes nothing is written.
+    Writes a new archive without what matches and removes the old one, which can be brought back with `undelete` until
+    its grace period ends. Reads no files and no blobs. Nothing is written without --yes.
     """
     from pogfast.upkeep import removing
 

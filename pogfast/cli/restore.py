@@ -28,7 +28,20 @@ if TYPE_CHECKING:
     from pogfast.recovery import Progress, Summary
 
 
-@verb("restore")
+@verb(
+    "restore",
+    exit_codes={
+        3: "a file was not restored, or not all are readable yet (--thaw)",
+        4: "a file or the manifest is damaged",
+        10: "no such store or archive",
+        12: "wrong key",
+    },
+    examples=(
+        "pogfast restore /mnt/backup/latest --into restored",
+        "pogfast restore /mnt/backup/latest home/u/mail '*.jpg' --into restored --overwrite if-changed",
+        "pogfast restore latest --from /mnt/backup,s3://bucket/laptop --into restored",
+    ),
+)
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
 @click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
 @click.option("--into", required=True, metavar="DIR", type=PATH, help="Directory to restore into; created if needed.")
@@ -36,7 +49,7 @@ if TYPE_CHECKING:
     "--from",
     "stores",
     metavar="STORE,STORE",
-    help="ARCHIVE is a name alone: the first store that has good data gives it.",
+    help="Stores that have the archive; ARCHIVE is its name alone. Damaged data is taken from the next.",
 )
 @click.option("--exclude", metavar="PATTERN", multiple=True, help="Exclude what matches; may be repeated.")
 @click.option(
@@ -44,30 +57,34 @@ if TYPE_CHECKING:
     type=click.Choice(["never", "if-changed", "always"]),
     default="never",
     show_default=True,
-    help="Where a different file exists: report it, or replace it (always: identical files as well).",
+    help="Replace existing files: never, if different, or always.",
 )
-@click.option("--delete", is_flag=True, help="Delete what is in restored directories and not in the archive.")
+@click.option("--delete", is_flag=True, help="Delete what is in restored directories but not in the archive.")
 @click.option(
     "--strip-components",
     metavar="N",
     type=Whole(0, 4096),
     default=0,
-    help="Drop the first N parts of each path.",
+    help="Drop the first N components of each path.",
 )
-@click.option("--numeric-owner", is_flag=True, help="Restore owners by number, not by name.")
-@click.option("--no-owner", is_flag=True, help="Restore no owners: all files belong to the user who restores.")
-@click.option("--set-id", is_flag=True, help="Restore set-id bits of files, and capabilities. Trust the archive first.")
-@click.option("--no-sync", is_flag=True, help="Do not wait until all is on the disk.")
-@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; list what would be restored.")
+@click.option("--numeric-owner", is_flag=True, help="Restore owners by number, ignoring their names.")
+@click.option("--no-owner", is_flag=True, help="Do not restore owners.")
+@click.option(
+    "--set-id", is_flag=True, help="Restore set-id bits of files and capabilities; only for trusted archives."
+)
+@click.option("--no-sync", is_flag=True, help="Do not wait until everything is on the disk.")
+@click.option("-n", "--dry-run", is_flag=True, help="Write nothing; print what would be restored.")
 @click.option(
     "--thaw",
     metavar="WAY",
     type=click.Choice(["standard", "bulk", "expedited"]),
     is_flag=False,
     flag_value="standard",
-    help="Ask for the blobs that lie in cold storage; restore when all can be read.",
+    help="Request blobs in cold storage; restore when all are readable.",
 )
-@click.option("--thaw-days", metavar="N", type=Whole(1, 36500), help="Days for which they stay readable.  [default: 7]")
+@click.option(
+    "--thaw-days", metavar="N", type=Whole(1, 36500), help="Days for which thawed blobs stay readable.  [default: 7]"
+)
 @jobs_option
 @choice_options
 @key_options
@@ -75,8 +92,8 @@ if TYPE_CHECKING:
 def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **options: Any) -> None:
     """Restore an archive, or parts of it.
 
-    A NAME is one that `pogfast ls` shows, with all that is below it; anything else is a pattern. Files that are there
-    already and the same are left alone: a second run goes on where the first one ended.
+    A NAME is an archived name, as shown by `pogfast ls`, with everything below it; anything else is a pattern. Files
+    that exist and are the same are left alone: a second run continues an interrupted one.
     """
     from pogfast import recovery
 

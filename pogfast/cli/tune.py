@@ -52,36 +52,56 @@ class Price(click.ParamType):  # type: ignore[type-arg]
         return price
 
 
-@verb("tune")
+@verb(
+    "tune",
+    examples=(
+        "pogfast tune ~/photos --to /mnt/backup --save photos",
+        "pogfast tune --compare old/ new/",
+    ),
+)
 @click.argument("paths", nargs=-1, metavar="PATH...", type=PATH)
-@click.option("--to", metavar="STORE", type=PATH, help="Measure with this store; else on the disk of temporary files.")
-@click.option("--sample", metavar="SIZE", type=SIZE, default="500MB", show_default=True, help="Measure with so much.")
+@click.option("--to", metavar="STORE", type=PATH, help="Store to measure.  [default: the disk of temporary files]")
 @click.option(
-    "--chunker", "chunkers", metavar="CHUNKER", multiple=True, help="Try this: 16MB, or fastcdc:4MB; again for more."
+    "--sample", metavar="SIZE", type=SIZE, default="500MB", show_default=True, help="Amount of data to measure with."
 )
 @click.option(
-    "--levels", metavar="LIST", type=Numbers(*LEVELS), default="1,3,6,9", show_default=True, help="Try these levels."
+    "--chunker",
+    "chunkers",
+    metavar="CHUNKER",
+    multiple=True,
+    help="Chunker to try, 16MB or fastcdc:4MB; may be repeated.",
 )
 @click.option(
-    "--jobs", metavar="LIST", type=Numbers(1, MAX_JOBS), help="Try so many workers.  [default: 1, 2, 4 ... the cores]"
+    "--levels",
+    metavar="LIST",
+    type=Numbers(*LEVELS),
+    default="1,3,6,9",
+    show_default=True,
+    help="Compression levels to try.",
+)
+@click.option(
+    "--jobs",
+    metavar="LIST",
+    type=Numbers(1, MAX_JOBS),
+    help="Numbers of workers to try.  [default: 1, 2, 4 ... number of cores]",
 )
 @click.option(
     "--aim",
     type=click.Choice(["both", "speed", "size"]),
     default="both",
     show_default=True,
-    help="What is best: least time, least room, or their product.",
+    help="Prefer the shortest time, the least space, or their product.",
 )
-@click.option("--put-price", metavar="USD", type=Price(), help="What 1,000 requests to write cost.")
-@click.option("--plot", metavar="FILE", type=PATH, help="Draw it: FILE.png or FILE.svg.")
-@click.option("--save", metavar="NAME", help="Keep the best as a profile, for create --profile NAME.")
-@click.option("--compare", is_flag=True, help="PATHs are an old and a new version of a tree: what do they share?")
+@click.option("--put-price", metavar="USD", type=Price(), help="Price of 1,000 write requests.")
+@click.option("--plot", metavar="FILE", type=PATH, help="Plot the results to FILE.png or FILE.svg.")
+@click.option("--save", metavar="NAME", help="Save the best settings for create --profile NAME.")
+@click.option("--compare", is_flag=True, help="Compare two versions of a tree, given as PATHs.")
 @service_options
 def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, **options: Any) -> None:
-    """Find the chunker, level and jobs that fit your data and store.
+    """Find the fastest or smallest settings for your data and store.
 
-    By trying them, on all of the data or a sample of it. Nothing is kept of what is written, and no key is needed.
-    Takes a few minutes.
+    Tries chunkers, compression levels and numbers of workers on all of the data, or on a sample. Takes a few minutes,
+    needs no key, and deletes what it writes.
     """
     output.during = "tune"
     if not paths:
