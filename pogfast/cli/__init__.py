@@ -1,7 +1,7 @@
 """The command `pogfast`: a table of verbs, each of which calls one function of the packages below.
 
 Each verb has a module of its name (`find` is in ls.py, `stats` in info.py, `undelete` in prune.py, `rewrite` in
-remove.py; `keygen`, `key`, `completion` and `help` are in keys.py; a module `list` would hide Python's). frame.py and
+remove.py; `keygen`, `key`, `completion` and `help` are in keys.py; a module `list` would hide Python's). command.py and
 options.py have what they share. Until a verb runs, nothing but click and the standard library is imported, so that
 --help answers at once. Every failure becomes one line on standard error and an exit code; a traceback is shown only
 with --debug.
@@ -16,7 +16,7 @@ from itertools import takewhile
 
 import click
 
-from pogfast.cli.frame import Group, usage_error
+from pogfast.cli.command import Group, usage_error
 from pogfast.cli.output import Output
 from pogfast.console import guarded
 from pogfast.errors import PogfastError

@@ -1,4 +1,7 @@
-"""`pogfast cat`: prints a file of an archive."""
+"""`pogfast cat`: writes a file of an archive to standard output.
+
+archives/archive.py reads the blobs; nothing but the file's bytes is printed, so there is no JSON.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any
 
 import click
 
-from pogfast.cli.frame import PATH, Size, verb
+from pogfast.cli.command import PATH, Size, verb
 from pogfast.cli.options import choice_options, jobs_option, key_options, open_archive, service_options
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError

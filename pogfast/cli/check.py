@@ -1,4 +1,8 @@
-"""`pogfast check`: its options and its output."""
+"""`pogfast check`: its options, and its results as lines or JSON.
+
+upkeep/checking.py looks for damage, archives/differences.py compares an archive with files on disk. A damaged blob is
+printed once, however many files need it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, verb
+from pogfast.cli.command import PATH, verb
 from pogfast.cli.options import (
     choice_options,
     displayed,

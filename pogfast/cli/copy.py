@@ -1,4 +1,4 @@
-"""`pogfast copy`: its options and its output.
+"""`pogfast copy`: its options, and its results as lines or JSON.
 
 upkeep/copying.py does the work.
 """
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, verb
+from pogfast.cli.command import PATH, verb
 from pogfast.cli.options import (
     choice_options,
     displayed,

@@ -1,7 +1,6 @@
-"""`pogfast create`: its options and its output.
+"""`pogfast create`: its options, and its results as lines or JSON.
 
-The package `backup` defines what the options mean; this module reads them, and prints what is reported as lines or
-JSON.
+The package `backup` defines what the options mean.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, SIZE, Whole, verb
+from pogfast.cli.command import PATH, SIZE, Whole, verb
 from pogfast.cli.options import (
     displayed,
     jobs_option,

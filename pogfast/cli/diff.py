@@ -1,4 +1,7 @@
-"""`pogfast diff`: prints what differs between two archives."""
+"""`pogfast diff`: prints what differs between two archives, as lines or JSON.
+
+archives/differences.py compares the entries; blobs are not read.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.archives import lookup
+from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import without
-from pogfast.cli.frame import PATH, verb
 from pogfast.cli.options import choice_options, key_of, key_options, look_for_archive, service_options, told
 from pogfast.cli.output import Output
 

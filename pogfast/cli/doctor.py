@@ -1,8 +1,11 @@
-"""`pogfast doctor`: prints what a store can do."""
+"""`pogfast doctor`: prints what a store can do, as lines or JSON.
+
+upkeep/doctor.py runs the tests.
+"""
 
 from __future__ import annotations
 
-from pogfast.cli.frame import verb
+from pogfast.cli.command import verb
 from pogfast.cli.options import service_options, store_argument
 from pogfast.cli.output import Output
 

@@ -1,4 +1,7 @@
-"""Formatting of times, sizes, numbers and records for the listing commands."""
+"""Text for times, sizes, numbers and records, as the listing verbs print them.
+
+Values that an archive does not contain are shown as a question mark.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`pogfast info` and `stats`: print the figures of an archive and of a store."""
+"""`pogfast info` and `stats`: print the figures of an archive and of a store, as lines or JSON.
+
+archives/figures.py computes them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import left_out_text, number_text, size_text, time_text, without
-from pogfast.cli.frame import PATH, verb
 from pogfast.cli.options import (
     choice_options,
     key_of,

@@ -1,6 +1,6 @@
-"""`pogfast keygen`, `key`, `completion` and `help`: the verbs that need no archive.
+"""`pogfast keygen`, `key`, `completion` and `help`: the verbs that need neither store nor archive.
 
-No secret is ever printed: of a key there is its kind and its fingerprint.
+Never prints a secret: of a key, only its kind and its fingerprint are shown.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pogfast.cli.frame import PATH, Group, print_help, verb
+from pogfast.cli.command import PATH, Group, print_help, verb
 from pogfast.cli.output import Output
 from pogfast.errors import PogfastError, ReaderGone, UsageError
 

@@ -1,4 +1,7 @@
-"""`pogfast list`: prints the archives of a store."""
+"""`pogfast list`: prints the archives of a store as a table or JSON.
+
+archives/overview.py reads them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import left_out_text, number_text, size_text, time_text, without
-from pogfast.cli.frame import PATH, verb
 from pogfast.cli.options import key_of, key_options, look_for_store, service_options, store_argument, tag_option
 from pogfast.cli.output import Output
 

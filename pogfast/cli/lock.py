@@ -1,4 +1,7 @@
-"""`pogfast lock extend`: locks objects in S3."""
+"""`pogfast lock extend`: its options and its summary.
+
+upkeep/locking.py extends the object locks.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any
 
 import click
 
-from pogfast.cli.frame import PATH, Group, verb
+from pogfast.cli.command import PATH, Group, verb
 from pogfast.cli.options import key_of, key_options, look_for_store, raise_worst, service_options, store_of, tag_option
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError

@@ -1,4 +1,7 @@
-"""`pogfast ls` and `find`: print entries of archives."""
+"""`pogfast ls` and `find`: print entries of archives as names, as `ls -l` does, as a tree, or as JSON.
+
+archives/listing.py selects the entries.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Any
 import click
 
 from pogfast.archives.listing import Item
+from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import iso_time, moment_of, time_text
-from pogfast.cli.frame import PATH, verb
 from pogfast.cli.options import (
     choice_options,
     key_of,

@@ -1,6 +1,6 @@
-"""Options that several verbs share, and what they become: a key, an archive, a display of what is going on.
+"""Options that several verbs share, and what they are turned into: keys, archives, a progress display.
 
-The libraries that this takes are imported by the functions, when a verb runs.
+The libraries for this are imported by the functions, when a verb runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.archives import lookup
-from pogfast.cli.frame import PATH, Duration, Whole, apply, split_commas
+from pogfast.cli.command import PATH, Duration, Whole, apply, split_commas
 from pogfast.cli.output import Output
 from pogfast.console import Console
 from pogfast.sizes import MAX_JOBS, MAX_PARALLEL

@@ -1,8 +1,8 @@
-"""What `pogfast` says, for people and as JSON lines, at the chosen volume.
+"""What `pogfast` prints, as lines or JSON, at the chosen verbosity.
 
-The answer goes to standard output; progress, summaries for people and errors to standard error. With --json standard
-output has one object a line, each with a `message_type`: restic's words where restic has one (docs/commands.md lists
-them all). Knows no verb; imports nothing that --help has no time for.
+Results go to standard output; progress, summaries and errors to standard error. With --json, standard output has one
+object per line with a `message_type`, and restic's keys where restic has one (docs/commands.md lists them). Knows no
+verb, and imports nothing that would slow down --help.
 """
 
 from __future__ import annotations

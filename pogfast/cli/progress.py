@@ -1,8 +1,8 @@
-"""How far a long run is, told while it goes on: a bar on a terminal, a plain line now and then, or JSON.
+"""The progress display of a long run: a bar on a terminal, otherwise a line now and then, or JSON.
 
-A thread of its own asks for counters four times a second and at a signal (SIGUSR1, SIGINFO), whatever the main thread
-does; the work is never asked to stop for it. rich is imported by that thread, on a terminal only, and only when there
-is something to wait for. Knows no verb: it is given a label, a function that returns `Counters`, and where to tell.
+A thread of its own reads the counters four times a second and on a signal (SIGUSR1, SIGINFO), whatever the main thread
+does; the work is never interrupted for it. That thread imports rich only on a terminal, and only once there is
+something to show. Knows no verb: it is given a label, a function that returns `Counters`, and where to print.
 """
 
 from __future__ import annotations

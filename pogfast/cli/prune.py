@@ -1,6 +1,6 @@
-"""`pogfast prune`, `undelete`, `lock` and `doctor`: the verbs that maintain a store, and their output.
+"""`pogfast prune` and `undelete`: their options, and their results as lines or JSON.
 
-upkeep/retention.py evaluates policies, upkeep/pruning.py deletes, upkeep/locking.py locks.
+upkeep/retention.py evaluates policies, upkeep/pruning.py removes, deletes and brings back.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, Duration, apply, verb, words_of
+from pogfast.cli.command import PATH, Duration, apply, verb, words_of
 from pogfast.cli.options import (
     key_of,
     key_options,

@@ -1,6 +1,6 @@
-"""`pogfast remove` and `rewrite`: deleting single archives, and deleting paths from archives.
+"""`pogfast remove` and `rewrite`: remove single archives, and paths from archives.
 
-upkeep/removing.py does the work; this module prints lines and JSON.
+upkeep/removing.py does the work; this module prints lines or JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, verb
+from pogfast.cli.command import PATH, verb
 from pogfast.cli.options import (
     choice_options,
     key_if_any,

@@ -1,4 +1,7 @@
-"""`pogfast restore`: its options and its output."""
+"""`pogfast restore`: its options, and its results as lines or JSON.
+
+The package `recovery` defines what the options mean and restores; thawing.py in it requests blobs from cold storage.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, Whole, verb
+from pogfast.cli.command import PATH, Whole, verb
 from pogfast.cli.options import (
     choice_options,
     displayed,

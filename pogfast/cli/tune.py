@@ -1,6 +1,6 @@
-"""`pogfast tune`: its options, and what it tells of what it measured.
+"""`pogfast tune`: its options, and its measurements as a table or JSON.
 
-What is measured, and what is best, is in tuning.py.
+The package `tuning` measures and decides what is best.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.frame import PATH, SIZE, Whole, verb
+from pogfast.cli.command import PATH, SIZE, Whole, verb
 from pogfast.cli.options import displayed, service_options
 from pogfast.cli.output import Output
 from pogfast.console import visible

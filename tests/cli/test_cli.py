@@ -165,7 +165,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
     of_ours = {name for name in loaded if name.split(".")[0] == "pogfast"}
     assert of_ours == {
         "pogfast",
-        *(f"pogfast.cli{name}" for name in ("", ".frame", ".output")),
+        *(f"pogfast.cli{name}" for name in ("", ".command", ".output")),
         *(f"pogfast.{name}" for name in ("console", "errors", "system")),
         *(f"pogfast.system.{name}" for name in ("encoding", "environment", "retries")),
     }

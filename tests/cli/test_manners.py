@@ -15,7 +15,7 @@ import pytest
 import pogfast
 from kit.commands import Ran, run
 from kit.pages import COMMANDS
-from pogfast.cli import VERBS, elsewhere, group, main
+from pogfast.cli import VERBS, group, hints, main
 
 COMMAND = [sys.executable, "-m", "pogfast"]
 
@@ -194,7 +194,7 @@ def test_words_of_other_tools_are_no_commands_of_a_group(
 
 
 def test_what_is_named_for_a_word_is_there() -> None:
-    said = [*elsewhere.COMMANDS.values(), *elsewhere.NEEDLESS.values(), *(text for _, _, text in elsewhere.OPTIONS)]
+    said = [*hints.COMMANDS.values(), *hints.NEEDLESS.values(), *(text for _, _, text in hints.OPTIONS)]
     named = re.findall(r"pogfast ([a-z]+)([^`;]*)", " ; ".join(said))
     assert len(named) > 30
     for verb, rest in named:
@@ -205,8 +205,8 @@ def test_what_is_named_for_a_word_is_there() -> None:
     for text in said:
         for option in re.findall(r"(?<![\w`])--[a-z][a-z-]*[a-z]", text):
             assert option in options | {"--keep", "--version", "--help"}, text
-    assert not (elsewhere.COMMANDS.keys() | elsewhere.NEEDLESS.keys()) & VERBS.keys()
-    for _, commands, _ in elsewhere.OPTIONS:
+    assert not (hints.COMMANDS.keys() | hints.NEEDLESS.keys()) & VERBS.keys()
+    for _, commands, _ in hints.OPTIONS:
         assert set(commands.split()) <= VERBS.keys()
 
 

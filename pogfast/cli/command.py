@@ -183,7 +183,7 @@ class Group(_Command, click.Group):
         name = args[0]
         if name in self.list_commands(ctx):
             return super().resolve_command(ctx, args)
-        from pogfast.cli.elsewhere import command_hint
+        from pogfast.cli.hints import command_hint
 
         said = command_hint(name, self.list_commands(ctx), others=ctx.parent is None)
         raise UsageError(f"no such command: {name}", hint=_with_help(said, ctx.command_path))
@@ -282,7 +282,7 @@ def usage_error(error: click.ClickException) -> PogfastError:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "pogfast"
     if isinstance(error, click.NoSuchOption):
-        from pogfast.cli.elsewhere import option_hint
+        from pogfast.cli.hints import option_hint
 
         command = context.command if context is not None else None
         known = [name for each in command.params for name in (*each.opts, *each.secondary_opts)] if command else []

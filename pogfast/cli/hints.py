@@ -1,7 +1,6 @@
-"""The words of restic, borg and others for what `pogfast` does: the command or the option that does it here.
+"""Suggestions for unknown commands and options, among them the words of restic, borg and similar tools.
 
-Somebody who types a command or an option of another program is told what it is called here. This is imported only when
-a word is not known. Knows no command's code: tests hold every name in it against the commands.
+Imported only when a word is unknown. Knows no code of the commands: tests compare every name here with the commands.
 """
 
 from __future__ import annotations
