@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Fuzzes what reads the bytes of others for MINUTES in all: every target in tests/fuzz/targets.py (or those that are
-# given) in its turn.
+# Fuzzes everything that parses foreign bytes for MINUTES in total: each target in tests/fuzz/targets.py, or those that
+# are given, one after the other.
 #
 #   ci/fuzz.sh MINUTES [TARGET...]
 #
-# With clang the engine is built with AddressSanitizer, and its code guides the fuzzer as Python's does; without clang only
-# Python's does. Where there is no atheris for the Python or the machine nothing is fuzzed; tests/project/test_fuzz.py replays
-# the corpus everywhere. The exit code is 1 if something fails; the input is shown in base64 then. As a file,
-# `tests/fuzz/replay.py TARGET FILE` runs it, and in tests/fuzz/corpus/TARGET it is a test from then on.
+# With clang the engine is built with AddressSanitizer, and coverage of its code guides the fuzzer as coverage of Python
+# code does; without clang only Python's does. Without atheris for this Python and machine nothing is fuzzed, but
+# tests/project/test_fuzz.py replays the corpus everywhere. If something fails, the exit code is 1 and the input is
+# printed in base64. Save it as a file to reproduce it with `tests/fuzz/replay.py TARGET FILE`; in
+# tests/fuzz/corpus/TARGET it becomes a permanent test.
 #
-# PYTHON is the interpreter (python3), CLANG the compiler (clang or clang-14). POGFAST_FUZZ_DIR is a directory for what
-# should outlast the run: a corpus, a log and what failed of each target. The next run with it goes on from there.
-# POGFAST_FUZZ_SEED: the same inputs each time, as far as the time goes.
+# Variables: PYTHON, the interpreter (python3); CLANG, the compiler (clang or clang-14); POGFAST_FUZZ_DIR, a directory
+# to keep the corpus, log and failures of each target, from which the next run continues; POGFAST_FUZZ_SEED, to fuzz the
+# same inputs in each run, as far as the time allows.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -39,13 +40,13 @@ rm -f "$work"/source/pogfast/*.so "$work/source/ext/engine.c"
 [ -z "$clang" ] || export CC=$clang POGFAST_SANITIZE=address,fuzzer-no-link
 "$work/venv/bin/pip" install --quiet "$work/source[fuzz]"
 if ! "$work/venv/bin/python" -c "import atheris" 2>/dev/null; then
-  echo "fuzz: there is no atheris for this Python and machine: nothing is fuzzed"
+  echo "fuzz: atheris is not available for this Python and machine: nothing is fuzzed"
   exit 0
 fi
 
 run=("$work/venv/bin/python")
 if [ -n "$clang" ]; then
-  # Small buffers of Python's come from malloc, so that they are watched too.
+  # PYTHONMALLOC=malloc: Python's small buffers come from malloc too, so that the sanitizer sees them.
   library=$("$work/venv/bin/python" -c "import atheris; print(atheris.path())")/asan_with_fuzzer.so
   export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=4096 PYTHONMALLOC=malloc
   run=(setarch -R env "LD_PRELOAD=$library" "${run[@]}")

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds pogfast in an environment of its own, then makes a key pair, archives a directory, checks the archive and
-# restores it, with the time of each step.
+# Builds pogfast in an environment of its own, makes a key pair, archives a directory, checks the archive and restores
+# it, and prints how long each step took.
 #
-#   ci/quickstart.sh [DIRECTORY]      DIRECTORY: what to archive; without it this project's own source
+#   ci/quickstart.sh [DIRECTORY]      DIRECTORY: what to archive (default: part of this project's source)
 #
-# PYTHON is the interpreter (python3), POGFAST_VENV the environment (.venv in the checkout).
+# Variables: PYTHON, the interpreter (python3); POGFAST_VENV, the environment (.venv in the checkout).
 set -euo pipefail
 
 given=${1:-}
@@ -16,11 +16,11 @@ checkout=$PWD
 python=${PYTHON:-python3}
 venv=${POGFAST_VENV:-$checkout/.venv}
 
-step() { # step WHAT COMMAND...: says what, runs it, says how long it took
+step() { # step WHAT COMMAND...: prints WHAT, runs COMMAND, prints how long it took
   printf '\n== %s\n' "$1"
   shift
   local TIMEFORMAT='   took %R s'
-  { time "$@" 2>&3; } 3>&2 2>&1 # the time goes with the other lines, errors stay errors
+  { time "$@" 2>&3; } 3>&2 2>&1 # the time goes to stdout, errors stay on stderr
 }
 
 fail() {
@@ -31,10 +31,10 @@ fail() {
 build() {
   printf '   making an environment\n'
   "$python" -m venv "$venv"
-  printf '   fetching what pogfast needs and compiling its engine: about a minute, and pip tells how far it is\n'
+  printf '   downloading dependencies and compiling the engine (about a minute; pip shows its progress)\n'
   "$venv/bin/pip" install --disable-pip-version-check --progress-bar off "$checkout"
-  printf '   trying the kernels\n'
-  "$venv/bin/python" -P -m pogfast.selftest # -P: what was installed, not the source in this directory
+  printf '   testing the kernels\n'
+  "$venv/bin/python" -P -m pogfast.selftest # -P: tests the installed package, not the source in this directory
 }
 
 make_keys() (
@@ -46,7 +46,7 @@ archive() {
   "$venv/bin/pogfast" create "${inputs[@]}" --to "$work/store" --encryption-keyfile "$work/mine.encrypt" --no-cache
 }
 
-check() { # with the public key, which every machine may have, then with the private key, which reads all of it
+check() { # with the public key, as any machine can, then with the private key, which reads all data
   "$venv/bin/pogfast" check "$work/store" --encryption-keyfile "$work/mine.encrypt"
   "$venv/bin/pogfast" check "$work/store" --read-data --decryption-keyfile "$work/mine.decrypt"
 }
@@ -55,7 +55,7 @@ restore() {
   "$venv/bin/pogfast" restore "$work/store/latest" --into "$work/restored" --decryption-keyfile "$work/mine.decrypt"
 }
 
-compare() { # every file below the inputs with its restored copy
+compare() { # compares every input file with its restored copy
   # shellcheck disable=SC2016
   find "${inputs[@]}" -type f -exec sh -c \
     'copies=$0; for file; do cmp -- "$file" "$copies/$file" || exit 1; done' "$work/restored" {} +
@@ -81,8 +81,8 @@ step "comparing with the source" compare
 
 cat <<END
 
-Done. Look around in $work, and delete it when you have seen enough:
-  mine.encrypt  the public key: writes archives        store/     the archive: what a thief would see
+Done. Look around in $work, and delete it afterwards:
+  mine.encrypt  the public key: writes archives        store/     the archive, as a storage provider sees it
   mine.decrypt  the private key: reads them            restored/  the files as they came back
-The command is $venv/bin/pogfast; README.md goes on from here.
+The command is $venv/bin/pogfast; docs/guide.md continues from here.
 END

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Prunes and backups that meet, for a while: soak.sh [MINUTES [SEED]]
+# Runs prunes and backups against each other in random schedules.
 #
-# Random schedules in rounds, on a directory and on S3, until MINUTES (20) are over; then the known ones, at more steps
-# than in a test. Each round prints its seed, and `soak.sh 0 SEED` runs that round alone. A schedule that loses something
-# is made small, and printed with every step. PYTHON (python3) has pogfast and what its tests need.
+#   ci/soak.sh [MINUTES [SEED]]
+#
+# Rounds on a directory and on S3, for MINUTES (20); then the known schedules, with more steps than in a test run. Each
+# round prints its seed, and `ci/soak.sh 0 SEED` repeats that round alone. A schedule that loses a blob is minimized and
+# printed step by step. PYTHON is an interpreter (python3) with pogfast and the packages that its tests need.
 set -euo pipefail
 
 minutes=${1:-20}
 seed=${2:-$((RANDOM * 32768 + RANDOM))}
 python=${PYTHON:-python3}
-export POGFAST_SCHEDULES=800 # in a round on a directory; on S3 a sixteenth
+export POGFAST_SCHEDULES=800 # in each round, on a directory; a sixteenth of that on S3
 cd "$(dirname "$0")/../tests"
 
 run() { "$python" -m pytest -q -p no:cacheprovider --tb=short upkeep/test_sweeps.py "$@"; }

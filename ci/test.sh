@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# All that must hold before a change is kept, from nothing, in a directory that is removed at the end: an sdist and the
-# wheel made from it, the quick start, lint and types, the engine's tests on a build with checks, every benchmark once on
-# tiny data, two minutes of fuzzing, and at last the whole tests on the installed wheel. Arguments go to that last pytest.
+# Runs every check that a change must pass before it is merged, on a fresh build in a directory that is removed at the
+# end: builds an sdist and a wheel from it, runs the quick start, lint and types, the engine's tests on a build with
+# assertions, every benchmark once on tiny data, two minutes of fuzzing, and finally all tests on the installed wheel.
 #
-# PYTHON is the interpreter (python3); POGFAST_TEST_CACHE a directory for the environments of the pogcli releases that
-# the tests compare with, when they are to be kept.
+#   ci/test.sh [PYTEST-ARGUMENTS...]     arguments go to the last pytest
+#
+# Variables: PYTHON, the interpreter (python3); POGFAST_TEST_CACHE, a directory for the environments of the pogcli
+# releases that the tests compare with, to keep them for the next run.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -16,13 +18,13 @@ export TMPDIR=$work
 export POGFAST_TEST_CACHE=${POGFAST_TEST_CACHE:-$work/cache}
 export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-# Tests wait for servers and processes as long as they compute.
+# One worker more than cores, because tests wait for servers and processes as long as they compute.
 PYTEST_XDIST_AUTO_NUM_WORKERS=$(($("$python" -c 'import os; print(os.cpu_count())') + 1))
 export PYTEST_XDIST_AUTO_NUM_WORKERS
 
 say() { printf '\n==== %s\n' "$1"; }
 
-# ended JOB LOG: waits for what runs beside this, and shows what it has said.
+# ended JOB LOG: waits for a background job, prints its output and returns its exit code.
 ended() {
   code=0
   wait "$1" || code=$?
@@ -30,7 +32,7 @@ ended() {
   return "$code"
 }
 
-# run_tests ENVIRONMENT PYTEST-ARGUMENTS...: from a directory where `import pogfast` cannot find the source.
+# run_tests ENVIRONMENT PYTEST-ARGUMENTS...: runs pytest where `import pogfast` finds the installed package, not the source.
 run_tests() (
   venv=$1
   shift
@@ -43,7 +45,7 @@ PROGRAM
   "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@"
 )
 
-say "an sdist, and the wheel from it"
+say "building an sdist, and a wheel from it"
 "$python" -m venv "$work/build"
 "$work/build/bin/pip" install --quiet build
 "$work/build/bin/python" -m build --outdir "$work/dist" "$checkout" >"$work/build.log" 2>&1 || { cat "$work/build.log"; exit 1; }
@@ -70,7 +72,7 @@ benches() {
 benches >"$work/benches.log" 2>&1 &
 benches=$!
 
-say "the engine's tests on a build with checks"
+say "the engine's tests on a build with assertions"
 "$python" -m venv "$work/debug"
 POGFAST_DEBUG=1 "$work/debug/bin/pip" install --quiet "${sdist[0]}[test]"
 POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist loadfile engine test_identity.py test_vectors.py
@@ -79,7 +81,7 @@ say "every benchmark once, on tiny data"
 ended "$benches" "$work/benches.log"
 
 say "two minutes of fuzzing"
-# Alike on each machine and each time; ci/fuzz.sh by itself is not, and uses clang where there is one.
+# Without clang and with a fixed seed, so that every machine and run fuzzes alike; ci/fuzz.sh alone does neither.
 CLANG=none POGFAST_FUZZ_SEED=1 PYTHONHASHSEED=0 PYTHON=$python ci/fuzz.sh 2
 
 say "the tests on the wheel"

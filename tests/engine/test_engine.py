@@ -365,7 +365,7 @@ def test_a_torn_blob_is_repaired_and_a_good_one_kept(tmp_path: Path, damage: str
         (store / name).write_bytes(before)
         seal([file], [BlobDirectory(directory, False)], **options)
     after = (store / name).read_bytes()
-    # The public key alone cannot tell a blob of the right size from a good one; that is said in the README.
+    # The public key alone cannot tell a blob of the right size from a good one; docs/guide.md says so.
     if damage == "good" or (damage == "flipped" and asymmetric):
         assert after == before
     else:

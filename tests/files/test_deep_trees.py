@@ -56,8 +56,8 @@ def build(top: Path, depth: int) -> int:
 
 
 def test_what_lies_deeper_than_a_path_can_say(tmp_path: Path, deep: Path, pogfast: Runner) -> None:
-    """README, "Limits": create names it and leaves it out; from a directory nearer to it, it is archived, and restored
-    to where no path leads."""
+    """docs/guide.md, "Limits": create reports it and leaves it out; from a directory closer to it, it is archived, and
+    restored to where no path leads."""
     half, here = build(deep, 36), os.getcwd()
     (tmp_path / "key").write_bytes(b"key")
     key = ("--keyfile", str(tmp_path / "key"))
