@@ -183,7 +183,7 @@ from pogfast import facade
 from pogfast.backup import run
 from pogfast.stores import targets
 
-targets.PARTIAL_EVERY = targets.SPARE = run.SAVE_EVERY = 0
+targets.PARTIAL_EVERY = targets.PARTIAL_SHARE = run.SAVE_EVERY = 0
 key = facade.open_key(encryption_keyfile="k.encrypt", writing=True)
 print(facade.create({source!r}, "S", key, chunk_size="100kB").manifest)
 """

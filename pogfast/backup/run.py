@@ -173,7 +173,9 @@ class Run:
 
     def _own(self) -> walk.Own:
         """What this run writes to, so that it is not archived into itself."""
-        places = {identity: place for target in self.targets.left for identity, place in target.own_places().items()}
+        places = {
+            identity: place for target in self.targets.left for identity, place in target.own_directories().items()
+        }
         directory = self.options.cache_directory or cache.default_directory()
         with contextlib.suppress(OSError):
             found = os.stat(directory)

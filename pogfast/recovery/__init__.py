@@ -63,7 +63,7 @@ def restore(
             into,
             names=names,
             good=good,
-            own=opened.store.own_places(),
+            own=opened.store.own_directories(),
             report=heard,
             options=options,
         )

@@ -25,7 +25,7 @@ from pogfast.files.paths import parent_of
 from pogfast.files.unfinished import temporary_prefix
 from pogfast.keys import Key
 from pogfast.recovery.plan import Place
-from pogfast.stores.fetching import expect
+from pogfast.stores.fetching import prefetch
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -120,7 +120,7 @@ class _Batch:
         self.places = places
         self.asked = asked
         files = [wanted for wanted in asked if isinstance(wanted, Wanted)]
-        expect(blobs, (blob for wanted in files for blob in wanted.blobs))
+        prefetch(blobs, (blob for wanted in files for blob in wanted.blobs))
         temporary = temporary_prefix()
         self.opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary)
         self.opener.start()

@@ -224,7 +224,7 @@ def open_service(text: str, *, create: bool = False) -> RemoteStore:
         )
     store = RemoteStore(service, text.rstrip("/"), parallel=said.parallel, retry_for=said.retry_for)
     if create:
-        store.look()
+        store.check_listing()
     return store
 
 

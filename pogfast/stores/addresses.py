@@ -41,7 +41,7 @@ BY_SFTP = "mount it, with sshfs for instance, and name the directory"
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(//)?(.*)", re.DOTALL)
 
 
-class Place(NamedTuple):
+class ServiceAddress(NamedTuple):
     """A bucket of a service, and a prefix in it. `settings` are fields of `Settings` for this store."""
 
     scheme: str
@@ -60,7 +60,7 @@ def is_service(text: str) -> bool:
     return text.startswith(tuple(f"{scheme}://" for scheme in WORDS))
 
 
-def parse_service(text: str) -> Place:
+def parse_service(text: str) -> ServiceAddress:
     """Reads s3://BUCKET[/PREFIX][?WORD=VALUE[&...]]. Raises UsageError."""
     scheme, _, rest = text.partition("://")
     place, question, query = rest.partition("?")
@@ -74,7 +74,7 @@ def parse_service(text: str) -> Place:
     if not _is_unicode(bucket + prefix):
         raise UsageError(f"{visible(text)}: names in a service are UTF-8, and this is not")
     # A / after the query remains of STORE/latest.
-    return Place(
+    return ServiceAddress(
         scheme, bucket, prefix, _settings(scheme, visible(f"{scheme}://{place}"), query.rstrip("/")) if question else {}
     )
 

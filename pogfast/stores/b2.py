@@ -23,7 +23,17 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
-from pogfast.stores.service import Body, Found, Garbled, NoSuchBucket, Plain, TryAgain, extent, seconds_to_wait, skip
+from pogfast.stores.service import (
+    BasicService,
+    Body,
+    InvalidResponse,
+    NoSuchBucket,
+    ObjectInfo,
+    TransientError,
+    extent,
+    seconds_to_wait,
+    skip,
+)
 
 try:
     import b2sdk.v2 as b2
@@ -42,7 +52,7 @@ logging.getLogger("b2sdk").addHandler(logging.NullHandler())
 
 PAGE = 1000  # objects in one response of a listing
 FAR = (1 << 62) - 1  # beyond the last byte of any object
-FEW = 10  # versions that are requested at a time if they are of one object
+SMALL_PAGE = 10  # versions that are requested at a time if they are of one object
 REALM = "production"
 # Errors that another attempt would not change: what they mean, and the hint.
 FINAL: list[tuple[Any, str, str]] = [
@@ -69,7 +79,7 @@ PASSING = (
 )
 
 
-class B2Service(Plain):
+class B2Service(BasicService):
     """A bucket, or the objects below a prefix in it."""
 
     def __init__(
@@ -120,7 +130,7 @@ class B2Service(Plain):
         found, _ = self._page(path, "", 1)
         return found[0].size if found and found[0].path == path else None
 
-    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
+    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[ObjectInfo], str]:
         found, after = self._page(prefix, token or (self.prefix + start if start else ""), PAGE)
         if deep:
             return found, after
@@ -131,13 +141,13 @@ class B2Service(Plain):
         folder = found[len(flat)].path
         return flat, f"{self.prefix}{folder[: folder.index('/', len(prefix))]}0"
 
-    def _page(self, prefix: str, token: str, most: int) -> tuple[list[Found], str]:
+    def _page(self, prefix: str, token: str, count: int) -> tuple[list[ObjectInfo], str]:
         start = self.prefix + prefix
         self.requests["list"] += 1
         with self._errors():
-            answer = self._connected().list_file_names(self._bucket.id_, token or start, most, start)
+            answer = self._connected().list_file_names(self._bucket.id_, token or start, count, start)
             found = [
-                Found(item["fileName"].removeprefix(self.prefix), max(item["contentLength"], 0), _seconds(item))
+                ObjectInfo(item["fileName"].removeprefix(self.prefix), max(item["contentLength"], 0), _seconds(item))
                 for item in answer["files"]
                 if item["fileName"].startswith(start)
             ]
@@ -148,7 +158,7 @@ class B2Service(Plain):
         versions are deleted several at a time."""
         self._delete_versions(paths, math.inf, lambda: True)
 
-    def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
+    def delete_old(self, found: Sequence[ObjectInfo], before: float, go_on: Callable[[], bool]) -> list[str]:
         stay = self._delete_versions([each.path for each in found], before, go_on)
         return [each.path for each in found if self.prefix + each.path not in stay]
 
@@ -169,13 +179,13 @@ class B2Service(Plain):
         """Yields (name, version, when it was written) for the versions of sorted names. Raises StoreError."""
         wanted = deque(names)
         start: tuple[str, str | None] | None = None
-        most, asked = PAGE, set()
+        count, asked = PAGE, set()
         while wanted:
             start = start or (wanted[0], None)
             if start in asked:
                 raise StoreError(f"{self.label}: the service's listing has no end: it repeats itself")
             asked.add(start)
-            found, last = self._page_of_versions(start, most, _common(names[0], names[-1]))
+            found, last = self._page_of_versions(start, count, _common(names[0], names[-1]))
             here = len(wanted)
             for name, version, written in found:
                 while wanted and wanted[0] < name:
@@ -186,15 +196,15 @@ class B2Service(Plain):
                 return
             while wanted and wanted[0] < last[0]:
                 wanted.popleft()
-            most = PAGE if here - len(wanted) > 1 else FEW  # names that are far apart share no page
+            count = PAGE if here - len(wanted) > 1 else SMALL_PAGE  # names that are far apart share no page
             start = last if wanted and wanted[0] == last[0] else None
 
     def _page_of_versions(
-        self, start: tuple[str, str | None], most: int, prefix: str
+        self, start: tuple[str, str | None], count: int, prefix: str
     ) -> tuple[list[tuple[str, str, float]], tuple[str, str | None] | None]:
         self.requests["list"] += 1
         with self._errors():
-            answer = self._connected().list_file_versions(self._bucket.id_, *start, most, prefix)
+            answer = self._connected().list_file_versions(self._bucket.id_, *start, count, prefix)
             found = [(item["fileName"], item["fileId"], _seconds(item)) for item in answer["files"]]
             return found, (answer["nextFileName"], answer["nextFileId"]) if answer["nextFileName"] else None
 
@@ -212,7 +222,7 @@ class B2Service(Plain):
 
     @contextlib.contextmanager
     def _errors(self, path: str = "") -> Iterator[None]:
-        """Turns b2sdk's errors into ours, one line each. Raises TryAgain for transient ones."""
+        """Turns b2sdk's errors into ours, one line each. Raises TransientError for transient ones."""
         try:
             yield
         except failures.B2Error as error:
@@ -220,37 +230,37 @@ class B2Service(Plain):
         except (RequestException, HTTPError, OSError) as error:
             raise self._unreachable(error) from error
         except (LookupError, TypeError, ValueError, AssertionError) as error:
-            place = f"{self.label}: {path}" if path else self.label
-            raise Garbled(f"{place}: the answer makes no sense: {_one_line(error)[:200]}") from error
+            where = f"{self.label}: {path}" if path else self.label
+            raise InvalidResponse(f"{where}: the answer makes no sense: {_one_line(error)[:200]}") from error
 
     def _error(self, error: Any, path: str) -> StoreError:
-        place = f"{self.label}: {path}" if path else self.label
+        where = f"{self.label}: {path}" if path else self.label
         if isinstance(error, failures.MaxRetriesExceeded) and error.exception_info_list:  # of an upload
             error = error.exception_info_list[-1]
         if isinstance(error, failures.UnsatisfiableRange):
-            return Garbled(f"{place} ends before the byte that was asked for")
+            return InvalidResponse(f"{where} ends before the byte that was asked for")
         for kinds, meaning, hint in FINAL:
             if isinstance(error, kinds):
                 kind = NoSuchBucket if kinds is failures.NonExistentBucket else StoreError
-                return kind(f"{place}: {meaning}", hint)
+                return kind(f"{where}: {meaning}", hint)
         if isinstance(error, failures.FileNotPresent):
-            return _Gone(f"{place}: there is no such object")
+            return _Gone(f"{where}: there is no such object")
         if isinstance(error, failures.Unauthorized) and not isinstance(error, failures.InvalidAuthToken):
             hint = "the application key lacks the right to do this, or is wrong"
-            return StoreError(f"{place}: access denied: {_one_line(error)}", hint)
+            return StoreError(f"{where}: access denied: {_one_line(error)}", hint)
         if isinstance(error, failures.B2ConnectionError | failures.UnknownHost | failures.B2RequestTimeout):
             return self._unreachable(error)
         if error.should_retry_http() or error.should_retry_upload() or isinstance(error, PASSING):
             after = seconds_to_wait(str(getattr(error, "retry_after_seconds", None) or ""))
-            said = f"{place}: the service is busy: {_one_line(error)}"
-            return TryAgain(said, "try again later", answered=True, after=after)
-        return StoreError(f"{place}: {_one_line(error)}")
+            said = f"{where}: the service is busy: {_one_line(error)}"
+            return TransientError(said, "try again later", answered=True, after=after)
+        return StoreError(f"{where}: {_one_line(error)}")
 
     def _unreachable(self, error: Exception) -> StoreError:
         said = _one_line(error)
         if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said:
             return StoreError(f"{self.label}: the service's certificate is not trusted: {said}", "is the clock right?")
-        return TryAgain(f"cannot reach {self.label}: {said}", "is the network there?")
+        return TransientError(f"cannot reach {self.label}: {said}", "is the network there?")
 
 
 class _Gone(StoreError, NoSuchArchive):

@@ -30,10 +30,10 @@ class HoldsManifests(Protocol):
     def get_manifest(self, name: str) -> bytes: ...
 
 
-def expect(source: BlobDirectory | Callable[[str], Buffer], names: Iterable[str]) -> None:
+def prefetch(source: BlobDirectory | Callable[[str], Buffer], names: Iterable[str]) -> None:
     """Tells a source which blobs it will be asked for, in this order, if it can download ahead."""
     if isinstance(source, CanPrefetch):
-        source.expect(names)
+        source.prefetch(names)
 
 
 def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result:

@@ -35,7 +35,7 @@ from pogfast.stores.names import (
     is_manifest,
     is_mark,
 )
-from pogfast.stores.protocols import Finding, Warmth, hint_of
+from pogfast.stores.protocols import Finding, ThawState, hint_of
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -53,20 +53,20 @@ WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class Unfit(OSError):
+class InvalidFile(OSError):
     """A file that cannot be a blob or manifest: not a regular file, or far too large."""
 
 
 def open_file(path: str, directory: int, *, follow: bool = False) -> int:
     """Opens a regular file in a store for reading. A symbolic link is not followed unless `follow`, and a FIFO is not
-    waited for. Raises Unfit for other kinds of files, and OSError."""
+    waited for. Raises InvalidFile for other kinds of files, and OSError."""
     try:
         file = os.open(path, READ & ~os.O_NOFOLLOW if follow else READ, dir_fd=directory)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise Unfit(errno.ELOOP, "it is a symbolic link, which is not followed", path) from error
+            raise InvalidFile(errno.ELOOP, "it is a symbolic link, which is not followed", path) from error
         if error.errno == errno.ENXIO:
-            raise Unfit(errno.ENXIO, NO_FILE, path) from error
+            raise InvalidFile(errno.ENXIO, NO_FILE, path) from error
         raise
     kind = stat.S_IFMT(os.fstat(file).st_mode)
     if kind == stat.S_IFREG:
@@ -74,7 +74,7 @@ def open_file(path: str, directory: int, *, follow: bool = False) -> int:
     os.close(file)
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    raise Unfit(errno.EINVAL, NO_FILE, path)
+    raise InvalidFile(errno.EINVAL, NO_FILE, path)
 
 
 def open_folder(path: str, directory: int) -> int:
@@ -87,12 +87,12 @@ def open_folder(path: str, directory: int) -> int:
         raise
 
 
-def read_whole(file: int, most: int) -> bytearray:
+def read_whole(file: int, limit: int) -> bytearray:
     """Reads an open file: as many bytes as it has now, or fewer if it is truncated meanwhile (mmap would end the
-    process then). Raises Unfit if there are more than `most`, and OSError."""
+    process then). Raises InvalidFile if there are more than `limit`, and OSError."""
     size = os.fstat(file).st_size
-    if size > most:
-        raise Unfit(errno.EFBIG, f"it has {size:,} bytes, more than any that pogfast writes")
+    if size > limit:
+        raise InvalidFile(errno.EFBIG, f"it has {size:,} bytes, more than any that pogfast writes")
     data = bytearray(size)
     view, got = memoryview(data), 0
     while n := os.readv(file, [view[got:]]) if got < size else 0:
@@ -206,7 +206,7 @@ class LocalStore:
     def identity(self) -> str:
         return f"local:{os.path.realpath(self.path)}"
 
-    def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+    def own_directories(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
         """Returns its directories by device and inode, each with a description and a test of names; see Target."""
         found = os.fstat(self.directory)
         places: dict[tuple[int, int], tuple[str, Callable[[str], bool]]] = {
@@ -320,14 +320,14 @@ class LocalStore:
             where = "" if "/" in name else f" in {self.label}"
             raise NoSuchArchive(f"no such archive: {name}{where}") from error
         except OSError as error:
-            kind = CorruptManifest if isinstance(error, Unfit) else StoreError
+            kind = CorruptManifest if isinstance(error, InvalidFile) else StoreError
             raise kind(f"cannot read {name}: {error.strerror}") from error
 
     @staticmethod
-    def _read(path: str, directory: int, most: int, *, follow: bool = False) -> bytearray:
+    def _read(path: str, directory: int, limit: int, *, follow: bool = False) -> bytearray:
         file = open_file(path, directory, follow=follow)
         try:
-            return read_whole(file, most)
+            return read_whole(file, limit)
         finally:
             os.close(file)
 
@@ -343,20 +343,20 @@ class LocalStore:
 
     def size_of(self, name: str) -> int | None:
         """Returns the bytes of a blob; None if it is missing, treated as absent, or suspect. Raises StoreError."""
-        facts = None if name in self._doubted else self._look_for(name)
-        return None if facts is None or self._loose[0] < facts.st_mtime_ns < self._loose[1] else facts.st_size
+        status = None if name in self._doubted else self._look_for(name)
+        return None if status is None or self._loose[0] < status.st_mtime_ns < self._loose[1] else status.st_size
 
     def _look_for(self, name: str) -> os.stat_result | None:
         try:
             if self.fan_out and name[:2] not in self._seen:  # only once: it takes three system calls
                 with self._folder(name):
                     self._seen.add(name[:2])
-            facts = os.stat(self._path(name), dir_fd=self.directory, follow_symlinks=False)
+            status = os.stat(self._path(name), dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StoreError(f"cannot look for blob {name} in {self.label}: {error.strerror}") from error
-        return facts if stat.S_ISREG(facts.st_mode) else None
+        return status if stat.S_ISREG(status.st_mode) else None
 
     def get_blob(self, name: str) -> Buffer:
         """Returns a blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for a file that cannot be a blob."""
@@ -366,7 +366,7 @@ class LocalStore:
         except FileNotFoundError as error:
             raise MissingBlob(f"blob {name} is missing from {self.label}") from error
         except OSError as error:
-            kind = CorruptBlob if isinstance(error, Unfit) else StoreError
+            kind = CorruptBlob if isinstance(error, InvalidFile) else StoreError
             raise kind(f"cannot read blob {name} in {self.label}: {error.strerror}") from error
 
     def forget(self, name: str) -> None:
@@ -422,9 +422,9 @@ class LocalStore:
                 for entry in entries:
                     if wanted(entry.name):
                         with contextlib.suppress(FileNotFoundError):
-                            facts = entry.stat(follow_symlinks=False)
-                            if is_meant(facts.st_mode):
-                                yield Stored(entry.name, facts.st_size, facts.st_mtime)
+                            status = entry.stat(follow_symlinks=False)
+                            if is_meant(status.st_mode):
+                                yield Stored(entry.name, status.st_size, status.st_mtime)
         except OSError as error:
             raise StoreError(f"cannot list {folder} in {self.label}: {error.strerror}") from error
 
@@ -545,7 +545,7 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot delete from {self.label}: {error.strerror}") from error
 
-    def signs(self) -> list[Stored]:
+    def prune_marks(self) -> list[Stored]:
         """Makes two listings, lists first: a listing during deletions has no order."""
         return [*self.named(CONDEMNED), *self.named(SWEEP)]
 
@@ -553,14 +553,14 @@ class LocalStore:
         return sorted(self._files(".", lambda name: name.startswith(prefix), is_meant=_is_no_directory))
 
     def examine(self) -> Iterator[Finding]:
-        facts = os.statvfs(self.directory)
-        if facts.f_blocks:  # a file system of 0 blocks does not tell its size
-            free, share = facts.f_bavail * facts.f_frsize, facts.f_bavail / facts.f_blocks
+        status = os.statvfs(self.directory)
+        if status.f_blocks:  # a file system of 0 blocks does not tell its size
+            free, share = status.f_bavail * status.f_frsize, status.f_bavail / status.f_blocks
             text = f"{free / 1e9:,.1f} GB free ({share:.0%})"
             is_much = share > 0.05
             yield Finding("room", "good" if is_much else "note", text, "" if is_much else "prune, or make room")
-        if facts.f_files and facts.f_favail < 10_000:
-            yield Finding("inodes", "bad", f"{facts.f_favail:,} files can be made", "every blob is a file")
+        if status.f_files and status.f_favail < 10_000:
+            yield Finding("inodes", "bad", f"{status.f_favail:,} files can be made", "every blob is a file")
         names = os.listdir(self.directory)
         unfinished = filter(None, map(UNFINISHED.fullmatch, names))
         others = [found for found in unfinished if found[1] != HOST]
@@ -581,7 +581,7 @@ class LocalStore:
     def lock(self, names: Iterable[str], lock: Lock) -> Iterator[tuple[str, bool | None]]:
         raise UsageError(f"{self.label}: a directory cannot be locked", hint="object lock is for S3")
 
-    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
+    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, ThawState]]:
         raise UsageError(f"{self.label}: a directory is never in cold storage")
 
     def _delete(self, names: Iterable[str], directory: int) -> None:

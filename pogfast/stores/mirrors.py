@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError, StoreLost
-from pogfast.stores.fetching import expect
+from pogfast.stores.fetching import prefetch
 from pogfast.stores.names import Stored
 from pogfast.stores.protocols import CanAbandon
 
@@ -48,9 +48,9 @@ class Mirrors:
     def identity(self) -> str:
         return ",".join(store.identity for store in self.stores)
 
-    def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+    def own_directories(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
         """Returns the directories of all stores: see Target."""
-        return {identity: place for store in self.stores for identity, place in store.own_places().items()}
+        return {identity: place for store in self.stores for identity, place in store.own_directories().items()}
 
     def blob_names(self) -> Iterator[Stored]:
         """Yields the blobs of all stores, one of several stores several times."""
@@ -153,10 +153,10 @@ class _Source:
     def __call__(self, name: str) -> Buffer:
         return self.mirrors.get_blob(name)
 
-    def expect(self, names: Iterable[str]) -> None:
+    def prefetch(self, names: Iterable[str]) -> None:
         """Has the first store download ahead, if it can."""
         for store in self.mirrors.stores[:1]:
-            expect(store.source, names)
+            prefetch(store.source, names)
 
     def abandon(self) -> None:
         for store in self.mirrors.stores:

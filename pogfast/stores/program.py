@@ -56,7 +56,7 @@ class ProgramStore:
         """Returns nothing: a store that cannot be listed is never pruned."""
         return []
 
-    def signs(self) -> list[Stored]:
+    def prune_marks(self) -> list[Stored]:
         """As `marks`."""
         return []
 
@@ -81,7 +81,7 @@ class ProgramStore:
     def begin_durable(self) -> None:
         """Does nothing: a program stores at once."""
 
-    def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+    def own_directories(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
         """Returns none: where a program stores is not known."""
         return {}
 

@@ -34,7 +34,7 @@ class Target(Protocol):
     def size_of(self, name: str) -> int | None:
         """Returns the stored bytes of a blob; None if it is missing or the store cannot tell. Raises StoreError."""
 
-    def own_places(self) -> Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+    def own_directories(self) -> Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]:
         """Returns the store's own directories by device and inode, each with a description and a function that tells
         which names in it belong to the store: backups leave these out. Empty if the store is in no directory."""
 
@@ -61,7 +61,7 @@ class Target(Protocol):
     def marks(self) -> list[Stored]:
         """Lists our other files beside the manifests (see `names.is_mark`). Raises StoreError."""
 
-    def signs(self) -> list[Stored]:
+    def prune_marks(self) -> list[Stored]:
         """Lists the marks of prunes: first the lists of condemned blobs, then the marks of running and finished sweeps,
         which must not be older. Raises StoreError."""
 
@@ -159,7 +159,7 @@ class Store(Source, Target, Protocol):
         """Locks blobs and manifests. Yields each name with True if the lock was set or extended, False if the lock was
         long enough, None if the object is missing. Raises StoreError, and UsageError if the store has no locks."""
 
-    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
+    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, ThawState]]:
         """Requests that blobs in cold storage become readable for some days, and yields the state of each. Raises
         StoreError, and UsageError if the store has no cold storage."""
 
@@ -168,7 +168,7 @@ class Store(Source, Target, Protocol):
 class CanPrefetch(Protocol):
     """A source of blobs that downloads ahead."""
 
-    def expect(self, names: Iterable[str]) -> None:
+    def prefetch(self, names: Iterable[str]) -> None:
         """Starts to download these blobs, which will be asked for in this order, as far as memory allows. Replaces the
         names of an earlier call."""
 
@@ -216,7 +216,7 @@ class CanCopy(Protocol):
 
 
 State = Literal["good", "note", "bad"]
-Warmth = Literal["readable", "asked", "coming", "missing"]
+ThawState = Literal["readable", "asked", "coming", "missing"]
 MAKE_ROOM = "make room and run it again: what is stored is kept"
 
 

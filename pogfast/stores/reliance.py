@@ -27,10 +27,10 @@ Tell = Callable[[str], None]
 Needed = Callable[[], Collection[str]]  # returns names of blobs; called only if they matter, since they may be many
 
 PAUSE = 0.2  # seconds before the second check whether a prune is deleting; doubles each time
-LONGEST_PAUSE = 10.0
+MAX_PAUSE = 10.0
 STALE = 900.0  # seconds without a heartbeat after which a prune that was deleting counts as killed
 # Seconds from the last check of the lists to the manifest, at most: a small fraction of any grace period.
-LONGEST = 1800.0
+MAX_UNCHECKED = 1800.0
 PARTIAL_EVERY = 600.0  # seconds between two partial manifests of a run, and before the first
 UNREADABLE = "no prune can read this list of blobs either: delete it while none runs"
 ATTEMPTS = 5  # to store pruned blobs again before the run gives up
@@ -85,7 +85,7 @@ class Reliance:
         """Stores the manifest of an archive that lacks no blob. Raises Condemned if it lacks one by then, because
         storing took long or a prune without a grace period has begun; the manifest is deleted then."""
         self.target.put_manifest(name, data)
-        is_late = self._looked.seconds() > LONGEST
+        is_late = self._looked.seconds() > MAX_UNCHECKED
         if (is_late or self._sweeps() != self._marks) and (gone := self.lacking(needed)):
             # Without permission to delete, storing the blobs again makes this archive complete, too.
             with contextlib.suppress(StoreError):
@@ -100,7 +100,7 @@ class Reliance:
         gone: set[str] = set()
         while True:
             self._looked = Stopwatch()
-            signs = [mark.name for mark in self.target.signs()]
+            signs = [mark.name for mark in self.target.prune_marks()]
             lists = {name for name in signs if name.startswith(CONDEMNED)}
             marks = frozenset(name for name in signs if name.startswith((SWEEPING, SWEPT)))
             fresh: set[str] = set()
@@ -175,4 +175,4 @@ def await_no_sweep(target: Target, tell: Tell = lambda text: None) -> bool:
             tell(f"{target.label} is being pruned: waiting until no more blobs are deleted")
             waited = True
         time.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+        pause = min(2 * pause, MAX_PAUSE)

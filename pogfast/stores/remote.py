@@ -23,31 +23,31 @@ from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
 from pogfast.stores.local import MAX_MANIFEST, check_size
 from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_mark
-from pogfast.stores.service import Found, Service, TryAgain
-from pogfast.stores.traffic import IN_FLIGHT, Ahead, Downloads, Flow, Reading, Uploads
+from pogfast.stores.service import ObjectInfo, Service, TransientError
+from pogfast.stores.traffic import MAX_IN_FLIGHT, Download, InFlightLimit, Prefetcher, PrefetchingSource, UploadQueue
 from pogfast.system.retries import RETRIED
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
-    from pogfast.stores.protocols import Finding, Warmth
+    from pogfast.stores.protocols import Finding, ThawState
     from pogfast.stores.settings import Lock
 
 Result = TypeVar("Result")
 
 # Held while a retry is reported: the callback runs in one thread at a time.
-TELLING = threading.Lock()
+REPORT_LOCK = threading.Lock()
 
 # The largest object that S3 copies in one request.
 MAX_COPIED = 5 << 30
 # The longest pause between two attempts, and the longest that a service can ask for, in seconds.
-LONGEST_PAUSE = 30.0
-LONGEST_ASKED = 120.0
+MAX_PAUSE = 30.0
+MAX_RETRY_AFTER = 120.0
 # Objects that are deleted in one batch, of which the results are then read.
-DELETED_AT_ONCE = 1000
+DELETE_BATCH = 1000
 # Up to this many blobs are looked up by name; beyond that, in a listing, which is a request per thousand blobs stored.
-FEW = 50
+MAX_BY_NAME = 50
 # Empty pages in a row after which a listing counts as endless: each stands for a thousand folders.
-EMPTY_PAGES = 10_000
+MAX_EMPTY_PAGES = 10_000
 MANIFEST_NAME = re.compile(r"[^/]+\.mfn")
 
 
@@ -70,15 +70,15 @@ class RemoteStore:
         self.label = service.label
         self.parallel = parallel
         self.retry_for = retry_for
-        self.blobs = Uploads(self)
-        self.source = Downloads(self)
+        self.blobs = UploadQueue(self)
+        self.source = PrefetchingSource(self)
         self._known: dict[str, int] | None = None
         self._doubted: frozenset[str] = frozenset()
         self._lock = threading.Lock()
-        self._flow = Flow(IN_FLIGHT)
-        self._ahead = Ahead(self._fetch_blob, self._flow, parallel)
-        self._over = threading.Event()
-        self._retried = RETRIED.get()
+        self._in_flight = InFlightLimit(MAX_IN_FLIGHT)
+        self._prefetcher = Prefetcher(self._fetch_blob, self._in_flight, parallel)
+        self._abandoned = threading.Event()
+        self._report_retry = RETRIED.get()
 
     @property
     def identity(self) -> str:
@@ -91,9 +91,9 @@ class RemoteStore:
 
     # ---- what is there ----
 
-    def look(self) -> None:
+    def check_listing(self) -> None:
         """Checks with one request that the store can be listed. Raises StoreError and NoSuchArchive."""
-        self._again(lambda: self.service.page("", "", deep=False))
+        self._with_retries(lambda: self.service.page("", "", deep=False))
 
     @property
     def known(self) -> dict[str, int]:
@@ -127,33 +127,33 @@ class RemoteStore:
 
     def missing(self, names: Iterable[str]) -> list[str]:
         wanted = list(names)
-        if len(wanted) <= FEW:
-            return [name for name, size in self._each(wanted, self.service.size) if size is None]
+        if len(wanted) <= MAX_BY_NAME:
+            return [name for name, size in self._in_parallel(wanted, self.service.size) if size is None]
         there = set(wanted).intersection(blob.name for blob in self.blob_names())
         return [name for name in wanted if name not in there]
 
-    def _listed(self, prefix: str, *, deep: bool, start: str = "") -> Iterator[Found]:
+    def _listed(self, prefix: str, *, deep: bool, start: str = "") -> Iterator[ObjectInfo]:
         """Yields the objects of a listing, page by page; a page that fails is requested again. Raises StoreError, also
         for a listing that repeats itself."""
         seen: set[str] = set()
         token, empty = "", 0
         while True:
-            page, token = self._again(partial(self.service.page, prefix, token, deep=deep, start=start))
+            page, token = self._with_retries(partial(self.service.page, prefix, token, deep=deep, start=start))
             yield from page
             if not token:
                 return
             empty = 0 if page else empty + 1
             marks = {f"token {token}", *(f"path {first.path}" for first in page[:1])}
-            if marks & seen or empty > EMPTY_PAGES:
+            if marks & seen or empty > MAX_EMPTY_PAGES:
                 raise StoreError(f"{self.label}: the service's listing has no end: it repeats itself")
             seen |= marks
 
     # ---- reading ----
 
-    def expect(self, names: Iterable[str]) -> None:
+    def prefetch(self, names: Iterable[str]) -> None:
         """Prefetches these blobs, which will be read in this order, as far as memory allows. Replaces the names of an
         earlier call."""
-        self._ahead.expect(names)
+        self._prefetcher.prefetch(names)
 
     def get_manifest(self, name: str) -> bytes:
         try:
@@ -167,7 +167,7 @@ class RemoteStore:
     def get_blob(self, name: str) -> Buffer:
         """Returns all bytes stored under a blob's name. Raises MissingBlob, StoreError, and CorruptBlob for an object
         that is larger than any blob or has no end."""
-        data = self._ahead.take(name)
+        data = self._prefetcher.take(name)
         if data is None:
             raise MissingBlob(f"blob {name} is missing from {self.label}")
         return data
@@ -175,18 +175,18 @@ class RemoteStore:
     def _fetch_blob(self, name: str, urgent: Callable[[], bool]) -> bytearray | None:
         return self._fetch(blob_path(name), MAX_BLOB, urgent)
 
-    def _fetch(self, path: str, most: int, urgent: Callable[[], bool] = lambda: True) -> bytearray | None:
-        """Reads a whole object of at most `most` bytes; returns None if it is missing. Unless it is `urgent`, waits for
-        memory."""
-        reading = Reading(self.service, path, self._flow, most, urgent)
-        return self._again(reading.go_on, lambda: reading.reached)
+    def _fetch(self, path: str, limit: int, urgent: Callable[[], bool] = lambda: True) -> bytearray | None:
+        """Reads a whole object of at most `limit` bytes; returns None if it is missing. Unless it is `urgent`, waits
+        for memory."""
+        reading = Download(self.service, path, self._in_flight, limit, urgent)
+        return self._with_retries(reading.go_on, lambda: reading.reached)
 
     # ---- writing ----
 
     def begin_durable(self) -> None:
         """Does nothing: an object that was sent is durable."""
 
-    def own_places(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+    def own_directories(self) -> dict[tuple[int, int], tuple[str, Callable[[str], bool]]]:
         """Returns none: a service has no directory that could be archived."""
         return {}
 
@@ -223,13 +223,13 @@ class RemoteStore:
         def attempt() -> None:
             try:
                 self.service.put(path, data, absent=absent)
-            except TryAgain as error:
+            except TransientError as error:
                 # Without a response the size shows whether it is stored, unless an object of that size was there
                 # before.
                 if error.answered or not absent or self.service.size(path) != size:
                     raise
 
-        self._again(attempt)
+        self._with_retries(attempt)
 
     def copy_blob(self, name: str, source: object) -> bool:
         """Copies a blob from another store on the same service without a download. Returns False if the service cannot.
@@ -239,7 +239,7 @@ class RemoteStore:
         size = source.size_of(name)
         if size is None or size > MAX_COPIED:
             return False
-        copied = self._again(lambda: self.service.copy(blob_path(name), source.service))
+        copied = self._with_retries(lambda: self.service.copy(blob_path(name), source.service))
         if copied:
             self._note(name, size)
         return copied
@@ -252,8 +252,8 @@ class RemoteStore:
 
     def delete_blobs(self, names: Iterable[str]) -> None:
         waiting = iter(names)
-        while gone := list(itertools.islice(waiting, DELETED_AT_ONCE)):
-            self._again(partial(self.service.delete, list(map(blob_path, gone))))
+        while gone := list(itertools.islice(waiting, DELETE_BATCH)):
+            self._with_retries(partial(self.service.delete, list(map(blob_path, gone))))
             with self._lock:
                 if self._known is not None:
                     for name in gone:
@@ -261,9 +261,9 @@ class RemoteStore:
 
     def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
         waiting = iter(blobs)
-        while go_on() and (some := list(itertools.islice(waiting, DELETED_AT_ONCE))):
-            found = [Found(blob_path(blob.name), *blob[1:]) for blob in some]
-            gone = set(self._again(partial(self.service.delete_old, found, before, go_on)))
+        while go_on() and (some := list(itertools.islice(waiting, DELETE_BATCH))):
+            found = [ObjectInfo(blob_path(blob.name), *blob[1:]) for blob in some]
+            gone = set(self._with_retries(partial(self.service.delete_old, found, before, go_on)))
             yield from (blob for blob in some if blob_path(blob.name) in gone)
 
     def begin_sweep(self) -> None:
@@ -271,10 +271,10 @@ class RemoteStore:
 
     def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
         waiting = iter(marks)
-        while go_on() and (some := list(itertools.islice(waiting, DELETED_AT_ONCE))):
-            found = [Found(*mark) for mark in some]
+        while go_on() and (some := list(itertools.islice(waiting, DELETE_BATCH))):
+            found = [ObjectInfo(*mark) for mark in some]
             newest = max(mark.modified for mark in some)
-            self._again(partial(self.service.delete_old, found, math.nextafter(newest, math.inf), go_on))
+            self._with_retries(partial(self.service.delete_old, found, math.nextafter(newest, math.inf), go_on))
 
     def forget_removed(self, removed: Stored) -> None:
         """Does nothing: if it was removed again, it has the same bytes and so the same version; prune deletes it."""
@@ -288,10 +288,10 @@ class RemoteStore:
 
     def delete_manifests(self, names: Iterable[str]) -> None:
         waiting = iter(names)
-        while gone := list(itertools.islice(waiting, DELETED_AT_ONCE)):
-            self._again(partial(self.service.delete, gone))
+        while gone := list(itertools.islice(waiting, DELETE_BATCH)):
+            self._with_retries(partial(self.service.delete, gone))
 
-    def signs(self) -> list[Stored]:
+    def prune_marks(self) -> list[Stored]:
         """Returns one listing, sorted by name, so that lists come first."""
         found = self._listed("", deep=False, start=CONDEMNED)
         return [Stored(*each) for each in found if each.path.startswith((CONDEMNED, SWEEP))]
@@ -306,14 +306,16 @@ class RemoteStore:
 
     def locked(self, names: Iterable[str]) -> dict[str, float]:
         """Returns the locked ones among these blobs and manifests, and until when. Raises StoreError."""
-        if not self._again(self.service.has_locks):
+        if not self._with_retries(self.service.has_locks):
             return {}
-        return {name: until for name, until in self._each(names, self.service.locked_until) if until > time.time()}
+        return {
+            name: until for name, until in self._in_parallel(names, self.service.locked_until) if until > time.time()
+        }
 
     def lock(self, names: Iterable[str], lock: Lock) -> Iterator[tuple[str, bool | None]]:
         """Locks blobs and manifests; see Store. Raises StoreError and UsageError."""
 
-        self._again(self.service.can_lock)
+        self._with_retries(self.service.can_lock)
 
         def act(path: str) -> bool | None:
             try:
@@ -321,17 +323,17 @@ class RemoteStore:
             except MissingBlob:
                 return None
 
-        return self._each(names, act)
+        return self._in_parallel(names, act)
 
-    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, Warmth]]:
+    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, ThawState]]:
         """Requests blobs from cold storage and yields the state of each. Raises StoreError and UsageError."""
-        return self._each(names, lambda path: self.service.thaw(path, tier, days))
+        return self._in_parallel(names, lambda path: self.service.thaw(path, tier, days))
 
-    def _each(self, names: Iterable[str], act: Callable[[str], Result]) -> Iterator[tuple[str, Result]]:
+    def _in_parallel(self, names: Iterable[str], act: Callable[[str], Result]) -> Iterator[tuple[str, Result]]:
         """Calls `act` for each name, several at a time, and yields the results in order."""
         threads = ThreadPoolExecutor(self.parallel, "pogfast-ask")
         try:
-            results = [(name, threads.submit(self._again, partial(act, _path(name)))) for name in names]
+            results = [(name, threads.submit(self._with_retries, partial(act, _path(name)))) for name in names]
             for name, result in results:
                 yield name, result.result()
         finally:
@@ -339,39 +341,39 @@ class RemoteStore:
 
     def abandon(self) -> None:
         """Ends retries and queued transfers when a run ends early: callers wait only for requests that were sent."""
-        self._over.set()
-        self._flow.open()
+        self._abandoned.set()
+        self._in_flight.open()
         self.blobs.give_up()
 
     def close(self) -> None:
         self.abandon()
         self.blobs.stop()
-        self._ahead.stop()
+        self._prefetcher.stop()
         self.service.close()
 
-    def _again(self, act: Callable[[], Result], reached: Callable[[], int] = lambda: 0) -> Result:
+    def _with_retries(self, act: Callable[[], Result], reached: Callable[[], int] = lambda: 0) -> Result:
         """Retries transient errors until they have lasted for `retry_for` seconds; progress in `reached` (bytes)
         restarts the clock. Raises StoreError."""
         began, attempts, far = 0.0, 0, -1
         while True:
             try:
                 return act()
-            except TryAgain as error:
+            except TransientError as error:
                 now = time.monotonic()
                 if reached() > far:
                     began, attempts, far = now, 0, reached()
                 attempts += 1
                 left = self.retry_for - (now - began)
-                if left <= 0 or self._over.is_set():
+                if left <= 0 or self._abandoned.is_set():
                     raise self._given_up(error, attempts, now - began) from error
-                pause = random.uniform(0, min(0.1 * 2**attempts, LONGEST_PAUSE))
-                pause = min(max(pause, min(error.after, LONGEST_ASKED)), left)
-                with TELLING:
-                    self._retried(f"{error}: attempt {attempts + 1} follows in {pause:.1f} s")
-                if self._over.wait(pause):
+                pause = random.uniform(0, min(0.1 * 2**attempts, MAX_PAUSE))
+                pause = min(max(pause, min(error.after, MAX_RETRY_AFTER)), left)
+                with REPORT_LOCK:
+                    self._report_retry(f"{error}: attempt {attempts + 1} follows in {pause:.1f} s")
+                if self._abandoned.wait(pause):
                     raise
 
-    def _given_up(self, error: TryAgain, attempts: int, seconds: float) -> TryAgain:
+    def _given_up(self, error: TransientError, attempts: int, seconds: float) -> TransientError:
         if attempts == 1:
             return error
         tried = f"{attempts} attempts in {seconds:.0f} s; --retry-for says for how long"

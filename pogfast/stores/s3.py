@@ -21,14 +21,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import Exists, MissingBlob, StoreError, UsageError
-from pogfast.stores.protocols import MAKE_ROOM, Finding, Warmth
+from pogfast.stores.protocols import MAKE_ROOM, Finding, ThawState
 from pogfast.stores.service import (
+    BasicService,
     Body,
-    Found,
-    Garbled,
+    InvalidResponse,
     NoSuchBucket,
-    Plain,
-    TryAgain,
+    ObjectInfo,
+    TransientError,
     extent,
     http_time,
     seconds_to_wait,
@@ -118,7 +118,7 @@ LOGINS = (failures.CredentialRetrievalError, failures.SSOError, failures.TokenRe
           failures.NoAuthTokenError)  # fmt: skip
 
 
-class S3Service(Plain):
+class S3Service(BasicService):
     """A bucket, or the objects below a prefix in it."""
 
     def __init__(
@@ -171,7 +171,7 @@ class S3Service(Plain):
                     if checksums:
                         more |= {"ChecksumAlgorithm": "CRC32", "ChecksumCRC32": checksum(data)}
                     self.client.put_object(**self._where(path), Body=_Reader(data), **more)
-        except (TryAgain, Exists, NoSuchBucket):
+        except (TransientError, Exists, NoSuchBucket):
             raise
         except StoreError as error:
             if condition and isinstance(error, _Cannot):
@@ -221,7 +221,7 @@ class S3Service(Plain):
                 return _S3Body(self, path, answer, start)
         except _Gone:
             return None
-        except Refused as error:
+        except AccessDenied as error:
             # S3 returns this also for a missing object if the credentials may not list.
             error.hint = f"{error.hint}; without the right to list, S3 says so of a missing object as well"
             raise
@@ -231,32 +231,32 @@ class S3Service(Plain):
         found, _ = self._page(path, "", more={"MaxKeys": 1})
         return found[0].size if found and found[0].path == path else None
 
-    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
+    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[ObjectInfo], str]:
         more = {} if deep else {"Delimiter": "/"}
         return self._page(prefix, token, more={**more, "StartAfter": self.prefix + start} if start else more)
 
     def _path(self, item: dict[str, Any]) -> str:
         return str(item["Key"]).removeprefix(self.prefix)
 
-    def _page(self, prefix: str, token: str, more: dict[str, Any]) -> tuple[list[Found], str]:
+    def _page(self, prefix: str, token: str, more: dict[str, Any]) -> tuple[list[ObjectInfo], str]:
         if token:
             more = {**more, "ContinuationToken": token}
         with self._errors():
             answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, **more)
         found = [
-            Found(self._path(item), max(item.get("Size", 0), 0), _seconds(item), str(item.get("ETag", "")))
+            ObjectInfo(self._path(item), max(item.get("Size", 0), 0), _seconds(item), str(item.get("ETag", "")))
             for item in answer.get("Contents", ())
             if item.get("Key", "").startswith(self.prefix + prefix)
         ]
         return found, answer.get("NextContinuationToken", "") if answer.get("IsTruncated") else ""
 
-    def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
+    def delete_old(self, found: Sequence[ObjectInfo], before: float, go_on: Callable[[], bool]) -> list[str]:
         """Sends one request per object: most servers ignore conditions in a request for many."""
         with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
             deleted = [(each.path, threads.submit(self._delete_as_it_was, each, go_on)) for each in found]
         return [path for path, is_gone in deleted if is_gone.result()]  # all have been tried
 
-    def _delete_as_it_was(self, found: Found, go_on: Callable[[], bool]) -> bool:
+    def _delete_as_it_was(self, found: ObjectInfo, go_on: Callable[[], bool]) -> bool:
         """Deletes an object unless it was rewritten; returns True if it is gone. A blob that was stored again has the
         same ETag, so the condition cannot replace `go_on`."""
         condition = {"IfMatch": found.version} if found.version else {}
@@ -317,7 +317,7 @@ class S3Service(Plain):
     def has_locks(self) -> bool:
         try:
             return self._has_locks()
-        except Refused:
+        except AccessDenied:
             return True  # without permission to ask, every object has to be checked
 
     def _has_locks(self) -> bool:
@@ -328,7 +328,7 @@ class S3Service(Plain):
             return False
         return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
 
-    def _facts(self, path: str) -> dict[str, Any] | None:
+    def _head(self, path: str) -> dict[str, Any] | None:
         """Returns the HEAD response of an object; None if it is missing."""
         try:
             with self._errors(path):
@@ -337,7 +337,7 @@ class S3Service(Plain):
             return None
 
     def locked_until(self, path: str) -> float:
-        return _locked_until(self._facts(path) or {})
+        return _locked_until(self._head(path) or {})
 
     def can_lock(self) -> None:
         if not self._has_locks():
@@ -349,7 +349,7 @@ class S3Service(Plain):
 
     def lock(self, path: str, lock: Lock) -> bool:
         until = _until(lock)
-        facts = self._facts(path)
+        facts = self._head(path)
         if facts is None:
             raise MissingBlob(f"{self.label}: {path}: there is no such object")
         if _locked_until(facts) >= until.timestamp() - 60:
@@ -360,8 +360,8 @@ class S3Service(Plain):
             )
         return True
 
-    def thaw(self, path: str, tier: str, days: int) -> Warmth:
-        facts = self._facts(path)
+    def thaw(self, path: str, tier: str, days: int) -> ThawState:
+        facts = self._head(path)
         if facts is None:
             return "missing"
         restore = facts.get("Restore", "")
@@ -430,7 +430,7 @@ class S3Service(Plain):
 
     def _examine_uploads(self) -> Iterator[Finding]:
         with self._errors():
-            found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.prefix).get("Uploads", [])
+            found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.prefix).get("UploadQueue", [])
         old = [upload for upload in found if upload["Initiated"].timestamp() < time.time() - DAY]
         if old:
             said = f"{len(old)} incomplete uploads, a day old or more, are paid for"
@@ -456,7 +456,7 @@ class S3Service(Plain):
 
     @contextlib.contextmanager
     def _errors(self, path: str = "") -> Iterator[None]:
-        """Turns boto3's errors into ours, one line each. Raises TryAgain for transient ones."""
+        """Turns boto3's errors into ours, one line each. Raises TransientError for transient ones."""
         try:
             yield
         except failures.ClientError as error:
@@ -472,9 +472,9 @@ class S3Service(Plain):
         except (ResponseParserError, LookupError, ValueError) as error:
             if isinstance(error, failures.BotoCoreError):
                 raise self._unset(error) from error
-            place = f"{self.label}: {path}" if path else self.label
-            said = f"{place}: the answer makes no sense: {_one_line(error)[:200]}"
-            raise Garbled(said, "is it an S3 service that answers there?") from error
+            where = f"{self.label}: {path}" if path else self.label
+            said = f"{where}: the answer makes no sense: {_one_line(error)[:200]}"
+            raise InvalidResponse(said, "is it an S3 service that answers there?") from error
         except PASSING as error:
             raise self._unreachable(error) from error
         except failures.BotoCoreError as error:
@@ -491,13 +491,13 @@ class S3Service(Plain):
             return StoreError(f"{self.label}: the service's certificate is not trusted: {said}", hint)
         if "WRONG_VERSION_NUMBER" in said:
             return StoreError(f"{self.label}: the service does not speak TLS: {said}", "is it http:// ?")
-        return TryAgain(f"cannot reach {self.label}: {said}", "is the network there?")
+        return TransientError(f"cannot reach {self.label}: {said}", "is the network there?")
 
     def _answered(self, response: Any, path: str) -> StoreError:
         said, facts = response.get("Error", {}), response.get("ResponseMetadata", {})
         status, headers = facts.get("HTTPStatusCode", 0), facts.get("HTTPHeaders", {})
         error = self._error(str(said.get("Code") or status), str(said.get("Message", "")), path, status)
-        if isinstance(error, TryAgain):
+        if isinstance(error, TransientError):
             error.after = seconds_to_wait(headers.get("retry-after"))
         if said.get("Code") in CLOCK:
             error.hint = _clock(headers.get("date")) or error.hint
@@ -505,35 +505,35 @@ class S3Service(Plain):
 
     def _error(self, code: str, message: str, path: str, status: int = 0) -> StoreError:
         """Returns the error for a code; `status` is HTTP's, 0 if the code came without one."""
-        place = f"{self.label}: {path}" if path else self.label
+        where = f"{self.label}: {path}" if path else self.label
         text = _one_line(f"{code} {message}")
         if code in GONE:
-            return _Gone(f"{place}: there is no such object")
+            return _Gone(f"{where}: there is no such object")
         if code in THERE:
-            return Exists(f"{place}: there is an object of that name already")
+            return Exists(f"{where}: there is an object of that name already")
         if code in ("InvalidRange", "416"):
-            return Garbled(f"{place} ends before the byte that was asked for")
+            return InvalidResponse(f"{where} ends before the byte that was asked for")
         if code == "NoSuchLifecycleConfiguration":
             return _NoRules(f"{self.label}: there is no lifecycle")
         if code == "InvalidRequest" and "ObjectLockConfiguration" in message.replace(" ", ""):
             return self._no_lock()
         if code in NO_LOCK:
             kind = _Cannot if code in CANNOT else _NoLock
-            return kind(f"{place}: {text}")
+            return kind(f"{where}: {text}")
         if code == "NoSuchBucket":
             return NoSuchBucket(f"{self.label}: there is no such bucket", "make it first, or look at its name")
         if code in ALTERED:
-            return TryAgain(f"{place}: the body was altered on its way: {text}", "try again later", answered=True)
+            return TransientError(f"{where}: the body was altered on its way: {text}", "try again later", answered=True)
         if code in LOST:
-            return TryAgain(f"{place}: {text}")
+            return TransientError(f"{where}: {text}")
         if code in REFUSED:
             said, hint = REFUSED[code]
-            return (Refused if code in DENIED else StoreError)(f"{place}: {said}", hint)
+            return (AccessDenied if code in DENIED else StoreError)(f"{where}: {said}", hint)
         if code in BUSY or code in RACING or status in BUSY_STATUSES or any(word in code for word in BUSY_WORDS):
-            return TryAgain(f"{place}: the service is busy: {text}", "try again later", answered=True)
+            return TransientError(f"{where}: the service is busy: {text}", "try again later", answered=True)
         if code.isdigit() and int(code) in BUSY_STATUSES:
-            return TryAgain(f"{place}: the service is busy: {text}", "try again later", answered=True)
-        return (Refused if status in (401, 403) else StoreError)(f"{place}: {text or f'HTTP status {status}'}")
+            return TransientError(f"{where}: the service is busy: {text}", "try again later", answered=True)
+        return (AccessDenied if status in (401, 403) else StoreError)(f"{where}: {text or f'HTTP status {status}'}")
 
 
 class _Gone(StoreError):
@@ -552,7 +552,7 @@ class _Cannot(_NoLock):
     """The service does not support the request."""
 
 
-class Refused(StoreError):
+class AccessDenied(StoreError):
     """The credentials lack the permission."""
 
 

@@ -17,7 +17,7 @@ from pogfast.errors import NoSuchArchive, StoreError, UsageError
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
-    from pogfast.stores.protocols import Finding, Warmth
+    from pogfast.stores.protocols import Finding, ThawState
     from pogfast.stores.settings import Lock
 
 
@@ -26,7 +26,7 @@ PIECE = 1 << 20
 CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 
 
-class TryAgain(StoreError):
+class TransientError(StoreError):
     """A transient error: the connection broke, or the service is busy.
 
     `answered`: the service itself refused the request, so nothing was stored. `after`: seconds that the service asks to
@@ -38,7 +38,7 @@ class TryAgain(StoreError):
         self.after = after
 
 
-class Garbled(TryAgain):
+class InvalidResponse(TransientError):
     """An invalid response about one object, such as a malformed Content-Range."""
 
 
@@ -48,7 +48,7 @@ class NoSuchBucket(StoreError, NoSuchArchive):
     exit_code = NoSuchArchive.exit_code
 
 
-class Found(NamedTuple):
+class ObjectInfo(NamedTuple):
     """An object in a listing; `path` is below the bucket and prefix, `modified` seconds since 1970. `version` changes
     when the object is rewritten, at least with other bytes; "" if the service has none."""
 
@@ -64,13 +64,13 @@ class Body(Protocol):
     size: int | None  # bytes of the whole object according to the service; None if it does not say
 
     def readinto(self, view: memoryview) -> int:
-        """Reads the next bytes and returns how many; 0 at the end. Raises TryAgain."""
+        """Reads the next bytes and returns how many; 0 at the end. Raises TransientError."""
 
     def close(self) -> None: ...
 
 
 class Service(Protocol):
-    """What a vendor implements. Paths are below bucket and prefix. All methods raise StoreError, and TryAgain for
+    """What a vendor implements. Paths are below bucket and prefix. All methods raise StoreError, and TransientError for
     transient errors; they retry nothing, and are called from several threads at once."""
 
     label: str  # for messages
@@ -82,12 +82,12 @@ class Service(Protocol):
         service can do that. Many cannot, or only pretend to."""
 
     def open(self, path: str, start: int) -> Body | None:
-        """Opens an object at byte `start`; returns None if it is missing. Raises Garbled."""
+        """Opens an object at byte `start`; returns None if it is missing. Raises InvalidResponse."""
 
     def size(self, path: str) -> int | None:
         """Returns the bytes of an object; None if it is missing."""
 
-    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
+    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[ObjectInfo], str]:
         """Returns a page of the objects that start with `prefix`, sorted by path, and the token of the next page. The
         first page has the token "", and the last returns "". Unless `deep`, objects with a / after the prefix are left
         out. Objects before `start`, which starts with `prefix`, may be left out."""
@@ -95,14 +95,14 @@ class Service(Protocol):
     def delete(self, paths: Iterable[str]) -> None:
         """Deletes objects; missing ones are no error."""
 
-    def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
+    def delete_old(self, found: Sequence[ObjectInfo], before: float, go_on: Callable[[], bool]) -> list[str]:
         """Deletes objects as they were listed, all written before some time; an object that was rewritten since stays,
         if the service can tell. Returns the paths of those that are gone, including those that were gone already.
         `go_on` is called right before each deletion, in several threads; if it returns False, that object stays."""
 
     def close(self) -> None: ...
 
-    # What only some services can do; `Plain` has the defaults.
+    # What only some services can do; `BasicService` has the defaults.
 
     def examine(self) -> Iterator[Finding]:
         """Yields what doctor reports about this kind of service. Leaves nothing behind."""
@@ -123,11 +123,11 @@ class Service(Protocol):
     def lock(self, path: str, lock: Lock) -> bool:
         """Locks an object for at least that long; returns False if it is already. Raises MissingBlob."""
 
-    def thaw(self, path: str, tier: str, days: int) -> Warmth:
+    def thaw(self, path: str, tier: str, days: int) -> ThawState:
         """Requests that an object in cold storage becomes readable for some days, and returns its state."""
 
 
-class Plain:
+class BasicService:
     """The defaults: a service without locks, cold storage and copying."""
 
     label: str
@@ -150,13 +150,13 @@ class Plain:
     def lock(self, path: str, lock: Lock) -> bool:
         raise UsageError(f"{self.label}: objects are locked in S3 only")
 
-    def thaw(self, path: str, tier: str, days: int) -> Warmth:
+    def thaw(self, path: str, tier: str, days: int) -> ThawState:
         raise UsageError(f"{self.label}: only S3 has cold storage that is thawed")
 
 
 def extent(length: str | int | None, content_range: str | None, start: int) -> tuple[int, int | None]:
     """Returns the offset at which a response starts, and the bytes of the whole object (None: unknown), from its
-    Content-Length and Content-Range. `start` is the requested offset. Raises Garbled."""
+    Content-Length and Content-Range. `start` is the requested offset. Raises InvalidResponse."""
     if content_range is None:  # the whole object, whatever was requested
         try:
             size = int(length) if length is not None else -1
@@ -165,17 +165,17 @@ def extent(length: str | int | None, content_range: str | None, start: int) -> t
         return 0, size if 0 <= size < sys.maxsize else None
     found = CONTENT_RANGE.fullmatch(content_range.strip())
     if not found or int(found[1]) > start:
-        raise Garbled(f"asked for what follows byte {start}, the service answers with {content_range[:60]!r}")
+        raise InvalidResponse(f"asked for what follows byte {start}, the service answers with {content_range[:60]!r}")
     return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
 def skip(body: Body, n: int) -> None:
-    """Skips the first `n` bytes, if a service sends more than was requested. Raises TryAgain."""
+    """Skips the first `n` bytes, if a service sends more than was requested. Raises TransientError."""
     scratch = memoryview(bytearray(min(n, PIECE)))
     while n:
         got = body.readinto(scratch[:n])
         if not got:
-            raise TryAgain("an answer breaks off before the byte that was asked for")
+            raise TransientError("an answer breaks off before the byte that was asked for")
         n -= got
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from pogfast.stores.protocols import Target
 
 
-SETTLE = 0.5  # seconds between two checks whether enough new blobs wait for a sync
-MANY = 1000  # new blobs that are worth a sync
-SPARE = 20  # the pause after a partial manifest is this many times what storing it took
-MAX_SELDOM = 6 * 3600.0  # seconds between two of them at most: a fraction of a day's grace period
+SYNC_EVERY = 0.5  # seconds between two checks whether enough new blobs wait for a sync
+MIN_SYNCED = 1000  # new blobs that are worth a sync
+PARTIAL_SHARE = 20  # the pause after a partial manifest is this many times what storing it took
+MAX_PARTIAL_EVERY = 6 * 3600.0  # seconds between two of them at most: a fraction of a day's grace period
 
 
 class Targets:
@@ -88,13 +88,13 @@ class Targets:
 
         def sync(ended: threading.Event) -> None:
             synced = 0
-            while not ended.wait(SETTLE):
-                if blobs() - synced >= MANY:
+            while not ended.wait(SYNC_EVERY):
+                if blobs() - synced >= MIN_SYNCED:
                     synced = blobs()
                     for target in list(self.left):
                         target.begin_durable()
 
-        with in_background(sync, "pogfast-settle"):
+        with in_background(sync, "pogfast-sync"):
             yield
 
     def each(self, act: Callable[[Target], object]) -> None:
@@ -140,7 +140,7 @@ class Partial:
         took = Stopwatch()
         self.targets.put_partial(self.name, data)
         # For ten million files it has a gigabyte: a run would do nothing but upload it.
-        self._every = min(max(PARTIAL_EVERY, took.seconds() * SPARE), MAX_SELDOM)
+        self._every = min(max(PARTIAL_EVERY, took.seconds() * PARTIAL_SHARE), MAX_PARTIAL_EVERY)
         self._watch, self._is_there = Stopwatch(), True
 
     def delete(self) -> None:

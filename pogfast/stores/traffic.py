@@ -14,41 +14,43 @@ from typing import TYPE_CHECKING, Protocol
 
 from pogfast.errors import CorruptBlob
 from pogfast.stores.protocols import BlobSink, CanAbandon, CanPrefetch
-from pogfast.stores.service import PIECE, Body, Garbled, Service, TryAgain
+from pogfast.stores.service import PIECE, Body, InvalidResponse, Service, TransientError
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
 
 # Bytes in flight at most, in either direction; a single larger blob may always be.
-IN_FLIGHT = 150 * 10**6
+MAX_IN_FLIGHT = 150 * 10**6
 # Bytes that are allocated because a service announces them; beyond that only as they arrive.
-TRUSTED = 128 << 20
+MAX_TRUSTED = 128 << 20
 # Responses without a new byte after which an object counts as damaged: no network fails in just this way.
-STALLS = 5
+MAX_STALLS = 5
 
 
-class Reading:
+class Download:
     """The download of an object, which resumes after interruptions."""
 
-    def __init__(self, service: Service, path: str, flow: Flow, most: int, urgent: Callable[[], bool]) -> None:
+    def __init__(
+        self, service: Service, path: str, in_flight: InFlightLimit, limit: int, urgent: Callable[[], bool]
+    ) -> None:
         self.service = service
         self.path = path
-        self.flow = flow
-        self.most = most
+        self.in_flight = in_flight
+        self.limit = limit
         self.urgent = urgent
-        self.data: Held | None = None
+        self.data: InFlightBuffer | None = None
         self.size: int | None = None
         self.got = 0
         self.reached = 0  # the maximum of `got`
         self.stalls = 0
 
     def go_on(self) -> bytearray | None:
-        """Continues the download. Returns the whole object, or None if it is missing. Raises TryAgain, CorruptBlob and
-        StoreError."""
+        """Continues the download. Returns the whole object, or None if it is missing. Raises TransientError,
+        CorruptBlob and StoreError."""
         try:
             body = self.service.open(self.path, self.got)
-        except Garbled as error:
+        except InvalidResponse as error:
             self._stall(str(error))
             self.data, self.size, self.got = None, None, 0
             raise
@@ -57,7 +59,7 @@ class Reading:
         before = self.reached
         try:
             return self._read(body)
-        except TryAgain as error:
+        except TransientError as error:
             if self.reached == before:
                 self._stall(str(error))
             raise
@@ -75,60 +77,61 @@ class Reading:
             if n == 0 and self.size is None:
                 break
             if n == 0:
-                raise TryAgain(f"{self.path} in {self.service.label} breaks off at byte {self.got}")
+                raise TransientError(f"{self.path} in {self.service.label} breaks off at byte {self.got}")
             self.got += n
             self.reached = max(self.reached, self.got)
         del self.data[self.got :]
         return self.data
 
     def _begin(self, size: int | None) -> None:
-        if size is not None and size > self.most:
+        if size is not None and size > self.limit:
             raise CorruptBlob(f"{self.path} in {self.service.label} has {size:,} bytes, more than could be opened")
         if self.got:  # another object now, of which the beginning was not read
             self.data, self.size, self.got = None, None, 0
-            raise TryAgain(f"{self.path} in {self.service.label} changes while it is read")
-        self.flow.take(size or 0, self.urgent)  # before the memory is allocated: that touches all of it
-        self.data, self.size = Held(self.flow, size or 0), size
+            raise TransientError(f"{self.path} in {self.service.label} changes while it is read")
+        self.in_flight.take(size or 0, self.urgent)  # before the memory is allocated: that touches all of it
+        self.data, self.size = InFlightBuffer(self.in_flight, size or 0), size
 
     def _make_room(self, data: bytearray) -> None:
-        """Allocates memory for the next piece. A size that a service announces is not trusted beyond TRUSTED bytes."""
+        """Allocates memory for the next piece. A size that a service announces is not trusted beyond MAX_TRUSTED
+        bytes."""
         if len(data) - self.got >= PIECE or len(data) == self.size:
             return
-        room = max(2 * len(data), self.got + PIECE) if data or self.size is None else TRUSTED
+        room = max(2 * len(data), self.got + PIECE) if data or self.size is None else MAX_TRUSTED
         data += bytes(min(room, self.size or room) - len(data))
-        if self.got > self.most:
+        if self.got > self.limit:
             raise CorruptBlob(f"{self.path} in {self.service.label} has no end")
 
     def _stall(self, why: str) -> None:
-        """Counts an attempt without a new byte. Raises CorruptBlob after STALLS of them."""
+        """Counts an attempt without a new byte. Raises CorruptBlob after MAX_STALLS of them."""
         self.stalls += 1
-        if self.stalls >= STALLS:
-            raise CorruptBlob(f"{why}, {STALLS} times")
+        if self.stalls >= MAX_STALLS:
+            raise CorruptBlob(f"{why}, {MAX_STALLS} times")
 
 
-class Held(bytearray):
+class InFlightBuffer(bytearray):
     """A buffer that counts as in flight until it is freed."""
 
-    def __init__(self, flow: Flow, size: int) -> None:
-        self.flow, self.size = flow, size
+    def __init__(self, in_flight: InFlightLimit, size: int) -> None:
+        self.in_flight, self.size = in_flight, size
         super().__init__()
 
     def __del__(self) -> None:
-        self.flow.give_back(self.size)
+        self.in_flight.give_back(self.size)
 
 
-class Flow:
+class InFlightLimit:
     """Limits the bytes in flight."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.bytes = 0
         self.changed = threading.Condition()
 
     def take(self, size: int, urgent: Callable[[], bool] = lambda: False) -> None:
         """Waits until `size` more bytes are within the limit, or until `urgent` returns True."""
         with self.changed:
-            self.changed.wait_for(lambda: self.bytes == 0 or self.bytes + size <= self.most or urgent())
+            self.changed.wait_for(lambda: self.bytes == 0 or self.bytes + size <= self.limit or urgent())
             self.bytes += size
 
     def look_again(self) -> None:
@@ -139,7 +142,7 @@ class Flow:
     def open(self) -> None:
         """Removes the limit."""
         with self.changed:
-            self.most = sys.maxsize
+            self.limit = sys.maxsize
             self.changed.notify_all()
 
     def give_back(self, size: int) -> None:
@@ -148,46 +151,48 @@ class Flow:
             self.changed.notify_all()
 
 
-class Ahead:
+class Prefetcher:
     """Prefetches blobs. A blob that is asked for does not wait for memory: blobs that are needed later may have it."""
 
-    def __init__(self, fetch: Callable[[str, Callable[[], bool]], bytearray | None], flow: Flow, parallel: int):
+    def __init__(
+        self, fetch: Callable[[str, Callable[[], bool]], bytearray | None], in_flight: InFlightLimit, parallel: int
+    ):
         self.fetch = fetch
-        self.flow = flow
+        self.in_flight = in_flight
         self.parallel = parallel
         self.lock = threading.Lock()
-        self.line: Iterator[str] = iter(())
-        self.coming: dict[str, Future[bytearray | None]] = {}
-        self.asked: set[str] = set()
+        self.waiting: Iterator[str] = iter(())
+        self.futures: dict[str, Future[bytearray | None]] = {}
+        self.requested: set[str] = set()
         self.threads: ThreadPoolExecutor | None = None
 
-    def expect(self, names: Iterable[str]) -> None:
+    def prefetch(self, names: Iterable[str]) -> None:
         with self.lock:
-            for future in self.coming.values():
+            for future in self.futures.values():
                 future.cancel()
-            self.coming.clear()
-            self.asked.clear()
-            self.line = iter(dict.fromkeys(names))
+            self.futures.clear()
+            self.requested.clear()
+            self.waiting = iter(dict.fromkeys(names))
             self.threads = self.threads or ThreadPoolExecutor(self.parallel, "pogfast-download")
             self._fill(self.threads)
 
     def take(self, name: str) -> bytearray | None:
         with self.lock:
-            self.asked.add(name)
-            future = self.coming.pop(name, None)
+            self.requested.add(name)
+            future = self.futures.pop(name, None)
             if self.threads:
                 self._fill(self.threads)
-        self.flow.look_again()
+        self.in_flight.look_again()
         if future is None or future.cancel():  # no thread has started on it
             return self.fetch(name, lambda: True)
         return future.result()
 
     def _fill(self, threads: ThreadPoolExecutor) -> None:
-        while len(self.coming) < 2 * self.parallel:
-            name = next((name for name in self.line if name not in self.asked), None)
+        while len(self.futures) < 2 * self.parallel:
+            name = next((name for name in self.waiting if name not in self.requested), None)
             if name is None:
                 return
-            self.coming[name] = threads.submit(self.fetch, name, partial(self.asked.__contains__, name))
+            self.futures[name] = threads.submit(self.fetch, name, partial(self.requested.__contains__, name))
 
     def stop(self) -> None:
         if self.threads is not None:
@@ -196,7 +201,7 @@ class Ahead:
 
 
 class Blobs(Protocol):
-    """The store of `Downloads` and `Uploads`: one blob per call, at most `parallel` calls at a time."""
+    """The store of `PrefetchingSource` and `UploadQueue`: one blob per call, at most `parallel` calls at a time."""
 
     parallel: int
 
@@ -206,12 +211,12 @@ class Blobs(Protocol):
 
     def size_of(self, name: str) -> int | None: ...
 
-    def expect(self, names: Iterable[str]) -> None: ...
+    def prefetch(self, names: Iterable[str]) -> None: ...
 
     def abandon(self) -> None: ...
 
 
-class Downloads(CanPrefetch, CanAbandon):
+class PrefetchingSource(CanPrefetch, CanAbandon):
     """The source that the engine reads from."""
 
     def __init__(self, store: Blobs) -> None:
@@ -220,21 +225,21 @@ class Downloads(CanPrefetch, CanAbandon):
     def __call__(self, name: str) -> Buffer:
         return self.store.get_blob(name)
 
-    def expect(self, names: Iterable[str]) -> None:
-        self.store.expect(names)
+    def prefetch(self, names: Iterable[str]) -> None:
+        self.store.prefetch(names)
 
     def abandon(self) -> None:
         self.store.abandon()
 
 
-class Uploads(BlobSink):
+class UploadQueue(BlobSink):
     """The sink that the engine writes to: a call queues a blob for an upload thread and returns, unless too many bytes
     are in flight."""
 
     def __init__(self, store: Blobs) -> None:
         self.store = store
-        self.flow = Flow(IN_FLIGHT)
-        self.places = threading.Semaphore(4 * store.parallel)  # more than threads, so that none is ever idle
+        self.in_flight = InFlightLimit(MAX_IN_FLIGHT)
+        self.slots = threading.Semaphore(4 * store.parallel)  # more than threads, so that none is ever idle
         self.threads: ThreadPoolExecutor | None = None
         self.failure: BaseException | None = None
         self.stopping = False
@@ -244,8 +249,8 @@ class Uploads(BlobSink):
 
     def __call__(self, name: str, blob: memoryview) -> None:
         self._check()
-        self.places.acquire()
-        self.flow.take(len(blob))
+        self.slots.acquire()
+        self.in_flight.take(len(blob))
         if self.threads is None:
             self.threads = ThreadPoolExecutor(self.store.parallel, "pogfast-upload")
         self.threads.submit(self._put, name, blob)
@@ -259,8 +264,8 @@ class Uploads(BlobSink):
             self.failure = self.failure or error
         finally:
             blob.release()
-            self.flow.give_back(size)
-            self.places.release()
+            self.in_flight.give_back(size)
+            self.slots.release()
 
     def _check(self) -> None:
         if self.failure is not None:
@@ -279,8 +284,8 @@ class Uploads(BlobSink):
     def give_up(self) -> None:
         """Drops the queue, and lets callers that wait for a slot continue."""
         self.stopping = True
-        self.flow.open()
-        self.places.release(4 * self.store.parallel)
+        self.in_flight.open()
+        self.slots.release(4 * self.store.parallel)
 
     def stop(self) -> None:
         """Waits for uploads that have started, and drops the others."""

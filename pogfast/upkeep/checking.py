@@ -43,7 +43,7 @@ from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
 from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import is_partial, names_archive, open_store
-from pogfast.stores.fetching import expect, fetched_manifest
+from pogfast.stores.fetching import fetched_manifest, prefetch
 from pogfast.stores.protocols import Store
 
 Result = TypeVar("Result")
@@ -434,7 +434,7 @@ class _Check:
             ]
             key = self.key
             opener = Opener(key.secret, key.private, key.asymmetric, wanted, self.store.source, jobs=jobs)
-            expect(self.store.source, (blob for unit in batch for blob in unit.blobs))
+            prefetch(self.store.source, (blob for unit in batch for blob in unit.blobs))
             self._watch(opener.read, self.summary.read_size)
             with contextlib.closing(opener.run()) as run:
                 for unit, opened in zip(batch, run, strict=True):

@@ -356,7 +356,7 @@ class Event(threading.Event):
         actor = current_actor()
         if actor is None or timeout is None:
             return super().wait(timeout)
-        if threading.current_thread().name == "pogfast-settle":
+        if threading.current_thread().name == "pogfast-sync":
             return super().wait()  # every half second, for what is not seen here
         if not self.is_set():
             actor.sleep(timeout, self.is_set)
@@ -510,8 +510,8 @@ def _one_by_one(found: Iterator[Any], name: str, actor: Actor) -> Iterator[Any]:
 
 # What asks nothing of the store, or only of this side.
 NO_VERBS = {
-    "create", "open", "close", "own_places", "begin_durable", "source", "identity", "has_folder", "make_folder",
-    "can_lock", "examine", "thaw", "abandon", "expect", "doubt",
+    "create", "open", "close", "own_directories", "begin_durable", "source", "identity", "has_folder", "make_folder",
+    "can_lock", "examine", "thaw", "abandon", "prefetch", "doubt",
 }  # fmt: skip
 SERVICE_VERBS = {"open"}
 

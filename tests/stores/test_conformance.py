@@ -283,12 +283,12 @@ def test_many_read_and_write_at_once(place: Place) -> None:
             place.put(store, name, data)
         store.make_durable()
     with place.opened() as store, ThreadPoolExecutor(16) as threads:
-        expect = getattr(store.source, "expect", None)
-        if expect:
-            expect(reversed(content))  # whatever the order is that they are asked for in
+        prefetch = getattr(store.source, "prefetch", None)
+        if prefetch:
+            prefetch(reversed(content))  # whatever the order is that they are asked for in
         assert dict(zip(content, map(bytes, threads.map(store.get_blob, content)), strict=True)) == content
-        if expect:
-            expect(content)
+        if prefetch:
+            prefetch(content)
         assert {name: bytes(store.get_blob(name)) for name in reversed(content)} == content
 
 
@@ -303,13 +303,13 @@ def test_what_is_on_its_way_is_bounded_and_never_waited_for_in_vain(
         for name, data in content.items():
             place.put(store, name, data)
         store.make_durable()
-    monkeypatch.setattr("pogfast.stores.remote.IN_FLIGHT", 120_000)
+    monkeypatch.setattr("pogfast.stores.remote.MAX_IN_FLIGHT", 120_000)
     with place.opened() as store:
-        store.source.expect(content)
+        store.source.prefetch(content)
         last = list(content)[-1]
         assert bytes(store.get_blob(last)) == content[last]
         time.sleep(0.3)
-        assert store._flow.bytes <= 120_000
+        assert store._in_flight.bytes <= 120_000
         assert {name: bytes(store.get_blob(name)) for name in content} == content
         assert threading.active_count() < 40
 

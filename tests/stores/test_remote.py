@@ -20,9 +20,9 @@ from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArch
 from pogfast.stores import remote, traffic
 from pogfast.stores import service as service_module
 from pogfast.stores.names import Stored
-from pogfast.stores.protocols import Warmth
+from pogfast.stores.protocols import ThawState
 from pogfast.stores.remote import Exists, RemoteStore
-from pogfast.stores.service import Body, Found, Garbled, Plain, TryAgain
+from pogfast.stores.service import BasicService, Body, InvalidResponse, ObjectInfo, TransientError
 from pogfast.stores.settings import Lock
 from pogfast.system.retries import RETRIED
 
@@ -40,7 +40,7 @@ class Reader:
     def readinto(self, view: memoryview) -> int:
         assert not self.closed
         if self.at >= self.breaks:
-            raise TryAgain("the connection broke")
+            raise TransientError("the connection broke")
         piece = self.data[self.at : min(self.at + min(len(view), self.most), self.breaks)]
         view[: len(piece)] = piece
         self.at += len(piece)
@@ -50,7 +50,7 @@ class Reader:
         self.closed = True
 
 
-class Memory(Plain):
+class Memory(BasicService):
     """Objects by path. `faults` are raised one after the other by the next calls of a verb; those in `lost` when it has
     been done."""
 
@@ -63,7 +63,7 @@ class Memory(Plain):
         self.lost: dict[str, list[Exception]] = {}
         self.puts: list[tuple[str, bool]] = []
         self.deleted: list[int] = []
-        self.pages: Callable[[str, str], tuple[list[Found], str]] | None = None
+        self.pages: Callable[[str, str], tuple[list[ObjectInfo], str]] | None = None
         self.breaks: list[int] = []  # of the next bodies
         self.sizes: list[int | None] = []  # as the next bodies say them
         self.most = 1 << 30
@@ -103,14 +103,14 @@ class Memory(Plain):
         self.requests["size"] += 1
         return len(self.objects[path]) if path in self.objects else None
 
-    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[Found], str]:
+    def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[ObjectInfo], str]:
         """Two at a time."""
         with self.asked("list"):
             if self.pages is not None:
                 return self.pages(prefix, token)
             paths = sorted(path for path in self.objects if path.startswith(prefix) and path > token)
             paths = [path for path in paths if deep or "/" not in path.removeprefix(prefix)]
-            found = [Found(path, len(self.objects[path]), MOMENT) for path in paths[:2]]
+            found = [ObjectInfo(path, len(self.objects[path]), MOMENT) for path in paths[:2]]
             return found, paths[1] if len(paths) > 2 else ""
         raise AssertionError
 
@@ -121,7 +121,7 @@ class Memory(Plain):
             for path in paths:
                 self.objects.pop(path, None)
 
-    def delete_old(self, found: Sequence[Found], before: float, go_on: Callable[[], bool]) -> list[str]:
+    def delete_old(self, found: Sequence[ObjectInfo], before: float, go_on: Callable[[], bool]) -> list[str]:
         """Those that are as they were listed."""
         with self.asked("delete old"):
             gone = []
@@ -191,7 +191,7 @@ def test_what_an_answer_holds(
 
 @pytest.mark.parametrize("content_range", ["", "bytes", "bytes 4-7/8", "bytes a-7/8", "items 0-7/8", "bytes */8"])
 def test_an_answer_that_makes_no_sense(content_range: str) -> None:
-    with pytest.raises(Garbled, match="asked for what follows byte 3"):
+    with pytest.raises(InvalidResponse, match="asked for what follows byte 3"):
         service_module.extent("5", content_range, 3)
 
 
@@ -200,7 +200,7 @@ def test_what_was_not_asked_for_is_passed_over() -> None:
         body = Reader(bytes(3 * service_module.PIECE), 0, None, 1 << 60, 300_000)
         service_module.skip(body, n)
         assert body.at == n
-    with pytest.raises(TryAgain, match="breaks off before"):
+    with pytest.raises(TransientError, match="breaks off before"):
         service_module.skip(Reader(bytes(5), 0, 5, 1 << 60, 3), 6)
 
 
@@ -251,10 +251,10 @@ def test_what_lies_in_a_bucket(service: Memory, store: RemoteStore) -> None:
 
 def test_a_listing_that_repeats_itself_ends(service: Memory, store: RemoteStore) -> None:
     endless = "the service's listing has no end"
-    service.pages = lambda prefix, token: ([Found(f"{token}x.mfn", 1, 0.0)], "next")
+    service.pages = lambda prefix, token: ([ObjectInfo(f"{token}x.mfn", 1, 0.0)], "next")
     with pytest.raises(StoreError, match=endless):
         store.manifests()
-    service.pages = lambda prefix, token: ([Found("same.mfn", 1, 0.0)], token + "x")
+    service.pages = lambda prefix, token: ([ObjectInfo("same.mfn", 1, 0.0)], token + "x")
     with pytest.raises(StoreError, match=endless):
         store.manifests()
 
@@ -263,12 +263,12 @@ def test_a_listing_that_repeats_itself_ends(service: Memory, store: RemoteStore)
 def test_a_listing_of_empty_pages_ends(
     service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, empty: int
 ) -> None:
-    monkeypatch.setattr(remote, "EMPTY_PAGES", 3)
+    monkeypatch.setattr(remote, "MAX_EMPTY_PAGES", 3)
 
-    def pages(prefix: str, token: str) -> tuple[list[Found], str]:
+    def pages(prefix: str, token: str) -> tuple[list[ObjectInfo], str]:
         """Twice that many without an object, then one with some."""
         number = len(token)
-        found = [Found(f"{number}.mfn", 1, 0.0)] if number % (empty + 1) == empty else []
+        found = [ObjectInfo(f"{number}.mfn", 1, 0.0)] if number % (empty + 1) == empty else []
         return found, token + "x" if number < 2 * empty + 1 else ""
 
     service.pages = pages
@@ -283,8 +283,8 @@ def test_a_listing_of_empty_pages_ends(
 
 
 def test_what_is_transient_is_tried_again(service: Memory, store: RemoteStore, told: list[str]) -> None:
-    service.faults["list"] = [TryAgain("it is busy"), TryAgain("it is busy", after=0.01)]
-    store.look()
+    service.faults["list"] = [TransientError("it is busy"), TransientError("it is busy", after=0.01)]
+    store.check_listing()
     assert [line.partition(" follows in ")[0] for line in told] == [
         "it is busy: attempt 2",
         "it is busy: attempt 3",
@@ -292,34 +292,34 @@ def test_what_is_transient_is_tried_again(service: Memory, store: RemoteStore, t
     assert told[1].endswith("0.0 s")
     service.faults["list"] = [StoreError("access denied")]
     with pytest.raises(StoreError, match="access denied"):
-        store.look()
+        store.check_listing()
     assert len(told) == 2
 
 
 def test_a_pause_is_as_long_as_the_service_asks_but_not_beyond_the_end(service: Memory, told: list[str]) -> None:
     hurried = RemoteStore(service, "memory:", parallel=1, retry_for=0.3)
-    service.faults["list"] = [TryAgain("it is busy", after=1e9), TryAgain("it is busy", "wait", after=1e9)]
-    with pytest.raises(TryAgain, match="it is busy") as failed:
-        hurried.look()
+    service.faults["list"] = [TransientError("it is busy", after=1e9), TransientError("it is busy", "wait", after=1e9)]
+    with pytest.raises(TransientError, match="it is busy") as failed:
+        hurried.check_listing()
     assert failed.value.hint == "wait; 2 attempts in 0 s; --retry-for says for how long"
     assert len(told) == 1
     assert told[0].endswith("0.3 s")
     impatient = RemoteStore(service, "memory:", parallel=1, retry_for=0)
-    service.faults["list"] = [TryAgain("it is busy", "wait")]
-    with pytest.raises(TryAgain, match="it is busy") as failed:
-        impatient.look()
+    service.faults["list"] = [TransientError("it is busy", "wait")]
+    with pytest.raises(TransientError, match="it is busy") as failed:
+        impatient.check_listing()
     assert failed.value.hint == "wait", "nothing was tried again"
     assert len(told) == 1
 
 
 def test_a_run_that_has_ended_waits_for_nothing(service: Memory, store: RemoteStore, told: list[str]) -> None:
-    service.faults["list"] = [TryAgain("it is busy", after=100.0)] * 2
+    service.faults["list"] = [TransientError("it is busy", after=100.0)] * 2
     threading.Timer(0.05, store.abandon).start()
-    with pytest.raises(TryAgain):
-        store.look()
+    with pytest.raises(TransientError):
+        store.check_listing()
     assert service.requests["list"] == 1
-    with pytest.raises(TryAgain):
-        store.look()
+    with pytest.raises(TransientError):
+        store.check_listing()
     assert service.requests["list"] == 2
     assert len(told) == 1
 
@@ -356,7 +356,7 @@ def test_an_upload_whose_answer_is_lost(
 ) -> None:
     """Is looked for before it is sent again, unless the service itself has refused it."""
     assert store.size_of(A) is None
-    (service.lost if stored else service.faults)["put"] = [TryAgain("no answer", answered=answered)]
+    (service.lost if stored else service.faults)["put"] = [TransientError("no answer", answered=answered)]
     store.put_blob(A, b"content")
     assert service.requests["put"] == requests
     assert service.objects[path(A)] == b"content"
@@ -384,7 +384,7 @@ def test_a_manifest_never_takes_the_place_of_another(
 def test_a_mark_in_place_of_another_is_sent_until_there_is_an_answer(service: Memory, store: RemoteStore) -> None:
     """What was there may be as long."""
     store.put_mark("sweep.running-1", b"1")
-    service.faults["put"] = [TryAgain("no answer")]
+    service.faults["put"] = [TransientError("no answer")]
     store.put_mark("sweep.running-1", b"2")
     assert service.objects["sweep.running-1"] == b"2"
 
@@ -445,8 +445,8 @@ def test_who_waits_for_a_place_is_let_go(service: Memory, store: RemoteStore) ->
 
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_who_waits_for_room_is_let_go(store: RemoteStore, way: str) -> None:
-    flow = store.blobs.flow if way == "up" else store._flow
-    flow.take(flow.most)
+    flow = store.blobs.in_flight if way == "up" else store._in_flight
+    flow.take(flow.limit)
     thread = threading.Thread(target=flow.take, args=(1,))
     thread.start()
     thread.join(0.05)
@@ -467,24 +467,24 @@ def test_all_is_given_back(service: Memory, store: RemoteStore) -> None:
     store.blobs(A, memoryview(b"content"))
     with pytest.raises(StoreError):
         store.make_durable()
-    assert store.blobs.flow.bytes == 0
-    store.expect(names)
+    assert store.blobs.in_flight.bytes == 0
+    store.prefetch(names)
     for name in names:
         assert store.get_blob(name) == b"content"
-    assert store._flow.bytes == 0
+    assert store._in_flight.bytes == 0
 
 
 def test_no_thread_outlives_a_store(service: Memory) -> None:
     used = RemoteStore(service, "memory:", parallel=2, retry_for=20)
     used.blobs(A, memoryview(b"content"))
-    used.expect([A])
+    used.prefetch([A])
     used.close()
     used.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pogfast-")]
 
 
 def test_bytes_on_their_way_are_bounded() -> None:
-    flow = traffic.Flow(100)
+    flow = traffic.InFlightLimit(100)
     flow.take(500)  # one may always be
     for size, fits in ((1, False), (600, False)):
         assert not fits
@@ -514,7 +514,7 @@ def test_a_copy_within_a_service(service: Memory, store: RemoteStore, told: list
     far, near = (RemoteStore(Copying(), "memory:", parallel=1, retry_for=20) for _ in range(2))
     far.put_blob(A, b"content")
     assert near.size_of(A) is None
-    near.service.faults["copy"] = [TryAgain("it is busy")]  # type: ignore[attr-defined]
+    near.service.faults["copy"] = [TransientError("it is busy")]  # type: ignore[attr-defined]
     assert near.copy_blob(A, far)
     assert near.size_of(A) == 7
     assert not near.copy_blob(B, far), "it is not there"
@@ -535,7 +535,7 @@ def test_deleting(service: Memory, store: RemoteStore) -> None:
         service.objects[path(name)] = b"x"
         service.objects[f"{name[:4]}.mfn"] = b"x"
     assert store.size_of(names[0]) == 1
-    service.faults["delete"] = [TryAgain("it is busy")]
+    service.faults["delete"] = [TransientError("it is busy")]
     store.delete_blobs(names[:1200])
     assert service.deleted == [1000, 200]
     assert store.missing(names) == names[:1200]
@@ -572,7 +572,7 @@ def test_deleting_what_was_listed(service: Memory, store: RemoteStore) -> None:
         service.objects[path(name)] = b"x"
     listed = [Stored(name, 1, MOMENT) for name in names]
     service.objects[path(names[5])] = b"written anew"
-    service.faults["delete old"] = [TryAgain("it is busy")]
+    service.faults["delete old"] = [TransientError("it is busy")]
     left = [1] * 1802  # two of them for whether there is another thousand
     gone = [blob for blob in listed[:1801] if blob.name != names[5]]
     assert list(store.delete_old_blobs(listed, MOMENT + 1, lambda: bool(left and left.pop()))) == gone
@@ -640,7 +640,7 @@ class Locking(Memory):
             raise MissingBlob(path)
         return path != "a.mfn"
 
-    def thaw(self, path: str, tier: str, days: int) -> Warmth:
+    def thaw(self, path: str, tier: str, days: int) -> ThawState:
         assert (path, tier, days) == ("data/A-/" + A, "Bulk", 5)
         return "warm"
 
@@ -648,7 +648,7 @@ class Locking(Memory):
 def test_locks(service: Memory, store: RemoteStore, told: list[str]) -> None:
     locking = Locking()
     locking.objects = {"a.mfn": b"", path(A): b""}
-    locking.faults = {"has locks": [TryAgain("it is busy")], "can lock": [UsageError("it has no locks")]}
+    locking.faults = {"has locks": [TransientError("it is busy")], "can lock": [UsageError("it has no locks")]}
     locked = RemoteStore(locking, "memory:", parallel=2, retry_for=20)
     assert list(locked.locked(["a.mfn", A, B])) == ["a.mfn"]
     with pytest.raises(UsageError, match="it has no locks"):
@@ -687,7 +687,7 @@ def test_objects_of_any_length(
 ) -> None:
     service.objects[path(A)] = service.objects["a.mfn"] = DATA[:length]
     for trusted in (128 << 20, 100, 1000):
-        monkeypatch.setattr(traffic, "TRUSTED", trusted)
+        monkeypatch.setattr(traffic, "MAX_TRUSTED", trusted)
         service.sizes = list(sizes)
         service.most = 100_000
         assert store.get_blob(A) == DATA[:length]
@@ -700,10 +700,10 @@ def test_an_object_that_brings_nothing_is_damaged(service: Memory, store: Remote
     with pytest.raises(CorruptBlob, match="the connection broke, 5 times"):
         store.get_blob(A)
     assert service.started == [0] + [1000] * 5
-    service.faults["get"] = [Garbled("it makes no sense")] * 5
+    service.faults["get"] = [InvalidResponse("it makes no sense")] * 5
     with pytest.raises(CorruptBlob, match="it makes no sense, 5 times"):
         store.get_blob(A)
-    service.faults["get"] = [Garbled("it makes no sense")] * 4
+    service.faults["get"] = [InvalidResponse("it makes no sense")] * 4
     service.breaks = []
     assert store.get_blob(A) == DATA
     service.sizes = [len(DATA) + 1] * 20
@@ -724,7 +724,7 @@ def test_a_garbled_answer_begins_anew(service: Memory, store: RemoteStore) -> No
     service.objects[path(A)] = DATA
     service.breaks = [1000]
     opened = service.open
-    faults: list[Exception] = [Garbled("it makes no sense")]
+    faults: list[Exception] = [InvalidResponse("it makes no sense")]
 
     def garbled(path: str, start: int) -> Body | None:
         if start and faults:
@@ -771,7 +771,7 @@ def test_blobs_are_fetched_ahead_in_order(service: Memory, store: RemoteStore) -
     names = [f"{letter}{'-' * 42}=" for letter in "ABCDEFGHIJ"]
     for name in names:
         service.objects[path(name)] = name.encode()
-    store.expect([*names[:8], *names[:8]])
+    store.prefetch([*names[:8], *names[:8]])
     deadline = time.monotonic() + 30
     while service.requests["get"] < 4 and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -785,18 +785,18 @@ def test_blobs_are_fetched_ahead_in_order(service: Memory, store: RemoteStore) -
     for name in names[1:8]:
         assert store.get_blob(name) == name.encode()
     assert service.requests["get"] == 9, "each once"
-    store.expect(names[:8])
+    store.prefetch(names[:8])
     assert store.get_blob(names[6]) == names[6].encode()
-    store.expect([])
+    store.prefetch([])
     assert store.get_blob(names[0]) == names[0].encode()
 
 
 def test_who_asks_never_waits_for_room(service: Memory, store: RemoteStore) -> None:
     """Though later blobs have taken all that memory is set apart for."""
-    store._flow.most = len(DATA)
+    store._in_flight.limit = len(DATA)
     for name in (A, B, C):
         service.objects[path(name)] = DATA
-    store.expect([A, B])
+    store.prefetch([A, B])
     held = store.get_blob(A)
     assert store.get_blob(C) == store.get_blob(B) == held
     del held

@@ -298,8 +298,8 @@ def test_the_last_target_ends_the_run(two: list[LocalStore], hint: str) -> None:
 
 
 def test_many_blobs_go_to_the_disk_beside_the_work(two: list[LocalStore], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pogfast.stores.targets.SETTLE", 0.005)
-    monkeypatch.setattr("pogfast.stores.targets.MANY", 100)
+    monkeypatch.setattr("pogfast.stores.targets.SYNC_EVERY", 0.005)
+    monkeypatch.setattr("pogfast.stores.targets.MIN_SYNCED", 100)
     begun = threading.Semaphore(0)
     for store in two:
         monkeypatch.setattr(store, "begin_durable", begun.release)

@@ -775,7 +775,7 @@ def test_a_long_run_says_what_it_has_stored(
     for name in ("a", "b"):
         (Path("tree") / name).write_bytes(os.urandom(300_000))
     monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
-    monkeypatch.setattr(targets, "SPARE", 0.0)
+    monkeypatch.setattr(targets, "PARTIAL_SHARE", 0.0)
     monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
 
     class Killed(BaseException):
