@@ -85,7 +85,7 @@ class Key:
         if self.asymmetric and not is_public_key(self.secret):
             raise KeyFileError("this is not a public key: no private key belongs to it")
         if self.private is not None and public_key(self.private) != self.secret:
-            raise KeyFileError("the two keys are not of one pair")
+            raise KeyFileError("the two keys are not a pair")
 
     def derive(self, purpose: str) -> bytes:
         """Derives 32 bytes for `purpose`, which reveal neither the secret nor the bytes for another purpose. Not for
@@ -210,7 +210,7 @@ def _hash(path: str) -> tuple[bytes, bytes]:
                 first = first or piece
                 size += len(piece)
                 if most is not None and size > most:
-                    raise KeyFileError(f"{path} is no file, and gives {most:,} bytes and more: not a key")
+                    raise KeyFileError(f"{path} is not a regular file and has more than {most:,} bytes: not a key")
     except OSError as error:
         raise KeyFileError(f"cannot read the keyfile {path}: {error.strerror}") from error
     return digest.digest(), first
@@ -274,7 +274,7 @@ def from_password_file(path: str, *, writing: bool = False, tell: Tell = _silent
     except OSError as error:
         raise KeyFileError(f"cannot read the password file {path}: {error.strerror}") from error
     if line.startswith(codecs.BOM_UTF8):
-        tell(f"the password in {path} begins with a byte order mark, which belongs to it")
+        tell(f"the password in {path} begins with a byte order mark, which is part of the password")
     return from_password(_password_in(line, path), writing=writing, source=f"the first line of {path}")
 
 
@@ -305,7 +305,7 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
                 assert ran.stdout is not None
                 printed = ran.stdout.read(PRINTED)
                 if len(printed) == PRINTED:
-                    raise KeyFileError(f"the password command {program} prints {PRINTED:,} bytes and more")
+                    raise KeyFileError(f"the password command {program} prints {PRINTED:,} bytes or more")
                 ran.wait()
             except BaseException:
                 ran.kill()
@@ -314,7 +314,7 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
         reason = error.strerror if isinstance(error, OSError) else error
         raise KeyFileError(f"cannot run the password command {program}: {reason}") from error
     if ran.returncode < 0:
-        raise KeyFileError(f"the password command {program} was ended by signal {-ran.returncode}")
+        raise KeyFileError(f"the password command {program} was killed by signal {-ran.returncode}")
     if ran.returncode:
         raise KeyFileError(f"the password command {program} failed: exit status {ran.returncode}")
     password = _password_in(printed.partition(b"\n")[0][:PASSWORD_SIZE], program)
@@ -323,7 +323,7 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
 
 def _password_in(line: bytes, source: str) -> str:
     if len(line) >= PASSWORD_SIZE:
-        raise KeyFileError(f"{source} gives no password: its first line has {PASSWORD_SIZE} bytes and more")
+        raise KeyFileError(f"{source} gives no password: its first line has {PASSWORD_SIZE} bytes or more")
     return line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8", "surrogateescape")
 
 
@@ -489,7 +489,7 @@ def create_pair(name: str = "pki", directory: str = ".") -> tuple[str, str]:
 
 def _check_name(path: str) -> None:
     if os.path.basename(path) in ("", ".", ".."):
-        raise UsageError(f"{path or 'an empty name'} is no name for a key", hint="write pogfast keygen mine")
+        raise UsageError(f"{path or 'an empty name'} is not a name for a key", hint="write pogfast keygen mine")
 
 
 def _refuse_existing(path: str) -> None:

@@ -230,7 +230,7 @@ def test_a_first_line_without_end_is_no_password(tmp_path: Path) -> None:
 
 def test_a_password_command_that_never_ends_is_ended() -> None:
     """All that it printed was kept, until there was no memory left."""
-    with pytest.raises(KeyFileError, match="the password command yes prints 16,777,216 bytes and more"):
+    with pytest.raises(KeyFileError, match="the password command yes prints 16,777,216 bytes or more"):
         keys.from_password_command("yes")
 
 
@@ -245,7 +245,7 @@ def test_a_password_file_that_cannot_be_read(tmp_path: Path) -> None:
     [
         ("sh -c 'exit 7' hunter2", "command sh failed: exit status 7"),
         ("sh -c 'echo hunter2; exit 1'", "command sh failed: exit status 1"),
-        ("sh -c 'kill -9 $$'", "command sh was ended by signal 9"),
+        ("sh -c 'kill -9 $$'", "command sh was killed by signal 9"),
         ("/no/such/program hunter2", "cannot run the password command /no/such/program: No such file"),
         ("/ hunter2", "cannot run the password command /: Permission denied"),
         ("echo 'a\0b'", "cannot run the password command echo: embedded null byte"),

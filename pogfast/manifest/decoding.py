@@ -136,7 +136,7 @@ def _check_other(text: msgspec.Raw | bytes) -> None:
     STRINGS.decode(values.get("blobs", b"[]"))
     lists = sum(len(memoryview(values.get(word, b""))) for word in ("blobs", "sizes", "stored"))
     if len(memoryview(text)) - lists > MAX_OTHER:
-        raise ValueError(f"it has more than {MAX_OTHER:,} bytes beside its blobs")
+        raise ValueError(f"it has more than {MAX_OTHER:,} bytes besides its blobs")
 
 
 def loads(text: bytes | msgspec.Raw) -> Any:
@@ -165,7 +165,7 @@ def _scan(text: str) -> dict[str, bytes]:
         members[json.loads(name)], at = _value(text, at)
         mark, at = _mark(text, at, ",}")
     if at < len(text):
-        raise ValueError(f"it goes on behind its end at byte {at}")
+        raise ValueError(f"it continues after its end at byte {at}")
     return members
 
 

@@ -51,7 +51,7 @@ class Writer:
     def add(self, name: str, entry: Entry) -> None:
         """Adds an entry. Raises ValueError if the name exists already, PogfastError for a name beyond the limits."""
         if name in self._names:
-            raise ValueError(f"there are two entries of the name {name!r}")
+            raise ValueError(f"there are two entries named {name!r}")
         if not is_name(portable(name)):
             raise PogfastError(f"the name is too long for an archive: {name[:60]}...")
         self._waiting += b"," if self._names else b"{"

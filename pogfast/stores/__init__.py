@@ -34,7 +34,7 @@ def check_stores(text: str) -> None:
     """Checks addresses as open_stores does, without accessing anything. Raises UsageError."""
     for word in text.split(","):
         if not word:
-            raise UsageError(f"{text}: there is an empty store between the commas")
+            raise UsageError(f"{text}: a store between the commas has no name")
         _check_address(word)
 
 
@@ -84,7 +84,7 @@ def open_each(
         if not opened:
             raise failed[0]
         for failure in failed:
-            lost(StoreLost(str(failure), failure.hint or "the next run brings it up to date"))
+            lost(StoreLost(str(failure), failure.hint or "the next run completes it"))
     except BaseException:
         for target in opened:
             target.close()
@@ -109,7 +109,7 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
     invalid address; StoreError when writing, NoSuchArchive when reading.
     """
     if not text:
-        raise UsageError("a store without a name", hint="name a directory")
+        raise UsageError("the name of the store is empty", hint="name a directory")
     _check_address(text)
     if is_service(text):
         return open_service(text, create=create)
@@ -155,7 +155,8 @@ def find_manifest(text: str) -> tuple[Store, str]:
     store, name = _split(text)
     if not names_archive(text) or name == MANIFEST:
         raise UsageError(
-            f"{text} names no archive", hint=f"write STORE/{LATEST}, or STORE/NAME{MANIFEST} as `pogfast list` shows it"
+            f"{text} is not the address of an archive",
+            hint=f"write STORE/{LATEST}, or STORE/NAME{MANIFEST} as `pogfast list` shows it",
         )
     if store == "":
         store = default_store() or "."

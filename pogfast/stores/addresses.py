@@ -72,7 +72,7 @@ def parse_service(text: str) -> ServiceAddress:
         raise UsageError(f"{visible(text)} names no bucket", hint=meant or f"write {scheme}://BUCKET[/PREFIX]")
     prefix = portable(prefix.strip("/"))
     if not _is_unicode(bucket + prefix):
-        raise UsageError(f"{visible(text)}: names in a service are UTF-8, and this is not")
+        raise UsageError(f"{visible(text)}: this is not UTF-8, which services require")
     # A / after the query remains of STORE/latest.
     return ServiceAddress(
         scheme, bucket, prefix, _settings(scheme, visible(f"{scheme}://{place}"), query.rstrip("/")) if question else {}
@@ -119,7 +119,7 @@ def _value(word: str, text: str) -> Any:
     """Parses the value of a setting. Raises UsageError."""
     if word in ("endpoint", "realm"):
         if text and not re.fullmatch(r"https?://[^/\s@]+(/[^\s?]*)?", text):
-            raise UsageError(f"{word} is no URL of a service", hint=f"write {word}=https://HOST[:PORT]")
+            raise UsageError(f"{word} is not a URL", hint=f"write {word}=https://HOST[:PORT]")
         return text.rstrip("/") or None
     if word == "object-lock":
         return Lock.parse(text)
@@ -143,7 +143,7 @@ def check_directory(text: str) -> None:
         meant = _meant(text) or "a store is a directory, s3://BUCKET, b2://BUCKET or a program"
         shown = visible(text)
         raise UsageError(
-            f"{shown} is no store that pogfast knows", hint=f"{meant}; a directory of that name is local:{shown}"
+            f"{shown} is not a store that pogfast supports", hint=f"{meant}; a directory of that name is local:{shown}"
         )
 
 
@@ -152,7 +152,7 @@ def check_restored_to(path: str) -> None:
     if (_is_foreign(path) or path.startswith("local:")) and not os.path.lexists(path):
         hint = f"the home directory is $HOME{path[1:]}" if path.startswith("~/") else "restore, then copy it there"
         shown = visible(path)
-        raise UsageError(f"{shown} is no directory", hint=f"{hint}; a directory of that name is ./{shown}")
+        raise UsageError(f"{shown} is not a directory", hint=f"{hint}; a directory of that name is ./{shown}")
 
 
 def _is_foreign(text: str) -> bool:

@@ -63,7 +63,7 @@ FINAL: list[tuple[Any, str, str]] = [
     (failures.ClockSkew, "the clock of this machine is wrong", "set the clock"),
     (
         failures.MissingAccountData,
-        "there are no credentials for B2",
+        "no credentials for B2",
         "set B2_APPLICATION_KEY_ID and B2_APPLICATION_KEY, or log in with the b2 command",
     ),
 ]
@@ -183,7 +183,7 @@ class B2Service(BasicService):
         while wanted:
             start = start or (wanted[0], None)
             if start in asked:
-                raise StoreError(f"{self.label}: the service's listing has no end: it repeats itself")
+                raise StoreError(f"{self.label}: the service's listing repeats itself without end")
             asked.add(start)
             found, last = self._page_of_versions(start, count, _common(names[0], names[-1]))
             here = len(wanted)
@@ -231,14 +231,14 @@ class B2Service(BasicService):
             raise self._unreachable(error) from error
         except (LookupError, TypeError, ValueError, AssertionError) as error:
             where = f"{self.label}: {path}" if path else self.label
-            raise InvalidResponse(f"{where}: the answer makes no sense: {_one_line(error)[:200]}") from error
+            raise InvalidResponse(f"{where}: invalid response: {_one_line(error)[:200]}") from error
 
     def _error(self, error: Any, path: str) -> StoreError:
         where = f"{self.label}: {path}" if path else self.label
         if isinstance(error, failures.MaxRetriesExceeded) and error.exception_info_list:  # of an upload
             error = error.exception_info_list[-1]
         if isinstance(error, failures.UnsatisfiableRange):
-            return InvalidResponse(f"{where} ends before the byte that was asked for")
+            return InvalidResponse(f"{where} ends before the requested byte")
         for kinds, meaning, hint in FINAL:
             if isinstance(error, kinds):
                 kind = NoSuchBucket if kinds is failures.NonExistentBucket else StoreError
@@ -260,7 +260,7 @@ class B2Service(BasicService):
         said = _one_line(error)
         if "CERTIFICATE_VERIFY_FAILED" in said or "certificate verify failed" in said:
             return StoreError(f"{self.label}: the service's certificate is not trusted: {said}", "is the clock right?")
-        return TransientError(f"cannot reach {self.label}: {said}", "is the network there?")
+        return TransientError(f"cannot reach {self.label}: {said}", "check the network connection")
 
 
 class _Gone(StoreError, NoSuchArchive):

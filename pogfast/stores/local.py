@@ -106,7 +106,7 @@ def check_size(name: str, data: bytes) -> None:
     """Raises StoreError for a manifest that is too large to be read back."""
     if len(data) > MAX_MANIFEST:
         hint = "divide the sources among several archives"
-        raise StoreError(f"{name} would have {len(data):,} bytes, and {MAX_MANIFEST:,} is the most", hint)
+        raise StoreError(f"{name} has {len(data):,} bytes; a manifest can have {MAX_MANIFEST:,}", hint)
 
 
 def booted_ns() -> int:
@@ -289,7 +289,7 @@ class LocalStore:
         try:
             rename_new(unfinished, self.directory, name, self.directory)
         except FileExistsError as error:
-            raise Exists(f"{self.label}: there is an archive {name} already") from error
+            raise Exists(f"{self.label}: an archive {name} exists already") from error
 
     def _is_planted(self, name: str) -> bool:
         """Returns True if something other than a file, such as a link, has a manifest's name. Raises OSError."""
@@ -572,7 +572,7 @@ class LocalStore:
                 "when nothing runs there, remove .pogfast-*",
             )
         if measuring := sum(name.startswith(MEASURING) for name in names):
-            said = f"{measuring} of a tune that runs now, or was killed"
+            said = f"{measuring} of a tune that is running or was killed"
             yield Finding("leavings", "note", said, f"when none runs, remove the directories {MEASURING}*")
 
     def locked(self, names: Iterable[str]) -> dict[str, float]:

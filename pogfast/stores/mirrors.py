@@ -97,7 +97,7 @@ class Mirrors:
         for store, data in self._copies(name):
             if self._is_blob(name, data):
                 if first is not None:
-                    self._tell(f"blob {name} is damaged in {self.stores[0].label}: it is taken from {store.label}")
+                    self._tell(f"blob {name} is damaged in {self.stores[0].label}: using the copy in {store.label}")
                 return data
             first = data if first is None else first
         assert first is not None, "a copy, or MissingBlob"

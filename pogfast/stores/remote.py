@@ -145,7 +145,7 @@ class RemoteStore:
             empty = 0 if page else empty + 1
             marks = {f"token {token}", *(f"path {first.path}" for first in page[:1])}
             if marks & seen or empty > MAX_EMPTY_PAGES:
-                raise StoreError(f"{self.label}: the service's listing has no end: it repeats itself")
+                raise StoreError(f"{self.label}: the service's listing repeats itself without end")
             seen |= marks
 
     # ---- reading ----

@@ -463,18 +463,18 @@ class S3Service(BasicService):
             raise self._answered(error.response, path) from error
         except (failures.NoCredentialsError, failures.PartialCredentialsError) as error:
             hint = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            raise StoreError(f"{self.label}: there are no credentials for S3", hint) from error
+            raise StoreError(f"{self.label}: no credentials for S3", hint) from error
         except LOGINS as error:
             hint = "log in again, or look at AWS_PROFILE"
-            raise StoreError(f"{self.label}: no credentials can be had: {_one_line(error)}", hint) from error
+            raise StoreError(f"{self.label}: cannot get credentials: {_one_line(error)}", hint) from error
         except failures.ParamValidationError as error:
             raise UsageError(f"{self.label}: {_one_line(error)}") from error
         except (ResponseParserError, LookupError, ValueError) as error:
             if isinstance(error, failures.BotoCoreError):
                 raise self._unset(error) from error
             where = f"{self.label}: {path}" if path else self.label
-            said = f"{where}: the answer makes no sense: {_one_line(error)[:200]}"
-            raise InvalidResponse(said, "is it an S3 service that answers there?") from error
+            said = f"{where}: invalid response: {_one_line(error)[:200]}"
+            raise InvalidResponse(said, "is this an S3 service?") from error
         except PASSING as error:
             raise self._unreachable(error) from error
         except failures.BotoCoreError as error:
@@ -491,7 +491,7 @@ class S3Service(BasicService):
             return StoreError(f"{self.label}: the service's certificate is not trusted: {said}", hint)
         if "WRONG_VERSION_NUMBER" in said:
             return StoreError(f"{self.label}: the service does not speak TLS: {said}", "is it http:// ?")
-        return TransientError(f"cannot reach {self.label}: {said}", "is the network there?")
+        return TransientError(f"cannot reach {self.label}: {said}", "check the network connection")
 
     def _answered(self, response: Any, path: str) -> StoreError:
         said, facts = response.get("Error", {}), response.get("ResponseMetadata", {})
@@ -510,9 +510,9 @@ class S3Service(BasicService):
         if code in GONE:
             return _Gone(f"{where}: there is no such object")
         if code in THERE:
-            return Exists(f"{where}: there is an object of that name already")
+            return Exists(f"{where}: an object of that name exists already")
         if code in ("InvalidRange", "416"):
-            return InvalidResponse(f"{where} ends before the byte that was asked for")
+            return InvalidResponse(f"{where} ends before the requested byte")
         if code == "NoSuchLifecycleConfiguration":
             return _NoRules(f"{self.label}: there is no lifecycle")
         if code == "InvalidRequest" and "ObjectLockConfiguration" in message.replace(" ", ""):
@@ -523,7 +523,7 @@ class S3Service(BasicService):
         if code == "NoSuchBucket":
             return NoSuchBucket(f"{self.label}: there is no such bucket", "make it first, or look at its name")
         if code in ALTERED:
-            return TransientError(f"{where}: the body was altered on its way: {text}", "try again later", answered=True)
+            return TransientError(f"{where}: the body was altered in transit: {text}", "try again later", answered=True)
         if code in LOST:
             return TransientError(f"{where}: {text}")
         if code in REFUSED:

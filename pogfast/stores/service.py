@@ -145,13 +145,13 @@ class BasicService:
         return False
 
     def can_lock(self) -> None:
-        raise UsageError(f"{self.label}: objects are locked in S3 only")
+        raise UsageError(f"{self.label}: only S3 has object lock")
 
     def lock(self, path: str, lock: Lock) -> bool:
-        raise UsageError(f"{self.label}: objects are locked in S3 only")
+        raise UsageError(f"{self.label}: only S3 has object lock")
 
     def thaw(self, path: str, tier: str, days: int) -> ThawState:
-        raise UsageError(f"{self.label}: only S3 has cold storage that is thawed")
+        raise UsageError(f"{self.label}: only S3 has cold storage")
 
 
 def extent(length: str | int | None, content_range: str | None, start: int) -> tuple[int, int | None]:
@@ -165,7 +165,9 @@ def extent(length: str | int | None, content_range: str | None, start: int) -> t
         return 0, size if 0 <= size < sys.maxsize else None
     found = CONTENT_RANGE.fullmatch(content_range.strip())
     if not found or int(found[1]) > start:
-        raise InvalidResponse(f"asked for what follows byte {start}, the service answers with {content_range[:60]!r}")
+        raise InvalidResponse(
+            f"requested the bytes from {start} on, but the service responded with {content_range[:60]!r}"
+        )
     return int(found[1]), None if found[2] == "*" else int(found[2])
 
 
@@ -175,7 +177,7 @@ def skip(body: Body, n: int) -> None:
     while n:
         got = body.readinto(scratch[:n])
         if not got:
-            raise TransientError("an answer breaks off before the byte that was asked for")
+            raise TransientError("the response ends before the requested byte")
         n -= got
 
 

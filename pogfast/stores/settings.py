@@ -35,7 +35,7 @@ class Lock:
         mode, _, length = text.partition(":")
         found = re.fullmatch(r"([1-9]\d{0,5})([mhdy])", length)
         if mode not in MODES or not found:
-            raise UsageError(f"{text} is no object lock", hint="write compliance:90d or governance:1y")
+            raise UsageError(f"{text} is not an object lock", hint="write compliance:90d or governance:1y")
         return cls(mode, int(found[1]) * UNITS[found[2]])
 
 

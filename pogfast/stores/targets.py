@@ -116,7 +116,7 @@ class Targets:
         if self.left == [target]:
             raise error
         self.left.remove(target)
-        hint = error.hint or "the next run brings it up to date"
+        hint = error.hint or "the next run completes it"
         self._lost(StoreLost(f"{error}: the archive is not in {target.label}", hint, path=target.label))
 
 

@@ -77,7 +77,7 @@ class Download:
             if n == 0 and self.size is None:
                 break
             if n == 0:
-                raise TransientError(f"{self.path} in {self.service.label} breaks off at byte {self.got}")
+                raise TransientError(f"{self.path} in {self.service.label} ends early, at byte {self.got}")
             self.got += n
             self.reached = max(self.reached, self.got)
         del self.data[self.got :]
@@ -85,7 +85,7 @@ class Download:
 
     def _begin(self, size: int | None) -> None:
         if size is not None and size > self.limit:
-            raise CorruptBlob(f"{self.path} in {self.service.label} has {size:,} bytes, more than could be opened")
+            raise CorruptBlob(f"{self.path} in {self.service.label} has {size:,} bytes, more than any blob can have")
         if self.got:  # another object now, of which the beginning was not read
             self.data, self.size, self.got = None, None, 0
             raise TransientError(f"{self.path} in {self.service.label} changes while it is read")

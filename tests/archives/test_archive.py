@@ -607,7 +607,7 @@ def test_no_archive_at_all(built: Built) -> None:
         open_archive(f"{built.path}/latest", KEY)
     with pytest.raises(NoSuchArchive, match="no store at"):
         open_archive(f"{built.path}/no/latest", KEY)
-    with pytest.raises(UsageError, match="names no archive"):
+    with pytest.raises(UsageError, match="is not the address of an archive"):
         open_archive(str(built.path), KEY)
     built.add("f", b"a blob")
     with pytest.raises(NoArchives, match="blobs and no archive"):

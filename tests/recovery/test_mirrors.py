@@ -65,7 +65,7 @@ def test_each_blob_comes_from_a_store_that_has_it_good(work: Path, pogfast: Runn
     ran = restore(pogfast)
     assert ran.code == 0, ran.err
     assert restored(work)
-    assert ("is damaged in a: it is taken from b" in ran.err) == (how in ("cut", "flipped", "empty"))
+    assert ("is damaged in a: using the copy in b" in ran.err) == (how in ("cut", "flipped", "empty"))
     assert ("the other stores are read" in ran.err) == (how in ("grown", "link", "fifo"))
 
 

@@ -86,7 +86,7 @@ def test_a_place_in_a_service_is_utf_8(work: Path, cli: Runner, word: bytes) -> 
     for words in (["create", "tree", "--to", word], ["list", word], ["ls", word + b"/latest"]):
         ran = cli(*words)
         assert (ran.code, ran.out) == (2, b"")
-        assert "names in a service are UTF-8" in ran.err
+        assert "this is not UTF-8, which services require" in ran.err
 
 
 @pytest.mark.parametrize("word", ["s3:http://127.0.0.1:9000/bkt", "sftp:u@h:/x", "S3://bucket"])
@@ -133,7 +133,7 @@ def test_nothing_is_restored_to_an_address(work: Path, cli: Runner, word: str) -
     before = sorted(work.iterdir())
     for more in ((), ("--dry-run",)):
         ran = cli("restore", "store/latest", f"--into={word}", *more)
-        assert (ran.code, f"{word} is no directory" in ran.err) == (2, True), ran.err
+        assert (ran.code, f"{word} is not a directory" in ran.err) == (2, True), ran.err
     assert sorted(work.iterdir()) == before
     assert cli("restore", "store/latest", f"--into=./{word}").code == 0
     assert cli("restore", "store/latest", "--into=at-12:30").code == 0
@@ -192,9 +192,9 @@ def test_settings_are_typed() -> None:
         ("profile", "has no value"),
         ("profile=", "has no value"),
         ("region=", "has no value"),
-        ("endpoint=host:9000", "no URL"),
-        ("endpoint=http://me:hunter2@h", "no URL"),
-        ("endpoint=ftp://h", "no URL"),
+        ("endpoint=host:9000", "is not a URL"),
+        ("endpoint=http://me:hunter2@h", "is not a URL"),
+        ("endpoint=ftp://h", "is not a URL"),
         ("parallel=0", "from 1 to 64"),
         ("parallel=many", "from 1 to 64"),
         ("retry-for=x", "length of time"),

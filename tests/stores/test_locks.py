@@ -160,8 +160,8 @@ def test_the_lock_of_pog_cleanup(command: Command, pog: Runner, server: Server, 
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["--object-lock", "sometimes:3d"], 2, "sometimes:3d is no object lock"),
-        (["--object-lock", "compliance:0d"], 2, "compliance:0d is no object lock"),
+        (["--object-lock", "sometimes:3d"], 2, "sometimes:3d is not an object lock"),
+        (["--object-lock", "compliance:0d"], 2, "compliance:0d is not an object lock"),
         (["--object-lock", "compliance:9d", "--to", "here"], 2, "--object-lock is for S3, and no store here is in S3"),
         (["--storage-class", "GLACIER", "--to", "here"], 2, "--storage-class is for S3, and no store here is in S3"),
     ],

@@ -291,7 +291,7 @@ def test_blobs_have_the_class_that_is_asked_for(
     [
         ({"AWS_SECRET_ACCESS_KEY": "wrong"}, 1, "the secret key is wrong"),
         ({"AWS_ACCESS_KEY_ID": "nobody"}, 1, "the access key is not known there"),
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, 1, "there are no credentials for S3"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, 1, "no credentials for S3"),
         ({"AWS_PROFILE": "nosuch"}, 1, "nosuch"),
         ({"POGFAST_S3_ENDPOINT": "not a url"}, 1, "not a url"),
         ({"POGFAST_RETRY_FOR": "x"}, 2, "POGFAST_RETRY_FOR=x: not a length of time"),

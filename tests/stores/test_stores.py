@@ -424,7 +424,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_manifest_never_takes_the_place_of_another(store: LocalStore) -> None:
     store.put_manifest("a.mfn", b"first")
-    with pytest.raises(StoreError, match=r"there is an archive a\.mfn already"):
+    with pytest.raises(StoreError, match=r"an archive a\.mfn exists already"):
         store.put_manifest("a.mfn", b"second")
     assert store.get_manifest("a.mfn") == b"first"
     store.put_mark("sweep.running-1", b"first")
@@ -435,9 +435,9 @@ def test_a_manifest_never_takes_the_place_of_another(store: LocalStore) -> None:
 
 def test_what_nobody_would_read_back_is_not_stored(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "MAX_MANIFEST", 10)
-    with pytest.raises(StoreError, match=r"a\.mfn would have 11 bytes"):
+    with pytest.raises(StoreError, match=r"a\.mfn has 11 bytes"):
         store.put_manifest("a.mfn", bytes(11))
-    with pytest.raises(StoreError, match=r"condemned-1 would have 11 bytes"):
+    with pytest.raises(StoreError, match=r"condemned-1 has 11 bytes"):
         store.put_mark("condemned-1", bytes(11))
     assert os.listdir(store.path) == []
     store.put_manifest("a.mfn", bytes(10))

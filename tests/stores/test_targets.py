@@ -294,7 +294,7 @@ def test_the_last_target_ends_the_run(two: list[LocalStore], hint: str) -> None:
         targets.each(fail)
     assert targets.left == [two[1]]
     assert [str(error) for error in lost] == [f"it is full: the archive is not in {two[0].label}"]
-    assert lost[0].hint == (hint or "the next run brings it up to date")
+    assert lost[0].hint == (hint or "the next run completes it")
 
 
 def test_many_blobs_go_to_the_disk_beside_the_work(two: list[LocalStore], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,7 @@ def test_a_doctor_finds_what_one_that_was_killed_has_left(data: Path, tmp_path: 
     process.communicate(timeout=60)
     ran = pogfast("doctor", "store")
     assert ran.code == 0
-    assert "1 of a tune that runs now, or was killed" in ran.out.decode()
+    assert "1 of a tune that is running or was killed" in ran.out.decode()
 
 
 def test_a_bucket_is_measured_and_left_empty(data: Path, tmp_path: Path, pogfast: Runner) -> None:
