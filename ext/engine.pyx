@@ -98,7 +98,12 @@ include "write/frames.pxi"        # a large file in the `frames` layout: cut -> 
 include "write/sealer.pxi"        # many files, many workers, both layouts; small files
 
 # Blobs into files
-include "read/opener.pxi"         # fetch -> open -> decompress -> write -> rename
+include "read/asked.pxi"          # what Python asks for: files, and the uses of their blobs
+include "read/plan.pxi"           # which step of which file is next, and the memory for it
+include "read/fetch.pxi"          # a blob into memory: read -> authenticate -> decrypt -> hold against its name
+include "read/decompress.pxi"     # an opened chunk into its files
+include "read/metadata.pxi"       # a file: draft -> metadata -> name
+include "read/opener.pxi"         # the steps put together, in the order in which a blob passes through them
 
 # Before anything is done
 include "blob/answers.pxi"        # a known answer for each kernel; if one is wrong the import fails

@@ -57,7 +57,7 @@ cdef class _OpenedBlob:
     def __cinit__(self, bytes secret, bytes private, const u8[::1] blob, str name):
         cdef Keys keys
         cdef u8[KEY] digest
-        cdef int verdict
+        cdef Verdict verdict
         cdef const u8* p = &blob[0] if blob.shape[0] else NULL
         cdef size_t size = blob.shape[0]
         cdef const u8* wanted = NULL

@@ -23,7 +23,7 @@ VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad na
            "not there": NOT_THERE, "bad read": BAD_READ, "bad write": BAD_WRITE, "no room": NO_ROOM}
 
 
-cdef inline bint is_damage(int verdict) noexcept nogil:
+cdef inline bint is_damage(Verdict verdict) noexcept nogil:
     """Whether other bytes under this name could be good ones."""
     return BAD_HEADER <= verdict <= BAD_NAME
 
@@ -39,7 +39,7 @@ cdef inline void* poly_of_state(OpenState* state) noexcept nogil:
     return <void*>((<size_t>&state.poly_room[0] + 15) & ~<size_t>15)
 
 
-cdef int open_begin(OpenState* state, const Keys* keys, const u8* head) noexcept nogil:
+cdef Verdict open_begin(OpenState* state, const Keys* keys, const u8* head) noexcept nogil:
     """Reads header, nonce and tag of a blob. BAD_HEADER when the header does not unwrap."""
     cdef u8[FIRST] poly_key
     if unwrap(keys, head, state.file_key):
@@ -53,7 +53,7 @@ cdef int open_begin(OpenState* state, const Keys* keys, const u8* head) noexcept
     return GOOD
 
 
-cdef int open_end(OpenState* state) noexcept nogil:
+cdef Verdict open_end(OpenState* state) noexcept nogil:
     """Whether all that went through poly_update is what was sealed."""
     cdef u8[TAG] tag
     poly_end(poly_of_state(state), tag)
@@ -117,7 +117,7 @@ cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t even
     return found + 1
 
 
-cdef int slab_unlock(Slab* slab, OpenState* state, const Keys* keys, const u8* name, const int* stop) noexcept nogil:
+cdef Verdict slab_unlock(Slab* slab, OpenState* state, const Keys* keys, const u8* name, const int* stop) noexcept nogil:
     """Decrypts the authenticated payload in a buffer, hashes it while warm, and finds its chunk's length.
 
     With a `name` (a digest) the length is the one whose hash makes the name; BAD_NAME when there is none. Without,
@@ -128,7 +128,8 @@ cdef int slab_unlock(Slab* slab, OpenState* state, const Keys* keys, const u8* n
     cdef size_t tail = 0 if total <= MAX_PADDING + SALSA_BLOCK else (
         FIRST + (total - MAX_PADDING - FIRST) // SALSA_BLOCK * SALSA_BLOCK)
     cdef size_t[4] lengths
-    cdef int count, i, verdict = BAD_NAME
+    cdef int count, i
+    cdef Verdict verdict = BAD_NAME
     cdef u8[KEY] digest
     cdef void* branch
     decrypt(state, m, tail, total)
@@ -164,12 +165,12 @@ cdef int slab_unlock(Slab* slab, OpenState* state, const Keys* keys, const u8* n
     return verdict
 
 
-cdef int slab_open(Slab* slab, const Keys* keys, const u8* blob, size_t size, const u8* name,
+cdef Verdict slab_open(Slab* slab, const Keys* keys, const u8* blob, size_t size, const u8* name,
                    const int* stop) noexcept nogil:
     """Copies a blob into a buffer that has room for it, each piece authenticated while it is warm, and unlocks it."""
     cdef OpenState state
     cdef size_t head = keys.header + BOX, at = 0, n
-    cdef int verdict
+    cdef Verdict verdict
     if size < head:
         return BAD_BODY
     slab.total = size - head

@@ -190,7 +190,8 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
     """
     cdef Facts facts
     cdef long long there
-    cdef int verdict, code
+    cdef Verdict verdict
+    cdef int code
     cdef int fd = -1 if is_doubted(at, digest) else directory_get(at, digest, &there)
     if fd < 0:
         return 0
@@ -203,16 +204,16 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
     return <size_t>there if verdict == GOOD else 0
 
 
-cdef int authenticate(int fd, const Keys* keys, u8* scratch, const int* stop, int* code) noexcept nogil:
+cdef Verdict authenticate(int fd, const Keys* keys, u8* scratch, const int* stop, int* code) noexcept nogil:
     """Reads a blob from its beginning to its end, without keeping it, and goes back. A Verdict; with BAD_READ `code` is
     the errno. `scratch` has PIECE bytes."""
     cdef size_t got = 0
     cdef OpenState state
-    cdef int verdict = GOOD
+    cdef Verdict verdict = GOOD
     code[0] = read_full(fd, scratch, keys.header + BOX, &got)
     if code[0]:
         return BAD_READ
-    verdict = open_begin(&state, keys, scratch) if got == keys.header + BOX else <int>BAD_BODY
+    verdict = open_begin(&state, keys, scratch) if got == keys.header + BOX else BAD_BODY
     while verdict == GOOD and got:
         code[0] = read_full(fd, scratch, PIECE, &got)
         poly_add(poly_of_state(&state), scratch, got)

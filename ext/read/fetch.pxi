@@ -1,0 +1,143 @@
+# A blob, from the directory or function where it lies into memory: authenticated, decrypted, held against its name. Nothing
+# is decompressed that has not been authenticated.
+
+cdef class _Fetcher:
+    """Fetches the blobs of one Opener. All of it is done without the lock."""
+    cdef Keys keys
+    cdef object source
+    cdef Directory* directory   # of the source; NULL when it is a Python function
+    cdef Plan* plan             # of the Opener that this belongs to
+
+    cdef void fetch(self, FetchedBlob* blob, u8* scratch) noexcept nogil:
+        """Opens a blob of the directory in its slab. One that is longer than it can be is damaged, and gets no memory."""
+        cdef const u8* digest = self.plan.uses[blob.use].digest
+        cdef long long size = 0, maximum = max_size_of(self.plan, blob)
+        cdef int fd = directory_get(self.directory, digest, &size)
+        if fd < 0:
+            blob.code = errno
+            blob.verdict = NOT_THERE if blob.code == ENOENT else BAD_READ
+            return
+        blob.verdict = GOOD
+        if size > (max_blob if maximum < 0 else maximum):
+            blob.verdict = BAD_BODY
+        elif maximum < 0 and size > UNPROVEN:
+            blob.verdict = authenticate(fd, &self.keys, scratch, self.plan.stopping, &blob.code)
+        if blob.verdict == GOOD:
+            blob.verdict = self.load(blob.slab, fd, size, digest, &blob.code)
+        c_close(fd)
+
+    cdef Verdict load(self, Slab* slab, int fd, long long size, const u8* digest, int* code) noexcept nogil:
+        """As read_blob. What is damaged is read once more, from the disk if possible: memory and cables err, too."""
+        cdef Verdict verdict = self.read_blob(slab, fd, size, digest, code)
+        if is_damage(verdict):
+            forget_cached(fd)
+            c_lseek(fd, 0, SEEK_SET)
+            verdict = self.read_blob(slab, fd, size, digest, code)
+        return verdict
+
+    cdef Verdict read_blob(self, Slab* slab, int fd, long long size, const u8* digest, int* code) noexcept nogil:
+        """Reads a blob of `size` bytes into a slab and opens it there."""
+        cdef OpenState state
+        cdef size_t head = self.keys.header + BOX
+        cdef Verdict verdict
+        if size < <long long>head:
+            return BAD_BODY
+        slab.total = size - head
+        if slab_reserve(slab, slab.total):
+            code[0] = ENOMEM
+            return BAD_READ
+        verdict = self.read_pieces(&state, slab, fd, code)
+        if verdict == GOOD:
+            verdict = open_end(&state)
+        if verdict == GOOD and size > SMALL_BLOB:
+            self.read_ahead()
+        if verdict == GOOD:
+            verdict = slab_unlock(slab, &state, &self.keys, digest, self.plan.stopping)
+        sodium.memzero(&state, sizeof(OpenState))
+        return verdict
+
+    cdef Verdict read_pieces(self, OpenState* state, Slab* slab, int fd, int* code) noexcept nogil:
+        """Reads a blob, adding each piece to its tag while it is warm."""
+        cdef size_t head = self.keys.header + BOX, at = 0, got = 0
+        cdef u8* blob = blob_of(slab, &self.keys)
+        cdef Verdict verdict
+        check(<size_t>blob % PAGE >= 64)        # see CHUNK_AT
+        code[0] = read_full(fd, blob, min(head + slab.total, <size_t>PIECE), &got)
+        if code[0]:
+            return BAD_READ
+        count_fetched(self.plan, got)
+        if got < head:
+            return BAD_BODY
+        verdict = open_begin(state, &self.keys, blob)
+        got -= head
+        while verdict == GOOD:
+            poly_add(poly_of_state(state), chunk_of(slab) + at, got)
+            at += got
+            if at == slab.total:
+                break
+            code[0] = read_full(fd, chunk_of(slab) + at, min(slab.total - at, <size_t>PIECE), &got)
+            count_fetched(self.plan, got)
+            if code[0]:
+                verdict = BAD_READ
+            elif got == 0:
+                verdict = BAD_BODY
+            elif is_ending(self.plan):
+                verdict = BROKEN_OFF
+        return verdict
+
+    cdef void read_ahead(self) noexcept nogil:
+        """Asks the system for the blob that will be picked next: the disk has nothing to do while blobs are decrypted. A
+        tenth less time if none is in the page cache."""
+        cdef u8[KEY] digest
+        cdef long long size
+        cdef bint found
+        cdef int fd
+        pthread_mutex_lock(self.plan.lock)
+        found = next_to_fetch(self.plan, digest)
+        pthread_mutex_unlock(self.plan.lock)
+        fd = directory_get(self.directory, digest, &size) if found else -1
+        if fd >= 0:
+            will_need(fd)
+            c_close(fd)
+
+    cdef int fetch_from_call(self, FetchedBlob* blob) except -1:
+        """As fetch, for a source that is a Python function. What seems damaged is asked for once more: it may have been
+        damaged on its way. Raises what the function raises, unless that says something of this blob alone."""
+        cdef int attempt
+        for attempt in range(2):
+            try:
+                self.open_from_call(blob)
+            except MissingBlob:
+                blob.verdict = NOT_THERE
+            except CorruptBlob:     # found before all of it was fetched
+                blob.verdict = BAD_BODY
+            except MemoryError:     # this one is too large
+                blob.verdict, blob.code = BAD_READ, ENOMEM
+            if not is_damage(blob.verdict):
+                break
+        return 0
+
+    cdef int open_from_call(self, FetchedBlob* blob) except -1:
+        cdef const u8* digest = self.plan.uses[blob.use].digest
+        cdef const u8[::1] data = self.source(name_of(digest))
+        cdef size_t size = data.shape[0]
+        cdef const u8* p = &data[0] if size else NULL
+        cdef long long maximum = max_size_of(self.plan, blob)
+        if size > <size_t>(max_blob if maximum < 0 else maximum):
+            blob.verdict = BAD_BODY
+            return 0
+        if slab_reserve(blob.slab, size):
+            raise MemoryError
+        with nogil:
+            count_fetched(self.plan, size)
+            blob.verdict = slab_open(blob.slab, &self.keys, p, size, digest, self.plan.stopping)
+        return 0
+
+    def __dealloc__(self):
+        sodium.memzero(&self.keys, sizeof(Keys))
+
+
+cdef void count_fetched(Plan* plan, size_t n) noexcept nogil:
+    pthread_mutex_lock(plan.lock)
+    plan.fetched += n
+    pthread_mutex_unlock(plan.lock)

@@ -1,0 +1,53 @@
+# The file: a draft until it is whole, then it gets its metadata and, last, its name.
+
+cdef enum:
+    PREALLOCATED = 1 << 20      # files of at least so many bytes get their room on the disk before they are written
+
+
+cdef Verdict begin_draft(Draft* draft, const OpenJob* job, const char* prefix, size_t number, int* code) noexcept nogil:
+    """Makes the draft of a file, with room on the disk. `number` is one that no other file of this run has."""
+    code[0] = draft_begin(draft, job.directory, prefix, number, b"part", 0o600 if job.mode >= 0 else 0o666)
+    if code[0]:
+        return BAD_WRITE
+    if job.size >= PREALLOCATED and not job.sparse:
+        code[0] = give_room(draft.fd, job.size)
+    if code[0]:
+        draft_end(draft, False)
+        draft.fd = -1
+    # The size is what an archive says. It may be nonsense, and then there is room for all other files.
+    return NO_ROOM if code[0] == ENOSPC else BAD_WRITE if code[0] else GOOD
+
+
+cdef Verdict publish_file(Draft* draft, OpenJob* job, long long size, int* code) noexcept nogil:
+    """Gives a complete file of `size` bytes its metadata and its name. A symbolic link of that name is never followed."""
+    code[0] = errno if job.sparse and ftruncate(draft.fd, size) else 0
+    if code[0] == 0:
+        code[0] = publish_with_metadata(draft, job)
+    if code[0] == DRAFT_MOVED:
+        code[0] = publish_with_metadata(draft, job)
+    return BAD_WRITE if code[0] else GOOD
+
+
+cdef int publish_with_metadata(Draft* draft, OpenJob* job) noexcept nogil:
+    """As draft_publish."""
+    apply_metadata(draft.fd, job)
+    if set_times(draft.fd, job.atime_ns, job.mtime_ns):
+        job.soft = job.soft or errno
+    return draft_publish(draft, job.directory, job.leaf, job.replace)
+
+
+cdef void apply_metadata(int fd, OpenJob* job) noexcept nogil:
+    """Sets owner, attributes and permissions, in this order: a change of owner takes capabilities away, and whoever may
+    not write to a file cannot give it attributes. Without its owner a file is not to run as somebody else."""
+    cdef int mode = job.mode
+    cdef Py_ssize_t i
+    if (job.uid != NOBODY or job.gid != NOBODY) and fchown(fd, job.uid, job.gid):
+        job.soft = errno
+        mode &= 0o1777
+    if job.mode >= 0 and remove_acl(fd):
+        job.soft = job.soft or errno
+    for i in range(job.attribute_count):
+        if set_xattr(fd, job.attributes[i].name, job.attributes[i].value, job.attributes[i].size):
+            job.soft = job.soft or errno
+    if job.mode >= 0 and fchmod(fd, mode):
+        job.soft = job.soft or errno
