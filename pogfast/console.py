@@ -239,7 +239,7 @@ def ask_password(*, twice: bool, stdin_is_data: bool = False, variables: bool = 
             raise UsageError("an empty password protects nothing")
         if not twice or _ask(stdin_is_data, hint) == given:
             return given
-        print("The passwords differ, once more.", file=sys.stderr)
+        print("The passwords differ; try again.", file=sys.stderr)
 
 
 def _instead(writing: bool, stdin_is_data: bool, variables: bool) -> str:
@@ -263,7 +263,7 @@ def _ask(stdin_is_data: bool, hint: str) -> str:
     except OSError:
         if stdin_is_data:
             raise UsageError(
-                "no password: there is no terminal, and standard input is what is archived",
+                "no password: there is no terminal, and standard input is the data to archive",
                 hint=hint,
             ) from None
         line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape") if sys.stdin is not None else ""
@@ -280,4 +280,4 @@ def _ask(stdin_is_data: bool, hint: str) -> str:
     except EOFError:
         raise UsageError("no password was given") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"the password is not {error.encoding}, as the terminal should send it") from None
+        raise UsageError(f"the terminal sent a password that is not {error.encoding}") from None

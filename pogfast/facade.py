@@ -66,7 +66,7 @@ def _tags(given: Words) -> tuple[str, ...]:
     """As --tag: "a,b" and ["a", "b"] are the same. Raises UsageError."""
     tags = tuple(tag.strip() for text in _words(given) for tag in text.split(","))
     if not all(tags):
-        raise UsageError("there is an empty tag")
+        raise UsageError("empty tag")
     return tags
 
 
@@ -140,7 +140,7 @@ def open_key(
 
     words = [keyfile, encryption_keyfile, decryption_keyfile, password_file, password_command, password]
     if sum(word is not None for word in words) != 1:
-        raise UsageError("a key is given by one keyfile or password")
+        raise UsageError("give exactly one keyfile or password")
     if password is not None:
         return keys.from_password(password, writing=writing)
     return keys.from_options(
@@ -237,12 +237,12 @@ def create(
     lists = _paths(files_from)
     sources = _paths(paths)
     if name is not None and (lists or [source for source in sources if source != "-"]):
-        raise UsageError("name is for standard input and from_command, and no paths beside it")
+        raise UsageError("name is for standard input and from_command: no paths beside it")
     sources += [path for file in lists for path in read_list(file, nul=null, base=base)]
     if name is None and not sources:
-        raise UsageError("nothing to archive is given")
+        raise UsageError("nothing to archive")
     if from_command is not None and name is None:
-        raise UsageError("what is archived needs a name", hint="give name=...")
+        raise UsageError("the archived stream needs a name", hint="give name=...")
     cut = _how_to_cut(chunk_size, chunker, level, jobs, _optional(profile))
     of_profile = {word: cut.pop(word, False) for word in ("pad", "must_exist")}
     options = backup.Options(
@@ -280,7 +280,9 @@ def _how_to_cut(
     from pogfast.backup.profiles import load
 
     if chunk_size is not None and chunker not in (None, "fixed"):
-        raise UsageError(f"chunk_size does not go with chunker={chunker}", hint="fixed:16MB and fastcdc:4MB have sizes")
+        raise UsageError(
+            f"chunk_size cannot be combined with chunker={chunker}", hint="fixed:16MB and fastcdc:4MB have sizes"
+        )
     given = {
         "chunk_size": None if chunk_size is None else _size("chunk_size", chunk_size),
         "chunker": chunker,
@@ -545,7 +547,7 @@ def check(
     from pogfast.upkeep import checking
 
     if read_data and read_data_subset is not None:
-        raise UsageError("read_data and read_data_subset do not go together")
+        raise UsageError("read_data and read_data_subset cannot be combined")
     wanted = checking.EVERYTHING if read_data is True else read_data or None
     if read_data_subset is not None:
         wanted = checking.Subset.parse(read_data_subset)
@@ -697,7 +699,7 @@ def prune(
         raise UsageError("give a policy, or single rules, not both")
     groups = [word.strip() for text in _words(group_by) for word in text.split(",") if word.strip()]
     if unknown := set(groups) - set(pruning.GROUPS):
-        raise UsageError(f"group_by is of {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
+        raise UsageError(f"group_by takes {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
     return pruning.prune(
         _path(store),
         key,

@@ -138,5 +138,5 @@ def _run(output: Output, arguments: Sequence[str]) -> None:
     except (PogfastError, ImportError, MemoryError, OSError):
         raise
     except Exception as error:
-        text = f"a defect of pogfast: {type(error).__name__}: {error}"
-        raise PogfastError(text, hint="please report it, with what --debug shows") from error
+        text = f"internal error: {type(error).__name__}: {error}"
+        raise PogfastError(text, hint="please report it, with the output of --debug") from error

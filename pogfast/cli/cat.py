@@ -42,7 +42,7 @@ def cat(output: Output, archive: str, name: str, offset: int, length: int | None
     Its content goes to standard output. Only the blobs that are needed are read.
     """
     if output.json:
-        raise UsageError("what cat prints is the file itself: there is no --json")
+        raise UsageError("cat prints the file itself: it has no --json")
     with open_archive(output, archive, options) as opened:
         for piece in opened.read(name, offset, length):
             output.write(piece)

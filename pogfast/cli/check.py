@@ -68,7 +68,7 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     archives = archives or (store_of(None),)
     whole, part = options.pop("read_data"), options.pop("read_data_subset")
     if sum((whole, part is not None, against is not None)) > 1:
-        raise UsageError("--read-data, --read-data-subset and --against do not go together")
+        raise UsageError("--read-data, --read-data-subset and --against cannot be combined")
     if against is not None:
         if len(archives) > 1:
             raise UsageError("--against compares one archive")
@@ -206,12 +206,12 @@ def _tell_checked(output: Output, summary: Checked) -> None:
     output.info(f"damaged: {', '.join(found)}, named above" if found else none)
     if blobs:
         output.info(
-            "to mend blobs: `pogfast create --force` stores anew what is still on the disk, "
+            "to repair blobs: `pogfast create --force` stores again what is still on disk, "
             "`pogfast copy --verify GOOD BAD` what another store has"
         )
     if archives:
         output.info(
-            "to mend archives: `pogfast copy --verify GOOD BAD` stores anew the manifests that another store has"
+            "to repair archives: `pogfast copy --verify GOOD BAD` stores again the manifests that another store has"
         )
 
 

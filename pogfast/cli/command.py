@@ -129,7 +129,7 @@ class Verb(_Command):
             value = ctx.params.get(str(each.name))
             if each.name not in MAY_BE_EMPTY and (value == "" or (isinstance(value, tuple) and "" in value)):
                 name = each.opts[-1] if isinstance(each, click.Option) else each.make_metavar(ctx).strip("[].")
-                raise UsageError(f"{name} is empty", hint="is a variable of the shell not set?")
+                raise UsageError(f"{name} is empty", hint="is a shell variable unset?")
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -269,7 +269,7 @@ def words_of(option: str, text: str) -> list[str]:
     """Returns the words of a comma-separated value. Raises UsageError for an empty word."""
     words = [word.strip() for word in text.split(",")]
     if not all(words):
-        raise UsageError(f"{option}: there is an empty word between the commas")
+        raise UsageError(f"{option}: empty word between commas")
     return words
 
 

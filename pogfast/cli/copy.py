@@ -124,7 +124,7 @@ def _tell(output: Output, summary: Summary) -> None:
         f"{many(blobs, 'blob')}, {show_size(size)}; {summary.blobs_there:,} there already"
     )
     if summary.verified:
-        output.info(f"{many(summary.verified, 'blob')} there read, {summary.mended:,} damaged and stored anew")
+        output.info(f"{many(summary.verified, 'blob')} in the target read, {summary.mended:,} damaged and stored again")
 
 
 VERBS = {"copy": copy}

@@ -146,13 +146,13 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
 
     to = os.environ.get(STORE_VARIABLE) if to is None else to
     if to is None:
-        raise UsageError("no store is given", hint=f"name it with --to, or set {STORE_VARIABLE}")
+        raise UsageError("no store given", hint=f"name it with --to, or set {STORE_VARIABLE}")
     check_stores(to)
     if profile := options.pop("profile"):
         _take_profile(profile, options)
     if options["chunker"] != "fixed" and _is_given("chunk_size"):
         raise UsageError(
-            f"--chunk-size does not go with --chunker={options['chunker']}",
+            f"--chunk-size cannot be combined with --chunker={options['chunker']}",
             hint="a chunker takes sizes of its own: --chunker=fixed:16MB, --chunker=fastcdc:1MB,4MB,16MB",
         )
     Chunker.parse(options["chunker"], options["chunk_size"]).check()
@@ -160,7 +160,7 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
     stream = _is_stream(paths, name, command, options["files_from"])
     stdin_is_data = (stream and command is None) or "-" in options["files_from"] + options["exclude_from"]
     if stdin_is_data and sys.stdin is None:
-        raise UsageError("standard input is closed: there is nothing to read from it")
+        raise UsageError("cannot read standard input: it is closed")
     sources = () if stream else _paths(paths, options)
     cache = "" if options.pop("no_cache") else options.pop("cache_dir", None)
     with displayed(output, "create", "archival") as display:
@@ -212,15 +212,17 @@ def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, li
     """Whether one stream is archived, not files. Raises UsageError."""
     stream = command is not None or "-" in paths
     if command is not None and (paths or lists):
-        raise UsageError("--from-command archives what a program prints, and no paths beside it")
+        raise UsageError("--from-command archives the output of a program: no PATHs or --files-from beside it")
     if "-" in paths and (len(paths) > 1 or lists):
-        raise UsageError("- archives standard input, and no paths beside it", hint="a file of that name is ./-")
+        raise UsageError(
+            "- archives standard input: no other PATHs beside it", hint="write ./- for a file of that name"
+        )
     if stream and not name:
-        raise UsageError("what is archived needs a name", hint="give --name=NAME")
+        raise UsageError("the archived stream needs a name", hint="give --name=NAME")
     if name is not None and not stream:
         raise UsageError("--name is for standard input (PATH is -) and --from-command")
     if not (stream or paths or lists):
-        raise UsageError("nothing to archive is given", hint="see pogfast create --help")
+        raise UsageError("nothing to archive", hint="see pogfast create --help")
     return stream
 
 

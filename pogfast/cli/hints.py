@@ -144,7 +144,7 @@ def command_hint(word: str, known: Sequence[str], *, others: bool = True) -> str
         return NEEDLESS[word]
     near = get_close_matches(word, known, 1)
     if near:
-        return f"is {near[0]} meant?"
+        return f"did you mean {near[0]}?"
     if not others:
         return ""
     near = get_close_matches(word, [*COMMANDS, *NEEDLESS], 1, 0.8)
@@ -157,4 +157,4 @@ def option_hint(option: str, command: str, known: Sequence[str]) -> str:
         if option in options.split() and (not commands or command in commands.split()):
             return said
     near = get_close_matches(option, known, 1)
-    return f"is {near[0]} meant?" if near else ""
+    return f"did you mean {near[0]}?" if near else ""

@@ -55,7 +55,7 @@ def keygen(output: Output, name: str, symmetric: bool) -> None:
     except ReaderGone:
         raise
     except PogfastError as error:
-        error.hint, error.exit_code = f"made all the same: {' and '.join(made)}", 3
+        error.hint, error.exit_code = f"the keys were created: {' and '.join(made)}", 3
         raise
 
 

@@ -46,7 +46,7 @@ def extend(output: Output, store: str | None, lock: str | None, **options: Any) 
     if lock is None:  # a single word: the store is that of POGFAST_STORE
         store, lock = None, store
     if lock is None:
-        raise UsageError("no MODE:TIME is given", hint="write compliance:90d or governance:1y")
+        raise UsageError("no MODE:TIME given", hint="write compliance:90d or governance:1y")
     wanted, store = Lock.parse(lock), store_of(store)
     look_for_store(store)
     key = key_of(options)

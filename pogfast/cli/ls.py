@@ -107,7 +107,7 @@ def find(output: Output, store: str | None, patterns: tuple[str, ...], long: boo
         patterns, store = (store,), None
     store = store_of(store)
     if not patterns:
-        raise UsageError("no PATTERN is given", hint="see pogfast find --help")
+        raise UsageError("no PATTERN given", hint="see pogfast find --help")
     look_for_store(store)
     key = key_of(options)
     opened = open_store(store)

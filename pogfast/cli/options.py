@@ -166,7 +166,7 @@ def store_of(given: str | None) -> str:
 
     if store := given if given is not None else default_store():
         return store
-    raise UsageError("no STORE is given", hint="name it, or set POGFAST_STORE")
+    raise UsageError("no STORE given", hint="name one, or set POGFAST_STORE")
 
 
 def look_for_archive(text: str) -> None:
@@ -205,9 +205,9 @@ def told(output: Output) -> Callable[[PogfastError | str], None]:
 
 # What an interrupted verb leaves. Others only look, or say themselves what they have done.
 STAYS = {
-    "archival": "what is stored already is kept, run the command again to go on",
-    "copy": "what is copied already is kept, run the command again to go on",
-    "restore": "what is restored already is kept, run the command again to go on",
+    "archival": "stored data is kept, run the same command again to continue",
+    "copy": "copied data is kept, run the same command again to continue",
+    "restore": "restored files are kept, run the same command again to continue",
 }
 
 

@@ -41,7 +41,7 @@ class Output(Console):
         if self.quiet and self.verbose:
             from pogfast.errors import UsageError
 
-            raise UsageError("--quiet and --verbose do not go together")
+            raise UsageError("--quiet and --verbose cannot be combined")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
         """Columns under a head; those whose numbers are in `right` end in line."""
@@ -82,9 +82,7 @@ class Output(Console):
             from pogfast.sizes import many
 
             were = "was" if self.retries == 1 else "were"
-            self.info(
-                f"retries  {many(self.retries, 'request')} to services failed and {were} made again; -v shows each"
-            )
+            self.info(f"retries  {many(self.retries, 'request')} to services failed and {were} retried; -v shows each")
 
     def info(self, line: str, volume: int = 0) -> None:
         """Something to know for people, from this volume on. With --json the objects say it."""

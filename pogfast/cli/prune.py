@@ -143,7 +143,7 @@ def prune(output: Output, store: str, **options: Any) -> None:
         options["grace"] = 0.0
     group_by = words_of("--group-by", text) if (text := options.pop("group_by")) else []
     if unknown := set(group_by) - set(pruning.GROUPS):
-        raise UsageError(f"--group-by is of {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
+        raise UsageError(f"--group-by takes {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
     output.during = "prune"
     look_for_store(store)
     key, dry_run = key_of(options), not options.pop("yes")
@@ -199,12 +199,12 @@ def _tell_pruned(output: Output, summary: Summary) -> None:
     output.info(f"archives {summary.kept} kept, {summary.removed} {would}removed")
     output.info(
         f"blobs    {summary.blobs} {would}deleted, {show_size(summary.size)}; "
-        f"{summary.waiting} more, {show_size(summary.waiting_size)}, by a prune after their grace period"
+        f"{summary.waiting} more, {show_size(summary.waiting_size)}, by a prune after the grace period"
     )
     if summary.locked:
-        output.info(f"locked   {summary.locked} that no archive needs, and nobody can delete yet")
+        output.info(f"locked   {summary.locked} unneeded blobs that cannot be deleted yet")
     if summary.dry_run:
-        output.info("nothing was removed: --yes does it")
+        output.info("nothing was removed; add --yes to do it")
 
 
 @verb(
@@ -233,7 +233,7 @@ def undelete(output: Output, store: str | None, names: tuple[str, ...], everythi
     from pogfast.upkeep import pruning
 
     if names and everything:
-        raise UsageError("give names, or --all, not both")
+        raise UsageError("give names or --all, not both")
     output.during = "undelete"
     if store is not None and store.endswith(MANIFEST):  # a name: the store is that of POGFAST_STORE
         names, store = (store, *names), None

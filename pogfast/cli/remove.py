@@ -68,9 +68,9 @@ def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any)
         error_count=len(done.problems),
     )
     if done.dry_run:
-        output.info(f"{many(done.removed, 'archive')} would be removed; nothing was: --yes does it")
+        output.info(f"{many(done.removed, 'archive')} would be removed; add --yes to do it")
     else:
-        back = "; `pogfast undelete` brings back what is whole" if done.removed else ""
+        back = "; `pogfast undelete` can bring them back" if done.removed else ""
         output.info(f"{many(done.removed, 'archive')} removed{back}")
 
 
@@ -140,7 +140,7 @@ def rewrite(output: Output, archives: tuple[str, ...], exclude: tuple[str, ...],
         f"{many(sum(len(each.left_out) for each in changed), 'name')}, {size}"
     )
     if done.dry_run and changed:
-        output.info("nothing was written: --yes does it")
+        output.info("nothing was written; add --yes to do it")
 
 
 def _tell_rewritten(output: Output, done: Rewritten) -> None:

@@ -102,9 +102,9 @@ def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **o
 
     stores, tier, days = _stores(archive, options.pop("stores")), options.pop("thaw"), options.pop("thaw_days")
     if days is not None and tier is None:
-        raise UsageError("--thaw-days goes with --thaw")
+        raise UsageError("--thaw-days needs --thaw")
     if tier is not None and stores:
-        raise UsageError("--thaw asks one store: it does not go with --from")
+        raise UsageError("--thaw takes one store: it cannot be combined with --from")
     if not stores:
         look_for_archive(archive)
     with displayed(output, "restore", "restore") as display:
@@ -131,7 +131,7 @@ def _stores(archive: str, given: str | None) -> list[str]:
 
     check_stores(given)
     if "/" in archive or not names_archive(archive):
-        raise UsageError(f"with --from, ARCHIVE is a name alone: {archive} is none", hint="write latest, or NAME.mfn")
+        raise UsageError(f"with --from, ARCHIVE must be a name alone, not {archive}", hint="write latest, or NAME.mfn")
     return given.split(",")
 
 
@@ -153,10 +153,10 @@ def _is_thawed(output: Output, display: Display, archive: str, key: Key, into: s
         return True
     output.exit_code = 3
     output.info(
-        f"asked for {many(summary.asked, 'blob')} in cold storage; {summary.coming:,} were asked for before, "
-        f"{summary.readable:,} can be read"
+        f"requested {many(summary.asked, 'blob')} from cold storage; {summary.coming:,} requested earlier, "
+        f"{summary.readable:,} readable"
     )
-    output.info(f"this takes {TAKES[tier]} from Deep Archive: run the same command again then")
+    output.info(f"retrieval from Deep Archive takes {TAKES[tier]}: run the same command again then")
     return False
 
 
@@ -182,7 +182,7 @@ class RestoreReport:
 
     def entry(self, name: str, outcome: str, size: int) -> None:
         if outcome == "refused":
-            self.output.refused(name, "something else is there, and is not replaced")
+            self.output.refused(name, "something else exists there and is not replaced")
         else:
             self.output.item(outcome, name, size, self.dry_run)
 
@@ -211,19 +211,19 @@ def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
         f"{verb} {many(summary.files, 'file')}, {show_size(summary.bytes_written)} in {summary.seconds:.1f} s "
         f"({speed}/s); "
         f"{many(summary.directories, 'directory', 'directories')}, {many(summary.links + summary.fifos, 'other')}; "
-        f"{summary.unchanged:,} were there already"
+        f"{summary.unchanged:,} unchanged"
     )
     if summary.metadata:
-        lacked = "that were there already, and had other permissions, owners or attributes"
+        lacked = "existing files that had other permissions, owners or attributes"
         output.info(f"{verb} the metadata of {summary.metadata:,} {lacked}")
     if summary.differing:
-        have = "there already with other permissions, owners or attributes, left as they are"
+        have = "existing entries with other permissions, owners or attributes, left unchanged"
         output.info(f"{have}: {summary.differing:,} (--overwrite=if-changed restores these)")
     if summary.deleted:
-        output.info(f"{'would delete' if dry_run else 'deleted'} {summary.deleted:,} that the archive does not have")
+        output.info(f"{'would delete' if dry_run else 'deleted'} {summary.deleted:,} that are not in the archive")
     if summary.refused:
         hint = "--overwrite=if-changed replaces them"
-        output.info(f"not restored, since something else is there: {len(summary.refused):,} ({hint})")
+        output.info(f"not restored, because something else exists there: {len(summary.refused):,} ({hint})")
     if summary.missed:
         output.info(f"owners, permissions, attributes or times that could not be set: {summary.missed:,}, named above")
     if summary.problems:

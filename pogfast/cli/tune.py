@@ -105,11 +105,11 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
     """
     output.during = "tune"
     if not paths:
-        raise UsageError("nothing to measure with is given", hint="see pogfast tune --help")
+        raise UsageError("nothing to measure", hint="see pogfast tune --help")
     price, plot, save = (options.pop(word) for word in ("put_price", "plot", "save"))
     if compare:
         if len(paths) != 2 or to is not None or plot or save:
-            raise UsageError("--compare takes two paths, an old and a new version, and only reads them")
+            raise UsageError("--compare takes two PATHs, an old and a new version, and no --to, --plot or --save")
         _compare(output, *paths, options["chunkers"])
         return
     if save:
@@ -133,7 +133,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
         from pogfast.backup import profiles
 
         kept = profiles.save(save, said, f"made by: pogfast tune {visible(shlex.join(paths))}")
-        output.info(f"kept in {kept}")
+        output.info(f"saved in {kept}")
         said = {"profile": save}
     words = [f"--{word.replace('_', '-')}={value}" for word, value in said.items()]
     command = shlex.join(["pogfast", "create", *paths, "--to", to or "STORE", *words])
@@ -161,10 +161,10 @@ class Report:
             whole = f"{show_size(sample.of_size)} in {many(sample.of_files, 'file')}"
             said = (
                 f"a sample: {many(sample.files, 'file')}{parts}, {show_size(sample.size)} of {whole}; "
-                "what is alike far apart may not show"
+                "repetitions far apart may be missed"
             )
         self.output.info(f"measuring with {said}")
-        self.output.info(f"read for the first time at {speed}/s; from now on it is in memory")
+        self.output.info(f"first read at {speed}/s; later reads come from memory")
 
     def stage(self, what: str, settings: int) -> None:
         from pogfast.cli.progress import Counters
@@ -256,7 +256,7 @@ def _compare(output: Output, old: str, new: str, chunkers: tuple[str, ...]) -> N
     if not output.json and best is not None:
         output.table(head, rows, set(range(1, len(head))))
         output.answer("")
-        output.answer(f"least room for both: {best.setting.chunks}, {show_size(best.old + best.added)}")
+        output.answer(f"least space for both: {best.setting.chunks}, {show_size(best.old + best.added)}")
 
 
 VERBS = {"tune": tune}

@@ -150,9 +150,9 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         return options, inputs
     if not any(_fits(options, *form) for form in FORMS):
         together = ", ".join(f"--{name}" for name in options)
-        raise UsageError(f"these options do not go together: {together}", hint)
+        raise UsageError(f"these options cannot be combined: {together}", hint)
     if not inputs:
-        raise UsageError("no input is given", hint)
+        raise UsageError("no input given", hint)
     return options, inputs
 
 
@@ -173,7 +173,7 @@ def _check(
     check_values(arguments, {"-h", *takes, *beginnings}, takes)
     empty = [f"--{name}" for name in valued if options.get(name) == ""] + ["an input"] * ("" in inputs)
     if empty:
-        raise UsageError(f"{empty[0]} is empty", hint="is a variable of the shell not set?")
+        raise UsageError(f"{empty[0]} is empty", hint="is a shell variable unset?")
 
 
 def _fits(options: dict[str, str], allowed: set[str], groups: tuple[set[str], ...]) -> bool:
@@ -258,7 +258,7 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
     sources = find_sources(inputs, absolute="store-absolute-paths" in options, tell=console.tell)
     console.count_notes()
     key = _key(console, options, writing=True)
-    console.stays = "what is stored already is kept, run the command again to go on"
+    console.stays = "stored data is kept, run the same command again to continue"
     targets = open_targets(options.get("save-to"), console.problem)
     try:
         create(
@@ -412,7 +412,7 @@ def _cleanup(console: PogConsole, arguments: Sequence[str]) -> None:
         for name in cleaned.deleted:
             console.answer(f"{what} data/{name[:2]}/{name}")
         if cleaned.waiting:
-            console.note("note", f"{cleaned.waiting} blobs that nothing needs go when they are 24 hours old")
+            console.note("note", f"{cleaned.waiting} unneeded blobs will be removed when they are 24 hours old")
     finally:
         store.close()
 
@@ -431,7 +431,7 @@ def _parse_cleanup(arguments: Sequence[str]) -> dict[str, str]:
     options = {"help" if name == "-h" else name[2:]: value for name, value in pairs}
     _check(arguments, options, inputs, (*keys, "backup"), ("reckless-abandon", "help"))
     if inputs:
-        raise UsageError(f"{inputs[0]}: there are no inputs", hint)
+        raise UsageError(f"unexpected argument: {inputs[0]}", hint)
     if len(options.keys() & set(keys)) > 1:
         raise UsageError("one key at a time", hint)
     return options

@@ -36,7 +36,7 @@ def check_targets(text: str | None) -> None:
     """What open_targets would say of the words alone. Touches nothing. Raises UsageError."""
     for word in _words(text) if text else []:
         if not word:
-            raise UsageError("--save-to has an empty target between its commas")
+            raise UsageError("--save-to: empty target between commas")
         if not service_of(word) and not shutil.which(word):
             check_directory(word)  # a program that there is not, or a directory that pog would write as local:DIR
 

@@ -76,7 +76,7 @@ def create(
     run = _Run(key, targets, report, chunk_size=chunk_size, level=level, jobs=jobs)
     run.archive(sources, len(sources) + 1)
     if sources and not run.entries:
-        raise PogfastError("not one of the inputs could be read: no archive was made")
+        raise PogfastError("none of the inputs could be read: no archive was created")
     name = stored_again(run.conclude, lambda names: run.archive_again(sources, names))
     report.manifest(len(sources) + 1, len(sources) + 1, name)
     return Summary(name, len(run.entries), sum(run.sizes.values()), run.problems)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pogfast.errors import NoSuchInput, PogfastError, SourceError
 from pogfast.pog.create import Source
 
-# Receives what is wrong with a part of an input while the rest goes on, and what was passed over.
+# Receives what is wrong with a part of an input while the rest goes on, and what was skipped.
 Tell = Callable[[PogfastError | str], None]
 
 KINDS = {
@@ -71,7 +71,7 @@ def _walk(top: str, tell: Tell) -> Iterator[str]:
             continue
         here = (facts.st_dev, facts.st_ino)
         if here in above:
-            tell(f"{directory} is a link to a directory above it: passed over")
+            tell(f"{directory} is a link to a directory above it: skipped")
             continue
         for entry in found:
             path = os.path.join(directory, entry.name)
@@ -81,7 +81,7 @@ def _walk(top: str, tell: Tell) -> Iterator[str]:
                 elif entry.is_file():
                     yield path
                 else:
-                    tell(f"{path}: {_why_not_a_file(path)}: passed over")
+                    tell(f"{path}: {_why_not_a_file(path)}: skipped")
             except OSError as error:
                 tell(SourceError(f"cannot read {path}: {error.strerror}"))
 
@@ -117,7 +117,7 @@ def _name(paths: Sequence[tuple[str, str]], tell: Tell) -> list[Source]:
     for place, given in clashing:
         path = sources[place].path
         name = next(name for name in _longer_names(path, given) if taken.add(name, path))
-        tell(f"{path} is archived as {name}: its short name is another file's")
+        tell(f"{path} is archived as {name}: another file has its short name")
         sources[place] = Source(path, name)
     return sources
 

@@ -215,7 +215,7 @@ def cat_blobs(paths: Sequence[str], key: Key, out: BinaryIO, *, consume: bool) -
 def _open_stored_blob(store: Store, name: str, key: Key) -> bytes:
     with contextlib.closing(store):
         if not manifest.is_blob_name(name):
-            raise NoSuchArchive(f"{name} is not the name of a blob in {store.label}")
+            raise NoSuchArchive(f"{name} is not a blob name in {store.label}")
         try:
             return fetched(store, name, lambda blob: open_blob(key.secret, key.private, blob, name))
         except WrongKey as error:

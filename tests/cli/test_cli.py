@@ -179,11 +179,11 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
     ("arguments", "words"),
     [
         (["key"], ["missing command", "pogfast key --help"]),
-        (["creat"], ["no such command: creat", "is create meant?"]),
+        (["creat"], ["no such command: creat", "did you mean create?"]),
         (["--bogus"], ["--bogus", "see pogfast --help"]),
         (["ls", "--bogus", "x"], ["--bogus", "see pogfast ls --help"]),
         (["ls"], ["'ARCHIVE'", "see pogfast ls --help"]),
-        (["key", "sho"], ["no such command: sho", "is show meant?", "pogfast key --help"]),
+        (["key", "sho"], ["no such command: sho", "did you mean show?", "pogfast key --help"]),
         (["create", "tree"], ["--to"]),
         (["create", "--to", "store"], ["nothing to archive"]),
         (["create", "tree", "--to", "b2://"], ["names no bucket"]),
@@ -317,7 +317,7 @@ def test_a_defect_is_one_line_too(
     monkeypatch.setattr("pogfast.keys.describe_file", fail)
     assert main(["key", "show", "x"]) == 1
     said = capfd.readouterr().err
-    assert said.splitlines()[0] == "pogfast: error: a defect of pogfast: ValueError: a slip"
+    assert said.splitlines()[0] == "pogfast: error: internal error: ValueError: a slip"
     assert "Traceback" not in said
 
 
@@ -357,7 +357,7 @@ def test_keys_whose_names_cannot_be_printed_are_made(work: Path, how: list[str])
     made = ["one"] if "one" in how else ["pair.encrypt", "pair.decrypt"]
     assert all((work / name).exists() for name in made)
     assert ran.returncode == 3
-    assert f"made all the same: {' and '.join(made)}" in ran.stderr
+    assert f"the keys were created: {' and '.join(made)}" in ran.stderr
 
 
 # ---- create and restore ----------------------------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_create_and_restore(work: Path, cli: Runner) -> None:
         assert everything(work / "out" / "tree") == everything(work / "tree")
     ran = cli("restore", "store/latest", "--into", "out", "-q")
     assert (ran.code, ran.out, ran.err) == (0, b"", "")
-    assert "6 were there already" in cli("restore", "store/latest", "--into", "out").err
+    assert "6 unchanged" in cli("restore", "store/latest", "--into", "out").err
 
 
 def test_a_second_run_reads_no_file(cli: Runner, store: str) -> None:
@@ -599,7 +599,7 @@ def test_what_is_there_already(work: Path, cli: Runner, store: str) -> None:
     (work / "out" / "tree" / "extra").write_bytes(b"extra")
     ran = cli(*command)
     assert ran.code == 3
-    assert "pogfast: error: tree/f: something else is there, and is not replaced\n" in ran.err
+    assert "pogfast: error: tree/f: something else exists there and is not replaced\n" in ran.err
     assert "--overwrite=if-changed" in ran.err
     ran = cli(*command, "--json")
     assert [error["item"] for error in only(ran, "error")] == ["tree/f"]
@@ -1173,7 +1173,7 @@ def test_who_reads_the_json_goes_away(work: Path) -> None:
 @pytest.mark.parametrize(
     ("during", "said"),
     [
-        ("restore", "interrupted; what is restored already is kept, run the command again to go on"),
+        ("restore", "interrupted; restored files are kept, run the same command again to continue"),
         ("check", "interrupted"),
     ],
 )
@@ -1210,7 +1210,7 @@ def test_interrupted(work: Path, number: signal.Signals) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, b"")
-    assert err == b"pogfast: error: interrupted; what is stored already is kept, run the command again to go on\n"
+    assert err == b"pogfast: error: interrupted; stored data is kept, run the same command again to continue\n"
     assert not list((work / "store").glob("*.mfn"))
 
 
@@ -1329,7 +1329,7 @@ def test_check_names_a_blob_once(work: Path, cli: Runner, store: str) -> None:
         [line] = [line for line in ran.err.splitlines() if blob.name in line]
         assert line.startswith(f"pogfast: error: blob {blob.name} is {what}"), line
         assert line.endswith(": 2 files in 2 archives: tree/big, tree/d/big"), line
-        assert "damaged: 1 blob, named above\nto mend blobs: `pogfast create --force`" in ran.err
+        assert "damaged: 1 blob, named above\nto repair blobs: `pogfast create --force`" in ran.err
         ran = cli("check", store, "--read-data", "--json")
         assert (len(only(ran, "error")), summary(ran)["num_errors"]) == (3, 3)
     [newest] = sorted((work / store).glob("*.mfn"))[1:]
@@ -1338,7 +1338,7 @@ def test_check_names_a_blob_once(work: Path, cli: Runner, store: str) -> None:
     assert "damaged: 1 blob, 1 archive, named above" in ran.err
     os.truncate(sorted((work / store).glob("*.mfn"))[0], 100)
     ran = cli("check", store)
-    assert "damaged: 2 archives, named above\nto mend archives: `pogfast copy --verify" in ran.err
+    assert "damaged: 2 archives, named above\nto repair archives: `pogfast copy --verify" in ran.err
     assert "create --force" not in ran.err
 
 

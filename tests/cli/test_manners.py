@@ -163,7 +163,7 @@ def test_names_in_tables_and_messages_send_nothing_to_a_terminal(place: Path) ->
         ("delete", "pogfast remove"),
         ("snapshot", "pogfast list"),
         ("forgett", "pogfast prune"),
-        ("creat", "is create meant?"),
+        ("creat", "did you mean create?"),
         ("list -r x", "STORE is an argument"),
         ("list --repo x", "STORE is an argument"),
         ("-r x list", "STORE is an argument"),
@@ -185,7 +185,7 @@ def test_words_of_other_tools(given: str, meant: str, capfd: pytest.CaptureFixtu
     assert len(said.splitlines()) == 2
 
 
-@pytest.mark.parametrize(("given", "hint"), [("key add", ""), ("key sho", "is show meant? "), ("lock list", "")])
+@pytest.mark.parametrize(("given", "hint"), [("key add", ""), ("key sho", "did you mean show? "), ("lock list", "")])
 def test_words_of_other_tools_are_no_commands_of_a_group(
     given: str, hint: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

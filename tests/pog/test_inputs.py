@@ -93,14 +93,14 @@ def test_things_that_are_no_files(tree: Path) -> None:
     os.rename(tree / "broken", tree / "d" / "broken")
     sources, told = find("d")
     assert [path for path, _ in sources] == ["d/a.txt", "d/e/x"]
-    assert sorted(told) == ["d/broken: a link to nothing: passed over", "d/fifo: a FIFO, not a file: passed over"]
+    assert sorted(told) == ["d/broken: a link to nothing: skipped", "d/fifo: a FIFO, not a file: skipped"]
 
 
 def test_a_link_that_leads_back_is_followed_once(tree: Path) -> None:
     (tree / "d" / "e" / "up").symlink_to("..")
     sources, told = find("d")
     assert [path for path, _ in sources] == ["d/a.txt", "d/e/x"]
-    assert told == ["d/e/up is a link to a directory above it: passed over"]
+    assert told == ["d/e/up is a link to a directory above it: skipped"]
 
 
 def test_very_deep_trees(tree: Path) -> None:

@@ -153,7 +153,7 @@ def test_metadata_of_what_is_there_is_restored(work: Path, cli: Runner) -> None:
     assert facts(work / "out" / "tree") == facts(work / "tree")
     assert inodes_below(work / "out") == inodes
     again = cli(*restore, "--overwrite=if-changed")
-    assert "8 were there already" in again.err
+    assert "8 unchanged" in again.err
     assert "metadata" not in again.err
 
 
@@ -164,7 +164,7 @@ def test_never_changes_nothing_that_is_there(work: Path, cli: Runner) -> None:
     before = facts(work / "out" / "tree")
     ran = cli(*restore)
     assert ran.code == 0
-    said = "there already with other permissions, owners or attributes, left as they are: 8 (--overwrite=if-changed"
+    said = "existing entries with other permissions, owners or attributes, left unchanged: 8 (--overwrite=if-changed"
     assert said in ran.err, "six, the first of two names, and a directory"
     found = summary(cli(*restore, "--json"))
     assert (found["metadata_differs"], found["files_skipped"], found["files_refused"]) == (8, 8, 0)
@@ -302,4 +302,4 @@ def test_no_sync_restores_the_same(work: Path, cli: Runner) -> None:
     restore = archived(cli)
     assert cli(*restore, "--no-sync").code == 0
     assert facts(work / "out" / "tree") == facts(work / "tree")
-    assert "8 were there already" in cli(*restore).err
+    assert "8 unchanged" in cli(*restore).err

@@ -675,7 +675,7 @@ def test_retries_are_shown(command: Command, proxy: Proxy, shelf: str) -> None:
     ran = command(proxy.url, *create("-v", to=f"s3://{shelf}"))
     assert ran.code == 0, ran.err
     assert ran.err.count("the service is busy: TooManyRequests") == 2
-    assert "retries  2 requests to services failed and were made again" in ran.err
+    assert "retries  2 requests to services failed and were retried" in ran.err
     for words in (
         ["restore", f"s3://{shelf}/latest", "--into", "out"],
         ["check", f"s3://{shelf}", "--read-data"],

@@ -187,7 +187,7 @@ def test_two_versions_of_a_tree(data: Path, tmp_path: Path, pogfast: Runner) -> 
     assert content_defined["added"] < 0.3 * content_defined["new"]
     assert content_defined["blobs_added"] <= 2
     ran = pogfast("tune", "--compare", "old", "new", "--chunker=250k", "--chunker=fastcdc:250k")
-    assert "least room for both: fastcdc:250kB" in ran.out.decode()
+    assert "least space for both: fastcdc:250kB" in ran.out.decode()
 
 
 def begun(tmp_path: Path) -> subprocess.Popen[bytes]:

@@ -86,7 +86,7 @@ def test_nothing_goes_without_yes(command: Callable[..., Ran], work: Path, store
     assert ran.code == 0
     assert [line.split()[0] for line in ran.lines] == ["keep", "remove", "remove"]
     assert ran.lines[0].endswith("last")
-    assert "nothing was removed: --yes does it" in ran.err
+    assert "nothing was removed; add --yes to do it" in ran.err
     ran = command("prune", store, *KEEP, "--grace", "0", "--json")
     [summary] = said(ran, "summary")
     assert (summary["snapshots_kept"], summary["snapshots_removed"], summary["blobs_removed"]) == (1, 2, 2)

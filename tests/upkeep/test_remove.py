@@ -55,7 +55,7 @@ def test_nothing_is_removed_without_yes(work: Path, pogfast: Runner, made: list[
     [line] = ran.lines
     assert line.startswith(f"remove  {made[0]}  ")
     assert line.endswith(str(work / "tree"))
-    assert "1 archive would be removed; nothing was: --yes does it" in ran.err
+    assert "1 archive would be removed; add --yes to do it" in ran.err
 
 
 def test_a_removed_archive_comes_back_until_its_grace_period_ends(work: Path, pogfast: Runner, made: list[str]) -> None:
