@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pogfast.cli.command import PATH, Size, verb
-from pogfast.cli.options import choice_options, jobs_option, key_options, open_archive, service_options
+from pogfast.cli.options import archive_filter_options, jobs_option, key_options, open_archive, service_options
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 
@@ -33,7 +33,7 @@ from pogfast.errors import UsageError
 @click.option("--offset", metavar="SIZE", type=Size(0), default=0, help="Skip SIZE bytes.")
 @click.option("--length", metavar="SIZE", type=Size(0), help="Print at most SIZE bytes.")
 @jobs_option
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 def cat(output: Output, archive: str, name: str, offset: int, length: int | None, **options: Any) -> None:

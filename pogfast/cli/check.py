@@ -12,15 +12,14 @@ import click
 
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.options import (
-    choice_options,
+    archive_filter_options,
     displayed,
     jobs_option,
     key_of,
     key_options,
-    look_for_archive,
-    look_for_store,
     open_archive,
-    raise_worst,
+    require_archive,
+    require_store,
     service_options,
     store_of,
 )
@@ -57,7 +56,7 @@ if TYPE_CHECKING:
     "--against", metavar="PATH", type=PATH, help="Compare an archive with the files below PATH, byte for byte."
 )
 @jobs_option
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
@@ -79,47 +78,46 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     from pogfast.upkeep.checking import check as check_archives
 
     wanted = EVERYTHING if whole else None if part is None else Subset.parse(part)
-    if len(archives) == 1:  # of several the others are checked
-        (look_for_archive if names_archive(archives[0]) else look_for_store)(archives[0])
+    if len(archives) == 1:  # one of several is reported later, and the others are checked
+        (require_archive if names_archive(archives[0]) else require_store)(archives[0])
     with displayed(output, "check", "check") as display:
         key = key_of(options)
         report = CheckReport(output, display)
         try:
             summary = check_archives(archives, key, read_data=wanted, report=report, **options)
         finally:
-            report.tell_blobs()
-    raise_worst(output, summary.exit_code)
-    _tell_checked(output, summary)
+            report.print_blobs()
+    output.raise_exit_code(summary.exit_code)
+    _print_summary(output, summary)
 
 
 class CheckReport:
-    """What a check or a comparison reports, as lines and objects."""
+    """Prints what a check or a comparison reports, as lines or JSON."""
 
     def __init__(self, output: Output, display: Display) -> None:
         self.output = output
         self.display = display
         self.warning = output.warning
         self.problem = output.problem
-        self.blobs: dict[str, list[Damage]] = {}  # that are damaged, and where they are needed: told of at the end
+        self.blobs: dict[str, list[Damage]] = {}  # damaged blob -> where it is needed; printed at the end
 
     def started(self, progress: Checked | Compared) -> None:
         self.display.watch(lambda: _counters(progress))
 
     def damage(self, damage: Damage) -> None:
-        """An object, or a line, that names archive, file and offset. For people a blob has one line, whatever needs
-        it."""
+        """Reports damage with archive, file and offset. For people, a blob is collected and printed once."""
         self.display.check()
         if damage.blob is None or self.output.json:
-            self._tell(damage)
+            self._print_damage(damage)
         else:
             self.blobs.setdefault(damage.blob, []).append(damage)
 
-    def tell_blobs(self) -> None:
+    def print_blobs(self) -> None:
         from pogfast.archives.refusals import some_of
 
         for needed in self.blobs.values():
             if len(needed) == 1:
-                self._tell(needed[0])
+                self._print_damage(needed[0])
                 continue
             archives = sorted({damage.archive for damage in needed})
             names = sorted({damage.name for damage in needed if damage.name is not None})
@@ -127,9 +125,9 @@ class CheckReport:
             files = f"{many(len(names), 'file')} in " if names else ""
             self.output.damage(f"{what}: {files}{many(len(archives), 'archive')}: {some_of(names or archives)}")
 
-    def _tell(self, damage: Damage) -> None:
+    def _print_damage(self, damage: Damage) -> None:
         place = f", from byte {damage.offset:,} on" if damage.offset else ""
-        origin = "" if damage.archive in damage.error else f"{damage.archive}: "  # a manifest's error names it
+        origin = "" if damage.archive in damage.error else f"{damage.archive}: "
         self.output.damage(
             f"{origin}{damage.error}{place}",
             archive=damage.archive,
@@ -169,7 +167,7 @@ def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -
 
     with displayed(output, "check", "check") as display, open_archive(output, archive, options) as opened:
         compared = compare(opened, path, CheckReport(output, display))
-    raise_worst(output, compared.exit_code)
+    output.raise_exit_code(compared.exit_code)
     output.emit(
         "summary",
         num_errors=len(compared.problems),
@@ -183,7 +181,7 @@ def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -
     )
 
 
-def _tell_checked(output: Output, summary: Checked) -> None:
+def _print_summary(output: Output, summary: Checked) -> None:
     output.emit(
         "summary",
         num_errors=len(summary.damage) + len(summary.problems),

@@ -137,7 +137,7 @@ class Verb(_Command):
         output.check()
         RETRIED.set(output.retried)
         result = super().invoke(ctx)
-        output.tell_retries()
+        output.print_retries()
         return result
 
 

@@ -11,15 +11,14 @@ import click
 
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.options import (
-    choice_options,
+    archive_filter_options,
     displayed,
     jobs_option,
-    key_if_any,
     key_options,
-    look_for_archive,
-    look_for_store,
     object_lock_option,
-    raise_worst,
+    optional_key,
+    require_archive,
+    require_store,
     service_options,
     storage_class_option,
     store_of,
@@ -51,7 +50,7 @@ if TYPE_CHECKING:
 @jobs_option
 @click.option("--verify", is_flag=True, help="Also read what TO already has, and store damaged data again.")
 @click.option("-n", "--dry-run", is_flag=True, help="Copy nothing; print how much would be copied.")
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 @storage_class_option
@@ -66,20 +65,20 @@ def copy(output: Output, source: str, target: str | None, archives: tuple[str, .
     from pogfast.upkeep import copying
 
     output.during = "copy"
-    if target is None or target.endswith(MANIFEST):  # TO alone, or with names: FROM is that of POGFAST_STORE
+    if target is None or target.endswith(MANIFEST):  # only TO, or TO and names: FROM is POGFAST_STORE
         archives = (*([] if target is None else [target]), *archives)
         source, target = store_of(None), source
     check_stores(target)
-    (look_for_archive if names_archive(source) else look_for_store)(source)
-    key = key_if_any(options)
+    (require_archive if names_archive(source) else require_store)(source)
+    key = optional_key(options)
     with displayed(output, "copy", "copy") as display:
         summary = copying.copy(source, target, archives, key, report=Report(output, display), **options)
-    raise_worst(output, summary.exit_code)
-    _tell(output, summary)
+    output.raise_exit_code(summary.exit_code)
+    _print_summary(output, summary)
 
 
 class Report:
-    """What a copy reports, as lines and objects."""
+    """Prints what a copy reports, as lines or JSON."""
 
     def __init__(self, output: Output, display: Display) -> None:
         self.output = output
@@ -104,7 +103,7 @@ class Report:
             self.output.answer(name)
 
 
-def _tell(output: Output, summary: Summary) -> None:
+def _print_summary(output: Output, summary: Summary) -> None:
     output.emit(
         "summary",
         dry_run=summary.dry_run,

@@ -176,13 +176,13 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
         summary = backup.create(
             sources, to, key, report=report, stdin_name=name if stream else None, command=command, options=settings
         )
-    tell_summary(output, summary, settings)
+    print_summary(output, summary, settings)
     if summary.manifest and not output.json:
-        _tell_archive(output, summary.manifest)
+        _print_archive(output, summary.manifest)
 
 
-def _tell_archive(output: Output, manifest: str) -> None:
-    """Prints the archive's name, last of all: it is stored. Raises PogfastError."""
+def _print_archive(output: Output, manifest: str) -> None:
+    """Prints the name of the archive, which is stored. Raises PogfastError with that name if it cannot be printed."""
     try:
         output.answer(manifest)
         output.flush()
@@ -199,7 +199,7 @@ def _is_given(option: str) -> bool:
 
 
 def _take_profile(name: str, options: dict[str, Any]) -> None:
-    """What a profile says, but where the command line says otherwise. Raises UsageError."""
+    """Takes settings from a profile, except those given on the command line. Raises UsageError."""
     from pogfast.backup import profiles
 
     found = profiles.load(name)
@@ -209,7 +209,7 @@ def _take_profile(name: str, options: dict[str, Any]) -> None:
 
 
 def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, lists: tuple[str, ...]) -> bool:
-    """Whether one stream is archived, not files. Raises UsageError."""
+    """Returns True if a stream is archived, False for files. Raises UsageError for arguments that contradict."""
     stream = command is not None or "-" in paths
     if command is not None and (paths or lists):
         raise UsageError("--from-command archives the output of a program: no PATHs or --files-from beside it")
@@ -263,7 +263,7 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
 
 
 class Report:
-    """What a run reports, as lines and objects."""
+    """Prints what a backup reports, as lines or JSON."""
 
     def __init__(self, output: Output, display: Display, dry_run: bool) -> None:
         self.output = output
@@ -290,13 +290,13 @@ class Report:
         self.output.info(f"pogfast: {text}", 1)
 
     def concluding(self, manifest: str) -> None:
-        """Aborts the run when nobody reads standard output any more: a script would take it for failed."""
+        """Aborts the run if nobody reads standard output: a script would take the run for failed."""
         self.display.check()
         self.output.flush()
 
 
-def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
-    """restic's words as far as it has them."""
+def print_summary(output: Output, summary: Summary, settings: Options) -> None:
+    """Prints the summary; JSON keys are restic's as far as it has them."""
     ratio = summary.bytes_source / summary.bytes_stored if summary.bytes_stored else None
     files = summary.files_new + summary.files_unchanged
     output.emit(
@@ -326,7 +326,7 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
             f"would archive {many(files, 'file')}, {show_size(summary.bytes_source)}, with at most "
             f"{many(summary.blobs_new, 'new blob')}; nothing was written"
         )
-        _tell_requests(output, "would be at most ", summary.requests)
+        _print_requests(output, "would be at most ", summary.requests)
         return
     speed = show_size(summary.bytes_read / summary.seconds if summary.seconds else 0)
     packed = f", {ratio:.2f} : 1" if ratio else ""
@@ -344,20 +344,20 @@ def tell_summary(output: Output, summary: Summary, settings: Options) -> None:
     )
     if shared := _shared(summary):
         output.info(f"shared   {shared}")
-    _tell_requests(output, "", summary.requests)
+    _print_requests(output, "", summary.requests)
     if output.errors:
         output.info(f"errors   {output.errors:,}, named above")
 
 
 def _shared(summary: Summary) -> str:
-    """What deduplication saved; "" when it is nothing."""
+    """Returns what deduplication saved, or "" if nothing."""
     there = max(0, summary.bytes_stored - summary.bytes_added)
     parts = {f"{show_size(there)} of that were in the store already": there}
     parts[f"{show_size(summary.bytes_repeated)} more would be repetitions within it"] = summary.bytes_repeated
     return "; ".join(text for text, size in parts.items() if size)
 
 
-def _tell_requests(output: Output, would: str, requests: dict[str, int]) -> None:
+def _print_requests(output: Output, would: str, requests: dict[str, int]) -> None:
     if requests:
         counts = ", ".join(f"{number:,} {kind}" for kind, number in sorted(requests.items()))
         output.info(f"requests {would}{counts}")

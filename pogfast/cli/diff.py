@@ -13,7 +13,7 @@ import click
 from pogfast.archives import lookup
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import without
-from pogfast.cli.options import choice_options, key_of, key_options, look_for_archive, service_options, told
+from pogfast.cli.options import archive_filter_options, key_of, key_options, reporter, require_archive, service_options
 from pogfast.cli.output import Output
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pogfast.archives.differences import Change
     from pogfast.keys import Key
 
-# restic's modifiers; ? is ours: the archives are cut differently, so only reading would tell.
+# Kind of change -> restic's modifier; ? is ours: the archives are cut differently, so only reading would tell.
 MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "type": "T", "uncertain": "?"}
 
 
@@ -40,7 +40,7 @@ MODIFIERS = {"added": "+", "removed": "-", "modified": "M", "metadata": "U", "ty
 @click.option(
     "--metadata/--no-metadata", default=True, help="Show or hide entries that differ only in metadata.  [default: show]"
 )
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 def diff(output: Output, before: str, after: str, metadata: bool, **options: Any) -> None:
@@ -51,15 +51,15 @@ def diff(output: Output, before: str, after: str, metadata: bool, **options: Any
     """
     from pogfast.archives.differences import diff as differences
 
-    look_for_archive(before)
-    look_for_archive(after)
+    require_archive(before)
+    require_archive(after)
     key = key_of(options)
     counts: Counter[str] = Counter()
     with _one(output, before, key, options) as one, _one(output, after, key, options) as other:
         for change in differences(one, other, output.problem):
             if change.change != "metadata" or metadata:
                 counts[change.change] += 1
-                _tell_change(output, change)
+                _print_change(output, change)
     output.emit("statistics", source_snapshot=one.name, target_snapshot=other.name, **{w: counts[w] for w in MODIFIERS})
     if counts:
         output.info(", ".join(f"{count:,} {word}" for word, count in counts.items()))
@@ -68,14 +68,14 @@ def diff(output: Output, before: str, after: str, metadata: bool, **options: Any
 
 
 def _one(output: Output, text: str, key: Key, options: dict[str, Any]) -> Archive:
-    """An archive; --host and so on choose among those of STORE/latest."""
+    """Opens an archive; --host, --tag and --path apply to STORE/latest only."""
     from pogfast.stores import LATEST
 
     chosen = options if text.rpartition("/")[2] == LATEST else {}
-    return lookup.open_archive(text, key, **chosen, tell=told(output))
+    return lookup.open_archive(text, key, **chosen, tell=reporter(output))
 
 
-def _tell_change(output: Output, change: Change) -> None:
+def _print_change(output: Output, change: Change) -> None:
     modifier = MODIFIERS[change.change]
     if output.json:
         output.emit("change", path=change.name, modifier=modifier, **without(change, "name"))

@@ -32,7 +32,7 @@ def iso_time(time: datetime | None) -> str | None:
 
 
 def time_text(time: datetime | None, *, local: bool = False) -> str:
-    """Local time, with its offset from UTC. A time that is `local` to another machine is shown without one."""
+    """Returns a local time with its offset from UTC; without it if the time is `local` to another machine."""
     return "?" if time is None else time.astimezone().strftime("%Y-%m-%d %H:%M:%S" + ("" if local else " %z"))
 
 
@@ -45,6 +45,6 @@ def size_text(size: int | None) -> str:
 
 
 def left_out_text(found: ArchiveInfo | Info) -> str:
-    """What is not in an archive, or may be of no single moment."""
+    """Returns how many files are missing from an archive or changed while they were read; "" if none."""
     words = {"unreadable": found.unreadable, "skipped": found.skipped, "changed while read": found.changed}
     return ", ".join(f"{count:,} {word}" for word, count in words.items() if count)

@@ -14,7 +14,7 @@ PRUNE = "pogfast prune STORE --keep-..."
 CHECK = "pogfast check STORE"
 REMOVE = "pogfast remove ARCHIVE..."
 
-# Command -> what does it here.
+# Command of another tool -> the command that does the same here.
 COMMANDS = {
     **dict.fromkeys(("backup", "save", "archive", "store", "put", "add", "push", "encrypt", "import-tar"), CREATE),
     **dict.fromkeys(("extract", "get", "pull", "recover-files", "decrypt", "unpack", "download"), RESTORE),
@@ -37,45 +37,43 @@ COMMANDS = {
     "generate": "pogfast completion SHELL",
     "retention": PRUNE,
 }
-# Command -> why there is none, and what to do.
+# Command of another tool -> why pogfast has none, and what to do.
 NEEDLESS = {
     **dict.fromkeys(
         ("init", "rcreate", "repo-create", "repository", "connect"),
-        "a store needs no init: create makes it; `pogfast keygen NAME` makes the keys",
+        "stores need no init: create creates them; `pogfast keygen NAME` creates the keys",
     ),
     **dict.fromkeys(
         ("mount", "umount", "unmount"),
-        "there is no mount: ls and find look into archives, cat prints a file, restore brings back what is named",
+        "there is no mount: ls and find list files, cat prints one, restore restores those that are named",
     ),
     **dict.fromkeys(
         ("unlock", "break-lock", "with-lock", "locks"), "nothing has to be unlocked: commands do not lock a store"
     ),
-    "repair": f"`{CHECK}` says what is damaged; `pogfast create --force` stores blobs anew",
-    **dict.fromkeys(
-        ("migrate", "upgrade", "self-update"), "there is no such step: every release reads what older ones wrote"
-    ),
-    "cache": "the cache of create needs no care: `pogfast create --no-cache` does without it",
-    "rename": "archives have the time as their name: `pogfast create --tag TAG` gives them words",
-    "tag": "tags are given when an archive is made: `pogfast create --tag TAG`",
+    "repair": f"`{CHECK}` reports damage; `pogfast create --force` stores blobs again",
+    **dict.fromkeys(("migrate", "upgrade", "self-update"), "not needed: every release reads what older ones wrote"),
+    "cache": "the cache needs no maintenance; `pogfast create --no-cache` does not use it",
+    "rename": "archives are named by their time: mark them with `pogfast create --tag TAG`",
+    "tag": "tags are set when an archive is created: `pogfast create --tag TAG`",
     "serve": "there is no server: a store is a directory, S3 or B2",
-    "config": "there is no configuration of a store: options and variables are listed by --help",
-    "policy": f"a policy is given to prune each time: `{PRUNE}`",
-    "snapshot": f"`{CREATE}` makes an archive; `pogfast list STORE` lists them",
+    "config": "stores have no configuration: --help lists options and variables",
+    "policy": f"the policy is an argument of prune: `{PRUNE}`",
+    "snapshot": f"`{CREATE}` creates an archive; `pogfast list STORE` lists them",
 }
 
 STORE = "STORE is an argument, as in `pogfast list STORE`; create takes --to STORE"
-DRY = "without --yes nothing is removed: it is only said what would be"
+DRY = "without --yes nothing is removed, only listed"
 NAMES = "names and patterns follow the archive: `pogfast restore ARCHIVE NAME... --into DIR`"
-# (options, the commands that it is said for or none for all, what is said)
+# (options, the commands that the hint applies to or none for all, the hint)
 OPTIONS: list[tuple[str, str, str]] = [
     ("--repo -r --repository --repository-file --from-repo --repo2 --store", "", STORE),
     ("--dry-run -n", "prune remove rewrite", DRY),
     ("--dry-run -n", "list ls find cat diff info stats check doctor", "this command changes no archive"),
-    ("--into --output -o --dest -d --destination", "create", "--to STORE says where the archive goes"),
-    ("--target -t --output -o --dest -d --destination --to", "restore", "--into DIR says where to restore to"),
+    ("--into --output -o --dest -d --destination", "create", "--to STORE sets where the archive is stored"),
+    ("--target -t --output -o --dest -d --destination --to", "restore", "--into DIR sets where to restore to"),
     ("--include -i --iinclude --include-file --pattern", "restore", NAMES),
     ("--keep --keep-last --keep-daily", "create list", "`pogfast prune STORE --keep-...` removes old archives"),
-    ("--keep -k", "prune", "--keep-last N, --keep-daily N, --keep-weekly N and more say what is kept"),
+    ("--keep -k", "prune", "write --keep-last N, --keep-daily N, --keep-weekly N and so on"),
     ("--keep-minutely --keep-secondly", "prune", "--keep-within TIME keeps all archives of the last TIME"),
     ("--prune", "prune", "prune deletes the blobs that no archive needs as well"),
     ("--exclude-file --iexclude-file", "create", "--exclude-from FILE"),
@@ -84,13 +82,13 @@ OPTIONS: list[tuple[str, str, str]] = [
     ("--stdin --stdin-filename --stdin-name", "create", "`pogfast create - --name NAME` archives standard input"),
     ("--stdin-from-command --content-from-command", "create", "--from-command COMMAND"),
     ("--compression --compress -z", "create", "--level N is zstd's level"),
-    ("--chunker-params", "create", "--chunker CHUNKER says where files are cut"),
+    ("--chunker-params", "create", "--chunker CHUNKER sets how files are cut"),
     (
         "--parent --ignore-inode --ignore-ctime --files-cache",
         "create",
-        "--force reads every file, --no-cache knows none",
+        "--force reads every file, --no-cache ignores the cache",
     ),
-    ("--list --filter", "create restore", "-vv names every file"),
+    ("--list --filter", "create restore", "-vv prints every file"),
     (
         "--progress -p --stats -s --no-progress",
         "",
@@ -105,26 +103,26 @@ OPTIONS: list[tuple[str, str, str]] = [
     (
         "--repair",
         "check",
-        "check changes nothing; `pogfast create --force` stores blobs anew",
+        "check changes nothing; `pogfast create --force` stores blobs again",
     ),
     ("--snapshot --archive", "", "ARCHIVE is an argument: STORE/NAME.mfn, or STORE/latest"),
     ("--latest --newest --last --first", "", "ARCHIVE is STORE/latest for the newest; list shows the newest last"),
     ("--hostname -H", "", "--host NAME"),
-    ("--prefix -P --glob-archives -a --match-archives", "", "--host, --tag and --path choose archives"),
+    ("--prefix -P --glob-archives -a --match-archives", "", "--host, --tag and --path select archives"),
     (
         "--password --passphrase --passcommand --pass",
         "",
-        "--password-file FILE or --password-command COMMAND: an argument is seen by every user",
+        "--password-file FILE or --password-command COMMAND: every user can see arguments",
     ),
     ("--key --key-file --identity --recipient", "", "--keyfile, --encryption-keyfile or --decryption-keyfile FILE"),
     ("-g", "prune", "--group-by WORDS"),
     ("-j --threads --workers --concurrency", "", "--jobs N"),
-    ("--recursive -R", "ls", "ls shows all that is below"),
+    ("--recursive -R", "ls", "ls is always recursive"),
     ("--no-lock --retry-lock --lock-wait", "", "commands do not lock a store"),
     (
         "--limit-upload --limit-download --upload-ratelimit",
         "",
-        "there is no limit on traffic: --parallel N sets the requests at a time",
+        "traffic cannot be limited; --parallel N sets the number of concurrent requests",
     ),
     ("--sparse", "restore", "holes are restored as holes"),
     (
@@ -136,8 +134,8 @@ OPTIONS: list[tuple[str, str, str]] = [
 
 
 def command_hint(word: str, known: Sequence[str], *, others: bool = True) -> str:
-    """Returns what to type for a command that is none of `known`; "" where nothing is near. With `others` it may be one
-    of other programs'."""
+    """Returns a hint for a command that is not in `known`, or "". With `others`, commands of other tools are
+    recognized, too."""
     if others and word in COMMANDS:
         return f"`{COMMANDS[word]}` does this"
     if others and word in NEEDLESS:
@@ -152,7 +150,7 @@ def command_hint(word: str, known: Sequence[str], *, others: bool = True) -> str
 
 
 def option_hint(option: str, command: str, known: Sequence[str]) -> str:
-    """Returns what to type for an option that `command` does not have; "" where nothing is near."""
+    """Returns a hint for an option that `command` does not have, or ""."""
     for options, commands, said in OPTIONS:
         if option in options.split() and (not commands or command in commands.split()):
             return said

@@ -12,11 +12,11 @@ import click
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import left_out_text, number_text, size_text, time_text, without
 from pogfast.cli.options import (
-    choice_options,
+    archive_filter_options,
     key_of,
     key_options,
-    look_for_store,
     open_archive,
+    require_store,
     service_options,
     store_argument,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     examples=("pogfast info /mnt/backup/latest",),
 )
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 def info(output: Output, archive: str, **options: Any) -> None:
@@ -52,7 +52,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
 
     with open_archive(output, archive, options) as opened:
         found = figures(opened, output.problem)
-    _tell_missing(output, found.missing, found.name)
+    _report_missing(output, found.missing, found.name)
     if output.json:
         output.emit("info", id=found.name, hostname=found.host, **without(found, "name"))
         return
@@ -105,14 +105,14 @@ def stats(output: Output, store: str, **options: Any) -> None:
     from pogfast.stores import open_store
 
     output.during = "stats"
-    look_for_store(store)
+    require_store(store)
     key = key_of(options)
     opened = open_store(store)
     try:
         found = figures(opened, key, output.problem)
     finally:
         opened.close()
-    _tell_missing(output, found.missing, store)
+    _report_missing(output, found.missing, store)
     if output.json:
         output.emit("stats", **found.as_dict())
         return
@@ -132,8 +132,8 @@ def stats(output: Output, store: str, **options: Any) -> None:
     )
 
 
-def _tell_missing(output: Output, missing: int, where: str) -> None:
-    """Says that what was counted cannot be restored as it is."""
+def _report_missing(output: Output, missing: int, where: str) -> None:
+    """Reports missing blobs, without which some files cannot be restored."""
     if missing:
         error = MissingBlob(f"{where}: {many(missing, 'blob')} missing", hint="pogfast check names the files")
         error.path = where
@@ -141,7 +141,7 @@ def _tell_missing(output: Output, missing: int, where: str) -> None:
 
 
 def _cut(found: Info) -> str:
-    """How the files of an archive were cut."""
+    """Returns how the files of an archive were cut into chunks."""
     if found.chunker:
         return f", cut by content, {found.chunker}"
     return f", chunks of {size_text(found.chunk_size)}" if found.chunk_size else ""
@@ -152,7 +152,7 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _print_pairs(output: Output, pairs: dict[str, str]) -> None:
-    """Those that have something to say."""
+    """Prints the pairs that have a value."""
     for word, text in pairs.items():
         if text:
             output.answer(f"{word:12} {text}")

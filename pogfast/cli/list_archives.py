@@ -11,7 +11,7 @@ import click
 
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import left_out_text, number_text, size_text, time_text, without
-from pogfast.cli.options import key_of, key_options, look_for_store, service_options, store_argument, tag_option
+from pogfast.cli.options import key_of, key_options, require_store, service_options, store_argument, tag_option
 from pogfast.cli.output import Output
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     from pogfast.archives.trailer import Filter
     from pogfast.stores import open_store
 
-    look_for_store(store)
+    require_store(store)
     key = key_of(options)
     wanted = Filter.of(**options)
     opened = open_store(store)
@@ -60,12 +60,12 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     if not output.json:
         none = f"no {'partial ' if partial else ''}archives {wanted}".rstrip()
         _print_table(output, [_row(info) for info in shown], none)
-    _tell_problems(output, infos)
+    _report_problems(output, infos)
 
 
 HEAD = ["time", "host", "files", "size", "stored", "archive", "tags", "paths", "comment", "notes"]
 RIGHT = {2, 3, 4}
-# Columns that are left out where no archive has anything in them.
+# Columns that are omitted if they are empty for all archives.
 MAY_BE_EMPTY = {6, 7, 8, 9}
 
 
@@ -84,11 +84,11 @@ def _row(info: ArchiveInfo) -> list[str]:
     ]
 
 
-# What is said in a row of an archive that does not open, by exit code; all else as it is.
+# Exit code of an archive that does not open -> the note in its row; otherwise its error message is shown.
 PROBLEMS = {12: "not opened by this key", 4: "damaged"}
 
 
-def _tell_problems(output: Output, infos: list[ArchiveInfo]) -> None:
+def _report_problems(output: Output, infos: list[ArchiveInfo]) -> None:
     """Reports why archives do not open. Raises WrongKey if the key opens none."""
     from pogfast.archives.refusals import those_that_open
 
@@ -99,7 +99,7 @@ def _tell_problems(output: Output, infos: list[ArchiveInfo]) -> None:
 
 
 def _print_table(output: Output, rows: list[list[str]], none: str) -> None:
-    """The archives of `list`; none are none only if all were removed, a first run goes on, or a filter chose none."""
+    """Prints the table, or `none` if it is empty: all were removed, a first run is going on, or no archive matches."""
     if not rows:
         output.info(none)
         return

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pogfast.cli.command import PATH, Group, verb
-from pogfast.cli.options import key_of, key_options, look_for_store, raise_worst, service_options, store_of, tag_option
+from pogfast.cli.options import key_of, key_options, require_store, service_options, store_of, tag_option
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.sizes import many
@@ -43,15 +43,15 @@ def extend(output: Output, store: str | None, lock: str | None, **options: Any) 
     from pogfast.upkeep import locking
 
     output.during = "lock"
-    if lock is None:  # a single word: the store is that of POGFAST_STORE
+    if lock is None:  # a single argument: the store is POGFAST_STORE
         store, lock = None, store
     if lock is None:
         raise UsageError("no MODE:TIME given", hint="write compliance:90d or governance:1y")
     wanted, store = Lock.parse(lock), store_of(store)
-    look_for_store(store)
+    require_store(store)
     key = key_of(options)
     summary = locking.extend(store, key, wanted, tell=output.problem, **options)
-    raise_worst(output, summary.exit_code)
+    output.raise_exit_code(summary.exit_code)
     output.emit(
         "summary",
         snapshots=summary.archives,

@@ -16,11 +16,11 @@ from pogfast.archives.listing import Item
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import iso_time, moment_of, time_text
 from pogfast.cli.options import (
-    choice_options,
+    archive_filter_options,
     key_of,
     key_options,
-    look_for_store,
     open_archive,
+    require_store,
     service_options,
     store_of,
     tag_option,
@@ -29,7 +29,7 @@ from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.system.encoding import IS_UTF8
 
-# A kind, in restic's word and in the first letter of `ls -l`.
+# Kind -> restic's type, and the file type bits whose letter `ls -l` shows.
 TYPES = {"file": "file", "directory": "dir", "link": "symlink", "fifo": "fifo"}
 MODES = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO}
 
@@ -51,7 +51,7 @@ MODES = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK, 
 @click.argument("names", nargs=-1, metavar="[NAME|PATTERN]...")
 @click.option("-l", "--long", is_flag=True, help="Show mode, owner, size and time.")
 @click.option("--tree", is_flag=True, help="Print a tree.")
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: bool, **options: Any) -> None:
@@ -103,12 +103,12 @@ def find(output: Output, store: str | None, patterns: tuple[str, ...], long: boo
     from pogfast.stores import open_store
 
     output.during = "find"
-    if store is not None and not patterns:  # with POGFAST_STORE a single word is a PATTERN
+    if store is not None and not patterns:  # a single argument is a PATTERN; the store is POGFAST_STORE
         patterns, store = (store,), None
     store = store_of(store)
     if not patterns:
         raise UsageError("no PATTERN given", hint="see pogfast find --help")
-    look_for_store(store)
+    require_store(store)
     key = key_of(options)
     opened = open_store(store)
     matched = False
@@ -126,7 +126,7 @@ def find(output: Output, store: str | None, patterns: tuple[str, ...], long: boo
 
 
 def _node(item: Item) -> dict[str, Any]:
-    """restic's words for something in an archive; what is not known is left out."""
+    """Returns an entry with restic's JSON keys; unknown values are omitted."""
     words = {
         "name": item.name.rpartition("/")[2],
         "type": TYPES[item.kind],
@@ -149,11 +149,11 @@ def _node(item: Item) -> dict[str, Any]:
 def _line(item: Item, long: bool) -> str:
     if not long:
         return item.name
-    return f"{_facts(item)}  {item.name}" + (f" -> {item.target}" if item.target is not None else "")
+    return f"{_long_columns(item)}  {item.name}" + (f" -> {item.target}" if item.target is not None else "")
 
 
-def _facts(item: Item) -> str:
-    """As `ls -l` has them, with ? for what the archive does not say."""
+def _long_columns(item: Item) -> str:
+    """Returns mode, owner, size and time as `ls -l` shows them, with ? for unknown values."""
     mode = "?" * 10 if item.mode is None else stat.filemode(item.mode | MODES[item.kind])
     owner = item.user or ("?" if item.uid is None else str(item.uid))
     group = item.group or ("?" if item.gid is None else str(item.gid))
@@ -164,13 +164,13 @@ def _facts(item: Item) -> str:
 
 @dataclass
 class _Branch:
-    """A part of a path, with what is below it."""
+    """A node of the tree: a path component and its children."""
 
     item: Item | None = None
     below: dict[str, _Branch] = field(default_factory=dict)
 
     def children(self, indent: str) -> list[tuple[str, str, _Branch, bool]]:
-        """Backwards, as they are taken from a stack, with their indent; and whether one is the last."""
+        """Returns (indent, name, child, is the last) of each child, in reverse, to be pushed on a stack."""
         return [(indent, name, self.below[name], place == 0) for place, name in enumerate(reversed(self.below))]
 
 
@@ -187,7 +187,7 @@ def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
         indent, name, branch, last = stack.pop()
         facts = target = ""
         if branch.item:
-            facts = f"{_facts(branch.item)}  " if long else ""
+            facts = f"{_long_columns(branch.item)}  " if long else ""
             target = f" -> {branch.item.target}" if branch.item.target is not None else ""
         output.answer(f"{facts}{indent}{end if last else fork}{name}{target}")
         stack += branch.children(indent + ("    " if last else line))

@@ -81,11 +81,11 @@ storage_class_option = _service(
 
 
 def tag_option(help: str) -> Callable[[Any], Any]:
-    """--tag a,b and --tag a --tag b are the same, in every verb."""
+    """Returns the option --tag; --tag a,b and --tag a --tag b are the same in every verb."""
     return click.option("--tag", "tags", metavar="TAG[,TAG]", multiple=True, callback=split_commas, help=help)
 
 
-choice_options = apply(
+archive_filter_options = apply(
     [
         click.option("--host", metavar="NAME", help="For STORE/latest: the newest archive of this host."),
         tag_option("For STORE/latest: the newest archive with all of these tags."),
@@ -115,8 +115,8 @@ jobs_option = click.option(
 
 
 def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: bool = False) -> Key:
-    """The key that a verb's options, the environment or the user give; its options are taken out. Raises UsageError,
-    KeyFileError."""
+    """Returns the key of the options or the environment, else asks for a password. Removes the key options from
+    `options`. Raises UsageError and KeyFileError."""
     from pogfast.console import ask_password
 
     return _key(
@@ -125,11 +125,11 @@ def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: boo
 
 
 class _NoKey(Exception):
-    """Neither options nor variables give one."""
+    """Neither options nor variables give a key."""
 
 
-def key_if_any(options: dict[str, Any]) -> Key | None:
-    """The same for a verb that can do without: nobody is asked. Raises UsageError, KeyFileError."""
+def optional_key(options: dict[str, Any]) -> Key | None:
+    """Returns the key, or None if neither options nor variables give one. Asks for no password. Raises as key_of."""
 
     def ask() -> str:
         raise _NoKey
@@ -155,12 +155,12 @@ def _store(context: click.Context, parameter: click.Parameter, given: str | None
     return given if context.resilient_parsing else store_of(given)
 
 
-# A verb's only argument; what stands behind a STORE that may be left out is for the verb to tell apart.
+# For verbs with a single argument. Verbs with further ones decide themselves whether the first is a STORE.
 store_argument = click.argument("store", metavar="STORE", type=PATH, required=False, callback=_store)
 
 
 def store_of(given: str | None) -> str:
-    """The store of a command line, else that of POGFAST_STORE. Raises UsageError when there is none."""
+    """Returns the given store, else that of POGFAST_STORE. Raises UsageError if there is none."""
     from pogfast.errors import UsageError
     from pogfast.stores import default_store
 
@@ -169,30 +169,29 @@ def store_of(given: str | None) -> str:
     raise UsageError("no STORE given", hint="name one, or set POGFAST_STORE")
 
 
-def look_for_archive(text: str) -> None:
-    """Whether the store of an archive is there: before a password is asked for. Raises UsageError, NoSuchArchive."""
+def require_archive(text: str) -> None:
+    """Checks that the store of an archive exists, before a password is asked for. Raises UsageError, NoSuchArchive."""
     from pogfast.stores import find_manifest
 
     store, _ = find_manifest(text)
     store.close()
 
 
-def look_for_store(text: str) -> None:
-    """The same of a store."""
+def require_store(text: str) -> None:
+    """Checks that a store exists, before a password is asked for. Raises UsageError, NoSuchArchive."""
     from pogfast.stores import open_store
 
     open_store(text).close()
 
 
 def open_archive(output: Output, text: str, options: dict[str, Any]) -> Archive:
-    """The archive that an argument and a verb's options mean; to be closed."""
+    """Opens the archive of an argument and the options of a verb; the caller closes it."""
+    require_archive(text)
+    return lookup.open_archive(text, key_of(options), **options, tell=reporter(output))
 
-    look_for_archive(text)
-    return lookup.open_archive(text, key_of(options), **options, tell=told(output))
 
-
-def told(output: Output) -> Callable[[PogfastError | str], None]:
-    """Shows what a library tells: a warning, or a problem that it got round, for which the exit code will be 3."""
+def reporter(output: Output) -> Callable[[PogfastError | str], None]:
+    """Returns a callback that prints warnings, and problems after which the library went on (exit code 3)."""
 
     def tell(what: PogfastError | str) -> None:
         if isinstance(what, str):
@@ -203,8 +202,8 @@ def told(output: Output) -> Callable[[PogfastError | str], None]:
     return tell
 
 
-# What an interrupted verb leaves. Others only look, or say themselves what they have done.
-STAYS = {
+# What is printed when a verb is interrupted. Other verbs only read, or print what they did.
+KEPT = {
     "archival": "stored data is kept, run the same command again to continue",
     "copy": "copied data is kept, run the same command again to continue",
     "restore": "restored files are kept, run the same command again to continue",
@@ -213,7 +212,7 @@ STAYS = {
 
 @contextlib.contextmanager
 def displayed(output: Output, label: str, during: str) -> Iterator[Display]:
-    """Tells how far a verb is while this is entered. `during` is restic's word for what a problem belongs to."""
+    """Shows the progress of a verb while entered. `during`: the operation that errors belong to, in restic's words."""
     from pogfast.cli.progress import Display
 
     def emit(words: dict[str, Any]) -> None:
@@ -221,7 +220,7 @@ def displayed(output: Output, label: str, during: str) -> Iterator[Display]:
         output.flush()
 
     output.during = during
-    output.stays = STAYS.get(during, "")
+    output.stays = KEPT.get(during, "")
     with Display(label, _style(output), lambda line: Console.say(output, line), emit) as shown:
         output.display = shown
         try:
@@ -238,8 +237,3 @@ def _style(output: Output) -> Style:
     if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
         return "bar"
     return "lines" if output.verbose else "none"
-
-
-def raise_worst(output: Output, exit_code: int) -> None:
-    """Sets the exit code unless that of an earlier problem is worse."""
-    output.raise_exit_code(exit_code)

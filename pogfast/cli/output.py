@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Output(Console):
-    """The console of `pogfast`. `volume` is -1 with --quiet, else how often -v was given."""
+    """The console of `pogfast`. `volume` is -1 with --quiet, else the number of -v options."""
 
     def __init__(self) -> None:
         super().__init__("pogfast")
@@ -28,8 +28,8 @@ class Output(Console):
         self.json = False
         self.debug = False
         self.errors = 0
-        self.retries = 0  # requests to services that were made again
-        self.during = ""  # what a problem belongs to, in restic's words
+        self.retries = 0  # retried requests to services
+        self.during = ""  # the operation that errors belong to, in restic's words
         self.display: Display | None = None
 
     @property
@@ -37,14 +37,14 @@ class Output(Console):
         return -1 if self.quiet else self.verbose
 
     def check(self) -> None:
-        """Raises UsageError for what cannot be meant together."""
+        """Raises UsageError for options that contradict each other."""
         if self.quiet and self.verbose:
             from pogfast.errors import UsageError
 
             raise UsageError("--quiet and --verbose cannot be combined")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int]) -> None:
-        """Columns under a head; those whose numbers are in `right` end in line."""
+        """Prints rows as columns under a head; columns in `right` are right-aligned."""
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         for row in [head, *rows]:
             cells = [
@@ -54,8 +54,8 @@ class Output(Console):
             self.answer("  ".join(cells).rstrip())
 
     def emit(self, message_type: str, **words: object) -> None:
-        """An object of the answer, where --json asks for them. Names that are not UTF-8 have surrogate escapes. A
-        summary says how many requests were retried."""
+        """Prints a JSON object if --json was given. Names that are not UTF-8 contain surrogate escapes. The number of
+        retries is added to a summary."""
         if not self.json:
             return
         from json import dumps
@@ -65,19 +65,19 @@ class Output(Console):
         self.write(dumps(portable_all({"message_type": message_type, **words})).encode() + b"\n")
 
     def say(self, line: str) -> None:
-        """A line on standard error, above the progress bar where there is one."""
+        """Prints a line on standard error, above the progress bar if there is one."""
         if self.display is None:
             super().say(line)
         else:
             self.display.say(visible(line))
 
     def retried(self, text: str) -> None:
-        """A request to a service failed and is made again. Called from any thread."""
+        """Counts and reports a retried request to a service. Called from any thread."""
         self.retries += 1
         self.info(f"pogfast: {text}", 1)
 
-    def tell_retries(self) -> None:
-        """The last line of a summary, where there was a retry."""
+    def print_retries(self) -> None:
+        """Prints the last line of a summary if requests were retried."""
         if self.retries:
             from pogfast.sizes import many
 
@@ -85,7 +85,7 @@ class Output(Console):
             self.info(f"retries  {many(self.retries, 'request')} to services failed and {were} retried; -v shows each")
 
     def info(self, line: str, volume: int = 0) -> None:
-        """Something to know for people, from this volume on. With --json the objects say it."""
+        """Prints a line for people if the volume is high enough; with --json, objects have the information."""
         if self.volume >= volume and not self.json:
             self.say(line)
 
@@ -102,7 +102,7 @@ class Output(Console):
             self.info(f"{outcome:10} {name}", 2)
 
     def remark(self, text: str) -> None:
-        """Something to know that is the same in every run. Never with --quiet."""
+        """Prints a note that would be the same in every run; not with --quiet."""
         if self.volume >= 0:
             self.note("note", text)
             self.emit("note", message=text)
@@ -114,13 +114,13 @@ class Output(Console):
         self.emit("error", error={"message": str(error)}, **words)
 
     def refused(self, name: str, why: str) -> None:
-        """Something that was asked for was not done; it is no failure of its own."""
+        """Reports a name that was left alone because of an option: no error of its own, but the run is incomplete."""
         self.errors += 1
         self.note("error", f"{name}: {why}")
         self.emit("error", error={"message": why}, during=self.during, item=name, code=3)
 
     def damage(self, text: str, **words: object) -> None:
-        """Something that is not what was stored."""
+        """Reports damage."""
         self.errors += 1
         self.note("error", text)
         self.emit("error", error={"message": text}, during=self.during, code=4, **words)
@@ -141,5 +141,5 @@ class Output(Console):
             self.emit("exit_error", code=exit_code, message=text)
             self.flush()
         except PogfastError:
-            pass  # there is nobody to tell, and the reason has been given
+            pass  # standard output is gone, and the reason has been printed
         return exit_code

@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 Style = Literal["bar", "lines", "json", "none"]
 
-TICK = 0.25  # seconds between two looks at the counters
+TICK = 0.25  # seconds between two reads of the counters
 LINES_EVERY = 10.0  # seconds between two plain lines
 JSON_EVERY = 1.0
-PACE_OVER = 10.0  # seconds that speed and time left are reckoned from
+PACE_OVER = 10.0  # seconds over which speed and remaining time are computed
 BAR_WIDTH = 24
 SIGNALS = [getattr(signal, name) for name in ("SIGUSR1", "SIGINFO") if hasattr(signal, name)]
 
 
 class Counters(NamedTuple):
-    """Where a run stands. `size` are plain bytes of what needs no more work; totals are None until they are known.
+    """The state of a run. `size` is the original bytes that are finished; totals are None until they are known.
 
-    `figures` are further bytes by what was done with them ("read", "stored"); the first gives the speed. `noun` is what
+    `figures` are bytes by what was done with them ("read", "stored"); the first gives the speed. `noun` names what
     `files` counts.
     """
 
@@ -51,7 +51,7 @@ class Counters(NamedTuple):
 
     @property
     def share(self) -> float | None:
-        """What is done of all, 0 to 1."""
+        """The finished fraction, 0 to 1; None if no total is known."""
         for done, total in ((self.size, self.total_size), (self.files, self.total_files)):
             if total:
                 return min(done / total, 1.0)
@@ -59,7 +59,7 @@ class Counters(NamedTuple):
 
 
 class Pace:
-    """Speed and time left, from the last seconds."""
+    """Computes speed and remaining time from the last ten seconds."""
 
     def __init__(self) -> None:
         self.seen: deque[tuple[float, int, float]] = deque()  # time, bytes of the first figure, share
@@ -75,7 +75,7 @@ class Pace:
 
     @property
     def speed(self) -> float:
-        """Bytes a second."""
+        """Bytes per second."""
         seconds, size, _ = self._gained() if self.seen else (0.0, 0, 0.0)
         return size / seconds if seconds else 0.0
 
@@ -86,10 +86,10 @@ class Pace:
 
 
 class Display:
-    """Tells how far a run is while it is entered.
+    """Shows the progress of a run while entered.
 
-    `say` writes a line to standard error, `emit` a JSON object's words to standard output. What goes wrong with `emit`
-    is raised by `check` and at the end, in the thread that does the work.
+    `say` writes a line to standard error, `emit` a JSON object to standard output. An error in `emit` is raised by
+    `check` and on exit, in the thread that does the work.
     """
 
     def __init__(self, label: str, style: Style, say: Callable[[str], None], emit: Callable[[dict[str, Any]], None]):
@@ -124,7 +124,7 @@ class Display:
             self.check()
 
     def stop(self) -> None:
-        """Takes the bar away and tells no more. Lines go on."""
+        """Removes the bar and shows no more progress; `say` still works."""
         if self._ended:
             return
         self._ended = True
@@ -135,16 +135,16 @@ class Display:
         os.close(self._waker)
 
     def watch(self, counters: Callable[[], Counters]) -> None:
-        """From now on there is something to tell. `counters` is called from another thread."""
+        """Starts showing `counters`, which is called from another thread."""
         self._counters = counters
 
     def check(self) -> None:
-        """Raises what kept the display from telling."""
+        """Raises the error of the display thread, if there was one."""
         if self.failure:
             raise self.failure
 
     def say(self, line: str) -> None:
-        """A line on standard error, above the bar."""
+        """Prints a line on standard error, above the bar."""
         with self._lock:
             if self._bar:
                 self._bar.say(line)
@@ -183,9 +183,9 @@ class Display:
                 self.failure = error
 
     def _line(self) -> str:
-        """Where the run stands, in one line."""
+        """Returns the state of the run as one line."""
         if not self._counters:
-            return "beginning"
+            return "starting"
         counters = self._counters()
         if not self._pace.seen:
             self._pace.add(self._began, counters._replace(files=0, size=0, figures=dict.fromkeys(counters.figures, 0)))
@@ -198,7 +198,7 @@ class Display:
         return ", ".join(parts if left is None else [*parts, f"{show_seconds(left)} left"])
 
     def _status(self, now: float, counters: Counters) -> dict[str, Any]:
-        """restic's words, and one of our own for each figure."""
+        """Returns the JSON object of a status: restic's keys, and one of ours for each figure."""
         words: dict[str, Any] = {"seconds_elapsed": int(now - self._began)}
         left = self._pace.seconds_left
         if left is not None:
@@ -221,7 +221,7 @@ def _signals_to(descriptor: int) -> Iterator[None]:
     before = signal.set_wakeup_fd(descriptor, warn_on_full_buffer=False)
     handlers = {number: signal.signal(number, lambda number, frame: None) for number in SIGNALS}
     for number in SIGNALS:
-        signal.siginterrupt(number, False)  # no system call of the work is to fail for it
+        signal.siginterrupt(number, False)  # so that no system call of the work fails with EINTR
     try:
         yield
     finally:
@@ -231,7 +231,7 @@ def _signals_to(descriptor: int) -> Iterator[None]:
 
 
 class _Bar:
-    """A line with a bar at the foot of the terminal, gone at the end."""
+    """A progress bar on the last line of the terminal, removed at the end."""
 
     def __init__(self, label: str) -> None:
         from rich.console import Console
@@ -270,7 +270,7 @@ class _Bar:
 
 
 def show_seconds(seconds: float) -> str:
-    """0:07, 1:20:00."""
+    """Returns a duration as 0:07 or 1:20:00."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -14,7 +14,7 @@ from pogfast.cli.command import PATH, Duration, apply, verb, words_of
 from pogfast.cli.options import (
     key_of,
     key_options,
-    look_for_store,
+    require_store,
     service_options,
     store_argument,
     store_of,
@@ -31,7 +31,7 @@ PERIOD = {"hourly": "hour", "daily": "day", "weekly": "week", "monthly": "month"
 
 
 class Count(click.ParamType):  # type: ignore[type-arg]
-    """A number of archives, or unlimited."""
+    """A number of archives, or `unlimited`."""
 
     name = "count"
 
@@ -145,11 +145,11 @@ def prune(output: Output, store: str, **options: Any) -> None:
     if unknown := set(group_by) - set(pruning.GROUPS):
         raise UsageError(f"--group-by takes {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
     output.during = "prune"
-    look_for_store(store)
+    require_store(store)
     key, dry_run = key_of(options), not options.pop("yes")
     summary = pruning.prune(store, key, policy, group_by=group_by, dry_run=dry_run, warn=output.warning, **options)
-    _tell_choices(output, summary.choices)
-    _tell_pruned(output, summary)
+    _print_choices(output, summary.choices)
+    _print_summary(output, summary)
 
 
 def _policy(options: dict[str, Any]) -> Any:
@@ -164,8 +164,8 @@ def _policy(options: dict[str, Any]) -> Any:
     return Policy(**words, everything=options.pop("keep_all"))
 
 
-def _tell_choices(output: Output, choices: list[Choice]) -> None:
-    """A line for each archive, below a line for its group; rules count in each group for itself."""
+def _print_choices(output: Output, choices: list[Choice]) -> None:
+    """Prints a line per archive, under a line for its group, since rules count within each group."""
     group = ""
     for choice in choices:
         if choice.group != group and not output.json:
@@ -182,7 +182,7 @@ def _tell_choices(output: Output, choices: list[Choice]) -> None:
         output.answer(what if choice.reasons else f"remove  {choice.name}  {time}".rstrip())
 
 
-def _tell_pruned(output: Output, summary: Summary) -> None:
+def _print_summary(output: Output, summary: Summary) -> None:
     output.emit(
         "summary",
         dry_run=summary.dry_run,
@@ -235,10 +235,10 @@ def undelete(output: Output, store: str | None, names: tuple[str, ...], everythi
     if names and everything:
         raise UsageError("give names or --all, not both")
     output.during = "undelete"
-    if store is not None and store.endswith(MANIFEST):  # a name: the store is that of POGFAST_STORE
+    if store is not None and store.endswith(MANIFEST):  # a name: the store is POGFAST_STORE
         names, store = (store, *names), None
     store = store_of(store)
-    look_for_store(store)
+    require_store(store)
     key = key_of(options)
     found = pruning.undelete(store, key, names, everything=everything, tell=output.problem)
     shown = found.done if names or everything else [mark.name.removesuffix(REMOVED) for mark in found.there]

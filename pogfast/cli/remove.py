@@ -11,12 +11,11 @@ import click
 
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.options import (
-    choice_options,
-    key_if_any,
+    archive_filter_options,
     key_of,
     key_options,
-    look_for_archive,
-    raise_worst,
+    optional_key,
+    require_archive,
     service_options,
 )
 from pogfast.cli.output import Output
@@ -41,7 +40,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do it; otherwise only pri
 @click.argument("archives", nargs=-1, required=True, metavar="ARCHIVE...", type=PATH)
 @click.option("--allow-empty", is_flag=True, help="Allow removing the last archive of a store.")
 @yes_option
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any) -> None:
@@ -54,12 +53,12 @@ def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any)
 
     output.during = "remove"
     for archive in archives:
-        look_for_archive(archive)
-    key = key_if_any(options)
+        require_archive(archive)
+    key = optional_key(options)
     done = removing.remove(archives, key, dry_run=not yes, tell=output.problem, warn=output.warning, **options)
     for choice in done.choices:
-        _tell_choice(output, choice)
-    raise_worst(output, done.exit_code)
+        _print_choice(output, choice)
+    output.raise_exit_code(done.exit_code)
     output.emit(
         "summary",
         dry_run=done.dry_run,
@@ -74,7 +73,7 @@ def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any)
         output.info(f"{many(done.removed, 'archive')} removed{back}")
 
 
-def _tell_choice(output: Output, choice: Choice) -> None:
+def _print_choice(output: Output, choice: Choice) -> None:
     if output.json:
         reasons = [choice.reason] if choice.reason else []
         words = {word: value for word, value in choice.as_dict().items() if word not in ("name", "host", "reason")}
@@ -103,7 +102,7 @@ def _tell_choice(output: Output, choice: Choice) -> None:
 )
 @click.option("--keep", is_flag=True, help="Keep the old archives as well.")
 @yes_option
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 def rewrite(output: Output, archives: tuple[str, ...], exclude: tuple[str, ...], yes: bool, **options: Any) -> None:
@@ -116,14 +115,14 @@ def rewrite(output: Output, archives: tuple[str, ...], exclude: tuple[str, ...],
 
     output.during = "rewrite"
     for archive in archives:
-        look_for_archive(archive)
+        require_archive(archive)
     key = key_of(options)
     done = removing.rewrite(
         archives, key, exclude, dry_run=not yes, tell=output.problem, warn=output.warning, **options
     )
     for each in done.archives:
-        _tell_rewritten(output, each)
-    raise_worst(output, done.exit_code)
+        _print_rewritten(output, each)
+    output.raise_exit_code(done.exit_code)
     changed = [each for each in done.archives if each.left_out]
     output.emit(
         "summary",
@@ -143,8 +142,8 @@ def rewrite(output: Output, archives: tuple[str, ...], exclude: tuple[str, ...],
         output.info("nothing was written; add --yes to do it")
 
 
-def _tell_rewritten(output: Output, done: Rewritten) -> None:
-    """The new name; in a dry run, or with -vv, also what is left out."""
+def _print_rewritten(output: Output, done: Rewritten) -> None:
+    """Prints the new name; in a dry run, or with -vv, also the names that are left out."""
     if output.json:
         output.emit("snapshot", id=done.new or None, original=done.name, keep=done.kept, left_out=done.left_out)
         return

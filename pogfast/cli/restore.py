@@ -12,13 +12,12 @@ import click
 
 from pogfast.cli.command import PATH, Whole, verb
 from pogfast.cli.options import (
-    choice_options,
+    archive_filter_options,
     displayed,
     jobs_option,
     key_of,
     key_options,
-    look_for_archive,
-    raise_worst,
+    require_archive,
     service_options,
 )
 from pogfast.cli.output import Output
@@ -89,7 +88,7 @@ if TYPE_CHECKING:
     "--thaw-days", metavar="N", type=Whole(1, 36500), help="Days for which thawed blobs stay readable.  [default: 7]"
 )
 @jobs_option
-@choice_options
+@archive_filter_options
 @key_options
 @service_options
 def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **options: Any) -> None:
@@ -106,12 +105,12 @@ def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **o
     if tier is not None and stores:
         raise UsageError("--thaw takes one store: it cannot be combined with --from")
     if not stores:
-        look_for_archive(archive)
+        require_archive(archive)
     with displayed(output, "restore", "restore") as display:
         key = key_of(options)
         choice = {word: options.pop(word) for word in ("host", "tags", "path")}
         settings = recovery.Options(**options)
-        if tier is not None and not _is_thawed(
+        if tier is not None and not _request_thaw(
             output, display, archive, key, into, tier=tier, days=days or 7, names=names, options=settings, **choice
         ):
             return
@@ -119,12 +118,12 @@ def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **o
         summary = recovery.restore(
             archive, key, into, names=names, stores=stores, report=report, options=settings, **choice
         )
-    raise_worst(output, summary.exit_code)
-    _tell_restored(output, summary, settings.dry_run)
+    output.raise_exit_code(summary.exit_code)
+    _print_summary(output, summary, settings.dry_run)
 
 
 def _stores(archive: str, given: str | None) -> list[str]:
-    """Those of --from. Raises UsageError."""
+    """Returns the stores of --from. Raises UsageError."""
     if given is None:
         return []
     from pogfast.stores import check_stores, names_archive
@@ -135,8 +134,10 @@ def _stores(archive: str, given: str | None) -> list[str]:
     return given.split(",")
 
 
-def _is_thawed(output: Output, display: Display, archive: str, key: Key, into: str, *, tier: Any, **more: Any) -> bool:
-    """Whether everything can be read. Else it was asked for, and it is said what to do next."""
+def _request_thaw(
+    output: Output, display: Display, archive: str, key: Key, into: str, *, tier: Any, **more: Any
+) -> bool:
+    """Requests blobs in cold storage. Returns True if all are readable, otherwise prints what to do next."""
     from pogfast.recovery.thawing import TAKES, thaw
 
     summary = thaw(archive, key, into, tier=tier, **more)
@@ -161,7 +162,7 @@ def _is_thawed(output: Output, display: Display, archive: str, key: Key, into: s
 
 
 class RestoreReport:
-    """What a restore reports, as lines and objects."""
+    """Prints what a restore reports, as lines or JSON."""
 
     def __init__(self, output: Output, display: Display, dry_run: bool) -> None:
         self.output = output
@@ -187,7 +188,7 @@ class RestoreReport:
             self.output.item(outcome, name, size, self.dry_run)
 
 
-def _tell_restored(output: Output, summary: Summary, dry_run: bool) -> None:
+def _print_summary(output: Output, summary: Summary, dry_run: bool) -> None:
     output.emit(
         "summary",
         dry_run=dry_run,

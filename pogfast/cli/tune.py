@@ -23,13 +23,12 @@ if TYPE_CHECKING:
     from pogfast.tuning.sampling import Sample
     from pogfast.tuning.trial import Setting
 
-# Dollars a thousand requests to write, as AWS lists them for S3 Standard in us-east-1; Backblaze takes nothing for
-# them.
+# Dollars per thousand write requests: AWS's list price for S3 Standard in us-east-1; Backblaze charges nothing.
 PUT_PRICES = {"s3": 0.005, "b2": 0.0}
 
 
 class Numbers(Whole):
-    """Whole numbers with commas between them."""
+    """Comma-separated whole numbers."""
 
     name = "numbers"
 
@@ -115,7 +114,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
     if save:
         from pogfast.backup.profiles import path_of
 
-        path_of(save)  # what cannot be kept is said before minutes of measuring, not after
+        path_of(save)  # fails now rather than after minutes of measuring
     if plot:
         from pogfast.tuning import plot as plotting
 
@@ -125,7 +124,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
     options["jobs"] = options["jobs"] or ()
     with displayed(output, "tune", "tune") as display:
         outcome = tuning.tune(paths, to, report=Report(output, display), most=options.pop("sample"), **options)
-    _tell(output, outcome, _put_price(to, price))
+    _print_results(output, outcome, _put_price(to, price))
     if plot:
         plotting.draw(outcome.figures, outcome.best, plot)
     said = _settings(outcome.best.setting)
@@ -144,7 +143,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
 
 
 class Report:
-    """What is reported while it measures."""
+    """Prints what is reported while measuring."""
 
     def __init__(self, output: Output, display: Display) -> None:
         self.output = output
@@ -191,7 +190,7 @@ def _setting(setting: Setting) -> dict[str, Any]:
 
 
 def _settings(setting: Setting) -> dict[str, str | int]:
-    """As create takes them."""
+    """Returns a setting as options of `create`."""
     cut: dict[str, str | int] = {"chunker": setting.chunker}
     if not setting.cuts.by_content:
         cut = {"chunk_size": setting.chunk_size}
@@ -199,7 +198,7 @@ def _settings(setting: Setting) -> dict[str, str | int]:
 
 
 def _put_price(to: str | None, given: float | None) -> float | None:
-    """Dollars for one request to write; None where that is not known."""
+    """Returns the price of one write request in dollars, or None if it is unknown."""
     if given is None and to is not None:
         from pogfast.stores import settings
 
@@ -210,7 +209,7 @@ def _put_price(to: str | None, given: float | None) -> float | None:
     return None if given is None else given / 1000
 
 
-def _tell(output: Output, outcome: Outcome, price: float | None) -> None:
+def _print_results(output: Output, outcome: Outcome, price: float | None) -> None:
     head = ["chunks", "level", "jobs", "writes MB/s", "restores MB/s", "+-", "ratio", "repeats", "CPU s/GB", "peak MB"]
     head += ["blobs/TB"] + (["$/TB"] if price is not None else [])
     rows = []
