@@ -1,6 +1,6 @@
-"""`pogfast`, also as `python -m pogfast`: begins before there is anything to import, so that Ctrl-C is quiet then, too.
+"""Entry point of `pogfast` and `python -m pogfast`.
 
-Knows nothing; cli/ has it all.
+Imports cli/ within a function, so that Ctrl-C during imports prints no traceback.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ import sys
 
 
 def main() -> int:
-    """The command `pogfast`. Returns its exit code."""
+    """Runs the command `pogfast` and returns its exit code."""
     try:
         from pogfast.cli import main as command
-    except KeyboardInterrupt:  # nothing has begun
+    except KeyboardInterrupt:  # nothing has started
         return 130
     return command()
 

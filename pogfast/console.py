@@ -1,8 +1,8 @@
-"""Output of a command: the answer on standard output, everything else on standard error, and an exit code; and the
-password prompt.
+"""Output of a command, its exit code, and the password prompt: shared by `pog` and `pogfast`.
 
-Shared by `pog` and `pogfast`. It knows no verb and no option, and imports only the standard library, no more of it than
---help has time for. Names are printed as the bytes that they are; no failure ends in a traceback.
+Results go to standard output, everything else to standard error. Names are printed as the bytes that they are; no
+failure ends in a traceback. Knows no verb and no option, and imports only those parts of the standard library that do
+not slow down --help.
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ if TYPE_CHECKING:
 
     ConsoleType = TypeVar("ConsoleType", bound="Console")
 
-# Names beyond these are counted, not shown, when there is something to know of each.
-MAX_NOTES = 20
-# New objects after which Python looks for cycles among them. Its own 700 are for programs that make many; ours and its
-# modules are read in for half of a short run.
-YOUNG = 10_000
+# Warnings beyond this number are counted instead of printed.
+MAX_WARNINGS = 20
+# New objects after which Python's garbage collector runs. Its default of 700 would run it again and again while modules
+# are imported, which is half of a short run.
+GC_THRESHOLD = 10_000
 
 
 class Console:
-    """The lines of one command, and the exit code that they add up to."""
+    """The output of one command, and its exit code: that of the worst problem."""
 
     def __init__(self, command: str) -> None:
         self.command = command
         self.exit_code = 0
-        self.notes = 0
-        self.stays = ""  # what is left, and what to do, when the command is interrupted
-        self.watched = sys.stdout is not None and sys.stdout.isatty()
+        self.warnings = 0
+        self.kept = ""  # what an interrupted command keeps, and how to continue it
+        self.to_terminal = sys.stdout is not None and sys.stdout.isatty()
 
     def print(self, line: str) -> None:
-        """A line of the answer. A name that is not UTF-8 is printed as the bytes that it is."""
+        """Prints a line of the result. A name that is not UTF-8 is printed as the bytes that it is."""
         self.write(bytes_of(line) + b"\n")
 
     def answer(self, line: str) -> None:
-        """The same of a line with names in it: on a terminal nothing of it is obeyed."""
-        self.print(visible(line) if self.watched else line)
+        """Prints a line of the result that contains names: on a terminal, control characters are escaped."""
+        self.print(visible(line) if self.to_terminal else line)
 
     def write(self, raw: bytes | memoryview) -> None:
-        """Bytes of the answer. Raises PogfastError when nobody takes them."""
+        """Writes bytes of the result. Raises PogfastError if they cannot be written."""
         from pogfast.errors import PogfastError
 
         if sys.stdout is None:
             raise PogfastError("standard output is closed")
         rest = memoryview(raw)
         try:
-            while rest:  # `python -u` writes what the system takes at once
+            while rest:  # with `python -u` a write may be partial
                 rest = rest[sys.stdout.buffer.write(rest) :]
-            if self.watched:
+            if self.to_terminal:
                 sys.stdout.buffer.flush()
         except OSError as error:
             raise self.cannot_print(error) from error
@@ -73,7 +73,7 @@ class Console:
             raise self.cannot_print(error) from error
 
     def cannot_print(self, error: OSError) -> PogfastError:
-        """The error that ends a command whose answer cannot be written."""
+        """Returns the error that ends a command whose result cannot be written."""
         from pogfast.errors import PogfastError, ReaderGone
 
         _discard(1)
@@ -81,7 +81,7 @@ class Console:
         return kind(f"cannot write to standard output: {error.strerror}")
 
     def note(self, kind: str, text: str, hint: str = "") -> None:
-        """A line on standard error, and the hint on the next."""
+        """Prints a line on standard error, and the hint on the next."""
         for line in (f"{self.command}: {kind}: {text}", hint and f"  {hint}"):
             if line:
                 self.say(line)
@@ -89,7 +89,7 @@ class Console:
     def say(self, line: str) -> None:
         """Writes a line to standard error; control characters in it are shown, not sent to the terminal.
 
-        A standard error that cannot be written to never ends a command: a backup is worth more than its messages.
+        If standard error cannot be written to, the command goes on: a backup is worth more than its messages.
         """
         if sys.stderr is None:
             return
@@ -110,27 +110,29 @@ class Console:
         self.exit_code = worst_code((self.exit_code, exit_code))
 
     def fail(self, exit_code: int, text: str, hint: str = "") -> int:
-        """The end, with nothing done or not all of it. Returns the exit code."""
+        """Prints the error that ended the command, and returns the exit code."""
         self.note("error", text, hint)
         return exit_code
 
     def tell(self, what: PogfastError | str) -> None:
-        """What was come across on the way: a problem, or something to know."""
+        """Reports a problem or a warning after which the command goes on."""
         if not isinstance(what, str):
             self.problem(what)
             return
-        self.notes += 1
-        if self.notes <= MAX_NOTES:
+        self.warnings += 1
+        if self.warnings <= MAX_WARNINGS:
             self.note("warning", what)
 
-    def count_notes(self) -> None:
-        if self.notes > MAX_NOTES:
-            self.note("warning", f"{self.notes - MAX_NOTES} more like these")
+    def count_warnings(self) -> None:
+        if self.warnings > MAX_WARNINGS:
+            self.note("warning", f"{self.warnings - MAX_WARNINGS} more like these")
 
 
 def check_values(arguments: Sequence[str], names: Collection[str], valued: Mapping[str, str]) -> None:
-    """Refuses an option of `names` where the value of another one should be: in `--to --json` it was forgotten.
-    `valued` are those that take one, each with its long name. Raises UsageError."""
+    """Raises UsageError for an option in the place of a value, which was forgotten, as in `--to --json`.
+
+    `names` are all options; `valued` those that take a value, each with its long name.
+    """
     rest = iter(arguments)
     for argument in rest:
         if argument == "--":
@@ -144,16 +146,19 @@ def check_values(arguments: Sequence[str], names: Collection[str], valued: Mappi
 
 
 def visible(text: str) -> str:
-    """The text with its control characters and what is not UTF-8 as escapes."""
+    """Returns the text with control characters, and bytes that are not UTF-8, escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def guarded(console: ConsoleType, command: Callable[[ConsoleType], None]) -> int:
-    """Runs a command, the last thing that its process does. Whatever it ends in becomes one line on standard error and
-    an exit code. When the reader of standard output is gone, as in `ls | head -1`, there is no line."""
+    """Runs a command and returns its exit code; the process must exit next.
+
+    Every exception becomes one line on standard error and an exit code. If the reader of standard output has exited, as
+    in `ls | head -1`, nothing is printed.
+    """
     from pogfast.errors import PogfastError, ReaderGone
 
-    gc.set_threshold(YOUNG)
+    gc.set_threshold(GC_THRESHOLD)
     try:
         _open_standard_files()
         _dump_no_core()
@@ -165,39 +170,39 @@ def guarded(console: ConsoleType, command: Callable[[ConsoleType], None]) -> int
     except PogfastError as error:
         return console.fail(error.exit_code, str(error), error.hint)
     except KeyboardInterrupt:
-        return console.fail(130, "; ".join(filter(None, ("interrupted", console.stays))))
+        return console.fail(130, "; ".join(filter(None, ("interrupted", console.kept))))
     except MemoryError as error:
         return console.fail(1, str(error) or "out of memory")
-    except ImportError as error:  # a library that is missing, too old, or gives wrong answers
+    except ImportError as error:  # a library that is missing, too old or faulty
         return console.fail(1, str(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return console.fail(1, f"{where}{error.strerror or error}")
     finally:
-        gc.freeze()  # else Python looks through all that is left before it ends: a tenth of a short run
+        gc.freeze()  # otherwise Python's exit would collect garbage first, which takes a tenth of a short run
     return console.exit_code
 
 
 def _discard(descriptor: int) -> None:
-    """Sends what is written to a standard file from now on to nowhere: what could not be written would be tried again,
-    and complained about, when Python ends."""
+    """Redirects a standard file to /dev/null: otherwise Python would try to write the rest again at exit, and print an
+    error."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, descriptor)
     os.close(null)
 
 
 def _open_standard_files() -> None:
-    """Opens /dev/null for each standard file that is closed, so that no file of a store ever takes its number, and
-    receives what a library prints."""
+    """Opens /dev/null for each closed standard file. Otherwise a file of a store could get its number, and receive what
+    a library prints."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets this number, the lowest free one
 
 
 def _dump_no_core() -> None:
-    """Has no memory written to a file should this process crash: keys and files are in it."""
+    """Disables core dumps: the memory of this process contains keys and content of files."""
     import resource
 
     with contextlib.suppress(ValueError, OSError):
@@ -205,9 +210,11 @@ def _dump_no_core() -> None:
 
 
 def _end_on_signals() -> None:
-    """Makes SIGTERM and SIGHUP end a run as Ctrl-C does: unfinished files are removed. The first signal does so; of
-    those that follow (a closed terminal sends several) only a second Ctrl-C has an effect, and ends the process at
-    once. Signals that are ignored, as under nohup, stay ignored."""
+    """Makes SIGTERM and SIGHUP end a run as Ctrl-C does, so that unfinished files are removed.
+
+    Only the first signal does so. Of those that follow (a closed terminal sends several), only a second Ctrl-C has an
+    effect: it ends the process at once. Signals that are ignored, as under nohup, stay ignored.
+    """
     import signal
 
     def interrupt(number: int, frame: object) -> None:
@@ -221,14 +228,14 @@ def _end_on_signals() -> None:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
                 signal.signal(number, interrupt)
     except ValueError:
-        return  # called from another thread than the main one: signals are somebody else's there
+        return  # not in the main thread, where alone signals can be handled
 
 
 def ask_password(*, twice: bool, stdin_is_data: bool = False, variables: bool = False) -> str:
-    """What the user types, `twice` for a key that writes: until both are the same. With `stdin_is_data` only a terminal
-    will do. `variables`: the command takes keys from the environment, too, and says so.
+    """Asks for a password and returns it; with `twice`, for keys that write, until both entries are the same.
 
-    Raises UsageError when there is nobody to ask.
+    Without a terminal it is read from standard input, unless `stdin_is_data`. With `variables`, the hint of the error
+    also names environment variables. Raises UsageError if no password can be read.
     """
     from pogfast.errors import UsageError
 
@@ -243,7 +250,7 @@ def ask_password(*, twice: bool, stdin_is_data: bool = False, variables: bool = 
 
 
 def _instead(writing: bool, stdin_is_data: bool, variables: bool) -> str:
-    """What to do where nobody can type a password."""
+    """Returns the hint for a run in which nobody can type a password."""
     option, variable = (
         ("--encryption-keyfile", "POGFAST_ENCRYPTION_KEYFILE")
         if writing

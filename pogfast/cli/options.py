@@ -220,7 +220,7 @@ def displayed(output: Output, label: str, during: str) -> Iterator[Display]:
         output.flush()
 
     output.during = during
-    output.stays = KEPT.get(during, "")
+    output.kept = KEPT.get(during, "")
     with Display(label, _style(output), lambda line: Console.say(output, line), emit) as shown:
         output.display = shown
         try:

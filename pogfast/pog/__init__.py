@@ -1,6 +1,6 @@
 """`pog`, `pog-create-keypair` and `pog-cleanup`: pogcli's command lines, without its defects.
 
-What `pog` prints on standard output is pogcli's to the letter. One library call a mode: inputs.py finds the files,
+`pog` prints the same on standard output as pogcli, to the letter. inputs.py finds the files,
 create.py archives them, restore.py restores them, cleanup.py is pog-cleanup, addresses.py opens stores in pog's words.
 Nothing but the standard library is imported before the command line has been understood, so that --help answers at
 once. Everything but the answer goes to standard error, one line each; no failure ends in a traceback.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 POG_VERSION = "0.1.4"  # the release whose command line this is
 
 HELP = """\
-pog: encrypts files into blobs and a manifest, and brings them back.
+pog: encrypt files into blobs and a manifest, and restore them.
 
 Usage:
   pog [KEY] [--save-to=TARGETS] [--chunk-size=SIZE] [--compresslevel=N]
@@ -32,71 +32,71 @@ Usage:
   pog [KEY] --dump-manifest MANIFEST...
   pog [KEY] --dump-manifest-index MANIFEST...
 
-An INPUT is a file, a directory with all that is below it, or a pattern (quoted; ** goes down).
-A MANIFEST ends in .mfn; local:DIR/X.mfn has its blobs in DIR/data, s3://BUCKET/X.mfn and b2://BUCKET/X.mfn in the
-bucket, any other in the working directory. NAMEs behind a manifest restore these files only. BLOBs are files, or
-local:NAME, s3://BUCKET/NAME, b2://BUCKET/NAME; they are decompressed to standard output, in order.
+An INPUT is a file, a directory with everything below it, or a quoted pattern (** matches subdirectories).
+A MANIFEST ends in .mfn. The blobs of local:DIR/X.mfn are in DIR/data, those of s3://BUCKET/X.mfn and b2://BUCKET/X.mfn
+in the bucket, those of any other in the working directory. NAMEs after a manifest restore only these files. BLOBs are
+files, or local:NAME, s3://BUCKET/NAME, b2://BUCKET/NAME; they are decompressed to standard output, in order.
 
 Writing:
   --save-to=TARGETS             s3://BUCKET, b2://BUCKET (s3 and b2: the bucket of S3_BUCKET_NAME and
                                 B2_BUCKET_NAME), local:/DIR, local (data/ here), or a program that is run
-                                as PROGRAM NAME FILE for each blob; several with commas between.
-                                Without it all goes flat into the working directory.
-  --chunk-size=SIZE             cut the compressed stream so often: 50MB, 4MiB ... [100MB]
-  --compresslevel=N             zstd's level, 1 to 22 [3]
-  --concurrency=N               at most so many workers [8, and never more than there are cores]
-  --store-absolute-paths        archive every file under its whole path
+                                as PROGRAM NAME FILE for each blob; several separated by commas
+                                [the working directory, without subdirectories]
+  --chunk-size=SIZE             size of the chunks of the compressed stream: 50MB, 4MiB ... [100MB]
+  --compresslevel=N             compression level of zstd, 1 to 22 [3]
+  --concurrency=N               maximum number of workers [8; never more than cores]
+  --store-absolute-paths        archive every file under its absolute path
 
 Reading:
   --decrypt                     restore into the working directory
-  --consume                     delete blobs in the working directory when all files that need them are
-                                on the disk; nothing is deleted in a store
-  --dump-manifest               print the archived names, each with its blobs
+  --consume                     delete blobs in the working directory once all files that need them are
+                                on the disk; nothing is deleted from a store
+  --dump-manifest               print the archived names and their blobs
   --dump-manifest-index         print the blobs; with a key pair the public key is enough
 
-Keys (without one of them a password is asked for):
-  --keyfile=FILE                the secret is what is in FILE
-  --encryption-keyfile=FILE     the public key of a pair: writes, and reads manifest indexes
-  --decryption-keyfile=FILE     its private key: reads; --decrypt may be left out
-                                (pog-create-keypair makes a pair)
+Keys (by default a password is asked for):
+  --keyfile=FILE                symmetric key: the content of FILE
+  --encryption-keyfile=FILE     public key of a pair: writes, and reads manifest indexes
+  --decryption-keyfile=FILE     private key of a pair: reads, and implies --decrypt
+                                (pog-create-keypair creates a pair)
 
-  -h, --help                    print this
+  -h, --help                    print this help
   --version                     print the version
 
-Long options may be shortened as long as it is clear which is meant.
-Exit codes: 0 done, 1 nothing was done, 2 wrong usage, 3 done but for what is named, 4 damage found,
+Long options may be abbreviated if they are unambiguous.
+Exit codes: 0 success, 1 failed, 2 wrong usage, 3 incomplete: what is missing is named, 4 damage found,
 10 no such archive, 12 wrong key, 130 interrupted.
 """
 
 KEYPAIR_HELP = """\
-pog-create-keypair: makes pki.encrypt (public) and pki.decrypt (private) in the working directory.
+pog-create-keypair: create pki.encrypt (public) and pki.decrypt (private) in the working directory.
 
-Files that are there already are not touched.
+Existing files are not changed.
 """
 
 CLEANUP_HELP = """\
-pog-cleanup: removes archives that a newer one is very similar to, and blobs that no archive needs.
+pog-cleanup: remove archives that are very similar to a newer one, and blobs that no archive needs.
 
 Usage:
   pog-cleanup [KEY] [--backup=STORE] [--reckless-abandon]
 
   --backup=STORE                s3 and b2 (with S3_BUCKET_NAME, B2_BUCKET_NAME), s3://BUCKET, local (data/
                                 here), local:/DIR or a directory [local]
-  --reckless-abandon            really remove them; without it, it is only said what would be
+  --reckless-abandon            really remove them; otherwise only print what would be removed
 
-Keys (without one of them a password is asked for):
-  --keyfile=FILE                the secret is what is in FILE
-  --encryption-keyfile=FILE     the public key of a pair is enough
-  --decryption-keyfile=FILE     its private key
+Keys (by default a password is asked for):
+  --keyfile=FILE                symmetric key: the content of FILE
+  --encryption-keyfile=FILE     public key of a pair, which is enough
+  --decryption-keyfile=FILE     private key of a pair
 
-What is removed can be brought back for 24 hours: see pogfast undelete --help. Blobs that are younger than
-that stay, since a backup that is running may need them. For more say: pogfast prune --help.
+Removed archives can be brought back for 24 hours: see pogfast undelete --help. Younger blobs are kept, since a
+running backup may need them. See also pogfast prune --help.
 """
 
 # Units of sizes: kilo, mega ...
 PREFIXES = "kmgtpezy"
 BINARY = ("kibibyte", "mebibyte", "gibibyte", "tebibyte", "pebibyte", "exbibyte", "zebibyte", "yobibyte")
-MAX_CHUNK = 1 << 62  # bytes; no file is cut by more
+MAX_CHUNK = 1 << 62  # bytes; larger than any file
 
 WITH_VALUE = (
     "chunk-size",
@@ -109,7 +109,7 @@ WITH_VALUE = (
 )
 FLAGS = ("consume", "decrypt", "dump-manifest", "dump-manifest-index", "help", "store-absolute-paths", "version")
 
-# Which options can stand together: a command line must fit one of these. Of a group in parentheses one at most.
+# Combinations of options: a command line must fit one of these forms, with at most one option of each group.
 FORMS = (
     (
         {"keyfile", "encryption-keyfile", "save-to", "chunk-size", "compresslevel", "concurrency"}
@@ -128,10 +128,10 @@ FORMS = (
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """(options without their dashes -> values, inputs), as docopt 0.6.2 reads them. Raises UsageError.
+    """Returns (options without dashes -> values, inputs), as docopt 0.6.2 parses them. Raises UsageError.
 
-    GNU getopt's rules are docopt's: options between inputs, unique beginnings of long options, bundled short ones,
-    `-` an input. `--` ends the options; docopt leaves it among the inputs, which nobody can mean.
+    docopt's rules are those of GNU getopt: options between inputs, unambiguous abbreviations of long options, bundled
+    short options, `-` as an input. `--` ends the options; docopt would treat it as an input, which nobody wants.
     """
     from pogfast.errors import UsageError
 
@@ -163,8 +163,7 @@ def _check(
     valued: Sequence[str],
     flags: Sequence[str],
 ) -> None:
-    """Raises UsageError for a value that was forgotten, or is what a shell made of a variable that is not set; docopt
-    takes both."""
+    """Raises UsageError for a forgotten value, or one that an unset shell variable left empty; docopt accepts both."""
     from pogfast.errors import UsageError
 
     beginnings = {f"--{name[:end]}" for name in flags for end in range(1, len(name) + 1)}
@@ -181,8 +180,8 @@ def _fits(options: dict[str, str], allowed: set[str], groups: tuple[set[str], ..
 
 
 def parse_size(text: str) -> int:
-    """The bytes of --chunk-size, as pogcli's parser (humanfriendly 10) reads them: a number and a word that begins with
-    the letter of a unit, 50megs; binary units are written out, MiB. Raises UsageError."""
+    """Returns the bytes of --chunk-size, as pogcli's parser (humanfriendly 10) reads them: a number and a word that
+    begins with the letter of a unit, such as 50megs; binary units are written out, MiB. Raises UsageError."""
     import re
 
     from pogfast.errors import UsageError
@@ -201,10 +200,10 @@ def parse_size(text: str) -> int:
 
 
 class PogConsole(Console):
-    """What create.py and restore.py report, as pog prints it: to a terminal without what it would obey."""
+    """Prints what create.py and restore.py report as pog does; on a terminal, control characters are escaped."""
 
     def print(self, line: str) -> None:
-        super().print(visible(line) if self.watched else line)
+        super().print(visible(line) if self.to_terminal else line)
 
     def file(self, index: int, total: int, path: str) -> None:
         self.answer(f"*** {index}/{total}: {path}")
@@ -213,13 +212,13 @@ class PogConsole(Console):
         self.answer(name)
 
     def manifest(self, index: int, total: int, name: str) -> None:
-        """Printed when the manifest is stored."""
+        """Prints the name of the manifest, which is stored."""
         self.answer(f"*** {index}/{total}: {name}")
         self.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command `pog`. Returns its exit code."""
+    """Runs the command `pog` and returns its exit code."""
     return guarded(PogConsole("pog"), lambda console: _pog(console, sys.argv[1:] if arguments is None else arguments))
 
 
@@ -256,9 +255,9 @@ def _encrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
         console.note("warning", "--consume does nothing when writing")
     check_targets(options.get("save-to"))
     sources = find_sources(inputs, absolute="store-absolute-paths" in options, tell=console.tell)
-    console.count_notes()
+    console.count_warnings()
     key = _key(console, options, writing=True)
-    console.stays = "stored data is kept, run the same command again to continue"
+    console.kept = "stored data is kept, run the same command again to continue"
     targets = open_targets(options.get("save-to"), console.problem)
     try:
         create(
@@ -295,7 +294,7 @@ def _decrypt(console: PogConsole, options: dict[str, str], inputs: Sequence[str]
 
 
 def _by_archive(inputs: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """(blobs before the first manifest, manifests each with the names behind it)."""
+    """Returns (blobs before the first manifest, manifests each with the names after it)."""
     blobs: list[str] = []
     archives: list[tuple[str, list[str]]] = []
     for given in inputs:
@@ -339,7 +338,7 @@ def _dump_indexes(console: PogConsole, options: dict[str, str], inputs: Sequence
 
 
 def _head(console: PogConsole, archive: str) -> None:
-    """Which manifest comes next: on standard error, as pog has it."""
+    """Prints which manifest comes next, on standard error, as pog does."""
     console.flush()
     console.say(f"*** {archive}:")
 
@@ -358,7 +357,7 @@ def _key(console: Console, options: dict[str, str], *, writing: bool) -> Key:
 
 
 def create_keypair(arguments: Sequence[str] | None = None) -> int:
-    """The command `pog-create-keypair`. Returns its exit code."""
+    """Runs the command `pog-create-keypair` and returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     return guarded(PogConsole("pog-create-keypair"), lambda console: _create_keypair(console, given))
 
@@ -381,7 +380,7 @@ def _create_keypair(console: PogConsole, arguments: Sequence[str]) -> None:
 
 
 def cleanup(arguments: Sequence[str] | None = None) -> int:
-    """The command `pog-cleanup`. Returns its exit code."""
+    """Runs the command `pog-cleanup` and returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     return guarded(PogConsole("pog-cleanup"), lambda console: _cleanup(console, given))
 
@@ -418,7 +417,7 @@ def _cleanup(console: PogConsole, arguments: Sequence[str]) -> None:
 
 
 def _parse_cleanup(arguments: Sequence[str]) -> dict[str, str]:
-    """Raises UsageError."""
+    """Returns the options without dashes and their values. Raises UsageError."""
     from pogfast.errors import UsageError
 
     hint = "see pog-cleanup --help"
@@ -433,5 +432,5 @@ def _parse_cleanup(arguments: Sequence[str]) -> dict[str, str]:
     if inputs:
         raise UsageError(f"unexpected argument: {inputs[0]}", hint)
     if len(options.keys() & set(keys)) > 1:
-        raise UsageError("one key at a time", hint)
+        raise UsageError("more than one key given", hint)
     return options

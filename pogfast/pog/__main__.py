@@ -1,6 +1,6 @@
-"""`python -m pogfast.pog`: the command `pog` where its script is not on the PATH.
+"""`python -m pogfast.pog` runs the command `pog`, where its script is not on the PATH.
 
-Nothing is done here.
+It only calls `main`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Stores and archives as pog writes them: --save-to, `local:DIR/NAME.mfn`, `s3:BUCKET`, and buckets by variables.
+"""Addresses of stores and archives in pog's syntax: --save-to, `local:DIR/NAME.mfn`, `s3:BUCKET`, buckets by variables.
 
-What is opened are the same stores as pogfast's; only the words differ.
+The stores are the same as pogfast's; only the addresses differ.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from pogfast.stores.local import LocalStore
 from pogfast.stores.names import MANIFEST
 from pogfast.stores.protocols import Source, Store, Target
 
-# Services, and where pog finds the name of a bucket that is not given.
+# Service -> the variable with pog's default bucket.
 CLOUDS = {"s3": "S3_BUCKET_NAME", "b2": "B2_BUCKET_NAME"}
 
 
 def open_targets(text: str | None, lost: Callable[[StoreLost], None]) -> list[Target]:
-    """The stores that `text` names, separated by commas; none named: the working directory, flat, as pog writes.
+    """Opens the comma-separated stores of --save-to; by default the working directory, without subdirectories, as pog.
 
-    One of several that cannot be used is left out, and `lost` hears of it. Raises UsageError for what cannot be meant
-    or is not supported, StoreError for a store that cannot be used; both before anything is written.
+    If one of several cannot be used, `lost` is called and it is left out. Raises UsageError for a wrong or unsupported
+    address, StoreError for a store that cannot be used; both before anything is written.
     """
     check_targets(text)
     if not text:
@@ -33,16 +33,16 @@ def open_targets(text: str | None, lost: Callable[[StoreLost], None]) -> list[Ta
 
 
 def check_targets(text: str | None) -> None:
-    """What open_targets would say of the words alone. Touches nothing. Raises UsageError."""
+    """Raises UsageError for wrong addresses, as open_targets does, without touching any store."""
     for word in _words(text) if text else []:
         if not word:
             raise UsageError("--save-to: empty target between commas")
         if not service_of(word) and not shutil.which(word):
-            check_directory(word)  # a program that there is not, or a directory that pog would write as local:DIR
+            check_directory(word)  # neither a service nor a program: a directory, which pog would write as local:DIR
 
 
 def _words(text: str) -> list[str]:
-    """pog's targets: blanks around a comma mean nothing."""
+    """Splits at commas; spaces around them are ignored."""
     return [word.strip() for word in text.split(",")]
 
 
@@ -54,22 +54,22 @@ def _open_target(word: str) -> Target:
         return LocalStore.create(".", fan_out=True)
     if word.startswith("local:"):
         return LocalStore.create(local_path(word), fan_out=True)
-    from pogfast.stores.program import ProgramStore  # here, because what it needs takes 6 ms to import
+    from pogfast.stores.program import ProgramStore  # not at the top, since its imports take 6 ms
 
     return ProgramStore(word)
 
 
 def open_archive(text: str) -> tuple[Source, str]:
-    """The store that holds an archive, and its manifest's name there.
+    """Returns the store of an archive, and the name of its manifest there.
 
-    `local:DIR/NAME.mfn` has its blobs in DIR/data, as a bucket has; the manifest of any other path, which may be a
-    link, has them in the working directory, flat, as pog reads. Raises UsageError, StoreError and NoSuchArchive.
+    The blobs of `local:DIR/NAME.mfn` are in DIR/data, as in a bucket; those of a manifest at any other path, which may
+    be a link, are in the working directory itself, as for pog. Raises UsageError, StoreError and NoSuchArchive.
     """
     return open_stored(text) or (LocalStore.open(".", fan_out=False, follow=True), text)
 
 
 def open_stored(text: str) -> tuple[Store, str] | None:
-    """The store that holds a manifest or a blob in pog's words for services and `local:`, and its name there; None for
+    """Returns the store of a manifest or blob that is addressed by a service or `local:`, and its name there; None for
     the path of a file. Raises UsageError, StoreError and NoSuchArchive."""
     scheme, _, rest = text.partition(":")
     if rest and scheme in CLOUDS:
@@ -82,14 +82,16 @@ def open_stored(text: str) -> tuple[Store, str] | None:
 
 
 def _find_local(text: str) -> tuple[str, str]:
-    """(directory, name) of what `local:` names. pog takes local:///X.mfn and local:/X.mfn for X.mfn in the working
-    directory: that is what is meant when there is none in /. Raises UsageError and NoSuchArchive."""
+    """Returns (directory, name) of a `local:` address. Raises UsageError and NoSuchArchive.
+
+    pog reads local:///X.mfn and local:/X.mfn as X.mfn in the working directory; so does this if there is none in /.
+    """
     path = local_path(text)
     paths = [path]
     if path.startswith("/"):
         paths.append(path.strip("/"))
         if path.startswith("//") and not path.startswith("///"):
-            paths.append(path[2:].partition("/")[2].strip("/"))  # what pog takes for the name of a bucket
+            paths.append(path[2:].partition("/")[2].strip("/"))  # without what pog takes for the name of a bucket
     places = []
     for each in paths:
         directory, _, name = each.rpartition("/")
@@ -104,13 +106,14 @@ def _find_local(text: str) -> tuple[str, str]:
 
 
 def open_backup(word: str) -> Store:
-    """The store that pog-cleanup's --backup means. Raises UsageError, StoreError and NoSuchArchive."""
+    """Opens the store of pog-cleanup's --backup. Raises UsageError, StoreError and NoSuchArchive."""
     cloud = service_of(word)
     return open_service(cloud) if cloud else open_store("." if word == "local" else word)
 
 
 def service_of(word: str) -> str | None:
-    """A service in pog's words, written as pogfast writes it: s3 and s3:BUCKET are s3://BUCKET. Raises UsageError."""
+    """Returns pogfast's address for pog's address of a service, such as s3://BUCKET for s3 and s3:BUCKET; None for any
+    other address. Raises UsageError."""
     scheme, colon, rest = word.partition(":")
     if scheme not in CLOUDS:
         return None

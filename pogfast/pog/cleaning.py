@@ -1,6 +1,6 @@
-"""`pog-cleanup`: removes archives that a newer one is very similar to, and the blobs that no other needs.
+"""`pog-cleanup`: removes archives that are very similar to a newer one, and the blobs that only they need.
 
-With the same care as `pogfast prune`, whose sweep it uses.
+Deletes blobs by the code of `pogfast prune`, with the same grace period.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from pogfast.system.clock import is_future
 from pogfast.upkeep.pruning import GRACE, spared
 from pogfast.upkeep.sweeping import Sweep, Swept
 
-# An archive is obsolete when more than this share of its and a newer one's blobs is in both. pogcli's number.
+# An archive is obsolete if more than this fraction of its blobs and those of a newer one is in both. pogcli's value.
 SIMILAR = 0.9
 
 
 @dataclass
 class Cleaned:
-    """`similar`: (older, newer, share of their blobs that is in both); what stays and what goes, and what was kept for
-    the grace period."""
+    """`similar`: (older, newer, fraction of their blobs that is in both); `waiting`: blobs in their grace period."""
 
     similar: list[tuple[str, str, float]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -42,10 +41,10 @@ def clean_up(
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Cleaned:
-    """pog-cleanup: archives go that a newer one is very similar to, and the blobs that no other needs.
+    """Removes archives that are very similar to a newer one, and the blobs that only they need.
 
-    With the same care as `prune`: what goes can be brought back for the grace period. Raises NoSuchArchive,
-    NoArchives, StoreError, and what a manifest raises that cannot be read.
+    As after `prune`, removed archives can be brought back for the grace period. Raises NoSuchArchive, NoArchives,
+    StoreError, and the error of a manifest that cannot be read.
     """
     blobs = {name: set(names) for name, names in needed_blobs(store, key, manifests_of(store))}
     cleaned = Cleaned()

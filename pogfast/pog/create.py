@@ -1,8 +1,8 @@
 """`pog INPUT...`: files become blobs in pog's `stream` layout, and a manifest that names them, stored last.
 
-Takes what is to be archived as (path, archived name) pairs and knows neither patterns nor flags. The engine turns files
-into blobs; the entries are collected here in the order of the sources. A source that cannot be read is reported and
-left out; a store that cannot be written to ends the run.
+Takes (path, archived name) pairs and knows neither patterns nor options. The engine turns files into blobs; the entries
+are collected here in the order of the sources. A source that cannot be read is reported and left out; a store that
+cannot be written to ends the run.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from pogfast.stores.targets import Partial, Targets
 
 
 class Source(NamedTuple):
-    """What is opened (and shown), and the name it gets in the archive."""
+    """The path of a file and its archived name."""
 
     path: str
     name: str
 
 
 class Report(Protocol):
-    """What the caller wants to hear, in the order of the sources whatever the number of workers."""
+    """Callbacks of a run, called in the order of the sources whatever the number of workers."""
 
     def file(self, index: int, total: int, path: str) -> None: ...
 
     def blob(self, name: str) -> None: ...
 
     def flush(self) -> None:
-        """Called before the manifest is stored: what is raised here keeps it from appearing."""
+        """Called before the manifest is stored; an exception here aborts publication."""
 
     def manifest(self, index: int, total: int, name: str) -> None:
-        """The manifest of this name is stored."""
+        """Called when the manifest is stored."""
 
     def problem(self, error: PogfastError) -> None: ...
 
 
 @dataclass
 class Summary:
-    """What was done: the manifest's name, files and plain bytes archived, and what could not be."""
+    """The result: name of the manifest, number of files, their size in bytes, and problems."""
 
     manifest_name: str = ""
     files: int = 0
@@ -67,10 +67,10 @@ def create(
     jobs: int,
     report: Report,
 ) -> Summary:
-    """Archives `sources` to every target in pog's `stream` layout and returns what was done.
+    """Archives `sources` to every target in pog's `stream` layout.
 
-    `chunk_size` is in bytes, `level` one of zstd's, `jobs` the number of workers. Raises StoreError when no target
-    can be written to, and PogfastError when not one source could be read; then no manifest appears.
+    `chunk_size` is in bytes, `level` a level of zstd, `jobs` the number of workers. Raises StoreError if no target can
+    be written to, and PogfastError if no source could be read; then no manifest is stored.
     """
     key.check_writes()
     run = _Run(key, targets, report, chunk_size=chunk_size, level=level, jobs=jobs)
@@ -83,7 +83,7 @@ def create(
 
 
 class _Run:
-    """The entries of one archive. `sizes` are plain bytes."""
+    """A run and the entries of its archive. `sizes` are original bytes."""
 
     def __init__(self, key: Key, targets: Sequence[Target], report: Report, **how: Any) -> None:
         self.key = key
@@ -100,7 +100,7 @@ class _Run:
         self.report.problem(error)
 
     def archive(self, sources: Sequence[Source], total: int) -> None:
-        """`total` is how many things are reported; 0: nothing is but problems."""
+        """Archives `sources`. `total` is the number of files to report; with 0 only problems are reported."""
         blobs: list[str] = []
         shown = -1
         paths = [os.fsencode(source.path) for source in sources]
@@ -130,7 +130,7 @@ class _Run:
         self.targets.drop(sealer.lost)
 
     def _take(self, source: Source, sealed: Sealed, blobs: list[str]) -> None:
-        """A file that is done."""
+        """Adds the entry of a finished file, or reports why it could not be read."""
         if sealed.error:
             self.entries.pop(source.name, None)
             self.problem(SourceError(f"cannot read {source.path}: {why_not_read(sealed.error)}"))
@@ -141,7 +141,7 @@ class _Run:
             self.partial.put(self._sealed(self.entries))
 
     def archive_again(self, sources: Sequence[Source], names: Collection[str]) -> None:
-        """The files that need blobs which the stores lack now."""
+        """Archives the files again that need one of the blobs `names`, which the stores now lack."""
         lacking = set(names)
         self.archive([each for each in sources if lacking.intersection(self._blobs_of(each))], 0)
 
@@ -149,7 +149,7 @@ class _Run:
         return self.entries[source.name].blobs if source.name in self.entries else []
 
     def conclude(self) -> str:
-        """Stores the manifest, and returns its name. Raises as `conclude` does."""
+        """Stores the manifest and returns its name. Raises as publish.conclude."""
         name = conclude(
             self.targets,
             lambda: self._sealed(self.entries),
@@ -160,4 +160,4 @@ class _Run:
         return name
 
     def _sealed(self, entries: Mapping[str, manifest.Entry]) -> bytes:
-        return manifest.seal(manifest.Manifest(dict(sorted(entries.items()))), self.key)  # as pogcli 0.1.4 has them
+        return manifest.seal(manifest.Manifest(dict(sorted(entries.items()))), self.key)  # sorted, as by pogcli 0.1.4

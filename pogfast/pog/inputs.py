@@ -1,8 +1,7 @@
-"""What pog's inputs mean: files, directories and patterns become (path, archived name) pairs, in pog's order.
+"""Expands pog's inputs: files, directories and patterns become (path, archived name) pairs, in pog's order.
 
-Looks at names and kinds of files only; opens nothing but directories. A directory stands for every file below it,
-links followed and hidden files included; a pattern for the files that it matches. FORMAT.md, "What pogfast does
-differently", lists where pog would have lost a file.
+Opens nothing but directories. A directory stands for every file below it, links followed and hidden files included; a
+pattern for the files that it matches. FORMAT.md, "What pogfast does differently", lists where pog would lose a file.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pogfast.errors import NoSuchInput, PogfastError, SourceError
 from pogfast.pog.create import Source
 
-# Receives what is wrong with a part of an input while the rest goes on, and what was skipped.
+# Receives problems with a part of an input, after which the run goes on, and warnings.
 Tell = Callable[[PogfastError | str], None]
 
 KINDS = {
@@ -27,9 +26,9 @@ KINDS = {
 
 
 def find_sources(inputs: Sequence[str], *, absolute: bool, tell: Tell) -> list[Source]:
-    """Every file that `inputs` stand for, once, sorted by path; `absolute` keeps whole paths as archived names.
+    """Returns every file of `inputs` once, sorted by path; with `absolute`, archived names are absolute paths.
 
-    Raises NoSuchInput when an input stands for nothing. Problems with a part of a directory go to `tell`.
+    Raises NoSuchInput if an input matches nothing. Problems with a part of a directory go to `tell`.
     """
     below: dict[str, str] = {}  # a file's path -> the input that it came from
     for given in inputs:
@@ -42,7 +41,7 @@ def find_sources(inputs: Sequence[str], *, absolute: bool, tell: Tell) -> list[S
 
 
 def _expand(given: str, tell: Tell) -> Iterator[str]:
-    """The files of one input. What is there under its literal name is not a pattern."""
+    """Yields the files of one input. The name of an existing file is not treated as a pattern."""
     if os.path.isdir(given):
         yield from _walk(given.rstrip("/") or "/", tell)
     elif os.path.lexists(given):
@@ -58,18 +57,18 @@ def _expand(given: str, tell: Tell) -> Iterator[str]:
 
 
 def _walk(top: str, tell: Tell) -> Iterator[str]:
-    """Every file below a directory, in no order. A link that leads back up is not followed round and round."""
+    """Yields every file below a directory, unordered. Links to a directory above themselves are not followed."""
     waiting: list[tuple[str, frozenset[tuple[int, int]]]] = [(top, frozenset())]
     while waiting:
         directory, above = waiting.pop()
         try:
-            facts = os.stat(directory)
+            status = os.stat(directory)
             with os.scandir(directory) as entries:
                 found = list(entries)
         except OSError as error:
             tell(SourceError(f"cannot read {directory}: {error.strerror}"))
             continue
-        here = (facts.st_dev, facts.st_ino)
+        here = (status.st_dev, status.st_ino)
         if here in above:
             tell(f"{directory} is a link to a directory above it: skipped")
             continue
@@ -87,7 +86,7 @@ def _walk(top: str, tell: Tell) -> Iterator[str]:
 
 
 def _why_not_a_file(path: str) -> str:
-    """Empty for a file and for a link to one."""
+    """Returns what a path is if it is neither a file nor a link to one, else ""."""
     try:
         kind = stat.S_IFMT(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -98,10 +97,10 @@ def _why_not_a_file(path: str) -> str:
 
 
 def _name(paths: Sequence[tuple[str, str]], tell: Tell) -> list[Source]:
-    """Archived names: a path as it is given, or its last part when it is absolute or goes up, as pog names them.
+    """Assigns archived names as pog does: the path as given, or its last component if it is absolute or contains `..`.
 
-    Of different files with one such name (or one that is a directory of another) the later ones get their path
-    below their input, or as many of its parents as it takes.
+    If different files would get the same name (or one that is a directory of another), later ones get their path below
+    their input, with as many of its parents as needed.
     """
     taken = _Names()
     sources: list[Source] = []
@@ -114,37 +113,37 @@ def _name(paths: Sequence[tuple[str, str]], tell: Tell) -> list[Source]:
         else:
             clashing.append((len(sources), given))
             sources.append(Source(path, ""))
-    for place, given in clashing:
-        path = sources[place].path
+    for index, given in clashing:
+        path = sources[index].path
         name = next(name for name in _longer_names(path, given) if taken.add(name, path))
         tell(f"{path} is archived as {name}: another file has its short name")
-        sources[place] = Source(path, name)
+        sources[index] = Source(path, name)
     return sources
 
 
-Place = tuple[str, ...]
+Parts = tuple[str, ...]
 
 
 class _Names:
-    """Archived names that are in use, compared as the places where they would be restored."""
+    """The archived names in use, compared by the paths to which they would be restored."""
 
     def __init__(self) -> None:
-        self.files: dict[Place, str] = {}
-        self.directories: set[Place] = {()}
+        self.files: dict[Parts, str] = {}
+        self.directories: set[Parts] = {()}
 
     def add(self, name: str, path: str) -> bool:
-        """Whether the file at `path` can have `name` beside all others; then it has it."""
-        place = tuple(part for part in name.split("/") if part not in ("", "."))
-        if place in self.files:
-            return os.path.abspath(self.files[place]) == os.path.abspath(path)
-        if place in self.directories or not self._add_directory(place[:-1]):
+        """Reserves `name` for the file at `path`. Returns False if it collides with another name."""
+        parts = tuple(part for part in name.split("/") if part not in ("", "."))
+        if parts in self.files:
+            return os.path.abspath(self.files[parts]) == os.path.abspath(path)
+        if parts in self.directories or not self._add_directory(parts[:-1]):
             return False
-        self.files[place] = path
+        self.files[parts] = path
         return True
 
-    def _add_directory(self, place: Place) -> bool:
-        """Whether `place` and all above it can be directories; then they are. No file is ever named like one."""
-        new = [place[:depth] for depth in range(len(place), 0, -1) if place[:depth] not in self.directories]
+    def _add_directory(self, parts: Parts) -> bool:
+        """Reserves `parts` and all above it as directories. Returns False if one of them is a file."""
+        new = [parts[:depth] for depth in range(len(parts), 0, -1) if parts[:depth] not in self.directories]
         if any(parent in self.files for parent in new):
             return False
         self.directories.update(new)
@@ -152,7 +151,7 @@ class _Names:
 
 
 def _longer_names(path: str, given: str) -> Iterator[str]:
-    """The path below the input, then with ever more parents, then numbered."""
+    """Yields the path below the input, then with more and more parents, then numbered."""
     whole = os.path.abspath(path).split("/")[1:]
     depth = len(os.path.relpath(path, given).split("/")) if os.path.isdir(given) else 1
     for length in range(min(depth, len(whole)), len(whole) + 1):

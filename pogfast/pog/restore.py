@@ -1,7 +1,7 @@
-"""`pog --decrypt`, `--dump-manifest` and `--dump-manifest-index`: files and their times, in place of what is there.
+"""`pog --decrypt`, `--dump-manifest` and `--dump-manifest-index`: restores files, replacing existing ones.
 
-An entry that cannot be restored is reported, and the others are restored. With `--consume` blobs are deleted only when
-every file that needs them is on the disk.
+An entry that cannot be restored is reported, and the others are restored. With `--consume`, a blob is deleted only once
+every file that needs it is on the disk.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from pogfast.stores.fetching import fetched, fetched_manifest
 from pogfast.stores.local import LocalStore, read_whole
 from pogfast.stores.protocols import Source, Store
 
-# Blobs that wait to be consumed: each batch costs one sync.
+# Blobs deleted at a time by --consume: each batch costs one sync.
 CONSUME_BATCH = 256
 
 
 class Report(Protocol):
-    """What the caller wants to hear, in the order of the manifest whatever the number of workers."""
+    """Callbacks of a run, called in the order of the manifest whatever the number of workers."""
 
     def file(self, index: int, total: int, name: str) -> None: ...
 
@@ -53,22 +53,22 @@ class Report(Protocol):
 
 @dataclass
 class Summary:
-    """What was done: files restored, and what went wrong."""
+    """The result: number of restored files, and problems."""
 
     files: int = 0
     problems: list[PogfastError] = field(default_factory=list)
 
 
 def read_archive(archive: str, key: Key) -> manifest.Manifest:
-    """The manifest at a path or `local:` URL. Raises NoSuchArchive, WrongKey, CorruptManifest."""
+    """Opens the manifest at a path or address. Raises NoSuchArchive, WrongKey and CorruptManifest."""
     store, name = open_archive(archive)
     with contextlib.closing(store):
         return fetched_manifest(store, name, lambda data: manifest.open(data, key, archive))
 
 
 def read_index(archive: str, key: Key) -> list[str]:
-    """Returns the names of the blobs that an archive needs, repeats kept, in the order that pogcli prints: sorted
-    in an archive of a key pair, whose public key is enough. Raises as read_archive does."""
+    """Returns the names of the blobs of an archive, with repetitions, in pogcli's order: sorted in an archive of a
+    key pair, whose public key is enough. Raises as read_archive."""
     store, name = open_archive(archive)
     with contextlib.closing(store):
         names = fetched_manifest(store, name, lambda data: manifest.blob_names(data, key, archive))
@@ -85,12 +85,11 @@ def restore(
     jobs: int,
     report: Report,
 ) -> Summary:
-    """As pog does: the entries that `names` selects (None: all) below `into`, in the order of the manifest, in place of
-    files that are there.
+    """Restores the entries `names` (None: all) below `into`, in the order of the manifest, replacing existing files.
 
-    With `consume` a blob in the working directory is deleted when every entry that needs it is on the disk, and the
-    manifest when all are. In a store nothing is deleted: blobs there may be other archives' as well.
-    Raises NoSuchArchive, WrongKey, CorruptManifest and StoreError; what is wrong with one entry is reported.
+    With `consume`, a blob in the working directory is deleted once every entry that needs it is on the disk, and the
+    manifest once all are. Nothing is deleted from a store, where other archives may need the blobs. Problems with
+    single entries are reported. Raises NoSuchArchive, WrongKey, CorruptManifest and StoreError.
     """
     store, manifest_name = open_archive(archive)
     summary = Summary()
@@ -136,8 +135,7 @@ def restore(
 
 
 def _places(opened: manifest.Manifest, names: Collection[str] | None) -> list[Place]:
-    """Every selected entry with the path where it goes. Of different files that would lie at one path the last is
-    kept."""
+    """Returns every selected entry with its target path. Of different files with the same path, the last wins."""
     wanted = None if names is None else set(names)
     places: list[Place] = []
     last: dict[str, str] = {}
@@ -153,19 +151,19 @@ def _places(opened: manifest.Manifest, names: Collection[str] | None) -> list[Pl
     def is_other(name: str, kept: str) -> bool:
         try:
             return name != kept and opened.entries[name].blobs != opened.entries[kept].blobs
-        except CorruptManifest:  # one of them is malformed: it is told of in its turn, and takes nobody's place
+        except CorruptManifest:  # one of them is malformed, and will be reported: it replaces no other
             return False
 
     return [superseded(place) if place.path and is_other(place.name, last[place.path]) else place for place in places]
 
 
 class _Consumer:
-    """Deletes each blob when every entry that needs it is on the disk."""
+    """Deletes each blob once every entry that needs it is on the disk."""
 
     def __init__(self, opened: manifest.Manifest, store: Source, directories: Directories) -> None:
         try:
             self.needed = Counter(blob for entry in opened.entries.values() for blob in set(entry.blobs))
-        except CorruptManifest:  # what a malformed entry needs is not known: no count gets to 0, and no blob is deleted
+        except CorruptManifest:  # its blobs are unknown: no count reaches 0, and no blob is deleted
             self.needed = Counter()
         self.store = store
         self.directories = directories
@@ -180,7 +178,7 @@ class _Consumer:
             self.finish(None)
 
     def finish(self, manifest_name: str | None) -> None:
-        """Deletes what may go, after a sync of what was restored."""
+        """Syncs what was restored, then deletes the blobs that are no longer needed."""
         self.directories.make_durable()
         self.store.delete_blobs(self.done)
         if manifest_name is not None:
@@ -189,12 +187,12 @@ class _Consumer:
 
 
 def cat_blobs(paths: Sequence[str], key: Key, out: BinaryIO, *, consume: bool) -> None:
-    """Decompresses blobs, given in order by their files' paths, or in a store as local:NAME and s3://BUCKET/NAME, as
-    one stream into `out`.
+    """Decompresses blobs, in the given order, as one stream into `out`.
 
-    A blob whose file has a blob's name must be the one that it is named after. Raises NoSuchArchive, MissingBlob,
-    StoreError, WrongKey, CorruptBlob and WrongBlob; what was written before is whole blobs' content. With `consume`
-    each file is deleted when its content was written and flushed; what is in a store stays.
+    A blob is given by the path of its file, or in a store as local:NAME or s3://BUCKET/NAME. If the file has a blob's
+    name, its content must match it. With `consume`, each file is deleted after its content is written and
+    flushed; blobs in a store are kept. Raises NoSuchArchive, MissingBlob, StoreError, WrongKey, CorruptBlob and
+    WrongBlob; what was written before is the content of whole blobs.
     """
     from zstandard import ZstdDecompressor, ZstdError
 
