@@ -1,10 +1,9 @@
 """pogfast: file encryption and backup at the speed of the machine, in the format of pog.
 
-The commands' words as a Python interface: facade.py has a function for each (`list` is `list_archives` here, since
-Python has a `list` of its own), beside them the classes that they take. Importing the package imports nothing else,
-since a command must be able to answer --help at once: each name is looked up in its module when it is used.
-__init__.pyi tells type checkers what they are. No module of the package may have the name of one of these, since
-importing it would hide the function.
+The Python interface has a function per command, in facade.py (`list` is called `list_archives`, since Python has a
+`list`), and the classes that these take. Importing the package imports nothing else, so that the command answers --help
+at once: each name is looked up in its module when it is used. __init__.pyi has the types. No module of the package may
+have the name of one of these functions, since importing it would hide the function.
 """
 
 __version__ = "0.6.0"
@@ -44,7 +43,7 @@ __all__ = [
     "undelete",
 ]
 
-# Name -> the module that has it.
+# Public name -> its module.
 PUBLIC = {
     "Key": "pogfast.keys",
     "Lock": "pogfast.stores.settings",

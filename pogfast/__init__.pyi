@@ -1,4 +1,4 @@
-"""The public names and their types; __init__.py looks them up when they are used."""
+"""The types of the public names, which __init__.py looks up when they are used."""
 
 from pogfast import errors as errors
 from pogfast.facade import cat as cat

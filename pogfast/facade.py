@@ -1,8 +1,8 @@
-"""The commands as functions: what `import pogfast` offers, named as on the command line.
+"""The Python interface: one function per command of `pogfast`, with the same options as keyword arguments.
 
 Paths may be str, bytes or path objects, one or several; sizes and times may be numbers or text ("16MB", "7d"). A string
-is always one path, one pattern or one name, never a list of letters. Each function converts its arguments and calls one
-function of a package below, which is imported when used. Nothing is printed.
+is always a single path, pattern or name. Each function converts its arguments and calls one function of another
+package, which is imported then. Nothing is printed.
 """
 
 from __future__ import annotations
@@ -38,32 +38,32 @@ Tell: TypeAlias = "Callable[[PogfastError], None]"
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# What create takes where neither a keyword nor a profile says otherwise.
+# The settings of create, unless a keyword or a profile overrides them.
 DEFAULTS: dict[str, str | int] = {"chunker": "fixed", "chunk_size": 50_000_000, "level": 3}
 
 
-# ---- words -----------------------------------------------------------------------------------------------------------
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _path(given: StrPath) -> str:
-    """A path as the libraries take it: text in which bytes that are not UTF-8 are surrogate escapes."""
+    """Returns a path as str; bytes that are not UTF-8 become surrogate escapes."""
     return os.fsdecode(given)
 
 
 def _paths(given: Paths) -> list[str]:
-    """One path or several."""
+    """Returns one path or several as a list."""
     if isinstance(given, str | bytes | os.PathLike):
         return [_path(given)]
     return [_path(each) for each in given]
 
 
 def _words(given: Words) -> list[str]:
-    """One word or several."""
+    """Returns one string or several as a list."""
     return [given] if isinstance(given, str) else [*given]
 
 
 def _tags(given: Words) -> tuple[str, ...]:
-    """As --tag: "a,b" and ["a", "b"] are the same. Raises UsageError."""
+    """Returns tags as --tag does: "a,b" and ["a", "b"] are the same. Raises UsageError for an empty tag."""
     tags = tuple(tag.strip() for text in _words(given) for tag in text.split(","))
     if not all(tags):
         raise UsageError("empty tag")
@@ -86,7 +86,7 @@ def _seconds(word: str, given: Seconds, *, bare: bool) -> float:
 
 
 def _stores(given: Paths) -> str:
-    """Stores as `--to` has them. Raises UsageError for a path object with a comma, which would become two stores."""
+    """Returns stores in the form of `--to`. Raises UsageError for a path object with a comma, which would be two."""
     for each in [given] if isinstance(given, str | bytes | os.PathLike) else (given := [*given]):
         if not isinstance(each, str) and "," in _path(each):
             raise UsageError(f"{_path(each)}: a store's path cannot have a comma")
@@ -102,7 +102,7 @@ def _raise(error: PogfastError) -> None:
 
 
 def _renamed(**words: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Lets a function take the words that it had before 0.6, with a warning: old word -> the one of today."""
+    """Accepts keywords from before 0.6 with a DeprecationWarning: old keyword -> new keyword."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -132,9 +132,10 @@ def open_key(
     password: str | None = None,
     writing: bool = False,
 ) -> Key:
-    """The key that one of these means. `writing`: for create, which refuses what no key would open again.
+    """Returns the key that one of the arguments gives. With `writing`, for create, keys that could not be restored from
+    are refused.
 
-    Nothing is asked for, and the environment is not looked at. Raises UsageError and KeyFileError.
+    Never asks for a password, and ignores the environment. Raises UsageError and KeyFileError.
     """
     from pogfast import keys
 
@@ -156,8 +157,10 @@ def open_key(
 
 
 def keygen(name: StrPath, *, symmetric: bool = False) -> list[str]:
-    """Makes NAME.encrypt and NAME.decrypt, or with `symmetric` the keyfile NAME; files that are there are never
-    touched. Returns the paths, the public key first. Raises KeyFileError."""
+    """Creates NAME.encrypt and NAME.decrypt, or with `symmetric` the keyfile NAME. Existing files are never changed.
+
+    Returns the paths, the public key first. Raises KeyFileError.
+    """
     from pogfast import keys
 
     path = _path(name)
@@ -168,7 +171,7 @@ def keygen(name: StrPath, *, symmetric: bool = False) -> list[str]:
 
 
 def show_key(file: StrPath) -> Description:
-    """The kind of a key file and its fingerprint, never the key. Raises KeyFileError."""
+    """Returns the kind and fingerprint of a key file, never the key. Raises KeyFileError."""
     from pogfast.keys import describe_file
 
     return describe_file(_path(file))
@@ -214,12 +217,12 @@ def create(
     dry_run: bool = False,
     report: backup.Report | None = None,
 ) -> backup.Summary:
-    """Archives what lies at and below `paths` in the stores `to`, as `pogfast create` does.
+    """Creates an archive of `paths` and everything below them in the stores `to`, as `pogfast create`.
 
-    With `name` and no paths standard input is archived under that name, or what `from_command` prints. Sizes are bytes
-    or text; None: the command's defaults (chunks of 50 MB, level 3), or what `profile` says. Sources that cannot be
-    read are in the summary's problems. Raises UsageError, NoSuchInput, StoreError, and PogfastError when nothing could
-    be archived; then there is no archive.
+    With `name` and no paths, standard input or the output of `from_command` is archived under that name. Settings that
+    are None are taken from `profile`, else the defaults of the command (chunks of 50 MB, level 3). Sources that cannot
+    be read are in the summary's problems. Raises UsageError, NoSuchInput, StoreError, and PogfastError if nothing could
+    be archived; then no archive is created.
     """
     from pogfast import backup
     from pogfast.backup.walk import Selection, read_list, read_patterns
@@ -275,7 +278,7 @@ def create(
 def _how_to_cut(
     chunk_size: Size | None, chunker: str | None, level: int | None, jobs: int | None, profile: str | None
 ) -> dict[str, Any]:
-    """Chunks, level and jobs: as they are given, else as the profile says, else the defaults. Raises UsageError."""
+    """Returns chunker, level and jobs: as given, else from the profile, else the defaults. Raises UsageError."""
     from pogfast.backup.chunker import Chunker
     from pogfast.backup.profiles import load
 
@@ -294,7 +297,9 @@ def _how_to_cut(
         kept = {word: value for word, value in kept.items() if word not in ("chunk_size", "chunker")}
     found = {**DEFAULTS, **kept, **{word: value for word, value in given.items() if value is not None}}
     cuts = Chunker.parse(str(found["chunker"]), int(found["chunk_size"]))
-    if not isinstance(chunk_size, int):  # text may lack its unit, as on the command line; a number is meant
+    if not isinstance(
+        chunk_size, int
+    ):  # a text such as "16" may lack its unit, and is checked as on the command line; a number is intended
         cuts.check()
     return found
 
@@ -321,11 +326,11 @@ def restore(
     path: StrPath | None = None,
     report: recovery.Report | None = None,
 ) -> recovery.Summary:
-    """Restores an archive, or what `names` and patterns select of it, below `into`, as `pogfast restore` does.
+    """Restores an archive, or the `names` and patterns in it, below `into`, as `pogfast restore`.
 
-    `host`, `tags` and `path` choose among those of STORE/latest. With `stores` (`--from`) the archive is `latest` or
-    NAME.mfn alone. What is wrong with one file is in the summary's problems. Raises NoSuchArchive, WrongKey,
-    CorruptManifest, UsageError and StoreError.
+    `host`, `tags` and `path` select the archive of STORE/latest. With `stores` (`--from`), `archive` is `latest` or
+    NAME.mfn alone. Problems with single files are in the summary. Raises NoSuchArchive, WrongKey, CorruptManifest,
+    UsageError and StoreError.
     """
     from pogfast import recovery
 
@@ -367,8 +372,11 @@ def thaw(
     tags: Words = (),
     path: StrPath | None = None,
 ) -> thawing.Summary:
-    """Asks for the blobs in cold storage that `restore` with the same words would read, as `restore --thaw` does. When
-    nothing of the summary is `waiting`, restore. Raises as `restore` does, and UsageError where nothing is cold."""
+    """Requests the blobs in cold storage that `restore` with the same arguments would read, as `restore --thaw`.
+
+    Restore once nothing of the summary is `waiting`. Raises as `restore`, and UsageError for stores without cold
+    storage.
+    """
     from pogfast.recovery import thawing
 
     return thawing.thaw(
@@ -394,10 +402,10 @@ def open_archive(
     stores: Paths = (),
     jobs: int | None = None,
 ) -> Archive:
-    """An archive as a mapping of archived names to entries, whose files open; to be closed.
+    """Opens an archive: a mapping of archived names to entries, from which files can be opened. To be closed.
 
-    `archive` is STORE/NAME.mfn or STORE/latest (of `host`, `tags` and `path`). Raises UsageError, NoSuchArchive,
-    WrongKey, CorruptManifest and StoreError.
+    `archive` is STORE/NAME.mfn, or STORE/latest, for which `host`, `tags` and `path` select. Raises UsageError,
+    NoSuchArchive, WrongKey, CorruptManifest and StoreError.
     """
     from pogfast.archives import lookup
 
@@ -407,14 +415,14 @@ def open_archive(
 
 
 def open_store(store: StrPath) -> Store:
-    """A store, to see what is in it: manifests, blobs, their sizes. To be closed. Raises UsageError and
+    """Opens a store, to list its manifests and blobs and their sizes. To be closed. Raises UsageError and
     NoSuchArchive."""
     from pogfast import stores
 
     return stores.open_store(_path(store))
 
 
-# ---- looking ---------------------------------------------------------------------------------------------------------
+# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 def list_archives(
@@ -426,9 +434,10 @@ def list_archives(
     path: StrPath | None = None,
     partial: bool = False,
 ) -> list[ArchiveInfo]:
-    """The archives of a store by time, the newest last, as `pogfast list` shows them; with `partial` those of runs that
-    go on, or were killed. One that does not open is in the
-    list with its `problem`. Raises NoSuchArchive and StoreError."""
+    """Returns the archives of a store by time, the newest last, as `pogfast list`; with `partial`, unfinished runs.
+
+    An archive that does not open is in the list with its `problem`. Raises NoSuchArchive and StoreError.
+    """
     from pogfast.archives.overview import archives
     from pogfast.archives.trailer import Filter
 
@@ -448,8 +457,11 @@ def ls(
     path: StrPath | None = None,
     tell: Tell = _raise,
 ) -> Iterator[listing.Item]:
-    """What is in an archive, in the order of paths; all, or what names and patterns mean. `tell` hears of words that
-    mean nothing, which are raised at the end without it (NoSuchEntry). Raises as `open_archive` does."""
+    """Yields the entries of an archive, sorted by path: all, or those that `names` and patterns select.
+
+    `tell` is called for names without a match; by default they are raised at the end (NoSuchEntry). Raises as
+    `open_archive`.
+    """
     from pogfast.archives.listing import select
 
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
@@ -459,9 +471,11 @@ def ls(
 def find(
     store: StrPath, key: Key, patterns: Words, *, host: str | None = None, tags: Words = (), tell: Tell = _raise
 ) -> Iterator[listing.Found]:
-    """What matches a pattern in the archives of a store, or in those of `host` and with all of `tags`. `tell` hears of
-    archives that do not open, which are raised without it. Raises NoSuchArchive, StoreError, and UsageError for what is
-    no pattern."""
+    """Yields what matches a pattern in the archives of a store, or in those of `host` and with all of `tags`.
+
+    `tell` is called for archives that do not open; by default their error is raised. Raises NoSuchArchive, StoreError,
+    and UsageError for a malformed pattern.
+    """
     from pogfast.archives import listing
 
     with contextlib.closing(open_store(store)) as opened:
@@ -480,8 +494,10 @@ def cat(
     tags: Words = (),
     path: StrPath | None = None,
 ) -> Iterator[memoryview]:
-    """The bytes of a file in an archive from `offset` on, at most `length`, in pieces as they come. Raises as
-    `open_archive` does, NoSuchEntry, MissingBlob, CorruptBlob and WrongBlob."""
+    """Yields the bytes of a file in an archive, from `offset` on and at most `length`, in pieces.
+
+    Raises as `open_archive`, and NoSuchEntry, MissingBlob, CorruptBlob and WrongBlob.
+    """
     with open_archive(archive, key, host=host, tags=tags, path=path, jobs=jobs) as opened:
         yield from opened.read(name, offset, None if length is None else _size("length", length))
 
@@ -496,8 +512,10 @@ def diff(
     tags: Words = (),
     path: StrPath | None = None,
 ) -> list[differences.Change]:
-    """What differs from one archive to another; `metadata`: also what has only other metadata. `host`, `tags` and
-    `path` choose among those of STORE/latest. Raises as `open_archive` does."""
+    """Returns the differences between two archives; with `metadata`, also those in metadata alone.
+
+    `host`, `tags` and `path` select the archive of STORE/latest. Raises as `open_archive`.
+    """
     from pogfast.archives.differences import diff as changes
     from pogfast.stores import LATEST
 
@@ -513,16 +531,16 @@ def diff(
 def info(
     archive: StrPath, key: Key, *, host: str | None = None, tags: Words = (), path: StrPath | None = None
 ) -> figures.Info:
-    """The figures of an archive. Raises as `open_archive` does."""
-
+    """Returns the figures of an archive. Raises as `open_archive`."""
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
         return figures.info(opened)
 
 
 def stats(store: StrPath, key: Key, *, tell: Tell = _raise) -> figures.Stats:
-    """The figures of a store. `tell` hears of archives that do not open, which are raised without it. Raises
-    NoSuchArchive and StoreError."""
+    """Returns the figures of a store. Raises NoSuchArchive and StoreError.
 
+    `tell` is called for archives that do not open; by default their error is raised.
+    """
     with contextlib.closing(open_store(store)) as opened:
         return figures.stats(opened, key, tell)
 
@@ -539,10 +557,10 @@ def check(
     jobs: int | None = None,
     report: checking.Report | None = None,
 ) -> checking.Summary:
-    """Checks archives and, of words that name a store, all its archives that `host`, `tags` and `path` choose.
+    """Checks archives, and the archives of stores that `host`, `tags` and `path` select.
 
-    `read_data`: read all blobs; `read_data_subset`: a part of them ("10%", "1/30", "50G"). Damage is in the summary.
-    Raises UsageError, NoSuchArchive and StoreError; WrongKey when not one archive opens.
+    `read_data` reads all blobs, `read_data_subset` a part of them ("10%", "1/30", "50G"). Damage is in the summary.
+    Raises UsageError, NoSuchArchive, StoreError, and WrongKey if no archive opens.
     """
     from pogfast.upkeep import checking
 
@@ -574,8 +592,11 @@ def check_against(
     jobs: int | None = None,
     tell: Tell = _raise,
 ) -> list[differences.Difference]:
-    """Compares an archive with what lies below the path `against`, byte for byte, as `check --against` does. `tell`
-    hears of damage and of files that cannot be read, which are raised without it. Raises as `open_archive` does."""
+    """Compares an archive with the files below `against`, byte for byte, as `check --against`.
+
+    `tell` is called for damage and for files that cannot be read; by default the error is raised. Raises as
+    `open_archive`.
+    """
     from pogfast.archives.differences import compare
 
     with open_archive(archive, key, host=host, tags=tags, path=path, jobs=jobs) as opened:
@@ -585,7 +606,7 @@ def check_against(
 
 
 class _Differences:
-    """A differences.Report that keeps what it hears."""
+    """A differences.Report that collects the differences."""
 
     def __init__(self, tell: Tell) -> None:
         self.found: list[differences.Difference] = []
@@ -615,10 +636,13 @@ def copy(
     dry_run: bool = False,
     report: copying.Report | None = None,
 ) -> copying.Summary:
-    """Copies archives, by the names of their manifests (none: all), from a store to another; `source` may be one
-    archive, STORE/NAME.mfn or STORE/latest, which `host`, `tags` and `path` choose. With `verify` what the target has
-    is read there, and stored anew where it is damaged. Without a key it must be all archives. What is damaged is in the
-    summary's problems. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if no archive opens."""
+    """Copies archives, by the names of their manifests (none: all), from one store to another.
+
+    `source` may be an archive, STORE/NAME.mfn or STORE/latest, for which `host`, `tags` and `path` select. With
+    `verify`, data in the target is read, and stored again if it is damaged. Without a key, all archives must be copied.
+    Damage is in the summary's problems. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if no
+    archive opens.
+    """
     from pogfast.upkeep import copying
 
     return copying.copy(
@@ -665,13 +689,12 @@ def prune(
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> pruning.Summary:
-    """Removes archives that a policy does not keep, and the blobs that only they need, as `pogfast prune` does; only
-    with `dry_run=False`.
+    """Removes archives by a retention policy and deletes unneeded blobs, as `pogfast prune`; only with `dry_run=False`.
 
-    The policy is a `Policy`, or the keywords that begin with keep (-1: all; times as "2y5m7d3h"; each of `keep_tags`
-    is "TAG" or "TAG,TAG"). Raises UsageError for a policy that keeps nothing of a group (unless `allow_empty`),
-    MissingBlob for an archive that stays and lacks blobs (unless `allow_missing`), NoSuchArchive, StoreError, and what
-    a manifest raises that cannot be read: nothing is removed then.
+    The policy is a `Policy`, or given by the keywords that begin with keep (-1: all; times as "2y5m7d3h"; each of
+    `keep_tags` is "TAG" or "TAG,TAG"). Raises, with nothing removed, UsageError for a policy that keeps nothing of a
+    group (unless `allow_empty`), MissingBlob for a kept archive that lacks blobs (unless `allow_missing`),
+    NoSuchArchive, StoreError, and the error of a manifest that cannot be read.
     """
     from pogfast.upkeep import pruning
     from pogfast.upkeep.retention import Policy, Span
@@ -727,9 +750,11 @@ def remove(
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> removing.Removed:
-    """Removes single archives, only with `dry_run=False`; `undelete` brings them back until a prune finds their grace
-    period over. Those that are locked are in the result's problems. Raises UsageError (also where no archive would be
-    left), NoSuchArchive and StoreError: nothing is removed then."""
+    """Removes single archives; only with `dry_run=False`.
+
+    `undelete` can bring them back until a prune after their grace period. Locked archives are in the result's problems.
+    Raises, with nothing removed, UsageError (also if no archive would be left), NoSuchArchive and StoreError.
+    """
     from pogfast.upkeep import removing
 
     return removing.remove(
@@ -756,7 +781,7 @@ def rewrite(
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> removing.Summary:
-    """Writes archives anew without the names that match `exclude`, and removes the old ones unless `keep`; only with
+    """Writes new archives without the names that match `exclude`, and removes the old ones unless `keep`; only with
     `dry_run=False`. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest and StoreError."""
     from pogfast.upkeep import removing
 
@@ -781,8 +806,10 @@ def undelete(
     everything: bool = False,
     tell: Tell = lambda error: None,
 ) -> pruning.Undeleted:
-    """Brings removed archives back, by the names of their manifests, or `everything`; neither: only says which there
-    are. What cannot come back is in the result's problems. Raises NoSuchArchive and StoreError."""
+    """Brings back removed archives, by the names of their manifests, or `everything`; with neither, lists them only.
+
+    What cannot be brought back is in the result's problems. Raises NoSuchArchive and StoreError.
+    """
     from pogfast.upkeep import pruning
 
     return pruning.undelete(_path(store), key, _words(names), everything=everything, tell=tell)
@@ -797,8 +824,10 @@ def lock(
     tags: Words = (),
     path: StrPath | None = None,
 ) -> locking.Summary:
-    """Locks the archives of a store in S3, and all blobs that they need: "compliance:90d" from now on. What is missing
-    is in the summary's problems. Raises NoSuchArchive, StoreError, UsageError and WrongKey."""
+    """Locks the archives of a store in S3, and all blobs that they need, from now on, for example "compliance:90d".
+
+    Missing blobs are in the summary's problems. Raises NoSuchArchive, StoreError, UsageError and WrongKey.
+    """
     from pogfast.stores.settings import Lock
     from pogfast.upkeep import locking
 
@@ -807,8 +836,8 @@ def lock(
 
 
 def doctor(store: StrPath) -> list[Finding]:
-    """Tries what a store can do: some small objects are written and deleted again. Raises UsageError, NoSuchArchive
-    and StoreError."""
+    """Tests a store; writes some small objects and deletes them again. Raises UsageError, NoSuchArchive and
+    StoreError."""
     from pogfast.upkeep.doctor import examine
 
     return [*examine(_path(store))]
@@ -826,10 +855,10 @@ def tune(
     aim: Literal["both", "speed", "size"] = "both",
     report: tuning.Report | None = None,
 ) -> tuning.Outcome:
-    """Measures which chunks, level and jobs fit the data at `paths` and the store `to` (None: a temporary directory).
+    """Measures which chunker, level and jobs suit the data at `paths` and the store `to` (None: a temporary directory).
 
-    Trials run in processes of their own, so a script that calls this needs `if __name__ == "__main__":`. What is
-    written is deleted again. Raises UsageError, NoSuchInput, StoreError and what a trial ends in.
+    Trials run in processes of their own, so a script that calls this needs `if __name__ == "__main__":`. What they
+    write is deleted again. Raises UsageError, NoSuchInput, StoreError and the error of a trial.
     """
     from pogfast import tuning
 
@@ -855,7 +884,7 @@ def services(
     parallel: int | None = None,
     retry_for: Seconds | None = None,
 ) -> Iterator[None]:
-    """While the block runs: how stores in S3 and B2 are reached. What is None stays as it is. Raises UsageError."""
+    """Sets options of S3 and B2 services during a with-block; None leaves an option unchanged. Raises UsageError."""
     from pogfast.stores.settings import Lock, using
 
     words = {
