@@ -1,91 +1,60 @@
 """Deletes blobs that no archive needs, while other processes write to the store, without a lock.
 
-The prune that finds an unneeded blob does not delete it: it writes its name into a list, `condemned-...`, which writers
-look for (stores/reliance.py). A prune that finds such a list after the grace period deletes the blobs that still no
-manifest names and nobody has written again. Manifests must have been read within the five minutes before a deletion.
-FORMAT.md, "Pruning and writing at the same time", has the rules and why they hold.
+A prune does not delete an unneeded blob that it finds: it writes the blob's name into a list, `condemned-...`, which
+writers look for (stores/reliance.py). A later prune, a grace period after that, deletes the blobs of the list that are
+still unneeded and have not been written again. needed.py reads what is needed, heartbeat.py tells others that blobs are
+being deleted. FORMAT.md, "Pruning and writing at the same time", has the rules, numbered as here, and why they hold.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import os
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from functools import partial
 
 from pogfast.archives.manifests import needed_blobs
-from pogfast.archives.refusals import hint_for_prune
-from pogfast.errors import DamageError, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError, WrongKey
+from pogfast.errors import MissingBlob, NoArchives, NoSuchArchive, StoreError
 from pogfast.keys import Key
 from pogfast.sizes import many
 from pogfast.stores import REMOVED, Stored, is_partial, is_removed
-from pogfast.stores.names import CONDEMNED, STAMP, SWEEP, SWEEPING, SWEPT, is_manifest, is_mark
+from pogfast.stores.names import CONDEMNED, STAMP, SWEEP, SWEPT, is_manifest
 from pogfast.stores.protocols import Store
-from pogfast.stores.reliance import STALE
-from pogfast.system.background import in_background
 from pogfast.system.clock import Stopwatch, now
+from pogfast.upkeep.heartbeat import Heartbeat, beating, delete_marks, unique
+from pogfast.upkeep.needed import MAX_AGE, ManifestReader, Needed, marks_of, written
 
 DAY = 24 * 3600.0
-# Seconds that a run which was killed can be gone on with: then nobody minds its partial manifest any more.
+# Seconds within which a killed backup can be continued; after that its partial manifest no longer counts.
 PARTIAL_LIFE = 7 * DAY
-FENCE = 300.0  # seconds that what was read of the manifests is believed before anything is deleted
-SILENT = STALE / 3  # seconds without a sign of life that another prune cannot have taken for a crash
-ATTEMPTS, PAUSE = 11, 0.2  # at what a moment may mend, and seconds between two
+# How often a list is written until it is newer than what it names, and the pause in seconds.
+ATTEMPTS, PAUSE = 11, 0.2
 BATCH = 500  # blobs that are deleted at a time
 MAX_NAMES = 100_000  # in a list: 4.5 MB
-# A grace period that a run could sleep through between its last look for lists and its manifest.
+# A grace period, in seconds, that a backup could be suspended for between its last look for lists and its manifest.
 SHORT = 3600.0
 
 
 @dataclass
 class Swept:
-    """What was deleted, or would be. Sizes are bytes."""
+    """What was deleted, or in a dry run would be. Sizes are bytes."""
 
-    expired: int = 0  # archives that went earlier and cannot be brought back any more
+    expired: int = 0  # removed archives that undelete can no longer restore
     blobs: int = 0
     size: int = 0
-    waiting: int = 0  # blobs that no archive needs, and that are still there: too young, or for a grace period
+    waiting: int = 0  # unneeded blobs that are still there: too young, or within the grace period
     waiting_size: int = 0
-    locked: int = 0  # blobs that no archive needs, and nobody can delete yet
+    locked: int = 0  # unneeded blobs that nobody can delete yet
     deleted: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Held:
-    """What lies in a store beside its blobs, and the names of the blobs that it needs, as it was read after `watch` was
-    started. Of which archive each is is not kept: hundreds of archives need mostly the same millions of blobs."""
-
-    watch: Stopwatch
-    names: dict[str, Stored]
-    archives: set[str] = field(default_factory=set)  # needed by archives that stay
-    runs: set[str] = field(default_factory=set)  # by runs that go on
-    removed: set[str] = field(default_factory=set)  # by removed archives, which can be brought back
-
-    def is_fresh(self) -> bool:
-        """Whether it was read so shortly ago that it can be believed before something is deleted."""
-        return self.watch.seconds() < FENCE
-
-    def is_live(self, blob: Stored) -> bool:
-        """Whether an archive needs a blob, or a run that goes on."""
-        return blob.name in self.archives or blob.name in self.runs
-
-    def is_kept(self, blob: Stored) -> bool:
-        """The same, or a removed archive."""
-        return self.is_live(blob) or blob.name in self.removed
-
-    def lists(self) -> list[Stored]:
-        """Of condemned blobs, the oldest first."""
-        return sorted((mark for name, mark in self.names.items() if name.startswith(CONDEMNED)), key=_written)
-
-
 class Sweep:
-    """One run over a store. `grace` are seconds; 0: at once, for who knows that nobody else writes. `warn` hears what
-    the user should know. Everything raises StoreError, and what a manifest raises that cannot be read."""
+    """One prune of a store. `grace` is in seconds; 0 deletes at once, for users who know that nobody else writes.
+
+    `warn` gets what a user should know. Every method raises StoreError, and what a manifest raises that cannot be read.
+    """
 
     def __init__(
         self,
@@ -104,158 +73,121 @@ class Sweep:
         self.allow_missing = allow_missing
         self.warn = warn
         self.swept = Swept()
-        self.own = ""  # the end of this run's marks
-        self._passed_over: set[str] = set()  # removed archives that cannot be read
-        self._said = Stopwatch()  # since it was last said that blobs are being deleted
-        self._was_silent = False  # for so long that another prune may have begun
-        self.time = 0.0  # of the store, when this run began
+        self.time = 0.0  # of the store's clock, when this run began
+        self._manifests = ManifestReader(store, key, self._counts, allow_missing=allow_missing, warn=warn)
 
     def run(self, going: Sequence[str]) -> Swept:
-        """Removes the archives of these manifests' names, and deletes what nothing needs. Raises NoArchives where that
-        is everything, and MissingBlob where an archive that stays lacks a blob, unless that is allowed."""
+        """Removes the archives whose manifests are in `going`, and deletes what is unneeded.
+
+        Raises NoArchives if no archive would be left to tell what is needed, and MissingBlob if an archive that stays
+        lacks a blob, unless `allow_missing`.
+        """
+        self._begin()
+        needed = self._read(going)
+        self._refuse_without_archives(needed, going)
+        if self.dry_run:
+            self._predict(needed)
+            return self.swept
+        self._warn_of_short_grace()
+        removed = self._remove(going)  # step 1 of FORMAT.md's
+        self.swept.expired = len(self._delete_condemned() - removed)  # step 2
+        self._condemn()  # step 3
+        if not self.grace:
+            self._delete_condemned()  # its own list
+            self.swept.waiting, self.swept.waiting_size = 0, 0
+        return self.swept
+
+    # ---- before anything is deleted ----
+
+    def _begin(self) -> None:
         if self.dry_run:
             self.time = now()
         else:
             self.store.begin_sweep()
-            self.time = self._time()
-        held = self._read(going)
-        self._check(held, going)
-        if self.dry_run:
-            self._foretell(held, going)
-            return self.swept
-        if not self.grace:
-            self.warn("without a grace period, a backup that runs now, or begins before this ends, can lose blobs")
-        elif self.grace < SHORT:
-            self.warn(f"a grace period of less than {SHORT / 3600:.0f} h is safe only while nobody else writes")
-        gone = set()
-        for name in going:
-            with contextlib.suppress(NoSuchArchive):  # another prune was faster
-                self.store.remove_manifest(name)
-                gone.add(name + REMOVED)
-        self.swept.expired = len(self._delete_condemned() - gone)
-        self._condemn()
-        if not self.grace:
-            self._delete_condemned()
-            self.swept.waiting, self.swept.waiting_size = 0, 0
-        return self.swept
+            self.time = self._store_time()
 
-    # ---- what there is ----
-
-    def _time(self) -> float:
-        """The time by the store's own clock, or an earlier one where nothing can be written. Raises StoreError."""
-        own = STAMP + _unique()
+    def _store_time(self) -> float:
+        """Returns the time of the store's clock, or an earlier one if nothing can be written there."""
+        own = STAMP + unique()
         try:
             self.store.put_mark(own, b"")
-        except StoreError:  # it is full: it is not earlier there than when anything in it was written
+        except StoreError:  # full, for example: it cannot be earlier than what was last written
             return max((stored.modified for stored in self.store.named("")), default=0.0)
         marks = {mark.name: mark.modified for mark in self.store.named(SWEEP)}
         if own not in marks:
-            raise StoreError(f"what was written to {self.store.label} does not show there: nothing was deleted")
+            raise StoreError(f"{self.store.label} does not list what was just written there: nothing was deleted")
         left = [name for name, modified in marks.items() if modified < marks[own] - DAY and not name.startswith(SWEPT)]
-        self._delete_marks([own, *left])  # of prunes that were killed
+        delete_marks(self.store, [own, *left])  # the others are of prunes that were killed
         return marks[own]
 
-    def _read(self, going: Collection[str] = ()) -> _Held:
-        """Reads every manifest, the removed ones that can be brought back and those of runs that go on. Those of some
-        names count as removed. Raises NoSuchArchive for one that is listed and never there."""
-        for _ in range(ATTEMPTS):
-            with contextlib.suppress(NoSuchArchive):  # it has another name now
-                return self._read_once(frozenset(going))
-            time.sleep(PAUSE)
-        return self._read_once(frozenset(going))
+    def _read(self, going: Collection[str] = ()) -> Needed:
+        return self._manifests.read(going)
 
-    def _read_once(self, going: Collection[str]) -> _Held:
-        """An archive changes its name when it is removed or brought back, and a listing that goes on meanwhile may show
-        it under neither: so it is listed until two listings agree."""
-        watch = Stopwatch()
-        names: dict[str, Stored] = {}
-        before: set[str] | None = None
-        while True:
-            listed = self._named()
-            archives = {name for name in listed if _stands_for_archive(name)}
-            names.update(listed)
-            if archives == before:
-                break
-            before = archives
-        counted = [stored for name, stored in sorted(names.items()) if self._counts(stored)]
-        held = _Held(watch, names)
-        for name, blobs in needed_blobs(self.store, self.key, counted, self._unreadable):
-            if is_partial(name):
-                held.runs.update(blobs)
-            elif is_removed(name) or name in going:
-                held.removed.update(blobs)
-            else:
-                held.archives.update(blobs)
-        return held
+    def _counts(self, mark: Stored) -> bool:
+        """Returns True if the blobs that a manifest needs are kept for it."""
+        return not self._is_over(mark)
 
-    def _unreadable(self, name: str, error: PogfastError) -> None:
-        """Raises why a manifest cannot be read, unless its archive was removed and it may be passed over."""
-        if not isinstance(error, DamageError | WrongKey):
-            raise error
-        if not (is_removed(name) and self.allow_missing):
-            error.hint = hint_for_prune(name, error)
-            raise error
-        if name not in self._passed_over:
-            self._passed_over.add(name)
-            self.warn(f"{error}: this removed archive is passed over, and goes with what it alone needs")
+    def _is_over(self, mark: Stored) -> bool:
+        """Returns True if a partial manifest, or without a grace period a removed one, can be deleted at once.
 
-    def _named(self) -> dict[str, Stored]:
-        """What is ours beside the blobs, by name; in a flat store blobs lie there, too."""
-        listed = self.store.named("")
-        return {each.name: each for each in listed if is_manifest(each.name) or is_mark(each.name)}
+        With a grace period a removed manifest is condemned by a list, as blobs are: the age of its name does not say
+        for how long undelete could have restored it.
+        """
+        if is_partial(mark.name):
+            return not self.grace or mark.modified <= self.time - PARTIAL_LIFE
+        return is_removed(mark.name) and not self.grace
 
-    def _counts(self, stored: Stored) -> bool:
-        """Whether blobs are kept for what lies beside them: for an archive, one that was removed unless there is no
-        grace period, and a run that was not killed too long ago."""
-        return _stands_for_archive(stored.name) and not self._is_over(stored)
+    def _is_due(self, condemned: Stored) -> bool:
+        """Returns True if a list is at least a grace period old."""
+        return not self.grace or condemned.modified <= self.time - self.grace
 
-    def _is_over(self, stored: Stored) -> bool:
-        """Whether it can go at once. A removed archive goes with a list, as blobs do: how old its name is says nothing
-        of how long it could have been brought back."""
-        if is_partial(stored.name):
-            return not self.grace or stored.modified <= self.time - PARTIAL_LIFE
-        return is_removed(stored.name) and not self.grace
-
-    def _is_due(self, mark: Stored) -> bool:
-        return not self.grace or mark.modified <= self.time - self.grace
-
-    def _check(self, held: _Held, going: Collection[str]) -> None:
-        archives = [stored for name, stored in sorted(held.names.items()) if is_manifest(name)]
-        absent = set(held.archives)
+    def _refuse_without_archives(self, needed: Needed, going: Collection[str]) -> None:
+        """Raises NoSuchArchive or NoArchives for blobs without an archive: manifests that are misplaced or lost would
+        need them. Raises MissingBlob if archives need blobs that are missing, unless `allow_missing`."""
+        archives = [mark for name, mark in sorted(needed.marks.items()) if is_manifest(name)]
+        missing = set(needed.archives)
         blobs = 0
         for blob in self.store.blob_names():
             blobs += 1
-            absent.discard(blob.name)
-        if blobs and not archives:  # manifests that are not where they belong would name these
-            if not any(map(is_removed, held.names)):
+            missing.discard(blob.name)
+        if blobs and not archives:
+            if not any(map(is_removed, needed.marks)):
                 raise NoSuchArchive(
                     f"{self.store.label} has no archive yet: nothing was deleted",
-                    hint="`pogfast list --partial` shows a run that goes on or was killed: run it again",
+                    hint="`pogfast list --partial` shows a backup that is running or was killed: run it again",
                 )
             raise NoArchives(
                 f"{self.store.label} has no archive but removed ones: nothing was deleted",
-                hint="`pogfast undelete` brings them back; if nothing here is needed, delete the store itself",
+                hint="`pogfast undelete` restores them; if nothing here is needed, delete the store itself",
             )
-        if absent and not self.allow_missing:
-            stay = [stored for stored in archives if stored.name not in going]
-            needed = needed_blobs(self.store, self.key, stay)
-            broken = [name for name, blobs in needed if not absent.isdisjoint(blobs)] or ["an archive"]
+        if missing and not self.allow_missing:
+            staying = [stored for stored in archives if stored.name not in going]
+            found = needed_blobs(self.store, self.key, staying)
+            broken = [name for name, names in found if not missing.isdisjoint(names)] or ["an archive"]
             raise MissingBlob(
-                f"nothing was removed: {many(len(absent), 'blob')} that {broken[0]} needs are missing"
+                f"nothing was removed: {many(len(missing), 'blob')} that {broken[0]} needs are missing"
                 + (f", and {many(len(broken) - 1, 'other archive')} lack some, too" if broken[1:] else ""),
                 hint="`pogfast check` says which; --allow-missing prunes all the same",
             )
 
-    def _foretell(self, held: _Held, going: Collection[str]) -> None:
-        """Counts what a run would do now."""
-        is_kept = held.is_kept if self.grace else held.is_live
-        due = {} if not self.grace else self._names_of([mark for mark in held.lists() if self._is_due(mark)])
-        unneeded = [blob for blob in self.store.blob_names() if not held.is_live(blob)]
-        gone = [
-            blob
-            for blob in unneeded
-            if not is_kept(blob) and (not self.grace or blob.modified < due.get(blob.name, -math.inf))
-        ]
+    def _warn_of_short_grace(self) -> None:
+        if not self.grace:
+            self.warn("without a grace period, a backup that runs now, or begins before this ends, can lose blobs")
+        elif self.grace < SHORT:
+            self.warn(f"a grace period of less than {SHORT / 3600:.0f} h is safe only while nobody else writes")
+
+    def _predict(self, needed: Needed) -> None:
+        """Counts for a dry run what a run would do now."""
+        lists = [] if not self.grace else [mark for mark in needed.lists() if self._is_due(mark)]
+        listed = self._names_in(lists)
+
+        def goes(stored: Stored) -> bool:
+            """Without a grace period at once, else if a list that is due names it, and it is older than the list."""
+            return not self.grace or stored.modified < listed.get(stored.name, -math.inf)
+
+        is_kept = needed.is_kept if self.grace else needed.is_live
+        unneeded = [blob for blob in self.store.blob_names() if not needed.is_live(blob)]
+        gone = [blob for blob in unneeded if not is_kept(blob) and goes(blob)]
         locked = self.store.locked(blob.name for blob in gone)
         for blob in gone:
             if blob.name not in locked:
@@ -263,192 +195,185 @@ class Sweep:
         self.swept.locked = len(locked)
         counted = {*self.swept.deleted, *locked}
         self._count_waiting(blob for blob in unneeded if blob.name not in counted)
-        self.swept.expired = sum(
-            is_removed(name) and (not self.grace or mark.modified < due.get(name, -math.inf))
-            for name, mark in held.names.items()
-        )
+        self.swept.expired = sum(is_removed(name) and goes(mark) for name, mark in needed.marks.items())
 
-    def _names_of(self, lists: Iterable[Stored]) -> dict[str, float]:
-        """What is in lists, each name with when its newest one was written."""
+    # ---- step 1: archives become removed ones ----
+
+    def _remove(self, going: Iterable[str]) -> set[str]:
+        """Removes archives. Returns the names of their removed manifests."""
+        removed = set()
+        for name in going:
+            with contextlib.suppress(NoSuchArchive):  # another prune has removed it
+                self.store.remove_manifest(name)
+                removed.add(name + REMOVED)
+        return removed
+
+    # ---- step 2: deletes what was condemned a grace period ago ----
+
+    def _delete_condemned(self) -> set[str]:
+        """Deletes the removed archives and the blobs in lists that are due, as far as no manifest needs the blobs.
+        Returns the names of the removed manifests that are deleted."""
+        watch = Stopwatch()
+        marks = marks_of(self.store)
+        due = sorted((mark for name, mark in marks.items() if self._is_due_list(name, mark)), key=written)
+        listed = {mark.name: self._names_in([mark]) for mark in due}
+        over = {name: mark for name, mark in marks.items() if self._is_over(mark)}
+        for names in listed.values():
+            over |= {
+                name: marks[name] for name, when in names.items() if self._was_removed_before(marks.get(name), when)
+            }
+
+        # The manifests first, and only then those that stay are read: undelete looks, after it has stored a manifest
+        # again, whether the removed one is still there. If it is, it has been in time for this reading.
+        self.store.delete_as_listed(over.values(), lambda: watch.seconds() < MAX_AGE)
+        if over and watch.seconds() >= MAX_AGE:
+            # Too late: a manifest that is left may have been restored, and removed again, since it was listed.
+            self._warn_of_pause()
+            left = marks_of(self.store)
+            return {name for name in over if is_removed(name) and name not in left}
+        if due and self._delete_listed(due, listed):
+            # Last: a list stays as long as anybody deletes its blobs, since backups that begin now look for it.
+            delete_marks(self.store, [mark.name for mark in due])
+        return set(filter(is_removed, over))
+
+    def _is_due_list(self, name: str, mark: Stored) -> bool:
+        return name.startswith(CONDEMNED) and self._is_due(mark)
+
+    @staticmethod
+    def _was_removed_before(mark: Stored | None, listed: float) -> bool:
+        """Returns True if a removed archive has been one ever since a list of that time was written."""
+        return mark is not None and is_removed(mark.name) and mark.modified < listed
+
+    def _names_in(self, lists: Iterable[Stored]) -> dict[str, float]:
+        """Returns the names in lists, each with the time of the newest list that has it."""
         names: dict[str, float] = {}
-        for mark in sorted(lists, key=_written):
-            with contextlib.suppress(NoSuchArchive):  # another prune has seen to it
+        for mark in sorted(lists, key=written):
+            with contextlib.suppress(NoSuchArchive):  # another prune has deleted its blobs, and then the list
                 listed = self.store.get_manifest(mark.name).decode("utf-8", "surrogateescape").split("\n")
                 names.update(dict.fromkeys(listed, mark.modified))
         return names
 
-    # ---- the second visit ----
-
-    def _delete_condemned(self) -> set[str]:
-        """Deletes what cannot be brought back any more, and what was condemned a grace period ago and nothing needs.
-        Returns the names of the archives that cannot be brought back any more."""
-        watch = Stopwatch()
-        marks = self._named()
-        due = [mark for name, mark in marks.items() if name.startswith(CONDEMNED) and self._is_due(mark)]
-        listed = {mark.name: self._names_of([mark]) for mark in due}
-        over = {name: mark for name, mark in marks.items() if self._is_over(mark)}
-        for names in listed.values():
-            over |= {name: marks[name] for name, when in names.items() if self._has_waited(marks.get(name), when)}
-
-        def is_fresh() -> bool:
-            return watch.seconds() < FENCE
-
-        # Before the manifests are read: whoever brings one of these back looks afterwards whether it is still here.
-        self.store.delete_as_listed(over.values(), is_fresh)
-        if over and not is_fresh():  # one that is left may have been brought back, and removed again, since
-            self._warn_of_pause()
-            left = self._named()
-            return {name for name in over if is_removed(name) and name not in left}
-        if due:
-            with self._announced() as alone:
-                done = alone and self._delete_each(sorted(due, key=_written), listed)
-                # While another prune deletes what is in a list it has to stay: backups that begin now look for it.
-                done = done and self._is_heard()
-            if done:
-                self._delete_marks(mark.name for mark in due)
-        return set(filter(is_removed, over))
-
-    @staticmethod
-    def _has_waited(mark: Stored | None, listed: float) -> bool:
-        """Whether a removed archive has been one ever since a list was written."""
-        return mark is not None and is_removed(mark.name) and mark.modified < listed
+    def _delete_listed(self, due: Sequence[Stored], listed: Mapping[str, Mapping[str, float]]) -> bool:
+        """Deletes the blobs in lists. Returns True if all that could be deleted are, so that the lists can go."""
+        with self._announced() as heartbeat:
+            if heartbeat is None:
+                return False
+            # Blobs are listed once, and before the manifests are read: for ten million blobs that takes longer than a
+            # reading of the manifests may be used.
+            names = set().union(*listed.values())
+            there = {blob.name: blob for blob in self.store.blob_names() if blob.name in names}
+            for mark in due:
+                blobs = [there[name] for name in listed[mark.name] if name in there]
+                older = [blob for blob in blobs if blob.modified < mark.modified]
+                if not self._delete(older, mark.modified, heartbeat):
+                    return False
+            return self._may_go_on(heartbeat)
 
     @contextlib.contextmanager
-    def _announced(self) -> Iterator[bool]:
-        """Says in the store that blobs are being deleted, again and again, and afterwards that they have been. False:
-        another prune is at it, or was killed a moment ago; it is best left alone, as some services cannot delete on
-        condition."""
-        self.own = _unique()
-        self._said, self._was_silent = Stopwatch(), False
+    def _announced(self) -> Iterator[Heartbeat | None]:
+        """Keeps up the heartbeat while blobs are deleted. Yields None if another prune deletes, or was killed a moment
+        ago: two are kept apart, since some services cannot delete on the condition that a blob is still the old one."""
+        with beating(self.store, self.time) as heartbeat:
+            alone = heartbeat.is_alone() or not self.grace
+            if not alone:
+                self.warn(f"{self.store.label}: another prune deletes blobs, or was killed: the next one continues")
+            yield heartbeat if alone else None
 
-        def renew(ended: threading.Event) -> None:
-            while not ended.wait(STALE / 10):
-                with contextlib.suppress(StoreError):
-                    self._say()
+    def _delete(self, blobs: Sequence[Stored], before: float, heartbeat: Heartbeat) -> bool:
+        """Deletes the unneeded ones of some blobs, unless they were written again after the time `before`.
 
-        self._say()
-        try:
-            with in_background(renew, "pogfast-sweep"):
-                alone = self._is_alone()
-                if not alone:
-                    self.warn(f"{self.store.label}: another prune deletes blobs, or was killed: the next one goes on")
-                yield alone
-        except BaseException:
-            with contextlib.suppress(StoreError):  # what was raised first is what should be heard
-                self._say_over()
-            raise
-        self._say_over()
-
-    def _say_over(self) -> None:
-        """Says in the store that blobs have been deleted. Raises StoreError."""
-        own = SWEPT + self.own
-        self.store.put_mark(own, b"")
-        old = {mark.name for mark in self.store.named(SWEPT)}
-        self._delete_marks([SWEEPING + self.own, *(old - {own})])
-
-    def _say(self) -> None:
-        """Says in the store that blobs are being deleted. Raises StoreError."""
-        said = Stopwatch()
-        self._was_silent = self._was_silent or self._said.seconds() >= SILENT
-        self.store.put_mark(SWEEPING + self.own, b"")
-        self._said = said
-
-    def _is_heard(self) -> bool:
-        """Whether that was said so often that no other prune can have begun meanwhile, as it could beside one that was
-        frozen. In this order: another thread says it."""
-        return not self.grace or (self._said.seconds() < SILENT and not self._was_silent)
-
-    def _may_delete(self, held: _Held) -> bool:
-        """Asked right before anything is deleted."""
-        return held.is_fresh() and self._is_heard()
-
-    def _is_alone(self) -> bool:
-        """Whether no other prune has said that it deletes blobs, a short while ago by the store's clock."""
-        marks = {mark.name: mark.modified for mark in self.store.named(SWEEP)}
-        latest = marks.pop(SWEEPING + self.own, self.time) - STALE
-        return not self.grace or not any(
-            name.startswith(SWEEPING) and modified > latest and SWEPT + name.removeprefix(SWEEPING) not in marks
-            for name, modified in marks.items()
-        )
-
-    def _delete_each(self, due: Sequence[Stored], listed: Mapping[str, Mapping[str, float]]) -> bool:
-        """Deletes what is in some lists, as `_delete` does. Blobs are listed once, and before the manifests are read:
-        with ten million of them it takes longer than manifests are believed."""
-        names = set().union(*listed.values())
-        there = {blob.name: blob for blob in self.store.blob_names() if blob.name in names}
-        for mark in due:
-            blobs = [there[name] for name in listed[mark.name] if name in there]
-            if not self._delete([blob for blob in blobs if blob.modified < mark.modified], mark.modified):
-                return False
-        return True
-
-    def _delete(self, there: list[Stored], before: float) -> bool:
-        """Deletes those of some blobs that nothing needs, unless they were written anew after some time; False: not all
-        of them, since this run was frozen, or cannot read the manifests fast enough."""
+        Returns False if not all are deleted, since this process was suspended or reads the manifests too slowly.
+        """
+        left = list(blobs)
         locked: dict[str, float] | None = None
-        idle = 0
-        while there:
-            held = self._read()
-            there = [blob for blob in there if not held.is_kept(blob)]
+        fruitless = 0  # rounds without a deletion
+        while left:
+            # Rule: no manifest needs the blob, as read less than five minutes ago.
+            needed = self._read()
+            left = [blob for blob in left if not needed.is_kept(blob)]
+            # Rule: nobody can delete a locked blob.
             if locked is None:
-                locked = self.store.locked(blob.name for blob in there)
+                locked = self.store.locked(blob.name for blob in left)
                 self.swept.locked += len(locked)
-                there = [blob for blob in there if blob.name not in locked]
-            gone: set[str] = set()
-            for start in range(0, len(there), BATCH):
-                batch = there[start : start + BATCH]
-                for blob in self.store.delete_old_blobs(batch, before, partial(self._may_delete, held)):
-                    gone.add(blob.name)
-                    self._count(blob)
-            if not self._is_heard():
+                left = [blob for blob in left if blob.name not in locked]
+            # Rule: it was not written again. The store looks at each, right before it deletes it.
+            gone = self._delete_old(left, before, needed, heartbeat)
+            # Rule: after a silence of the heartbeat nothing more is deleted: another prune may have begun.
+            if not self._may_go_on(heartbeat):
                 self._warn_of_pause()
                 return False
-            if held.is_fresh():
-                return True  # what is left was written anew
-            there = [blob for blob in there if blob.name not in gone]
-            idle = 0 if gone else idle + 1
-            if idle > 1:
-                self.warn(f"{self.store.label}: to read the manifests takes longer than {FENCE:.0f} s: blobs stay")
+            if needed.is_fresh():
+                return True  # what is left was written again
+            # Rule: when the five minutes are over, the manifests are read again.
+            left = [blob for blob in left if blob.name not in gone]
+            fruitless = 0 if gone else fruitless + 1
+            if fruitless > 1:
+                self.warn(
+                    f"{self.store.label}: reading the manifests takes longer than {MAX_AGE:.0f} s: no blobs deleted"
+                )
                 return False
         return True
 
-    def _warn_of_pause(self) -> None:
-        self.warn(f"{self.store.label}: this prune has stood still too long to go on: the next one does")
+    def _delete_old(self, blobs: Sequence[Stored], before: float, needed: Needed, heartbeat: Heartbeat) -> set[str]:
+        """Deletes blobs that were written before a time, as long as that is allowed. Returns the names of those."""
+        gone: set[str] = set()
+        for start in range(0, len(blobs), BATCH):
+            batch = blobs[start : start + BATCH]
+            for blob in self.store.delete_old_blobs(batch, before, partial(self._may_delete, needed, heartbeat)):
+                gone.add(blob.name)
+                self._count(blob)
+        return gone
 
-    # ---- the first ----
+    def _may_delete(self, needed: Needed, heartbeat: Heartbeat) -> bool:
+        """The store asks this right before each deletion."""
+        return needed.is_fresh() and self._may_go_on(heartbeat)
+
+    def _may_go_on(self, heartbeat: Heartbeat) -> bool:
+        return not self.grace or heartbeat.is_alive()
+
+    def _warn_of_pause(self) -> None:
+        self.warn(f"{self.store.label}: this prune was suspended for too long to continue safely: the next one will")
+
+    # ---- step 3: condemns what is unneeded ----
 
     def _condemn(self) -> None:
-        """Lists what no archive needs."""
-        held = self._read()
-        pending = self._names_of(held.lists())
-        unneeded = [blob for blob in self.store.blob_names() if not held.is_live(blob)]
+        """Writes the names of unneeded blobs, and of removed archives, into new lists."""
+        needed = self._read()
+        pending = self._names_in(needed.lists())
+        # Rule: no archive and no running backup needs it. What only a removed archive needs is condemned with it.
+        unneeded = [blob for blob in self.store.blob_names() if not needed.is_live(blob)]
+        # Rule: it is older than the grace period. A younger one may be of a backup that has not said what it needs.
         old = [blob for blob in unneeded if not self.grace or blob.modified <= self.time - self.grace]
+        # Rule: it is in no list yet, so that its grace period does not begin again.
         fresh = [blob for blob in old if blob.name not in pending]
+        # Rule: it can be deleted.
         locked = self.store.locked(blob.name for blob in fresh)
         self.swept.locked += len(locked)
-        removed = [mark for name, mark in held.names.items() if is_removed(name)]
-        going = [each for each in [*fresh, *removed] if each.name not in locked and each.name not in pending]
-        listed = self._list(sorted(each for each in going if "\n" not in each.name))  # others are nobody's archives
-        if not self.grace and not listed:  # there is no room
-            with self._announced():
-                self._delete([blob for blob in fresh if blob.name not in locked], math.inf)
+        removed = [mark for name, mark in needed.marks.items() if is_removed(name) and name not in pending]
+        going = [each for each in [*fresh, *removed] if each.name not in locked]
+        # A name with a line feed would become two in a list; pogfast gives no archive such a name.
+        listed = self._write_lists(sorted(each for each in going if "\n" not in each.name))
+        if not self.grace and not listed:  # the store is full: what is unneeded is deleted without a list
+            with self._announced() as heartbeat:
+                if heartbeat:
+                    self._delete([blob for blob in fresh if blob.name not in locked], math.inf, heartbeat)
         self._count_waiting(blob for blob in unneeded if blob.name not in locked)
 
-    def _list(self, going: Sequence[Stored]) -> bool:
-        """Writes lists of names; False: they cannot be written."""
+    def _write_lists(self, going: Sequence[Stored]) -> bool:
+        """Writes lists of names. Returns False if they cannot be written."""
         try:
             for start in range(0, len(going), MAX_NAMES):
                 some = going[start : start + MAX_NAMES]
-                self._put_list(b"".join(map(_line, some)), max(map(_written, some)))
+                self._write_list(b"".join(map(_line, some)), max(map(written, some)))
         except StoreError as error:
-            later = "" if not self.grace else ", and will not be deleted by the next prune: --now deletes at once"
-            self.warn(f"{error}: what nothing needs could not be listed{later}")
+            later = "" if not self.grace else ", and the next prune will not delete them: --now deletes at once"
+            self.warn(f"{error}: unneeded blobs could not be listed{later}")
             return False
         return True
 
-    def _put_list(self, data: bytes, newest: float) -> None:
+    def _write_list(self, data: bytes, newest: float) -> None:
         """Writes a list that is newer than all that it names, by a clock that may tell whole seconds only."""
-        name = CONDEMNED + _unique()
+        name = CONDEMNED + unique()
         for _ in range(ATTEMPTS):
             self.store.put_mark(name, data)
             if any(mark.modified > newest for mark in self.store.named(name)):
@@ -467,24 +392,7 @@ class Sweep:
             self.swept.waiting += 1
             self.swept.waiting_size += blob.size
 
-    def _delete_marks(self, names: Iterable[str]) -> None:
-        """Who may not delete leaves them: they are in nobody's way."""
-        with contextlib.suppress(StoreError):
-            self.store.delete_manifests(names)
-
-
-def _stands_for_archive(name: str) -> bool:
-    return is_manifest(name) or is_removed(name) or is_partial(name)
-
-
-def _unique() -> str:
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{os.urandom(4).hex()}"
-
-
-def _written(mark: Stored) -> float:
-    return mark.modified
-
 
 def _line(stored: Stored) -> bytes:
-    """A name in a list: those of archives may be any that a file can have."""
+    """A name as it stands in a list. Archives may have any name that a file can have."""
     return stored.name.encode("utf-8", "surrogateescape") + b"\n"

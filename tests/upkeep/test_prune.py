@@ -31,7 +31,7 @@ from pogfast.stores import REMOVED, LocalStore, Stored, open_store, publish, rel
 from pogfast.stores.names import CONDEMNED, SWEEPING, TRASH
 from pogfast.stores.reliance import Condemned, Reliance
 from pogfast.stores.targets import Targets
-from pogfast.upkeep import pruning, sweeping
+from pogfast.upkeep import needed, pruning, sweeping
 from pogfast.upkeep.retention import Policy
 from pogfast.upkeep.sweeping import Sweep
 
@@ -505,6 +505,7 @@ def test_whoever_runs_meanwhile_no_archive_misses_a_blob(
     monkeypatch.setattr(reliance, "PAUSE", 0)
     monkeypatch.setattr(reliance, "STALE", 1.0)
     monkeypatch.setattr(sweeping, "PAUSE", 0.01)
+    monkeypatch.setattr(needed, "PAUSE", 0.01)
     long_ago = time.time() - 10**6
     with contextlib.closing(Stepped.open(str(directory), fan_out=True)) as store:
         store.actor = Actor(directory, lambda store: None)
