@@ -1,4 +1,4 @@
-"""Archives as they are looked at: opened, listed, searched, compared and counted.
+"""Reading archives: opened, listed, searched, compared and counted.
 
 Nothing here changes an archive or a store, and nothing is restored.
 """

@@ -1,7 +1,6 @@
 """An opened archive: a mapping of archived names to entries, whose files can be opened.
 
-A trailer is believed only as far as it is well formed: another program may have written it, or there may be none.
-lookup.py finds the archive, entry_file.py reads a file of it. Nothing is restored, changed or printed here.
+lookup.py finds an archive, entry_file.py reads a file of it, trailer.py says what a trailer is worth.
 """
 
 from __future__ import annotations
@@ -19,9 +18,7 @@ from pogfast import manifest
 from pogfast._engine import cores
 from pogfast.archives.entry_file import EntryFile
 from pogfast.archives.trailer import Trailer, time_of
-from pogfast.errors import (
-    NoSuchEntry,
-)
+from pogfast.errors import NoSuchEntry
 from pogfast.keys import Key
 from pogfast.manifest import Entry
 from pogfast.stores.protocols import Store
@@ -35,15 +32,15 @@ BUFFER = 1 << 16
 
 
 class Archive(Mapping[str, Entry]):
-    """An opened archive: archived names and their entries, in the manifest's order. To be closed.
+    """An opened archive: maps archived names to entries, in the manifest's order. Must be closed.
 
-    `trailer` is as it was written, `described` the same with types; the properties are what of it is well formed.
+    `trailer` is as it was written, `described` reads it with types, and so do the properties.
     """
 
     def __init__(
         self, store: Store | Mirrors, name: str, opened: manifest.Manifest, key: Key, jobs: int | None = None
     ) -> None:
-        """The store is closed with the archive. `jobs` threads read ahead in a file (None: as many as cores)."""
+        """Closing the archive closes the store. `jobs` threads read a file ahead (None: one per core)."""
         self.store = store
         self.name = name
         self.key = key
@@ -77,7 +74,7 @@ class Archive(Mapping[str, Entry]):
         self.close()
 
     def close(self) -> None:
-        """Closes the files that were opened, ends their threads, and closes the store."""
+        """Closes all open files, ends their threads, and closes the store."""
         for file in list(self._files):
             file.close()
         if self._threads:
@@ -85,10 +82,10 @@ class Archive(Mapping[str, Entry]):
             self._threads = None
         self.store.close()
 
-    # ---- what is in it ----
+    # ---- content ----
 
     def open(self, name: str) -> io.BufferedReader[EntryFile]:
-        """The content of a file, to be read anywhere: only the blobs that are looked at are fetched.
+        """Opens a file for reading and seeking. Only the blobs that are read are fetched.
 
         Raises NoSuchEntry; reading raises MissingBlob, CorruptBlob, WrongBlob and StoreError.
         """
@@ -97,13 +94,16 @@ class Archive(Mapping[str, Entry]):
         return file
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> Iterator[memoryview]:
-        """The bytes of a file from `offset` on, at most `length` (None: to its end), in pieces as they come: on every
-        core, in order, and without a blob that has none of them. Raises as `open` and reading do."""
+        """Yields the bytes of a file from `offset` on, at most `length` (None: to the end), in pieces of any size.
+
+        All cores fetch and decompress ahead, and only the blobs that have some of these bytes. Raises as `open` and
+        reading do.
+        """
         with self._raw(name) as file:
             yield from file.pieces(offset, None if length is None else offset + length)
 
     def _raw(self, name: str) -> EntryFile:
-        if name not in self.entries:  # with a slash in front, as `ls` and `restore` take it
+        if name not in self.entries:  # such as /etc/fstab, as `ls` and `restore` take it
             name = "/".join(part for part in name.split("/") if part not in ("", "."))
         if name not in self.entries:
             kind = next((kind for kind, names in self.others.items() if name in names), "")
@@ -112,16 +112,16 @@ class Archive(Mapping[str, Entry]):
 
     def _pool(self) -> Executor:
         if self._threads is None:
-            from concurrent.futures import ThreadPoolExecutor  # here, because a small file needs none
+            from concurrent.futures import ThreadPoolExecutor  # imported here, since a small file needs no threads
 
             self._threads = ThreadPoolExecutor(self.jobs, "pogfast-read")
         return self._threads
 
-    # ---- what its trailer says ----
+    # ---- trailer ----
 
     @property
     def time(self) -> datetime | None:
-        """When it was begun; where no trailer says so, the time in the manifest's name, which is local."""
+        """When the backup began; without a trailer, the local time in the manifest's name."""
         return time_of(self.described, self.name)
 
     @property
@@ -147,7 +147,7 @@ class Archive(Mapping[str, Entry]):
 
     @property
     def layout(self) -> str:
-        """`frames` or `stream`; where no trailer says so it is pog's."""
+        """`frames` or `stream`; without a trailer it is pog's, which is `stream`."""
         return self.described.layout or "stream"
 
     @property
@@ -156,7 +156,7 @@ class Archive(Mapping[str, Entry]):
 
     @property
     def chunker(self) -> str:
-        """Where files were cut by content: how, as Chunker.parse reads it. Else ""."""
+        """How files were cut by content, as Chunker.parse reads it; else ""."""
         return self.described.chunker
 
     @cached_property
@@ -173,5 +173,5 @@ class Archive(Mapping[str, Entry]):
 
     @property
     def others(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """What is no file, by kind: names and facts."""
+        """Everything that is not a file: kind -> archived name -> metadata."""
         return {"directory": self.directories, "link": self.links, "fifo": self.fifos}

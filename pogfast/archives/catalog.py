@@ -1,9 +1,9 @@
-"""A cache of manifests: each is opened once, in parallel, and remembered between runs.
+"""The catalog: a local cache of what manifests say, so that each is fetched and opened once.
 
-`list`, `latest`, `find`, `stats` and `prune` use it, so that ten thousand archives take a second and a service is asked
-for each manifest once. It lies beside the other caches in one file for each store and key, sealed under a key derived
-from it: whoever cannot open the manifests cannot read it. It is bounded, holds nothing that is not in the store, and
-may be deleted at any time. `check` does not use it: it reads what the store has.
+`list`, `latest`, `find`, `stats` and `prune` use it: ten thousand archives take a second, and each manifest is
+downloaded once. It is one file for each store and key in the cache directory, encrypted under a key derived from that
+key, so that only who can open the manifests can read it. It is bounded, holds nothing that is not in the store, and can
+be deleted at any time. `check` does not use it, since it checks what is in the store.
 """
 
 from __future__ import annotations
@@ -38,19 +38,20 @@ from pogfast.system.user_dirs import cache_directory, make_cache_directory
 Result = TypeVar("Result")
 
 VERSION = 1
-# What is remembered at most: of one archive, and names of blobs of all (4 bytes each, and 32 once for each blob).
-MAX_FACTS = 1 << 16
+# Limits of the cache: bytes of the trailer of one archive; names of blobs of all archives together (4 bytes for each,
+# and 32 once for each distinct blob); bytes of the file, and of its content before compression.
+MAX_TRAILER = 1 << 16
 MAX_BLOBS = 1 << 22
 MAX_FILE = 256 << 20
-MAX_PLAIN = 1 << 30  # bytes of it before they are compressed
-# A manifest as young as this is not remembered: a service's clock may stand still for a second while it is replaced.
-SETTLED = 5.0
+MAX_UNCOMPRESSED = 1 << 30
+# Seconds: a younger manifest is not cached, since a replacement within a second may have the same time of change.
+MIN_AGE = 5.0
 DIGEST = 32
 COUNTED = ("skipped", "unreadable", "changed")
 
 
 class HoldsManifests(Protocol):
-    """A store, as far as archives are looked at from here."""
+    """The methods of a store that the catalog uses."""
 
     @property
     def identity(self) -> str: ...
@@ -63,12 +64,13 @@ class HoldsManifests(Protocol):
 
 
 @dataclass(slots=True)
-class Seen:
-    """What is known of an archive. `trailer` has no sections; of what could not be archived it has the numbers. Of an
-    archive without a trailer it has the totals of the entries. It is empty if only a public key is known.
+class CatalogedArchive:
+    """What the catalog knows of an archive.
 
-    `blobs` are the distinct names of what it needs, where they were asked for, and until the next one is looked at;
-    `numbers` of them are what is remembered. `problem` is why it could not be opened.
+    `trailer` has no sections, and counts in place of the names of what was not archived. For an archive without a
+    trailer it has the totals of the entries; with a public key it is empty. `blobs` are the distinct names of the blobs
+    that the archive needs, if the caller asked for them, and only until the next archive is read; the cache keeps
+    `numbers`, 4 bytes for each. `problem` is why the archive could not be opened.
     """
 
     name: str
@@ -81,18 +83,18 @@ class Seen:
 
 
 class Catalog:
-    """The archives of one store, as a key opens them. To be closed: then what was learnt is written down."""
+    """The archives of one store, as a key opens them. Must be closed, which saves what is new."""
 
     def __init__(self, store: HoldsManifests, key: Key) -> None:
         self.store = store
         self.key = key
-        self._path, self._sealing = _place(store.identity, key)
-        self._known: dict[str, Seen] | None = None
+        self._path, self._sealing = _cache_file(store.identity, key)
+        self._known: dict[str, CatalogedArchive] | None = None
         self._names: list[str] = []
-        self._numbers: dict[str, int] = {}  # of these
+        self._numbers: dict[str, int] = {}  # name -> its index in _names
         self._room = MAX_BLOBS
-        self._learnt = False
-        self._there: set[str] = set()
+        self._changed = False
+        self._asked: set[str] = set()  # manifests that were asked for: the others are dropped
 
     def __enter__(self) -> Catalog:
         return self
@@ -100,16 +102,17 @@ class Catalog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def look(self, manifests: Sequence[Stored], *, blobs: bool = False) -> Iterator[Seen]:
-        """Yields what is known of these archives, in their order; with `blobs` also the names of what they need. One
-        that does not open, or with `blobs` has an index that does not name the same, has a `problem`."""
-        self._there.update(stored.name for stored in manifests)
+    def read(self, manifests: Sequence[Stored], *, blobs: bool = False) -> Iterator[CatalogedArchive]:
+        """Yields what is known of these archives, in order; with `blobs` also the names of the blobs that they need.
+
+        An archive that does not open has a `problem`; with `blobs` also one whose index disagrees with its entries."""
+        self._asked.update(stored.name for stored in manifests)
         known = self._remembered() if len(manifests) > 1 else {}
 
-        def one(stored: Stored) -> Seen:
+        def one(stored: Stored) -> CatalogedArchive:
             found = known.get(stored.name)
             same = found and (found.size, found.modified) == (stored.size, stored.modified)
-            # What a trailer does not tell of an archive is told by its blobs.
+            # Without totals in the trailer, entries were counted, and blobs are cached as well.
             if found and same and ((not blobs and _says_enough(found.trailer)) or self._name_blobs(found)):
                 return found
             return self._open(stored, blobs)
@@ -117,25 +120,25 @@ class Catalog:
         for seen in in_parallel(one, manifests, self.store.parallel):
             if seen.problem is None and known.get(seen.name) is not seen and self._known is not None:
                 self._known[seen.name] = seen
-                self._learnt = True
+                self._changed = True
             yield seen
             self._fold(seen)
 
     def close(self) -> None:
-        """Writes down what was learnt, where it can be."""
-        if self._learnt and self._path:
+        """Saves the cache if there is something new, and if it can be written."""
+        if self._changed and self._path:
             with contextlib.suppress(OSError, ValueError):
                 self._save()
 
-    def _open(self, stored: Stored, blobs: bool) -> Seen:
+    def _open(self, stored: Stored, blobs: bool) -> CatalogedArchive:
         try:
             return fetched_manifest(self.store, stored.name, lambda data: self._seen(stored, data, blobs))
         except PogfastError as error:
-            return Seen(stored.name, stored.size, stored.modified, Trailer(None), problem=error)
+            return CatalogedArchive(stored.name, stored.size, stored.modified, Trailer(None), problem=error)
 
-    def _seen(self, stored: Stored, data: bytes, blobs: bool) -> Seen:
+    def _seen(self, stored: Stored, data: bytes, blobs: bool) -> CatalogedArchive:
         """Raises CorruptManifest and WrongKey."""
-        seen = Seen(stored.name, stored.size, stored.modified, Trailer(None))
+        seen = CatalogedArchive(stored.name, stored.size, stored.modified, Trailer(None))
         if self.key.can_open:
             seen.trailer = _counted(manifest.open_facts(data, self.key, stored.name))
         if self.key.can_open and not _says_enough(seen.trailer):
@@ -146,15 +149,15 @@ class Catalog:
             seen.blobs = list(dict.fromkeys(manifest.blob_names(data, self.key, stored.name)))
         return seen
 
-    def _name_blobs(self, seen: Seen) -> bool:
-        """Returns True if it is known what an archive needs."""
+    def _name_blobs(self, seen: CatalogedArchive) -> bool:
+        """Returns True if it is known which blobs an archive needs."""
         if seen.blobs is None and seen.numbers is not None:
-            with contextlib.suppress(IndexError, ValueError):  # these are not numbers of ours: the manifest is opened
+            with contextlib.suppress(IndexError, ValueError):  # malformed: the manifest is opened instead
                 seen.blobs = [self._names[number] for number in array("I", seen.numbers)]
         return seen.blobs is not None
 
-    def _fold(self, seen: Seen) -> None:
-        """Keeps what an archive needs as numbers: archives need mostly the same, and their names are 25 times as
+    def _fold(self, seen: CatalogedArchive) -> None:
+        """Replaces the names of blobs by numbers: archives need mostly the same blobs, and names are 25 times as
         long."""
         if seen.blobs is not None and seen.numbers is None and len(seen.blobs) <= self._room:
             self._room -= len(seen.blobs)
@@ -169,9 +172,9 @@ class Catalog:
             self._names.append(blob)
         return number
 
-    # ---- what is remembered ----
+    # ---- the cache file ----
 
-    def _remembered(self) -> dict[str, Seen]:
+    def _remembered(self) -> dict[str, CatalogedArchive]:
         if self._known is None:
             self._known = {}
             if self._path:
@@ -182,7 +185,7 @@ class Catalog:
     def _save(self) -> None:
         now = time.time()
         keep = [
-            seen for name, seen in (self._known or {}).items() if name in self._there and seen.modified < now - SETTLED
+            seen for name, seen in (self._known or {}).items() if name in self._asked and seen.modified < now - MIN_AGE
         ]
         for seen in keep:
             self._name_blobs(seen)
@@ -205,7 +208,7 @@ class Catalog:
 def in_parallel(
     act: Callable[[Stored], Result], manifests: Sequence[Stored], threads: int
 ) -> Generator[Result, None, None]:
-    """Yields what `act` makes of each, in order: so many at a time, and only a few of them done ahead."""
+    """Yields `act` of each manifest, in order. Runs this number of threads, and only a little ahead of the caller."""
     if threads <= 1 or len(manifests) <= 1:
         yield from map(act, manifests)
         return
@@ -222,21 +225,24 @@ def in_parallel(
 
 
 def _counted(words: dict[str, Any] | None) -> Trailer:
-    """A trailer with what was left out as a number, since it may be long."""
+    """Returns a trailer with counts in place of the names of what was not archived, which may be many."""
     trailer = Trailer(words)
     return Trailer({**(words or {}), **{word: trailer.count(word) for word in COUNTED if word in (words or {})}})
 
 
 def _totals(entries: Mapping[str, manifest.Entry]) -> dict[str, int]:
-    """`files`, and `size` where every entry says it. Raises CorruptManifest."""
+    """Returns `files`, and `size` if every entry says how large it is. Raises CorruptManifest."""
     sizes = [entry.size for entry in entries.values()]
     known = [size for size in sizes if size is not None]
     return {"files": len(sizes), **({"size": sum(known)} if len(known) == len(sizes) else {})}
 
 
-def _place(identity: str, key: Key) -> tuple[str, bytes]:
-    """(where what is known of a store is written down, under which key). The public key of a pair opens no entries, so
-    what the private one has opened is sealed under a key that is derived from that."""
+def _cache_file(identity: str, key: Key) -> tuple[str, bytes]:
+    """Returns (path of the cache file, "" without a cache directory; the key that it is encrypted with).
+
+    The public key of a pair opens no entries. So what the private key has opened is encrypted under a key derived from
+    the private one.
+    """
     secret = key.private if key.private is not None else key.secret
     sealing = hashlib.blake2b(b"catalog", key=secret, digest_size=32, person=b"pogfast derive").digest()
     directory = cache_directory()
@@ -245,17 +251,17 @@ def _place(identity: str, key: Key) -> tuple[str, bytes]:
 
 
 class _Row(msgspec.Struct, array_like=True):
-    """An archive as it is written down; `blobs` are 4 bytes each."""
+    """An archive in the cache file; `blobs` are numbers of 4 bytes each."""
 
     name: bytes
     size: int
     modified: float
-    facts: bytes
+    trailer: bytes
     blobs: bytes | None
 
 
 class _File(msgspec.Struct, array_like=True):
-    """What is written down: `names` are the digests of blobs that archives refer to by number."""
+    """The content of the cache file: `names` are the digests of blobs, which archives refer to by number."""
 
     version: int
     names: bytes
@@ -265,30 +271,30 @@ class _File(msgspec.Struct, array_like=True):
 READER = msgspec.msgpack.Decoder(_File)
 
 
-def _packed(archives: Iterable[Seen]) -> bytes:
+def _packed(archives: Iterable[CatalogedArchive]) -> bytes:
     numbers: dict[str, int] = {}
     room = MAX_BLOBS
     rows = []
     for seen in archives:
         blobs: bytes | None = None
-        facts = json.dumps(portable_all(seen.trailer.words or {})).encode()
+        trailer = json.dumps(portable_all(seen.trailer.words or {})).encode()
         if seen.blobs is not None and len(seen.blobs) <= room:
             room -= len(seen.blobs)
             blobs = array("I", sorted(numbers.setdefault(blob, len(numbers)) for blob in seen.blobs)).tobytes()
-        if (blobs is not None or _says_enough(seen.trailer)) and len(facts) <= MAX_FACTS:
-            rows.append(_Row(os.fsencode(seen.name), seen.size, seen.modified, facts, blobs))
+        if (blobs is not None or _says_enough(seen.trailer)) and len(trailer) <= MAX_TRAILER:
+            rows.append(_Row(os.fsencode(seen.name), seen.size, seen.modified, trailer, blobs))
     names = b"".join(map(urlsafe_b64decode, numbers))
     return msgspec.msgpack.encode(_File(VERSION, names, rows))
 
 
 def _says_enough(trailer: Trailer) -> bool:
-    """Returns True if a trailer tells how much is in its archive. pog writes none."""
+    """Returns True if a trailer has the totals that `list` shows. pog writes no trailers."""
     return trailer.totals.keys() >= {"files", "stored"}
 
 
-def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
-    """(archives by name, the blobs that they refer to by number). Raises OSError, ValueError, RecursionError, ZstdError
-    and MemoryError."""
+def _read(path: str, sealing: bytes) -> tuple[dict[str, CatalogedArchive], list[str]]:
+    """Returns (archives by name, the names of blobs that they refer to by number). Raises OSError, ValueError,
+    RecursionError, ZstdError and MemoryError."""
     with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         if os.fstat(file.fileno()).st_size > MAX_FILE:
             raise ValueError("too large")
@@ -296,8 +302,8 @@ def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
     plain = secretbox_open(sealing, data)
     if plain is None:
         raise ValueError("damaged, or another key's")
-    if not 0 <= zstandard.frame_content_size(plain) <= MAX_PLAIN:
-        raise ValueError("of no size, or too large")
+    if not 0 <= zstandard.frame_content_size(plain) <= MAX_UNCOMPRESSED:
+        raise ValueError("of unknown size, or too large")
     found = READER.decode(zstandard.decompress(plain))
     if found.version != VERSION or len(found.names) % DIGEST:
         raise ValueError("another version, or malformed")
@@ -305,8 +311,8 @@ def _read(path: str, sealing: bytes) -> tuple[dict[str, Seen], list[str]]:
     names = [urlsafe_b64encode(digest).decode() for digest in digests]
     known = {}
     for row in found.archives:
-        name, facts = os.fsdecode(row.name), json.loads(row.facts)
-        if not isinstance(facts, dict):
-            raise ValueError("malformed facts")
-        known[name] = Seen(name, row.size, row.modified, Trailer(local_all(facts)), numbers=row.blobs)
+        name, trailer = os.fsdecode(row.name), json.loads(row.trailer)
+        if not isinstance(trailer, dict):
+            raise ValueError("malformed trailer")
+        known[name] = CatalogedArchive(name, row.size, row.modified, Trailer(local_all(trailer)), numbers=row.blobs)
     return known, names

@@ -1,6 +1,6 @@
 """Differences between two archives (`diff`), or between an archive and the disk (`check --against`).
 
-Two archives are compared by their manifests alone: equal blobs are equal content. The disk is read and compared with
+Two archives are compared by their manifests alone: equal blobs are equal content. Files on the disk are compared with
 the archive's blobs byte by byte. Nothing is changed or printed.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol
 
 from pogfast.archives.archive import Archive
-from pogfast.archives.listing import Thing, sorted_names, things
+from pogfast.archives.listing import Member, members, sorted_names
 from pogfast.archives.records import Record
 from pogfast.archives.trailer import TOP, Kind
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath, worst_code
@@ -24,9 +24,9 @@ from pogfast.files.metadata import facts_of
 from pogfast.files.paths import basename, parent_of, plain_path, safe_path
 from pogfast.manifest import Entry
 
-# Facts that are compared where both sides have them; a file's times are those of its entry.
+# Metadata that is compared if both sides have it. A file's times are in its entry.
 METADATA = ("mode", "uid", "gid", "user", "group", "mtime_ns", "xattrs")
-# What the system says where nothing can lie under a name.
+# Errors that mean that there is no such file.
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 # Bytes that are compared at a time.
 PIECE = 1 << 18
@@ -39,25 +39,24 @@ What = Literal["added", "removed", "modified", "uncertain", "metadata", "type"]
 
 @dataclass(slots=True)
 class Change(Record):
-    """What became of a name between two archives. Sizes are plain bytes, None where an archive does not say, or there
-    is no file.
+    """How a name differs between two archives. Sizes are uncompressed bytes; None if unknown, or if there is no file.
 
-    "uncertain": the archives are cut differently, so that their blobs tell nothing, and the times differ.
+    "uncertain": the files were cut into chunks differently, so that blobs cannot be compared, and the times differ.
     """
 
     name: str
     change: What
-    kind: Kind  # in the later archive; of what was removed, in the earlier one
+    kind: Kind  # in the later archive; in the earlier one if it was removed
     kind_before: Kind
     size_before: int | None = None
     size: int | None = None
-    metadata: list[str] = field(default_factory=list)  # which facts differ, of what is in both
+    metadata: list[str] = field(default_factory=list)  # which metadata differs, if it is in both
 
 
 def diff(before: Archive, after: Archive, problem: Callable[[PogfastError], None] | None = None) -> Iterator[Change]:
-    """What differs between two archives, in the order of paths. Reads no blob.
+    """Yields the changes between two archives, in the order of paths. Reads no blob.
 
-    An entry that is malformed goes to `problem`; without it, raises CorruptManifest there.
+    Calls `problem` with each malformed entry; without it, raises CorruptManifest.
     """
     comparable = _cut(before) == _cut(after)
     was, now = _top(before), _top(after)
@@ -65,7 +64,7 @@ def diff(before: Archive, after: Archive, problem: Callable[[PogfastError], None
         yield change
     for name in sorted_names(before, after):
         try:
-            change = _change(name, things(before, name), things(after, name), comparable)
+            change = _change(name, members(before, name), members(after, name), comparable)
         except CorruptManifest as error:
             if problem is None:
                 raise
@@ -75,13 +74,13 @@ def diff(before: Archive, after: Archive, problem: Callable[[PogfastError], None
                 yield change
 
 
-def _change(name: str, was: list[Thing], now: list[Thing], comparable: bool) -> Change | None:
+def _change(name: str, was: list[Member], now: list[Member], comparable: bool) -> Change | None:
     first, last = (was or now)[0], (now or was)[0]
     change = Change(name, "type", last.kind, first.kind, was[0].size if was else None, now[0].size if now else None)
     if not was or not now:
         change.change = "added" if now else "removed"
-    elif [thing.kind for thing in was] == [thing.kind for thing in now]:
-        change.metadata = _changed_facts(first, last)
+    elif [member.kind for member in was] == [member.kind for member in now]:
+        change.metadata = _changed_metadata(first, last)
         content = _content(first, last, comparable)
         if not content and not change.metadata:
             return None
@@ -89,21 +88,21 @@ def _change(name: str, was: list[Thing], now: list[Thing], comparable: bool) -> 
     return change
 
 
-def _top(archive: Archive) -> list[Thing]:
-    """The directory that was archived as `.` or `/`, where an archive tells of it."""
+def _top(archive: Archive) -> list[Member]:
+    """Returns the directory that was archived as `.` or `/`, if an archive has it."""
     top = archive.described.top
-    return [] if top is None else [Thing(TOP, "directory", top)]
+    return [] if top is None else [Member(TOP, "directory", top)]
 
 
 def _cut(archive: Archive) -> tuple[object, ...]:
-    """How files became blobs: where this is the same, the same content has the same blobs."""
+    """Returns how files were cut and compressed: if it is the same, equal content has equal blobs."""
     return archive.layout, archive.chunk_size, archive.chunker, archive.described.level
 
 
-def _content(was: Thing, now: Thing, comparable: bool) -> What | None:
-    """Whether the content of something differs that both have: that of a file, or the target of a link."""
+def _content(was: Member, now: Member, comparable: bool) -> What | None:
+    """Returns how the content of a file, or the target of a link, differs; None if it is the same."""
     if was.kind == "link":
-        return None if was.facts.get("target") == now.facts.get("target") else "modified"
+        return None if was.metadata.get("target") == now.metadata.get("target") else "modified"
     if was.entry is None or now.entry is None or was.entry.blobs == now.entry.blobs:
         return None
     if comparable or (was.size is not None and now.size is not None and was.size != now.size):
@@ -112,21 +111,21 @@ def _content(was: Thing, now: Thing, comparable: bool) -> What | None:
 
 
 def _times_differ(was: Entry, now: Entry) -> bool:
-    """In ns where both know them; a time that pog wrote is rounded."""
+    """Compares modification times, in ns if both have them: pog's are rounded."""
     if "mtime_ns" in was.more and "mtime_ns" in now.more:
         return was.mtime_ns != now.mtime_ns
     return was.mtime != now.mtime
 
 
-def _changed_facts(was: Thing, now: Thing) -> list[str]:
-    changed = differing(was.facts, now.facts)
+def _changed_metadata(was: Member, now: Member) -> list[str]:
+    changed = differing(was.metadata, now.metadata)
     if was.entry and now.entry and "mtime_ns" not in changed and _times_differ(was.entry, now.entry):
         changed.append("mtime_ns")
     return changed
 
 
 def differing(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Which facts both have, and not the same. No extended attributes are written down as none."""
+    """Which metadata both have, and not the same. No extended attributes are written down as none."""
     return [
         word
         for word in METADATA
@@ -141,24 +140,24 @@ Which = Literal["missing", "extra", "type", "content", "metadata"]
 
 @dataclass(slots=True)
 class Difference(Record):
-    """Something that is not on the disk as it is in an archive."""
+    """Something that differs between an archive and the disk."""
 
     name: str
     difference: Which
-    kind: str  # in the archive; of what is only on the disk, there
-    size: int | None = None  # plain bytes of a file in the archive
+    kind: str  # in the archive; on the disk if it is only there
+    size: int | None = None  # uncompressed bytes of a file in the archive
     size_on_disk: int | None = None
-    offset: int | None = None  # the first byte that differs, of files of one size
-    metadata: list[str] = field(default_factory=list)  # which facts differ
+    offset: int | None = None  # of the first byte that differs, in files of the same size
+    metadata: list[str] = field(default_factory=list)  # which metadata differs
 
 
 @dataclass(slots=True)
 class Compared:
-    """Counters that another thread may read while files are compared; at the end what was found."""
+    """Counters, which another thread may read during the comparison."""
 
     total_files: int = 0
     files: int = 0
-    size: int = 0  # plain bytes that were compared
+    size: int = 0  # bytes that were compared
     differences: int = 0
     problems: list[PogfastError] = field(default_factory=list)
 
@@ -169,22 +168,23 @@ class Compared:
 
 
 class Report(Protocol):
-    """What the caller wants to hear."""
+    """Receives what happens during a comparison."""
 
     def started(self, progress: Compared) -> None:
-        """Before the first file; the same object is counted up."""
+        """Called before the first file. The comparison goes on counting in `progress`."""
 
-    def difference(self, difference: Difference) -> None: ...
+    def difference(self, difference: Difference) -> None:
+        """Called for each difference."""
 
     def problem(self, error: PogfastError) -> None:
-        """Damage in the archive, or a file that cannot be read: the rest is compared."""
+        """Called for damage in the archive, and for a file that cannot be read; the comparison continues."""
 
 
 def compare(archive: Archive, path: str, report: Report) -> Compared:
-    """Compares an archive with what is on the disk: `path` and an archived name are where something should lie.
+    """Compares an archive with the disk. An archived name is looked for below the directory `path`.
 
-    What is only on the disk is looked for in the archive's directories; where it does not know of any, in those of its
-    files. Nothing is reached through a link below `path`: what lies behind one is missing. Raises StoreError when the
+    Files that are only on the disk are found in the directories that the archive has; if it has none, in the parents of
+    its files. Symbolic links below `path` are never followed: files behind one are missing. Raises StoreError if the
     store cannot be read.
     """
     with many_open_files() as most, Directories(path, most, make=False) as disk:
@@ -202,13 +202,13 @@ class _Comparison:
     def run(self) -> Compared:
         self.report.started(self.done)
         names = sorted_names(self.archive)
-        for thing in _top(self.archive):
+        for member in _top(self.archive):
             with self._telling():
-                self._one(thing)
+                self._one(member)
         for name in names:
             with self._telling():
-                for thing in things(self.archive, name):
-                    self._one(thing)
+                for member in members(self.archive, name):
+                    self._one(member)
             self.done.files += name in self.archive.entries
         self._extra(names)
         return self.done
@@ -220,26 +220,26 @@ class _Comparison:
         except (DamageError, SourceError, UnsafePath) as error:
             self._problem(error)
 
-    def _one(self, thing: Thing) -> None:
-        path = self._path(thing.name)
+    def _one(self, member: Member) -> None:
+        path = self._path(member.name)
         try:
-            found = self._look(thing, path)
+            found = self._look(member, path)
         except OSError as error:
             if error.errno not in NOT_THERE:
                 raise SourceError(f"cannot read {os.path.join(self.path, path)}: {error.strerror}") from error
-            found = Difference(thing.name, "missing", thing.kind, thing.size)
+            found = Difference(member.name, "missing", member.kind, member.size)
         if found:
             self._tell(found)
 
     def _path(self, name: str) -> str:
-        """Where something should lie below the directory; "" is the directory itself. Raises UnsafePath."""
+        """Returns the path of a name below the directory; "" is the directory itself. Raises UnsafePath."""
         try:
             return safe_path(name) if plain_path(name) else ""
         except UnsafePath as error:
             raise UnsafePath(f"{name}: not compared, nothing below {self.path} can have this name") from error
 
     def _directory(self, path: str) -> int:
-        """A directory of the disk, not reached through a link. Raises OSError."""
+        """Opens a directory of the disk without following links. Raises OSError."""
         self.disk.make_room()
         try:
             directory = self.disk.find(path)
@@ -251,35 +251,35 @@ class _Comparison:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return directory
 
-    def _look(self, thing: Thing, path: str) -> Difference | None:
-        """Raises OSError where nothing lies."""
+    def _look(self, member: Member, path: str) -> Difference | None:
+        """Returns how a path on the disk differs from the archive, None if it does not. Raises OSError."""
         parent, leaf = self._directory(parent_of(path)), basename(path) or "."
         there = os.stat(leaf, dir_fd=parent, follow_symlinks=False)
-        found = Difference(thing.name, "type", thing.kind, thing.size)
+        found = Difference(member.name, "type", member.kind, member.size)
         found.size_on_disk = there.st_size if stat.S_ISREG(there.st_mode) else None
-        if _kind_on_disk(there) != thing.kind:
+        if _kind_on_disk(there) != member.kind:
             return found
         found.difference = "content"
-        found.metadata = self._metadata(thing, f"/proc/self/fd/{parent}/{leaf}", there)
-        if thing.kind == "file" and self._content_differs(found, path, parent):
+        found.metadata = self._metadata(member, f"/proc/self/fd/{parent}/{leaf}", there)
+        if member.kind == "file" and self._content_differs(found, path, parent):
             return found
-        if thing.kind == "link" and os.readlink(leaf, dir_fd=parent) != thing.facts.get("target"):
+        if member.kind == "link" and os.readlink(leaf, dir_fd=parent) != member.metadata.get("target"):
             return found
         found.difference = "metadata"
         return found if found.metadata else None
 
-    def _metadata(self, thing: Thing, path: str, there: os.stat_result) -> list[str]:
-        """`path` is by the open directory, so that attributes are not read through a link either."""
-        changed = differing(thing.facts, facts_of(path, there))
-        if thing.entry and "mtime_ns" not in thing.facts and thing.entry.mtime != there.st_mtime:
+    def _metadata(self, member: Member, path: str, there: os.stat_result) -> list[str]:
+        """Returns which metadata differs. `path` goes through the open directory, so that no link is followed."""
+        changed = differing(member.metadata, facts_of(path, there))
+        if member.entry and "mtime_ns" not in member.metadata and member.entry.mtime != there.st_mtime:
             changed.append("mtime_ns")
-        if thing.entry and self._has_come_apart(thing.entry, there):
+        if member.entry and self._is_unlinked(member.entry, there):
             changed.append("hardlink")
         return changed
 
-    def _has_come_apart(self, entry: Entry, there: os.stat_result) -> bool:
-        """Returns True if a file is not the one on the disk that it is a hard link of. Where that is missing, it is
-        told of by itself."""
+    def _is_unlinked(self, entry: Entry, there: os.stat_result) -> bool:
+        """Returns True if a file is no longer a hard link of the file that the archive says. If that file is missing,
+        it is reported by itself."""
         first = entry.more.get("hardlink")
         if not isinstance(first, str) or first not in self.archive.entries:
             return False
@@ -294,7 +294,7 @@ class _Comparison:
         return stat.S_ISREG(other.st_mode) and not os.path.samestat(other, there)
 
     def _content_differs(self, found: Difference, path: str, parent: int) -> bool:
-        """Of files of one size the first byte that differs is noted."""
+        """Returns True if the content differs, and notes the first byte that differs in files of the same size."""
         if found.size not in (None, found.size_on_disk):
             return True
         at = 0
@@ -314,7 +314,7 @@ class _Comparison:
         return found.offset is not None
 
     def _extra(self, names: list[str]) -> None:
-        """What is on the disk only, and could be archived. Of a directory that is only there, nothing below it."""
+        """Reports what is only on the disk, and was not left out of the archive. Of a directory only itself."""
         known: set[str] = set()
         for name in self._safe(names):
             while name not in known:
@@ -331,7 +331,7 @@ class _Comparison:
                     if name not in known and os.path.abspath(os.path.join(path, leaf)) not in left_out:
                         there = os.stat(leaf, dir_fd=opened, follow_symlinks=False)
                         if _kind_on_disk(there) in ("socket", "device"):
-                            continue  # these are in no archive
+                            continue  # never archived
                         size = there.st_size if stat.S_ISREG(there.st_mode) else None
                         self._tell(Difference(name, "extra", _kind_on_disk(there), None, size))
             except OSError as error:
@@ -339,7 +339,7 @@ class _Comparison:
                     self._problem(SourceError(f"cannot read {path}: {error.strerror}"))
 
     def _safe(self, names: Iterable[str]) -> Iterator[str]:
-        """The paths of those names that can be below the directory."""
+        """Yields the paths of the names that are safe to look for."""
         for name in names:
             with contextlib.suppress(UnsafePath):
                 yield self._path(name)
@@ -359,7 +359,7 @@ def _kind_on_disk(there: os.stat_result) -> str:
 
 
 def _same(file: BinaryIO, piece: memoryview) -> int:
-    """How many of these bytes the file goes on with."""
+    """Returns how many bytes of `piece` the file has at its current position."""
     for at in range(0, len(piece), PIECE):
         ours = bytes(piece[at : at + PIECE])
         theirs = file.read(len(ours))

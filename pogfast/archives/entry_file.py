@@ -30,25 +30,25 @@ if TYPE_CHECKING:
 
     from pogfast._engine import Buffer
 
-# A chunk of at most so many plain bytes is held whole; a longer one is decompressed while it is read.
-WHOLE = 128 << 20
-# Plain bytes of chunks that stay in memory after they were read, when a file is read here and there.
+# Uncompressed bytes of a chunk: up to this size it is decompressed into memory, a longer one while it is read.
+MAX_WHOLE = 128 << 20
+# Uncompressed bytes of chunks that stay in memory after they were read, for reads in any order.
 HELD = 64 << 20
-# Bytes that are decompressed at a time: 4 of them can become 128 KiB, so this is 64 MiB at the worst.
+# Compressed bytes that are decompressed at a time: 4 of them can become 128 KiB, so this is at most 64 MiB.
 FEED = 2048
 
 
 class HoldsBlobs(Protocol):
-    """A store, as far as it is read from here."""
+    """The method of a store that is used here."""
 
     def get_blob(self, name: str) -> Buffer:
         """Raises MissingBlob, and StoreError when it cannot be read."""
 
 
 class EntryFile(io.RawIOBase):
-    """The content of one entry. `jobs` chunks are in memory at most when it is read in order, and few otherwise.
+    """The content of one entry. At most `jobs` chunks are in memory when it is read in order, and few otherwise.
 
-    Reading raises MissingBlob, CorruptBlob, WrongBlob, and StoreError when a blob is there and cannot be read.
+    Reading raises MissingBlob, CorruptBlob, WrongBlob, and StoreError if a blob exists and cannot be read.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class EntryFile(io.RawIOBase):
         return self._position
 
     def size(self) -> int:
-        """Plain bytes; where they are not written anywhere, the file is read to its end for it."""
+        """Returns the uncompressed size; if the archive does not say it, reads the whole file for it."""
         return self._source.size()
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[memoryview]:
-        """The bytes from `start` to `stop` (None: the end), in whole pieces, without a copy: all cores from the first
-        byte on, and no blob that has none of these bytes."""
+        """Yields the bytes from `start` to `stop` (None: the end), in pieces of any size, without a copy. Reads ahead
+        on all cores, and only blobs that have some of these bytes."""
         self._source.expect(start, stop)
         while stop is None or start < stop:
             piece = self._source.read_at(start)
@@ -119,7 +119,7 @@ class EntryFile(io.RawIOBase):
 
     @property
     def _source(self) -> _Source:
-        """Chosen when the first byte is looked at: for some files the first blob says which it is."""
+        """Chosen when the first byte is read, since for some files the first blob decides."""
         if self.closed:
             raise ValueError("I/O operation on closed file")
         self._opened = self._opened or _choose(self._blobs, self._entry, self._threads, self._jobs)
@@ -127,22 +127,22 @@ class EntryFile(io.RawIOBase):
 
 
 class _Source(Protocol):
-    """Where the bytes of a file come from."""
+    """A way to read a file, which depends on how it was cut into blobs."""
 
     def read_at(self, at: int) -> memoryview:
-        """Some bytes from this place on, none at the end."""
+        """Returns some bytes from this offset on, none at the end."""
 
     def size(self) -> int: ...
 
     def expect(self, start: int, stop: int | None) -> None:
-        """The bytes between will be read, in order, and no others."""
+        """Announces that exactly these bytes will be read, in order."""
 
     def close(self) -> None: ...
 
 
 def _choose(blobs: _Blobs, entry: Entry, threads: Callable[[], Executor], jobs: int) -> _Source:
     sizes = entry.sizes if entry.blobs else []
-    if sizes is not None and max(sizes, default=0) <= WHOLE:
+    if sizes is not None and max(sizes, default=0) <= MAX_WHOLE:
         return _Chunks(blobs, sizes, threads, jobs)
     if sizes is not None:
         return _Stream(blobs, [0, *itertools.accumulate(sizes[:-1])], sum(sizes), threads)
@@ -152,7 +152,7 @@ def _choose(blobs: _Blobs, entry: Entry, threads: Callable[[], Executor], jobs: 
 
 
 class _Blobs:
-    """The blobs of one entry, opened. Every error says of which file, which blob, and where in the file it begins."""
+    """Fetches and opens the blobs of one entry. Every error names the file, the blob, and its offset in the file."""
 
     def __init__(self, name: str, names: list[str], key: Key, store: HoldsBlobs) -> None:
         self.name = name
@@ -161,12 +161,12 @@ class _Blobs:
         self.store = store
 
     def chunk(self, index: int) -> bytes:
-        """What is in a blob, compressed."""
+        """Returns the content of a blob, compressed."""
         blob, key = self.names[index], self.key
         return fetched(self.store, blob, lambda data: open_blob(key.secret, key.private, data, blob))
 
-    def plain(self, index: int, offset: int, size: int) -> bytes:
-        """The plain bytes of a blob that is a frame of its own."""
+    def uncompressed(self, index: int, offset: int, size: int) -> bytes:
+        """Returns the content of a blob that is a frame of its own, uncompressed; `size` bytes."""
         blob, key = self.names[index], self.key
         with self.errors(index, offset):
             return fetched(self.store, blob, lambda data: read_chunk(key.secret, key.private, data, blob, size))
@@ -186,7 +186,7 @@ class _Blobs:
 
 
 class _Chunks:
-    """A file whose blobs are frames of their own, of known plain `sizes`."""
+    """A file whose blobs are frames of their own, of known uncompressed `sizes`."""
 
     def __init__(self, blobs: _Blobs, sizes: list[int], threads: Callable[[], Executor], jobs: int) -> None:
         self.blobs = blobs
@@ -194,9 +194,9 @@ class _Chunks:
         self.threads = threads
         self.jobs = jobs
         self.held: dict[int, bytes | Future[bytes]] = {}  # in the order of their last use
-        self.at = -1  # the chunk that was looked at last
-        self.next = -1  # who looks at this one next reads in order
-        self.end = len(sizes)  # no chunk from here on is fetched ahead
+        self.at = -1  # the chunk that was read last
+        self.next = -1  # whoever reads this one next is reading in order
+        self.end = len(sizes)  # chunks from this one on are not fetched ahead
 
     def size(self) -> int:
         return self.starts[-1]
@@ -222,7 +222,7 @@ class _Chunks:
         return bisect_right(self.starts, at) - 1
 
     def _go_to(self, index: int) -> None:
-        """Who comes here from the chunk before gets the next ones fetched as well, while this one is looked at."""
+        """Moves to a chunk. If the previous one was read before it, the next ones are fetched ahead."""
         ahead = range(index, max(index + 1, min(index + self.jobs, self.end) if index == self.next else 0))
         room = HELD if len(ahead) == 1 else 0
         for other in reversed(list(self.held)):
@@ -246,7 +246,7 @@ class _Chunks:
         return held
 
     def _fetch(self, index: int) -> bytes:
-        return self.blobs.plain(index, self.starts[index], self._length(index))
+        return self.blobs.uncompressed(index, self.starts[index], self._length(index))
 
     def _length(self, index: int) -> int:
         return self.starts[index + 1] - self.starts[index]
@@ -258,8 +258,8 @@ class _Chunks:
 
 
 class _Stream:
-    """One stream in several blobs, or frames too long to be held. `starts` says where in the file blobs begin that can
-    be begun with; `length` is the file's where it is known."""
+    """One stream in several blobs, or frames that are too long for memory. `starts` are the offsets in the file of the
+    blobs that reading can start with; `length` is the file's, if known."""
 
     def __init__(self, blobs: _Blobs, starts: list[int], length: int | None, threads: Callable[[], Executor]) -> None:
         self.blobs = blobs
@@ -267,18 +267,18 @@ class _Stream:
         self.length = length
         self.threads = threads
         self.coming: Iterator[bytes] = iter(())
-        self.at = -1  # where in the file `piece` is; -1: nothing is being read
+        self.at = -1  # the offset of `piece` in the file; -1: reading has not started
         self.piece = b""
-        self.made = 0  # where in the file what is decompressed next is
+        self.made = 0  # the offset in the file of the next decompressed byte
         self.frame: ZstdDecompressionObj | None = None  # None: between two frames
 
     def size(self) -> int:
         if self.length is None:
-            place, piece = max(self.at, 0), self.read_at(max(self.at, 0))
+            at, piece = max(self.at, 0), self.read_at(max(self.at, 0))
             while len(piece):
-                place += len(piece)
-                piece = self.read_at(place)
-            self.length = place
+                at += len(piece)
+                piece = self.read_at(at)
+            self.length = at
         return self.length
 
     def read_at(self, at: int) -> memoryview:
@@ -290,7 +290,7 @@ class _Stream:
             try:
                 piece = next(self.coming, b"")
             except BaseException:
-                self.close()  # so that who reads on meets the error again, not an end of the file
+                self.close()  # so that the next read raises the error again, instead of seeing the end of the file
                 raise
             if not piece:
                 return memoryview(b"")
@@ -299,7 +299,7 @@ class _Stream:
         return memoryview(self.piece)[at - self.at :]
 
     def whole(self) -> bytes | None:
-        """The whole content if it is small enough to be held, else None."""
+        """Returns the whole content if it is small enough for memory, else None."""
         pieces: list[bytes] = []
         made = 0
         while made <= HELD:
@@ -312,13 +312,13 @@ class _Stream:
         return None
 
     def expect(self, start: int, stop: int | None) -> None:
-        """A stream is read in its order anyhow."""
+        """Does nothing: a stream is always read in order."""
 
     def close(self) -> None:
         self.coming, self.at, self.piece = iter(()), -1, b""
 
     def _pieces(self, begin: int) -> Iterator[bytes]:
-        """The content from the blob `begin` on, a little at a time."""
+        """Yields the content from the blob `begin` on, in small pieces."""
         self.made, self.frame = self.starts[begin], None
         last = len(self.blobs.names) - 1
         for index, chunk in self._chunks(begin):
@@ -350,7 +350,7 @@ class _Stream:
                     data, self.frame = self.frame.unused_data, None
 
     def _chunks(self, begin: int) -> Iterator[tuple[int, bytes]]:
-        """The opened blobs; from the second one on the next is opened while this one is decompressed."""
+        """Yields the opened blobs. From the second on, the next is opened while one is decompressed."""
         following: Future[bytes] | None = None
         try:
             for index in range(begin, len(self.blobs.names)):
@@ -366,7 +366,7 @@ class _Stream:
 
 
 class _Whole:
-    """A small file of one blob, of a writer who does not say how long it is: decompressed once, and held."""
+    """A small file of one blob, whose archive does not say how long it is: decompressed once, into memory."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -378,7 +378,7 @@ class _Whole:
         return memoryview(self.content)[at:]
 
     def expect(self, start: int, stop: int | None) -> None:
-        """It is all there."""
+        """Does nothing: all content is in memory."""
 
     def close(self) -> None:
         self.content = b""

@@ -1,6 +1,6 @@
-"""Figures: how large an archive is, and a store, and what they could do without.
+"""Statistics of an archive (`info`) and of a store (`stats`): counts, sizes and duplicates.
 
-Counted from manifests alone: no blob is read.
+They come from manifests alone: no blob is read.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pogfast.archives.archive import Archive
-from pogfast.archives.catalog import Catalog, Seen
+from pogfast.archives.catalog import Catalog, CatalogedArchive
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
 from pogfast.archives.refusals import those_that_open
@@ -22,7 +22,7 @@ from pogfast.stores.protocols import Store
 
 @dataclass(slots=True)
 class Info(Record):
-    """One archive in figures. Sizes are bytes."""
+    """Statistics of one archive. Sizes are bytes."""
 
     name: str
     time: datetime | None
@@ -38,24 +38,24 @@ class Info(Record):
     directories: int = 0
     links: int = 0
     fifos: int = 0
-    size: int = 0  # plain, of all files whose size is known
-    unknown: int = 0  # files whose size is not: pog does not write it
+    size: int = 0  # uncompressed, of all files whose size is known
+    unknown: int = 0  # files whose size is unknown: pog does not write it
     blobs: int = 0  # distinct
-    missing: int = 0  # of these, not in the store
-    stored: int = 0  # bytes of those that are
-    skipped: int = 0  # sockets and devices that were left out
+    missing: int = 0  # of these, those that are not in the store
+    stored: int = 0  # bytes of the others
+    skipped: int = 0  # sockets and devices, which are not archived
     unreadable: int = 0  # files and directories that could not be read
     changed: int = 0  # files that changed while they were read
-    duplicates: int = 0  # files with the content of one before
-    duplicate_size: int = 0  # plain bytes of these: not stored again
+    duplicates: int = 0  # files with the same content as an earlier one
+    duplicate_size: int = 0  # uncompressed bytes of these, which were not stored again
     largest: str | None = None
     largest_size: int = 0
-    ratio: float | None = None  # plain to stored; None where a size is not known, or nothing is stored
+    ratio: float | None = None  # uncompressed to stored bytes; None if a size is unknown, or nothing is stored
 
 
 def info(archive: Archive, problem: Callable[[PogfastError], None] | None = None) -> Info:
-    """Counts through an archive and looks up the sizes of its blobs. An entry that is malformed goes to `problem`;
-    without it, raises CorruptManifest there. Raises StoreError."""
+    """Counts the entries of an archive and looks up the sizes of its blobs. Calls `problem` with each malformed entry;
+    without it, raises CorruptManifest. Raises StoreError."""
     found = Info(
         archive.name,
         archive.time,
@@ -111,24 +111,24 @@ def _count(found: Info, name: str, entry: Entry, contents: set[str | tuple[str, 
 
 @dataclass(slots=True)
 class Stats(Record):
-    """One store in figures. Sizes are bytes."""
+    """Statistics of one store. Sizes are bytes."""
 
     archives: int = 0  # that this key opens
-    unreadable: int = 0  # that it does not, or that are damaged
+    unreadable: int = 0  # that it does not open, or that are damaged
     blobs: int = 0
     stored: int = 0  # bytes of the blobs
     manifests: int = 0  # bytes of the manifests
     orphans: int = 0  # blobs that no readable archive needs
     orphaned: int = 0  # bytes of these
-    missing: int = 0  # distinct blobs that are needed and not there
+    missing: int = 0  # distinct blobs that are needed and absent
     files: int | None = 0  # of all readable archives; None with a public key alone
-    size: int | None = 0  # plain bytes of these; None where an archive does not say
-    ratio: float | None = None  # plain bytes to stored ones that are needed
+    size: int | None = 0  # uncompressed bytes of these; None if an archive does not say
+    ratio: float | None = None  # uncompressed bytes to stored bytes that are needed
 
 
 def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> Stats:
-    """Goes through all blobs and archives of a store. An archive that does not open goes to `problem`. While there is
-    one, its blobs may count as orphans. Raises as `manifests_of` does, and WrongKey if not one opens."""
+    """Counts all blobs and archives of a store. Calls `problem` with each archive that does not open; its blobs count
+    as orphans if no other archive needs them. Raises as `manifests_of` does, and WrongKey if no archive opens."""
     found = Stats()
     manifests = manifests_of(store)
     there = {blob.name: blob.size for blob in store.blob_names()}
@@ -136,7 +136,7 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
     found.manifests = sum(stored.size for stored in manifests)
     needed: set[str] = set()
     with Catalog(store, key) as catalog:
-        looks = ((seen.name, seen.problem or seen) for seen in catalog.look(manifests, blobs=True))
+        looks = ((seen.name, seen.problem or seen) for seen in catalog.read(manifests, blobs=True))
         for _, seen in those_that_open(looks, lambda _, error: problem(error)):
             needed.update(seen.blobs or ())
             _count_archive(found, seen, key)
@@ -151,7 +151,7 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
     return found
 
 
-def _count_archive(found: Stats, seen: Seen, key: Key) -> None:
+def _count_archive(found: Stats, seen: CatalogedArchive, key: Key) -> None:
     found.archives += 1
     if not key.can_open:
         found.files = found.size = None

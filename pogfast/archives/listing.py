@@ -1,7 +1,6 @@
-"""Entries of archives, listed and searched: for `ls` and `find`.
+"""What is in archives, for `ls` and `find`: everything in one, or what matches patterns in all.
 
-Reads manifests, not blobs. Entries are processed one at a time, so that memory holds names, not records. A manifest is
-believed as far as it is well formed.
+Reads manifests, not blobs. Entries are processed one at a time, so that memory holds names, not records.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from pogfast.stores import Stored
 from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
 
-# ---- what is in an archive -------------------------------------------------------------------------------------------
+# ---- one archive -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Item(Record):
-    """Something in an archive. What its archive does not say is None."""
+    """A file, directory, link or FIFO in an archive, to be shown. What the archive does not say is None."""
 
     name: str
     kind: Kind
-    size: int | None = None  # plain bytes of a file
+    size: int | None = None  # uncompressed bytes of a file
     mode: int | None = None  # permission bits
     uid: int | None = None
     gid: int | None = None
@@ -45,27 +44,27 @@ class Item(Record):
     group: str | None = None
     mtime_ns: int | None = None
     target: str | None = None  # of a link
-    hardlink: str | None = None  # the archived name of the first file of the same inode
+    hardlink: str | None = None  # of all but the first of several hard links: the archived name of the first
 
 
-class Thing(NamedTuple):
-    """Something in an archive, as it is written there. `entry` is a file's."""
+class Member(NamedTuple):
+    """A file, directory, link or FIFO in an archive, as it is written there. Only files have an `entry`."""
 
     name: str
     kind: Kind
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     entry: Entry | None = None
 
     @property
     def size(self) -> int | None:
-        """Plain bytes of a file."""
+        """Uncompressed bytes of a file, if known."""
         return self.entry.size if self.entry else None
 
 
 def list_items(archive: Archive, problem: Callable[[PogfastError], None] | None = None) -> Iterator[Item]:
-    """Everything in an archive, in the order of paths: a directory, what is below it, then what follows.
+    """Yields everything in an archive, in the order of paths: a directory, what is below it, then what follows.
 
-    An entry that is malformed goes to `problem`; without it, raises CorruptManifest there.
+    Calls `problem` with each malformed entry; without it, raises CorruptManifest.
     """
     for name in sorted_names(archive):
         yield from _items(archive, name, problem)
@@ -74,7 +73,7 @@ def list_items(archive: Archive, problem: Callable[[PogfastError], None] | None 
 def _items(archive: Archive, name: str, problem: Callable[[PogfastError], None] | None) -> Iterator[Item]:
     for kind in _kinds(archive, name):
         try:
-            item = _item(_thing(archive, name, kind))
+            item = _item(_member(archive, name, kind))
         except CorruptManifest as error:
             if problem is None:
                 raise
@@ -84,8 +83,8 @@ def _items(archive: Archive, name: str, problem: Callable[[PogfastError], None] 
 
 
 def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastError], None]) -> Iterator[Item]:
-    """Those of `listing` that `words` mean, as in `restore`: a name, and all below it, or else a pattern of restic's
-    rules. No words: all. A word that means nothing goes to `problem`, behind the last item."""
+    """Yields the items that `words` select, by the same rules as `restore`: a name, with everything below it, or else a
+    pattern. Without words yields all. Calls `problem` at the end with each word that matches nothing."""
     choice = Choice(words, (), (plain_path(name) for name in sorted_names(archive)))
     for name in sorted_names(archive):
         if choice.picks(plain_path(name)):
@@ -96,23 +95,24 @@ def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastE
 
 
 def sorted_names(*archives: Archive) -> list[str]:
-    """The names of all that is in archives, once each, in the order of paths."""
+    """Returns the distinct names in archives, in the order of paths."""
     return sorted(set().union(*map(names_of, archives)), key=in_order_of_paths)
 
 
 def names_of(archive: Archive) -> set[str]:
-    """The names of all that is in an archive."""
+    """Returns the names of everything in an archive."""
     return set().union(archive, archive.directories, archive.links, archive.fifos)
 
 
 def in_order_of_paths(name: str) -> str:
-    """What to sort by. No name holds a zero byte, and it sorts before all else, as a part's end must."""
+    """Returns a sort key. The end of a part must sort before all else; no name has a zero byte, which does."""
     return name.replace("/", "\0")
 
 
-def things(archive: Archive, name: str) -> list[Thing]:
-    """What an archive has under a name: one in a sound archive. Raises CorruptManifest if an entry is malformed."""
-    return [_thing(archive, name, kind) for kind in _kinds(archive, name)]
+def members(archive: Archive, name: str) -> list[Member]:
+    """Returns what an archive has under a name: more than one only in a malformed archive. Raises CorruptManifest if an
+    entry is malformed."""
+    return [_member(archive, name, kind) for kind in _kinds(archive, name)]
 
 
 def _kinds(archive: Archive, name: str) -> list[Kind]:
@@ -125,51 +125,51 @@ def _kinds(archive: Archive, name: str) -> list[Kind]:
     return kinds + [kind for kind, section in sections if name in section]
 
 
-def _thing(archive: Archive, name: str, kind: Kind) -> Thing:
+def _member(archive: Archive, name: str, kind: Kind) -> Member:
     if kind == "file":
         entry = archive.entries[name]
-        return Thing(name, kind, entry.more, entry)
-    return Thing(name, kind, archive.others[kind][name])
+        return Member(name, kind, entry.more, entry)
+    return Member(name, kind, archive.others[kind][name])
 
 
-def _item(thing: Thing) -> Item:
-    facts, entry = thing.facts, thing.entry
+def _item(member: Member) -> Item:
+    metadata, entry = member.metadata, member.entry
     return Item(
-        thing.name,
-        thing.kind,
-        thing.size,
-        _permissions(facts),
-        _number(facts, "uid"),
-        _number(facts, "gid"),
-        _text(facts, "user"),
-        _text(facts, "group"),
-        entry.mtime_ns if entry else _number(facts, "mtime_ns"),
-        _text(facts, "target"),
-        _text(facts, "hardlink"),
+        member.name,
+        member.kind,
+        member.size,
+        _permissions(metadata),
+        _number(metadata, "uid"),
+        _number(metadata, "gid"),
+        _text(metadata, "user"),
+        _text(metadata, "group"),
+        entry.mtime_ns if entry else _number(metadata, "mtime_ns"),
+        _text(metadata, "target"),
+        _text(metadata, "hardlink"),
     )
 
 
-def _permissions(facts: Mapping[str, Any]) -> int | None:
-    mode = _number(facts, "mode")
+def _permissions(metadata: Mapping[str, Any]) -> int | None:
+    mode = _number(metadata, "mode")
     return mode if mode is not None and 0 <= mode <= 0o7777 else None
 
 
-def _number(facts: Mapping[str, Any], word: str) -> int | None:
-    value = facts.get(word)
+def _number(metadata: Mapping[str, Any], word: str) -> int | None:
+    value = metadata.get(word)
     return value if type(value) is int else None
 
 
-def _text(facts: Mapping[str, Any], word: str) -> str | None:
-    value = facts.get(word)
+def _text(metadata: Mapping[str, Any], word: str) -> str | None:
+    value = metadata.get(word)
     return value if isinstance(value, str) else None
 
 
-# ---- in all archives -------------------------------------------------------------------------------------------------
+# ---- all archives ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Found(Record):
-    """Something in one of a store's archives."""
+    """A match in one of a store's archives."""
 
     archive: str  # its manifest's name
     time: datetime | None
@@ -185,12 +185,12 @@ def find(
     host: str | None = None,
     tags: Collection[str] = (),
 ) -> Iterator[Found]:
-    """What matches one of `patterns` in the archives of a store, in the order of their manifests' names; only in those
-    of `host` and with all `tags`, if they are given.
+    """Yields what matches one of `patterns` in the archives of a store, in the order of their manifests' names; only in
+    those of `host` and with all `tags`, if given.
 
-    A pattern with a `/` is matched with whole names, any other with their last part. An archive that does not open goes
-    to `problem`, as does an entry that is malformed. Raises as `manifests_of` does, WrongKey if not one opens, and
-    UsageError for what is no pattern.
+    A pattern with a `/` is matched with whole names, any other with their last part. Calls `problem` with each archive
+    that does not open and each malformed entry. Raises as `manifests_of` does, WrongKey if no archive opens, and
+    UsageError for an invalid pattern.
     """
     given = list(patterns)
     leaves = Patterns([pattern for pattern in given if "/" not in pattern])
@@ -198,7 +198,7 @@ def find(
 
     def is_meant(name: str) -> bool:
         parent, _, leaf = name.rpartition("/")
-        # What matches includes all below it: that alone is no reason to be found.
+        # A pattern also matches everything below a matching directory; only the directory itself is found.
         return leaves.matches(leaf) or (paths.matches(name) and not paths.matches(parent))
 
     manifests = manifests_of(store)
@@ -213,16 +213,16 @@ def find(
 
 
 def _those_that_fit(store: Store, key: Key, manifests: Sequence[Stored], wanted: Filter) -> list[Stored]:
-    """One that does not open may be meant: it is opened once more, and told of, with the others."""
+    """Returns the manifests that fit, and those that do not open: these may fit, and are reported later."""
     with Catalog(store, key) as catalog:
-        looks = zip(manifests, catalog.look(manifests), strict=True)
+        looks = zip(manifests, catalog.read(manifests), strict=True)
         return [stored for stored, seen in looks if seen.problem is not None or wanted.fits(seen.trailer)]
 
 
 def _opened(
     store: Store, key: Key, manifests: Sequence[Stored], problem: Callable[[PogfastError], None]
 ) -> Iterator[Archive]:
-    """The archives of a store, one after the other. They are not to be closed: the store is the caller's."""
+    """Yields the archives of a store. They must not be closed, since the store is the caller's."""
 
     def fetch(stored: Stored) -> tuple[str, manifest.Manifest | PogfastError]:
         try:

@@ -1,6 +1,6 @@
-"""Which archive an address means, and opening it: STORE/NAME.mfn, STORE/latest, or one that lies in several stores.
+"""Finds and opens the archive that an address means: STORE/NAME.mfn, STORE/latest, or one that is in several stores.
 
-The latest is the newest that can be opened and is not of the future; what is passed over is told of.
+`latest` is the newest archive that opens and is not dated in the future. Newer ones that are skipped are reported.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from pogfast import manifest
 from pogfast._engine import open_blob
 from pogfast.archives.archive import Archive
-from pogfast.archives.catalog import Catalog, Seen
+from pogfast.archives.catalog import Catalog, CatalogedArchive
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.refusals import some_of
 from pogfast.archives.trailer import Filter, time_of
@@ -41,20 +41,20 @@ if TYPE_CHECKING:
     from pogfast.stores.mirrors import Mirrors
 
 
-# Hears of what a caller should know: a warning, or a problem that was got round.
+# Receives a warning, or a problem that did not stop the caller.
 Tell = Callable[[PogfastError | str], None]
 
 
-class Hears(Protocol):
-    """A report, as far as what goes wrong is told to it."""
+class Reports(Protocol):
+    """The methods of a report that problems and warnings go to."""
 
     def problem(self, error: PogfastError) -> None: ...
 
     def warning(self, text: str) -> None: ...
 
 
-def telling(report: Hears, problems: list[PogfastError]) -> Tell:
-    """A Tell that hands everything on to a report, and problems to a list as well."""
+def telling(report: Reports, problems: list[PogfastError]) -> Tell:
+    """Returns a Tell that passes everything on to a report, and adds problems to a list."""
 
     def tell(what: PogfastError | str) -> None:
         if isinstance(what, str):
@@ -67,11 +67,11 @@ def telling(report: Hears, problems: list[PogfastError]) -> Tell:
 
 
 def _warn(what: PogfastError | str) -> None:
-    """For callers who do not say who is to hear."""
+    """The default Tell: a Python warning."""
     warnings.warn(str(what), stacklevel=2)
 
 
-# The time in a manifest's name is its writer's local one, without a zone: in UTC it is at most so much later.
+# The time in a manifest's name is its writer's local time, without a zone. UTC is at most this much later.
 MAX_WEST = timedelta(hours=12)
 FIRST = datetime.min.replace(tzinfo=UTC)
 AHEAD = "in the future: a clock was wrong, or somebody forged it"
@@ -88,13 +88,12 @@ def open_archive(
     stores: Sequence[str] = (),
     tell: Tell = _warn,
 ) -> Archive:
-    """The archive that `text` names: STORE/NAME.mfn, or STORE/latest, the newest of these `host`, `tags` (all of them)
-    and archived `path`.
+    """Opens the archive `text`: STORE/NAME.mfn, or STORE/latest, the newest of this `host` with all these `tags` and
+    this archived `path`.
 
-    `tell` hears, as PassedOver, of archives newer than the latest that can be opened. With `stores` it is NAME.mfn or
-    latest alone, and lies in each of them: what the first does not have, or has damaged, the next gives, and `tell`
-    hears of that too. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest,
-    StoreError.
+    Calls `tell` with PassedOver for each newer archive that does not open. With `stores`, `text` is NAME.mfn or
+    `latest`, and the archive is in each of these stores: what is missing or damaged in one is read from the next, and
+    `tell` is called for that too. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest and StoreError.
     """
     check_jobs(jobs)
     store: Store | Mirrors
@@ -114,16 +113,16 @@ def open_archive(
 def _first_that_opens(
     store: Store | Mirrors, key: Key, names: Iterator[str], tell: Tell
 ) -> tuple[str, manifest.Manifest]:
-    """(its name, what is in it). Raises what the last of these raises."""
+    """Returns (manifest's name, content) of the first that opens. Raises why the last does not."""
     name = next(names)
     while True:
         try:
             return name, fetched_manifest(store, name, partial(manifest.open, key=key, name=name))
         except (CorruptManifest, WrongKey) as error:
             following = next(names, None)
-            if following is None or not key.can_open:  # no older one opens either
+            if following is None or not key.can_open:  # then no older one opens either
                 raise
-            tell(PassedOver(f"a newer archive is passed over: {error}", path=name))
+            tell(PassedOver(f"a newer archive is skipped: {error}", path=name))
             name = following
 
 
@@ -136,7 +135,7 @@ def find_archive(
     path: str | None = None,
     tell: Tell = _warn,
 ) -> tuple[Store, str]:
-    """The store, opened, and the manifest's name of the archive that `text` names, as `open_archive` finds it.
+    """Returns (the opened store, the manifest's name) of the archive that `text` means, as `open_archive` finds it.
 
     A public key alone finds the newest of all by the times in the manifests' names. Raises as `open_archive` does.
     """
@@ -149,12 +148,12 @@ def find_archive(
 
 
 def latest_of(store: Store, key: Key, wanted: Filter, tell: Tell = _warn) -> str:
-    """The manifest's name of the newest archive that fits, as `open_archive` finds it, which says what is raised."""
+    """Returns the manifest's name of the newest archive that fits, as `open_archive` finds it. Raises as that does."""
     return next(_newest(store, key, wanted, tell))
 
 
 def _names(store: Store | Mirrors, name: str, key: Key, wanted: Filter, tell: Tell) -> Iterator[str]:
-    """The manifests that a name means: itself, or of LATEST the newest first."""
+    """Yields the manifests that a name can mean: itself, or for LATEST all that fit, the newest first."""
     if name == LATEST:
         return _newest(store, key, wanted, tell)
     if wanted != Filter():
@@ -163,8 +162,9 @@ def _names(store: Store | Mirrors, name: str, key: Key, wanted: Filter, tell: Te
 
 
 def _open_mirrors(texts: Sequence[str], key: Key, tell: Tell) -> Mirrors:
-    """One that cannot be opened is told of, and passed over. Raises what opening the last one raises."""
-    from pogfast.stores.mirrors import Mirrors  # here, because most archives lie in one store
+    """Opens several stores as one. Stores that cannot be opened are reported and skipped. If none can be, raises the
+    first error."""
+    from pogfast.stores.mirrors import Mirrors  # imported here, since most archives are in one store
 
     opened: list[Store] = []
     failed: list[StoreError | NoSuchArchive] = []
@@ -196,20 +196,22 @@ def _opens(act: Callable[[], object]) -> bool:
 
 
 def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Iterator[str]:
-    """Yields the manifests' names of the archives that fit, the newest first and none of the future; `tell` hears of
-    those, and, as PassedOver, of newer ones that cannot be opened. If none fits raises NoSuchArchive, which says what
-    there is, CorruptManifest or WrongKey."""
+    """Yields the manifests' names of the archives that fit, the newest first, without those dated in the future.
+
+    Calls `tell` for those, and with PassedOver for newer ones that do not open. If no archive fits, raises
+    NoSuchArchive, which lists those there are, CorruptManifest or WrongKey.
+    """
     wanted.require(key)
     manifests = sorted(manifests_of(store), key=lambda stored: _could_be_from(stored.name), reverse=True)
-    there: list[Seen] = []
+    there: list[CatalogedArchive] = []
     fitting: list[tuple[datetime, str]] = []
-    broken: list[Seen] = []
+    broken: list[CatalogedArchive] = []
     ahead: list[str] = []
     found = False
     now = datetime.now(UTC)
 
     def take(until: datetime | None) -> Iterator[str]:
-        """Those that are known to be newer than all that has not been looked at."""
+        """Yields those that are known to be newer than every archive that has not been read."""
         fitting.sort()
         while fitting and (until is None or fitting[-1][0] > until):
             _, name = fitting.pop()
@@ -233,7 +235,7 @@ def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Ite
             time = time_of(seen.trailer, seen.name) or FIRST
             if is_future(time, now):
                 ahead.append(seen.name)
-                tell(f"{seen.name} is passed over: it is dated {time:%Y-%m-%d}, {AHEAD}")
+                tell(f"{seen.name} is skipped: it is dated {time:%Y-%m-%d}, {AHEAD}")
                 continue
             found = True
             fitting.append((time, seen.name))
@@ -242,10 +244,10 @@ def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Ite
         raise _none_fits(store, wanted, there, broken, ahead)
 
 
-def _lazily(catalog: Catalog, manifests: Sequence[Stored]) -> Iterator[Seen]:
-    """The first one alone, since most often it is the one."""
-    yield from catalog.look(manifests[:1])
-    yield from catalog.look(manifests[1:])
+def _lazily(catalog: Catalog, manifests: Sequence[Stored]) -> Iterator[CatalogedArchive]:
+    """Reads the first one alone, since it is most often the one that is wanted."""
+    yield from catalog.read(manifests[:1])
+    yield from catalog.read(manifests[1:])
 
 
 def _is_older(name: str, other: str) -> bool:
@@ -253,12 +255,12 @@ def _is_older(name: str, other: str) -> bool:
     return name < other and _could_be_from(name) < _could_be_from(other)
 
 
-def _passed_over(seen: Seen) -> PassedOver:
-    return PassedOver(f"a newer archive is passed over: {seen.problem}", path=seen.name)
+def _passed_over(seen: CatalogedArchive) -> PassedOver:
+    return PassedOver(f"a newer archive is skipped: {seen.problem}", path=seen.name)
 
 
 def _could_be_from(name: str) -> datetime:
-    """A time that the archive of a manifest is not younger than: the latest that the name's can be in any zone."""
+    """Returns the latest time that an archive can have, by its manifest's name: its time in the westernmost zone."""
     try:
         time = datetime.fromisoformat(name.removesuffix(MANIFEST))
         return time if time.tzinfo else time.replace(tzinfo=UTC) + MAX_WEST
@@ -267,7 +269,11 @@ def _could_be_from(name: str) -> datetime:
 
 
 def _none_fits(
-    store: Store | Mirrors, wanted: Filter, there: Sequence[Seen], broken: Sequence[Seen], ahead: Sequence[str]
+    store: Store | Mirrors,
+    wanted: Filter,
+    there: Sequence[CatalogedArchive],
+    broken: Sequence[CatalogedArchive],
+    ahead: Sequence[str],
 ) -> PogfastError:
     for seen in broken:
         if isinstance(seen.problem, DamageError):

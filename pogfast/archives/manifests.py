@@ -1,7 +1,4 @@
-"""The manifests of a store: which there are, which blobs they need, and what is said of those that cannot be read.
-
-Manifests of another key are told of by name, once for all of them.
-"""
+"""The manifests of a store: which there are, and which blobs they need."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ if TYPE_CHECKING:
     from pogfast.stores.mirrors import Mirrors
 
 
-def _refuse(name: str, error: PogfastError) -> None:
+def _raise(name: str, error: PogfastError) -> None:
     raise error
 
 
@@ -29,24 +26,26 @@ def needed_blobs(
     store: Store,
     key: Key,
     manifests: Sequence[Stored],
-    unreadable: Callable[[str, PogfastError], None] = _refuse,
+    unreadable: Callable[[str, PogfastError], None] = _raise,
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yields (manifest's name, distinct names of the blobs that it needs) of archives, in their order; manifests are
-    fetched in parallel, and those that were opened before are not fetched. `unreadable` hears of one that cannot be
-    opened, and raises that unless it may be passed over."""
+    """Yields (manifest's name, distinct names of the blobs that it needs) for each manifest, in order.
+
+    Manifests are fetched in parallel, and those in the catalog are not fetched again. `unreadable` is called with each
+    manifest that cannot be opened, and why; it raises the error unless the manifest may be skipped.
+    """
     with Catalog(store, key) as catalog:
-        for seen in catalog.look(manifests, blobs=True):
-            if seen.problem is not None:
-                unreadable(seen.name, seen.problem)
+        for archive in catalog.read(manifests, blobs=True):
+            if archive.problem is not None:
+                unreadable(archive.name, archive.problem)
             else:
-                yield seen.name, seen.blobs or []
+                yield archive.name, archive.blobs or []
 
 
 def manifests_of(store: Store | Mirrors) -> list[Stored]:
-    """The manifests of a store, by name; none where all archives were removed and can be brought back.
+    """Returns the manifests of a store, by name; none if all archives were removed and undelete can restore some.
 
-    Raises NoSuchArchive if there is no store: neither an archive nor a blob. Raises NoArchives for blobs of which no
-    archive is left; and StoreError.
+    Raises NoSuchArchive if there is no store: neither an archive nor a blob. Raises NoArchives if there are blobs, but
+    no archive, and StoreError.
     """
     manifests = store.manifests()
     if manifests or any(is_removed(mark.name) or is_partial(mark.name) for mark in store.marks()):
@@ -55,11 +54,11 @@ def manifests_of(store: Store | Mirrors) -> list[Stored]:
         hint = "is the path right, and the disk mounted?" if os.path.isdir(store.path) else "is the name right?"
         raise NoSuchArchive(f"no store at {store.label}: there is neither an archive nor a blob", hint)
     raise NoArchives(
-        f"{store.label} has blobs and no archive: its manifests are gone, or its first backup goes on or was killed",
+        f"{store.label} has blobs and no archive: its manifests are lost, or its first backup is running or was killed",
         hint=f"nothing but the manifests (*{MANIFEST}) says what the blobs are: a copy of the store may have them",
     )
 
 
 def locked_until(until: float) -> str:
-    """`locked until ...` of a time in seconds since 1970."""
+    """Returns `locked until ...` for a time in seconds since 1970, infinite for a legal hold."""
     return "locked" if until == math.inf else f"locked until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"

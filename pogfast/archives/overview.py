@@ -1,6 +1,6 @@
 """All archives of a store: when, of what and by whom each was made, and how large it is.
 
-What `pogfast list` shows, and what prune judges.
+`pogfast list` shows this, and prune applies its policy to it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pogfast.archives.catalog import Catalog, Seen
+from pogfast.archives.catalog import Catalog, CatalogedArchive
 from pogfast.archives.lookup import FIRST
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
@@ -21,8 +21,19 @@ from pogfast.stores.protocols import Store
 
 
 @dataclass(slots=True)
+class Described(Record):
+    """What a user tells archives apart by."""
+
+    name: str  # its manifest's
+    time: datetime | None
+    host: str
+    tags: list[str]
+    paths: list[str]
+
+
+@dataclass(slots=True)
 class ArchiveInfo(Record):
-    """An archive in a list. What could not be found out is None; `problem` says why."""
+    """An archive in a list. Values that are not known are None; `problem` says why an archive does not open."""
 
     name: str  # its manifest's
     time: datetime | None = None
@@ -31,16 +42,18 @@ class ArchiveInfo(Record):
     comment: str = ""
     paths: list[str] = field(default_factory=list)
     files: int | None = None
-    size: int | None = None  # plain bytes
+    size: int | None = None  # uncompressed bytes of its files
     stored: int | None = None  # bytes of its distinct blobs
-    blobs: int | None = None  # distinct ones, where they were looked at
-    skipped: int = 0  # sockets and devices that were left out
+    blobs: int | None = None  # distinct ones, where they were counted
+    skipped: int = 0  # sockets and devices, which are not archived
     unreadable: int = 0  # files and directories that could not be read
     changed: int = 0  # files that changed while they were read
     problem: str | None = None
-    code: int = 0  # the exit code that `problem` stands for
+    code: int = 0  # the exit code of `problem`
     error: PogfastError | None = field(default=None, compare=False)  # `problem` as it was raised; not in JSON
-    local: bool = False  # `time` is what its writer's clock showed, taken for one of this machine's zone
+    local: bool = (
+        False  # `time` is the local time of its writer, whose zone is unknown; it is read as one of this machine's zone
+    )
 
     def as_dict(self) -> dict[str, Any]:
         words = Record.as_dict(self)
@@ -54,23 +67,23 @@ class ArchiveInfo(Record):
 
 
 def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = False) -> list[ArchiveInfo]:
-    """The archives of a store, by time; with `partial` those of runs that go on, or were killed, instead. One that this
-    key does not open or that is damaged is in the list as such.
+    """Returns the archives of a store, by time; with `partial` the unfinished ones of backups that are running or were
+    killed instead. Archives that are damaged or that this key does not open are in the list, with a `problem`.
 
-    With a public key alone there are names, times, blobs and stored bytes. With `blobs` it is remembered as well what
-    each archive needs, for `needed_blobs`, and not counted. Raises as `manifests_of` does.
+    A public key alone tells names, times, blobs and stored bytes. With `blobs` the catalog also keeps which blobs each
+    archive needs, for `needed_blobs`, and they are not counted. Raises as `manifests_of` does.
     """
     manifests = manifests_of(store)
     if partial:
         manifests = [mark for mark in store.marks() if is_partial(mark.name)]
     catalog = Catalog(store, key)
-    infos = [_info(store, seen, counted=not blobs) for seen in catalog.look(manifests, blobs=blobs)]
-    if not partial:  # what is remembered is of all that was looked at, and of nothing else
+    infos = [_info(store, seen, counted=not blobs) for seen in catalog.read(manifests, blobs=blobs)]
+    if not partial:  # the catalog keeps those archives that it was asked for, and must not lose the others
         catalog.close()
     return sorted(infos, key=lambda info: (info.time or FIRST, info.name))
 
 
-def _info(store: Store, seen: Seen, *, counted: bool) -> ArchiveInfo:
+def _info(store: Store, seen: CatalogedArchive, *, counted: bool) -> ArchiveInfo:
     info = ArchiveInfo(seen.name, time_of(seen.trailer, seen.name), local=is_local(seen.trailer, seen.name))
     if seen.problem is not None:
         info.problem, info.code, info.error = str(seen.problem), seen.problem.exit_code, seen.problem

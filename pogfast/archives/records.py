@@ -1,7 +1,4 @@
-"""What lists and figures are made of: dataclasses that can be shown as JSON.
-
-What is in them is for each to say.
-"""
+"""The base class of the dataclasses that lists and statistics consist of, which can be shown as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ class Record:
     __slots__ = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Its fields; a time as ISO 8601 text, records within as dictionaries."""
+        """Returns the fields; times become ISO 8601 text, records in fields become dictionaries."""
         return {item.name: _shown(getattr(self, item.name)) for item in fields(self)}  # type: ignore[arg-type]
 
 

@@ -1,7 +1,7 @@
-"""What happens to archives that cannot be opened, and what is said of them: one rule for every command.
+"""Archives that cannot be opened: one rule for all commands, and the messages.
 
-Archives of another key are named once, together, after all others. If the key opens none at all, that is WrongKey. A
-damaged archive is reported by itself. Who would need all archives, as prune does, is told how to go on without one.
+Archives of another key are reported once, together, after all others; if the key opens none, that is WrongKey. A
+damaged archive is reported by itself. prune needs all archives, so it stops, with a hint how to continue without one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WITHOUT_IT = "`pogfast remove` it, and `pogfast prune --allow-missing` goes on w
 
 
 def some_of(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
+    """Returns the first names, and how many more there are."""
     return ", ".join(
         [*names[:MAX_NAMES], *([f"{len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else [])],
     )
@@ -35,11 +35,11 @@ def those_that_open(
     *,
     others: int = 0,
 ) -> Iterator[tuple[str, Result]]:
-    """Yields the archives of a store that open, of pairs (manifest's name, content or why it cannot be read).
+    """Yields the archives of a store that open, from pairs (manifest's name, content or error).
 
-    Any other error goes to `problem` with the manifest's name, except that archives of another key go there once, at
-    the end, as OtherKey of no name. Raises WrongKey instead if the key opened none: there was neither another archive
-    nor another error, and `others` is 0.
+    Calls `problem` with the manifest's name and the error of each that does not, but once for all archives of another
+    key: at the end, with OtherKey and no name. Raises WrongKey instead if there is nothing else: no archive that opens,
+    no other error, and `others`, those that the caller has found elsewhere, is 0.
     """
     refused: dict[str, WrongKey] = {}
     for name, content in found:
@@ -59,7 +59,8 @@ def those_that_open(
 
 
 def hint_for_prune(name: str, error: PogfastError) -> str:
-    """Returns how to prune a store with a manifest that cannot be read: no blob may go that its archive needs."""
+    """Returns a hint how to prune a store with a manifest that cannot be read: prune must not delete what its archive
+    needs."""
     if is_removed(name):
         return (
             "what this removed archive needs is not known: `pogfast prune --allow-missing` goes on without it, and "
@@ -73,6 +74,6 @@ def hint_for_prune(name: str, error: PogfastError) -> str:
 
 
 def require_decryption(key: Key, cannot: str, hint: str = "use --decryption-keyfile") -> None:
-    """Raises WrongKey if the key cannot open archives; `cannot` is what it therefore cannot do."""
+    """Raises WrongKey if the key is a public one; `cannot` says what it cannot do."""
     if not key.can_open:
         raise WrongKey(f"an encryption key alone cannot {cannot}", hint=hint)

@@ -1,7 +1,4 @@
-"""Which entries of an archive the names and patterns of a command line select.
-
-Text only: what becomes of an entry, and whether it exists, is for others.
-"""
+"""Which entries of an archive the names and patterns of a command line select. Text only."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from pogfast.files.patterns import Patterns
 
 
 class Choice:
-    """What `names` (none: everything) select of an archive that holds `paths`, without what `exclude` matches.
+    """Selects by `names` (none: everything) from an archive that holds `paths`, except what `exclude` matches.
 
-    A name that is a path, or a directory above one, is that and all below; any other is a pattern of restic's rules.
-    What is below an excluded directory is excluded, as create does not look into one. Raises UsageError for what can
-    be no pattern.
+    A name that is a path of the archive, or a directory above one, selects that and everything below. Any other name is
+    a pattern, by restic's rules. Everything below an excluded directory is excluded, since create does not look into
+    it. Raises UsageError for an invalid pattern.
     """
 
     def __init__(self, names: Collection[str], exclude: Collection[str], paths: Iterable[str]) -> None:
@@ -30,12 +27,14 @@ class Choice:
         self.excluded = {"": False}
 
     def picks(self, path: str) -> bool:
+        """Returns True if a path is selected."""
         if self.everything:
             return True
         inside = _inherited(self.chosen, parent_of(path), self._matches)
         return (self._matches(path) or inside) and not self.excludes(path)
 
     def excludes(self, path: str) -> bool:
+        """Returns True if a path or a directory above it is excluded."""
         matches = self.excluding.matches
         return bool(self.excluding) and (matches(path) or _inherited(self.excluded, parent_of(path), matches))
 
@@ -49,7 +48,7 @@ class Choice:
 
 
 def _found(wanted: set[str], paths: Iterable[str]) -> set[str]:
-    """Those that are paths, or directories above paths."""
+    """Returns the wanted names that are paths, or directories above paths."""
     found: set[str] = set()
     directories: set[str] = set()
     for path in paths:
@@ -63,7 +62,7 @@ def _found(wanted: set[str], paths: Iterable[str]) -> set[str]:
 
 
 def _inherited(known: dict[str, bool], directory: str, matches: Callable[[str], bool]) -> bool:
-    """Whether a directory or one above it matches; each is asked once."""
+    """Returns True if a directory or one above it matches. Each is matched once; `known` keeps the results."""
     asked = []
     while directory not in known:
         asked.append(directory)

@@ -1,8 +1,8 @@
-"""The trailer of a manifest: what an archive says of itself beside its files, read with types; and a filter over it.
+"""The trailer of a manifest, read with types: host, time, tags, directories and more; and filters by these.
 
-A trailer is authenticated, but any program that has the key may have written it, and pog writes none. So a value of
-another type than FORMAT.md says counts as absent where it is only shown or compared. Where leaving something out would
-lose data, `required` refuses it instead.
+A trailer is authenticated, but any program with the key may have written it, and pog writes none. So a value of another
+type than FORMAT.md says counts as absent when it is only shown or compared. If that would lose data, `required` raises
+CorruptManifest instead.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pogfast.keys import Key
 from pogfast.stores import MANIFEST, PARTIAL
 
 Kind = Literal["file", "directory", "link", "fifo"]
-# The sections of a trailer with what is in an archive and is no file.
+# The sections of a trailer that list what is not a file.
 SECTIONS: dict[Kind, str] = {"directory": "directories", "link": "links", "fifo": "fifos"}
-# The name under which the directory is shown that was archived as `.` or `/`: no archived name is this.
+# Stands for the directory that was archived as `.` or `/`. No archived name is this.
 TOP = "."
 
 
 @dataclass(frozen=True, slots=True)
 class Trailer:
-    """A trailer as it was read, None where a manifest has none; the properties are its well-formed values."""
+    """A trailer as it was read (None: the manifest has none), with properties for its well-formed values."""
 
     words: Mapping[str, Any] | None
 
@@ -62,8 +62,8 @@ class Trailer:
         return len(value) if isinstance(value, dict | list) else 0
 
     def required(self, word: str, archive: str = "the archive") -> dict[str, Any]:
-        """Returns a section, {} if there is none. Raises CorruptManifest if it is malformed: for those who would lose
-        what is in it."""
+        """Returns a section, {} if there is none. Raises CorruptManifest if it is malformed, for callers who would
+        otherwise lose what is in it."""
         value = {} if self.words is None else self.words.get(word, {})
         if not isinstance(value, dict):
             raise CorruptManifest(f"{archive}'s trailer is malformed: {word}")
@@ -72,7 +72,7 @@ class Trailer:
     def _get(self, word: str) -> Any:
         return None if self.words is None else self.words.get(word)
 
-    # ---- what FORMAT.md calls by name ----
+    # ---- values that FORMAT.md names ----
 
     @property
     def time(self) -> datetime | None:
@@ -157,8 +157,8 @@ def _parsed(text: str) -> datetime | None:
         return None
 
 
-class Described(Protocol):
-    """What a filter looks at."""
+class Filterable(Protocol):
+    """What a filter looks at: a trailer, or an archive in a list."""
 
     @property
     def host(self) -> str: ...
@@ -187,7 +187,7 @@ class Filter:
         if self != Filter():
             require_decryption(key, "tell hosts, tags and paths")
 
-    def fits(self, archive: Described) -> bool:
+    def fits(self, archive: Filterable) -> bool:
         """Returns True if an archive is selected."""
         return (
             self.host in (None, archive.host)

@@ -35,22 +35,22 @@ except ImportError as error:
     raise UsageError("tune needs numpy, which is not installed", hint="pip install '.[tune]' in the source") from error
 
 SAMPLE = 500_000_000  # bytes
-MIN_SAMPLE = 1_000_000  # bytes; a process starts in the time that less takes, so that every setting looks the same
+MIN_SAMPLE = 1_000_000  # bytes; less takes no longer than a process needs to start, so all settings would look alike
 FIXED = (1_000_000, 4_000_000, 16_000_000, 50_000_000, 100_000_000, 256_000_000)
 BY_CONTENT = ("fastcdc:1MB", "fastcdc:4MB", "fastcdc:16MB")
 LEVELS = (1, 3, 6, 9)
 COMPARED = ("50MB", "4MB", *BY_CONTENT)
-ROUNDS = (3, 7)  # at least and at most
-AGREE = 0.05  # the middle half of a setting's runs lies so close together, as a share of their median: enough
-BEHIND = 1.5  # times the best: more runs would not change what is said of it
-SAME = 0.03  # what differs by less counts as equal
+MIN_ROUNDS, MAX_ROUNDS = 3, 7
+MAX_SPREAD = 0.05  # a setting with a smaller spread needs no more runs
+TOO_SLOW = 1.5  # a setting that is this many times slower than the best needs no more runs
+SAME = 0.03  # a smaller difference counts as equal
 
 Aim = Literal["both", "speed", "size"]
 
 
 @dataclass
 class Figures:
-    """The runs of one setting."""
+    """The runs of one setting, and statistics of them."""
 
     setting: Setting
     written: list[Written] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Figures:
 
     @property
     def write_speed(self) -> float:
-        """Plain bytes a second, the median."""
+        """Uncompressed bytes per second, the median."""
         return self.written[0].size / _median([run.seconds for run in self.written])
 
     @property
@@ -67,7 +67,7 @@ class Figures:
 
     @property
     def spread(self) -> float:
-        """How far the middle half of the runs lies apart, as a share of the median; of whichever is worse."""
+        """The interquartile range as a share of the median, of creates or restores, whichever is larger."""
         spreads = []
         for seconds in ([run.seconds for run in self.written], [run.seconds for run in self.restored]):
             low, middle, high = numpy.percentile(seconds, [25, 50, 75])
@@ -76,22 +76,22 @@ class Figures:
 
     @property
     def cpu(self) -> float:
-        """Seconds of all cores for a create."""
+        """CPU seconds of a create, on all cores."""
         return _median([run.cpu for run in self.written])
 
     @property
     def memory(self) -> int:
-        """Bytes, the peak of every run."""
+        """Bytes: the peak of all runs."""
         return max(*(run.memory for run in self.written), *(run.memory for run in self.restored))
 
     @property
     def ratio(self) -> float:
-        """Plain bytes for a stored one."""
+        """Uncompressed bytes per stored byte."""
         return self.written[0].size / max(self.written[0].stored, 1)
 
     @property
     def repeated(self) -> float:
-        """What blobs that come again saved, as a share of what would have been stored."""
+        """The share of bytes that did not have to be stored, since their blobs were stored before."""
         run = self.written[0]
         return run.repeated / max(run.repeated + run.stored, 1)
 
@@ -125,7 +125,7 @@ class Silent(Report):
 
 
 class Outcome(NamedTuple):
-    """What was measured, and the best of it."""
+    """What was measured, the best setting, and why it is the best."""
 
     sample: Sample
     figures: list[Figures]
@@ -144,37 +144,37 @@ def tune(
     jobs: Sequence[int] = (),
     aim: Aim = "both",
 ) -> Outcome:
-    """Measures on the files at `paths`, about `most` bytes of them, in the store `to` (None: a directory for the time).
+    """Measures with the files at `paths`, about `most` bytes of them, in the store `to` (None: a temporary directory).
 
-    `chunkers` are sizes of fixed chunks or fastcdc's, none: all that may be worth it. Everything that is written is
-    deleted again. Raises UsageError, NoSuchInput, StoreError and whatever a trial ends in.
+    `chunkers` are sizes of fixed chunks, or fastcdc with sizes; none: all that may be useful. Everything that is
+    written is deleted again. Raises UsageError, NoSuchInput, StoreError, and what a trial raises.
     """
     if aim not in get_args(Aim):
         raise UsageError(f"no such aim: {aim}", hint=", ".join(get_args(Aim)))
     if not levels:
-        raise UsageError("there is no level to try")
+        raise UsageError("no level to try is given")
     report = report or Silent()
-    ways = [_way(text) for text in chunkers]
+    cuttings = [_chunker_of(text) for text in chunkers]
     for level in levels:
-        Options(level=level)  # raises what cannot be, before anything is read
+        Options(level=level)  # raises UsageError before anything is read
     for number in jobs:
         Options(jobs=number)
 
-    with _scratch(to) as (store, place):
-        parts = os.path.join(place, "parts")
+    with _scratch(to) as (store, scratch):
+        parts = os.path.join(scratch, "parts")
         os.mkdir(parts)
         taken = sample(paths, most, parts, report.problem)
         if taken.size < MIN_SAMPLE:
             raise UsageError(
-                f"{show_size(taken.size)} are too little to measure with: at least {show_size(MIN_SAMPLE)}",
-                hint="the defaults of create are good for so little; give tune what you want to archive",
+                f"{show_size(taken.size)} is too little to measure with: at least {show_size(MIN_SAMPLE)} is needed",
+                hint="the defaults of create suit so little data; give tune what you want to archive",
             )
         report.sampled(taken)
-        bench = _Bench(taken, store, place, report)
+        bench = _Bench(taken, store, scratch, report)
         everyone = max(jobs, default=cores())
         middle = 3 if 3 in levels else levels[0]
-        ways = ways or _worth_trying(taken.largest)
-        best = bench.best("how to cut", [Setting(*way, middle, everyone) for way in ways], aim)
+        cuttings = cuttings or _worth_trying(taken.largest)
+        best = bench.best("how to cut", [Setting(*cutting, middle, everyone) for cutting in cuttings], aim)
         settings = [best.setting._replace(level=level) for level in levels]
         best = bench.best("the level", settings, aim)
         settings = [best.setting._replace(jobs=number) for number in jobs or _powers(everyone)]
@@ -183,8 +183,8 @@ def tune(
     return Outcome(taken, figures, best, _reason(best, figures, aim))
 
 
-def _way(text: str) -> tuple[str, int]:
-    """(chunker, chunk size) of what a user writes: 50MB, fastcdc:4MB. Raises UsageError."""
+def _chunker_of(text: str) -> tuple[str, int]:
+    """Returns (chunker, chunk size) for text such as 50MB and fastcdc:4MB. Raises UsageError."""
     if text.startswith("fastcdc"):
         Chunker.parse(text, CHUNK_SIZE).check()
         return text, CHUNK_SIZE
@@ -193,7 +193,8 @@ def _way(text: str) -> tuple[str, int]:
 
 
 def _worth_trying(largest: int) -> list[tuple[str, int]]:
-    """Sizes beyond the largest file do the same as the first of them."""
+    """Returns the chunkers that may be useful: of sizes beyond the largest file only the smallest, as the others do the
+    same."""
     fixed = [size for size in FIXED if size < largest]
     fixed += [size for size in FIXED if size >= largest][:1]
     content = [text for text in BY_CONTENT if Chunker.parse(text, 1).least < largest]
@@ -201,40 +202,40 @@ def _worth_trying(largest: int) -> list[tuple[str, int]]:
 
 
 def _powers(most: int) -> list[int]:
-    """1, 2, 4 ... and `most`."""
+    """Returns 1, 2, 4 ... and `most`."""
     return sorted({most, *(1 << bit for bit in range(most.bit_length()) if 1 << bit <= most)})
 
 
 class _Bench:
-    """Tries settings on one sample in one store, and remembers what they took."""
+    """Tries settings on one sample in one store, and keeps the measurements."""
 
-    def __init__(self, sample: Sample, store: str, place: str, report: Report) -> None:
+    def __init__(self, sample: Sample, store: str, scratch: str, report: Report) -> None:
         self.sample = sample
         self.store = store
-        self.place = place
+        self.scratch = scratch
         self.report = report
         self.secret = random_bytes(32)
         self.figures: dict[Setting, Figures] = {}
 
     def best(self, what: str, settings: Sequence[Setting], aim: Aim) -> Figures:
-        """The best of some settings, after as many rounds as it takes."""
+        """Tries the settings that have not been tried, for as many rounds as needed, and returns the best of all."""
         fresh = [setting for setting in settings if setting not in self.figures]
         if fresh:
             self.report.stage(what, len(fresh))
         for setting in fresh:
             self.figures[setting] = Figures(setting)
-        for number in range(ROUNDS[1]):
-            left = [setting for setting in fresh if number < ROUNDS[0] or self._is_open(self.figures[setting])]
+        for number in range(MAX_ROUNDS):
+            left = [setting for setting in fresh if number < MIN_ROUNDS or self._needs_more_runs(self.figures[setting])]
             for setting in left:
                 self._run(self.figures[setting])
         return choose([self.figures[setting] for setting in settings], aim)
 
-    def _is_open(self, figures: Figures) -> bool:
+    def _needs_more_runs(self, figures: Figures) -> bool:
         first = max(other.write_speed for other in self.figures.values() if other.written)
-        return figures.spread > AGREE and figures.write_speed * BEHIND >= first
+        return figures.spread > MAX_SPREAD and figures.write_speed * TOO_SLOW >= first
 
     def _run(self, figures: Figures) -> None:
-        into = os.path.join(self.place, "restored")
+        into = os.path.join(self.scratch, "restored")
         written = trial.alone(trial.write, self.sample.paths, self.store, self.secret, figures.setting)
         figures.written.append(written)
         archive = f"{self.store}/{written.manifest}"
@@ -246,22 +247,25 @@ class _Bench:
 
 @contextlib.contextmanager
 def _scratch(to: str | None) -> Iterator[tuple[str, str]]:
-    """A store for the time, and a directory; both gone afterwards. In the user's store, or beside it where that is not
-    there yet: so the disk, or the service, is the one that it is about. Raises UsageError, StoreError."""
+    """Creates a temporary store and a temporary directory for the duration of a with-block.
+
+    They are in the user's store, or beside it if it does not exist yet, so that its disk or service is measured.
+    Raises UsageError and StoreError.
+    """
     if to is not None:
         check_stores(to)
     if to is not None and is_service(to):
-        with tempfile.TemporaryDirectory(prefix="pogfast-tune-") as place:
+        with tempfile.TemporaryDirectory(prefix="pogfast-tune-") as scratch:
             store = below(to, f"pogfast-tune-{random_bytes(6).hex()}")
             try:
-                yield store, place
+                yield store, scratch
             finally:
                 with contextlib.suppress(NoSuchArchive):
                     trial.empty(store)
         return
     home = None
     if to is not None and "," in to:
-        raise UsageError(f"{to}: one store can be measured with at a time")
+        raise UsageError(f"{to}: tune measures one store at a time")
     if to is not None:
         path = to.removeprefix("local:")
         home = path if os.path.isdir(path) else os.path.dirname(os.path.abspath(path))
@@ -271,24 +275,24 @@ def _scratch(to: str | None) -> Iterator[tuple[str, str]]:
         directory = tempfile.TemporaryDirectory(prefix=MEASURING, dir=home, ignore_cleanup_errors=True)
     except OSError as error:
         raise StoreError(f"cannot write to {home}: {error.strerror}") from error
-    with directory as place:
-        yield os.path.join(place, "store"), place
+    with directory as scratch:
+        yield os.path.join(scratch, "store"), scratch
 
 
-# ---- what is best --------------------------------------------------------------------------------------------------
+# ---- the best setting ------------------------------------------------------------------------------------------------
 
 
 def choose(figures: Sequence[Figures], aim: Aim) -> Figures:
-    """The one with the least cost; of those that equal it pogfast's default, else the one with the fewest blobs."""
+    """Returns the setting with the lowest cost; of equal ones pogfast's default, else the one with the fewest blobs."""
     least = min(_cost(each, aim) for each in figures)
     equal = [each for each in figures if _cost(each, aim) <= least * (1 + SAME)]
     return min(equal, key=lambda each: (not _is_default(each.setting), each.blobs_a_terabyte, -each.ratio))
 
 
 def _cost(figures: Figures, aim: Aim) -> float:
-    """Of `both`: a setting may take twice the time when it takes half the room."""
-    seconds, room = 1 / figures.write_speed, 1 / figures.ratio
-    return {"speed": seconds, "size": room, "both": seconds * room}[aim]
+    """Returns the cost of a setting. For `both`, half the space is worth twice the time."""
+    seconds, space = 1 / figures.write_speed, 1 / figures.ratio
+    return {"speed": seconds, "size": space, "both": seconds * space}[aim]
 
 
 def _is_default(setting: Setting) -> bool:
@@ -297,8 +301,8 @@ def _is_default(setting: Setting) -> bool:
 
 
 def _reason(best: Figures, figures: Sequence[Figures], aim: Aim) -> str:
-    """Why it is the best, in a sentence."""
-    meant = {"both": "time times room", "speed": "time", "size": "room"}[aim]
+    """Returns in a sentence why a setting is the best."""
+    meant = {"both": "time times space", "speed": "time", "size": "space"}[aim]
     others = [each for each in figures if each is not best]
     if not others:
         return "nothing else was tried"
@@ -313,27 +317,27 @@ def _reason(best: Figures, figures: Sequence[Figures], aim: Aim) -> str:
     return f"least {meant}: {gap:.0%} less than the next, {near.setting}"
 
 
-# ---- two versions of a tree ----------------------------------------------------------------------------------------
+# ---- two versions of a tree ------------------------------------------------------------------------------------------
 
 
 class Shared(NamedTuple):
-    """What a newer version of a tree would take beside an older one, with one way of cutting. Bytes are stored ones."""
+    """What a newer version of a tree adds to a store that has an older one, with one chunker. Bytes are stored."""
 
     setting: Setting
     old: int
     new: int
     added: int
-    blobs: int  # of both
+    blobs: int  # of both versions
     blobs_added: int
 
 
 def compare(
     old: str, new: str, *, chunkers: Sequence[str] = (), level: int = 3, tell: Callable[[PogfastError], None]
 ) -> Iterator[Shared]:
-    """For each way of cutting, how much of a tree at `new` is stored already when that at `old` is. Both are read
-    whole, once for each way, and nothing is written. Raises NoSuchInput, UsageError."""
+    """Yields for each chunker how much of a tree at `new` is stored already if the one at `old` is. Reads both whole,
+    once for each chunker, and writes nothing. Raises NoSuchInput and UsageError."""
     for text in chunkers or COMPARED:
-        setting = Setting(*_way(text), level, cores())
+        setting = Setting(*_chunker_of(text), level, cores())
         key = Key("keyfile", random_bytes(32))
         first, second = (_blobs_of(path, setting, key, tell) for path in (old, new))
         added = {name: size for name, size in second.items() if name not in first}
@@ -348,7 +352,7 @@ def compare(
 
 
 def _blobs_of(path: str, setting: Setting, key: Key, tell: Callable[[PogfastError], None]) -> dict[str, int]:
-    """The blobs that the files below a path become, and their sizes."""
+    """Returns the blobs that the files below a path become, with their sizes."""
     cuts, found, files = setting.cuts, dict[str, int](), list[str]()
     sealer = Sealer(
         key.secret,
@@ -372,14 +376,14 @@ def _blobs_of(path: str, setting: Setting, key: Key, tell: Callable[[PogfastErro
 
 
 def _files(path: str, files: list[str], tell: Callable[[PogfastError], None]) -> Iterator[bytes]:
-    """The files below a path, noted in `files`."""
+    """Yields the files below a path, and adds them to `files`."""
     for node in regular_files([path], tell):
         files.append(node.path)
         yield os.fsencode(node.path)
 
 
 def _nothing(name: str, blob: memoryview) -> None:
-    """A store that keeps nothing."""
+    """A store that discards its blobs."""
 
 
 def _median(values: Sequence[float]) -> float:

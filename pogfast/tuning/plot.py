@@ -1,7 +1,4 @@
-"""Draws what tune measured: speed over the size of chunks, and what time buys in room.
-
-It knows figures only. Matplotlib is imported here and nowhere else, and needs no display.
-"""
+"""Plots what tune measured: speed by chunk size, and compression ratio by speed. Matplotlib needs no display for it."""
 
 from __future__ import annotations
 
@@ -24,13 +21,13 @@ MARKS = {"fixed": "o", "fastcdc": "s"}
 
 
 def check(path: str) -> None:
-    """Raises UsageError for what is neither a PNG nor an SVG."""
+    """Raises UsageError unless a path ends in .png or .svg."""
     if not path.lower().endswith(SUFFIXES):
         raise UsageError(f"{path} is neither a .png nor a .svg")
 
 
 def draw(figures: Sequence[Figures], best: Figures, path: str) -> None:
-    """Writes a PNG or an SVG, as the path says. Raises UsageError, OSError."""
+    """Writes a PNG or an SVG, by the suffix of the path. Raises UsageError and OSError."""
     check(path)
     with matplotlib.rc_context({"font.size": 9, "svg.hashsalt": "pogfast"}):
         sheet = Figure(figsize=(11, 4.5), layout="constrained")
@@ -41,7 +38,7 @@ def draw(figures: Sequence[Figures], best: Figures, path: str) -> None:
 
 
 def _speeds(axes: Any, figures: Sequence[Figures]) -> None:
-    """Speed over the size of chunks: of all that were tried with one level and as many jobs."""
+    """Plots speed by chunk size, of the settings with the level and jobs of the first."""
     first = figures[0].setting
     alike = [each for each in figures if each.setting[2:] == first[2:]]
     for kind, mark in MARKS.items():
@@ -60,7 +57,7 @@ def _speeds(axes: Any, figures: Sequence[Figures]) -> None:
 
 
 def _front(axes: Any, figures: Sequence[Figures], best: Figures) -> None:
-    """Ratio over speed; a line joins what nothing else beats in both."""
+    """Plots ratio by speed; a line joins the settings that no other beats in both."""
     front = unbeaten(figures)
     for each in figures:
         axes.plot(
@@ -74,13 +71,13 @@ def _front(axes: Any, figures: Sequence[Figures], best: Figures) -> None:
             at = (each.write_speed / 1e6, each.ratio)
             axes.annotate(label, at, (-4, -10), textcoords="offset points", fontsize=7, ha="right")
     axes.plot([each.write_speed / 1e6 for each in front], [each.ratio for each in front], ":", color="grey", zorder=0)
-    axes.set(xlabel="writing, MB/s", ylabel="plain bytes for a stored one", xlim=(0, None))
-    axes.set_title("What time buys (red: the best)")
+    axes.set(xlabel="writing, MB/s", ylabel="uncompressed bytes per stored byte", xlim=(0, None))
+    axes.set_title("Ratio by speed (red: the best)")
     axes.grid(alpha=0.3)
 
 
 def unbeaten(figures: Sequence[Figures]) -> list[Figures]:
-    """Those that no other beats in both speed and ratio, by speed."""
+    """Returns the settings that no other beats in both speed and ratio (the Pareto front), by speed."""
     front: list[Figures] = []
     for each in sorted(figures, key=lambda each: (-each.write_speed, -each.ratio)):
         if not front or each.ratio > front[-1].ratio:

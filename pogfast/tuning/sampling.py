@@ -1,8 +1,7 @@
-"""What tuning.py measures with: all files of a tree, or where that is too much a sample that is like it.
+"""Selects what tune measures with: all files of a tree, or a representative sample if they are too large.
 
-The unit is a file, of large files a long part; each is as likely to be taken as any other, so that small files, large
-ones, and what is in them have the share that they have in the whole. Parts are copied, whole files read where they are.
-It knows trees and nothing of blobs.
+A sample consists of files, and of long parts of large files. Each is selected with the same probability, so that small
+and large files have the same share as in the whole tree. Parts are copied; whole files are read in place.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pogfast.backup import walk
 from pogfast.backup.walk import Node, Selection
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
 
-PARTS = 4  # of the sample: a file of more than one such part is taken in parts
+MIN_UNITS = 4  # in a sample: a file that is larger than a quarter of it is cut into parts
 PIECE = 1 << 20
 
 
@@ -31,15 +30,15 @@ class Unit(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What is measured with. Sizes in bytes; `read_seconds` is what it took to read it for the first time."""
+    """The files to measure with. Sizes in bytes; `read_seconds` is how long the first reading took."""
 
     paths: list[str]
     files: int
     size: int
-    largest: int  # file or part
-    of_files: int
+    largest: int  # of these files and parts
+    of_files: int  # in the whole tree
     of_size: int
-    parts: int  # files that stand for a part of a larger one
+    parts: int  # of `files`, those that are copies of a part
     read_seconds: float
 
     @property
@@ -48,20 +47,21 @@ class Sample(NamedTuple):
 
 
 def regular_files(paths: Sequence[str], tell: Callable[[PogfastError], None]) -> Iterator[Node]:
-    """The regular files at and below `paths`. `tell` hears of what cannot be read. Raises NoSuchInput."""
+    """Returns the regular files at and below `paths`. Calls `tell` for what cannot be read. Raises NoSuchInput."""
 
     def hear(what: PogfastError | str) -> None:
-        if not isinstance(what, str):  # what becomes of names in an archive does not matter here
+        if not isinstance(what, str):  # warnings are about names in archives
             tell(what)
 
     return (node for node in walk.walk(paths, Selection(), tell=hear) if node.kind == "file")
 
 
 def sample(paths: Sequence[str], most: int, scratch: str, tell: Callable[[PogfastError], None]) -> Sample:
-    """About `most` bytes of the files at `paths`, all of them read once; parts of large ones are copied to `scratch`.
+    """Returns a sample of about `most` bytes of the files at `paths`, which has been read once, so that it is in
+    memory. Parts of large files are copied to `scratch`.
 
-    The same for the same tree. `tell` hears of what cannot be read. Raises NoSuchInput, UsageError when there is
-    nothing, and OSError when `scratch` cannot be written.
+    The sample is the same for the same tree. Calls `tell` for what cannot be read. Raises NoSuchInput, UsageError if
+    there is no data, and OSError if `scratch` cannot be written.
     """
     nodes = list(regular_files(paths, tell))
     total = sum(node.stat.st_size for node in nodes)
@@ -70,7 +70,7 @@ def sample(paths: Sequence[str], most: int, scratch: str, tell: Callable[[Pogfas
     if total <= most:
         units = [Unit(node.path, 0, node.stat.st_size, True) for node in nodes]
     else:
-        longest = max(most // PARTS, 1)
+        longest = max(most // MIN_UNITS, 1)
         units = [
             Unit(node.path, start, min(longest, node.stat.st_size - start), node.stat.st_size <= longest)
             for node in nodes
@@ -106,7 +106,7 @@ def _up_to(units: Sequence[Unit], most: int) -> list[Unit]:
 
 
 def _fetch(unit: Unit, scratch: str, number: int, tell: Callable[[PogfastError], None]) -> str:
-    """Reads a unit, so that it is in memory when trials come. Its path, or "" when it cannot be read."""
+    """Reads a unit into the page cache. Returns its path, "" if it cannot be read."""
     try:
         with open(unit.path, "rb", buffering=0) as source:
             if unit.whole:

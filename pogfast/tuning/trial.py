@@ -1,8 +1,7 @@
-"""One trial of tuning.py: a whole create, or a whole restore of what it made, in a process of its own.
+"""One trial of tune: a whole create, or a whole restore of what it stored, in a process of its own.
 
-So its memory is its own, nothing is warm from the trial before, and one that runs out of memory ends alone. The key is
-made for the trial and thrown away: no secret of the user's is needed, and what is written is of no use to anybody. It
-knows how to measure, not what for.
+So memory is measured for each trial alone, no trial warms up the next, and one that runs out of memory ends alone. The
+key is random and is discarded: no secret of the user is needed, and nobody can read what is written.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ Result = TypeVar("Result")
 
 
 class Setting(NamedTuple):
-    """What is tried. `chunker` and `chunk_size` are create's."""
+    """A combination of options of create."""
 
     chunker: str
     chunk_size: int
@@ -47,7 +46,7 @@ class Setting(NamedTuple):
 
     @property
     def chunks(self) -> str:
-        """How files are cut, in a few letters that `--chunker` takes."""
+        """How files are cut, as `--chunker` takes it."""
         return f"{self.kind}:{show_size(self.cuts.mean).replace(' ', '')}"
 
     def __str__(self) -> str:
@@ -55,21 +54,21 @@ class Setting(NamedTuple):
 
 
 class Written(NamedTuple):
-    """What a create took and made: seconds, bytes. `memory` is the process's peak."""
+    """The measurements of a create, in seconds and bytes. `memory` is the peak of the process."""
 
     seconds: float
     cpu: float
     memory: int
     size: int
     stored: int
-    repeated: int  # bytes that blobs which come again did not take again
+    repeated: int  # bytes that were not stored, since their blobs were stored before
     blobs: int
     requests: dict[str, int]
     manifest: str
 
 
 class Restored(NamedTuple):
-    """What a restore took."""
+    """The measurements of a restore."""
 
     seconds: float
     cpu: float
@@ -77,7 +76,7 @@ class Restored(NamedTuple):
 
 
 def write(paths: Sequence[str], to: str, secret: bytes, setting: Setting) -> Written:
-    """Archives `paths` as `pogfast create` would. Raises PogfastError; also when a file cannot be read."""
+    """Archives `paths` as `pogfast create` does. Raises PogfastError, also if a file cannot be read."""
     options = backup.Options(
         chunker=setting.chunker,
         chunk_size=setting.chunk_size,
@@ -110,18 +109,18 @@ def restore(archive: str, into: str, secret: bytes, jobs: int) -> Restored:
 
 
 def empty(store: str) -> None:
-    """Deletes all that trials have left in a store of theirs. Raises PogfastError."""
+    """Deletes everything in a temporary store. Raises PogfastError."""
     with contextlib.closing(open_store(store)) as opened:
         opened.delete_manifests([manifest.name for manifest in opened.manifests()])
         opened.delete_blobs([blob.name for blob in opened.blob_names()])
 
 
 def alone(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls one of these functions in a new process. Raises what it raises, and PogfastError when it is killed."""
-    context = multiprocessing.get_context("spawn")  # a fork would begin with all of this process's memory
+    """Calls one of these functions in a new process. Raises what it raises, and PogfastError if it is killed."""
+    context = multiprocessing.get_context("spawn")  # a fork would start with all memory of this process
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(theirs, settings.current(), function, arguments), daemon=True)
-    # Ctrl-C is for this process, which ends that one; a signal that is blocked now is blocked there for good.
+    # Only this process handles Ctrl-C, and kills the other one, which inherits the blocked signal for good.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process.start()
@@ -146,13 +145,13 @@ def _child(answer: Connection, said: settings.Settings, function: Callable[..., 
     try:
         with settings.using(**vars(said)):
             result = function(*arguments)
-    except Exception as error:  # noqa: BLE001 - it is raised where somebody can be told of it
+    except Exception as error:  # noqa: BLE001 - raised in the parent process
         result = error
     answer.send(result)
 
 
 def _peak() -> int:
-    """The most memory that this process had at a time, in bytes. (Linux's getrusage begins with the parent's.)"""
+    """Returns the peak of this process's memory in bytes. (On Linux, getrusage starts with that of the parent.)"""
     with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
         if found := re.search(r"VmHWM:\s+(\d+) kB", file.read()):
             return int(found[1]) * 1024

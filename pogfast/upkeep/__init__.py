@@ -1,4 +1,4 @@
-"""Upkeep of stores: what is done to archives after they are made, and to the blobs that they need.
+"""Maintenance of stores: check, copy, prune, remove, rewrite, lock and doctor.
 
-No file of a user's is read or written here.
+No file of the user's is read or written here.
 """

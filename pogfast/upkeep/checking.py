@@ -1,8 +1,8 @@
-"""`pogfast check`: whether a store still has the blobs that its archives need, and whether they are intact.
+"""`pogfast check`: verifies that a store has all blobs that its archives need, and that they are intact.
 
 Every blob that an archive names is looked up in one listing of the store. With `read_data` the engine reads the blobs
-as for a restore (authenticated, right content for the name, decompressed, right length) and writes nothing. Damage is
-traced to the files that need the blob. A blob that many files and archives need is read once.
+as for a restore (authenticates, compares content and name, decompresses, compares lengths) and writes nothing. Damage
+is traced to the files that need the blob. A blob that many files and archives need is read once.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ from pogfast.stores.protocols import Store
 
 Result = TypeVar("Result")
 
-# What the engine is given at a time, so that a million of them are not all in its memory.
+# Units that the engine is given at a time: a million of them would take much memory.
 BATCH = 8192
-# Malformed entries of an archive that are named; more are counted.
+# Malformed entries of an archive that are reported one by one; the others are counted.
 MAX_MALFORMED = 10
 
 
 class Unit(NamedTuple):
-    """What is read as one: a blob that is a frame of its own, or all blobs of a stream. `size` is of its plain bytes,
-    -1 when it is not known."""
+    """What is read as one: a blob that is a frame of its own, or all blobs of a stream. `size` is uncompressed, -1 if
+    unknown."""
 
     blobs: tuple[str, ...]
     size: int
@@ -64,8 +64,8 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Subset:
-    """A part of what is stored: 10% of the blobs, at random; 1/30, the first of 30 parts that make the whole; or 50G,
-    at random and at most so many bytes."""
+    """The part of a store that `check --read-data` reads: `10%` of the blobs, at random; `1/30`, the first of 30 parts
+    that together are everything; or `50G`, blobs at random up to this size."""
 
     kind: Literal["percent", "part", "size"]
     number: float  # percent, which part, or bytes
@@ -88,7 +88,7 @@ class Subset:
         raise UsageError(f"{text} is no part of the data", hint="write 10%, 1/30 or 50G")
 
     def choose(self, units: Sequence[Unit], stored: dict[str, int]) -> list[Unit]:
-        """Those of `units` that are meant. `stored` are the bytes of the blobs."""
+        """Returns the units to read. `stored` are the sizes of the blobs in bytes."""
         if self.kind == "part":
             return [unit for unit in units if _number(unit.blobs[0]) % self.of == self.number - 1]
         if self.kind == "percent":
@@ -107,7 +107,8 @@ EVERYTHING = Subset("percent", 100)
 
 
 def _number(blob: str) -> int:
-    """The same for every archive and every machine, and spread evenly: names are hashes."""
+    """Returns a number of a blob that is the same on every machine. Numbers are evenly distributed, as names are
+    hashes."""
     return int.from_bytes(urlsafe_b64decode(blob)[:8], "big")
 
 
@@ -117,30 +118,29 @@ def _stored_size(unit: Unit, stored: dict[str, int]) -> int:
 
 @dataclass(slots=True)
 class Damage(Record):
-    """Something in an archive that cannot be restored as it was. What is damaged as a whole has no file, and a public
-    key alone cannot tell which file it is."""
+    """A piece of damage in an archive. `name` is None if it is not of one file, or if only a public key is known."""
 
     archive: str  # its manifest's name
-    name: str | None  # archived name of the file
+    name: str | None  # archived name of the damaged file
     blob: str | None
-    offset: int | None  # plain offset in the file from which on it is damaged; None: not known
+    offset: int | None  # in the file, from which on it is damaged; None: unknown
     error: str
 
 
 @dataclass
 class Summary:
-    """Counters that another thread may read while a check runs, and at the end what was found. Sizes are bytes."""
+    """Counters, which another thread may read during the check, and what was found. Sizes are bytes."""
 
     total_archives: int = 0
-    archives: int = 0  # looked at
-    files: int = 0  # of these
-    blobs: int = 0  # distinct ones that are needed and there
+    archives: int = 0  # that were checked
+    files: int = 0  # in these
+    blobs: int = 0  # distinct ones that are needed and exist
     stored: int = 0  # their bytes
-    to_read: int = 0  # of these, blobs
+    to_read: int = 0  # of these
     to_read_size: int = 0
     read: int = 0
     read_size: int = 0
-    unsettled: Callable[[], int] = lambda: 0  # bytes that were read of what is not through
+    in_progress: Callable[[], int] = lambda: 0  # bytes read of units that are not finished
     damage: list[Damage] = field(default_factory=list)
     problems: list[PogfastError] = field(default_factory=list)
 
@@ -185,12 +185,12 @@ def check(
     jobs: int | None = None,
     report: Report | None = None,
 ) -> Summary:
-    """Checks archives and, of words that name a store, all its archives that `host`, `tags` and `path` choose. Of
-    several words one that cannot be opened is reported, and the others are checked.
+    """Checks `archives`; for each that is a store, all its archives that `host`, `tags` and `path` select. If there are
+    several and one cannot be opened, it is reported and the others are checked.
 
-    Without `read_data` that all blobs are there, of the size that they were stored with as far as an archive tells it,
-    and that the index of a key pair names them. With a public key alone only its index can be looked at. Raises
-    UsageError, NoSuchArchive (also where none is chosen), NoArchives and StoreError; WrongKey when not one opens.
+    Without `read_data`, checks that all blobs exist, that they have the sizes that the archive says, if it does, and
+    that the index names the same blobs. A public key alone can only check by the index. Raises UsageError,
+    NoSuchArchive (also if none is selected), NoArchives, StoreError, and WrongKey if no archive opens.
     """
     report = report or Silent()
     if read_data:
@@ -221,7 +221,7 @@ def check(
 def _stores(
     texts: Sequence[str], key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell
 ) -> list[tuple[Store, list[str]]]:
-    """Each store once, with the manifests to check in it. They are closed with `opened`."""
+    """Returns each store once, with the manifests to check in it. Closing `opened` closes them."""
     found: dict[str, tuple[Store, list[str]]] = {}
     for text in texts:
         try:
@@ -229,7 +229,7 @@ def _stores(
         except (NoSuchArchive, DamageError, StoreError) as error:
             if len(texts) == 1:
                 raise
-            tell(error)  # and the others are checked
+            tell(error)
             continue
         _, known = found.setdefault(os.path.realpath(store.path), (store, []))
         known += [name for name in names if name not in known]
@@ -237,7 +237,7 @@ def _stores(
 
 
 def _named(text: str, key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell) -> tuple[Store, list[str]]:
-    """A store, and the manifests in it that a word means."""
+    """Returns a store, and the manifests in it that `text` means."""
     if names_archive(text):
         store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path, tell=tell)
     else:
@@ -251,7 +251,7 @@ def _named(text: str, key: Key, wanted: Filter, opened: contextlib.ExitStack, te
 
 
 class _Check:
-    """The archives of one store."""
+    """The check of one store."""
 
     def __init__(
         self, store: Store, names: list[str], key: Key, wanted: Filter, summary: Summary, report: Report
@@ -266,7 +266,7 @@ class _Check:
         self.needed: set[str] = set()
         self.units: set[Unit] = set()
         self.done: set[str] = set()  # blobs that were read
-        self.bad: dict[Unit, tuple[DamageError, str, int]] = {}  # what is wrong, with which blob, from which offset on
+        self.bad: dict[Unit, tuple[DamageError, str, int]] = {}  # damage, blob, offset; -1: unknown
 
     def run(self, read_data: Subset | None, jobs: int) -> None:
         readable = self._look_at_archives() if self.key.can_open else self._look_at_indexes()
@@ -279,11 +279,11 @@ class _Check:
                 for name in readable:
                     self._trace(name)
 
-    # ---- what is there ----
+    # ---- sizes ----
 
     def _opened(self, look: Callable[[str, bytes], Result]) -> Iterator[tuple[str, Result]]:
-        """Yields (manifest's name, what `look` makes of its bytes) of the archives that open and are wanted, and
-        reports the others. A `look` that returns None says that an archive is not wanted."""
+        """Yields (manifest's name, `look` of its bytes) of the archives that open and are selected, and reports those
+        that do not open. `look` returns None for an archive that is not selected."""
 
         def found() -> Iterator[tuple[str, Result | PogfastError]]:
             for name in self.names:
@@ -297,11 +297,11 @@ class _Check:
                     else:
                         yield name, content
 
-        # Damage that was found in another store counts: that is reported, though the key opens nothing here.
+        # Damage in another store counts: the check then ends with that, even if the key opens nothing here.
         return those_that_open(found(), self._unreadable, others=len(self.summary.damage))
 
     def _look_at_indexes(self) -> list[str]:
-        """Looks at all that a public key opens. Returns the names of the manifests."""
+        """Checks the blobs in indexes, which is all that a public key opens. Returns the manifests' names."""
         names = []
 
         def look(name: str, data: bytes) -> tuple[list[str], dict[str, int]]:
@@ -318,7 +318,7 @@ class _Check:
         return names
 
     def _look_at_archives(self) -> list[str]:
-        """Looks at the archives that open and are wanted. Returns the names of their manifests."""
+        """Checks the archives that open and are selected. Returns their manifests' names."""
         names = []
 
         def look(name: str, data: bytes) -> tuple[bytes, Manifest] | None:
@@ -332,10 +332,10 @@ class _Check:
         return names
 
     def _look_at_archive(self, name: str, data: bytes, opened: Manifest) -> None:
-        """Looks at an archive's files. A malformed entry is damage; the others are looked at."""
+        """Checks the files of an archive. A malformed entry is damage; the others are checked."""
         full = _full_size(opened, self.key)
         blobs: list[str] = []
-        told = True  # how long each blob was when it was stored
+        told = True  # entries say how large their blobs were stored
         malformed = 0
         for file in opened.entries:
             try:
@@ -356,8 +356,7 @@ class _Check:
         self.summary.archives += 1
 
     def _look_at_manifest(self, name: str, data: bytes, blobs: list[str], trailer: Trailer) -> None:
-        """Whether its index names its blobs; and where entries do not say how long these were, whether all together
-        are as long as they were."""
+        """Checks that the index names the blobs, and, by a trailer that has it, that their total size is right."""
         try:
             self._check_index(name, data, blobs)
         except (CorruptManifest, WrongKey) as error:
@@ -370,7 +369,7 @@ class _Check:
             self._tell(Damage(name, None, None, None, f"{name}: {text}; --read-data finds which"))
 
     def _check_index(self, name: str, data: bytes, blobs: list[str]) -> None:
-        """Raises CorruptManifest and WrongKey. What seems damaged is fetched once more."""
+        """Raises CorruptManifest and WrongKey. A manifest that seems damaged is fetched once more."""
         try:
             manifest.check_index(blobs, data, self.key, name)
         except (CorruptManifest, WrongKey):
@@ -379,7 +378,7 @@ class _Check:
     def _look_at_file(
         self, archive: str, name: str, entry: Entry, full: int | None, sizes: Sequence[int] | None
     ) -> None:
-        """`sizes`: the bytes that its blobs were stored with, as far as it tells."""
+        """Checks the blobs of a file. `sizes` are those that they were stored with, if the archive says so."""
         self.summary.files += 1
         stored = dict(zip(entry.blobs, sizes or (), strict=False))
         for unit, offset in units_of(entry):
@@ -393,8 +392,8 @@ class _Check:
                 self.units.add(unit)
 
     def _wrong_size(self, blob: str, full: int | None, was: int | None) -> DamageError | None:
-        """What is wrong with a blob as far as its size shows. `full` is the one that it must have, if it must; `was` is
-        the one that it was stored with, with or without padding."""
+        """Returns what is wrong with a blob by its size, None if nothing. `full` is the size that it must have, `was`
+        the one that it was stored with, with or without padding; None if unknown."""
         size = self.there.get(blob)
         if size is None:
             return MissingBlob(f"blob {blob} is missing")
@@ -420,7 +419,7 @@ class _Check:
         self.summary.damage.append(damage)
         self.report.damage(damage)
 
-    # ---- what is in it ----
+    # ---- content ----
 
     def _read(self, units: Sequence[Unit], jobs: int) -> None:
         wanted_blobs = {blob for unit in units for blob in unit.blobs}
@@ -439,13 +438,13 @@ class _Check:
             with contextlib.closing(opener.run()) as run:
                 for unit, opened in zip(batch, run, strict=True):
                     self._judge(unit, opened)
-            self.summary.unsettled = lambda: 0
+            self.summary.in_progress = lambda: 0
 
-    def _watch(self, read: Callable[[], int], settled: int) -> None:
-        """Counts what is read of `settled` bytes on. A blob that is in several streams is read for each, and counts
-        once."""
+    def _watch(self, read: Callable[[], int], finished: int) -> None:
+        """Shows progress: `finished` bytes plus what the engine has read. A blob in several streams is read for each
+        of them, and counts once."""
         left = self.summary.to_read_size - self.summary.read_size
-        self.summary.unsettled = lambda: max(0, min(settled + left, settled + read()) - self.summary.read_size)
+        self.summary.in_progress = lambda: max(0, min(finished + left, finished + read()) - self.summary.read_size)
 
     def _judge(self, unit: Unit, opened: Opened) -> None:
         new = set(unit.blobs) - self.done
@@ -457,7 +456,7 @@ class _Check:
         blob = unit.blobs[opened.blob]
         if opened.verdict in DAMAGE:
             kind, said = DAMAGE[opened.verdict]
-        elif opened.errno == errno.EIO:  # the disk cannot give it back any more
+        elif opened.errno == errno.EIO:  # the disk is damaged there
             kind, said = CorruptBlob, f"cannot be read: {os.strerror(opened.errno)}"
         else:
             problem = StoreError(f"cannot read blob {blob} in {self.store.label}: {os.strerror(opened.errno)}")
@@ -466,10 +465,10 @@ class _Check:
         self.bad[unit] = kind(f"blob {blob} {said}"), blob, opened.offset
 
     def _trace(self, archive: str) -> None:
-        """Says of which files what is damaged is a part."""
+        """Reports the files of an archive that need damaged blobs."""
         entries = fetched_manifest(self.store, archive, partial(manifest.open, key=self.key, name=archive)).entries
         for name in entries:
-            with contextlib.suppress(CorruptManifest):  # it has been told
+            with contextlib.suppress(CorruptManifest):  # reported before
                 entry = entries[name]
                 for unit, start in units_of(entry):
                     if unit in self.bad:
@@ -483,7 +482,8 @@ class _Check:
         self._tell(Damage(archive, name, blob, start + offset, f"{name}: {error}"))
 
     def _good_bytes(self, name: str, entry: Entry) -> int:
-        """How much of a damaged stream can be read: the engine stops where it is, before it knows."""
+        """Returns how many bytes of a damaged stream can be read. The engine does not know: it stops before it has
+        decompressed them."""
         good = 0
         with (
             ThreadPoolExecutor(1) as thread,
@@ -496,7 +496,7 @@ class _Check:
 
 
 def units_of(entry: Entry) -> Iterator[tuple[Unit, int]]:
-    """What of a file is read as one, and the plain offset where it begins."""
+    """Yields the units of a file, each with its offset in the file."""
     sizes = entry.sizes if entry.blobs else []
     if sizes is None:
         yield Unit(tuple(entry.blobs), -1 if entry.size is None else entry.size), 0
@@ -512,7 +512,7 @@ def _is_frame(unit: Unit) -> bool:
 
 
 def _full_size(opened: Manifest, key: Key) -> int | None:
-    """Bytes of a blob of a stream that is not its last, where the trailer says how streams were cut."""
+    """Returns the size of each blob of a stream but the last, if the trailer says how streams were cut."""
     trailer = Trailer(opened.trailer)
     if trailer.layout != "stream" or trailer.chunk_size is None:
         return None

@@ -1,8 +1,8 @@
-"""`pogfast copy`: archives from one store to another. Only missing blobs are sent, and manifests are written last.
+"""`pogfast copy`: copies archives from one store to another. Only missing blobs are copied, and manifests come last.
 
-Blobs are sent as they are stored, not decrypted. With a key that opens them, each blob is authenticated and checked
-against its name on the way; with a public key or without a key only its size can be checked. Damaged blobs are not
-copied, nor are the archives that need them; the other archives are.
+Blobs are copied as they are stored, encrypted. A key that opens them also authenticates each and compares content and
+name; with a public key or without a key only sizes can be checked. Damaged blobs are not copied, nor are the archives
+that need them; the other archives are.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ from pogfast.system.background import in_background
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
-DAY = 24 * 3600.0  # seconds between two times that a long copy says what it copies
+DAY = 24 * 3600.0  # seconds after which a long copy renews its partial manifests
 
 
 @dataclass
 class Summary:
-    """Counters that another thread may read while a copy runs. Sizes are bytes."""
+    """Counters, which another thread may read during the copy. Sizes are bytes."""
 
     dry_run: bool = False
     archives: int = 0  # copied
-    archives_there: int = 0  # already
-    total_blobs: int = 0  # that are missing in the target
+    archives_there: int = 0  # that the target has already
+    total_blobs: int = 0  # that the target lacks
     total_size: int = 0
-    blobs: int = 0  # of these, copied
+    blobs: int = 0  # of these, those that were copied
     size: int = 0
-    blobs_there: int = 0
-    verified: int = 0  # of those that were there, read there
-    mended: int = 0  # of these, damaged, and stored anew
+    blobs_there: int = 0  # that the target has already
+    verified: int = 0  # of these, those that were read and are intact now
+    mended: int = 0  # of these, those that were damaged, and were replaced
     problems: list[PogfastError] = field(default_factory=list)
 
     @property
@@ -107,13 +107,13 @@ def copy(
     dry_run: bool = False,
     report: Report | None = None,
 ) -> Summary:
-    """Copies archives by the names of their manifests (none: all) from a store to another. `source` may be an archive
-    as well: STORE/NAME.mfn or STORE/latest, which `host`, `tags` and `path` choose; `latest` among `archives` is the
-    same. Sources that are read twice are copied once; a second run continues the first.
+    """Copies archives, given by the names of their manifests (none: all), from one store to another. `source` may also
+    be one archive: STORE/NAME.mfn, or STORE/latest, which `host`, `tags` and `path` select; `latest` among `archives`
+    is the same. A second run continues the first.
 
-    With `verify` blobs and manifests that the target has already are read there, and those that are damaged are stored
-    anew; this needs a key that opens them. Without a key all blobs of the source are copied, and it must be all
-    archives. Raises UsageError, NoSuchArchive, NoArchives, StoreError, and WrongKey if not one archive opens.
+    With `verify`, blobs and manifests that the target has already are read there, and damaged ones are replaced; this
+    needs a key that opens them. Without a key all blobs and all archives of the source are copied. Raises UsageError,
+    NoSuchArchive, NoArchives, StoreError, and WrongKey if no archive opens.
     """
     check_jobs(jobs)
     report = report or Silent()
@@ -130,8 +130,8 @@ def copy(
         manifests_of(opened)
         names = {*archives, name} - {""}
         for name in filter(is_partial, names):
-            hint = "run it again to the end, or `pogfast restore` what it has stored"
-            raise UsageError(f"{name} is of a run that has not ended: only whole archives are copied", hint=hint)
+            hint = "run the backup again to complete it, or `pogfast restore` what it has stored"
+            raise UsageError(f"{name} is of an unfinished backup: only complete archives are copied", hint=hint)
         wanted = Filter.of(host, tags, path)
         if LATEST in names and key is not None:
             names = names - {LATEST} | {latest_of(opened, key, wanted, telling(report, summary.problems))}
@@ -148,7 +148,7 @@ def copy(
 
 
 def _look_at(target: str) -> Target | None:
-    """For a dry run: a target that need not be there yet."""
+    """Opens the target of a dry run, which need not exist."""
     try:
         return open_store(target)
     except (NoSuchArchive, UsageError):
@@ -178,7 +178,7 @@ class _Copy:
         needed = self._needed(self._chosen(archives))
         wanted = set().union(*needed.values()) if self.key else set(self.stored)
         if self.key is None:
-            self.report.warning("without a key blobs are copied unseen: only their sizes are checked")
+            self.report.warning("without a key only the sizes of blobs are checked")
         elif not self.key.can_open:
             self.report.warning(
                 "an encryption key cannot open archives: the blobs that their indexes name are copied, and only their "
@@ -203,14 +203,13 @@ class _Copy:
 
     @contextlib.contextmanager
     def _partial(self, target: Target, names: Collection[str]) -> Iterator[None]:
-        """While a long copy goes on, its manifests lie in the target as those of runs that go on, so that no prune
-        takes what has been copied."""
+        """Keeps partial manifests in the target during a long copy, so that no prune deletes what has been copied."""
         put: list[str] = []
 
         def renew(ended: threading.Event) -> None:
             wait = PARTIAL_EVERY
             while not ended.wait(wait):
-                with contextlib.suppress(PogfastError):  # what is wrong with a store, or a manifest, the copy finds
+                with contextlib.suppress(PogfastError):  # the copy itself reports what is wrong
                     there = {stored.name for stored in target.manifests()}
                     for name in names:
                         if name in there:
@@ -223,7 +222,7 @@ class _Copy:
 
         with in_background(renew, "pogfast-partial"):
             yield
-        with contextlib.suppress(StoreError):  # who may not delete leaves them: they are for a week only
+        with contextlib.suppress(StoreError):  # without the right to delete they stay: they expire after a week
             target.delete_manifests(set(put))
 
     def _chosen(self, archives: Collection[str]) -> list[Stored]:
@@ -234,8 +233,8 @@ class _Copy:
         return [stored for stored in there if not archives or stored.name in archives]
 
     def _needed(self, manifests: Sequence[Stored]) -> dict[str, set[str]]:
-        """What each archive needs. One that cannot be read is a problem, and not copied. Raises WrongKey when none
-        can."""
+        """Returns the blobs that each archive needs. Reports archives that cannot be read. Raises WrongKey if the key
+        opens none."""
         key = self.key
         if key is None:
             return {stored.name: set() for stored in manifests}
@@ -257,7 +256,7 @@ class _Copy:
     # ---- blobs ----
 
     def _each(self, act: Callable[[str], None], names: Iterable[str]) -> None:
-        """Does something with blobs, several at a time."""
+        """Calls `act` with each name, in several threads."""
         room = threading.Semaphore(2 * self.jobs)
 
         def one(name: str) -> None:
@@ -290,8 +289,8 @@ class _Copy:
             self._count(len(data))
 
     def _verify_blob(self, name: str) -> None:
-        """Reads a blob in the target, and stores it anew if it is damaged there."""
-        target = cast(Store, self.target)  # a program, which cannot be read, says of no blob that it is there
+        """Reads a blob in the target, and replaces it if it is damaged."""
+        target = cast(Store, self.target)  # a program, which cannot be read, has no known blobs
         with contextlib.suppress(DamageError):
             self._fetch(target, name)
             with self.lock:
@@ -306,7 +305,7 @@ class _Copy:
                 self.summary.mended += 1
 
     def _good(self, name: str) -> Buffer | None:
-        """A blob of the source, as good as can be told; None, and a problem, when it is damaged."""
+        """Returns a blob of the source, checked as far as the key allows. Reports a damaged one, and returns None."""
         try:
             return self._fetch(self.source, name)
         except DamageError as error:
@@ -316,7 +315,7 @@ class _Copy:
             return None
 
     def _fetch(self, store: Store, name: str) -> Buffer:
-        """A blob that was looked at as far as the key allows. Raises DamageError and StoreError."""
+        """Returns a blob, checked as far as the key allows. Raises DamageError and StoreError."""
 
         def look(data: Buffer) -> Buffer:
             if store is self.source and self.stored.get(name, len(data)) != len(data):
@@ -332,7 +331,7 @@ class _Copy:
             raise kind(f"blob {name} {text}") from error
 
     def _copied_there(self, name: str) -> bool:
-        """Whether a service has copied a blob by itself. What can be checked on the way is not left to it."""
+        """Returns True if the service has copied a blob within itself. Not if the key can check blobs on the way."""
         if not isinstance(self.target, CanCopy) or (self.key is not None and self.key.can_open):
             return False
         if not self.target.copy_blob(name, self.source):
@@ -359,7 +358,7 @@ class _Copy:
     # ---- manifests ----
 
     def _good_manifest(self, name: str) -> bytes:
-        """One of the source that was looked at as far as the key allows. Raises DamageError and StoreError."""
+        """Returns a manifest of the source, checked as far as the key allows. Raises DamageError and StoreError."""
 
         def look(data: bytes) -> bytes:
             if self.key is not None:
@@ -382,13 +381,13 @@ class _Copy:
                 self.summary.archives_there += 1
                 return
             if not verify:
-                said = f"{name}: there is another archive of that name in {target.label}, or a damaged one"
-                self._problem(StoreError(said, "--verify stores it anew", path=name))
+                said = f"{name}: {target.label} has another archive of that name, or a damaged one"
+                self._problem(StoreError(said, "--verify replaces it", path=name))
                 return
             target.delete_manifests([name])
 
         def conclude() -> str:
-            self._check_good(name, blobs)  # what was to be stored again may be damaged
+            self._check_good(name, blobs)  # a blob that was to be copied again may be damaged
             if gone := reliance.lacking(lambda: blobs):
                 raise Condemned(target.label, gone)
             reliance.publish(name, data, lambda: blobs)
@@ -403,7 +402,7 @@ class _Copy:
         self.report.archive(name)
 
     def _check_good(self, name: str, blobs: set[str]) -> None:
-        """Raises CorruptBlob for an archive that needs a blob which the source has not, or damaged."""
+        """Raises CorruptBlob for an archive that needs a blob which is missing or damaged in the source."""
         if lost := blobs & self.bad:
             said = f"{name}: not copied, {len(lost)} of its blobs are damaged or missing"
             raise CorruptBlob(said, path=name)
@@ -413,7 +412,7 @@ class _Copy:
         cast(Target, self.target).make_durable()
 
     def _size_of_manifest(self, name: str) -> int | None:
-        """In the target; None when it is not there, or nobody can tell."""
+        """Returns the size of a manifest in the target; None if it does not exist, or is unknown."""
         listed = self.target.named(name) if self.target is not None else []
         return next((stored.size for stored in listed if stored.name == name), None)
 

@@ -1,7 +1,7 @@
-"""Examines a store: what it can do, what the credentials may do, what lies about in it, and how fast it is.
+"""`pogfast doctor`: examines a store, with what the credentials allow, how fast it is, and what is left over in it.
 
-Everything is tried, not believed: a small object is written, read back, and deleted again. What only one kind of store
-can tell comes from its own `examine`. No key is needed, and no archive is touched.
+Everything is tried: a small object is written, read back and deleted. Checks for one kind of store are in the store's
+`examine`. No key is needed, and archives are not read.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from pogfast.sizes import many, show_size
 from pogfast.stores import REMOVED, open_store
 from pogfast.stores.protocols import Finding, Store
 
-PROBE = "doctor.probe-"  # begins the name of what is written
-SIZE = 4 << 20  # bytes of it
+PROBE = "doctor.probe-"  # begins the names of the objects that are written
+SIZE = 4 << 20  # bytes of each
 RUNS = 3
-SKEW = 60.0  # seconds that clocks may differ, and what is written may take to be there
+SKEW = 60.0  # seconds that clocks may differ
 
 
 def examine(store: str) -> Iterator[Finding]:
-    """One finding after the other, as they come. Raises UsageError, NoSuchArchive and StoreError when the store cannot
-    be opened at all."""
+    """Yields findings as they come. Raises UsageError, NoSuchArchive and StoreError if the store cannot be opened."""
     started = time.monotonic()
     opened = open_store(store)
     try:
@@ -41,7 +40,7 @@ def _contents(store: Store) -> Iterator[Finding]:
         manifests = store.manifests()
         blobs = list(store.blob_names())
         removed = [mark for mark in store.marks() if mark.name.endswith(REMOVED)]
-    except NoSuchArchive:  # no such bucket: nothing else can be asked
+    except NoSuchArchive:  # no such bucket
         raise
     except StoreError as error:
         yield Finding("list", "bad", str(error), "nothing works without the right to list")
@@ -52,13 +51,13 @@ def _contents(store: Store) -> Iterator[Finding]:
         yield Finding(
             "removed",
             "note",
-            f"{many(len(removed), 'archive')} can be brought back",
-            "undelete does; the first prune after their grace period takes them away",
+            f"{many(len(removed), 'archive')} can be restored by undelete",
+            "the first prune after their grace period deletes them",
         )
 
 
 def _rights(store: Store) -> Iterator[Finding]:
-    """Write, read, delete, with their speed, and whether the clocks agree."""
+    """Tries to write, read and delete, with speeds, and compares the clocks."""
     names = [f"{PROBE}{os.urandom(6).hex()}" for _ in range(RUNS)]
     data = os.urandom(SIZE)
     began = time.time()
@@ -71,7 +70,7 @@ def _rights(store: Store) -> Iterator[Finding]:
 
     def read(name: str) -> None:
         if store.get_manifest(name) != data:
-            raise StoreError("what is read is not what was written")
+            raise StoreError("the object that was read is not the one that was written")
 
     failed, speed = _timed(read, names)
     if failed:
@@ -88,7 +87,7 @@ def _rights(store: Store) -> Iterator[Finding]:
 
 
 def _timed(act: Callable[[str], None], names: list[str]) -> tuple[str, float]:
-    """(what failed, median seconds)."""
+    """Returns (error message or "", median seconds)."""
     seconds = []
     for name in names:
         started = time.monotonic()
@@ -104,7 +103,7 @@ def _clock(store: Store, names: list[str], began: float) -> Iterator[Finding]:
     times = [found.modified for found in store.named(PROBE) if found.name in names]
     if not times:
         yield Finding(
-            "listing", "bad", "what has just been written does not show", "prune refuses to work with such a store"
+            "listing", "bad", "an object that was just written is not listed", "prune refuses to work with such a store"
         )
         return
     skew = 0.0 if began - 1 <= times[0] <= time.time() + 1 else times[0] - began

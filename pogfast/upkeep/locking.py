@@ -1,7 +1,7 @@
-"""Locks what archives need: for a time nobody can delete it, whoever has got hold of which credentials.
+"""`pogfast lock extend`: locks archives and their blobs, so that no credentials can delete them for a time.
 
-Which blobs that are the manifests say, so the public key is enough. A store that can lock does it (S3's object lock);
-a lock is only ever made longer. Creating and pruning know locks by themselves; this is for what was stored earlier.
+The manifests name the blobs, so the public key is enough. Only S3's object lock can do this; a lock is never made
+shorter. create locks what it stores by itself, and prune respects locks.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pogfast.stores.settings import Lock
 
 @dataclass
 class Summary:
-    """What was done. Objects are blobs and manifests."""
+    """What was locked. Objects are blobs and manifests."""
 
     archives: int = 0
     locked: int = 0  # objects
-    already: int = 0  # that have a lock for as long, or longer
+    already: int = 0  # objects with a lock at least as long
     problems: list[PogfastError] = field(default_factory=list)
 
     @property
@@ -45,11 +45,11 @@ def extend(
     path: str | None = None,
     tell: Callable[[PogfastError], None] = lambda error: None,
 ) -> Summary:
-    """Locks the archives of a store that `host`, `tags` and `path` choose (none: all), and every blob that they need,
-    from now on for as long as `lock` says.
+    """Locks the archives of a store that `host`, `tags` and `path` select (none: all), and every blob that they need.
+    `lock` says for how long from now on.
 
-    `tell` hears of blobs that are missing, and of archives that cannot be read; the others are locked. Raises
-    NoSuchArchive, StoreError, UsageError, and WrongKey where a public key is to choose or the key opens no archive.
+    Calls `tell` with missing blobs, and with archives that cannot be read; the others are locked. Raises NoSuchArchive,
+    StoreError, UsageError, and WrongKey if a public key would have to select, or if the key opens no archive.
     """
     wanted = Filter.of(host, tags, path)
     wanted.require(key)

@@ -1,4 +1,4 @@
-"""Which blobs of a store are needed, according to all its manifests: prune reads this before it condemns or deletes any.
+"""Which blobs of a store are needed, by all its manifests: prune reads this before it condemns or deletes any.
 
 Blobs are needed by archives, by running backups (their partial manifests), and by removed archives, which undelete can
 restore. A manifest that cannot be read stops the prune: nobody knows what its archive needs.

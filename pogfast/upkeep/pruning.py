@@ -1,8 +1,8 @@
-"""`pogfast prune` and `undelete`: removes archives that a policy does not keep, and the blobs that none needs.
+"""`pogfast prune` and `undelete`: removes archives that a policy does not keep, and the blobs that no archive needs.
 
-A removed archive stays in the store as NAME.mfn.removed for a grace period, and its blobs with it, so that `undelete`
-can bring it back. sweeping.py deletes the blobs, while backups may run. A manifest that cannot be read stops the prune,
-and so does an archive that is kept and lacks a blob.
+A removed archive stays in the store as NAME.mfn.removed for a grace period, with its blobs, so that `undelete` can
+restore it. sweeping.py deletes the blobs, while backups may run. A manifest that cannot be read stops the prune, and so
+does an archive that is kept and lacks a blob.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 
 from pogfast import manifest
 from pogfast.archives.manifests import locked_until, manifests_of
-from pogfast.archives.overview import ArchiveInfo, archives
-from pogfast.archives.records import Record
+from pogfast.archives.overview import ArchiveInfo, Described, archives
 from pogfast.archives.refusals import hint_for_prune, require_decryption, some_of
 from pogfast.archives.trailer import Filter
 from pogfast.errors import Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError
@@ -32,32 +31,27 @@ GROUPS = ("host", "paths", "tags")
 
 
 @dataclass(slots=True)
-class Choice(Record):
-    """What becomes of an archive. `reasons`: why it is kept; none: it goes."""
+class Choice(Described):
+    """What happens to an archive. `reasons` say why it is kept; without a reason it is removed."""
 
-    name: str
-    time: datetime | None
-    host: str
-    tags: list[str]
-    paths: list[str]
     group: str
     reasons: list[str]
 
 
 @dataclass
 class Summary:
-    """What was done, or would be (`dry_run`). Sizes are bytes."""
+    """What was done, or in a dry run would be done. Sizes are bytes."""
 
     dry_run: bool = True
     choices: list[Choice] = field(default_factory=list)
     kept: int = 0
-    removed: int = 0  # archives that go now; they can be brought back for a while
-    expired: int = 0  # archives that went earlier and cannot be brought back any more
+    removed: int = 0  # archives that are removed now; undelete can restore them for a while
+    expired: int = 0  # archives that were removed earlier, and that undelete can no longer restore
     blobs: int = 0  # that are deleted
     size: int = 0  # of these
-    waiting: int = 0  # blobs that no archive needs, and that stay for a grace period
+    waiting: int = 0  # unneeded blobs that stay for a grace period
     waiting_size: int = 0
-    locked: int = 0  # blobs that nothing needs, and nobody can delete yet
+    locked: int = 0  # unneeded blobs that nobody can delete yet
 
 
 def prune(
@@ -75,19 +69,18 @@ def prune(
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Summary:
-    """Applies a policy to the archives that `host`, `tags` and `path` choose (none: all), by groups, and sweeps: blobs
-    that nothing needs any more are listed, and deleted by a later prune, `grace` seconds after that (0: at once).
-    `warn` hears which archives are dated in the future, and what is not safe.
+    """Applies a policy to the archives that `host`, `tags` and `path` select (none: all), group by group. Blobs that no
+    archive needs are put into a list, and a prune that runs `grace` seconds later deletes them (0: this one).
+    Calls `warn` for archives dated in the future, and for what is not safe.
 
     With a public key alone, which tells neither hosts nor paths, `group_by` must be empty unless all archives are kept,
-    and archives are ordered by the times in their names; else raises WrongKey. Raises UsageError for an empty
-    policy and, unless `allow_empty`, for one that keeps nothing of a group; MissingBlob if an archive that stays lacks
-    a blob, unless `allow_missing`; NoSuchArchive, NoArchives, StoreError, and what a manifest raises that cannot be
-    read.
+    and archives are ordered by the times in their names; else raises WrongKey. Raises UsageError for an empty policy
+    and, unless `allow_empty`, for one that keeps no archive of a group; MissingBlob if an archive that is kept lacks a
+    blob, unless `allow_missing`; NoSuchArchive, NoArchives, StoreError, and what a manifest raises that cannot be read.
     """
     if policy.is_empty:
         hint = "give --keep-last N, --keep-daily N, ... or --keep-all"
-        raise UsageError("nothing says which archives are kept", hint=hint)
+        raise UsageError("no policy says which archives to keep", hint=hint)
     wanted = Filter.of(host, tags, path)
     wanted.require(key)
     if policy.tags:
@@ -104,7 +97,7 @@ def prune(
 
 
 class _Prune:
-    """One run over a store."""
+    """One prune of a store."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
@@ -122,7 +115,8 @@ class _Prune:
     # ---- which archives ----
 
     def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> list[str]:
-        """Names of the manifests that go. Raises UsageError if a group would lose all, unless `allow_empty`."""
+        """Returns the manifests' names of the archives to remove. Raises UsageError if a group would lose all its
+        archives, unless `allow_empty`."""
         infos = archives(self.store, self.key, blobs=True)
         for info in infos:
             if info.error:
@@ -166,16 +160,16 @@ class _Prune:
 
 
 def spared(store: Store, going: Sequence[str]) -> dict[str, str]:
-    """Why those of some archives are kept that nobody can delete yet: {name: reason}. Raises StoreError."""
+    """Returns {name: reason} of those archives that nobody can delete yet. Raises StoreError."""
     return {name: locked_until(until) for name, until in store.locked(going).items()}
 
 
-# ---- the way back ----------------------------------------------------------------------------------------------------
+# ---- undelete --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Undeleted:
-    """`there`: names of the removed archives that were found; `done`: of those brought back."""
+    """`there` are the removed archives that were found; `done` the names of those that were restored."""
 
     there: list[Stored] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
@@ -185,8 +179,8 @@ class Undeleted:
 def undelete(
     store: str, key: Key, names: Collection[str], *, everything: bool = False, tell: Callable[[PogfastError], None]
 ) -> Undeleted:
-    """Brings removed archives back, those of `names` or all; neither: only says which there are. One that misses blobs
-    stays removed, and `tell` hears of it. Raises NoSuchArchive and StoreError."""
+    """Restores removed archives, those of `names` or all; without either only lists them. An archive that lacks blobs
+    stays removed, and is reported to `tell`. Raises NoSuchArchive and StoreError."""
     opened = open_store(store)
     try:
         live = {stored.name for stored in opened.manifests()}
@@ -214,13 +208,13 @@ def _bring_back(store: Store, key: Key, removed: Stored) -> None:
     data, blobs = fetched_manifest(store, removed.name, lambda data: (data, set(manifest.blob_names(data, key, name))))
     lost = store.missing(blobs)
     if lost:
-        raise MissingBlob(f"{name}: {len(lost)} of its {len(blobs)} blobs are gone: it cannot be brought back")
-    # A prune deletes the removed manifest, when its time is over, before it reads the others.
+        raise MissingBlob(f"{name}: {len(lost)} of its {len(blobs)} blobs are gone: it cannot be restored")
+    # A prune deletes expired removed manifests before it reads the others. If this one still exists, it reads the new one.
     publish_while(store, name, data, {name + REMOVED})
     store.forget_removed(removed)
 
 
-# ---- words -----------------------------------------------------------------------------------------------------------
+# ---- groups ----------------------------------------------------------------------------------------------------------
 
 
 def _group(info: ArchiveInfo, by: Collection[str]) -> str:

@@ -1,8 +1,7 @@
-"""Removes single archives, and takes paths out of archives by writing new manifests.
+"""`pogfast remove` and `rewrite`: removes single archives, and removes paths from archives by writing new manifests.
 
-An archive that goes lies in the store as NAME.mfn.removed, as after a prune: `undelete` brings it back until its grace
-period ends, and blobs are deleted by prune alone. Names of blobs are all that is known of them here: none is read. What
-is locked stays.
+As after a prune, a removed archive stays in the store as NAME.mfn.removed, `undelete` can restore it until its grace
+period ends, and only prune deletes blobs. No blob is read here. Locked archives stay.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from pogfast import manifest
 from pogfast.archives.archive import Archive
 from pogfast.archives.lookup import find_archive
 from pogfast.archives.manifests import locked_until
+from pogfast.archives.overview import Described
 from pogfast.archives.records import Record
 from pogfast.archives.trailer import Trailer
 from pogfast.errors import (
@@ -38,25 +38,20 @@ from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
 from pogfast.stores.reliance import publish_while
 
-# Where a trailer has names that are no files', and how it has them.
+# The sections of a trailer, by archived names or paths.
 SECTIONS = ("directories", "links", "fifos", "skipped", "unreadable")
 
 
 @dataclass(slots=True)
-class Choice(Record):
-    """An archive that was named. `reason`: why it stays; "": it goes."""
+class Choice(Described):
+    """An archive that was named. `reason` says why it stays; "" means that it is removed."""
 
-    name: str
-    time: datetime | None
-    host: str
-    tags: list[str]
-    paths: list[str]
     reason: str = ""
 
 
 @dataclass
 class Removed:
-    """What was removed, or would be (`dry_run`)."""
+    """What was removed, or in a dry run would be."""
 
     dry_run: bool = True
     choices: list[Choice] = field(default_factory=list)
@@ -72,7 +67,7 @@ class Removed:
 
 
 class Locked(PogfastError):
-    """An archive was not removed: nobody can delete it yet."""
+    """An archive was not removed, since nobody can delete it yet."""
 
     exit_code = 3
 
@@ -89,11 +84,11 @@ def remove(
     tell: Callable[[PogfastError], None] = lambda error: None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Removed:
-    """Removes archives by their names (STORE/NAME.mfn), or STORE/latest of `host`, `tags` and `path`.
+    """Removes archives by name (STORE/NAME.mfn), or STORE/latest of `host`, `tags` and `path`.
 
-    No key is needed but for STORE/latest; with one that opens them the result says what the archives are. All of them
-    must be there, and each store must keep one archive at least unless `allow_empty`. `tell` hears of each that is
-    locked, `warn` what is waited for. Raises UsageError, NoSuchArchive, StoreError; nothing is removed then.
+    Only STORE/latest needs a key; with a key that opens the archives, the result describes them. All archives must
+    exist, and each store must keep at least one unless `allow_empty`. Calls `tell` with each that is locked, `warn`
+    with warnings. Raises UsageError, NoSuchArchive and StoreError; then nothing is removed.
     """
     summary = Removed(dry_run)
     problem = _noted(summary.problems, tell)
@@ -103,7 +98,7 @@ def remove(
         going = [(store, _judged(store, names, key, summary, problem)) for store, names in found]
         for store, names in going:
             if not allow_empty and not {stored.name for stored in store.manifests()} - set(names):
-                hint = "prune keeps what it should; --allow-empty removes it all the same"
+                hint = "--allow-empty removes it all the same"
                 raise UsageError(f"{store.label} would have no archive left: nothing was removed", hint=hint)
         if not dry_run:
             for store, names in going:
@@ -115,7 +110,7 @@ def remove(
 def _by_store(
     archives: Collection[str], key: Key | None, stack: contextlib.ExitStack, **wanted: Any
 ) -> list[tuple[Store, list[str]]]:
-    """The stores, opened, each with the manifests that are named in it. Raises NoSuchArchive and UsageError."""
+    """Returns each store, opened, with the manifests that are named in it. Raises NoSuchArchive and UsageError."""
     found: dict[str, tuple[Store, list[str]]] = {}
     for text in archives:
         store, name = _find(text, key, **wanted)
@@ -131,13 +126,13 @@ def _by_store(
 def _find(
     text: str, key: Key | None, *, tell: Callable[[PogfastError | str], None], **wanted: Any
 ) -> tuple[Store, str]:
-    """Raises UsageError where a newer archive is passed over, too: what would be removed is not what was meant."""
+    """Raises UsageError also if a newer archive is skipped: the user may not mean the one that would be removed."""
     store, name = find_manifest(text)
     if name != LATEST:
         return store, name
     store.close()
     if key is None:
-        raise UsageError(f"{text}: without a key it cannot be told which archive is the latest", hint="give a key")
+        raise UsageError(f"{text}: without a key nothing tells which archive is the latest", hint="give a key")
     passed_over: list[PogfastError | str] = []
 
     def hear(what: PogfastError | str) -> None:
@@ -148,12 +143,12 @@ def _find(
     if passed_over:
         store.close()
         hint = f"give its name: `pogfast list {store.path}` shows those there are"
-        raise UsageError(f"{text}: it is not sure which archive is the latest, nothing was changed", hint=hint)
+        raise UsageError(f"{text}: it is not certain which archive is the latest: nothing was changed", hint=hint)
     return store, name
 
 
 def _noted(problems: list[PogfastError], tell: Callable[[PogfastError], None]) -> Callable[[PogfastError], None]:
-    """Adds a problem to a list, and tells of it."""
+    """Returns a function that adds a problem to a list and passes it on to `tell`."""
 
     def note(error: PogfastError) -> None:
         problems.append(error)
@@ -165,14 +160,14 @@ def _noted(problems: list[PogfastError], tell: Callable[[PogfastError], None]) -
 def _either(
     problem: Callable[[PogfastError], None], warn: Callable[[str], None]
 ) -> Callable[[PogfastError | str], None]:
-    """Passes a warning to `warn` and all else to `problem`."""
+    """Returns a function that passes a warning to `warn` and a problem to `problem`."""
     return lambda what: warn(what) if isinstance(what, str) else problem(what)
 
 
 def _judged(
     store: Store, names: list[str], key: Key | None, summary: Removed, problem: Callable[[PogfastError], None]
 ) -> list[str]:
-    """Those of some archives that can go; all of them are noted."""
+    """Returns the archives that can be removed, and adds all to the summary."""
     locked = store.locked(names)
     for name in names:
         choice = _describe(store, name, key)
@@ -184,14 +179,14 @@ def _judged(
 
 
 def _locked(text: str, until: float, name: str) -> Locked:
-    hint = "remove it then: until then nobody can, but with a governance lock those who have the right, in S3"
+    hint = "remove it then; a governance lock can be bypassed in S3 by those who have the right"
     if until == math.inf:
         hint = "it has a legal hold: end that in S3, and remove it then"
     return Locked(f"{text} {locked_until(until)}", hint, path=name)
 
 
 def _describe(store: Store, name: str, key: Key | None) -> Choice:
-    """What a key can tell of an archive. One that is damaged, or another key's, has its name only."""
+    """Returns what a key tells of an archive; only the name if it is damaged or of another key."""
     opened = Manifest()
     if key is not None and key.can_open:
         with contextlib.suppress(DamageError, WrongKey):
@@ -201,24 +196,24 @@ def _describe(store: Store, name: str, key: Key | None) -> Choice:
     return Choice(name, shown.time, shown.host, shown.tags, shown.paths)
 
 
-# ---- paths out of archives -------------------------------------------------------------------------------------------
+# ---- rewrite ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Rewritten(Record):
-    """An archive without what was left out. `new` is its manifest's name, "" where there is none: in a dry run, and
-    when nothing matched. `size` are plain bytes of files."""
+    """An archive that was rewritten. `new` is the new manifest's name, "" in a dry run, and if nothing matched. `size`
+    are the uncompressed bytes of the files that were left out."""
 
     name: str
     new: str = ""
     left_out: list[str] = field(default_factory=list)
     size: int = 0
-    kept: bool = False  # the old archive is still there
+    kept: bool = False  # the old archive still exists
 
 
 @dataclass
 class Summary:
-    """What was rewritten, or would be (`dry_run`)."""
+    """What was rewritten, or in a dry run would be."""
 
     dry_run: bool = True
     archives: list[Rewritten] = field(default_factory=list)
@@ -245,13 +240,13 @@ def rewrite(
     """Writes a new manifest for each archive, without the names that the patterns of `exclude` match (restic's rules),
     and removes the old archive as `remove` does unless `keep`.
 
-    The new archive has the old one's time, host, tags and paths, and a name a microsecond later, so that policies see
-    it in the old one's place. Blobs that only the old one needs go with a prune after its grace period. The key must
+    The new archive has the old one's time, host, tags and paths, and a name one microsecond later, so that policies
+    treat it as the old one. A prune deletes blobs that only the old one needs, after its grace period. The key must
     open the archives. Raises UsageError, NoSuchArchive, WrongKey, CorruptManifest and StoreError.
     """
     patterns = Patterns(list(exclude))
     if not patterns:
-        raise UsageError("nothing says what to leave out", hint="give --exclude PATTERN")
+        raise UsageError("no pattern says what to leave out", hint="give --exclude PATTERN")
     summary = Summary(dry_run)
     problem = _noted(summary.problems, tell)
     with contextlib.ExitStack() as stack:
@@ -284,7 +279,7 @@ def _rewrite(
     if not done.left_out:
         return done
     if not len(writer) and not any(trailer.get(section) for section in SECTIONS[:3]):
-        raise UsageError(f"{name}: the patterns match everything in it", hint="pogfast remove takes an archive away")
+        raise UsageError(f"{name}: the patterns match everything in it", hint="`pogfast remove` removes an archive")
     if dry_run:
         return done
     if "parents" in trailer:
@@ -306,10 +301,10 @@ def _rewrite(
 def _copy_entries(
     entries: Mapping[str, Entry], writer: manifest.Writer, patterns: Patterns, done: Rewritten, store: Store
 ) -> tuple[dict[str, int], int]:
-    """Adds the entries that stay to a new manifest. Returns the blobs that they need, with their stored sizes, and the
-    plain bytes of their files.
+    """Adds the entries that stay to a new manifest. Returns (the blobs that they need, with their stored sizes; the
+    uncompressed bytes of their files).
 
-    Where the first name of several hard links is left out, the next one becomes the first."""
+    If the first name of several hard links is left out, the next one becomes the first."""
     firsts: dict[str, str] = {}
     needed: dict[str, int] = {}
     size = 0
@@ -336,29 +331,28 @@ def _copy_entries(
 def _warn_of_copies(
     entries: Mapping[str, Entry], done: Rewritten, needed: Mapping[str, int], warn: Callable[[str], None]
 ) -> None:
-    """Says when what is left out stays in the archive under another name."""
+    """Warns if the content of a name that is left out stays in the archive under another name."""
     copied = [name for name in done.left_out if any(blob in needed for blob in entries[name].blobs)]
     if copied:
         warn(f"{done.name}: content of {copied[0]} stays in the archive under another name that no pattern matches")
 
 
 def _without(trailer: Mapping[str, Any] | None, patterns: Patterns, done: Rewritten, name: str) -> dict[str, Any]:
-    """A trailer that names nothing of what is left out. Raises CorruptManifest."""
+    """Returns the trailer without the names that are left out. Raises CorruptManifest."""
     left = dict(trailer or {})
     for section in SECTIONS:
-        things = Trailer(trailer).required(section, name)
-        gone = [thing for thing in things if patterns.matches(thing)]
+        known = Trailer(trailer).required(section, name)
+        gone = [each for each in known if patterns.matches(each)]
         if gone:
             done.left_out += gone
-            left[section] = {thing: facts for thing, facts in things.items() if thing not in set(gone)}
+            left[section] = {each: metadata for each, metadata in known.items() if not patterns.matches(each)}
     if isinstance(changed := left.get("changed"), list):
-        left["changed"] = [thing for thing in changed if isinstance(thing, str) and not patterns.matches(thing)]
+        left["changed"] = [each for each in changed if isinstance(each, str) and not patterns.matches(each)]
     return left
 
 
 def _parents(trailer: Mapping[str, Any], files: Iterable[str]) -> dict[str, Any]:
-    """The metadata of directories that a name of the new archive passes through: others are left out with what was
-    below them."""
+    """Returns the metadata of those parent directories that the new archive still has something below."""
     parents = trailer["parents"]
     passed: set[str] = set()
     for name in chain(files, *(trailer.get(section, ()) for section in SECTIONS[:3])):
@@ -366,7 +360,7 @@ def _parents(trailer: Mapping[str, Any], files: Iterable[str]) -> dict[str, Any]
         while above and above not in passed:
             passed.add(above)
             above = above.rpartition("/")[0]
-    return {name: facts for name, facts in parents.items() if name in passed} if isinstance(parents, dict) else {}
+    return {name: metadata for name, metadata in parents.items() if name in passed} if isinstance(parents, dict) else {}
 
 
 def _totals(trailer: Mapping[str, Any], needed: Mapping[str, int], files: int, size: int) -> dict[str, int]:
@@ -375,7 +369,7 @@ def _totals(trailer: Mapping[str, Any], needed: Mapping[str, int], files: int, s
 
 
 def _next_name(store: Store, name: str) -> str:
-    """A manifest's name that is free, right after another in time, so that both sort and date alike."""
+    """Returns an unused name for a manifest that follows another in time as closely as possible."""
     taken = {stored.name.removesuffix(REMOVED) for stored in [*store.manifests(), *store.marks()]}
     return next(free for free in _names_after(name.removesuffix(MANIFEST)) if free not in taken)
 

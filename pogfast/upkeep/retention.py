@@ -1,8 +1,8 @@
-"""Which archives are kept: restic's policy, as a pure function over times and tags.
+"""Which archives a policy keeps, by restic's rules: a pure function of times and tags.
 
-Archives are looked at from the newest to the oldest. A rule like `daily` keeps the newest of each day, for as many days
-as its number says that have an archive at all; while it has some left, it keeps the oldest archive as well. An archive
-of the future is kept, and no rule counts it. Knows no store and no manifest.
+Archives are judged from the newest to the oldest. A rule such as `daily` keeps the newest archive of each day, for its
+number of days, counting only days that have an archive. If there are fewer such days, it also keeps the oldest archive.
+Archives dated in the future are kept, and no rule counts them. Nothing here knows of stores or manifests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pogfast.system.clock import is_future
 
 UNLIMITED = -1
 
-# How a rule tells periods apart.
+# Each rule keeps one archive for each different value of its function.
 PERIODS: dict[str, Callable[[datetime], object]] = {
     "hourly": lambda time: (time.date(), time.hour),
     "daily": lambda time: time.date(),
@@ -29,7 +29,7 @@ PERIODS: dict[str, Callable[[datetime], object]] = {
 
 
 class Dated(Protocol):
-    """What is judged."""
+    """An archive, as far as a policy looks at it."""
 
     name: str
     time: datetime | None
@@ -37,7 +37,7 @@ class Dated(Protocol):
 
 
 class Span(NamedTuple):
-    """A length of time, in the calendar's units."""
+    """A length of time in calendar units, such as 2y5m7d3h."""
 
     years: int = 0
     months: int = 0
@@ -46,14 +46,14 @@ class Span(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Span:
-        """2y5m7d3h. Raises UsageError."""
+        """Reads text such as 2y5m7d3h. Raises UsageError."""
         found = re.fullmatch("".join(rf"(?:(\d{{1,9}}){unit})?" for unit in "ymdh"), text)
         if not text or found is None:
-            raise UsageError(f"{text} is no length of time", hint="write years, months, days and hours: 2y5m7d3h")
+            raise UsageError(f"{text} is not a length of time", hint="write years, months, days and hours: 2y5m7d3h")
         return cls(*(int(number or 0) for number in found.groups()))
 
     def before(self, time: datetime) -> datetime:
-        """So long before a time. A day that a month has not is so many days into the next, as restic reckons."""
+        """Returns `time` minus this span. Days beyond the end of a month roll over into the next, as in restic."""
         months = time.year * 12 + time.month - 1 - self.years * 12 - self.months
         if months < 12:
             return datetime.min.replace(tzinfo=time.tzinfo)
@@ -69,7 +69,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """How many of what are kept; UNLIMITED: all. `tags`: archives that have all of one of these sets."""
+    """How many archives each rule keeps; UNLIMITED: all. `tags` keeps archives with all tags of one of the sets."""
 
     last: int = 0
     hourly: int = 0
@@ -93,7 +93,7 @@ class Policy:
 
 @dataclass
 class Decision:
-    """An archive, and why it is kept; no reasons: it goes."""
+    """An archive, and why it is kept; without a reason it is removed."""
 
     archive: Dated
     reasons: list[str] = field(default_factory=list)
@@ -101,7 +101,8 @@ class Decision:
 
 
 def judge(archives: Sequence[Dated], policy: Policy, now: datetime) -> list[Decision]:
-    """Judges the archives of one group, the newest first. Raises UsageError for one without a time."""
+    """Applies a policy to the archives of one group, and returns them with the newest first. Raises UsageError for an
+    archive without a time."""
     ordered = sorted(archives, key=_age)
     ahead = [archive for archive in ordered if is_future(archive.time, now)]
     return [Decision(archive, ["dated in the future"], of_future=True) for archive in ahead] + _judge_present(
@@ -110,7 +111,7 @@ def judge(archives: Sequence[Dated], policy: Policy, now: datetime) -> list[Deci
 
 
 def keeps_nothing(judged: Sequence[Decision]) -> bool:
-    """Returns True if every archive of a group goes, but for those of the future: anybody can have made those."""
+    """Returns True if no archive of a group is kept, apart from those dated in the future, which may be forged."""
     present = [one for one in judged if not one.of_future]
     return bool(present) and not any(one.reasons for one in present)
 
@@ -139,7 +140,7 @@ def _age(archive: Dated) -> tuple[float, str]:
 
 def _time(archive: Dated) -> datetime:
     if archive.time is None:
-        raise UsageError(f"{archive.name} has no time: it can be neither kept nor removed by one")
+        raise UsageError(f"{archive.name} has no time: a policy cannot be applied to it")
     return archive.time
 
 

@@ -621,7 +621,7 @@ def test_no_archive_at_all(built: Built) -> None:
 def test_the_latest_is_never_of_the_future(built: Built, forged: str) -> None:
     built.seal("2026-01-01T00:00:00.000000.mfn", {"time": "2026-01-01T00:00:00+00:00", "host": "h"})
     built.seal(forged, {"time": "2099-01-01T00:00:00+00:00", "host": "h"})
-    with pytest.warns(UserWarning, match=f"{forged} is passed over: it is dated 2099-01-01, in the future"):
+    with pytest.warns(UserWarning, match=f"{forged} is skipped: it is dated 2099-01-01, in the future"):
         archive = open_archive(f"{built.path}/latest", KEY, host="h")
     assert archive.name == "2026-01-01T00:00:00.000000.mfn"
     archive.close()
@@ -640,7 +640,7 @@ def test_the_latest_of_a_public_key_is_never_of_the_future(tmp_path: Path) -> No
     key = keys.from_encryption_keyfile(encrypt)
     for name in ("2026-01-01T00:00:00.000000.mfn", "2099-01-01T00:00:00.000000.mfn"):
         (tmp_path / name).write_bytes(manifest.seal(manifest.Manifest(), key))
-    with pytest.warns(UserWarning, match="2099-01-01T00:00:00.000000.mfn is passed over"):
+    with pytest.warns(UserWarning, match="2099-01-01T00:00:00.000000.mfn is skipped"):
         store, name = find_archive(f"{tmp_path}/latest", key)
     store.close()
     assert name == "2026-01-01T00:00:00.000000.mfn"

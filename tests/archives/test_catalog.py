@@ -66,7 +66,7 @@ def look(directory: Path, key: Key = KEY, *, blobs: bool = False) -> tuple[list[
     store = Counting.open(str(directory), fan_out=True)
     store.fetched = []
     with Catalog(store, key) as catalog:
-        seen = list(catalog.look(store.manifests(), blobs=blobs))
+        seen = list(catalog.read(store.manifests(), blobs=blobs))
     store.close()
     assert [each.name for each in seen] == sorted(path.name for path in directory.glob("*.mfn"))
     return [None if each.problem else each.trailer.host or None for each in seen], store.fetched
@@ -177,7 +177,7 @@ def test_an_index_that_was_replaced_is_found_though_the_archive_is_known(tmp_pat
     os.utime(first, (LONG_AGO, LONG_AGO))
     store = LocalStore.open(str(tmp_path / "store"), fan_out=True)
     with Catalog(store, private) as catalog:
-        seen = list(catalog.look(store.manifests(), blobs=True))
+        seen = list(catalog.read(store.manifests(), blobs=True))
     store.close()
     assert [type(each.problem) for each in seen] == [CorruptManifest, type(None)]
 
@@ -196,11 +196,11 @@ def test_several_are_fetched_at_a_time(directory: Path) -> None:
     store.fetched = []
     with Catalog(store, KEY) as catalog:
         names = [stored.name for stored in store.manifests()]
-        assert [seen.name for seen in catalog.look(store.manifests())] == names
+        assert [seen.name for seen in catalog.read(store.manifests())] == names
         assert sorted(store.fetched) == names
         # One that is told of and is not there any more is a problem of its own.
         gone = [Stored("gone.mfn", 1, 1.0)] * 4
-        assert all(seen.problem for seen in catalog.look(gone))
+        assert all(seen.problem for seen in catalog.read(gone))
     store.close()
 
 

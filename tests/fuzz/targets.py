@@ -632,7 +632,7 @@ def remembered(data: bytes) -> None:
     held = _Held()
     os.environ["POGFAST_CACHE_DIR"] = str(clear(sandbox() / "cache"))
     there = [InStore(f"{number}.mfn", len(held.data), 1.0) for number in range(2)]
-    path, sealing = catalog._place(held.identity, held.key)
+    path, sealing = catalog._cache_file(held.identity, held.key)
     if draw.below(4) == 3:
         content = draw.rest()
     else:
@@ -652,7 +652,7 @@ def remembered(data: bytes) -> None:
     Path(path).write_bytes(secretbox(sealing, content))
     for blobs in (False, True):
         with catalog.Catalog(held, held.key) as known:
-            for stored, found in zip(there, known.look(there, blobs=blobs), strict=True):
+            for stored, found in zip(there, known.read(there, blobs=blobs), strict=True):
                 assert found.problem is None, found.problem
                 assert found.name == stored.name
                 assert isinstance(found.trailer.words, dict)

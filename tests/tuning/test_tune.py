@@ -60,7 +60,7 @@ def test_it_measures_chooses_and_leaves_nothing_behind(data: Path, tmp_path: Pat
     rows = lines[lines.index(head) + 1 : lines.index(head) + 4]
     assert [row.split()[0] for row in rows[:2]] == ["fixed:1.00MB", "fastcdc:1.00MB"]
     assert all("MB" in row for row in rows)
-    assert any(line.startswith("why      least time times room") for line in lines)
+    assert any(line.startswith("why      least time times space") for line in lines)
     command = next(line for line in lines if line.startswith("command")).split(None, 1)[1]
     assert command.startswith("pogfast create data --to store --")
     (tmp_path / "key").write_bytes(b"key")
@@ -162,7 +162,7 @@ def test_there_is_no_such_profile(data: Path, pogfast: Runner) -> None:
         (["data", "--save=.hidden"], "no name for a profile"),
         (["data", "--to=data/words"], "is a file"),
         (["data", "--to=none/none"], "cannot write to"),
-        (["data", "--to=a,b"], "one store can be measured with at a time"),
+        (["data", "--to=a,b"], "tune measures one store at a time"),
         (["data", "--compare"], "--compare takes two paths"),
         (["data", "data", "--compare", "--to=x"], "--compare takes two paths"),
     ],

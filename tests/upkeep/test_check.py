@@ -497,13 +497,13 @@ def test_what_is_read_is_counted_before_it_is_through(built: Built) -> None:
             def watch(_: Summary, name: str, value: Any) -> None:
                 watching(progress, name, value)
                 if name == "read":  # the engine has told of the file, and it is not settled yet
-                    seen.append(progress.unsettled())
+                    seen.append(progress.in_progress())
 
             progress.__class__ = type("Watched", (Summary,), {"__setattr__": watch})
 
     summary = check([str(built.path)], KEY, read_data=EVERYTHING, report=Watching())
     assert seen[-1] == summary.stored == summary.read_size
-    assert summary.unsettled() == 0
+    assert summary.in_progress() == 0
     assert check([str(built.path)], KEY).blobs == summary.blobs
 
 

@@ -143,7 +143,7 @@ def test_what_is_cut_short_in_the_target_is_not_taken_for_there(command: Command
     os.truncate(cut, cut.stat().st_size - 1)
     ran = command("copy", "store", "other", *WITH_KEY)
     assert ran.code == 1
-    assert f"{names[0]}: there is another archive of that name in other, or a damaged one" in ran.err
+    assert f"{names[0]}: other has another archive of that name, or a damaged one" in ran.err
 
 
 def test_verify_deletes_no_manifest_that_it_cannot_store_anew(command: Command, work: Path, names: list[str]) -> None:

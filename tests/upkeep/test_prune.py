@@ -127,7 +127,7 @@ def test_an_archive_that_lacks_a_blob_is_not_brought_back(command: Callable[...,
     next((work / "store" / "data").rglob(lost)).unlink()
     ran = command("undelete", store, "--all")
     assert (ran.code, ran.lines) == (MissingBlob.exit_code, [whole])
-    assert f"{broken}: 1 of its 3 blobs are gone: it cannot be brought back" in ran.err
+    assert f"{broken}: 1 of its 3 blobs are gone: it cannot be restored" in ran.err
     assert (work / "store" / f"{broken}{REMOVED}").exists()
     assert command("check", store, "--read-data").code == 0
 
@@ -214,7 +214,7 @@ def test_archives_of_the_future_evict_none(pogfast: Runner, work: Path) -> None:
     assert archives(work)[0] == real[1]
     ran = pogfast("restore", "store/latest", "--into", "out", *private, cwd=work)
     assert ran.code == 0, ran.err
-    assert "2099-01-03T00:00:00.000000.mfn is passed over" in ran.err
+    assert "2099-01-03T00:00:00.000000.mfn is skipped" in ran.err
     assert (work / "out" / "tree" / "a").read_bytes() == b"a"
 
 
@@ -735,7 +735,7 @@ def test_a_manifest_that_is_no_file_stops_everything(
         newest = manifest.with_name("2100" + manifest.name[4:])
         lies.rename(newest)
         ran = command("restore", f"{store}/latest", "--into", "out")
-        assert (ran.code, f"passed over: cannot read {newest.name}" in ran.err) == (3, True), ran.err
+        assert (ran.code, f"skipped: cannot read {newest.name}" in ran.err) == (3, True), ran.err
 
 
 @pytest.mark.parametrize(
@@ -795,7 +795,7 @@ def test_a_long_run_says_what_it_has_stored(
     ran = pogfast("check", f"store/{partial.name}", "--read-data", *private, cwd=tmp_path)
     assert ran.code == 0, ran.err
     ran = pogfast("copy", f"store/{partial.name}", "elsewhere", *private, cwd=tmp_path)
-    assert (ran.code, f"{partial.name} is of a run that has not ended" in ran.err) == (2, True), ran.err
+    assert (ran.code, f"{partial.name} is of an unfinished backup" in ran.err) == (2, True), ran.err
     restored = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert restored & {"a", "b", "a.partial", "b.partial"}
     for name in restored:

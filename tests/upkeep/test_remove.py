@@ -115,7 +115,7 @@ def test_another_archive_than_the_latest_is_never_taken_for_it(
         made += pogfast("create", "tree", "--to", "store", "-q", "--keyfile", "other", env=without).lines
     ran = pogfast(*verb, "store/latest", "--yes")
     assert (ran.code, there(work)) == (2, made)
-    assert f"a newer archive is passed over: {made[-1]}" in ran.err
+    assert f"a newer archive is skipped: {made[-1]}" in ran.err
     assert "it is not sure which archive is the latest" in ran.err
     assert pogfast(*verb, f"store/{made[0]}", "--yes").code == 0
 
