@@ -117,12 +117,12 @@ class Catalog:
                 return found
             return self._open(stored, blobs)
 
-        for seen in in_parallel(one, manifests, self.store.parallel):
-            if seen.problem is None and known.get(seen.name) is not seen and self._known is not None:
-                self._known[seen.name] = seen
+        for archive in in_parallel(one, manifests, self.store.parallel):
+            if archive.problem is None and known.get(archive.name) is not archive and self._known is not None:
+                self._known[archive.name] = archive
                 self._changed = True
-            yield seen
-            self._fold(seen)
+            yield archive
+            self._fold(archive)
 
     def close(self) -> None:
         """Saves the cache if there is something new, and if it can be written."""
@@ -138,31 +138,31 @@ class Catalog:
 
     def _seen(self, stored: Stored, data: bytes, blobs: bool) -> CatalogedArchive:
         """Raises CorruptManifest and WrongKey."""
-        seen = CatalogedArchive(stored.name, stored.size, stored.modified, Trailer(None))
+        archive = CatalogedArchive(stored.name, stored.size, stored.modified, Trailer(None))
         if self.key.can_open:
-            seen.trailer = _counted(manifest.open_facts(data, self.key, stored.name))
-        if self.key.can_open and not _says_enough(seen.trailer):
+            archive.trailer = _counted(manifest.open_facts(data, self.key, stored.name))
+        if self.key.can_open and not _says_enough(archive.trailer):
             entries = manifest.open_entries(data, self.key, stored.name)
-            seen.trailer = Trailer({**(seen.trailer.words or {}), "totals": _totals(entries)})
-            seen.blobs = list(dict.fromkeys(blob for entry in entries.values() for blob in entry.blobs))
+            archive.trailer = Trailer({**(archive.trailer.words or {}), "totals": _totals(entries)})
+            archive.blobs = list(dict.fromkeys(blob for entry in entries.values() for blob in entry.blobs))
         if blobs or not self.key.can_open:
-            seen.blobs = list(dict.fromkeys(manifest.blob_names(data, self.key, stored.name)))
-        return seen
+            archive.blobs = list(dict.fromkeys(manifest.blob_names(data, self.key, stored.name)))
+        return archive
 
-    def _name_blobs(self, seen: CatalogedArchive) -> bool:
+    def _name_blobs(self, archive: CatalogedArchive) -> bool:
         """Returns True if it is known which blobs an archive needs."""
-        if seen.blobs is None and seen.numbers is not None:
+        if archive.blobs is None and archive.numbers is not None:
             with contextlib.suppress(IndexError, ValueError):  # malformed: the manifest is opened instead
-                seen.blobs = [self._names[number] for number in array("I", seen.numbers)]
-        return seen.blobs is not None
+                archive.blobs = [self._names[number] for number in array("I", archive.numbers)]
+        return archive.blobs is not None
 
-    def _fold(self, seen: CatalogedArchive) -> None:
+    def _fold(self, archive: CatalogedArchive) -> None:
         """Replaces the names of blobs by numbers: archives need mostly the same blobs, and names are 25 times as
         long."""
-        if seen.blobs is not None and seen.numbers is None and len(seen.blobs) <= self._room:
-            self._room -= len(seen.blobs)
-            seen.numbers = array("I", map(self._number, seen.blobs)).tobytes()
-        seen.blobs = None
+        if archive.blobs is not None and archive.numbers is None and len(archive.blobs) <= self._room:
+            self._room -= len(archive.blobs)
+            archive.numbers = array("I", map(self._number, archive.blobs)).tobytes()
+        archive.blobs = None
 
     def _number(self, blob: str) -> int:
         if len(self._numbers) < len(self._names):
@@ -185,10 +185,12 @@ class Catalog:
     def _save(self) -> None:
         now = time.time()
         keep = [
-            seen for name, seen in (self._known or {}).items() if name in self._asked and seen.modified < now - MIN_AGE
+            archive
+            for name, archive in (self._known or {}).items()
+            if name in self._asked and archive.modified < now - MIN_AGE
         ]
-        for seen in keep:
-            self._name_blobs(seen)
+        for archive in keep:
+            self._name_blobs(archive)
         data = secretbox(self._sealing, zstandard.compress(_packed(keep), 1))
         if len(data) > MAX_FILE:
             return
@@ -275,14 +277,14 @@ def _packed(archives: Iterable[CatalogedArchive]) -> bytes:
     numbers: dict[str, int] = {}
     room = MAX_BLOBS
     rows = []
-    for seen in archives:
+    for archive in archives:
         blobs: bytes | None = None
-        trailer = json.dumps(portable_all(seen.trailer.words or {})).encode()
-        if seen.blobs is not None and len(seen.blobs) <= room:
-            room -= len(seen.blobs)
-            blobs = array("I", sorted(numbers.setdefault(blob, len(numbers)) for blob in seen.blobs)).tobytes()
-        if (blobs is not None or _says_enough(seen.trailer)) and len(trailer) <= MAX_TRAILER:
-            rows.append(_Row(os.fsencode(seen.name), seen.size, seen.modified, trailer, blobs))
+        trailer = json.dumps(portable_all(archive.trailer.words or {})).encode()
+        if archive.blobs is not None and len(archive.blobs) <= room:
+            room -= len(archive.blobs)
+            blobs = array("I", sorted(numbers.setdefault(blob, len(numbers)) for blob in archive.blobs)).tobytes()
+        if (blobs is not None or _says_enough(archive.trailer)) and len(trailer) <= MAX_TRAILER:
+            rows.append(_Row(os.fsencode(archive.name), archive.size, archive.modified, trailer, blobs))
     names = b"".join(map(urlsafe_b64decode, numbers))
     return msgspec.msgpack.encode(_File(VERSION, names, rows))
 

@@ -136,10 +136,10 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
     found.manifests = sum(stored.size for stored in manifests)
     needed: set[str] = set()
     with Catalog(store, key) as catalog:
-        looks = ((seen.name, seen.problem or seen) for seen in catalog.read(manifests, blobs=True))
-        for _, seen in those_that_open(looks, lambda _, error: problem(error)):
-            needed.update(seen.blobs or ())
-            _count_archive(found, seen, key)
+        looks = ((archive.name, archive.problem or archive) for archive in catalog.read(manifests, blobs=True))
+        for _, archive in those_that_open(looks, lambda _, error: problem(error)):
+            needed.update(archive.blobs or ())
+            _count_archive(found, archive, key)
     found.unreadable = len(manifests) - found.archives
     found.missing = len(needed - there.keys())
     for blob, size in there.items():
@@ -151,12 +151,12 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
     return found
 
 
-def _count_archive(found: Stats, seen: CatalogedArchive, key: Key) -> None:
+def _count_archive(found: Stats, archive: CatalogedArchive, key: Key) -> None:
     found.archives += 1
     if not key.can_open:
         found.files = found.size = None
         return
-    totals = seen.trailer.totals
+    totals = archive.trailer.totals
     size = totals.get("size")
     found.size = None if found.size is None or size is None else found.size + size
     found.files = (found.files or 0) + totals.get("files", 0)

@@ -216,7 +216,7 @@ def _those_that_fit(store: Store, key: Key, manifests: Sequence[Stored], wanted:
     """Returns the manifests that fit, and those that do not open: these may fit, and are reported later."""
     with Catalog(store, key) as catalog:
         looks = zip(manifests, catalog.read(manifests), strict=True)
-        return [stored for stored, seen in looks if seen.problem is not None or wanted.fits(seen.trailer)]
+        return [stored for stored, archive in looks if archive.problem is not None or wanted.fits(archive.trailer)]
 
 
 def _opened(

@@ -215,9 +215,9 @@ def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Ite
         fitting.sort()
         while fitting and (until is None or fitting[-1][0] > until):
             _, name = fitting.pop()
-            for seen in broken:
-                if not _is_older(seen.name, name):
-                    tell(_passed_over(seen))
+            for archive in broken:
+                if not _is_older(archive.name, name):
+                    tell(_passed_over(archive))
             broken.clear()
             yield name
 
@@ -225,20 +225,20 @@ def _newest(store: Store | Mirrors, key: Key, wanted: Filter, tell: Tell) -> Ite
         looks = _lazily(catalog, manifests)
         for stored in manifests:
             yield from take(_could_be_from(stored.name))
-            seen = next(looks)
-            if seen.problem is not None:
-                broken.append(seen)
+            archive = next(looks)
+            if archive.problem is not None:
+                broken.append(archive)
                 continue
-            there.append(seen)
-            if not wanted.fits(seen.trailer):
+            there.append(archive)
+            if not wanted.fits(archive.trailer):
                 continue
-            time = time_of(seen.trailer, seen.name) or FIRST
+            time = time_of(archive.trailer, archive.name) or FIRST
             if is_future(time, now):
-                ahead.append(seen.name)
-                tell(f"{seen.name} is skipped: it is dated {time:%Y-%m-%d}, {AHEAD}")
+                ahead.append(archive.name)
+                tell(f"{archive.name} is skipped: it is dated {time:%Y-%m-%d}, {AHEAD}")
                 continue
             found = True
-            fitting.append((time, seen.name))
+            fitting.append((time, archive.name))
     yield from take(None)
     if not found:
         raise _none_fits(store, wanted, there, broken, ahead)
@@ -255,8 +255,8 @@ def _is_older(name: str, other: str) -> bool:
     return name < other and _could_be_from(name) < _could_be_from(other)
 
 
-def _passed_over(seen: CatalogedArchive) -> PassedOver:
-    return PassedOver(f"a newer archive is skipped: {seen.problem}", path=seen.name)
+def _passed_over(archive: CatalogedArchive) -> PassedOver:
+    return PassedOver(f"a newer archive is skipped: {archive.problem}", path=archive.name)
 
 
 def _could_be_from(name: str) -> datetime:
@@ -275,16 +275,18 @@ def _none_fits(
     broken: Sequence[CatalogedArchive],
     ahead: Sequence[str],
 ) -> PogfastError:
-    for seen in broken:
-        if isinstance(seen.problem, DamageError):
+    for archive in broken:
+        if isinstance(archive.problem, DamageError):
             hint = "an older archive can be named: see `pogfast list`" if there else ""
-            return CorruptManifest(str(seen.problem), hint)
+            return CorruptManifest(str(archive.problem), hint)
     if broken and not there:
         return broken[0].problem or PogfastError("")
     if ahead:
         hint = f"set the clock, if it is not {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, or name an archive"
         return NoSuchArchive(f"every archive {wanted} in {store.path} is dated in the future".replace("  ", " "), hint)
-    words = ([seen.trailer.host, *seen.trailer.tags] for seen in there)
-    lines = [f"{seen.name} ({', '.join(filter(None, of)) or 'no host'})" for seen, of in zip(there, words, strict=True)]
+    words = ([archive.trailer.host, *archive.trailer.tags] for archive in there)
+    lines = [
+        f"{archive.name} ({', '.join(filter(None, of)) or 'no host'})" for archive, of in zip(there, words, strict=True)
+    ]
     hint = f"there are {some_of(lines)}" if lines else ""
     return NoSuchArchive(f"no archive {wanted} in {store.path}".replace("  ", " "), hint)

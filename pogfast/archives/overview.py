@@ -77,25 +77,27 @@ def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = Fal
     if partial:
         manifests = [mark for mark in store.marks() if is_partial(mark.name)]
     catalog = Catalog(store, key)
-    infos = [_info(store, seen, counted=not blobs) for seen in catalog.read(manifests, blobs=blobs)]
+    infos = [_info(store, archive, counted=not blobs) for archive in catalog.read(manifests, blobs=blobs)]
     if not partial:  # the catalog keeps those archives that it was asked for, and must not lose the others
         catalog.close()
     return sorted(infos, key=lambda info: (info.time or FIRST, info.name))
 
 
-def _info(store: Store, seen: CatalogedArchive, *, counted: bool) -> ArchiveInfo:
-    info = ArchiveInfo(seen.name, time_of(seen.trailer, seen.name), local=is_local(seen.trailer, seen.name))
-    if seen.problem is not None:
-        info.problem, info.code, info.error = str(seen.problem), seen.problem.exit_code, seen.problem
-        info.error.path = info.error.path or seen.name
+def _info(store: Store, archive: CatalogedArchive, *, counted: bool) -> ArchiveInfo:
+    info = ArchiveInfo(
+        archive.name, time_of(archive.trailer, archive.name), local=is_local(archive.trailer, archive.name)
+    )
+    if archive.problem is not None:
+        info.problem, info.code, info.error = str(archive.problem), archive.problem.exit_code, archive.problem
+        info.error.path = info.error.path or archive.name
         return info
-    trailer, totals = seen.trailer, seen.trailer.totals
+    trailer, totals = archive.trailer, archive.trailer.totals
     info.host, info.comment = trailer.host, trailer.comment
     info.tags, info.paths = trailer.tags, trailer.paths
     info.files, info.size, info.stored = totals.get("files"), totals.get("size"), totals.get("stored")
     for word in ("skipped", "unreadable", "changed"):
         setattr(info, word, trailer.number(word) or 0)
-    if seen.blobs is not None and counted:
-        info.blobs = len(seen.blobs)
-        info.stored = sum(store.size_of(name) or 0 for name in seen.blobs)
+    if archive.blobs is not None and counted:
+        info.blobs = len(archive.blobs)
+        info.stored = sum(store.size_of(name) or 0 for name in archive.blobs)
     return info

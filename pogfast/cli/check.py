@@ -150,7 +150,7 @@ def _counters(progress: Checked | Compared) -> Counters:
 
     if isinstance(progress, Compared):
         return Counters(progress.files, progress.total_files, progress.size, None, {"compared": progress.size})
-    size, total = progress.read_size + progress.unsettled(), progress.to_read_size
+    size, total = progress.read_size + progress.in_progress(), progress.to_read_size
     return Counters(progress.files, None, size, total or None, {"read": size})
 
 

@@ -167,9 +167,9 @@ class Report:
 
     def stage(self, what: str, settings: int) -> None:
         from pogfast.cli.progress import Counters
-        from pogfast.tuning import ROUNDS
+        from pogfast.tuning import MIN_ROUNDS
 
-        self.planned = self.done + settings * ROUNDS[0]
+        self.planned = self.done + settings * MIN_ROUNDS
         self.display.watch(lambda: Counters(self.done, max(self.planned, self.done), 0, None, {}, "trial"))
         self.output.info(f"{what}: {many(settings, 'setting')} to try")
 

@@ -209,7 +209,7 @@ def _bring_back(store: Store, key: Key, removed: Stored) -> None:
     lost = store.missing(blobs)
     if lost:
         raise MissingBlob(f"{name}: {len(lost)} of its {len(blobs)} blobs are gone: it cannot be restored")
-    # A prune deletes expired removed manifests before it reads the others. If this one still exists, it reads the new one.
+    # A prune deletes expired removed manifests before it reads the others: if this one still exists, it will read ours.
     publish_while(store, name, data, {name + REMOVED})
     store.forget_removed(removed)
 
