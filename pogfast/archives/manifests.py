@@ -1,4 +1,7 @@
-"""The manifests of a store: which there are, and which blobs they need."""
+"""The manifests of a store: which there are, and which blobs they need.
+
+The catalog opens them; what is done with archives that do not open is for the caller, and for refusals.py.
+"""
 
 from __future__ import annotations
 

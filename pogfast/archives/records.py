@@ -1,4 +1,7 @@
-"""The base class of the dataclasses that lists and statistics consist of, which can be shown as JSON."""
+"""The base class of dataclasses that can be shown as JSON.
+
+Lists and statistics of archives consist of these.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which entries of an archive the names and patterns of a command line select. Text only."""
+"""Which entries of an archive the names and patterns of a command line select.
+
+Text only: nothing here reads an archive or the disk.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Plots what tune measured: speed by chunk size, and compression ratio by speed. Matplotlib needs no display for it."""
+"""Plots what tune measured: speed by chunk size, and compression ratio by speed.
+
+Matplotlib is imported here and nowhere else, and needs no display.
+"""
 
 from __future__ import annotations
 

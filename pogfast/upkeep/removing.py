@@ -143,7 +143,7 @@ def _find(
     if passed_over:
         store.close()
         hint = f"give its name: `pogfast list {store.path}` shows those there are"
-        raise UsageError(f"{text}: it is not certain which archive is the latest: nothing was changed", hint=hint)
+        raise UsageError(f"{text}: it is not sure which archive is the latest, nothing was changed", hint=hint)
     return store, name
 
 

@@ -138,7 +138,7 @@ def test_it_is_read_and_sought_as_a_file_in_memory_is(
     """Also when little is held, and when chunks count as too long to be held at all."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(entry_file, "HELD", held)
-        patch.setattr(entry_file, "WHOLE", whole)
+        patch.setattr(entry_file, "MAX_WHOLE", whole)
         ours, theirs = opened.open(name), io.BytesIO(CONTENT[name])
         for whence, offset, length in steps:
             if whence >= 0:
@@ -392,7 +392,7 @@ def test_a_blob_that_cannot_be_read_is_no_damage(built: Built) -> None:
 def test_lengths_that_are_not_the_contents_are_damage(
     built: Built, monkeypatch: pytest.MonkeyPatch, whole: int, off: int
 ) -> None:
-    monkeypatch.setattr(entry_file, "WHOLE", whole)
+    monkeypatch.setattr(entry_file, "MAX_WHOLE", whole)
     content = random.Random(4).randbytes(3 * CHUNK)
     built.add("one", content[:CHUNK], size=CHUNK + off)
     built.add("several", content, sizes=[CHUNK, CHUNK + off, CHUNK], size=3 * CHUNK + off)

@@ -16,7 +16,7 @@ from kit.commands import Ran, Runner
 from kit.faultproxy import Proxy, proxied
 from kit.servers import Server, rclone
 from pogfast import keys, manifest
-from pogfast.archives.catalog import SETTLED, Catalog
+from pogfast.archives.catalog import MIN_AGE, Catalog
 from pogfast.archives.overview import archives
 from pogfast.errors import CorruptManifest
 from pogfast.keys import Key
@@ -114,7 +114,7 @@ def test_what_is_new_changed_or_gone(directory: Path) -> None:
 
 def test_what_may_still_change_unseen_is_not_remembered(directory: Path) -> None:
     """A clock that stands still for a second hides what is written within it."""
-    young = put(directory, 12, modified=time.time() - SETTLED / 5)
+    young = put(directory, 12, modified=time.time() - MIN_AGE / 5)
     for _ in range(2):
         assert young.name in look(directory)[1]
 
