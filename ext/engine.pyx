@@ -11,25 +11,32 @@ files, in the order in which they build on each other.
 
 Threads
     The caller's thread iterates over `run`: it asks the source for further files (`refill`), waits for events, 20 ms at a
-    time, and yields them. Worker threads, as many as `jobs` says, loop over three steps: choose a task with the lock
-    (`pick`), do it without the lock and without the GIL (`do`), come back. A task is a small file, or one step of a larger
-    one. A Sealer with a directory among its sinks has one more thread, the writer. Python sinks, and a function that an
-    Opener fetches blobs from, are called by workers, which take the GIL for the call. The first failure stops all threads
-    after their current step.
+    time, and yields them. Worker threads, as many as `jobs` says, repeat two steps: choose a task with the lock (`pick`),
+    and do it without the lock and without the GIL (`do`). A task is a small file, or one step of a larger one. A Sealer
+    with a directory among its sinks has one more thread, the writer. Python sinks, and a function that an Opener fetches
+    blobs from, are called by workers, which take the GIL for the call. The first failure stops all threads after their
+    current step.
 
 Locks
-    Each Sealer and each Opener has one mutex. It guards the lists and counters of its files, streams and buffers, and has
-    conditions for workers without a task (`work`), the caller (`events`), the writer (`to_write`), workers that need a slab
-    which the writer is in (`wrote`), and workers that wait for their turn to read (`may_read`). The caller takes it while
-    it holds the GIL, so no worker may ask for the GIL while it holds the lock. A few values are read without it, relaxed
-    (base/atomics.pxi): whether to stop, which sinks have failed, what went wrong with a file.
+    Each Sealer and each Opener has one mutex, that of its pool. It guards the lists and counters of its files, streams and
+    slabs, and has conditions for workers without a task (`work`), the caller (`events`), the writer (`to_write`), workers
+    that need a slab which the writer is in (`wrote`), and workers that wait for their turn to read (`may_read`). The
+    caller waits for it while it has the GIL, so nobody may ask for the GIL while holding the lock; a debug build
+    (`POGFAST_DEBUG=1`) asserts that, and checks the invariants of pool, queue, reader, store and writer whenever a worker
+    asks for a task. A few values are read without the lock, relaxed (base/atomics.pxi): whether to stop, which sinks have
+    failed, what went wrong with a file.
+
+Parts of a Sealer
+    A Sealer is a pool and has a queue, a reader, a store and a writer. These know the pool's lock, but neither the Sealer
+    nor each other, except that the writer has the store. What they find out they return, and the Sealer decides:
+    write/sealer.pxi has the way of a chunk from top to bottom.
 
 Slabs
     A slab is the buffer of one chunk and of the blob that it becomes. Each worker has one of its own, for small files. Those
     for larger files are in the list of spare slabs or with one worker, with two exceptions. In the `stream` layout one
     worker compresses into a slab while another hashes and encrypts: the compressor publishes `length` with the lock, and
     the sealer stays below it. And the writer writes the bytes from `written` up to `ready`, which are encrypted and final; a
-    worker that is done with the slab takes it back (`recall`), and waits for a write that is under way. A small blob in
+    worker that is done with the slab takes it back (`take_back`), and waits for a write that is under way. A small blob in
     the `frames` layout is left to the writer, which returns the slab. A Python sink gets a view of the slab's memory; if it
     keeps the view, the memory is the view's from then on, and the slab gets other memory.
 
@@ -56,6 +63,7 @@ import threading
 
 from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, WrongKey
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
@@ -70,6 +78,7 @@ cdef extern from "<assert.h>" nogil:
 
 # The ground that the rest stands on
 include "base/libs.pxi"           # where libsodium, libzstd and libcrypto come from
+include "base/results.pxi"        # what an int means that a function returns
 include "base/atomics.pxi"        # what is looked at without the lock
 include "base/format.pxi"         # the numbers of FORMAT.md
 include "base/keys.pxi"           # what a key is here; unwrapping a header
@@ -89,13 +98,15 @@ include "disk/drafts.pxi"         # files that appear when they are complete
 include "disk/directory.pxi"      # blobs under names in a directory
 
 # Files into blobs
-include "write/store.pxi"         # the last step: a whole chunk is named, sealed to its end and put into every sink
-include "write/writer.pxi"        # large blobs are written while they are made
+include "write/store.pxi"         # the sinks: which have a blob, which have failed, what was stored
+include "write/writer.pxi"        # write-behind: large blobs are written while they are made
 include "write/fastcdc.pxi"       # where a file is cut: every so many bytes, or by its content
-include "write/queue.pxi"         # files as they come, what has become of each, how they are read
-include "write/stream.pxi"        # a large file in the `stream` layout: compress -> cut -> seal behind
+include "write/queue.pxi"         # files as they come, and what has become of each
+include "write/reading.pxi"       # how files are read
+include "write/compressor.pxi"    # zstd's parameters
+include "write/stream.pxi"        # a large file in the `stream` layout: compress -> cut -> seal, by two workers
 include "write/frames.pxi"        # a large file in the `frames` layout: cut -> compress and seal each chunk, in parallel
-include "write/sealer.pxi"        # many files, many workers, both layouts; small files
+include "write/sealer.pxi"        # many files, many workers; the way of a chunk, from its last byte to the stores
 
 # Blobs into files
 include "read/asked.pxi"          # what Python asks for: files, and the uses of their blobs

@@ -57,9 +57,10 @@ cdef enum:
 cdef enum Task:
     NOTHING = 0             # wait for others
     LEAVE = 1               # all is done, or the pool stops
-    PART = 2                # the next step of a large file: `Worker.slab` or `Worker.stream` says which
-    FILE = 3                # a file of its own: `Worker.file`
-    FRAME = 4               # a chunk of a file that is cut before it is compressed: `Worker.stream` says of which
+    PART = 2                # the next step of a large file. Sealer: seal `Worker.slab`, or where that is NULL compress
+                            # `Worker.stream`; Opener: `Worker.blob` says which step
+    FILE = 3                # a file of its own: `Worker.file`, of a Sealer `Worker.job`
+    FRAME = 4               # a Sealer's chunk of `Worker.framed`, a file that is cut before it is compressed
 
 
 cdef enum End:              # why the workers leave before all is done
@@ -68,19 +69,21 @@ cdef enum End:              # why the workers leave before all is done
     NO_MEMORY = 2
 
 
-cdef struct Worker:         # one worker's own things, reused for every small file
+cdef struct Worker:         # what one worker is at, set by `pick`, and its own things, used again for every file
     Task task
-    void* stream
-    Slab* slab              # the slab of a PART
-    Slab* own               # a buffer for small chunks
-    Py_ssize_t file
-    void* job               # what is known of the file
-    long long at            # where a chunk of it begins, and its bytes
-    size_t length
-    size_t end              # how far a slab's bytes may be read (they grow while it is worked on)
-    bint last
-    u8* data                # PIECES of plain bytes
-    void* context           # a zstd context, compressing or decompressing
+    Py_ssize_t file         # of a FILE: its number, counted from 0
+    FileJob* job            # of a Sealer's FILE
+    Stream* stream          # of a Sealer's PART; the one that it compressed last is kept as long as it goes on with it
+    Slab* slab              # of a Sealer's PART and FRAME
+    size_t end              # of a PART: bytes of the slab's chunk that may be sealed (it grows while it is worked on)
+    bint last               # of a PART: the chunk ends there
+    FramedFile* framed      # of a FRAME
+    long long at            # of a FRAME: where in the file the chunk begins
+    size_t length           # of a FRAME: its plain bytes, 0 when reading them will tell
+    FetchedBlob* blob       # of an Opener's PART
+    Slab* own               # a slab for small files
+    u8* data                # memory for 2 PIECEs of plain bytes
+    void* context           # ZSTD_CCtx of a Sealer's worker, ZSTD_DCtx of an Opener's
 
 
 def cores():

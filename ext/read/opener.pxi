@@ -101,7 +101,7 @@ cdef class Opener(_Pool):
     # ---- a step (without the lock) ----
 
     cdef void do(self, Worker* worker) noexcept nogil:
-        cdef FetchedBlob* blob = <FetchedBlob*>worker.stream
+        cdef FetchedBlob* blob = worker.blob
         if not self.equip(worker):
             self.fail_memory()
         elif worker.task == FILE:

@@ -81,7 +81,7 @@ cdef bint pick_shared(Plan* plan, Worker* worker) noexcept nogil:
     cdef FetchedBlob* blob = plan.shared
     if blob == NULL:
         return False
-    worker.stream = blob
+    worker.blob = blob
     worker.file = blob.files
     blob.workers += 1
     blob.files = plan.files[worker.file].follow
@@ -105,7 +105,7 @@ cdef bint pick_step(Plan* plan, RestoringFile* restoring, Worker* worker) noexce
     cdef FetchedBlob* blob = NULL
     if job.verdict == GOOD:
         blob = pick_of_stream(plan, restoring, job) if job.stream else pick_frame(plan, restoring, job)
-    worker.stream = blob
+    worker.blob = blob
     return blob != NULL
 
 

@@ -7,7 +7,6 @@ cdef enum:
     RAW_BLOCK = 128 << 10       # the most that zstd allows in one of its blocks
     RAW_HEADER = 14
     TRIAL = 16 * RAW_BLOCK      # as often what did not compress at first is tried again
-    AGAIN = -1                  # no errno: a chunk is to be made anew
 
 
 cdef enum FrameMode:            # how a chunk becomes a frame
@@ -18,6 +17,11 @@ cdef enum FrameMode:            # how a chunk becomes a frame
     STREAMED                    # read piece by piece: half the memory
     RAW                         # it does not compress: a frame of raw blocks, at the speed of hashing and encrypting
 
+
+cdef enum Packing:              # what became of one try to make a frame
+    PACKED
+    AGAIN                       # the chunk is to be made anew, in another mode or of fewer bytes
+    NOT_PACKED                  # an errno says why
 
 cdef struct FramedFile:         # a large file in the `frames` layout
     FileJob* job
@@ -62,410 +66,425 @@ cdef bint compresses(Worker* worker, const u8* p, size_t n) noexcept nogil:
     return n >= RAW_BLOCK and not zstd.is_error(zstd.compress2(worker.context, worker.data, n - n // 32, p, n))
 
 
-cdef class _Framer(_Streamer):
-    cdef FramedFile* framed_files
-    cdef Record zero            # the blob of a chunk of zeros, once there is one: holes need no work
+# ---- who does what (with the lock) ----
 
-    # ---- who does what (with the lock) ----
+cdef bint pick_chunk(Sealer sealer, FramedFile* file, Worker* worker) noexcept nogil:
+    cdef Slab* slab
+    if file.ended or file.reading:
+        return False
+    slab = sealer.take_slab(file.job)
+    if slab == NULL:
+        return False
+    slab.chunk.framed = file
+    worker.framed = file
+    worker.slab = slab
+    worker.at = file.at
+    worker.length = 0
+    if file.in_order:
+        file.reading = True
+    else:
+        worker.length = <size_t>min(<long long>sealer.chunk_size, file.size - file.at)
+        file.ended = file.at + <long long>worker.length >= file.size
+        file.at += worker.length
+    file.working += 1
+    return True
 
-    cdef bint pick_chunk(self, FramedFile* file, Worker* worker) noexcept nogil:
-        cdef Slab* slab
-        if file.ended or file.reading:
-            return False
-        slab = self.take_slab(file.job)
-        if slab == NULL:
-            return False
-        slab.chunk.framed = file
-        worker.stream = file
-        worker.slab = slab
-        worker.at = file.at
-        worker.length = 0
-        if file.in_order:
-            file.reading = True
-        else:
-            worker.length = <size_t>min(<long long>self.chunk_size, file.size - file.at)
-            file.ended = file.at + <long long>worker.length >= file.size
-            file.at += worker.length
-        file.working += 1
-        return True
 
-    cdef void accept_known(self, FramedFile* file) noexcept nogil:
-        """Chunks that an earlier run has stored are not read again, if the file is what it was then. With the lock."""
-        cdef FileJob* job = file.job
-        cdef u64 size = 0
-        cdef Py_ssize_t i
-        if job.known == NULL or not same_facts(&job.facts, &job.expected):
-            return
-        for i in range(job.known_count):
-            size += job.known[i].plain
-        if <long long>size >= file.size:
-            return      # the last chunk is shorter than the caller says
-        job.records, job.known = job.known, NULL
-        job.count = job.room = job.known_count
-        job.size = size
-        file.at = size
+cdef void accept_known(FramedFile* file) noexcept nogil:
+    """Chunks that an earlier run has stored are not read again, if the file is what it was then. With the lock."""
+    cdef FileJob* job = file.job
+    cdef u64 size = 0
+    cdef Py_ssize_t i
+    if job.known == NULL or not same_facts(&job.facts, &job.expected):
+        return
+    for i in range(job.known_count):
+        size += job.known[i].plain
+    if <long long>size >= file.size:
+        return      # the last chunk is shorter than the caller says
+    job.records, job.known = job.known, NULL
+    job.count = job.room = job.known_count
+    job.size = size
+    file.at = size
 
-    cdef void chunk_done(self, FramedFile* file) noexcept nogil:
-        """A worker leaves a file; the last one of a file that is through ends it. Called with the lock held."""
-        check(file.working > 0)
-        file.working -= 1
-        if file.working or not file.ended:
-            return
-        self.job_done(file.job, file.fd)
-        self.end_framed(file)
 
-    cdef void end_framed(self, FramedFile* file) noexcept nogil:
-        cdef FramedFile** at = &self.framed_files
-        while at[0] != file:
-            at = &at[0].next
-        at[0] = file.next
-        self.large -= 1
-        c_close(file.fd)
-        free(file.carry)
+cdef void leave_framed(Sealer sealer, FramedFile* file) noexcept nogil:
+    """A worker leaves a file; the last one of a file that is through ends it. Called with the lock held."""
+    check(file.working > 0)
+    file.working -= 1
+    if file.working or not file.ended:
+        return
+    sealer.job_done(file.job, file.fd)
+    end_framed(sealer, file)
+
+
+cdef void end_framed(Sealer sealer, FramedFile* file) noexcept nogil:
+    cdef FramedFile** at = &sealer.framed_files
+    while at[0] != file:
+        at = &at[0].next
+    at[0] = file.next
+    sealer.large -= 1
+    c_close(file.fd)
+    free(file.carry)
+    free(file)
+
+
+# ---- the work (without the lock) ----
+
+cdef void begin_framed(Sealer sealer, Worker* worker, FileJob* job, int fd, bint streamed) noexcept nogil:
+    cdef FramedFile* file = <FramedFile*>calloc(1, sizeof(FramedFile))
+    cdef FramedFile** last = &sealer.framed_files
+    cdef bint in_order = streamed or sealer.cuts_at.by_content
+    if file != NULL and in_order:
+        file.carry = <u8*>malloc(PIECE)
+    if file == NULL or (in_order and file.carry == NULL):
         free(file)
+        c_close(fd)
+        sealer.fail_memory()
+        return
+    file.job = job
+    file.fd = fd
+    file.size = job.facts.size
+    file.streamed = streamed
+    file.in_order = in_order
+    if streamed and job.path != NULL:
+        c_lseek(fd, 0, SEEK_SET)
+    pthread_mutex_lock(&sealer.lock)
+    while last[0] != NULL:
+        last = &last[0].next
+    last[0] = file
+    sealer.large += 1
+    file.working = 1
+    if not streamed:
+        accept_known(file)
+    leave_framed(sealer, file)
+    pthread_mutex_unlock(&sealer.lock)
 
-    # ---- the work (without the lock) ----
 
-    cdef void begin_framed(self, Worker* worker, FileJob* job, int fd, bint streamed) noexcept nogil:
-        cdef FramedFile* file = <FramedFile*>calloc(1, sizeof(FramedFile))
-        cdef FramedFile** last = &self.framed_files
-        cdef bint in_order = streamed or self.cuts_at.by_content
-        if file != NULL and in_order:
-            file.carry = <u8*>malloc(PIECE)
-        if file == NULL or (in_order and file.carry == NULL):
-            free(file)
-            c_close(fd)
-            self.fail_memory()
-            return
-        file.job = job
-        file.fd = fd
-        file.size = job.facts.size
-        file.streamed = streamed
-        file.in_order = in_order
-        if streamed and job.path != NULL:
-            c_lseek(fd, 0, SEEK_SET)
-        pthread_mutex_lock(&self.lock)
-        while last[0] != NULL:
-            last = &last[0].next
-        last[0] = file
-        self.large += 1
-        file.working = 1
-        if not streamed:
-            self.accept_known(file)
-        self.chunk_done(file)
-        pthread_mutex_unlock(&self.lock)
+cdef void frame_step(Sealer sealer, Worker* worker) noexcept nogil:
+    """One chunk, from the file to the sinks."""
+    cdef FramedFile* file = worker.framed
+    cdef FileJob* job = file.job
+    cdef Slab* slab = worker.slab
+    cdef size_t n = worker.length
+    cdef StoreResult result
+    cdef bint alone = not file.in_order and file.size <= <long long>sealer.chunk_size
+    cdef bint hole = False, empty
+    cdef Errno error = 0
+    if not equip_frame(sealer, worker, slab):
+        sealer.fail_memory()
+        end_chunk(sealer, slab, False)
+        return
+    slab.chunk.have = 0
+    if file.in_order:
+        error = read_in_order(sealer, worker, file, &n, &alone, &hole)
+    elif n == sealer.chunk_size and not alone:
+        hole = in_hole(sealer, file, worker.at)
+    if hole and take_zero(sealer, job, slab) or error == 0 and not alone and take_earlier(sealer, worker, job, n):
+        end_chunk(sealer, slab, False)
+        return
+    empty = n == 0 and slab.chunk.index > 0
+    if error == 0 and not empty:
+        error = pack(sealer, worker, file, &n, alone)
+        empty = n == 0 and not alone
+    slab.chunk.plain_size, slab.chunk.hole = n, hole
+    pthread_mutex_lock(&sealer.lock)
+    job.size += n
+    if error:
+        job.error = error
+        file.ended = True
+    elif empty:
+        job.records[slab.chunk.index].ready = job.records[slab.chunk.index].empty = True
+    pthread_mutex_unlock(&sealer.lock)
+    result = FAILED
+    if error == 0 and not empty:
+        slab_complete(slab)
+        slab_take(slab)
+        result = sealer.finish(slab, worker)
+    if result != LEFT_TO_WRITER:
+        end_chunk(sealer, slab, result == STORED)
 
-    cdef void frame_step(self, Worker* worker) noexcept nogil:
-        """One chunk, from the file to the sinks."""
-        cdef FramedFile* file = <FramedFile*>worker.stream
-        cdef FileJob* job = file.job
-        cdef Slab* slab = worker.slab
-        cdef size_t n = worker.length
-        cdef StoreResult result
-        cdef bint alone = not file.in_order and file.size <= <long long>self.chunk_size
-        cdef bint hole = False, empty
-        cdef int error = 0
-        if not self.equip_frame(worker, slab):
-            self.fail_memory()
-            self.settle(slab, False)
-            return
-        slab.chunk.have = 0
-        if file.in_order:
-            error = self.read_chunk(worker, file, &n, &alone, &hole)
-        elif n == self.chunk_size and not alone:
-            hole = self.in_hole(file, worker.at)
-        if hole and self.take_zero(job, slab) or error == 0 and not alone and self.take_earlier(worker, job, n):
-            self.settle(slab, False)
-            return
-        empty = n == 0 and slab.chunk.index > 0
-        if error == 0 and not empty:
-            error = self.pack(worker, file, &n, alone)
-            empty = n == 0 and not alone
-        slab.chunk.plain_size, slab.chunk.hole = n, hole
-        pthread_mutex_lock(&self.lock)
-        job.size += n
-        if error:
-            job.error = error
-            file.ended = True
-        elif empty:
-            job.records[slab.chunk.index].ready = job.records[slab.chunk.index].empty = True
-        pthread_mutex_unlock(&self.lock)
-        result = FAILED
-        if error == 0 and not empty:
-            slab_complete(slab)
-            slab_take(slab)
-            result = self.finish(slab, worker)
-        if result != HANDED_ON:
-            self.settle(slab, result == STORED)
 
-    cdef void settle(self, Slab* slab, bint stored) noexcept nogil:
-        """A chunk is through: its blob is noted where it was stored, its slab is free."""
-        cdef FramedFile* file = slab.chunk.framed
-        pthread_mutex_lock(&self.lock)
-        if stored:
-            self.note_blob(file.job, slab.chunk.index, slab, slab.chunk.plain_size)
-            if slab.chunk.hole:
-                self.zero = file.job.records[slab.chunk.index]
-        self.give_back(slab)
-        self.chunk_done(file)
-        if self.idle:
-            pthread_cond_signal(&self.work)
-        pthread_mutex_unlock(&self.lock)
+cdef void end_chunk(Sealer sealer, Slab* slab, bint stored) noexcept nogil:
+    """A chunk is through: its blob is noted where it was stored, its slab is free."""
+    cdef FramedFile* file = slab.chunk.framed
+    pthread_mutex_lock(&sealer.lock)
+    if stored:
+        note_blob(file.job, slab.chunk.index, slab, &sealer.store.keys, slab.chunk.plain_size)
+        if slab.chunk.hole:
+            sealer.zero = file.job.records[slab.chunk.index]
+    sealer.give_back(slab)
+    leave_framed(sealer, file)
+    if sealer.idle:
+        pthread_cond_signal(&sealer.work)
+    pthread_mutex_unlock(&sealer.lock)
 
-    cdef bint in_hole(self, const FramedFile* file, long long at) noexcept nogil:
-        """Whether a full chunk that begins `at` would have nothing but a hole in it."""
-        cdef long long end = at + <long long>self.chunk_size
-        return file.job.facts.sparse and end <= file.size and next_data(file.fd, at, file.size) >= end
 
-    cdef bint take_zero(self, FileJob* job, Slab* slab) noexcept nogil:
-        """A chunk that lies in a hole is the same blob each time."""
-        cdef bint there
-        pthread_mutex_lock(&self.lock)
-        there = self.zero.ready
-        if there:
-            job.records[slab.chunk.index] = self.zero
-            job.size += self.zero.plain
-        pthread_mutex_unlock(&self.lock)
-        return there
+cdef bint in_hole(Sealer sealer, const FramedFile* file, long long at) noexcept nogil:
+    """Whether a full chunk that begins `at` would have nothing but a hole in it."""
+    cdef long long end = at + <long long>sealer.chunk_size
+    return file.job.facts.sparse and end <= file.size and next_data(file.fd, at, file.size) >= end
 
-    cdef bint take_earlier(self, Worker* worker, FileJob* job, size_t n) noexcept nogil:
-        """A chunk of plain bytes that an earlier version of the file had, too, is the blob that it was then, if every
-        sink has that."""
-        cdef Slab* slab = worker.slab
-        cdef Record wanted
-        cdef Record* found
-        cdef Py_ssize_t i
-        cdef int new
-        if job.earlier_count == 0 or n == 0 or slab.chunk.have < n:
-            return False
-        self.name_plain(slab, n)
-        memcpy(wanted.plain_name, slab.chunk.plain_name, KEY)
-        found = <Record*>bsearch(&wanted, job.earlier, job.earlier_count, sizeof(Record), compare_plain)
-        if found == NULL or found.stored < self.keys.header + BOX:
-            return False
-        memcpy(slab.sealing.digest, found.digest, KEY)
-        slab.total = found.stored - self.keys.header - BOX
-        for i in range(self.sink_count):
-            if not load_int(&self.failed_sinks[i]) and not self.found(i, slab, worker.data, True):
-                return False
-        pthread_mutex_lock(&self.lock)
-        new = names_add(&self.claimed, slab.sealing.digest)
-        self.tally.known += new > 0
-        self.note_blob(job, slab.chunk.index, slab, n)
-        job.size += n
-        pthread_mutex_unlock(&self.lock)
-        return True
 
-    cdef void name_plain(self, Slab* slab, size_t n) noexcept nogil:
-        sha256(slab.chunk.plain, n, slab.chunk.plain_name)
-        name_digest(self.keys.name_secret, slab.chunk.plain_name)
-        slab.chunk.plain_named = True
+cdef bint take_zero(Sealer sealer, FileJob* job, Slab* slab) noexcept nogil:
+    """A chunk that lies in a hole is the same blob each time."""
+    cdef bint there
+    pthread_mutex_lock(&sealer.lock)
+    there = sealer.zero.ready
+    if there:
+        job.records[slab.chunk.index] = sealer.zero
+        job.size += sealer.zero.plain
+    pthread_mutex_unlock(&sealer.lock)
+    return there
 
-    cdef bint equip_frame(self, Worker* worker, Slab* slab) noexcept nogil:
-        if slab.chunk.plain == NULL:
-            slab.chunk.plain_room = self.chunk_size + PIECE
-            slab.chunk.plain = map_memory(slab.chunk.plain_room)
-        return (slab.chunk.plain != NULL and self.equip(worker)
-                and not slab_reserve(slab, evened(zstd.compress_bound(self.chunk_size))))
 
-    cdef int read_chunk(self, Worker* worker, FramedFile* file, size_t* n, bint* alone, bint* hole) noexcept nogil:
-        """The next chunk of what is read in order, into its slab's memory. What is read behind its end is carried to the
-        next one, since only then it is known that there is one. A `hole` is not read. 0 or an errno."""
-        cdef u8* plain = worker.slab.chunk.plain
-        cdef size_t have = file.carried, got = 0
-        cdef long long next_at = -1
-        cdef bint drained = file.drained, ended
-        cdef Scan scan
-        cdef int error = 0
-        memset(&scan, 0, sizeof(Scan))
-        n[0] = 0
-        hole[0] = not file.streamed and self.in_hole(file, worker.at)
-        if hole[0]:
-            n[0] = self.chunk_size
-            have = 0
-            drained = worker.at + <long long>n[0] == file.size
-        else:
-            memcpy(plain, file.carry, have)
-            while True:
-                if n[0] == 0:
-                    n[0] = chunk_end(&self.cuts_at, &scan, plain, have)
-                if 0 < n[0] < have or drained:
-                    break
-                error = self.read_next(file, plain + have, worker.at + <long long>have, &next_at, &got, &drained)
-                if error or self.is_stopping():
-                    break
-                have += got
-            n[0] = n[0] or have
-            worker.slab.chunk.have = n[0]
-            have -= n[0]
-            memcpy(file.carry, plain + n[0], have)
-        ended = drained and have == 0
-        alone[0] = ended and worker.slab.chunk.index == 0
-        pthread_mutex_lock(&self.lock)
-        file.at += n[0]
-        file.carried = have
-        file.drained = drained
-        file.ended = file.ended or ended or error != 0
-        file.reading = False
-        if self.idle:
-            pthread_cond_signal(&self.work)
-        pthread_mutex_unlock(&self.lock)
-        return error or (EINTR if self.is_stopping() else 0)
+cdef bint take_earlier(Sealer sealer, Worker* worker, FileJob* job, size_t n) noexcept nogil:
+    """A chunk of plain bytes that an earlier version of the file had, too, is the blob that it was then, if every
+    sink has that."""
+    cdef Slab* slab = worker.slab
+    cdef Record wanted
+    cdef Record* found
+    if job.earlier_count == 0 or n == 0 or slab.chunk.have < n:
+        return False
+    name_plain(slab, &sealer.store.keys, n)
+    memcpy(wanted.plain_name, slab.chunk.plain_name, KEY)
+    found = <Record*>bsearch(&wanted, job.earlier, job.earlier_count, sizeof(Record), compare_plain)
+    if found == NULL or found.stored < sealer.store.keys.header + BOX:
+        return False
+    memcpy(slab.sealing.digest, found.digest, KEY)
+    slab.total = found.stored - sealer.store.keys.header - BOX
+    if not sealer.store.all_have(slab, worker.data) or not sealer.stores_go_on():
+        return False
+    sealer.store.count_found(slab.sealing.digest)
+    pthread_mutex_lock(&sealer.lock)
+    note_blob(job, slab.chunk.index, slab, &sealer.store.keys, n)
+    job.size += n
+    pthread_mutex_unlock(&sealer.lock)
+    return True
 
-    cdef int read_next(self, const FramedFile* file, u8* p, long long at, long long* next_at, size_t* got,
-                       bint* drained) noexcept nogil:
-        """The next piece of what is read in order. 0 or an errno."""
-        cdef size_t piece
-        cdef int error
-        if file.streamed:
-            error = self.read_on(file.job, file.fd, p, PIECE, got)
-            self.count_read(got[0])
-            drained[0] = got[0] < PIECE
-            return error
-        piece = <size_t>min(<long long>PIECE, file.size - at)
-        error = self.read_piece(file, p, piece, at, next_at, got)
-        if got[0] < piece:
-            store_int(&file.job.changed, True)
-        drained[0] = got[0] < piece or at + <long long>piece == file.size
+
+cdef void name_plain(Slab* slab, const Keys* keys, size_t n) noexcept nogil:
+    sha256(slab.chunk.plain, n, slab.chunk.plain_name)
+    name_digest(keys.name_secret, slab.chunk.plain_name)
+    slab.chunk.plain_named = True
+
+
+cdef bint equip_frame(Sealer sealer, Worker* worker, Slab* slab) noexcept nogil:
+    if slab.chunk.plain == NULL:
+        slab.chunk.plain_room = sealer.chunk_size + PIECE
+        slab.chunk.plain = map_memory(slab.chunk.plain_room)
+    return (slab.chunk.plain != NULL and sealer.equip(worker)
+            and not slab_reserve(slab, evened(zstd.compress_bound(sealer.chunk_size))))
+
+
+cdef Errno read_in_order(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint* alone, bint* hole) noexcept nogil:
+    """The next chunk of what is read in order, into its slab's memory. What is read behind its end is carried to the
+    next one, since only then it is known that there is one. A `hole` is not read."""
+    cdef u8* plain = worker.slab.chunk.plain
+    cdef size_t have = file.carried, got = 0
+    cdef long long next_at = -1
+    cdef bint drained = file.drained, ended
+    cdef Scan scan
+    cdef Errno error = 0
+    memset(&scan, 0, sizeof(Scan))
+    n[0] = 0
+    hole[0] = not file.streamed and in_hole(sealer, file, worker.at)
+    if hole[0]:
+        n[0] = sealer.chunk_size
+        have = 0
+        drained = worker.at + <long long>n[0] == file.size
+    else:
+        memcpy(plain, file.carry, have)
+        while True:
+            if n[0] == 0:
+                n[0] = chunk_end(&sealer.cuts_at, &scan, plain, have)
+            if 0 < n[0] < have or drained:
+                break
+            error = read_next(sealer, file, plain + have, worker.at + <long long>have, &next_at, &got, &drained)
+            if error or sealer.is_stopping():
+                break
+            have += got
+        n[0] = n[0] or have
+        worker.slab.chunk.have = n[0]
+        have -= n[0]
+        memcpy(file.carry, plain + n[0], have)
+    ended = drained and have == 0
+    alone[0] = ended and worker.slab.chunk.index == 0
+    pthread_mutex_lock(&sealer.lock)
+    file.at += n[0]
+    file.carried = have
+    file.drained = drained
+    file.ended = file.ended or ended or error != 0
+    file.reading = False
+    if sealer.idle:
+        pthread_cond_signal(&sealer.work)
+    pthread_mutex_unlock(&sealer.lock)
+    return error or (EINTR if sealer.is_stopping() else 0)
+
+
+cdef Errno read_next(Sealer sealer, const FramedFile* file, u8* p, long long at, long long* next_at, size_t* got,
+                   bint* drained) noexcept nogil:
+    """The next piece of what is read in order."""
+    cdef size_t piece
+    cdef Errno error
+    if file.streamed:
+        error = sealer.reader.read_on(file.job, file.fd, p, PIECE, got)
+        sealer.store.count_read(got[0])
+        drained[0] = got[0] < PIECE
         return error
+    piece = <size_t>min(<long long>PIECE, file.size - at)
+    error = read_piece(sealer, file, p, piece, at, next_at, got)
+    if got[0] < piece:
+        store_int(&file.job.changed, True)
+    drained[0] = got[0] < piece or at + <long long>piece == file.size
+    return error
 
-    cdef int read_piece(self, const FramedFile* file, u8* p, size_t n, long long at, long long* data,
-                        size_t* got) noexcept nogil:
-        """`n` bytes from offset `at` on; holes are not read. `data` is where the next bytes outside of one lie, as far as
-        that is known. 0 or an errno."""
-        cdef int error
-        if file.job.facts.sparse:
-            if data[0] < at + <long long>n:
-                data[0] = next_data(file.fd, at, file.size)
-            if data[0] >= at + <long long>n:
-                memset(p, 0, n)
-                got[0] = n
-                return 0
-        self.begin_read()
-        error = pread_full(file.fd, p, n, at, got)
-        self.end_read()
-        self.count_read(got[0])
-        return error
 
-    cdef int pack(self, Worker* worker, FramedFile* file, size_t* n, bint alone) noexcept nogil:
-        """Compresses the chunk of `n` bytes into its slab; hashes and encrypts behind. A file of one chunk as pog does,
-        others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there, 0 when that
-        is nothing. 0 or an errno."""
-        cdef FrameMode mode = STREAMED if alone else TRYING
-        cdef Slab* slab = worker.slab
-        cdef int error
-        self.make_room(slab, file, mode)
-        error = self.pack_frame(worker, file, n, alone, &mode)
-        while error == AGAIN and n[0]:
-            self.begin_again(slab)
-            slab.sealing.encrypt_late = load_int(&self.mostly_known)
-            self.make_room(slab, file, mode)
-            if mode == RAW:
-                error = self.pack_raw(worker, file, n, &mode)
-            else:
-                error = self.pack_frame(worker, file, n, alone, &mode)
-        # What did not compress is as quickly made again as recognised.
-        if error == 0 and self.cuts_at.by_content and mode != RAW and not alone and not slab.chunk.plain_named \
-                and slab.chunk.have >= n[0]:
-            self.name_plain(slab, n[0])
-        return 0 if error == AGAIN else error
+cdef Errno read_piece(Sealer sealer, const FramedFile* file, u8* p, size_t n, long long at, long long* data,
+                    size_t* got) noexcept nogil:
+    """`n` bytes from offset `at` on; holes are not read. `data` is where the next bytes outside of one lie, as far as
+    that is known."""
+    cdef Errno error
+    if file.job.facts.sparse:
+        if data[0] < at + <long long>n:
+            data[0] = next_data(file.fd, at, file.size)
+        if data[0] >= at + <long long>n:
+            memset(p, 0, n)
+            got[0] = n
+            return 0
+    sealer.reader.begin_read()
+    error = pread_full(file.fd, p, n, at, got)
+    sealer.reader.end_read()
+    sealer.store.count_read(got[0])
+    return error
 
-    cdef void make_room(self, Slab* slab, const FramedFile* file, FrameMode mode) noexcept nogil:
-        """A slab has memory for all of the plain bytes or for all of the blob, not for both."""
-        if keeps_plain(mode) or file.in_order:
-            give_back_beyond(slab.base, slab.room, KEPT)
+
+cdef Errno pack(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint alone) noexcept nogil:
+    """Compresses the chunk of `n` bytes into its slab; hashes and encrypts behind. A file of one chunk as pog does,
+    others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there, 0 when that
+    is nothing."""
+    cdef FrameMode mode = STREAMED if alone else TRYING
+    cdef Slab* slab = worker.slab
+    cdef Errno error = 0
+    cdef Packing packing
+    make_room(slab, file, mode)
+    packing = pack_frame(sealer, worker, file, n, alone, &mode, &error)
+    while packing == AGAIN and n[0]:
+        sealer.begin_again(slab)
+        make_room(slab, file, mode)
+        if mode == RAW:
+            packing = pack_raw(sealer, worker, file, n, &mode, &error)
         else:
-            give_back_beyond(slab.chunk.plain, slab.chunk.plain_room, PROBE)
+            packing = pack_frame(sealer, worker, file, n, alone, &mode, &error)
+    # What did not compress is as quickly made again as recognized.
+    if packing == PACKED and sealer.cuts_at.by_content and mode != RAW and not alone and not slab.chunk.plain_named \
+            and slab.chunk.have >= n[0]:
+        name_plain(slab, &sealer.store.keys, n[0])
+    return error
 
-    cdef int pack_frame(self, Worker* worker, FramedFile* file, size_t* n, bint alone, FrameMode* mode) noexcept nogil:
-        """One try of `pack`. AGAIN when `n` or `mode` were not what they should be, and are now: a frame says its length
-        up front."""
-        cdef bint steady = keeps_plain(mode[0])
-        cdef Slab* slab = worker.slab
-        cdef ZBuffer data, out
-        cdef size_t at = 0, got, piece, left = 0
-        cdef long long next_at = -1
-        cdef u8* place
-        cdef int error
-        out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(self.chunk_size), 0
-        data.data, data.size, data.pos = slab.chunk.plain, 0, 0
-        self.begin_frame(worker, n[0], alone, steady)
-        while at < n[0]:
-            if self.is_stopping():
-                return EINTR
-            piece = min(n[0] - at, <size_t>PIECE)
-            place = slab.chunk.plain + at if steady or at < slab.chunk.have else worker.data
-            if at >= slab.chunk.have:
-                error = self.read_piece(file, place, piece, worker.at + <long long>at, &next_at, &got)
-                if error:
-                    return error
-                if got < piece:
-                    store_int(&file.job.changed, True)
-                    n[0] = at + got
-                    if not alone:
-                        return AGAIN
-                    piece = got
-            at += piece
-            if steady:
-                slab.chunk.have = max(slab.chunk.have, at)
-                data.size = at
-            else:
-                data.data, data.size, data.pos = place, piece, 0
-            left = zstd.compress_stream(worker.context, &out, &data, ZSTD_E_CONTINUE)
-            if zstd.is_error(left):
-                return ENOMEM
-            if mode[0] == TRYING and n[0] >= TRIAL and at == PROBE and out.pos > PROBE - PROBE // 32:
-                mode[0] = RAW
-                return AGAIN
-            slab.length = out.pos
-            self.follow_up(slab, PIECE)
-        left = zstd.compress_stream(worker.context, &out, &data, ZSTD_E_END)
-        if left or data.pos < data.size:
-            return ENOMEM
-        slab.length = out.pos
-        self.follow_up(slab, 1)
-        return 0
 
-    cdef int pack_raw(self, Worker* worker, FramedFile* file, size_t* n, FrameMode* mode) noexcept nogil:
-        """As pack_frame: bytes are read to where they are encrypted. AGAIN as well when some of them would compress."""
-        cdef Slab* slab = worker.slab
-        cdef size_t at = 0, got, block
-        cdef long long next_at = -1
-        cdef u8* place
-        cdef int error
-        self.begin_frame(worker, n[0], False, False)    # what is tried is tried at the run's level
-        slab.length = raw_header(chunk_of(slab), n[0])
-        while at < n[0]:
-            if self.is_stopping():
-                return EINTR
-            block = min(n[0] - at, <size_t>RAW_BLOCK)
-            place = raw_block(chunk_of(slab) + slab.length, block, at + block == n[0])
-            if at + block <= slab.chunk.have:
-                memcpy(place, slab.chunk.plain + at, block)
-            else:
-                error = self.read_piece(file, place, block, worker.at + <long long>at, &next_at, &got)
-                if error:
-                    return error
-                if got < block:
-                    store_int(&file.job.changed, True)
-                    n[0] = at + got
+cdef void make_room(Slab* slab, const FramedFile* file, FrameMode mode) noexcept nogil:
+    """A slab has memory for all of the plain bytes or for all of the blob, not for both."""
+    if keeps_plain(mode) or file.in_order:
+        give_back_beyond(slab.base, slab.room, KEPT)
+    else:
+        give_back_beyond(slab.chunk.plain, slab.chunk.plain_room, PROBE)
+
+
+cdef Packing pack_frame(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint alone, FrameMode* mode,
+                        Errno* error) noexcept nogil:
+    """One try of `pack`. AGAIN when `n` or `mode` were not what they should be, and are now: a frame says its length
+    up front."""
+    cdef bint steady = keeps_plain(mode[0])
+    cdef Slab* slab = worker.slab
+    cdef ZBuffer data, out
+    cdef size_t at = 0, got, piece, left = 0
+    cdef long long next_at = -1
+    cdef u8* place
+    out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(sealer.chunk_size), 0
+    data.data, data.size, data.pos = slab.chunk.plain, 0, 0
+    begin_frame(worker.context, sealer.level, n[0], alone, steady)
+    while at < n[0]:
+        if sealer.is_stopping():
+            error[0] = EINTR
+            return NOT_PACKED
+        piece = min(n[0] - at, <size_t>PIECE)
+        place = slab.chunk.plain + at if steady or at < slab.chunk.have else worker.data
+        if at >= slab.chunk.have:
+            error[0] = read_piece(sealer, file, place, piece, worker.at + <long long>at, &next_at, &got)
+            if error[0]:
+                return NOT_PACKED
+            if got < piece:
+                store_int(&file.job.changed, True)
+                n[0] = at + got
+                if not alone:
                     return AGAIN
-            if at and at % TRIAL == 0 and compresses(worker, place, block):
-                mode[0] = STEADY
-                return AGAIN
-            at += block
-            slab.length = place + block - chunk_of(slab)
-            self.follow_up(slab, PIECE)
-        self.follow_up(slab, 1)
-        return 0
+                piece = got
+        at += piece
+        if steady:
+            slab.chunk.have = max(slab.chunk.have, at)
+            data.size = at
+        else:
+            data.data, data.size, data.pos = place, piece, 0
+        left = zstd.compress_stream(worker.context, &out, &data, ZSTD_E_CONTINUE)
+        if zstd.is_error(left):
+            error[0] = ENOMEM
+            return NOT_PACKED
+        if mode[0] == TRYING and n[0] >= TRIAL and at == PROBE and out.pos > PROBE - PROBE // 32:
+            mode[0] = RAW
+            return AGAIN
+        slab.length = out.pos
+        follow_up(sealer, slab, PIECE)
+    left = zstd.compress_stream(worker.context, &out, &data, ZSTD_E_END)
+    if left or data.pos < data.size:
+        error[0] = ENOMEM
+        return NOT_PACKED
+    slab.length = out.pos
+    follow_up(sealer, slab, 1)
+    return PACKED
 
-    cdef void follow_up(self, Slab* slab, size_t minimum) noexcept nogil:
-        """Hashes and encrypts what the compressor has written since, when it is at least so much."""
-        if slab.length - slab.sealing.hashed < minimum:
+
+cdef Packing pack_raw(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, FrameMode* mode,
+                      Errno* error) noexcept nogil:
+    """As pack_frame: bytes are read to where they are encrypted. AGAIN as well when some of them would compress."""
+    cdef Slab* slab = worker.slab
+    cdef size_t at = 0, got, block
+    cdef long long next_at = -1
+    cdef u8* place
+    begin_frame(worker.context, sealer.level, n[0], False, False)    # what is tried is tried at the run's level
+    slab.length = raw_header(chunk_of(slab), n[0])
+    while at < n[0]:
+        if sealer.is_stopping():
+            error[0] = EINTR
+            return NOT_PACKED
+        block = min(n[0] - at, <size_t>RAW_BLOCK)
+        place = raw_block(chunk_of(slab) + slab.length, block, at + block == n[0])
+        if at + block <= slab.chunk.have:
+            memcpy(place, slab.chunk.plain + at, block)
+        else:
+            error[0] = read_piece(sealer, file, place, block, worker.at + <long long>at, &next_at, &got)
+            if error[0]:
+                return NOT_PACKED
+            if got < block:
+                store_int(&file.job.changed, True)
+                n[0] = at + got
+                return AGAIN
+        if at and at % TRIAL == 0 and compresses(worker, place, block):
+            mode[0] = STEADY
+            return AGAIN
+        at += block
+        slab.length = place + block - chunk_of(slab)
+        follow_up(sealer, slab, PIECE)
+    follow_up(sealer, slab, 1)
+    return PACKED
+
+
+cdef void follow_up(Sealer sealer, Slab* slab, size_t minimum) noexcept nogil:
+    """Hashes and encrypts what the compressor has written since, when it is at least so much."""
+    if slab.length - slab.sealing.hashed < minimum:
+        return
+    while slab.sealing.hashed < slab.length:
+        slab_hash(slab, min(slab.length, slab.sealing.hashed + PIECE))
+        if not slab.sealing.encrypt_late and slab_encrypt(slab, &sealer.store.keys, False):
+            sealer.bad_key()
             return
-        while slab.sealing.hashed < slab.length:
-            slab_hash(slab, min(slab.length, slab.sealing.hashed + PIECE))
-            if not slab.sealing.encrypt_late and slab_encrypt(slab, &self.keys, False):
-                self.bad_key()
-                return
-        self.write_behind(slab)
+    sealer.writer.follow(slab)

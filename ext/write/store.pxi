@@ -1,5 +1,5 @@
-# The end of the road of a chunk, for whatever cut it: its name, its padding, the rest of its seal, and then every sink
-# that does not hold the blob yet. A sink is a BlobDirectory, or a Python function that gets a view of the buffer.
+# Where blobs go: the sinks, which of them have failed, and what was stored. A sink is a BlobDirectory, or a Python function
+# that gets a view of the buffer. The steps of a chunk to here are in sealer.pxi.
 
 cdef enum:
     MAX_SINKS = 16             # targets of one run
@@ -11,13 +11,13 @@ cdef struct Tally:
     u64 read                    # bytes of sources
     u64 stored                  # bytes of new blobs
     u64 new
-    u64 known                   # blobs that lay in every sink already
+    u64 known                   # blobs that every sink had already
 
 
-cdef enum StoreResult:          # of a whole chunk
-    FAILED
-    STORED                      # its blob lies in every sink
-    HANDED_ON                   # it will: whoever stores it calls `settle`
+cdef enum Added:                # what became of a digest that was added to a set
+    ADDED
+    PRESENT                     # it was there
+    NO_SPACE                    # there is no memory for it
 
 cdef struct NameSet:            # digests, open addressing; a digest is random, so its first bytes are its hash
     u8* slots
@@ -26,8 +26,7 @@ cdef struct NameSet:            # digests, open addressing; a digest is random, 
     size_t count
 
 
-cdef int names_add(NameSet* names, const u8* digest) noexcept nogil:
-    """1 when the digest is new, 0 when it was there, -1 when there is no memory."""
+cdef Added names_add(NameSet* names, const u8* digest) noexcept nogil:
     cdef NameSet bigger
     cdef size_t i, at
     if names.count * 2 >= names.size:
@@ -38,7 +37,7 @@ cdef int names_add(NameSet* names, const u8* digest) noexcept nogil:
         if bigger.slots == NULL or bigger.used == NULL:
             free(bigger.slots)
             free(bigger.used)
-            return -1
+            return NO_SPACE
         for i in range(names.size):
             if names.used[i]:
                 names_add(&bigger, names.slots + i * KEY)
@@ -49,38 +48,41 @@ cdef int names_add(NameSet* names, const u8* digest) noexcept nogil:
     at %= names.size
     while names.used[at]:
         if memcmp(names.slots + at * KEY, digest, KEY) == 0:
-            return 0
+            return PRESENT
         at = (at + 1) % names.size
     names.used[at] = 1
     memcpy(names.slots + at * KEY, digest, KEY)
     names.count += 1
-    return 1
+    return ADDED
 
 
-cdef class _Storer(_Pool):
-    """A pool that makes blobs: its key, its sinks, the names that it has claimed."""
-    cdef Keys keys
+cdef class _Store:
+    """The sinks of a run, and the names that it has claimed. It knows no files and no workers: where the run cannot go on it
+    sets `broken`, and the Sealer ends the run with `failure`."""
+    cdef Mutex* lock                # the pool's
+    cdef Keys keys                  # set before the workers start, as the next eight
     cdef size_t chunk_size          # bytes of a chunk, at most
     cdef tuple sinks
     cdef Py_ssize_t sink_count
     cdef Directory** directories    # of each sink; NULL where it is a Python function
     cdef tuple holds                # of each sink: asks a Python sink for a blob; None where that cannot be asked
-    cdef readonly dict lost         # sink -> why it gets no more blobs; the others go on
-    cdef int[MAX_SINKS] failed_sinks  # the same; looked at without the GIL
-    cdef NameSet claimed            # names that this run has stored or is storing
-    cdef size_t pad_below           # bytes from which on a chunk is not padded
+    cdef size_t pad_below           # chunks of fewer bytes are padded
     cdef bint even                  # padding hides sizes
     cdef bint anew                  # each blob is stored, whatever a sink has: what lies there may be damaged
-    cdef int mostly_known           # the last blob was stored before: name first, encrypt only what is new
+    cdef dict lost                  # sink -> why it gets no more blobs; the others go on. With the GIL
+    cdef int[MAX_SINKS] failed_sinks    # whether a sink is in `lost`. Set with the GIL, read without it
+    cdef object failure             # why the run cannot go on. With the GIL
+    cdef int broken                 # whether there is a `failure`. Set with the GIL, read without it
+    cdef NameSet claimed            # names that this run has stored or is storing; with the lock
+    cdef int mostly_known           # the last blob was in every sink: name first, encrypt only what is new. Without the lock
     cdef Tally tally                # with the lock
 
-    cdef int set_up(self, bytes secret, bint asymmetric, sinks, size_t chunk_size) except -1:
+    def __cinit__(self, bytes secret, bint asymmetric, sinks, size_t chunk_size):
         cdef Py_ssize_t i
         # A private key never enters here; a symmetric key can check what is stored already.
         fill_keys(&self.keys, secret, asymmetric, None)
         self.chunk_size = self.pad_below = chunk_size
         self.sinks = tuple(sinks)
-        self.outside = self.sinks
         self.holds = tuple(getattr(sink, "holds", None) for sink in self.sinks)
         self.lost = {}
         self.sink_count = len(self.sinks)
@@ -92,83 +94,100 @@ cdef class _Storer(_Pool):
         for i in range(self.sink_count):
             if isinstance(self.sinks[i], BlobDirectory):
                 self.directories[i] = &(<BlobDirectory>self.sinks[i]).at
-        return 0
 
-    cdef void forget(self) noexcept:
+    def __dealloc__(self):
         free(self.directories)
         free(self.claimed.slots)
         free(self.claimed.used)
         sodium.memzero(&self.keys, sizeof(Keys))
-        self.close()
 
-    def progress(self):
-        """What has been done so far, in bytes and blobs: see _engine.pyi. May be asked from any thread."""
-        cdef Tally now
-        with nogil:
-            pthread_mutex_lock(&self.lock)
-            now = self.tally
-            pthread_mutex_unlock(&self.lock)
-        return Tallied(now.read, now.stored, now.new, now.known)
+    cdef void check_invariants(self) noexcept nogil:
+        """As _Pool's. Called with the lock held."""
+        check(self.claimed.count <= self.claimed.size)
+        check(self.tally.new + self.tally.known <= self.claimed.count)      # a name is claimed before its blob is counted
 
-    cdef void bad_key(self) noexcept nogil:
-        with gil:
-            self.fail(WrongKey("the encryption key is not an X25519 public key"))
+    cdef Py_ssize_t directory_count(self) noexcept nogil:
+        cdef Py_ssize_t i, count = 0
+        for i in range(self.sink_count):
+            count += self.directories[i] != NULL
+        return count
 
-    cdef StoreResult finish(self, Slab* slab, Worker* worker) noexcept nogil:
-        """Names a whole chunk, seals what is left of it and stores the blob wherever it is not yet."""
-        cdef int new
+    # ---- names and figures ----
+
+    cdef void name(self, Slab* slab) noexcept nogil:
+        """Names a whole chunk and pads it."""
         slab_name(slab, &self.keys)
         if self.even and slab.length < self.pad_below:
             pad_evenly(slab)
         else:
             pad(slab, self.chunk_size)
-        pthread_mutex_lock(&self.lock)
-        new = names_add(&self.claimed, slab.sealing.digest)
-        pthread_mutex_unlock(&self.lock)
-        if new < 0:
-            self.fail_memory()
-            return FAILED
-        return self.store(slab, worker) if new else STORED
 
-    cdef StoreResult store(self, Slab* slab, Worker* worker) noexcept nogil:
+    cdef Added claim(self, const u8* digest) noexcept nogil:
+        """Claims a name for the caller, who stores its blob; PRESENT when another has done or does that."""
+        cdef Added added
+        pthread_mutex_lock(self.lock)
+        added = names_add(&self.claimed, digest)
+        pthread_mutex_unlock(self.lock)
+        return added
+
+    cdef void count_blob(self, size_t stored) noexcept nogil:
+        """Counts a blob of which `stored` bytes were new."""
+        pthread_mutex_lock(self.lock)
+        self.tally.stored += stored
+        self.tally.new += stored > 0
+        self.tally.known += stored == 0
+        pthread_mutex_unlock(self.lock)
+
+    cdef void count_found(self, const u8* digest) noexcept nogil:
+        """Counts a blob that every sink has, once."""
+        pthread_mutex_lock(self.lock)
+        self.tally.known += names_add(&self.claimed, digest) == ADDED
+        pthread_mutex_unlock(self.lock)
+
+    cdef void count_read(self, size_t n) noexcept nogil:
+        pthread_mutex_lock(self.lock)
+        self.tally.read += n
+        pthread_mutex_unlock(self.lock)
+
+    cdef object progress(self):
+        cdef Tally now
+        with nogil:
+            pthread_mutex_lock(self.lock)
+            now = self.tally
+            pthread_mutex_unlock(self.lock)
+        return Tallied(now.read, now.stored, now.new, now.known)
+
+    # ---- which sinks have a blob ----
+
+    cdef bint find(self, Slab* slab, u8* scratch) noexcept nogil:
+        """Asks the sinks for the blob of a chunk, and notes in `wanted` which of them have to get it. Returns True if none
+        has to; `total` is then that of the blob that was found."""
         cdef Py_ssize_t i
         cdef size_t there, found = 0
-        if worker.data == NULL:         # a stream took it over; what is stored is read through it
-            worker.data = <u8*>malloc(SMALL)
-            if worker.data == NULL:
-                self.fail_memory()
-                return FAILED
         slab.writing.wanted = 0
         for i in range(self.sink_count):
             if load_int(&self.failed_sinks[i]):
                 continue
-            there = 0 if self.anew else self.found(i, slab, worker.data, False)
+            there = 0 if self.anew else self.found(i, slab, scratch, False)
             found = there or found
             if there == 0:
                 slab.writing.wanted |= 1u << i
         store_int(&self.mostly_known, slab.writing.wanted == 0)
-        if slab.writing.wanted == 0:
-            if found:
-                slab.total = found - self.keys.header - BOX
-            self.count_blob(0)
-            return STORED
-        if slab_encrypt(slab, &self.keys, True):
-            self.bad_key()
-            return FAILED
-        return self.put_all(slab)
+        if slab.writing.wanted == 0 and found:
+            slab.total = found - self.keys.header - BOX
+        return slab.writing.wanted == 0
 
-    cdef StoreResult put_all(self, Slab* slab) noexcept nogil:
-        """Puts a sealed blob into every sink that it is wanted in."""
+    cdef bint all_have(self, Slab* slab, u8* scratch) noexcept nogil:
+        """Returns True if every sink has the blob of this name and of exactly this size."""
         cdef Py_ssize_t i
         for i in range(self.sink_count):
-            if slab.writing.wanted >> i & 1 and not self.put(i, slab):
-                return FAILED
-        self.count_blob(blob_size(slab, &self.keys))
-        return STORED
+            if not load_int(&self.failed_sinks[i]) and not self.found(i, slab, scratch, True):
+                return False
+        return True
 
     cdef size_t found(self, Py_ssize_t sink, Slab* slab, u8* scratch, bint exact) noexcept nogil:
-        """Bytes of the good blob of this name that a sink holds, as far as that can be told; 0 if there is none. Another
-        run may have padded the chunk otherwise, unless `exact`."""
+        """Returns the bytes of the good blob of this name that a sink has, as far as that can be told; 0 if there is none.
+        Another run may have padded the chunk otherwise, unless `exact`."""
         cdef size_t[3] sizes
         cdef size_t head = self.keys.header + BOX
         sizes[0] = sizes[1] = sizes[2] = head + slab.total
@@ -190,46 +209,48 @@ cdef class _Storer(_Pool):
             return sizes[0]
         return there if there in (sizes[0], sizes[1], sizes[2]) else 0
 
-    cdef bint lose(self, Py_ssize_t sink, object error) noexcept:
-        """A sink has failed: the others go on without it; the last one, or what is no failure of a store, ends the run.
-        Whether it goes on. Called with the GIL."""
-        if load_int(&self.failed_sinks[sink]):
-            return True
-        self.lost[sink] = error
-        store_int(&self.failed_sinks[sink], True)
-        if isinstance(error, (OSError, StoreError)) and len(self.lost) < self.sink_count:
-            return True
-        self.fail(error)
-        return False
+    # ---- storing ----
 
-    cdef void count_blob(self, size_t stored) noexcept nogil:
-        pthread_mutex_lock(&self.lock)
-        self.tally.stored += stored
-        self.tally.new += stored > 0
-        self.tally.known += stored == 0
-        pthread_mutex_unlock(&self.lock)
-
-    cdef void count_read(self, size_t n) noexcept nogil:
-        pthread_mutex_lock(&self.lock)
-        self.tally.read += n
-        pthread_mutex_unlock(&self.lock)
-
-    cdef int put_directory(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
-        """0 or an errno."""
-        return directory_put(self.directories[sink], slab.sealing.digest, blob_of(slab, &self.keys), blob_size(slab, &self.keys))
-
-    cdef bint put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
-        cdef int error
-        if self.directories[sink] == NULL:
-            with gil:
-                return self.hand_out(sink, slab)
-        error = self.put_directory(sink, slab)
-        if error:
-            with gil:
-                return self.lose(sink, OSError(error, os.strerror(error), self.sinks[sink].path))
+    cdef bint put_all(self, Slab* slab) noexcept nogil:
+        """Puts a sealed blob into every sink that has to get it, and counts it. Returns False if the run cannot go on."""
+        cdef Py_ssize_t i
+        for i in range(self.sink_count):
+            if slab.writing.wanted >> i & 1:
+                self.put(i, slab)
+                if load_int(&self.broken):
+                    return False
+        self.count_blob(blob_size(slab, &self.keys))
         return True
 
-    cdef bint hand_out(self, Py_ssize_t sink, Slab* slab) noexcept:
+    cdef void put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
+        cdef Errno error
+        if self.directories[sink] == NULL:
+            with gil:
+                self.hand_out(sink, slab)
+            return
+        if slab.writing.drafts != NULL:
+            error = self.put_draft(sink, slab)
+        else:
+            error = directory_put(self.directories[sink], slab.sealing.digest, blob_of(slab, &self.keys),
+                                  blob_size(slab, &self.keys))
+        if error:
+            with gil:
+                self.lose(sink, OSError(error, os.strerror(error), self.sinks[sink].path))
+
+    cdef Errno put_draft(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
+        """Completes the draft of a blob that the writer has begun, and gives it its name."""
+        cdef Draft* draft = &slab.writing.drafts[sink]
+        cdef Errno error
+        check(slab.writing.state == NOT_WAITING)
+        error = draft.error or draft_fill(draft, blob_of(slab, &self.keys), blob_size(slab, &self.keys), slab.writing.written)
+        if error == 0:
+            error = blob_publish(self.directories[sink], slab.sealing.digest, draft)
+        if error == 0:
+            error = draft_end(draft, True)
+            draft.fd = -1
+        return error
+
+    cdef void hand_out(self, Py_ssize_t sink, Slab* slab) noexcept:
         """Calls a Python sink with one read-only view that is the blob. The buffer is the view's as long as it lives."""
         cdef Blob blob = Blob.__new__(Blob)
         blob.base, blob.room = slab.base, slab.room
@@ -238,16 +259,32 @@ cdef class _Storer(_Pool):
         try:
             self.sinks[sink](name_of(slab.sealing.digest), memoryview(blob))
         except BaseException as error:
-            return self.lose(sink, error)
+            self.lose(sink, error)
         finally:
             if not blob.reclaim():
                 self.move(sink, slab, blob)
-        return True
 
     cdef void move(self, Py_ssize_t sink, Slab* slab, Blob blob) noexcept:
-        """A view of a slab is still alive: the slab gets other memory, and a copy if a sink comes next."""
+        """A view of a slab is still alive: the slab gets other memory, and a copy if another sink comes next."""
         slab.base, slab.room = NULL, 0
         if slab_reserve(slab, max(self.chunk_size, slab.total)):
-            self.fail(MemoryError("there is no memory for a chunk: choose a smaller chunk size"))
+            self.give_up(MemoryError("there is no memory for a chunk: choose a smaller chunk size"))
         elif sink < self.sink_count - 1:
             memcpy(slab.base + blob.start, blob.base + blob.start, blob.size)
+
+    # ---- failures (with the GIL) ----
+
+    cdef void lose(self, Py_ssize_t sink, object error) noexcept:
+        """A sink has failed. The others go on without it; the run cannot go on when it was the last one, or when the error is
+        not one of a store."""
+        if load_int(&self.failed_sinks[sink]):
+            return
+        self.lost[sink] = error
+        store_int(&self.failed_sinks[sink], True)
+        if not isinstance(error, (OSError, StoreError)) or len(self.lost) == self.sink_count:
+            self.give_up(error)
+
+    cdef void give_up(self, object error) noexcept:
+        if self.failure is None:
+            self.failure = error
+        store_int(&self.broken, True)
