@@ -222,7 +222,7 @@ def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, li
     if name is not None and not stream:
         raise UsageError("--name is for standard input (PATH is -) and --from-command")
     if not (stream or paths or lists):
-        raise UsageError("nothing to archive", hint="see pogfast create --help")
+        raise UsageError("nothing to archive: no PATH given", hint="see pogfast create --help")
     return stream
 
 

@@ -104,7 +104,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
     """
     output.during = "tune"
     if not paths:
-        raise UsageError("nothing to measure", hint="see pogfast tune --help")
+        raise UsageError("nothing to measure: no PATH given", hint="see pogfast tune --help")
     price, plot, save = (options.pop(word) for word in ("put_price", "plot", "save"))
     if compare:
         if len(paths) != 2 or to is not None or plot or save:

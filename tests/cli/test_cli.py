@@ -190,7 +190,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         (["create", "tree", "--to", "s3://"], ["names no bucket"]),
         (["create", "tree", "--to", "store,"], ["empty"]),
         (["create", "-", "--to", "store"], ["name"]),
-        (["create", "-", "tree", "--to", "store", "--name", "n"], ["no paths beside it"]),
+        (["create", "-", "tree", "--to", "store", "--name", "n"], ["no other PATHs beside it"]),
         (["create", "tree", "--to", "store", "--name", "n"], ["--name"]),
         (["create", "tree", "--to", "store", "--from-command", "true", "--name", "n"], ["--from-command"]),
         (["create", "tree", "--to", "store", "--chunk-size", "x"], ["--chunk-size=x", "50MB"]),
@@ -204,14 +204,14 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         (["restore", "store/latest"], ["--into"]),
         (["restore", "store/latest", "--into", "out", "--overwrite", "x"], ["--overwrite"]),
         (["restore", "store", "--into", "out"], ["store is not the address of an archive", "latest"]),
-        (["check", "store", "--read-data", "--against", "x"], ["together"]),
+        (["check", "store", "--read-data", "--against", "x"], ["cannot be combined"]),
         (["check", "store", "--read-data-subset", "x"], ["10%"]),
         (["check"], ["STORE", "POGFAST_STORE"]),
         (["cat", "store/latest", "f", "--length", "-1"], ["--length=-1: not a size"]),
-        (["prune", "store", "--keep-tag", ""], ["--keep-tag: there is an empty word"]),
-        (["prune", "store", "--keep-tag", ","], ["--keep-tag: there is an empty word"]),
-        (["prune", "store", "--group-by", ","], ["--group-by: there is an empty word"]),
-        (["create", "tree", "--to", "store", "--tag", ""], ["--tag: there is an empty word"]),
+        (["prune", "store", "--keep-tag", ""], ["--keep-tag: empty word between commas"]),
+        (["prune", "store", "--keep-tag", ","], ["--keep-tag: empty word between commas"]),
+        (["prune", "store", "--group-by", ","], ["--group-by: empty word between commas"]),
+        (["create", "tree", "--to", "store", "--tag", ""], ["--tag: empty word between commas"]),
         (["create", "tree", "--to", ""], ["empty"]),
         (["create", "tree", "--to", "store", "--host", ""], ["--host is empty", "variable"]),
         (["create", "", "--to", "store"], ["PATH is empty"]),
@@ -432,7 +432,7 @@ def test_standard_input_and_a_program_s_output(work: Path, cli: Runner) -> None:
     one_line(cli("create", "--from-command", "false", "--name", "out", "--to", "store"), 1, "false")
     assert {name for name in everything(work / "store").keys() - before.keys() if name.endswith(".mfn")} == set()
     closed = ["/bin/sh", "-c", '"$@" <&-', "sh", *COMMAND, "create", "-", "--name", "x", "--to", "store"]
-    one_line(run(closed, work), 2, "standard input is closed")
+    one_line(run(closed, work), 2, "cannot read standard input: it is closed")
 
 
 @pytest.mark.parametrize("options", [["--chunk-size=64KiB"], ["--chunker=fastcdc:64KiB"], ["--layout=stream"]])
@@ -908,7 +908,7 @@ def test_passwords(work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> 
     assert cli("create", "tree/f", "--to", "store", stdin=b"s3cret\ns3cret\n").code == 0
     one_line(cli("create", "tree/f", "--to", "store", stdin=b"s3cret\n"), 2, "no password", *writing)
     data_on_stdin = ["create", "-", "--name", "x", "--to", "store"]
-    one_line(cli(*data_on_stdin, stdin=b"s3cret\ns3cret\n"), 2, "standard input is what is archived", *writing)
+    one_line(cli(*data_on_stdin, stdin=b"s3cret\ns3cret\n"), 2, "standard input is the data to archive", *writing)
     for variable, value in (
         ("POGFAST_PASSWORD", "s3cret"),
         ("POGFAST_PASSWORD_FILE", "password"),

@@ -333,7 +333,7 @@ def test_no_permission(open_work: Path) -> None:
         assert restored(open_work / "out") == {"z": FILES["d/z"], "empty": b"", "é": FILES["é"]}
         ran = unprivileged(["--keyfile=../key", "../f"], open_work / "out")
         assert (ran.code, len(ran.err.splitlines())) == (1, 2)
-        assert "no archive was made" in ran.err
+        assert "no archive was created" in ran.err
     finally:
         if os.getuid() == 0:
             shutil.rmtree(open_work)

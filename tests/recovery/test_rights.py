@@ -257,9 +257,9 @@ def test_rights_are_restored_only_when_asked_for(work: Path, cli: Runner) -> Non
             "shared": ("0o2775", []),
             "d": ("0o750", ["user.a"]),
         }
-    assert "left as they are" not in cli(*restore).err
+    assert "left unchanged" not in cli(*restore).err
     ran = cli(*restore, "--set-id")
-    assert "left as they are: 5 (--overwrite=if-changed restores these)" in ran.err, ran.err
+    assert "left unchanged: 5 (--overwrite=if-changed restores these)" in ran.err, ran.err
     ran = cli(*restore, "--set-id", "--overwrite=if-changed")
     assert (ran.code, "warning" in ran.err) == (0, False)
     assert facts(out) == facts(work / "tree")

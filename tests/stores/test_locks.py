@@ -196,7 +196,7 @@ def test_exactly_what_a_restore_needs_is_thawed(command: Command, client: Any, b
     assert "restore --thaw" in ran.err
     ran = command("restore", f"{store}/latest", "tree/1", "--into", "out", "--thaw=bulk", "--thaw-days", "2")
     assert ran.code == 3
-    assert "asked for 1 blob in cold storage; 0 were asked for before, 0 can be read" in ran.err
+    assert "requested 1 blob from cold storage; 0 requested earlier, 0 readable" in ran.err
     assert "run the same command again" in ran.err
     warm = [
         item["Key"]

@@ -151,7 +151,7 @@ def test_there_is_no_such_profile(data: Path, pogfast: Runner) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "nothing to measure with"),
+        ([], "nothing to measure: no PATH given"),
         (["none"], "none"),
         (["data/empty"], "nothing to measure with: no file, or only empty ones"),
         (["data", "--levels=a"], "not a whole number"),

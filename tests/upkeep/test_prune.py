@@ -743,7 +743,7 @@ def test_a_manifest_that_is_no_file_stops_everything(
     [
         (["--help"], 0, ""),
         (["--bogus"], 2, "--bogus"),
-        (["x"], 2, "there are no inputs"),
+        (["x"], 2, "unexpected argument: x"),
         (["--keyfile=key", "--encryption-keyfile=key"], 2, "one key at a time"),
         (["--keyfile=key", "--backup=nosuch"], 10, "no store at nosuch"),
         (["--keyfile=key", "--backup=tree"], 10, "no store at tree"),
