@@ -115,19 +115,9 @@ def restore_archive(
             own=own,
         ) as directories,
     ):
-        run = Run(plan, blobs, good, key, directories, options, report or Silent())
-        run.start()
-        run.restore_all_files()
-        run.restore_links_and_fifos()
-        if options.delete:
-            run.delete()
-        run.restore_directories()
-        run.tell_in_the_way()
-        run.tell_stripped()
-        if not options.no_sync and not options.dry_run:
-            directories.make_durable()
-    run.summary.seconds = time.monotonic() - started
-    return run.summary
+        summary = Run(plan, blobs, good, key, directories, options, report or Silent()).restore()
+    summary.seconds = time.monotonic() - started
+    return summary
 
 
 def _chosen(options: Options | None, more: dict[str, Any]) -> Options:
