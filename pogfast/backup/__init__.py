@@ -64,7 +64,7 @@ def create(
             run.archive_stream(stdin_name, command)
         else:
             run.archive_trees()
-            run.tell_lost()
+            run.known.warn_of_lost()
 
         def archive_again(names: Collection[str]) -> None:
             if stdin_name is not None:

@@ -27,25 +27,42 @@ class Progress(NamedTuple):
 
 
 class Report(Protocol):
-    """What the caller wants to hear. Files come in the order of the archive, other kinds as they are found."""
+    """Receives what happens during a create. Every method does nothing unless it is overridden.
+
+    Files come in the order of the archive, everything else as it is found.
+    """
 
     def started(self, progress: Callable[[], Progress]) -> None:
-        """`progress` may be called from any thread until the run ends."""
+        """Called first. `progress` may be called from any thread until the run ends."""
+        return
 
-    def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
+    def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None:
+        """Called for each entry. `name` is its archived name, `size` the uncompressed bytes of a file."""
+        return
 
     def detail(self, text: str) -> None:
-        """For those who want to know how it is done."""
+        """Called for how the work is done, as the number of workers: for verbose output."""
+        return
 
     def note(self, text: str) -> None:
-        """Information that is the same in every run: never shown by a quiet one."""
+        """Called for information that is the same in every run: quiet runs do not show it."""
+        return
 
-    def warning(self, text: str) -> None: ...
+    def warning(self, text: str) -> None:
+        """Called for what a user should know, although it is no failure."""
+        return
 
-    def problem(self, error: PogfastError) -> None: ...
+    def problem(self, error: PogfastError) -> None:
+        """Called for each source that cannot be read and each store that is lost; the run continues."""
+        return
 
     def concluding(self, manifest: str) -> None:
-        """All blobs are stored; the manifest of this name comes next. What is raised here keeps it from appearing."""
+        """Called when all blobs are stored, before the manifest of this name is. An exception aborts publication."""
+        return
+
+
+class Silent(Report):
+    """Reports nothing."""
 
 
 @dataclass
@@ -69,21 +86,3 @@ class Summary:
     seconds: float = 0.0
     requests: dict[str, int] = field(default_factory=dict)  # to services, by kind
     problems: list[PogfastError] = field(default_factory=list)
-
-
-class Silent:
-    """A report to nobody."""
-
-    def started(self, progress: Callable[[], Progress]) -> None: ...
-
-    def entry(self, name: str, path: str, outcome: Outcome, size: int) -> None: ...
-
-    def detail(self, text: str) -> None: ...
-
-    def note(self, text: str) -> None: ...
-
-    def warning(self, text: str) -> None: ...
-
-    def problem(self, error: PogfastError) -> None: ...
-
-    def concluding(self, manifest: str) -> None: ...

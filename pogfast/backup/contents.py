@@ -1,0 +1,107 @@
+"""The manifest of a run while it grows: entries of files, and the trailer with everything else.
+
+Collects what is archived and what could not be. The key seals it; nothing here reads a file's content.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pogfast import __version__, manifest
+from pogfast.backup.options import Options
+from pogfast.backup.report import Summary
+from pogfast.backup.walk import Node
+from pogfast.keys import Key
+from pogfast.stores.publish import seconds_of
+
+# The trailer's sections, with what FORMAT.md says of each.
+SECTIONS = ("top", "parents", "directories", "links", "fifos", "skipped", "unreadable")
+
+
+class Contents:
+    """What an archive contains so far."""
+
+    def __init__(self, key: Key, options: Options, paths: Sequence[str], begun: datetime, summary: Summary) -> None:
+        self.writer = manifest.Writer(key)
+        self.options = options
+        self.cuts = options.cuts
+        self.paths = paths
+        self.begun = begun
+        self.summary = summary
+        self.sections: dict[str, dict[str, Any]] = {kind: {} for kind in SECTIONS}
+        self.changed: list[str] = []  # files that changed each time they were read
+        self.shared: dict[str, manifest.Entry] = {}  # of files with several names, by archived name
+        self._distinct: set[int] = set()  # hashes of blob names
+
+    @property
+    def is_empty(self) -> bool:
+        return not len(self.writer) and not any(self.sections[kind] for kind in ("directories", "links", "fifos"))
+
+    def add(self, node: Node, blobs: Sequence[str], stored: Sequence[int], more: dict[str, Any]) -> None:
+        """Adds a file; `stored` are the bytes of each of its blobs in the store, `more` its facts and sizes."""
+        more["stored"] = list(stored)
+        entry = manifest.Entry(list(blobs), seconds_of(more["atime_ns"]), seconds_of(more["mtime_ns"]), more)
+        self.writer.add(node.name, entry)
+        if node.stat.st_nlink > 1:
+            self.shared[node.name] = entry
+        for blob, size in zip(blobs, stored, strict=True):
+            identity = hash(blob)
+            if identity in self._distinct:
+                self.summary.bytes_repeated += size
+            else:
+                self._distinct.add(identity)
+                self.summary.bytes_stored += size
+
+    def add_hard_link(self, name: str, first: str) -> bool:
+        """Adds a further name of the file `first`. Returns False if that is not in the archive."""
+        entry = self.shared.get(first)
+        if entry is None:
+            return False
+        more = {**entry.more, "hardlink": first}
+        self.writer.add(name, manifest.Entry(entry.blobs, entry.atime, entry.mtime, more))
+        return True
+
+    def trailer(self) -> dict[str, Any]:
+        """Returns the trailer as FORMAT.md describes it, without what is empty."""
+        options, sections = self.options, self.sections
+        directories = sections["directories"]
+        words = {
+            "program": f"pogfast {__version__}",
+            "time": self.begun.isoformat(),
+            "ended": datetime.now().astimezone().isoformat(),
+            "host": options.host if options.host is not None else os.uname().nodename,
+            "user": _user(),
+            "tags": list(options.tags),
+            "comment": options.comment,
+            "paths": [os.path.abspath(os.path.join(options.base or ".", path)) for path in self.paths],
+            "layout": options.layout,
+            "chunk_size": self.cuts.most,
+            "chunker": str(self.cuts) if self.cuts.by_content else "",
+            "level": options.level,
+            **sections,
+            "parents": {name: facts for name, facts in sections["parents"].items() if name not in directories},
+            "changed": self.changed,
+        }
+        return {**{word: value for word, value in words.items() if value not in ("", [], {})}, "totals": self._totals()}
+
+    def _totals(self) -> dict[str, int]:
+        return {
+            "files": len(self.writer),
+            "directories": len(self.sections["directories"]),
+            "links": len(self.sections["links"]),
+            "fifos": len(self.sections["fifos"]),
+            "size": self.summary.bytes_source,
+            "stored": self.summary.bytes_stored,
+            "added": self.summary.bytes_added,
+        }
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())

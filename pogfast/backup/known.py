@@ -1,0 +1,243 @@
+"""What is known from earlier runs, so that it need not be read again: files by the cache, blobs by the stores.
+
+The cache says which blobs an unchanged file had; they count only as far as every store holds them. Of a file that has
+changed, the cache gives the chunks of its earlier version. What this run reads is remembered for the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from pogfast._engine import Known, Sealed
+from pogfast.backup import cache
+from pogfast.backup.mounts import Mounts
+from pogfast.backup.options import Options
+from pogfast.backup.report import Report
+from pogfast.backup.walk import Node
+from pogfast.errors import StoreError
+from pogfast.files.metadata import kept_time
+from pogfast.keys import Key
+from pogfast.sizes import many
+from pogfast.stores.protocols import Target
+from pogfast.stores.targets import Targets
+
+# Rows that wait until newer files are seen: 1 kB each. Those beyond them are read again in the next run.
+MAX_HELD = 10_000
+# What the cache is told of a stream, which has no timestamps: it is never taken for unchanged.
+OF_A_STREAM = cache.Facts(-1, 0, 0, 0)
+Source = TypeVar("Source", bytes, int)
+
+
+@dataclass(slots=True)
+class PendingFile:
+    """A file that the run has found and not yet finished; these are kept in the order of the archive."""
+
+    node: Node
+    facts: dict[str, Any]
+    known: cache.Known | None = None  # all of its blobs, from the cache
+    first: str | None = None  # archived name of the file that this is a further name of
+    read_at: int = 0
+    blobs: list[str] = field(default_factory=list)
+    stored: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    plain_names: list[bytes] = field(default_factory=list)
+
+    @property
+    def is_stream(self) -> bool:
+        return self.node.path == "-"
+
+
+class _Row(NamedTuple):
+    """What the cache is to know of a file."""
+
+    place: str
+    file: PendingFile
+    facts: cache.Facts
+    known: cache.Known
+
+
+def directory_of(options: Options) -> str:
+    """Returns the directory of the caches."""
+    return options.cache_directory or cache.default_directory()
+
+
+def open_cache(options: Options, store: Target | None, key: Key, report: Report) -> cache.Cache | None:
+    """Opens the cache of a store and a key; None if the options want none."""
+    if options.cache_directory == "":
+        return None
+    opened = cache.Cache.open(directory_of(options), store.identity if store else "", key)
+    if opened.warning:
+        report.warning(opened.warning)
+    return opened
+
+
+class KnownFiles:
+    """Looks files up in the cache and the stores, and remembers what was read.
+
+    With several stores the cache is the first one's, `store`: what it knows is believed if all of them hold it.
+    """
+
+    def __init__(
+        self,
+        opened: cache.Cache | None,
+        store: Target | None,
+        targets: Targets,
+        options: Options,
+        mounts: Mounts,
+        report: Report,
+    ) -> None:
+        self.cache = opened
+        self.store = store
+        self.targets = targets
+        self.options = options
+        self.cuts = options.cuts
+        self.mounts = mounts
+        self.report = report
+        # How files are cut: blobs that were cut otherwise do not fit together.
+        self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
+        self.cache_warning = opened.warning if opened else ""
+        self.lost: set[str] = set()  # blobs that the store should have and does not have
+        self.directory = "", ""  # of the last file that was looked up: as it was given, and absolute
+        self.held: list[_Row] = []
+
+    def look_up(self, file: PendingFile) -> bytes | Known | None:
+        """Returns what the engine is to read of a file; None, and sets `file.known`, if nothing, since the cache knows
+        all of it and the stores hold it."""
+        node = file.node
+        path = os.fsencode(node.path)
+        if self.cache is None or self.options.force or not self.targets.left:
+            return path
+        stat = node.stat
+        system = self.mounts.identity(node.path, stat)
+        times = kept_time(stat.st_mtime_ns), kept_time(stat.st_ctime_ns)
+        facts = cache.Facts(stat.st_size, *times, stat.st_ino, system)
+        known = self.cache.find(self._place(node), facts, self.cut)
+        if known is None:
+            return self.with_earlier_chunks(file, path)
+        held = self._held_by_all(known)
+        if held < len(known.names):
+            self._note_lost(known)
+        elif known.complete:
+            file.known = known
+            return None
+        sizes = known.sizes or [self.cuts.most] * min(held, facts.size // self.cuts.most)
+        full = min(held, len(sizes))
+        if self.options.layout == "stream" or not full or sum(sizes[:full]) >= facts.size:
+            return path
+        return Known(path, known.names[:full], known.stored[:full], sizes[:full], facts[:4], known.plain_names[:full])
+
+    def with_earlier_chunks(self, file: PendingFile, source: Source) -> Source | Known:
+        """Returns `source` with the chunks that the cache knows of an earlier version, which it may contain again."""
+        if self.cache is None or not self.cuts.by_content:
+            return source
+        known = self.cache.find_earlier(self._place(file.node))
+        if known is None:
+            return source
+        return Known(source, known.names, known.stored, known.sizes, None, known.plain_names)
+
+    def _place(self, node: Node) -> str:
+        """Returns what the cache knows a file by."""
+        if node.path == "-":
+            return f"stream:{node.name}"  # no absolute path
+        given, _, leaf = node.path.rpartition("/")
+        if self.directory[0] != given or not given:
+            self.directory = given, os.path.abspath(node.path[: -len(leaf)]).rstrip("/")
+        return f"{self.directory[1]}/{leaf}"
+
+    def _held_by_all(self, known: cache.Known) -> int:
+        """Returns how many of a file's blobs, from the first on, every store holds with the right size."""
+        for number, (name, stored) in enumerate(zip(known.names, known.stored, strict=True)):
+            for target in self.targets.left:
+                if target.size_of(name) != stored:
+                    return number
+        return len(known.names)
+
+    def _note_lost(self, known: cache.Known) -> None:
+        if self.store in self.targets.left:
+            size_of = self.store.size_of
+            self.lost.update(
+                name for name, size in zip(known.names, known.stored, strict=True) if size_of(name) != size
+            )
+
+    def warn_of_lost(self) -> None:
+        """Warns of blobs that the store should have and does not have, if archives there may need them."""
+        if self.lost and self.store in self.targets.left and not self.options.dry_run:
+            with contextlib.suppress(StoreError):  # a writer may have no right to list
+                if self.store.manifests():
+                    self.report.warning(
+                        f"{self.store.label}: {many(len(self.lost), 'blob')} of earlier runs missing or damaged, "
+                        "stored anew; unless a prune removed them, other archives may lack some: pogfast check tells"
+                    )
+
+    # ---- for the next run ----
+
+    def remember(self, file: PendingFile, sealed: Sealed) -> None:
+        """Tells the cache of a file that was read."""
+        if self.cache is None or sealed.changed or (file.is_stream and not any(file.plain_names)):
+            return
+        seen = OF_A_STREAM if file.is_stream else self._facts_as_read(file, sealed, sealed.size)
+        self._tell_cache(self.cache, _Row(self._place(file.node), file, seen, self._known(file, True)))
+
+    def save(self, begun: tuple[PendingFile, Sealed] | None) -> None:
+        """Saves the cache, with the part of a large file, the `begun` one, that is stored."""
+        if self.cache is None:
+            return
+        if begun is not None and self.options.layout == "frames":
+            file, sealed = begun
+            if file.blobs and not file.is_stream:
+                facts = self._facts_as_read(file, sealed, file.node.stat.st_size)
+                row = _Row(self._place(file.node), file, facts, self._known(file, False))
+                self.cache.remember(row.place, facts, self.cut, row.known, read_at_ns=self._trusted_until(row))
+        self._tell_held(self.cache)
+        self.cache.save(durable=False)
+
+    def end(self) -> None:
+        """Saves and closes the cache after a complete run, when all blobs are durable."""
+        if self.cache is not None:
+            self._tell_held(self.cache)
+            self.cache.save(durable=True)
+            self.close(complete=True)
+
+    def close(self, *, complete: bool = False) -> None:
+        """Closes the cache, if it is open."""
+        opened, self.cache = self.cache, None
+        if opened is not None:
+            opened.close(complete=complete)
+            if opened.warning != self.cache_warning:
+                self.report.warning(opened.warning)
+
+    def _facts_as_read(self, file: PendingFile, sealed: Sealed, size: int) -> cache.Facts:
+        """Returns what the cache is told of a file as it was read."""
+        node = file.node
+        system = self.mounts.identity(node.path, node.stat)
+        return cache.Facts(size, sealed.mtime_ns, sealed.ctime_ns, sealed.inode, system)
+
+    def _known(self, file: PendingFile, complete: bool) -> cache.Known:
+        if not self.cuts.by_content:
+            return cache.Known(file.blobs, file.stored, complete)
+        return cache.Known(file.blobs, file.stored, complete, file.sizes, file.plain_names)
+
+    def _tell_cache(self, opened: cache.Cache, row: _Row) -> None:
+        """Tells the cache of a file, or holds it back while a later change might not show in its timestamps."""
+        time = self._trusted_until(row)
+        if not row.file.is_stream and cache.could_change_unseen(row.facts, time) and len(self.held) < MAX_HELD:
+            self.held.append(row)
+        else:
+            opened.remember(row.place, row.facts, self.cut, row.known, read_at_ns=time)
+
+    def _tell_held(self, opened: cache.Cache) -> None:
+        """Tells the cache of files that were held back, now that newer ones have been seen."""
+        held, self.held = self.held, []
+        for row in held:
+            self._tell_cache(opened, row)
+
+    def _trusted_until(self, row: _Row) -> int:
+        """Returns the time, in ns, up to which a change of the file would show in its timestamps."""
+        file = row.file
+        # A part of a large file is for a run that continues soon; only a clock of whole seconds is too coarse for that.
+        if file.is_stream or not (row.known.complete or row.facts.system):
+            return file.read_at
+        return self.mounts.time_of(file.node.stat, file.read_at)
