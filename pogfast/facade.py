@@ -225,7 +225,8 @@ def create(
     be archived; then no archive is created.
     """
     from pogfast import backup
-    from pogfast.backup.walk import Selection, read_list, read_patterns
+    from pogfast.backup.input_lists import read_list, read_patterns
+    from pogfast.backup.walk import Selection
 
     base = _optional(directory)
     patterns = [*_words(exclude), *(line for file in _paths(exclude_from) for line in read_patterns(file))]

@@ -8,10 +8,8 @@ is reported, and the walk continues.
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import os
-import re
 import stat
 import sys
 from collections import Counter
@@ -21,8 +19,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
-from pogfast.files.patterns import Patterns, is_wild, translate
-from pogfast.system.encoding import local, portable
+from pogfast.files.patterns import Patterns
 
 Kind = Literal["file", "directory", "link", "fifo", "socket", "device"]
 # Receives what is wrong with a part of the inputs while the rest goes on (errors), and what is worth knowing (text).
@@ -42,8 +39,6 @@ KINDS: dict[int, Kind] = {
 }
 # The first bytes of a CACHEDIR.TAG that counts: https://bford.info/cachedir/
 CACHE_TAG = "CACHEDIR.TAG:Signature: 8a477f597d28d172789f06886806bc55"
-# What Go's os.Expand takes for a variable: $name, ${anything}, $ and a special character; a lone `${` is eaten.
-VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|(\{)|([*#$@!?0-9-]|[A-Za-z_][A-Za-z0-9_]*))")
 
 
 class Node(NamedTuple):
@@ -403,101 +398,3 @@ def _parse_tag(text: str) -> tuple[str, bytes]:
     if not name or "/" in name:
         raise UsageError(f"not the name of a file that marks directories: {text}", hint="NAME or NAME:HEADER")
     return name, os.fsencode(header)
-
-
-def read_list(path: str, *, nul: bool, base: str | None = None) -> list[str]:
-    """The paths that a file lists (`-`: standard input), as restic reads such lists.
-
-    Lines: white space around them goes, empty ones and those that begin with # do not count, and each is a pattern for
-    files below `base`; one that matches nothing is taken as it stands. `nul`: names as they are, each with a NUL behind
-    it. Raises NoSuchInput and UsageError, which name the file.
-    """
-    data = _read(path)
-    if nul:
-        *names, rest = data.split(b"\0")
-        if rest or b"" in names:
-            reason = "its end is missing: no NUL behind the last name" if rest else "an empty name is in it"
-            raise UsageError(f"{path}: {reason}")
-        return [os.fsdecode(name) for name in names]
-    found = []
-    for line in _lines(data, path):
-        try:
-            found += _expand(line, base or "") or [line]
-        except UsageError as error:
-            raise UsageError(f"{path}: not a pattern: {line}", error.hint) from None
-    return found
-
-
-def read_patterns(path: str) -> list[str]:
-    """The patterns that a file lists (`-`: standard input), as restic reads them: lines as in `read_list`, and `$NAME`
-    and `${NAME}` stand for what the environment has (or for nothing), `$$` for a `$`. Raises as `read_list` does."""
-    return [VARIABLE.sub(_variable, line) for line in _lines(_read(path), path)]
-
-
-def _variable(found: re.Match[str]) -> str:
-    name = found[1] or found[3] or ""
-    return "$" if name == "$" else os.environ.get(name, "")
-
-
-def _read(path: str) -> bytes:
-    try:
-        if path == "-":
-            return sys.stdin.buffer.read()
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError as error:
-        raise NoSuchInput(f"{path}: {error.strerror}") from error
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _lines(data: bytes, path: str) -> list[str]:
-    """The lines that say something. UTF-8, or what its byte order mark says."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        try:
-            text = data.decode("utf-16")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: begins like UTF-16, but is not") from error
-    else:
-        text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    lines = [line.strip() for line in text.split("\n")]
-    return [local(line) for line in lines if line and not line.startswith("#")]
-
-
-def _expand(pattern: str, base: str) -> list[str]:
-    """What is there that matches, hidden files too; empty when nothing does, or when it is no pattern."""
-    if not is_wild(pattern):
-        return []
-    found = ["/" if pattern.startswith("/") else ""]
-    for part in pattern.split("/"):
-        if part == "**":
-            found = [below for path in found for below in _directories(path, base)]
-        elif is_wild(part):
-            fits = re.compile(translate(portable(part)), re.DOTALL).fullmatch
-            found = [os.path.join(path, leaf) for path in found for leaf in _leaves(path, base) if fits(portable(leaf))]
-        elif part:
-            found = [os.path.join(path, part) for path in found]
-    if pattern.endswith("/"):
-        found = [f"{path}/" for path in found]
-    return [path or "." for path in found if os.path.lexists(os.path.join(base, path or "."))]
-
-
-def _leaves(path: str, base: str) -> list[str]:
-    """The names in a directory, sorted; none in what is no directory or cannot be read."""
-    try:
-        return sorted(os.listdir(os.path.join(base, path) or "."), key=os.fsencode)
-    except OSError:
-        return []
-
-
-def _directories(path: str, base: str) -> Iterator[str]:
-    """A directory and those below it. Links are not followed."""
-    waiting = [path]
-    while waiting:
-        directory = waiting.pop()
-        yield directory
-        below = [os.path.join(directory, leaf) for leaf in _leaves(directory, base)]
-        whole = [os.path.join(base, path) for path in below]
-        waiting += [
-            path for path, at in zip(below, whole, strict=True) if os.path.isdir(at) and not os.path.islink(at)
-        ][::-1]

@@ -227,7 +227,7 @@ def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, li
 
 
 def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:
-    from pogfast.backup.walk import read_list
+    from pogfast.backup.input_lists import read_list
 
     yield from given
     for file in options["files_from"]:
@@ -235,7 +235,8 @@ def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:
 
 
 def _selection(options: dict[str, Any]) -> Selection:
-    from pogfast.backup.walk import Selection, read_patterns
+    from pogfast.backup.input_lists import read_patterns
+    from pogfast.backup.walk import Selection
 
     exclude = [*options["exclude"], *(line for file in options["exclude_from"] for line in read_patterns(file))]
     words = ("iexclude", "exclude_if_present", "exclude_caches", "exclude_larger_than", "one_file_system")
