@@ -11,18 +11,26 @@ million rows).
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import os
 import sqlite3
-import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from pogfast._engine import random_bytes
+from pogfast.backup.cache_rows import (
+    DIGEST_SIZE,
+    NOT_NAMED,
+    KnownBlobs,
+    StatData,
+    is_racy,
+    packed_digests,
+    packed_sizes,
+    unpacked_names,
+    unpacked_sizes,
+)
 from pogfast.keys import Key
 from pogfast.system.encoding import bytes_of
 from pogfast.system.user_dirs import cache_directory, make_cache_directory
@@ -36,8 +44,6 @@ SCHEMA = (
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, boot TEXT, ended INTEGER)",
 )
 DURABLE = "durable"
-DIGEST_SIZE = 32
-NOT_NAMED = bytes(DIGEST_SIZE)  # of a chunk without a plain name
 PROOF_SIZE = 16
 MAX_BLOBS = 1 << 21  # of one row, 100 TB in blobs of 50 MB; of a larger file the first ones are kept
 BATCH = 4096  # rows that wait in memory; a million are written in 5 s, most of it SQLite's
@@ -49,10 +55,6 @@ PAGE_SIZE = 4096
 MAX_PAGES = 4 * 2**30 // PAGE_SIZE
 SPARE_PAGES = 16  # beyond them, for the table of runs: a cache that is full can still drop rows
 ROW_OVERHEAD = 40  # bytes of a row beside its four long columns, about
-# How long a file's stamps may stay the same while it changes. Kernels stamp by a tick of at most 10 ms, which comes
-# late on a busy virtual machine; file systems that keep no fractions, by 1 s or (FAT) 2 s.
-TICK_NS = 100_000_000
-COARSE_NS = 2_000_000_000
 PRAGMAS = (
     f"page_size = {PAGE_SIZE}",
     "cell_size_check = ON",  # finds damage when a page is loaded
@@ -77,30 +79,8 @@ FIND = "SELECT path, digests, stored, complete, run, seen, proof, plain FROM fil
 AHEAD = 256  # rows, and of no more than so many bytes unless it is one
 AHEAD_SIZE = 1 << 20
 
+
 Row = tuple[bytes, bytes, int, int, int, bytes, bytes]  # as FIND has it, without the path
-
-
-class Facts(NamedTuple):
-    """What tells that a file has not changed: bytes, and nanoseconds since 1970; `system` is a number of the file
-    system, or 0 where stamps and inodes tell enough."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
-    system: int = 0
-
-
-class Known(NamedTuple):
-    """A file's blobs in order, and the bytes of each in the store; the first ones only when not `complete`. `sizes` are
-    the plain bytes in each, where that does not follow from how files are cut; `plain_names` what a chunk is known by
-    before it is compressed, 32 bytes or empty, of all blobs or of none."""
-
-    names: list[str]
-    stored: list[int]
-    complete: bool
-    sizes: Sequence[int] = ()
-    plain_names: Sequence[bytes] = ()
 
 
 class _Foreign(Exception):
@@ -145,7 +125,7 @@ class Cache:
             cache._start(directory)
         return cache
 
-    def find(self, path: str, facts: Facts, cut: str) -> Known | None:
+    def find(self, path: str, data: StatData, cut: str) -> KnownBlobs | None:
         """What is known of the file at `path`, an absolute path, as it is now and as `cut` says it is cut up."""
         if self._database is None:
             return None
@@ -154,16 +134,16 @@ class Cache:
         if row is None:
             return None
         digests, stored, complete, run, seen, proof, plain = row
-        if self._proof(raw, facts, cut, digests, stored, complete, run) != proof:
+        if self._proof(raw, data, cut, digests, stored, complete, run) != proof:
             return None
         if not isinstance(seen, int) or seen <= self._stale:
             self._met.append(raw)
             self._write_batch()
-        stored_sizes, sizes = _sizes(stored, len(digests) // DIGEST_SIZE)
+        stored_sizes, sizes = unpacked_sizes(stored, len(digests) // DIGEST_SIZE)
         plain_names = self._plain_names(digests, stored, plain, run) if plain else ()
-        return Known(_names(digests), stored_sizes, bool(complete), sizes, plain_names)
+        return KnownBlobs(unpacked_names(digests), stored_sizes, bool(complete), sizes, plain_names)
 
-    def find_earlier(self, path: str) -> Known | None:
+    def find_earlier(self, path: str) -> KnownBlobs | None:
         """What chunks the file at `path` had when it was last read, whatever it is now; None where it is not known what
         was in them."""
         row = self._row(os.fsencode(path))
@@ -173,8 +153,8 @@ class Cache:
         plain_names = self._plain_names(digests, stored, plain, run)
         if not plain_names:
             return None
-        stored_sizes, sizes = _sizes(stored, len(digests) // DIGEST_SIZE)
-        return Known(_names(digests), stored_sizes, False, sizes, plain_names)
+        stored_sizes, sizes = unpacked_sizes(stored, len(digests) // DIGEST_SIZE)
+        return KnownBlobs(unpacked_names(digests), stored_sizes, False, sizes, plain_names)
 
     def _plain_names(self, digests: bytes, stored: bytes, plain: bytes, run: int) -> Sequence[bytes]:
         """Those of a row; none when they are not proven."""
@@ -198,16 +178,16 @@ class Cache:
         whole = isinstance(row[0], bytes) and isinstance(row[1], bytes) and isinstance(row[6], bytes)
         return row if whole else None
 
-    def remember(self, path: str, facts: Facts, cut: str, known: Known, *, read_at_ns: int) -> None:
-        """Replaces what is known of `path`. `facts` are those of when reading began, at `read_at_ns`.
+    def remember(self, path: str, data: StatData, cut: str, known: KnownBlobs, *, read_at_ns: int) -> None:
+        """Replaces what is known of `path`. `data` are those of when reading began, at `read_at_ns`.
 
         Not kept when the file was changed so shortly before that another change may not have shown in its stamps. Takes
         1 us a blob: what is told again and again of a file that grows past 100,000 is better told less often.
         """
-        if self._database is None or _is_racy(facts, read_at_ns):
+        if self._database is None or is_racy(data, read_at_ns):
             return
         if len(known.names) > MAX_BLOBS:
-            known = Known(
+            known = KnownBlobs(
                 known.names[:MAX_BLOBS],
                 known.stored[:MAX_BLOBS],
                 False,
@@ -215,8 +195,12 @@ class Cache:
                 known.plain_names[:MAX_BLOBS],
             )
         raw = os.fsencode(path)
-        digests, stored, complete = _digests(known.names), _packed(known.stored, known.sizes), int(known.complete)
-        proof = self._proof(raw, facts, cut, digests, stored, complete, self._run)
+        digests, stored, complete = (
+            packed_digests(known.names),
+            packed_sizes(known.stored, known.sizes),
+            int(known.complete),
+        )
+        proof = self._proof(raw, data, cut, digests, stored, complete, self._run)
         plain = b"".join([name or NOT_NAMED for name in known.plain_names]) if any(known.plain_names) else b""
         if plain:
             plain = self._plain_proof(digests, stored, plain, self._run) + plain
@@ -440,11 +424,11 @@ class Cache:
         self.warning = self.warning or text
 
     def _proof(
-        self, raw: bytes, facts: Facts, cut: str, digests: bytes, stored: bytes, complete: int, run: int
+        self, raw: bytes, data: StatData, cut: str, digests: bytes, stored: bytes, complete: int, run: int
     ) -> bytes:
-        """Of all that a row says of a file as it is; facts and cut are nowhere else. The lengths make that no two rows
+        """Of all that a row says of a file as it is; data and cut are nowhere else. The lengths make that no two rows
         read the same."""
-        size, mtime_ns, ctime_ns, inode, system = facts
+        size, mtime_ns, ctime_ns, inode, system = data
         head = f"{size} {mtime_ns} {ctime_ns} {inode} {complete} {run} {len(raw)} {len(digests)} {len(stored)} {cut}\n"
         if system:
             head = f"system {system} {head}"
@@ -514,49 +498,6 @@ def _reason(error: Exception) -> str:
         return "another run is using it"
     text = str(error.strerror if isinstance(error, OSError) else error)
     return "".join(letter if letter.isprintable() else "?" for letter in text)  # it can quote what is damaged
-
-
-def could_change_unseen(facts: Facts, time_ns: int) -> bool:
-    """Returns True if a change of the file after `time_ns` could leave its stamps as they are."""
-    return _is_racy(facts, time_ns)
-
-
-def _is_racy(facts: Facts, read_at_ns: int) -> bool:
-    """Whether the file may have changed after `read_at_ns` without new stamps.
-
-    An mtime of the future was set by somebody and says nothing; a ctime cannot be set.
-    """
-    blind = TICK_NS if facts.ctime_ns % 1_000_000_000 else COARSE_NS
-    return read_at_ns - facts.ctime_ns < blind or 0 <= read_at_ns - facts.mtime_ns < blind
-
-
-def _digests(names: list[str]) -> bytes:
-    return b"".join([base64.urlsafe_b64decode(name) for name in names])
-
-
-def _names(digests: bytes) -> list[str]:
-    if len(digests) == DIGEST_SIZE:
-        return [base64.urlsafe_b64encode(digests).decode()]
-    pieces = [digests[i : i + DIGEST_SIZE] for i in range(0, len(digests), DIGEST_SIZE)]
-    return [base64.urlsafe_b64encode(piece).decode() for piece in pieces]
-
-
-def _packed(stored: list[int], sizes: Sequence[int]) -> bytes:
-    """8 bytes each, the plain sizes behind those in the store; or 16 where there are no plain ones and all but the last
-    are equal."""
-    if not sizes and len(stored) > 2 and stored[:-1].count(stored[0]) == len(stored) - 1:
-        stored = [stored[0], stored[-1]]
-    return struct.pack(f"<{len(stored) + len(sizes)}Q", *stored, *sizes)
-
-
-def _sizes(packed: bytes, n: int) -> tuple[list[int], tuple[int, ...]]:
-    """(sizes in the store, plain sizes if they are there) of the `n` blobs of a file."""
-    if len(packed) == 8:
-        return [int.from_bytes(packed, "little")], ()
-    numbers = list(struct.unpack(f"<{len(packed) // 8}Q", packed))
-    if len(numbers) in (n, 2 * n):
-        return numbers[:n], tuple(numbers[n:])
-    return [numbers[0]] * (n - 1) + [numbers[1]], ()
 
 
 def _boot_id() -> str:

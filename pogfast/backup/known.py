@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pogfast._engine import Known, Sealed
 from pogfast.backup import cache
+from pogfast.backup.cache_rows import KnownBlobs, StatData, is_racy
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
 from pogfast.backup.report import Report
@@ -25,9 +26,9 @@ from pogfast.stores.protocols import Target
 from pogfast.stores.targets import Targets
 
 # Rows that wait until newer files are seen: 1 kB each. Those beyond them are read again in the next run.
-MAX_HELD = 10_000
+MAX_POSTPONED = 10_000
 # What the cache is told of a stream, which has no timestamps: it is never taken for unchanged.
-OF_A_STREAM = cache.Facts(-1, 0, 0, 0)
+OF_A_STREAM = StatData(-1, 0, 0, 0)
 Source = TypeVar("Source", bytes, int)
 
 
@@ -37,7 +38,7 @@ class PendingFile:
 
     node: Node
     facts: dict[str, Any]
-    known: cache.Known | None = None  # all of its blobs, from the cache
+    known: KnownBlobs | None = None  # all of its blobs, from the cache
     first: str | None = None  # archived name of the file that this is a further name of
     read_at: int = 0
     blobs: list[str] = field(default_factory=list)
@@ -53,10 +54,10 @@ class PendingFile:
 class _Row(NamedTuple):
     """What the cache is to know of a file."""
 
-    place: str
+    path: str  # absolute
     file: PendingFile
-    facts: cache.Facts
-    known: cache.Known
+    data: StatData
+    known: KnownBlobs
 
 
 def directory_of(options: Options) -> str:
@@ -100,8 +101,8 @@ class KnownFiles:
         self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
         self.cache_warning = opened.warning if opened else ""
         self.lost: set[str] = set()  # blobs that the store should have and does not have
-        self.directory = "", ""  # of the last file that was looked up: as it was given, and absolute
-        self.held: list[_Row] = []
+        self.last_directory = "", ""  # of the last file that was looked up: as it was given, and absolute
+        self.postponed: list[_Row] = []
 
     def look_up(self, file: PendingFile) -> bytes | Known | None:
         """Returns what the engine is to read of a file; None, and sets `file.known`, if nothing, since the cache knows
@@ -113,8 +114,8 @@ class KnownFiles:
         stat = node.stat
         system = self.mounts.identity(node.path, stat)
         times = kept_time(stat.st_mtime_ns), kept_time(stat.st_ctime_ns)
-        facts = cache.Facts(stat.st_size, *times, stat.st_ino, system)
-        known = self.cache.find(self._place(node), facts, self.cut)
+        data = StatData(stat.st_size, *times, stat.st_ino, system)
+        known = self.cache.find(self._cache_path(node), data, self.cut)
         if known is None:
             return self.with_earlier_chunks(file, path)
         held = self._held_by_all(known)
@@ -123,31 +124,31 @@ class KnownFiles:
         elif known.complete:
             file.known = known
             return None
-        sizes = known.sizes or [self.cuts.most] * min(held, facts.size // self.cuts.most)
+        sizes = known.sizes or [self.cuts.most] * min(held, data.size // self.cuts.most)
         full = min(held, len(sizes))
-        if self.options.layout == "stream" or not full or sum(sizes[:full]) >= facts.size:
+        if self.options.layout == "stream" or not full or sum(sizes[:full]) >= data.size:
             return path
-        return Known(path, known.names[:full], known.stored[:full], sizes[:full], facts[:4], known.plain_names[:full])
+        return Known(path, known.names[:full], known.stored[:full], sizes[:full], data[:4], known.plain_names[:full])
 
     def with_earlier_chunks(self, file: PendingFile, source: Source) -> Source | Known:
         """Returns `source` with the chunks that the cache knows of an earlier version, which it may contain again."""
         if self.cache is None or not self.cuts.by_content:
             return source
-        known = self.cache.find_earlier(self._place(file.node))
+        known = self.cache.find_earlier(self._cache_path(file.node))
         if known is None:
             return source
         return Known(source, known.names, known.stored, known.sizes, None, known.plain_names)
 
-    def _place(self, node: Node) -> str:
+    def _cache_path(self, node: Node) -> str:
         """Returns what the cache knows a file by."""
         if node.path == "-":
             return f"stream:{node.name}"  # no absolute path
         given, _, leaf = node.path.rpartition("/")
-        if self.directory[0] != given or not given:
-            self.directory = given, os.path.abspath(node.path[: -len(leaf)]).rstrip("/")
-        return f"{self.directory[1]}/{leaf}"
+        if self.last_directory[0] != given or not given:
+            self.last_directory = given, os.path.abspath(node.path[: -len(leaf)]).rstrip("/")
+        return f"{self.last_directory[1]}/{leaf}"
 
-    def _held_by_all(self, known: cache.Known) -> int:
+    def _held_by_all(self, known: KnownBlobs) -> int:
         """Returns how many of a file's blobs, from the first on, every store holds with the right size."""
         for number, (name, stored) in enumerate(zip(known.names, known.stored, strict=True)):
             for target in self.targets.left:
@@ -155,7 +156,7 @@ class KnownFiles:
                     return number
         return len(known.names)
 
-    def _note_lost(self, known: cache.Known) -> None:
+    def _note_lost(self, known: KnownBlobs) -> None:
         if self.store in self.targets.left:
             size_of = self.store.size_of
             self.lost.update(
@@ -178,8 +179,8 @@ class KnownFiles:
         """Tells the cache of a file that was read."""
         if self.cache is None or sealed.changed or (file.is_stream and not any(file.plain_names)):
             return
-        seen = OF_A_STREAM if file.is_stream else self._facts_as_read(file, sealed, sealed.size)
-        self._tell_cache(self.cache, _Row(self._place(file.node), file, seen, self._known(file, True)))
+        seen = OF_A_STREAM if file.is_stream else self._stat_as_read(file, sealed, sealed.size)
+        self._tell_cache(self.cache, _Row(self._cache_path(file.node), file, seen, self._known(file, True)))
 
     def save(self, begun: tuple[PendingFile, Sealed] | None) -> None:
         """Saves the cache, with the part of a large file, the `begun` one, that is stored."""
@@ -188,16 +189,16 @@ class KnownFiles:
         if begun is not None and self.options.layout == "frames":
             file, sealed = begun
             if file.blobs and not file.is_stream:
-                facts = self._facts_as_read(file, sealed, file.node.stat.st_size)
-                row = _Row(self._place(file.node), file, facts, self._known(file, False))
-                self.cache.remember(row.place, facts, self.cut, row.known, read_at_ns=self._trusted_until(row))
-        self._tell_held(self.cache)
+                data = self._stat_as_read(file, sealed, file.node.stat.st_size)
+                row = _Row(self._cache_path(file.node), file, data, self._known(file, False))
+                self.cache.remember(row.path, data, self.cut, row.known, read_at_ns=self._trusted_until(row))
+        self._tell_postponed(self.cache)
         self.cache.save(durable=False)
 
     def end(self) -> None:
         """Saves and closes the cache after a complete run, when all blobs are durable."""
         if self.cache is not None:
-            self._tell_held(self.cache)
+            self._tell_postponed(self.cache)
             self.cache.save(durable=True)
             self.close(complete=True)
 
@@ -209,35 +210,35 @@ class KnownFiles:
             if opened.warning != self.cache_warning:
                 self.report.warning(opened.warning)
 
-    def _facts_as_read(self, file: PendingFile, sealed: Sealed, size: int) -> cache.Facts:
+    def _stat_as_read(self, file: PendingFile, sealed: Sealed, size: int) -> StatData:
         """Returns what the cache is told of a file as it was read."""
         node = file.node
         system = self.mounts.identity(node.path, node.stat)
-        return cache.Facts(size, sealed.mtime_ns, sealed.ctime_ns, sealed.inode, system)
+        return StatData(size, sealed.mtime_ns, sealed.ctime_ns, sealed.inode, system)
 
-    def _known(self, file: PendingFile, complete: bool) -> cache.Known:
+    def _known(self, file: PendingFile, complete: bool) -> KnownBlobs:
         if not self.cuts.by_content:
-            return cache.Known(file.blobs, file.stored, complete)
-        return cache.Known(file.blobs, file.stored, complete, file.sizes, file.plain_names)
+            return KnownBlobs(file.blobs, file.stored, complete)
+        return KnownBlobs(file.blobs, file.stored, complete, file.sizes, file.plain_names)
 
     def _tell_cache(self, opened: cache.Cache, row: _Row) -> None:
         """Tells the cache of a file, or holds it back while a later change might not show in its timestamps."""
         time = self._trusted_until(row)
-        if not row.file.is_stream and cache.could_change_unseen(row.facts, time) and len(self.held) < MAX_HELD:
-            self.held.append(row)
+        if not row.file.is_stream and is_racy(row.data, time) and len(self.postponed) < MAX_POSTPONED:
+            self.postponed.append(row)
         else:
-            opened.remember(row.place, row.facts, self.cut, row.known, read_at_ns=time)
+            opened.remember(row.path, row.data, self.cut, row.known, read_at_ns=time)
 
-    def _tell_held(self, opened: cache.Cache) -> None:
-        """Tells the cache of files that were held back, now that newer ones have been seen."""
-        held, self.held = self.held, []
-        for row in held:
+    def _tell_postponed(self, opened: cache.Cache) -> None:
+        """Tells the cache of files that were postponed, now that newer ones have been seen."""
+        postponed, self.postponed = self.postponed, []
+        for row in postponed:
             self._tell_cache(opened, row)
 
     def _trusted_until(self, row: _Row) -> int:
         """Returns the time, in ns, up to which a change of the file would show in its timestamps."""
         file = row.file
         # A part of a large file is for a run that continues soon; only a clock of whole seconds is too coarse for that.
-        if file.is_stream or not (row.known.complete or row.facts.system):
+        if file.is_stream or not (row.known.complete or row.data.system):
             return file.read_at
         return self.mounts.time_of(file.node.stat, file.read_at)

@@ -17,7 +17,8 @@ from typing import Any
 
 from pogfast import manifest
 from pogfast._engine import Known, Sealed, Sealer, Tallied, cores
-from pogfast.backup import cache, walk
+from pogfast.backup import walk
+from pogfast.backup.cache_rows import KnownBlobs
 from pogfast.backup.command import output_of
 from pogfast.backup.contents import Contents
 from pogfast.backup.known import KnownFiles, PendingFile, directory_of, open_cache
@@ -422,7 +423,7 @@ class Run:
                 return
             self.pending.popleft()
 
-    def _finish_unchanged(self, pending: PendingFile, known: cache.Known) -> None:
+    def _finish_unchanged(self, pending: PendingFile, known: KnownBlobs) -> None:
         if self.summary.files_unchanged % MAX_PENDING == 0:
             self._put_partial()
         node = pending.node

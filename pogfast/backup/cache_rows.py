@@ -1,0 +1,79 @@
+"""What a row of the cache says of a file, and how it is packed into the columns of the database.
+
+Also the rule by which a file counts as unchanged: git's, for what git calls racy files. No database is opened here.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+DIGEST_SIZE = 32
+NOT_NAMED = bytes(DIGEST_SIZE)  # of a chunk without a plain name
+# How long a file's stamps may stay the same while it changes. Kernels stamp by a tick of at most 10 ms, which comes
+# late on a busy virtual machine; file systems that keep no fractions, by 1 s or (FAT) 2 s.
+TICK_NS = 100_000_000
+COARSE_NS = 2_000_000_000
+
+
+class StatData(NamedTuple):
+    """What tells that a file has not changed: bytes, and nanoseconds since 1970; `system` is a number of the file
+    system, or 0 where stamps and inodes tell enough."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    system: int = 0
+
+
+class KnownBlobs(NamedTuple):
+    """A file's blobs in order, and the bytes of each in the store; the first ones only when not `complete`. `sizes` are
+    the plain bytes in each, where that does not follow from how files are cut; `plain_names` what a chunk is known by
+    before it is compressed, 32 bytes or empty, of all blobs or of none."""
+
+    names: list[str]
+    stored: list[int]
+    complete: bool
+    sizes: Sequence[int] = ()
+    plain_names: Sequence[bytes] = ()
+
+
+def is_racy(data: StatData, read_at_ns: int) -> bool:
+    """Returns True if the file may have changed after `read_at_ns` and kept its timestamps.
+
+    An mtime in the future was set by somebody and says nothing; a ctime cannot be set.
+    """
+    blind = TICK_NS if data.ctime_ns % 1_000_000_000 else COARSE_NS
+    return read_at_ns - data.ctime_ns < blind or 0 <= read_at_ns - data.mtime_ns < blind
+
+
+def packed_digests(names: list[str]) -> bytes:
+    return b"".join([base64.urlsafe_b64decode(name) for name in names])
+
+
+def unpacked_names(digests: bytes) -> list[str]:
+    if len(digests) == DIGEST_SIZE:
+        return [base64.urlsafe_b64encode(digests).decode()]
+    pieces = [digests[i : i + DIGEST_SIZE] for i in range(0, len(digests), DIGEST_SIZE)]
+    return [base64.urlsafe_b64encode(piece).decode() for piece in pieces]
+
+
+def packed_sizes(stored: list[int], sizes: Sequence[int]) -> bytes:
+    """8 bytes each, the plain sizes behind those in the store; or 16 where there are no plain ones and all but the last
+    are equal."""
+    if not sizes and len(stored) > 2 and stored[:-1].count(stored[0]) == len(stored) - 1:
+        stored = [stored[0], stored[-1]]
+    return struct.pack(f"<{len(stored) + len(sizes)}Q", *stored, *sizes)
+
+
+def unpacked_sizes(packed: bytes, n: int) -> tuple[list[int], tuple[int, ...]]:
+    """(sizes in the store, plain sizes if they are there) of the `n` blobs of a file."""
+    if len(packed) == 8:
+        return [int.from_bytes(packed, "little")], ()
+    numbers = list(struct.unpack(f"<{len(packed) // 8}Q", packed))
+    if len(numbers) in (n, 2 * n):
+        return numbers[:n], tuple(numbers[n:])
+    return [numbers[0]] * (n - 1) + [numbers[1]], ()
