@@ -1,9 +1,9 @@
 """`pogfast create`: archives files, directories, links and FIFOs with their metadata.
 
-walk.py finds the files, cache.py knows those that have not changed, run.py passes the others to the engine, and the
-manifest is published last. A source that cannot be read is reported and left out; a file that changes while it is read
-is read once more; a store that cannot be written to ends the run, and the next run continues where it stopped. This
-package handles no flags and prints nothing.
+walk.py finds the files, known.py says which have not changed, run.py passes the others to the engine, and the manifest
+is published last. A source that cannot be read is reported and left out. A file that changes while it is read is read
+once more. If no store can be written to, the run ends, and the next one continues where it stopped. This package
+handles no flags and prints nothing.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ def create(
     options: Options | None = None,
     **more: Any,
 ) -> Summary:
-    """Archives what lies at `paths` in every store that `to` names; `more` are fields of Options.
+    """Archives the files and directories at `paths` in every store that `to` names; `more` are fields of Options.
 
-    With `stdin_name` standard input is archived under that name instead, with `command` what that program prints.
-    Raises UsageError, NoSuchInput, StoreError, and PogfastError when nothing could be archived; then no manifest
-    appears. Single sources that cannot be read are in the summary's problems.
+    With `stdin_name`, archives standard input under that name instead; with `command` also, the output of that program.
+    Raises UsageError, NoSuchInput, StoreError, and PogfastError if nothing could be archived; then no manifest is
+    stored. Single sources that cannot be read are in the summary's problems.
     """
     key.check_writes()
     check_stores(to)
     options = options or Options(**more)
     if more and options != Options(**more):
-        raise UsageError("give options, or single ones, not both")
+        raise UsageError("pass either an Options object or single options, not both")
     report = report or Silent()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -53,8 +53,8 @@ def create(
         targets = _look_at(to) if options.dry_run else open_stores(to, missing.append, must_exist=options.must_exist)
         for target in targets:
             stack.callback(target.close)
-        places = [target.identity for target in targets if not target.identity.startswith("program:")]
-        if len(set(places)) < len(places):
+        identities = [target.identity for target in targets if not target.identity.startswith("program:")]
+        if len(set(identities)) < len(identities):
             raise UsageError(f"{to}: two of these are the same store")
         run = Run(key, targets, options, report, list(paths))
         stack.callback(run.close)
@@ -83,11 +83,11 @@ def create(
 
 
 def _look_at(to: str) -> list[Target]:
-    """For a dry run: the stores that are there already, and tell what they hold."""
+    """Opens the stores that exist and can be read, for a dry run."""
     opened: list[Target] = []
     for word in to.split(","):
         with contextlib.suppress(NoSuchArchive, UsageError):
-            opened.append(cast(Target, open_store(word)))  # nothing but what it holds is asked of it
+            opened.append(cast(Target, open_store(word)))  # a dry run only reads it
     return opened
 
 

@@ -1,12 +1,12 @@
 """The local cache: which blobs a file had when it was last read, so that an unchanged file is not read again.
 
-Of a file with small changes only the changed chunks are sealed again. One SQLite file for each store and key. The cache
-holds no blobs and asks no store: whoever finds a name here still checks that the store has it. It is disposable: a file
-that is damaged, foreign or locked costs one warning and some reading, but never a backup, and never gives a wrong
-answer, since each row carries a keyed hash of its content. The key cannot be derived from it, but path names are in
-clear text, as in restic's and borg's caches. It is bounded: rows are dropped whose files were seen neither in the last
-20 complete runs of this store and key nor within 30 days, and the oldest rows of a cache that is full (4 GiB, about 20
-million rows).
+If only a part of a file has changed, only the changed chunks are encrypted again. There is one SQLite file for each
+store and key. The cache contains no blobs and asks no store: callers check that the store still has a blob. It is
+disposable: if the file is damaged, written by another program, or locked, that costs one warning and some reading, but
+never a backup. It never gives a wrong answer, since each row has a keyed hash of its content. The key cannot be derived
+from it, but paths are in clear text, as in restic's and borg's caches. Its size is bounded: rows are dropped if their
+files were seen neither in the last 20 complete runs with this store and key nor within 30 days, and the oldest rows of
+a full cache (4 GiB, about 20 million rows) are dropped as well.
 """
 
 from __future__ import annotations
@@ -35,69 +35,69 @@ from pogfast.keys import Key
 from pogfast.system.encoding import bytes_of
 from pogfast.system.user_dirs import cache_directory, make_cache_directory
 
-VERSION = 2  # of the rows' meaning; another one is thrown away
+VERSION = 2  # of the rows' meaning; a cache of another version is deleted
 SCHEMA = (
-    # `run`: the one that wrote it; `seen`: the one that last met its file, or one of FRESH_RUNS before that.
+    # `run`: the run that wrote the row; `seen`: the run that last saw the file, or one of the FRESH_RUNS before that.
     "CREATE TABLE files (path BLOB PRIMARY KEY, digests BLOB, stored BLOB, complete INTEGER, run INTEGER, "
     "seen INTEGER, proof BLOB, plain BLOB) WITHOUT ROWID",
-    # A part of a run, up to a durable save. `boot`: DURABLE, or the one in which its blobs were stored but not synced.
+    # A part of a run, up to a durable save. `boot`: DURABLE, or the boot in which its blobs were stored but not synced.
     "CREATE TABLE runs (number INTEGER PRIMARY KEY, boot TEXT, ended INTEGER)",
 )
 DURABLE = "durable"
 PROOF_SIZE = 16
-MAX_BLOBS = 1 << 21  # of one row, 100 TB in blobs of 50 MB; of a larger file the first ones are kept
-BATCH = 4096  # rows that wait in memory; a million are written in 5 s, most of it SQLite's
-WAIT = 1.0  # seconds that another run gets to end
-FRESH_RUNS = 5  # to mark a million rows as seen takes 3 s, so it is not done every time
+MAX_BLOBS = 1 << 21  # in one row: 100 TB in blobs of 50 MB; of a larger file only the first ones are kept
+BATCH = 4096  # rows that are written at a time; a million take 5 s, most of it in SQLite
+WAIT = 1.0  # seconds to wait for the lock of another run
+FRESH_RUNS = 5  # marking a million rows as seen takes 3 s, so it is not done in every run
 KEPT_RUNS = 20
 KEPT_SECONDS = 30 * 24 * 3600
 PAGE_SIZE = 4096
 MAX_PAGES = 4 * 2**30 // PAGE_SIZE
-SPARE_PAGES = 16  # beyond them, for the table of runs: a cache that is full can still drop rows
-ROW_OVERHEAD = 40  # bytes of a row beside its four long columns, about
+SPARE_PAGES = 16  # beyond MAX_PAGES, for the table of runs: a full cache can still drop rows
+ROW_OVERHEAD = 40  # bytes of a row besides its four long columns, about
 PRAGMAS = (
     f"page_size = {PAGE_SIZE}",
     "cell_size_check = ON",  # finds damage when a page is loaded
     "trusted_schema = OFF",
-    # The lock is held until the end: cheap where a lock is a question to a server, and a log without shared memory,
-    # which network file systems do not have.
+    # The lock is held until the end: cheap where a lock is a request to a server. It also keeps the WAL out of shared
+    # memory, which network file systems do not have.
     "locking_mode = EXCLUSIVE",
     "journal_mode = WAL",
-    "synchronous = NORMAL",  # consistent after a power loss; what has to be there as well is synced by save()
+    "synchronous = NORMAL",  # consistent after a power loss; save() syncs what must not be lost
     "wal_autocheckpoint = 16384",
     "cache_size = -16384",
 )
-# What the system refuses. All else that SQLite says (CORRUPT, NOTADB, ERROR for a format of tomorrow) is of the file.
+# Errors of the system. All others (CORRUPT, NOTADB, ERROR for a newer format) mean that the file is damaged.
 REFUSALS = {
     *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY),
     *(sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
     *(sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS, sqlite3.SQLITE_AUTH),
 }
 NEW_RUN = "INSERT OR IGNORE INTO runs VALUES (?, ?, NULL)"
-# In the order of their paths, which is nearly that of a walk: one question for many files is a tenth of one for each.
+# In the order of paths, which is nearly that of a walk: one query for many files takes a tenth of a query for each.
 FIND = "SELECT path, digests, stored, complete, run, seen, proof, plain FROM files WHERE path >= ? ORDER BY path"
-AHEAD = 256  # rows, and of no more than so many bytes unless it is one
-AHEAD_SIZE = 1 << 20
+AHEAD = 256  # rows that are read at a time
+AHEAD_SIZE = 1 << 20  # bytes that they may have together; a single row may have more
 
 
 Row = tuple[bytes, bytes, int, int, int, bytes, bytes]  # as FIND has it, without the path
 
 
 class _Foreign(Exception):
-    """Another program's file, or another version's."""
+    """The file was written by another program or another version."""
 
 
-# Python cannot decode what SQLite says of some damage.
+# UnicodeDecodeError: Python cannot decode SQLite's message about some damage.
 FAILURES = (sqlite3.Error, OSError, UnicodeDecodeError, _Foreign)
 
 
 class Cache:
-    """The cache of one store and key, for one thread at a time. Nothing here raises because of what the disk does;
-    `warning` says in one line what went wrong first, or is empty."""
+    """The cache of one store and key, for one thread at a time. No method raises because of the disk or the database;
+    `warning` describes in one line what went wrong first, or is empty."""
 
     def __init__(self, path: str, proof_key: bytes) -> None:
         self.warning = ""
-        self.is_first = True  # no run into this store with this key has ended, as far as is known
+        self.is_first = True  # as far as the cache knows, no run with this store and key has been completed
         self._path = path
         self._keyed = hashlib.blake2b(key=proof_key, digest_size=PROOF_SIZE)
         self._boot = _boot_id()
@@ -107,16 +107,16 @@ class Cache:
         self._trusted: set[int] = set()
         self._rows: dict[bytes, Row] = {}
         self._met: list[bytes] = []
-        # All rows from one path to another, both included; None: there are no rows behind the first path.
+        # All rows from one path to another, both included; `_ahead_to` None: up to the last row.
         self._ahead: dict[bytes, Row] = {}
         self._ahead_from: bytes = b""
         self._ahead_to: bytes | None = b""
 
     @classmethod
     def open(cls, directory: str, store: str, key: Key) -> Cache:
-        """The cache of `store` (any label, always the same) and `key` in a directory, which is made if need be.
+        """Opens the cache of `store` (any label, always the same) and `key` in a directory, which is created if needed.
 
-        With an empty `directory` there is none: nothing is found.
+        With an empty `directory` there is no cache, and nothing is found.
         """
         label = bytes_of(store)
         name = hashlib.blake2b(label, key=key.derive("cache name"), digest_size=16).hexdigest()
@@ -126,7 +126,8 @@ class Cache:
         return cache
 
     def find(self, path: str, data: StatData, cut: str) -> KnownBlobs | None:
-        """What is known of the file at `path`, an absolute path, as it is now and as `cut` says it is cut up."""
+        """Returns the blobs of the file at `path`, an absolute path, if the file still has this stat data and was cut
+        in the same way (`cut` is any text that says how)."""
         if self._database is None:
             return None
         raw = os.fsencode(path)
@@ -144,8 +145,8 @@ class Cache:
         return KnownBlobs(unpacked_names(digests), stored_sizes, bool(complete), sizes, plain_names)
 
     def find_earlier(self, path: str) -> KnownBlobs | None:
-        """What chunks the file at `path` had when it was last read, whatever it is now; None where it is not known what
-        was in them."""
+        """Returns the chunks that the file at `path` had when it was last read, whether or not it has changed since.
+        None if the names of their uncompressed content are not known."""
         row = self._row(os.fsencode(path))
         if row is None:
             return None
@@ -157,7 +158,7 @@ class Cache:
         return KnownBlobs(unpacked_names(digests), stored_sizes, False, sizes, plain_names)
 
     def _plain_names(self, digests: bytes, stored: bytes, plain: bytes, run: int) -> Sequence[bytes]:
-        """Those of a row; none when they are not proven."""
+        """Returns the plain names of a row; none if their hash does not match."""
         proof, joined = plain[:PROOF_SIZE], plain[PROOF_SIZE:]
         if self._plain_proof(digests, stored, joined, run) != proof:
             return ()
@@ -165,7 +166,7 @@ class Cache:
         return [b"" if piece == NOT_NAMED else piece for piece in pieces]
 
     def _row(self, raw: bytes) -> Row | None:
-        """What is written of a path, by a run whose blobs are still there; nothing in it is proven yet."""
+        """Returns the row of a path, if it is of a run whose blobs are still in the store. It is not verified yet."""
         row = self._rows.get(raw)
         if row is None and self._database is not None:
             if raw < self._ahead_from or (self._ahead_to is not None and raw > self._ahead_to):
@@ -179,10 +180,10 @@ class Cache:
         return row if whole else None
 
     def remember(self, path: str, data: StatData, cut: str, known: KnownBlobs, *, read_at_ns: int) -> None:
-        """Replaces what is known of `path`. `data` are those of when reading began, at `read_at_ns`.
+        """Replaces the row of `path`. `data` is the stat data from when reading began, at `read_at_ns`.
 
-        Not kept when the file was changed so shortly before that another change may not have shown in its stamps. Takes
-        1 us a blob: what is told again and again of a file that grows past 100,000 is better told less often.
+        Does nothing if the file was changed so shortly before that another change may not show in its timestamps. Takes
+        1 us for each blob, so do not call it often for a file with more than 100,000.
         """
         if self._database is None or is_racy(data, read_at_ns):
             return
@@ -208,7 +209,7 @@ class Cache:
         self._write_batch()
 
     def forget(self, path: str) -> None:
-        """For a file whose blobs the store does not hold."""
+        """Removes the row of a file whose blobs the store does not have."""
         database, raw = self._database, os.fsencode(path)
         if database is None:
             return
@@ -219,8 +220,8 @@ class Cache:
             database.execute("DELETE FROM files WHERE path = ?", (raw,))
 
     def save(self, durable: bool) -> None:
-        """What was remembered so far survives this process, and with `durable` a power loss as well: then all blobs
-        named so far must be on the disk already. Otherwise it is trusted only until the machine is booted anew."""
+        """Saves what was remembered so far, with `durable` also against a power loss: then all blobs in it must be on
+        the disk already. Otherwise the rows are trusted only until the machine is rebooted."""
         database = self._database
         if database is None:
             return
@@ -232,7 +233,7 @@ class Cache:
                 self._make_durable(database)
 
     def close(self, complete: bool = False) -> None:
-        """Saves and closes. After a `complete` run, one that met every file it was to meet, old rows are dropped."""
+        """Saves and closes. After a `complete` run, one that has seen all of its files, old rows are dropped."""
         self.save(False)
         if complete and self._database is not None:
             with self._excused():
@@ -252,7 +253,7 @@ class Cache:
                 self._give_up(error)
 
     def _connect(self) -> None:
-        """Opens the file and begins a run."""
+        """Opens the database and begins a run. Raises one of FAILURES."""
         _make_file(self._path)
         database = sqlite3.connect(self._path, timeout=WAIT, isolation_level=None, check_same_thread=False)
         self._database = database
@@ -264,18 +265,18 @@ class Cache:
         _check_schema(database)
         self._read_runs(database)
         try:
-            database.execute(NEW_RUN, (self._run, self._boot))  # a file that cannot be written to says so now
+            database.execute(NEW_RUN, (self._run, self._boot))  # fails now if the file cannot be written to
             database.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if _code(error) != sqlite3.SQLITE_FULL:
                 raise
-            self._fail(error)  # it can be read all the same
+            self._fail(error)  # a full cache can still be read
         _limit(database, MAX_PAGES)
 
     def _read_runs(self, database: sqlite3.Connection) -> None:
         boots = database.execute("SELECT number, boot FROM runs").fetchall()
         trusted = (DURABLE.encode(), self._boot.encode())
-        # By the clock, so that a number that was lost with the power does not come again.
+        # By the clock, so that a number that was lost in a power loss is not used again.
         self._run = max([int(time.time()), *(number + 1 for number, _ in boots)])
         self._trusted = {number for number, boot in boots if boot in trusted} | {self._run}
         self._stale = _complete_run(database, FRESH_RUNS)
@@ -296,7 +297,7 @@ class Cache:
         self._ahead, self._ahead_from, self._ahead_to = ahead, first, last
 
     def _forget_ahead(self) -> None:
-        """What was read may not be so any more."""
+        """Drops the rows that were read ahead, as they may be outdated."""
         self._ahead = {}
         self._ahead_from = self._ahead_to = b""
 
@@ -317,7 +318,8 @@ class Cache:
         self._drop_waiting()
 
     def _make_durable(self, database: sqlite3.Connection) -> None:
-        """One synced transaction, and with it all before it. Whatever interrupts it, later rows have another number."""
+        """Marks the run as durable in a synced transaction, which makes all earlier ones durable as well. Rows that
+        are written later belong to another run number, even if this is interrupted."""
         number = self._run
         self._trusted.add(number + 1)
         self._run += 1
@@ -328,7 +330,8 @@ class Cache:
             database.execute("PRAGMA synchronous = NORMAL")
 
     def _end_run(self, database: sqlite3.Connection, now: int) -> None:
-        """Drops rows that nobody has met for long, rows of lost boots, and the oldest ones of a file that fills up."""
+        """Ends a complete run: drops rows whose files have not been seen for long, rows of boots whose blobs may be
+        lost, and the oldest rows of a database that fills up."""
         _limit(database, MAX_PAGES + SPARE_PAGES)
         _begin(database)
         database.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?)", (self._run, self._boot, now))
@@ -347,7 +350,7 @@ class Cache:
             database.execute("VACUUM")
 
     def _drop_oldest(self, database: sqlite3.Connection) -> None:
-        """Makes a quarter of the greatest size free for the next run, from rows that no recent run has met."""
+        """Frees a quarter of the maximum size for the next run, by dropping rows that no recent run has seen."""
         used = _pragma(database, "page_count") - _pragma(database, "freelist_count")
         excess = (used - MAX_PAGES * 3 // 4) * PAGE_SIZE
         if excess <= 0:
@@ -361,17 +364,18 @@ class Cache:
             last, excess = seen, excess - n
         database.execute("DELETE FROM files WHERE seen <= ?", (last,))
 
-    # -- what goes wrong
+    # -- failures
 
     @contextlib.contextmanager
     def _excused(self) -> Iterator[None]:
+        """Turns failures of the database into a warning."""
         try:
             yield
         except FAILURES as error:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """It goes on without what was not saved yet; after damage it begins anew, once."""
+        """Continues after a failure, without what was not saved yet; replaces a damaged database by a new one, once."""
         if not self._is_damage(error):
             self._drop_waiting()
             if self._database is not None and self._database.in_transaction:
@@ -388,8 +392,8 @@ class Cache:
             self._give_up(again)
 
     def _is_damage(self, error: Exception) -> bool:
-        """Whether the file is not what was written."""
-        if _code(error) == sqlite3.SQLITE_READONLY:  # it can say so itself, in a header that is damaged
+        """Returns True if the file is not what this program wrote."""
+        if _code(error) == sqlite3.SQLITE_READONLY:  # also reported for a damaged header
             return os.access(self._path, os.W_OK)
         return not isinstance(error, OSError) and _code(error) not in REFUSALS
 
@@ -398,7 +402,7 @@ class Cache:
         for ending in ("", "-wal", "-journal"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path + ending)
-        self._warn(f"the cache {self._path} is thrown away, files are read again: {_reason(error)}")
+        self._warn(f"deleted the cache {self._path}, all files are read again: {_reason(error)}")
 
     def _give_up(self, error: Exception) -> None:
         self._disconnect()
@@ -426,8 +430,8 @@ class Cache:
     def _proof(
         self, raw: bytes, data: StatData, cut: str, digests: bytes, stored: bytes, complete: int, run: int
     ) -> bytes:
-        """Of all that a row says of a file as it is; data and cut are nowhere else. The lengths make that no two rows
-        read the same."""
+        """Returns the keyed hash of a row and of the stat data and `cut` that it is valid for, which are stored nowhere
+        else. With the lengths in it, no two different rows give the same input."""
         size, mtime_ns, ctime_ns, inode, system = data
         head = f"{size} {mtime_ns} {ctime_ns} {inode} {complete} {run} {len(raw)} {len(digests)} {len(stored)} {cut}\n"
         if system:
@@ -435,7 +439,7 @@ class Cache:
         return self._prove(head, raw, digests, stored)
 
     def _plain_proof(self, digests: bytes, stored: bytes, plain_names: bytes, run: int) -> bytes:
-        """That chunks of these plain names are in these blobs, whatever file they are of."""
+        """Returns the keyed hash that binds plain names to the blobs that contain them, whatever file they are of."""
         head = f"plain {run} {len(digests)} {len(stored)} {len(plain_names)}\n"
         return self._prove(head, digests, stored, plain_names)
 
@@ -446,18 +450,19 @@ class Cache:
 
 
 def default_directory() -> str:
-    """Returns where the caches are, "" if the user has no home."""
+    """Returns the directory of the caches, "" if the user has no home."""
     return cache_directory()
 
 
 def _make_file(path: str) -> None:
-    """SQLite would make it readable to all. What exists is not opened here: closing it would end SQLite's locks."""
+    """Creates the database file, which SQLite would make readable to everybody. An existing one is not opened here:
+    closing it would release SQLite's locks."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _limit(database: sqlite3.Connection, pages: int) -> None:
-    """What would make the file longer fails, as on a disk that is full."""
+    """Limits the size of the database. Writing beyond it fails as on a full disk."""
     database.execute(f"PRAGMA max_page_count = {pages}")
 
 
@@ -467,18 +472,18 @@ def _begin(database: sqlite3.Connection) -> None:
 
 
 def _check_schema(database: sqlite3.Connection) -> None:
-    """Makes the tables of an empty file. Raises _Foreign."""
+    """Creates the tables of an empty database. Raises _Foreign if others exist."""
     found = [sql for (sql,) in database.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()]
     if not found:
         for statement in SCHEMA:
             database.execute(statement)
         database.execute(f"PRAGMA user_version = {VERSION}")
     elif found != [statement.encode() for statement in SCHEMA] or _pragma(database, "user_version") != VERSION:
-        raise _Foreign("another version or another program wrote it")
+        raise _Foreign("it was written by another version or another program")
 
 
 def _complete_run(database: sqlite3.Connection, n: int) -> int:
-    """The number of the n-th complete run, counted from the last; 0 when there are fewer."""
+    """Returns the number of the n-th complete run, counted from the last; 0 if there are fewer."""
     query = "SELECT number FROM runs WHERE ended IS NOT NULL ORDER BY number DESC LIMIT 1 OFFSET ?"
     found = database.execute(query, (n - 1,)).fetchone()
     return int(found[0]) if found else 0
@@ -489,7 +494,7 @@ def _pragma(database: sqlite3.Connection, name: str) -> int:
 
 
 def _code(error: Exception) -> int:
-    """SQLite's primary result code, the low byte; 0 for other errors."""
+    """Returns SQLite's primary result code, the low byte; 0 for other errors."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
@@ -497,11 +502,11 @@ def _reason(error: Exception) -> str:
     if _code(error) == sqlite3.SQLITE_BUSY:
         return "another run is using it"
     text = str(error.strerror if isinstance(error, OSError) else error)
-    return "".join(letter if letter.isprintable() else "?" for letter in text)  # it can quote what is damaged
+    return "".join(letter if letter.isprintable() else "?" for letter in text)  # it can quote damaged bytes
 
 
 def _boot_id() -> str:
-    """The same until the machine is booted anew; where the system cannot tell, no two processes have the same."""
+    """Returns an identifier of the current boot. Where the system has none, each process gets another one."""
     with contextlib.suppress(OSError):
         if sys.platform == "darwin":
             return _sysctl("kern.bootsessionuuid")
@@ -511,7 +516,7 @@ def _boot_id() -> str:
 
 
 def _sysctl(name: str) -> str:
-    """A text that a BSD kernel knows. Raises OSError."""
+    """Returns a text value of a BSD kernel. Raises OSError."""
     import ctypes
 
     value = ctypes.create_string_buffer(256)

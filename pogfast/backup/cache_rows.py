@@ -11,16 +11,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 DIGEST_SIZE = 32
-NOT_NAMED = bytes(DIGEST_SIZE)  # of a chunk without a plain name
-# How long a file's stamps may stay the same while it changes. Kernels stamp by a tick of at most 10 ms, which comes
-# late on a busy virtual machine; file systems that keep no fractions, by 1 s or (FAT) 2 s.
+NOT_NAMED = bytes(DIGEST_SIZE)  # for a chunk without a plain name
+# How long a file's timestamps may stay the same while it changes. Kernels take them from a tick of at most 10 ms, which
+# comes late on a busy virtual machine; file systems without fractions of a second keep 1 s or (FAT) 2 s.
 TICK_NS = 100_000_000
 COARSE_NS = 2_000_000_000
 
 
 class StatData(NamedTuple):
-    """What tells that a file has not changed: bytes, and nanoseconds since 1970; `system` is a number of the file
-    system, or 0 where stamps and inodes tell enough."""
+    """What stays the same while a file does not change: its size in bytes, times in nanoseconds since 1970 and inode.
+    `system` identifies the file system, or is 0 where timestamps and inode are enough."""
 
     size: int
     mtime_ns: int
@@ -30,9 +30,11 @@ class StatData(NamedTuple):
 
 
 class KnownBlobs(NamedTuple):
-    """A file's blobs in order, and the bytes of each in the store; the first ones only when not `complete`. `sizes` are
-    the plain bytes in each, where that does not follow from how files are cut; `plain_names` what a chunk is known by
-    before it is compressed, 32 bytes or empty, of all blobs or of none."""
+    """A file's blobs in order, and the bytes of each in the store; only the first ones if not `complete`.
+
+    `sizes` are the uncompressed bytes in each, unless they follow from how files are cut. `plain_names` are names of
+    the uncompressed chunks, 32 bytes or empty; of all blobs or of none.
+    """
 
     names: list[str]
     stored: list[int]
@@ -51,10 +53,12 @@ def is_racy(data: StatData, read_at_ns: int) -> bool:
 
 
 def packed_digests(names: list[str]) -> bytes:
+    """Returns the digests that blob names encode, joined."""
     return b"".join([base64.urlsafe_b64decode(name) for name in names])
 
 
 def unpacked_names(digests: bytes) -> list[str]:
+    """Returns the blob names that `packed_digests` was given."""
     if len(digests) == DIGEST_SIZE:
         return [base64.urlsafe_b64encode(digests).decode()]
     pieces = [digests[i : i + DIGEST_SIZE] for i in range(0, len(digests), DIGEST_SIZE)]
@@ -62,15 +66,15 @@ def unpacked_names(digests: bytes) -> list[str]:
 
 
 def packed_sizes(stored: list[int], sizes: Sequence[int]) -> bytes:
-    """8 bytes each, the plain sizes behind those in the store; or 16 where there are no plain ones and all but the last
-    are equal."""
+    """Packs sizes into 8 bytes each, first those in the store, then the uncompressed ones; into only 16 bytes if there
+    are no uncompressed ones and all but the last are equal."""
     if not sizes and len(stored) > 2 and stored[:-1].count(stored[0]) == len(stored) - 1:
         stored = [stored[0], stored[-1]]
     return struct.pack(f"<{len(stored) + len(sizes)}Q", *stored, *sizes)
 
 
 def unpacked_sizes(packed: bytes, n: int) -> tuple[list[int], tuple[int, ...]]:
-    """(sizes in the store, plain sizes if they are there) of the `n` blobs of a file."""
+    """Returns (sizes in the store, uncompressed sizes if there are any) of the `n` blobs of a file."""
     if len(packed) == 8:
         return [int.from_bytes(packed, "little")], ()
     numbers = list(struct.unpack(f"<{len(packed) // 8}Q", packed))

@@ -79,7 +79,7 @@ class Contents:
             "comment": options.comment,
             "paths": [os.path.abspath(os.path.join(options.base or ".", path)) for path in self.paths],
             "layout": options.layout,
-            "chunk_size": self.cuts.most,
+            "chunk_size": self.cuts.maximum,
             "chunker": str(self.cuts) if self.cuts.by_content else "",
             "level": options.level,
             **sections,

@@ -98,7 +98,7 @@ class KnownFiles:
         self.mounts = mounts
         self.report = report
         # How files are cut: blobs that were cut otherwise do not fit together.
-        self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.most}"
+        self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.maximum}"
         self.cache_warning = opened.warning if opened else ""
         self.lost: set[str] = set()  # blobs that the store should have and does not have
         self.last_directory = "", ""  # of the last file that was looked up: as it was given, and absolute
@@ -124,7 +124,7 @@ class KnownFiles:
         elif known.complete:
             file.known = known
             return None
-        sizes = known.sizes or [self.cuts.most] * min(held, data.size // self.cuts.most)
+        sizes = known.sizes or [self.cuts.maximum] * min(held, data.size // self.cuts.maximum)
         full = min(held, len(sizes))
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= data.size:
             return path

@@ -1,10 +1,10 @@
-"""How far the stamps of a file system can be trusted: it may be a snapshot, and another one may take its place.
+"""How far the timestamps of a file system can be trusted: it may be a snapshot, to be replaced by a later one.
 
-A snapshot is taken at a moment that nobody tells. A file in it that was changed just before may have been changed again
-just after, within one tick of the clock: in the next snapshot it has other content and the same stamps. But whatever
-was changed a tick before the newest stamp that was seen shows every later change. borg's rule, for each device. A file
-system that this run writes to is live; there the time of reading counts, as before. Knows no file's content and no
-cache.
+Nobody tells when a snapshot was taken. A file that was changed just before may have been changed again just after,
+within one tick of the clock: in the next snapshot it has other content and the same timestamps. But a file that was
+last changed more than a tick before the newest timestamp of the file system shows every later change. This is borg's
+rule, applied to each device. A file system that this run writes to is live and no snapshot: there the time of reading
+counts. Reads no file's content and no cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SECOND_NS = 1_000_000_000
 
 
 class Mounts:
-    """What one run learns of the file systems that it walks through. `live`: devices that the run itself writes to."""
+    """The newest timestamps of the file systems that a run walks through. `live`: devices that the run writes to."""
 
     def __init__(self, live: Iterable[int]) -> None:
         self._live = set(live)
@@ -25,22 +25,23 @@ class Mounts:
         self._systems: dict[int, int] = {}
 
     def see(self, stat: os.stat_result) -> None:
-        """Takes in the stamps of something that was found. A ctime cannot be set: it proves how new the rest is."""
+        """Notes the timestamps of a file. Only the ctime counts, since nobody can set it."""
         if stat.st_ctime_ns > self._newest.get(stat.st_dev, 0):
             self._newest[stat.st_dev] = stat.st_ctime_ns
 
     def time_of(self, stat: os.stat_result, read_at_ns: int) -> int:
-        """The moment, in nanoseconds since 1970, up to which changes of a file would show in its stamps."""
+        """Returns the time, in nanoseconds since 1970, up to which a change of a file shows in its timestamps."""
         if stat.st_dev in self._live:
             return read_at_ns
         return min(read_at_ns, self._newest.get(stat.st_dev, 0))
 
     def identity(self, path: str, stat: os.stat_result) -> int:
-        """Tells file systems apart whose clocks have whole seconds, by device and by what statfs calls f_fsid; 0 where
-        clocks are finer.
+        """Returns a number for a file system that keeps whole seconds only, from its device and statfs's f_fsid; 0 for
+        one with finer timestamps.
 
-        Two file systems, made by one script say, can easily agree in inodes and in whole seconds. With nanoseconds they
-        do not, and snapshots of one file system, each of which has numbers of its own, are to be recognized.
+        Two file systems, say from the same script, can easily have files with equal inodes and equal whole seconds.
+        Nanoseconds differ, so they need no number; and a number would keep files in snapshots of one file system, each
+        of which has another, from being recognized.
         """
         if stat.st_ctime_ns % SECOND_NS:
             return 0

@@ -1,6 +1,6 @@
-"""How to archive: layout, chunk sizes, level, memory, what is left out, and what the archive says of itself.
+"""Options of create: layout, chunk sizes, level, memory, exclusions, and the description stored in the archive.
 
-Sizes are in bytes. Refuses what cannot be meant.
+Sizes are in bytes. Impossible values and combinations raise UsageError.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pogfast.errors import UsageError
 from pogfast.sizes import check_jobs
 
 CHUNK_SIZE = 50_000_000
-# What a chunk in flight takes, in chunk sizes: what it becomes, with zstd's bound for what does not compress; in the
-# `frames` layout its plain bytes as well.
+# Memory for a chunk in flight, in chunk sizes: its compressed form, by zstd's bound for incompressible data; in the
+# `frames` layout its uncompressed bytes as well.
 CHUNK_MEMORY = {"stream": 1 + 1 / 128, "frames": 2 + 1 / 128}
-SLACK = 320 * 1024  # bytes: a piece that is read ahead, headers and padding
+SLACK = 320 * 1024  # bytes: read-ahead, headers and padding
 Layout = Literal["frames", "stream"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to archive. Sizes in bytes. None: chosen here (`jobs` the cores, `memory` a chunk for each of them)."""
+    """Options of create, sizes in bytes. None: the default (`jobs`: the cores; `memory`: a chunk for each job)."""
 
     layout: Layout = "frames"
     chunk_size: int = CHUNK_SIZE
-    chunker: str = "fixed"  # every chunk_size bytes; or fastcdc with sizes of its own: see Chunker.parse
+    chunker: str = "fixed"  # cuts every chunk_size bytes; fastcdc has its own sizes: see Chunker.parse
     level: int = 3
     jobs: int | None = None
     readers: int | None = None
@@ -40,11 +40,11 @@ class Options:
     host: str | None = None
     comment: str = ""
     cache_directory: str | None = None  # None: the user's; "": none
-    force: bool = False  # read every file, and store every blob anew, whatever the cache and the stores have
-    pad: bool = False  # new blobs are padded to sizes that hide how long their content is
-    must_exist: bool = False  # no store is made
+    force: bool = False  # read every file and store every blob again, whatever the cache and the stores have
+    pad: bool = False  # pad new blobs to sizes that hide how long their content is
+    must_exist: bool = False  # never create a store
     dry_run: bool = False
-    count_ahead: bool = False  # learn totals beside the work, for a display that shows what is left
+    count_ahead: bool = False  # count files and bytes in the background, for a display of what is left
 
     def __post_init__(self) -> None:
         if self.layout not in ("frames", "stream"):
@@ -56,7 +56,7 @@ class Options:
         check_jobs(self.jobs)
         check_jobs(self.readers, "readers")
         if self.cuts.by_content and self.layout == "stream":
-            raise UsageError("the stream layout is cut as pog cuts it: fastcdc is for frames")
+            raise UsageError("the stream layout cuts as pog does: fastcdc needs the frames layout")
         if self.memory is not None and self.memory < self.chunk_memory:
             raise UsageError(
                 f"one chunk needs {self.chunk_memory} bytes of memory, more than the budget of {self.memory}",
@@ -65,16 +65,16 @@ class Options:
 
     @property
     def cuts(self) -> Chunker:
-        """How files are cut. Raises UsageError."""
+        """Returns how files are cut. Raises UsageError."""
         return Chunker.parse(self.chunker, self.chunk_size)
 
     @property
     def chunk_memory(self) -> int:
-        """Bytes that a chunk in flight can take."""
-        return int(self.cuts.most * (CHUNK_MEMORY[self.layout] + self.pad / 32)) + SLACK
+        """Returns the most bytes of memory that a chunk in flight can take."""
+        return int(self.cuts.maximum * (CHUNK_MEMORY[self.layout] + self.pad / 32)) + SLACK
 
     def slabs(self, jobs: int) -> int:
-        """How many chunks may be in flight."""
+        """Returns how many chunks may be in flight."""
         if self.memory is not None:
             return self.memory // self.chunk_memory
         return jobs + (self.layout == "stream")

@@ -1,7 +1,7 @@
-"""Profiles: settings of create under a name, as `tune --save` finds them and `create --profile` takes them.
+"""Profiles: named settings for create, written by `tune --save` and used by `create --profile`.
 
-A profile is a small TOML file that a person can read and change. It knows which settings there can be, not what they
-do.
+A profile is a small TOML file that a person can read and edit. This module knows which settings it can have, but not
+what they do.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tomllib
 from pogfast.errors import UsageError
 from pogfast.system.user_dirs import of_user
 
-# What a profile can hold, by create's words.
+# The settings that a profile can have, named like create's options.
 WORDS: dict[str, type] = {
     "chunker": str,
     "chunk_size": int,
@@ -26,48 +26,48 @@ SUFFIX = ".toml"
 
 
 def directory() -> str:
-    """$POGFAST_CONFIG_DIR, else pogfast's place among the user's settings; empty for a user without a home."""
+    """Returns $POGFAST_CONFIG_DIR or the user's configuration directory of pogfast; "" if the user has no home."""
     return of_user("POGFAST_CONFIG_DIR", "XDG_CONFIG_HOME", "~/Library/Application Support", "~/.config")
 
 
 def path_of(name: str) -> str:
-    """Where the profile of a name lies; a path to a file is that file. Raises UsageError."""
+    """Returns the path of a profile, given its name or its path. Raises UsageError."""
     if "/" in name or name.endswith(SUFFIX):
         return name
-    place = directory()
-    if not name or name.startswith(".") or not place:
-        raise UsageError(f"no name for a profile: {name}", hint="write a word, or a path to a file")
-    return os.path.join(place, name + SUFFIX)
+    parent = directory()
+    if not name or name.startswith(".") or not parent:
+        raise UsageError(f"not a name for a profile: {name}", hint="write a word, or a path to a file")
+    return os.path.join(parent, name + SUFFIX)
 
 
 def load(name: str) -> dict[str, str | int]:
-    """The settings of a profile. Raises UsageError."""
+    """Returns the settings of a profile. Raises UsageError."""
     path = path_of(name)
     try:
         with open(path, "rb") as file:
             found = tomllib.load(file)
     except OSError as error:
-        hint = "pogfast tune --save NAME makes one"
-        raise UsageError(f"no profile {name}: {path}: {error.strerror}", hint=hint) from error
+        hint = "pogfast tune --save NAME writes one"
+        raise UsageError(f"cannot read profile {name}: {path}: {error.strerror}", hint=hint) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is no profile: {error}") from error
+        raise UsageError(f"{path} is not a profile: {error}") from error
     for word, value in found.items():
         if type(value) is not WORDS.get(word):
             known = ", ".join(f"{word} ({kind.__name__})" for word, kind in WORDS.items())
-            raise UsageError(f"{path}: {word} is no setting of a profile, or not of its kind", hint=known)
+            raise UsageError(f"{path}: {word} is not a setting of a profile, or has the wrong type", hint=known)
     return found
 
 
 def save(name: str, settings: dict[str, str | int], comment: str) -> str:
-    """Writes a profile in place of one that may be there. Returns its path. Raises UsageError, OSError."""
+    """Writes a profile, replacing an older one. Returns its path. Raises UsageError and OSError."""
     path = path_of(name)
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     lines = [f"# {line}" for line in comment.splitlines()]
-    # JSON's strings are TOML's.
+    # No value needs escaping: the only text is a chunker's.
     lines += [
         f'{word} = "{value}"' if isinstance(value, str) else f"{word} = {value}" for word, value in settings.items()
     ]
-    draft = f"{path}.{os.getpid()}.tmp"  # whole or not at all: one that is there may be wanted
+    draft = f"{path}.{os.getpid()}.tmp"  # an existing profile is replaced by a complete one, or not at all
     try:
         with open(draft, "w", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n")

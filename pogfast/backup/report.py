@@ -1,6 +1,6 @@
 """What a create reports while it runs, and what it returns.
 
-No text is printed here: the command line and `pogfast ui` show it.
+No text is printed here: the command line shows it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ Outcome = Literal["new", "unchanged", "hardlink", "directory", "link", "fifo", "
 
 
 class Progress(NamedTuple):
-    """Where a run stands. `bytes_done` are plain bytes that were read or need not be; totals are None until known."""
+    """How far a run is. `bytes_done` are uncompressed bytes that were read or did not need to be; totals are None until
+    they are known."""
 
     files: int
     bytes_done: int
@@ -67,22 +68,22 @@ class Silent(Report):
 
 @dataclass
 class Summary:
-    """What was done. Sizes are bytes; `added` went into the first target, `stored` is what the archive takes there.
-    After a dry run `manifest` is "", and new blobs and requests are the most that there would be."""
+    """What was done. Sizes are in bytes. `bytes_added` were written to the first store, `bytes_stored` is what the
+    archive takes there. After a dry run `manifest` is "", and new blobs and requests are upper limits."""
 
     manifest: str = ""
     files_new: int = 0
     files_unchanged: int = 0
     directories: int = 0
     skipped: int = 0  # sockets and devices
-    others: int = 0  # links, FIFOs and further names of a file
+    others: int = 0  # links, FIFOs and hard links
     bytes_source: int = 0
     bytes_read: int = 0
     bytes_stored: int = 0
     bytes_added: int = 0
-    bytes_repeated: int = 0  # that blobs which come again in the archive did not take again
+    bytes_repeated: int = 0  # saved because blobs that occur in the archive several times are stored once
     blobs_new: int = 0
     blobs_known: int = 0
     seconds: float = 0.0
-    requests: dict[str, int] = field(default_factory=dict)  # to services, by kind
+    requests: dict[str, int] = field(default_factory=dict)  # to object services, by kind
     problems: list[PogfastError] = field(default_factory=list)

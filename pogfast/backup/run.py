@@ -339,7 +339,7 @@ class Run:
             self.key.asymmetric,
             sources,
             self.targets.sinks,
-            chunk_size=self.cuts.most,
+            chunk_size=self.cuts.maximum,
             level=self.options.level,
             jobs=self.jobs,
             frames=self.options.layout == "frames",
@@ -417,7 +417,7 @@ class Run:
             elif self.options.dry_run:
                 self.summary.files_new += 1
                 self.summary.bytes_source += pending.node.stat.st_size
-                self.summary.blobs_new += -(-pending.node.stat.st_size // self.cuts.least) or 1
+                self.summary.blobs_new += -(-pending.node.stat.st_size // self.cuts.minimum) or 1
                 self.report.entry(pending.node.name, pending.node.path, "new", pending.node.stat.st_size)
             else:
                 return
@@ -432,7 +432,7 @@ class Run:
         if node.stat.st_blocks * 512 < size:
             more["sparse"] = True
         if self.options.layout == "frames" and len(known.names) > 1:
-            chunk = self.cuts.most
+            chunk = self.cuts.maximum
             more["sizes"] = list(known.sizes) or [min(chunk, size - at) for at in range(0, size, chunk)]
         self.contents.add(node, known.names, known.stored, more)
         self.summary.files_unchanged += 1

@@ -186,7 +186,12 @@ class Report:
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
-    return {"chunker": str(setting.cuts), "chunk_size": setting.cuts.most, "level": setting.level, "jobs": setting.jobs}
+    return {
+        "chunker": str(setting.cuts),
+        "chunk_size": setting.cuts.maximum,
+        "level": setting.level,
+        "jobs": setting.jobs,
+    }
 
 
 def _settings(setting: Setting) -> dict[str, str | int]:

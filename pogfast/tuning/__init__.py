@@ -189,7 +189,7 @@ def _chunker_of(text: str) -> tuple[str, int]:
         Chunker.parse(text, CHUNK_SIZE).check()
         return text, CHUNK_SIZE
     size = parse_size("--chunker", text.removeprefix("fixed:"))
-    return "fixed", Chunker.parse("fixed", size).check().most
+    return "fixed", Chunker.parse("fixed", size).check().maximum
 
 
 def _worth_trying(largest: int) -> list[tuple[str, int]]:
@@ -197,7 +197,7 @@ def _worth_trying(largest: int) -> list[tuple[str, int]]:
     same."""
     fixed = [size for size in FIXED if size < largest]
     fixed += [size for size in FIXED if size >= largest][:1]
-    content = [text for text in BY_CONTENT if Chunker.parse(text, 1).least < largest]
+    content = [text for text in BY_CONTENT if Chunker.parse(text, 1).minimum < largest]
     return [("fixed", size) for size in sorted({*fixed, CHUNK_SIZE})] + [(text, CHUNK_SIZE) for text in content]
 
 
@@ -359,7 +359,7 @@ def _blobs_of(path: str, setting: Setting, key: Key, tell: Callable[[PogfastErro
         key.asymmetric,
         _files(path, files, tell),
         [_nothing],
-        chunk_size=cuts.most,
+        chunk_size=cuts.maximum,
         level=setting.level,
         jobs=setting.jobs,
         frames=True,
