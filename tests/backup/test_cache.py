@@ -28,21 +28,18 @@ from hypothesis import strategies as st
 from pogfast.backup import cache as cache_module
 from pogfast.backup.cache import (
     BATCH,
-    COARSE_NS,
     KEPT_RUNS,
     SPARE_PAGES,
-    TICK_NS,
     Cache,
-    Facts,
-    Known,
     default_directory,
 )
+from pogfast.backup.cache_rows import COARSE_NS, TICK_NS, KnownBlobs, StatData
 from pogfast.keys import Key
 
 KEY = Key("keyfile", b"k" * 32)
 CUT = "frames 50000000"
 NOW = 1_700_000_000_123_456_789
-FACTS = Facts(12345, NOW - 10**12, NOW - 10**12 + 7, 4711)
+FACTS = StatData(12345, NOW - 10**12, NOW - 10**12 + 7, 4711)
 STORE = "/backups/store"
 DAY = 24 * 3600
 
@@ -51,8 +48,8 @@ def name_of(i: int) -> str:
     return base64.urlsafe_b64encode(i.to_bytes(32, "big")).decode()
 
 
-def known_of(i: int, blobs: int = 1, complete: bool = True) -> Known:
-    return Known([name_of(i * 1000 + j) for j in range(blobs)], [100 + i + j for j in range(blobs)], complete)
+def known_of(i: int, blobs: int = 1, complete: bool = True) -> KnownBlobs:
+    return KnownBlobs([name_of(i * 1000 + j) for j in range(blobs)], [100 + i + j for j in range(blobs)], complete)
 
 
 @pytest.fixture
@@ -71,7 +68,7 @@ def opened(home: Path, *, store: str = STORE, key: Key = KEY) -> Cache:
     return Cache.open(str(home), store, key)
 
 
-def remember(cache: Cache, path: str, known: Known, facts: Facts = FACTS, cut: str = CUT) -> None:
+def remember(cache: Cache, path: str, known: KnownBlobs, facts: StatData = FACTS, cut: str = CUT) -> None:
     cache.remember(path, facts, cut, known, read_at_ns=NOW)
 
 
@@ -121,7 +118,7 @@ def test_it_is_found_before_it_is_saved_as_well(home: Path) -> None:
     assert found_in(cache, BATCH + 1) == BATCH + 1
 
 
-@pytest.mark.parametrize("field", Facts._fields)
+@pytest.mark.parametrize("field", StatData._fields)
 def test_every_fact_has_to_be_the_same(home: Path, field: str) -> None:
     filled(home, 1)
     cache = opened(home)
@@ -191,7 +188,7 @@ def test_one_keys_rows_mean_nothing_under_another(home: Path) -> None:
 
 
 NUMBERS = st.integers(0, 2**64 - 1)
-FACTS_OF_FILES = st.builds(Facts, NUMBERS, st.integers(-(2**40), NOW - 2 * COARSE_NS), st.just(5), NUMBERS)
+FACTS_OF_FILES = st.builds(StatData, NUMBERS, st.integers(-(2**40), NOW - 2 * COARSE_NS), st.just(5), NUMBERS)
 SIZES = st.one_of(
     st.lists(st.integers(0, 2**63), max_size=6),
     st.lists(st.integers(0, 1), max_size=6),
@@ -213,9 +210,9 @@ def test_any_file_comes_back_as_it_was(memory: Path, files: dict, durable: bool)
         names = [base64.urlsafe_b64encode(bytes([i % 256]) + digest[1:]).decode() for i in range(len(sizes))]
         plain = tuple(size // 2 for size in sizes) if cut > "m" else ()  # as where files are cut by content
         plain_names = [digest if size % 2 else b"" for size in sizes] if cut > "m" else []
-        known = Known(names, sizes, complete, plain, plain_names if any(plain_names) else ())
+        known = KnownBlobs(names, sizes, complete, plain, plain_names if any(plain_names) else ())
         expected[os.fsdecode(raw)] = (facts, cut, known)
-        cache.remember(os.fsdecode(raw), facts, cut, Known(*known[:4], plain_names), read_at_ns=NOW)
+        cache.remember(os.fsdecode(raw), facts, cut, KnownBlobs(*known[:4], plain_names), read_at_ns=NOW)
     cache.save(durable)
     cache.close()
     cache = opened(memory)
@@ -234,7 +231,7 @@ def test_any_file_comes_back_as_it_was(memory: Path, files: dict, durable: bool)
     size=st.sampled_from([1, 300, 1 << 20]),
 )
 def test_what_is_read_ahead_is_what_is_there(memory: Path, steps: list, ahead: int, size: int) -> None:
-    expected: dict[int, Known] = {}
+    expected: dict[int, KnownBlobs] = {}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cache_module, "AHEAD", ahead)
         patched.setattr(cache_module, "AHEAD_SIZE", size)
@@ -262,10 +259,10 @@ def test_the_blobs_of_a_huge_file_in_the_middle_of_it(home: Path) -> None:
     cache = opened(home)
     names, sizes = [name_of(i) for i in range(20_000)], [50_000_264 + i % 3 for i in range(20_000)]
     for n in range(0, 20_001, 2000):
-        remember(cache, "/disk.img", Known(names[:n], sizes[:n], False))
+        remember(cache, "/disk.img", KnownBlobs(names[:n], sizes[:n], False))
         cache.save(durable=n % 4000 == 0)
     cache.close()
-    assert opened(home).find("/disk.img", FACTS, CUT) == Known(names, sizes, False)
+    assert opened(home).find("/disk.img", FACTS, CUT) == KnownBlobs(names, sizes, False)
     assert database(home).stat().st_size < 4 << 20
 
 
@@ -327,9 +324,9 @@ def test_a_real_file_that_is_rewritten_has_other_facts(home: Path, tmp_path: Pat
     assert cache.find(str(path), facts_of(path), CUT) is None
 
 
-def facts_of(path: Path) -> Facts:
+def facts_of(path: Path) -> StatData:
     found = path.stat()
-    return Facts(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    return StatData(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
 
 
 # -- power and boots
@@ -622,7 +619,7 @@ def test_a_file_cut_short_at_every_page(memory: Path, whole: bytes) -> None:
             assert "\n" not in warning
             # What is left of a page can look like one, so that its rows are not damage but not found.
             if size > 1 and size % 4096 < 2:
-                assert "is thrown away, files are read again: " in warning, size
+                assert "all files are read again: " in warning, size
 
 
 def test_a_page_lost_from_the_middle(memory: Path, whole: bytes) -> None:
@@ -644,7 +641,7 @@ def test_what_is_damaged_is_not_shown_as_it_is(home: Path, whole: bytes, piece: 
     assert whole.count(b"CREATE TABLE files") == 1
     placed(home, whole.replace(b"TABLE files", b"TABLE" + piece + b"iles"))
     warning = damage(home)
-    assert "is thrown away, files are read again: " in warning
+    assert "all files are read again: " in warning
     assert warning.isprintable()
 
 
@@ -665,7 +662,7 @@ def test_a_file_that_is_none_of_ours(home: Path, data: bytes) -> None:
     placed(home, data)
     path = database(home)
     cache = opened(home)
-    assert data == b"x" or cache.warning.startswith(f"the cache {path} is thrown away, files are read again: ")
+    assert data == b"x" or cache.warning.startswith(f"deleted the cache {path}, all files are read again: ")
     cache.close()
     filled(home, 2)
     assert found(home, 2) == 2
@@ -687,7 +684,7 @@ def test_another_version_is_thrown_away(home: Path, sql: str) -> None:
     filled(home, 2)
     query(home, sql)
     cache = opened(home)
-    assert cache.warning.endswith("files are read again: another version or another program wrote it")
+    assert cache.warning.endswith("files are read again: it was written by another version or another program")
     assert found_in(cache, 2) == 0
     remember(cache, "/tree/0", known_of(0))
     cache.close()
@@ -740,7 +737,7 @@ def test_rows_that_were_tampered_with_are_not_found(home: Path) -> None:
     ],
 )
 def test_no_chunk_is_taken_for_another_one(home: Path, change: str) -> None:
-    known = Known([name_of(1), name_of(2)], [100, 200], True, (1000, 2000), [b"1" * 32, b"2" * 32])
+    known = KnownBlobs([name_of(1), name_of(2)], [100, 200], True, (1000, 2000), [b"1" * 32, b"2" * 32])
     cache = opened(home)
     remember(cache, "/disk.img", known)
     cache.save(True)
@@ -762,7 +759,7 @@ def test_damage_in_the_middle_of_a_run_is_said_once_and_survived(home: Path) -> 
     with database(home).open("r+b", buffering=0) as file:
         file.write(data)  # SQLite's cache holds the first pages, not these
     assert found_in(cache, 3000) < 3000
-    assert "is thrown away" in cache.warning
+    assert "deleted the cache" in cache.warning
     for i in range(3000):
         remember(cache, f"/tree/{i}", known_of(i))
     cache.save(True)

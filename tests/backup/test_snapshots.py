@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from kit.commands import Runner
-from pogfast.backup import cache
+from pogfast.backup.cache_rows import StatData, is_racy
 from pogfast.backup.mounts import Mounts
 
 DAY = 86400 * 10**9
@@ -54,8 +54,8 @@ def test_another_one_is_as_new_as_the_newest_that_was_seen_in_it() -> None:
     ],
 )
 def test_stamps_as_new_as_the_newest_prove_nothing(ctime: int, newest: int, unseen: bool) -> None:
-    facts = cache.Facts(1, ctime - DAY, ctime, 12)
-    assert cache.could_change_unseen(facts, newest) == unseen
+    data = StatData(1, ctime - DAY, ctime, 12)
+    assert is_racy(data, newest) == unseen
 
 
 def test_coarse_clocks_need_the_same_file_system(tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def test_two_file_systems_that_agree_in_all_stamps(tmp_path: Path, mounted: Path
         unmount(mounted)
     for name in ("one", "two"):  # something newer in each, so that stamps alone would be believed
         mount(tmp_path / name, mounted)
-        facts = (mounted / "f").stat()
-        stamps.add((facts.st_ino, facts.st_ctime_ns, facts.st_mtime_ns))
+        data = (mounted / "f").stat()
+        stamps.add((data.st_ino, data.st_ctime_ns, data.st_mtime_ns))
         unmount(mounted)
     if len(stamps) > 1:
         pytest.skip("this machine was too slow to make both in a second")

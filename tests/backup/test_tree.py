@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.files import plant_socket
-from pogfast.backup.walk import Note, Selection, archived_name, read_list, read_patterns, walk
+from pogfast.backup.input_lists import read_list, read_patterns
+from pogfast.backup.walk import Note, Selection, archived_name, walk
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
 
 ODD = [

@@ -39,7 +39,8 @@ from pogfast._engine import (
     secretbox,
 )
 from pogfast.archives import catalog
-from pogfast.backup.cache import Cache, Facts, Known
+from pogfast.backup.cache import Cache
+from pogfast.backup.cache_rows import KnownBlobs, StatData
 from pogfast.cli.output import Output
 from pogfast.errors import CorruptBlob, CorruptManifest, PogfastError, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
@@ -670,20 +671,20 @@ def cached(data: bytes) -> None:
     database.write_bytes(content[: 1 << 20])
     with contextlib.closing(Cache.open(str(directory), "fuzz", KEYS[0])) as cache:
         for number in range(4):
-            for found in (cache.find(f"/{number}", Facts(number, 1, 1, 1), "cut"), cache.find_earlier(f"/{number}")):
+            for found in (cache.find(f"/{number}", StatData(number, 1, 1, 1), "cut"), cache.find_earlier(f"/{number}")):
                 assert found is None or found[:2] == REMEMBERED[:2], found
-        cache.remember("/new", Facts(5, 1, 1, 1), "cut", REMEMBERED, read_at_ns=10**18)
+        cache.remember("/new", StatData(5, 1, 1, 1), "cut", REMEMBERED, read_at_ns=10**18)
         cache.save(False)
 
 
-REMEMBERED = Known([blob_name(bytes(32), b"")], [166], True, [5], [bytes(range(32))])
+REMEMBERED = KnownBlobs([blob_name(bytes(32), b"")], [166], True, [5], [bytes(range(32))])
 
 
 def _a_cache(directory: Path) -> str:
     """The path of a good one."""
     with contextlib.closing(Cache.open(str(directory), "fuzz", KEYS[0])) as cache:
         for number in range(3):
-            facts = Facts(number, 1, 1, 1)
+            facts = StatData(number, 1, 1, 1)
             cache.remember(f"/{number}", facts, "cut", REMEMBERED, read_at_ns=10**18)
         return cache._path
 

@@ -1483,7 +1483,7 @@ def test_nothing_is_left_of_what_could_not_be_put_in_place(work: Work, monkeypat
     made.trailer["fifos"]["p"] = {}
     write(work.out / "l", b"1")
     monkeypatch.setattr(os, "rename", refuse)
-    monkeypatch.setattr("pogfast.recovery.run.set_metadata", refuse)
+    monkeypatch.setattr("pogfast.recovery.destination.set_metadata", refuse)
     assert work.restore(made, overwrite="always").exit_code == 3
     assert os.listdir(work.out) == ["l"]
     assert (work.out / "l").read_bytes() == b"1"
