@@ -21,17 +21,17 @@ VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|(\{)|([*#$@!?0-9-]|[A-Za-z_][A-Za-z0-9_
 
 
 def read_list(path: str, *, nul: bool, base: str | None = None) -> list[str]:
-    """The paths that a file lists (`-`: standard input), as restic reads such lists.
+    """Returns the paths that a file lists (`-`: standard input), as restic reads such lists.
 
-    Lines: white space around them goes, empty ones and those that begin with # do not count, and each is a pattern for
-    files below `base`; one that matches nothing is taken as it stands. `nul`: names as they are, each with a NUL behind
-    it. Raises NoSuchInput and UsageError, which name the file.
+    Lines are stripped of white space; empty lines and those that begin with # are skipped. Each line is a pattern for
+    files below `base`; if nothing matches, it is taken literally. With `nul`, the file has literal paths, each ended by
+    a NUL. Raises NoSuchInput and UsageError, which name the file.
     """
     data = _read(path)
     if nul:
         *names, rest = data.split(b"\0")
         if rest or b"" in names:
-            reason = "its end is missing: no NUL behind the last name" if rest else "an empty name is in it"
+            reason = "truncated: no NUL after the last name" if rest else "it contains an empty name"
             raise UsageError(f"{path}: {reason}")
         return [os.fsdecode(name) for name in names]
     found = []
@@ -44,17 +44,19 @@ def read_list(path: str, *, nul: bool, base: str | None = None) -> list[str]:
 
 
 def read_patterns(path: str) -> list[str]:
-    """The patterns that a file lists (`-`: standard input), as restic reads them: lines as in `read_list`, and `$NAME`
-    and `${NAME}` stand for what the environment has (or for nothing), `$$` for a `$`. Raises as `read_list` does."""
+    """Returns the patterns that a file lists (`-`: standard input), as restic reads them: lines as in `read_list`, with
+    `$NAME` and `${NAME}` replaced by environment variables (or nothing), `$$` by a `$`. Raises as `read_list` does."""
     return [VARIABLE.sub(_variable, line) for line in _lines(_read(path), path)]
 
 
 def _variable(found: re.Match[str]) -> str:
+    """Returns the value of a variable that VARIABLE has matched."""
     name = found[1] or found[3] or ""
     return "$" if name == "$" else os.environ.get(name, "")
 
 
 def _read(path: str) -> bytes:
+    """Reads a list. Raises NoSuchInput and UsageError."""
     try:
         if path == "-":
             return sys.stdin.buffer.read()
@@ -67,12 +69,13 @@ def _read(path: str) -> bytes:
 
 
 def _lines(data: bytes, path: str) -> list[str]:
-    """The lines that say something. UTF-8, or what its byte order mark says."""
+    """Returns the lines that are neither empty nor comments. The encoding is UTF-8, or UTF-16 with its byte order mark.
+    Raises UsageError."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
             text = data.decode("utf-16")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{path}: begins like UTF-16, but is not") from error
+            raise UsageError(f"{path}: has a UTF-16 byte order mark, but is not UTF-16") from error
     else:
         text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     lines = [line.strip() for line in text.split("\n")]
@@ -80,7 +83,8 @@ def _lines(data: bytes, path: str) -> list[str]:
 
 
 def _expand(pattern: str, base: str) -> list[str]:
-    """What is there that matches, hidden files too; empty when nothing does, or when it is no pattern."""
+    """Returns existing paths that match a pattern, hidden files too; nothing if `pattern` is a literal path. Raises
+    UsageError."""
     if not is_wild(pattern):
         return []
     found = ["/" if pattern.startswith("/") else ""]
@@ -98,7 +102,7 @@ def _expand(pattern: str, base: str) -> list[str]:
 
 
 def _leaves(path: str, base: str) -> list[str]:
-    """The names in a directory, sorted; none in what is no directory or cannot be read."""
+    """Returns the names in a directory, sorted; none if it is not a directory or cannot be read."""
     try:
         return sorted(os.listdir(os.path.join(base, path) or "."), key=os.fsencode)
     except OSError:
@@ -106,7 +110,7 @@ def _leaves(path: str, base: str) -> list[str]:
 
 
 def _directories(path: str, base: str) -> Iterator[str]:
-    """A directory and those below it. Links are not followed."""
+    """Yields a directory and those below it. Does not follow links."""
     waiting = [path]
     while waiting:
         directory = waiting.pop()

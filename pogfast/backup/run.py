@@ -97,7 +97,7 @@ class Run:
         self.begun_file: tuple[PendingFile, Sealed] | None = None  # the oldest in the engine, and what is stored of it
         opened = open_cache(self.options, self.first_target, self.key, self.report)  # makes its directory
         self.own = self._own()
-        self.mounts = Mounts(device for device, _ in self.own.places)
+        self.mounts = Mounts(device for device, _ in self.own.directories)
         self.known = KnownFiles(opened, self.first_target, self.targets, self.options, self.mounts, self.report)
 
     def begin_again(self, pruned: int) -> None:
@@ -136,13 +136,13 @@ class Run:
                     )
 
     def _own(self) -> walk.Own:
-        """What this run writes to, so that it is not archived into itself."""
-        places = {identity: place for target in self.targets.left for identity, place in target.own_directories().items()}
+        """Returns what this run writes to, so that it is not archived into itself."""
+        directories = dict(pair for target in self.targets.left for pair in target.own_directories().items())
         directory = directory_of(self.options)
         with contextlib.suppress(OSError):
             found = os.stat(directory)
-            places[found.st_dev, found.st_ino] = (f"the cache {directory}", lambda name: True)
-        return walk.Own(places, MEASURING)
+            directories[found.st_dev, found.st_ino] = (f"the cache {directory}", lambda name: True)
+        return walk.Own(directories, MEASURING)
 
     def _walk(self, tell: walk.Tell, **more: Any) -> Iterator[Node]:
         options = self.options
@@ -219,7 +219,7 @@ class Run:
 
     def _sources(self) -> Iterator[bytes | Known | None]:
         """What the engine is to read, in the order of the archive; the rest is dealt with here. None: wait."""
-        for node in self._walk(self.tell, above=self._keep_above):
+        for node in self._walk(self.tell, on_parent=self._keep_parent):
             while len(self.pending) >= MAX_PENDING:
                 yield None
             self.mounts.see(node.stat)
@@ -252,7 +252,7 @@ class Run:
             self.report.warning(f"{node.path}: its times are archived as the nearest ones from 1677 to 2262")
         return facts
 
-    def _keep_above(self, node: Node) -> None:
+    def _keep_parent(self, node: Node) -> None:
         """Keeps the metadata of a directory that is not archived itself, as names pass through it."""
         if node.name:
             self.contents.sections["parents"][node.name] = self._facts_of(node)

@@ -1,9 +1,9 @@
-"""The inputs of an archive: given paths become a stream of everything below them, named as tar names it.
+"""Walks the inputs of an archive: yields everything at and below the given paths, with names as tar gives them.
 
-Reads names and stat results (one lstat each) and opens only directories, tag files and lists of inputs. Nothing is kept
-of what was yielded, so that memory depends on the widest directory, and only on its names: the stat results of a
-million files would take a gigabyte. Links are not followed, except a given path that ends with `/`. What cannot be read
-is reported, and the walk continues.
+Reads names and stat results (one lstat each), and opens only directories and tag files. Keeps nothing of what was
+yielded, so memory depends only on the names in the widest directory: the stat results of a million files would take a
+gigabyte. Links are not followed, except a given path that ends with `/`. Files that cannot be read are reported, and
+the walk continues.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
 from pogfast.files.patterns import Patterns
 
 Kind = Literal["file", "directory", "link", "fifo", "socket", "device"]
-# Receives what is wrong with a part of the inputs while the rest goes on (errors), and what is worth knowing (text).
+# Receives problems with single inputs, after which the walk continues (errors), and warnings and notes (text).
 Tell = Callable[[PogfastError | str], None]
 
 
 class Note(str):
-    """Text that is information and no warning: the same in every run, so that a quiet one does not say it."""
+    """Information that is no warning: the same in every run, so quiet runs do not show it."""
 
 
 KINDS: dict[int, Kind] = {
@@ -42,23 +42,24 @@ CACHE_TAG = "CACHEDIR.TAG:Signature: 8a477f597d28d172789f06886806bc55"
 
 
 class Node(NamedTuple):
-    """Something in the file system, and the name that it gets in the archive."""
+    """Something in the file system, and its name in the archive."""
 
-    path: str  # as it is opened
+    path: str  # to open it with
     name: str
     kind: Kind
-    stat: os.stat_result  # of the link itself, where it is one
+    stat: os.stat_result  # of a link itself, not of its target
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is left out. An excluded directory is not entered; one that is excluded by a tag or lies on another file
-    system is kept, without its content (but for the tag).
+    """What is left out. An excluded directory is not entered. One that is excluded by a tag file or is another file
+    system is archived without its contents (except the tag file).
 
-    exclude, iexclude: restic's patterns, the latter without regard to case, held against absolute paths.
+    exclude, iexclude: restic's patterns for absolute paths, the latter ignoring case.
     exclude_if_present: NAME or NAME:HEADER, a file that marks its directory, and the bytes that it must begin with.
-    exclude_caches: the same for CACHEDIR.TAG with its signature. exclude_larger_than: bytes; files only.
-    one_file_system: that of each given path. Only directories count, as for tar: overlayfs numbers files otherwise.
+    exclude_caches: the same for CACHEDIR.TAG with its signature. exclude_larger_than: in bytes, for files only.
+    one_file_system: stays on the file system of each given path. Only directories are compared, as in tar, since
+    overlayfs gives files other device numbers.
     """
 
     exclude: Sequence[str] = ()
@@ -70,19 +71,19 @@ class Selection:
 
 
 class Own(NamedTuple):
-    """What a run itself writes, and must not archive: it would grow with each run."""
+    """What a run itself writes, and must not archive: the archive would grow with each run."""
 
-    # Directories by device and inode, whatever links and bind mounts lead there: what each is, and the names in it that
-    # are left out.
-    places: Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]] = MappingProxyType({})
-    prefix: str = "\0"  # directories whose names begin so are left out wherever they lie
+    # Directories by device and inode, whatever links and bind mounts lead there: what each is, and a function that says
+    # which names in it are left out.
+    directories: Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]] = MappingProxyType({})
+    prefix: str = "\0"  # directories whose names begin with this are left out everywhere
 
 
 NOTHING = Own()
 
 
 def _ignore(node: Node) -> None:
-    """For callers who keep nothing of the directories above the paths."""
+    """For callers that need nothing of the directories above the paths."""
 
 
 def walk(
@@ -92,23 +93,23 @@ def walk(
     base: str | None = None,
     own: Own = NOTHING,
     tell: Tell,
-    above: Callable[[Node], None] = _ignore,
+    on_parent: Callable[[Node], None] = _ignore,
 ) -> Iterator[Node]:
-    """Everything that `paths` stand for, sorted by the bytes of the names, directories before what they hold.
+    """Yields everything at and below `paths`, sorted by the bytes of the names, directories before their contents.
 
-    `base`: the directory that relative paths start from; `own`: what is left out, with a note. A name is given out
-    once. `above` hears of directories that names pass through and that are not given out for it: those above a path,
-    and, with an empty name, one that stands for its content only. Raises UsageError for a wrong selection and
-    NoSuchInput when there is no `base`, at once; NoSuchInput while walking when not one path is there.
+    `base`: the directory that relative paths start from; `own`: what is left out, with a note. Each name is yielded
+    once. `on_parent` is called for directories that are part of a name but are not yielded: those above a path, and,
+    with an empty name, a path like `.` of which only the contents are archived. Raises UsageError for a wrong selection
+    and NoSuchInput if `base` does not exist, both at once; NoSuchInput while walking if no path exists.
     """
     if base is not None and not os.path.isdir(base):
         raise NoSuchInput(f"{base}: no such directory")
-    return _Walk(list(paths), selection, base, own, tell, above).nodes()
+    return _Walk(list(paths), selection, base, own, tell, on_parent).nodes()
 
 
 def archived_name(path: str) -> str:
-    """The name of a given path: without what is up to its last `..`, without `/` in front or at its end, without `.`.
-    Empty for a directory that stands for its content only, like `.` and `/`."""
+    """Returns the archived name of a given path: without everything up to its last `..`, without `/` at its beginning
+    and end, and without `.`. Empty for a path of which only the contents are archived, like `.` and `/`."""
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         parts = parts[len(parts) - parts[::-1].index("..") :]
@@ -116,7 +117,7 @@ def archived_name(path: str) -> str:
 
 
 def _leading_to(path: str, name: str) -> Iterator[tuple[str, str]]:
-    """(path, archived name) of each directory above a given path that its name passes through, the nearest first."""
+    """Yields (path, archived name) of each directory in the name of a given path, the nearest first."""
     parts = path.split("/")
     while "/" in name:
         while parts[-1] in ("", "."):
@@ -127,17 +128,17 @@ def _leading_to(path: str, name: str) -> Iterator[tuple[str, str]]:
 
 
 class _Level(NamedTuple):
-    """A directory that is being walked through."""
+    """A directory that is being walked."""
 
-    leaves: list[str]  # what is left of it, the next one last
-    path: str  # these three stand before a leaf
+    leaves: list[str]  # names that are left, the next one last
+    path: str  # these three are put before a leaf
     name: str
-    absolute: str  # empty when there are no patterns
-    shared: bool  # whether another given path reaches the names here as well
+    absolute: str  # empty if there are no patterns
+    shared: bool  # another given path has names in this directory as well
 
 
 class _Walk:
-    """One walk: the rules, the names that are taken, what was said."""
+    """One walk: its rules, the names that are taken, the notes that were reported."""
 
     def __init__(
         self,
@@ -146,14 +147,14 @@ class _Walk:
         base: str | None,
         own: Own,
         tell: Tell,
-        above: Callable[[Node], None],
+        on_parent: Callable[[Node], None],
     ) -> None:
         self.own = own
         self.paths = paths
         self.base = base or ""
         self.tell = tell
-        self.above = above
-        self.passed: set[str] = set()  # names of directories that `above` heard of
+        self.on_parent = on_parent
+        self.passed: set[str] = set()  # names of directories that were given to `on_parent`
         self.names = _Names(archived_name(path) for path in paths)
         self.said: set[str] = set()
         patterns = [Patterns(selection.exclude), Patterns(selection.iexclude, ignore_case=True)]
@@ -167,22 +168,22 @@ class _Walk:
         for given, absolute, node in self._given():
             self._say_what_is_stripped(given)
             if self._excludes(absolute):
-                self.tell(f"{node.path} is given, but excluded as well: left out")
+                self.tell(f"{node.path} was given, but is also excluded: left out")
             elif node.kind != "file" or node.stat.st_size <= self.largest:
                 yield from self._below(node, absolute)
 
     def _given(self) -> Iterator[tuple[str, str, Node]]:
-        """The given paths that are there, as given, made absolute, and what they are. Those that are not there wait
-        until another is; when none is, that is an error of the whole run."""
+        """Yields the given paths that exist: as given, absolute, and as a node. Missing ones are reported once another
+        exists; if none does, the run fails. Raises NoSuchInput."""
         missing: list[SourceError] = []
         none = True
         for given in self.paths:
             path = os.path.join(self.base, given) if given else ""  # joined with nothing, it would be the base
             try:
-                facts = os.lstat(path)
+                found = os.lstat(path)
                 absolute = "/" + os.path.abspath(path).lstrip("/") if self.excluding else ""
             except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-                reason = str(error.strerror) if isinstance(error, OSError) else "no path has such characters"
+                reason = str(error.strerror) if isinstance(error, OSError) else "a path cannot have these characters"
                 shown = path or "an empty path"
                 missing.append(SourceError(f"{shown}: {reason}", path=shown, reason=reason))
                 continue
@@ -192,12 +193,12 @@ class _Walk:
                 continue
             none = False
             self._tell_all(missing)
-            yield given, absolute, Node(path, archived_name(given), _kind(facts), facts)
+            yield given, absolute, Node(path, archived_name(given), _kind(found), found)
         if none and len(missing) == 1:
             raise NoSuchInput(str(missing[0]))
         self._tell_all(missing)
         if none and self.paths:
-            raise NoSuchInput("not one of the inputs is there: nothing to archive")
+            raise NoSuchInput("none of the inputs exists: nothing to archive")
 
     def _tell_all(self, errors: list[SourceError]) -> None:
         for error in errors:
@@ -208,17 +209,17 @@ class _Walk:
         self.tell(SourceError(f"cannot read {path}: {error.strerror}", path=path, reason=error.strerror or ""))
 
     def _say_what_is_stripped(self, given: str) -> None:
-        """Once for each kind, as tar does."""
-        what = "what leads up to .." if ".." in given.split("/") else "the leading /" if given[:1] == "/" else ""
+        """Notes, once for each kind, what archived names lose, as tar does."""
+        what = "everything up to .." if ".." in given.split("/") else "the leading /" if given[:1] == "/" else ""
         if what and what not in self.said:
             self.said.add(what)
-            self.tell(Note(f"names in the archive are without {what}"))
+            self.tell(Note(f"removing {what} from names in the archive"))
 
     def _excludes(self, absolute: str) -> bool:
         return any(excludes(absolute) for excludes in self.excluding)
 
     def _below(self, top: Node, absolute: str) -> Iterator[Node]:
-        """A given path and all that is below it."""
+        """Yields a given path and everything below it."""
         names, device = self.names, top.stat.st_dev
         watched = top.name in names.watched
         claim = self._claim(top, names.claim_top(top)) if watched else "new"
@@ -248,40 +249,41 @@ class _Walk:
                 levels.pop()
 
     def _pass_through(self, top: Node) -> None:
-        """Tells of the directories above a given path; a link among them is what it leads to, as in the path."""
+        """Passes the directories in the name of a given path to `on_parent`. Links among them are followed, as in the
+        path."""
         if not top.name and "" not in self.passed:
             self.passed.add("")
-            self.above(top)
+            self.on_parent(top)
         for path, name in _leading_to(top.path, top.name):
             if name in self.passed:  # and those above it
                 break
             self.passed.add(name)
-            with contextlib.suppress(OSError):  # it was taken away, as what is below it
-                self.above(Node(f"{path}/.", name, "directory", os.stat(path)))
+            with contextlib.suppress(OSError):  # it was removed, and with it everything below
+                self.on_parent(Node(f"{path}/.", name, "directory", os.stat(path)))
 
     def _look(self, level: _Level, leaf: str) -> Node | None:
-        """What a leaf is; None when it is excluded or cannot be asked."""
+        """Returns the node of a leaf; None if it is excluded or its stat fails."""
         if self.excluding and self._excludes(level.absolute + leaf):
             return None
         path = level.path + leaf
         try:
-            facts = os.lstat(path)
+            found = os.lstat(path)
         except OSError as error:
             self._unreadable(path, error)
             return None
-        kind = _kind(facts)
-        if kind == "file" and facts.st_size > self.largest:
+        kind = _kind(found)
+        if kind == "file" and found.st_size > self.largest:
             return None
-        return Node(path, level.name + leaf, kind, facts)
+        return Node(path, level.name + leaf, kind, found)
 
     def _claim(self, node: Node, claim: Claim) -> Claim:
-        """`claim`, after what is wrong with it was told."""
+        """Returns `claim`, after reporting what is wrong with it."""
         if claim == "clash":
-            hint = "archive it in a run of its own, or from another directory (-C)"
-            what = f"cannot archive {node.path}: its archived name {node.name} is another's"
+            hint = "archive it separately, or from another directory (-C)"
+            what = f"cannot archive {node.path}: another input has the archived name {node.name}"
             self.tell(SourceError(what, hint, path=node.path))
         elif claim == "joined" and node.name:
-            self.tell(f"{node.path} and another directory are one in the archive: {node.name}")
+            self.tell(f"{node.path} and another directory are merged in the archive: {node.name}")
         return claim
 
     def _enters(self, node: Node, device: int, watched: bool) -> bool:
@@ -290,7 +292,7 @@ class _Walk:
         return not watched or self.names.enter(node)
 
     def _open(self, node: Node, absolute: str, shared: bool) -> _Level:
-        """A directory's leaves, sorted; none when it cannot be read, only the tags when it holds one."""
+        """Lists a directory, sorted: nothing if it cannot be read, only the tag files if it has any."""
         path = node.path if node.path.endswith("/") else f"{node.path}/"
         try:
             leaves = os.listdir(node.path)
@@ -305,20 +307,20 @@ class _Walk:
         return _Level(leaves, path, name, f"{absolute.rstrip('/')}/" if self.excluding else "", shared)
 
     def _without_own(self, node: Node, leaves: list[str]) -> list[str]:
-        """The leaves of a directory but for those that the run itself has written."""
-        what, belongs = self.own.places.get((node.stat.st_dev, node.stat.st_ino), ("", None))
+        """Returns the leaves of a directory without those that the run itself writes."""
+        what, belongs = self.own.directories.get((node.stat.st_dev, node.stat.st_ino), ("", None))
         if belongs is not None:
             others = [leaf for leaf in leaves if not belongs(leaf)]
             if len(others) < len(leaves):
-                self.tell(Note(f"{node.path} is {what}: what belongs to it is left out"))
+                self.tell(Note(f"{node.path} is {what}: its own files are left out"))
             return others
         for leaf in [leaf for leaf in leaves if leaf.startswith(self.own.prefix)]:
-            self.tell(Note(f"{os.path.join(node.path, leaf)} is of a tune that runs, or was killed: left out"))
+            self.tell(Note(f"{os.path.join(node.path, leaf)} belongs to a running or killed pogfast tune: left out"))
             leaves.remove(leaf)
         return leaves
 
     def _begins(self, path: str, header: bytes) -> bool:
-        """Whether a tag file begins with its header. A FIFO of that name is not waited for."""
+        """Returns True if a tag file begins with its header. Does not wait for a FIFO of that name."""
         if not header:
             return True
         try:
@@ -332,37 +334,40 @@ class _Walk:
             return False
 
 
-# new: nothing has this name. known: it has it already. joined: both are directories. clash: only one can have it.
+# new: nothing has this name yet. known: the same file has it. joined: both are directories. clash: one cannot have it.
 Claim = Literal["new", "known", "joined", "clash"]
 
 
 class _Holder(NamedTuple):
+    """What has an archived name."""
+
     is_directory: bool
-    identity: tuple[int, int] | None  # device and inode; None: no given path has come to it yet, only to what is below
+    identity: tuple[int, int] | None  # device and inode; None: only something below it was walked so far
 
 
 IMPLIED = _Holder(True, None)
 
 
 class _Names:
-    """Who has an archived name that more than one given path reaches. Only such names are remembered."""
+    """Which file has an archived name that several given paths lead to. Only such names are kept."""
 
     def __init__(self, tops: Iterable[str]) -> None:
         times = Counter(tops)
-        # Reached twice: these and all below them. Worth watching also: what must be a directory for these.
+        # Contested names and all below them can occur twice. Watched are also the directories that they need.
         self.contested = {name for name in times if times[name] > 1 or any(above in times for above in _above(name))}
         self.watched = self.contested.union(*map(_above, self.contested))
         self.holders: dict[str, _Holder] = {}
         self.entered: set[tuple[str, int, int]] = set()
 
     def claim_top(self, node: Node) -> Claim:
-        """A given path's claim, which is one to directories above it as well."""
+        """Claims the name of a given path, and the names of the directories above it."""
         for name in _above(node.name):
             if not self.holders.setdefault(name, IMPLIED).is_directory:
                 return "clash"
         return self.claim(node)
 
     def claim(self, node: Node) -> Claim:
+        """Claims the name of a node. Returns whether it gets it."""
         mine = _Holder(node.kind == "directory", (node.stat.st_dev, node.stat.st_ino))
         holder = self.holders.get(node.name)
         if holder is None or (holder is IMPLIED and mine.is_directory):
@@ -373,8 +378,8 @@ class _Names:
         return "joined" if holder.is_directory and mine.is_directory else "clash"
 
     def enter(self, node: Node) -> bool:
-        """Whether a directory's content was not given out below this name before. Lists made by `find` name every
-        directory and then all that it holds: without this they would be walked once for each level."""
+        """Returns True if this directory was not walked under this name before. Lists made by `find` contain each
+        directory and then everything in it: without this check they would be walked once for each level."""
         key = (node.name, node.stat.st_dev, node.stat.st_ino)
         new = key not in self.entered
         self.entered.add(key)
@@ -382,19 +387,19 @@ class _Names:
 
 
 def _above(name: str) -> Iterator[str]:
-    """The names of the directories above `name`, the nearest first; the last is the top, which has none."""
+    """Yields the names of the directories above `name`, the nearest first; the last is "", the top."""
     while name:
         name = name.rpartition("/")[0]
         yield name
 
 
-def _kind(facts: os.stat_result) -> Kind:
-    return KINDS.get(stat.S_IFMT(facts.st_mode), "device")
+def _kind(found: os.stat_result) -> Kind:
+    return KINDS.get(stat.S_IFMT(found.st_mode), "device")
 
 
 def _parse_tag(text: str) -> tuple[str, bytes]:
-    """NAME or NAME:HEADER."""
+    """Parses NAME or NAME:HEADER. Raises UsageError."""
     name, _, header = text.partition(":")
     if not name or "/" in name:
-        raise UsageError(f"not the name of a file that marks directories: {text}", hint="NAME or NAME:HEADER")
+        raise UsageError(f"not a name for a tag file: {text}", hint="NAME or NAME:HEADER")
     return name, os.fsencode(header)

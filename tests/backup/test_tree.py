@@ -161,8 +161,8 @@ def test_the_top_has_no_name_of_its_own(tree: Path, path: str) -> None:
 def test_what_is_stripped_is_said_once_for_each_kind(tree: Path) -> None:
     walked = Walked(f"{tree}/a", f"{tree}/D", "../here/d", "d/../d-x", "empty")
     assert walked.told == [
-        "names in the archive are without the leading /",
-        "names in the archive are without what leads up to ..",
+        "removing the leading / from names in the archive",
+        "removing everything up to .. from names in the archive",
     ]
     assert {type(told) for told in walked.told} == {Note}, "information, no warning"
     assert walked.names[:2] == [f"{tree}/a"[1:], f"{tree}/D"[1:]]
@@ -343,7 +343,7 @@ def test_of_two_files_with_one_name_the_first_is_archived(here: Path, paths: lis
     make(here, "one/up/", "two/up/", "one/x", "two/x", "x", "y")
     walked = Walked(*paths, "y")
     assert [(node.name, node.path) for node in walked.nodes] == [("x", paths[0]), ("y", "y")]
-    assert walked.errors == [f"cannot archive {paths[1]}: its archived name x is another's"]
+    assert walked.errors == [f"cannot archive {paths[1]}: another input has the archived name x"]
     assert [type(error) for error in walked.told if not isinstance(error, str)] == [SourceError]
 
 
@@ -356,7 +356,7 @@ def test_an_absolute_path_and_a_relative_one_with_one_name(here: Path, tmp_path:
         (f"{relative}/x", f"{tmp_path}/x"),
         (f"{relative}/y", f"{relative}/y"),
     ]
-    assert walked.errors == [f"cannot archive {relative}/x: its archived name {relative}/x is another's"]
+    assert walked.errors == [f"cannot archive {relative}/x: another input has the archived name {relative}/x"]
 
 
 def test_two_directories_with_one_name_become_one(here: Path) -> None:
@@ -364,10 +364,10 @@ def test_two_directories_with_one_name_become_one(here: Path) -> None:
     make(here, *(f"two/d/{name}" for name in ("y", "same", "e/2")))
     walked = Walked(f"{ONE}/d", f"{TWO}/d")
     assert walked.names == ["d", "d/e", "d/e/1", "d/same", "d/x", "d/e/2", "d/y"]
-    assert walked.errors == [f"cannot archive {TWO}/d/same: its archived name d/same is another's"]
+    assert walked.errors == [f"cannot archive {TWO}/d/same: another input has the archived name d/same"]
     assert walked.notes == [
-        f"{TWO}/d and another directory are one in the archive: d",
-        f"{TWO}/d/e and another directory are one in the archive: d/e",
+        f"{TWO}/d and another directory are merged in the archive: d",
+        f"{TWO}/d/e and another directory are merged in the archive: d/e",
     ]
 
 
@@ -433,7 +433,7 @@ def test_exclude_and_iexclude_do_not_touch_each_other(tree: Path) -> None:
 def test_a_given_path_that_is_excluded_is_named(tree: Path) -> None:
     walked = Walked("d", "a", exclude=["d"])
     assert walked.names == ["a"]
-    assert walked.told == ["d is given, but excluded as well: left out"]
+    assert walked.told == ["d was given, but is also excluded: left out"]
 
 
 def test_tags(here: Path) -> None:
@@ -534,7 +534,7 @@ def test_given_paths_that_are_not_there(tree: Path) -> None:
         "an empty path: No such file or directory",
         "a/: Not a directory",
         "a/x: Not a directory",
-        "nul\0: no path has such characters",
+        "nul\0: a path cannot have these characters",
     ]
     told: list[PogfastError | str] = []
     next(walk(["nosuch", "a"], Selection(), tell=told.append))
@@ -549,7 +549,7 @@ def test_when_none_is_there(tree: Path) -> None:
     with pytest.raises(NoSuchInput, match=r"nosuch: No such file or directory"):
         list(walk(["nosuch"], Selection(), tell=told.append))
     assert told == []
-    with pytest.raises(NoSuchInput, match=r"not one of the inputs"):
+    with pytest.raises(NoSuchInput, match=r"none of the inputs exists"):
         list(walk(["nosuch", "nor*this"], Selection(), tell=told.append))
     assert [str(error) for error in told] == [f"{name}: No such file or directory" for name in ("nosuch", "nor*this")]
     assert Walked().nodes == []

@@ -130,7 +130,7 @@ def test_a_plot_is_a_png(data: Path, tmp_path: Path, pogfast: Runner) -> None:
         ("level = 'x'", "level is no setting"),
         ("levels = 3", "levels is no setting"),
         ("level = true", "level is no setting"),
-        ("level 3", "is no profile"),
+        ("level 3", "is not a profile"),
     ],
 )
 def test_what_is_no_profile(data: Path, tmp_path: Path, pogfast: Runner, content: str, said: str) -> None:
@@ -144,7 +144,7 @@ def test_what_is_no_profile(data: Path, tmp_path: Path, pogfast: Runner, content
 def test_there_is_no_such_profile(data: Path, pogfast: Runner) -> None:
     ran = pogfast("create", "data", "--to=store", "--profile=none")
     assert ran.code == 2
-    assert "no profile none" in ran.err
+    assert "cannot read profile none" in ran.err
     assert "tune --save" in ran.err
 
 
@@ -159,7 +159,7 @@ def test_there_is_no_such_profile(data: Path, pogfast: Runner) -> None:
         (["data", "--chunker=fastcdc:x"], "not a size"),
         (["data", "--chunker=many"], "not a size"),
         (["data", "--plot=p.gif"], "neither a .png nor a .svg"),
-        (["data", "--save=.hidden"], "no name for a profile"),
+        (["data", "--save=.hidden"], "not a name for a profile"),
         (["data", "--to=data/words"], "is a file"),
         (["data", "--to=none/none"], "cannot write to"),
         (["data", "--to=a,b"], "tune measures one store at a time"),
