@@ -182,12 +182,12 @@ class KnownFiles:
         seen = OF_A_STREAM if file.is_stream else self._stat_as_read(file, sealed, sealed.size)
         self._tell_cache(self.cache, _Row(self._cache_path(file.node), file, seen, self._known(file, True)))
 
-    def save(self, begun: tuple[PendingFile, Sealed] | None) -> None:
-        """Saves the cache, with the part of a large file, the `begun` one, that is stored."""
+    def save(self, partial: tuple[PendingFile, Sealed] | None) -> None:
+        """Saves the cache, with the part of a large file, the `partial` one, that is stored."""
         if self.cache is None:
             return
-        if begun is not None and self.options.layout == "frames":
-            file, sealed = begun
+        if partial is not None and self.options.layout == "frames":
+            file, sealed = partial
             if file.blobs and not file.is_stream:
                 data = self._stat_as_read(file, sealed, file.node.stat.st_size)
                 row = _Row(self._cache_path(file.node), file, data, self._known(file, False))

@@ -37,10 +37,10 @@ from pogfast.stores.publish import conclude, name_now, store_errors, why_not_rea
 from pogfast.stores.targets import Partial, Targets
 from pogfast.system.background import in_background
 
-# Seconds between two times that progress is written down, for the case that the run is killed.
+# Seconds between two saves of the cache, in case the run is killed.
 SAVE_EVERY = 0.5
-SAVE_BLOB = 2e-5  # more for each blob of a file that is not done: to write them all down takes a twentieth of that
-# Files that wait for an older one to be done, known ones among them: 2 kB each.
+SAVE_BLOB = 2e-5  # more for each blob of an unfinished file: saving all of them takes a twentieth of that
+# Files that may wait for an older one to be finished, including unchanged ones: 2 kB each.
 MAX_PENDING = 4096
 # Kind of a node -> section of the trailer, and what is reported.
 OTHER_KINDS: dict[str, tuple[str, Outcome]] = {
@@ -64,7 +64,7 @@ class _Again(Silent):
 
 
 class Run:
-    """One run: what has been found, what is on its way, what is done."""
+    """One run: the files that were found, those in the engine, and the archive so far."""
 
     def __init__(
         self, key: Key, targets: Sequence[Target], options: Options, report: Report, paths: Sequence[str]
@@ -91,10 +91,10 @@ class Run:
         self.pending: deque[PendingFile] = deque()
         self.inodes: dict[tuple[int, int], str] = {}  # of files with several names: the first of these
         self.sealer: Sealer | None = None
-        self.unread = 0  # bytes that needed no reading: of unchanged files, and of holes
+        self.unread = 0  # bytes that did not need to be read: of unchanged files, and of holes
         self.saved_at = time.monotonic()
         self.totals: tuple[int, int] | None = None
-        self.begun_file: tuple[PendingFile, Sealed] | None = None  # the oldest in the engine, and what is stored of it
+        self.partial_file: tuple[PendingFile, Sealed] | None = None  # the oldest in the engine, if a part is stored
         opened = open_cache(self.options, self.first_target, self.key, self.report)  # makes its directory
         self.own = self._own()
         self.mounts = Mounts(device for device, _ in self.own.directories)
@@ -163,14 +163,14 @@ class Run:
         )
 
     def _tally(self) -> Tallied:
-        """Of all passes so far."""
+        """Returns the engine's counts of all passes so far."""
         sealer = self.sealer
         if sealer is None:
             return self.tallied
         return Tallied(*map(sum, zip(self.tallied, sealer.progress(), strict=True)))
 
     def tell(self, what: PogfastError | str) -> None:
-        """Passes on what walk.py reports: a problem, a note or a warning."""
+        """Passes on a problem, note or warning of the walk."""
         if isinstance(what, walk.Note):
             self.report.note(what)
         elif isinstance(what, str):
@@ -179,6 +179,7 @@ class Run:
             self.problem(what)
 
     def problem(self, error: PogfastError) -> None:
+        """Reports a problem; one with a source is also noted in the archive."""
         self.summary.problems.append(error)
         if isinstance(error, SourceError):
             self.contents.sections["unreadable"][error.path or str(error)] = error.reason or str(error)
@@ -187,24 +188,25 @@ class Run:
     # ---- trees ----
 
     def archive_trees(self) -> None:
+        """Archives the given paths. Raises PogfastError if nothing could be archived."""
         with self._counting():
-            self._pass(self._sources())
-            postponed, self.again = self.again, []
-            if postponed and not self.options.dry_run:
-                self._pass(self._sources_again(postponed), last=True)
+            self._run_engine(self._sources())
+            changed, self.again = self.again, []
+            if changed and not self.options.dry_run:
+                self._run_engine(self._sources_again(changed), last=True)
         if self.contents.is_empty and not self.options.dry_run:
             raise PogfastError("nothing could be archived: no archive was made")
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:
-        """Counts what there is beside the work, where somebody wants to see what is left."""
+        """Counts files and bytes in the background, if the options ask for it."""
         if not self.options.count_ahead:
             yield
             return
 
         def count(ended: threading.Event) -> None:
             files = size = 0
-            # The work itself reports what is wrong with the sources; then there are no totals.
+            # The run itself reports problems with sources; then there are no totals.
             with contextlib.suppress(PogfastError, OSError):
                 for node in self._walk(_ignore):
                     if ended.is_set():
@@ -218,13 +220,14 @@ class Run:
             yield
 
     def _sources(self) -> Iterator[bytes | Known | None]:
-        """What the engine is to read, in the order of the archive; the rest is dealt with here. None: wait."""
-        for node in self._walk(self.tell, on_parent=self._keep_parent):
+        """Yields what the engine is to read, in the order of the archive, and handles everything else. None asks the
+        engine to wait."""
+        for node in self._walk(self.tell, on_parent=self._add_parent):
             while len(self.pending) >= MAX_PENDING:
                 yield None
             self.mounts.see(node.stat)
             if node.kind != "file":
-                self._keep_other(node)
+                self._add_special(node)
                 continue
             pending = PendingFile(node, self._facts_of(node), read_at=time.time_ns())
             self.pending.append(pending)
@@ -232,34 +235,35 @@ class Run:
                 inode = (node.stat.st_dev, node.stat.st_ino)
                 pending.first = self.inodes.setdefault(inode, node.name)
                 if pending.first != node.name:
-                    self._settle_known()
+                    self._finish_known()
                     continue
                 pending.first = None
             source = self.known.look_up(pending)
             if source is None or self.options.dry_run:
-                self._settle_known()
+                self._finish_known()
                 continue
             yield source
 
     def _facts_of(self, node: Node) -> dict[str, Any]:
-        """A node's metadata. What of it cannot be read is reported, and noted in the archive."""
+        """Returns a node's metadata. Parts that cannot be read are reported, and noted in the archive."""
 
         def missed(reason: str) -> None:
             self.problem(SourceError(f"{node.path}: {reason}", path=node.path, reason=reason))
 
         facts = metadata.facts_of(node.path, node.stat, missed)
         if (facts["mtime_ns"], facts["atime_ns"]) != (node.stat.st_mtime_ns, node.stat.st_atime_ns):
-            self.report.warning(f"{node.path}: its times are archived as the nearest ones from 1677 to 2262")
+            self.report.warning(f"{node.path}: times outside of 1677 to 2262 are archived as the nearest ones")
         return facts
 
-    def _keep_parent(self, node: Node) -> None:
-        """Keeps the metadata of a directory that is not archived itself, as names pass through it."""
+    def _add_parent(self, node: Node) -> None:
+        """Adds the metadata of a directory that is not archived itself, but is part of archived names."""
         if node.name:
             self.contents.sections["parents"][node.name] = self._facts_of(node)
         else:
             self.contents.sections["top"] = self._facts_of(node)
 
-    def _keep_other(self, node: Node) -> None:
+    def _add_special(self, node: Node) -> None:
+        """Adds a directory, link or FIFO; leaves out sockets and devices."""
         if node.kind not in OTHER_KINDS:
             self.contents.sections["skipped"][node.path] = f"a {node.kind}"
             self.summary.skipped += 1
@@ -281,9 +285,9 @@ class Run:
             self.summary.others += 1
         self.report.entry(node.name, node.path, outcome, 0)
 
-    def _sources_again(self, postponed: Sequence[PendingFile]) -> Iterator[bytes | Known]:
-        """Files that changed while they were read, once more."""
-        for old in postponed:
+    def _sources_again(self, changed: Sequence[PendingFile]) -> Iterator[bytes | Known]:
+        """Yields files that changed while they were read, to be read once more."""
+        for old in changed:
             if old.first is None:
                 try:
                     stat = os.lstat(old.node.path)
@@ -291,22 +295,23 @@ class Run:
                     self.problem(_unreadable(old.node.path, error.strerror or "it has vanished"))
                     continue
                 node = old.node._replace(stat=stat)
-                facts = metadata.facts_of(node.path, stat)  # what cannot be read was reported the first time
+                facts = metadata.facts_of(node.path, stat)  # parts that cannot be read were reported the first time
                 self.pending.append(PendingFile(node, facts, read_at=time.time_ns()))
                 path = os.fsencode(node.path)
                 known = any(old.plain_names)
                 yield Known(path, old.blobs, old.stored, old.sizes, None, old.plain_names) if known else path
             else:
                 self.pending.append(PendingFile(old.node, old.facts, first=old.first))
-                self._settle_known()
+                self._finish_known()
 
     # ---- a stream ----
 
     def archive_stream(self, name: str, command: str | None) -> None:
-        """Standard input, or what `command` prints, as one file. Raises PogfastError when the command fails."""
+        """Archives standard input, or the output of `command`, as one file. Raises UsageError, and PogfastError if it
+        cannot be read or the command fails."""
         name = walk.archived_name(name)
         if not name:
-            raise UsageError("what is read from standard input needs a name", hint="--name=dump.sql")
+            raise UsageError("standard input needs a name in the archive", hint="--name=dump.sql")
         now = time.time_ns()
         owner = {"mode": 0o600, "uid": os.getuid(), "gid": os.getgid()}
         facts = {**owner, "mtime_ns": now, "atime_ns": now}
@@ -316,10 +321,10 @@ class Run:
             self.pending.clear()
             return
         if command is None:
-            self._pass(iter([self._stream(0)]), last=True)
+            self._run_engine(iter([self._stream(0)]), last=True)
         else:
             with output_of(command) as descriptor:
-                self._pass(iter([self._stream(descriptor)]), last=True)
+                self._run_engine(iter([self._stream(descriptor)]), last=True)
         if self.contents.is_empty:
             raise PogfastError("standard input could not be read: no archive was made")
 
@@ -328,8 +333,8 @@ class Run:
 
     # ---- through the engine ----
 
-    def _pass(self, sources: Iterator[bytes | int | Known | None], *, last: bool = False) -> None:
-        """Archives `sources`. Unless it is the `last` pass, what changes while it is read goes to `again`."""
+    def _run_engine(self, sources: Iterator[bytes | int | Known | None], *, last: bool = False) -> None:
+        """Archives `sources`. Files that change while they are read go to `again`, unless this is the `last` pass."""
         slabs = self.options.slabs(self.jobs)
         self.report.detail(
             f"{self.jobs} workers, at most {slabs} chunks in flight, {slabs * self.options.chunk_memory / 1e6:.0f} MB"
@@ -358,13 +363,13 @@ class Run:
         ):
             for sealed in run:
                 self.targets.drop(sealer.lost)
-                self._take(sealed, last)
+                self._take_result(sealed, last)
             self.targets.drop(sealer.lost)
         self.tallied, self.sealer = self._tally(), None
         self.summary.bytes_read = self.tallied.bytes_read
 
-    def _take(self, sealed: Sealed, last: bool) -> None:
-        """News of the oldest file that is in the engine, which is the oldest one pending."""
+    def _take_result(self, sealed: Sealed, last: bool) -> None:
+        """Takes a result of the engine, which is of the oldest pending file: some of its blobs, or its end."""
         pending = self.pending[0]
         pending.blobs += sealed.names
         pending.stored += sealed.stored
@@ -381,9 +386,10 @@ class Run:
         else:
             self._finish(pending, sealed)
         self._note_progress(None, None)
-        self._settle_known()
+        self._finish_known()
 
     def _finish(self, pending: PendingFile, sealed: Sealed) -> None:
+        """Adds a file that the engine has read to the archive, and to the cache."""
         node, facts = pending.node, pending.facts
         if node.path != "-":
             facts["mtime_ns"], facts["atime_ns"] = sealed.mtime_ns, sealed.atime_ns
@@ -396,7 +402,7 @@ class Run:
             more["changed"] = True
             self.contents.changed.append(node.name)
             self.problem(
-                SourceError(f"{node.path} changed while it was read, twice: archived as it was found", path=node.path)
+                SourceError(f"{node.path} changed while it was read, twice: archived as it was read", path=node.path)
             )
         if self.options.layout == "frames" and len(pending.blobs) > 1:
             more["sizes"] = pending.sizes
@@ -406,8 +412,8 @@ class Run:
         self.report.entry(node.name, node.path, "new", sealed.size)
         self.known.remember(pending, sealed)
 
-    def _settle_known(self) -> None:
-        """Writes down what stands at the head of the line and needs no engine."""
+    def _finish_known(self) -> None:
+        """Adds the oldest pending files to the archive, up to the first that the engine has to read."""
         while self.pending:
             pending = self.pending[0]
             if pending.known is not None:
@@ -454,29 +460,29 @@ class Run:
             self.problem(_unreadable(node.path, f"it is the same file as {first}, which could not be read"))
 
     def _note_progress(self, pending: PendingFile | None, sealed: Sealed | None) -> None:
-        """Saves the cache now and then, in case the run is killed. Of a large file a part may be stored."""
-        self.begun_file = None if pending is None or sealed is None else (pending, sealed)
+        """Notes which file is partly stored, if one is. Saves the cache now and then, in case the run is killed."""
+        self.partial_file = None if pending is None or sealed is None else (pending, sealed)
         every = SAVE_EVERY + (len(pending.blobs) * SAVE_BLOB if pending else 0)
         if time.monotonic() - self.saved_at >= every:
-            self.known.save(self.begun_file)
+            self.known.save(self.partial_file)
             self._put_partial()
             self.saved_at = time.monotonic()
 
     def _put_partial(self) -> None:
-        """Says in the stores what has been stored or relied on so far, when it is time to."""
+        """Stores a partial manifest, if one is due: it tells prune which blobs this run has stored or relies on."""
         if not self.partial.is_due():
             return
-        begun: dict[str, manifest.Entry] = {}
-        if self.begun_file is not None:
-            pending, _ = self.begun_file
+        entries: dict[str, manifest.Entry] = {}
+        if self.partial_file is not None:
+            pending, _ = self.partial_file
             more = {**pending.facts, "size": sum(pending.sizes), "sizes": pending.sizes, "stored": pending.stored}
-            begun[pending.node.name + PARTIAL] = manifest.Entry(pending.blobs, 0.0, 0.0, more)
-        self.partial.put(self.contents.writer.snapshot(begun, self.contents.trailer()))
+            entries[pending.node.name + PARTIAL] = manifest.Entry(pending.blobs, 0.0, 0.0, more)
+        self.partial.put(self.contents.writer.snapshot(entries, self.contents.trailer()))
 
     # ---- the end ----
 
     def conclude(self) -> None:
-        """The manifest, when all that it names is durable."""
+        """Stores the manifest, once all blobs that it names are durable."""
         self.summary.bytes_added = self.tallied.bytes_stored
         self.summary.blobs_new, self.summary.blobs_known = self.tallied.blobs_new, self.tallied.blobs_known
         self.summary.manifest = conclude(
@@ -489,9 +495,9 @@ class Run:
         self.known.end()
 
     def close(self) -> None:
-        """Closes the cache; after a failure what was stored so far is written down for the next run."""
+        """Closes the cache. After a failure it contains what was stored so far, for the next run."""
         if not self.options.dry_run:
-            self.known.save(self.begun_file)
+            self.known.save(self.partial_file)
         self.known.close()
 
 

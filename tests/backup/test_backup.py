@@ -323,14 +323,14 @@ def test_few_files_wait_for_an_older_one(
     (many / "400a").write_bytes(b"late")
     monkeypatch.setattr(run_module, "MAX_PENDING", 20)
     most = 0
-    settle = run_module.Run._settle_known
+    finish = run_module.Run._finish_known
 
-    def settled(self: Any) -> None:
+    def finished(self: Any) -> None:
         nonlocal most
         most = max(most, len(self.pending))
-        settle(self)
+        finish(self)
 
-    monkeypatch.setattr(run_module.Run, "_settle_known", settled)
+    monkeypatch.setattr(run_module.Run, "_finish_known", finished)
     summary = create(tmp_path, key, "many")
     assert (summary.files_new, summary.files_unchanged) == ((2, 500) if known_first else (502, 0))
     assert 19 <= most <= 20

@@ -540,7 +540,7 @@ def test_times_that_no_archive_can_have_are_told_of(work: Path, cli: Runner, yea
     for unchanged in (0, 2):
         ran = cli("create", "tree", "--to", "store", "--json")
         assert ran.code == 0
-        told = [line for line in ran.err.splitlines() if "its times are archived as the nearest ones from 1677" in line]
+        told = [line for line in ran.err.splitlines() if "times outside of 1677 to 2262 are archived" in line]
         assert len(told) == 2
         assert json.loads(ran.lines[-1])["files_unmodified"] == unchanged
     assert cli("check", "store/latest", "--against", ".").code == 0
