@@ -1,8 +1,8 @@
 """`pogfast restore`: files, directories, links and FIFOs of an archive, with their metadata.
 
-plan.py says what is selected and where it goes, batches.py passes files to the engine, run.py decides what may be
-replaced and in which order: files, hard links, symbolic links (so that nothing is written through them), deletions, and
-the metadata of directories last. A second run continues where the first stopped. This package handles no flags and
+plan.py says what is selected and where it goes, and destination.py what may be replaced. run.py keeps the order: files
+(through batches.py, by the engine), hard links, symbolic links (so that nothing is written through them), deletions,
+and the metadata of directories last. A second run continues where the first stopped. This package handles no flags and
 prints nothing.
 """
 
@@ -42,10 +42,10 @@ def restore(
     options: Options | None = None,
     **more: Any,
 ) -> Summary:
-    """Restores the archive that `archive` names; `host`, `tags` and `path` choose among those of STORE/latest.
+    """Restores the archive that `archive` names; `host`, `tags` and `path` filter the archives for STORE/latest.
 
-    With `stores` the archive is NAME.mfn or latest alone, and lies in each of them: what the first does not have, or
-    has damaged, the next gives. Everything else is restore_archive's. Raises NoSuchArchive, WrongKey,
+    With `stores`, `archive` is only NAME.mfn or latest, and each of them has it: blobs that are missing or damaged in
+    the first are read from the next. For everything else see restore_archive. Raises NoSuchArchive, WrongKey,
     CorruptManifest, UsageError and StoreError.
     """
     options = _chosen(options, more)
@@ -86,16 +86,19 @@ def restore_archive(
 ) -> Summary:
     """Restores what `names` and patterns select (none: everything) below `into`; `more` are fields of Options.
 
-    Files with blobs that are missing or damaged are tried once more with what `good` gives for their blobs. What is
-    `own`, the store itself, is never deleted.
-    What is there already and the same (kind, size and mtime; a link's target) is left as it is. What differs stays
-    with overwrite "never" and is in the summary's `refused`; it is replaced with "if-changed"; "always" replaces both.
-    With these two a file makes way for a directory, and a directory for a file if it is empty or `delete` is given;
-    and what is the same gets the metadata that it lacks. "never" changes nothing that was there, unless `delete` makes
-    directories what they were. That holds for `into`, too, unless it is empty, and never for directories above what is
-    selected: they get their metadata only if they are made. A file gets its modification time when its bytes are on the
-    disk, and all of it is there when this returns, unless `no_sync`.
-    Raises UsageError, CorruptManifest (the trailer) and StoreError; what is wrong with one entry is in the problems.
+    Files with missing or damaged blobs are restored again with the blobs that `good` returns. Files of the store itself
+    (`own`) are never deleted.
+
+    Existing files that are the same (kind, size and mtime; a link's target) stay. Existing ones that differ stay with
+    overwrite "never", and are in the summary's `refused`; "if-changed" replaces them; "always" replaces both. With
+    these two a file makes way for a directory, and a directory for a file if it is empty or `delete` is given, and
+    files that are the same get the metadata that they lack. "never" changes nothing that exists, unless `delete`
+    restores the metadata of directories. That includes `into`, unless it is empty, but no directories above the
+    selected ones: they get their metadata only if they are created.
+
+    A file gets its modification time when its bytes are on the disk, and everything is on the disk when this returns,
+    unless `no_sync`. Raises UsageError, CorruptManifest (for the trailer) and StoreError; problems with single entries
+    are in the summary.
     """
     options = _chosen(options, more)
     started = time.monotonic()
@@ -122,7 +125,7 @@ def restore_archive(
 
 def _chosen(options: Options | None, more: dict[str, Any]) -> Options:
     if options is not None and more:
-        raise UsageError("give options, or single ones, not both")
+        raise UsageError("pass either an Options object or single options, not both")
     return options or Options(**more)
 
 

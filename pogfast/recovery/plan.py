@@ -1,7 +1,7 @@
-"""Which entries of an archive are restored, and the path of each.
+"""Which entries of an archive are restored, and to which paths.
 
-Names and patterns select archived names; these become paths below the target directory, with leading parts stripped.
-Nothing is looked at on the disk, and blobs play no part.
+Names and patterns select archived names, which become paths below the target directory, with leading parts stripped.
+Reads neither the disk nor blobs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pogfast.manifest import Entry, outline
 
 
 class Contents(Protocol):
-    """What is looked at of an opened archive."""
+    """The parts of an opened archive that a plan needs."""
 
     @property
     def entries(self) -> Mapping[str, Entry]: ...
@@ -31,26 +31,27 @@ class Contents(Protocol):
 
 
 class Place(NamedTuple):
-    """Something in an archive on its way."""
+    """An entry of the archive, and the path that it is restored to."""
 
-    number: int  # in the archive
+    number: int  # its position in the archive
     name: str
-    path: str  # below the directory that is restored into
-    size: int = 0  # plain bytes, where the archive knows them
+    path: str  # below the target directory
+    size: int = 0  # uncompressed bytes, if the archive knows them
     first: str = ""  # of a hard link: the archived name of the first file of its inode
-    problem: PogfastError | None = None  # why it cannot go there
+    problem: PogfastError | None = None  # why it cannot be restored there
 
 
 def superseded(place: Place) -> Place:
+    """Returns the place with the problem that a later entry has the same path."""
     reason = f"{place.name}: not restored, a later entry of the archive has the same path"
     return place._replace(problem=UnsafePath(reason))
 
 
 class Plan:
-    """The selected things of an archive by kind, in its order, each with its place.
+    """The selected entries of an archive by kind, in its order, each with its path.
 
-    Of different things that would lie at one path the last is kept. Raises CorruptManifest when the trailer is
-    malformed.
+    If several different entries have the same path, the last one is restored. Raises CorruptManifest if the trailer is
+    malformed, and UsageError for a wrong pattern.
     """
 
     def __init__(
@@ -61,13 +62,13 @@ class Plan:
         self.facts = {kind: trailer.required(key) for kind, key in SECTIONS.items()}
         self.choice = Choice(names, exclude, (plain_path(name) for _, name in self._all()))
         self.strip = strip_components
-        self.prefixes: set[str] = set()  # what was stripped
-        self.vanished = 0  # files, links and FIFOs of which nothing was left
+        self.prefixes: set[str] = set()  # leading parts that were stripped
+        self.vanished = 0  # files, links and FIFOs of whose names nothing was left
         self.places: dict[Kind, list[Place]] = {"file": [], "directory": [], "link": [], "fifo": []}
         self._fill()
         self.parents = trailer.required("parents")
         top = (opened.trailer or {}).get("top")
-        # The directory that is restored into, where all of an archive of one directory goes there.
+        # The target directory itself, if an archive of `.` or `/` is restored completely.
         self.top = Place(-1, TOP, "") if top is not None and not strip_components and "" in self.choice.exact else None
         self.directory_facts = ChainMap({TOP: top}, self.facts["directory"], self.parents)
         self.directories = self._known_directories()
@@ -78,6 +79,7 @@ class Plan:
         self.not_read = _suffixes([*trailer.required("unreadable"), *trailer.required("skipped")])
 
     def _all(self) -> Iterator[tuple[Kind, str]]:
+        """Yields (kind, archived name) of each entry."""
         for name in self.entries:
             yield "file", name
         for kind, facts in self.facts.items():
@@ -113,7 +115,7 @@ class Plan:
             return Place(number, name, path, problem=error)
 
     def other_files(self) -> Iterator[Place]:
-        """The files that are not selected, each where it would go."""
+        """Yields the files that are not selected, with the paths that they would have."""
         for number, name in enumerate(self.entries):
             if not self.choice.picks(plain_path(name)):
                 with contextlib.suppress(UnsafePath):
@@ -122,7 +124,7 @@ class Plan:
                         yield self._placed(number, "file", name, path)
 
     def _keep_last(self, last: Mapping[str, int]) -> None:
-        """Of what lies at one path the last stays; what is the same is passed over, what is not becomes a problem."""
+        """Keeps the last entry of each path. Earlier ones are dropped if they are the same, and else a problem."""
         things = {place.number: (kind, place.name) for kind, places in self.places.items() for place in places}
         for kind, places in self.places.items():
             kept = []
@@ -140,12 +142,12 @@ class Plan:
         if kind == "file":
             try:
                 return self.entries[one[1]].blobs != self.entries[other[1]].blobs
-            except CorruptManifest:  # of the one that is kept it is told when it is its turn
+            except CorruptManifest:  # of the one that is kept, it is reported when that is restored
                 return True
         return bool(self.facts[kind][one[1]] != self.facts[kind][other[1]])
 
     def target(self, name: str, kind: Kind) -> str | None:
-        """The path where something goes; None when nothing is left of it. Raises UnsafePath."""
+        """Returns the path that an entry is restored to; None if nothing is left of its name. Raises UnsafePath."""
         path = safe_path(name)
         if not self.strip:
             return path
@@ -159,8 +161,8 @@ class Plan:
         return full[: len(full) - len(path)].rstrip("/")
 
     def _known_directories(self) -> dict[str, str]:
-        """Path -> archived name of every directory that the archive tells of, also of those that are only on the way. A
-        directory whose parts are all stripped is not told of: another one takes its place."""
+        """Returns the archived name for the path of every directory whose metadata is in the archive, including parents
+        of inputs. Directories whose parts are all stripped are left out: the target directory replaces them."""
         known: dict[str, str] = {}
         for name in chain(self.parents, self.facts["directory"]):
             parts = plain_path(name).split("/")
@@ -171,28 +173,28 @@ class Plan:
         return known if self.top is None else {**known, "": TOP}
 
     def missing(self) -> list[NoSuchEntry]:
-        """A problem for each name and pattern that matched nothing."""
+        """Returns a problem for each name and pattern that matched nothing."""
         return [NoSuchEntry(f"{name}: no such file in the archive", path=name) for name in self.choice.unmatched]
 
     # ---- what may be deleted ----
 
     def check_delete(self) -> None:
-        """Raises UsageError where it would not be clear what lies in the directory but not in the archive."""
+        """Raises UsageError if stripped names make it ambiguous which directory of the archive to compare with."""
         if len(self.prefixes) > 1:
             some = " and ".join(sorted(self.prefixes)[:2])
             raise UsageError(
-                f"cannot delete with stripped names: different directories would become one, as {some}",
+                f"cannot delete with stripped names: different directories would be merged, such as {some}",
                 hint="select one of them",
             )
 
     def tops(self) -> list[str]:
-        """The selected directories that are in no other."""
+        """Returns the selected directories that are in no other selected one."""
         selected = self.selected
         return sorted(path for path in selected if not any(directory in selected for directory in ancestors(path)))
 
     @functools.cached_property
     def things(self) -> set[str]:
-        """The paths of what is no directory."""
+        """The paths of everything but directories."""
         return {place.path for kind, places in self.places.items() for place in places if kind != "directory"}
 
     @functools.cached_property
@@ -209,14 +211,15 @@ class Plan:
         return kept
 
     def must_stay(self, path: str) -> bool:
-        """Whether something is kept although the archive does not have it: it is excluded, or could not be archived."""
+        """Returns True if a path must not be deleted although the archive does not have it: it is excluded, or could
+        not be archived."""
         [prefix] = self.prefixes
         name = f"{prefix}/{path}".strip("/")
         return name in self.not_read or self.choice.excludes(name)
 
 
 def _suffixes(paths: Iterable[str]) -> set[str]:
-    """The archived names that paths of a source may have had: a directory to start from is not in them."""
+    """Returns the archived names that source paths may have: how many leading parts were left out is not known."""
     names: set[str] = set()
     for path in paths:
         parts = plain_path(path).split("/")

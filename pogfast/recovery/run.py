@@ -64,7 +64,7 @@ class Run:
         self.files = 0  # that need no more work
         self.bytes_done = 0  # of these
         self.written: Callable[[], int] = lambda: 0  # uncompressed bytes that the engine has written in this batch
-        self.settled = 0  # of these, those of files that are done
+        self.written_done = 0  # of these, those of finished files
         self.mtimes: dict[str, int] = {}  # of files by name, ns, until these are on the disk
 
     @property
@@ -90,7 +90,7 @@ class Run:
         total_files, total_bytes = len(files), sum(place.size for place in files)
 
         def progress() -> Progress:
-            unfinished = max(0, self.written() - self.settled)
+            unfinished = max(0, self.written() - self.written_done)
             done, written = self.bytes_done + unfinished, self.summary.bytes_written + unfinished
             return Progress(self.files, done, written, total_files, total_bytes)
 
@@ -111,7 +111,7 @@ class Run:
             if outcome is None:
                 copies.append(place)
             else:
-                self._settle(place, outcome, 0)
+                self._finish(place, outcome, 0)
         self._restore_files(copies)
 
     def _restore_files(self, places: Sequence[Place]) -> None:
@@ -126,11 +126,11 @@ class Run:
                 elif isinstance(result, _Blocked):
                     blocked.append(place)
                 else:
-                    self._settle(place, result, place.size)
+                    self._finish(place, result, place.size)
         if self.good:
             with contextlib.closing(self._restored(damaged, self.good)) as results:
                 for place, result in zip(damaged, results, strict=True):
-                    self._settle(place, result, place.size)
+                    self._finish(place, result, place.size)
         if blocked:
             self._restore_files(list(self._unblocked(blocked)))
 
@@ -138,12 +138,12 @@ class Run:
         self, places: Sequence[Place], blobs: BlobDirectory | Callable[[str], Buffer]
     ) -> Generator[Opened | Outcome | PogfastError, None, None]:
         times = None if self.options.no_sync else Times(self.directories, self.mtimes, self.reporter.missed)
-        return restore_places(places, self._ask, self.key, blobs, self.jobs, self.directories, self._watch, times)
+        return restore_places(places, self._prepare, self.key, blobs, self.jobs, self.directories, self._watch, times)
 
     def _watch(self, written: Callable[[], int]) -> None:
-        self.written, self.settled = written, 0
+        self.written, self.written_done = written, 0
 
-    def _ask(self, place: Place) -> Wanted | Outcome:
+    def _prepare(self, place: Place) -> Wanted | Outcome:
         """Returns what the engine is to do for a file, or why nothing is to be done."""
         entry, options = self.entries[place.name], self.options
         size, sizes = entry.size, entry.sizes
@@ -185,11 +185,11 @@ class Run:
             except StoreError:
                 raise
             except PogfastError as error:
-                self._settle(place, error, 0)
+                self._finish(place, error, 0)
             else:
                 yield place
 
-    def _settle(self, place: Place, result: Opened | Outcome | PogfastError, written: int) -> None:
+    def _finish(self, place: Place, result: Opened | Outcome | PogfastError, written: int) -> None:
         """Counts and reports a file that needs no more work. `written`: its uncompressed bytes, if it was restored."""
         self.files += 1
         self.bytes_done += place.size
@@ -202,7 +202,7 @@ class Run:
             written = self._size_on_disk(place)
         outcome: Outcome = "restored" if isinstance(result, Opened) else result
         if outcome == "restored":
-            self.settled += written
+            self.written_done += written
             self.summary.files += 1
             self.summary.bytes_written += written
         if outcome != "refused":

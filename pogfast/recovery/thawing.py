@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from pogfast.recovery.batches import Outcome
 
 Tier = Literal["standard", "bulk", "expedited"]
-# How long they take, by Amazon's documentation: from Glacier, from Deep Archive.
+# How long each takes according to Amazon: from Glacier, and from Deep Archive.
 TAKES = {
     "standard": "3 to 5 hours, and 12",
     "bulk": "5 to 12 hours, and 48",
     "expedited": "5 minutes, and it cannot be had",
 }
-MAX_DAYS = 36500  # a century, as of all lengths of time
+MAX_DAYS = 36500  # a century, the limit of all time spans
 
 
 @dataclass
 class Summary:
-    """Blobs that the restore needs, by how far they are."""
+    """Counts of blobs that the restore needs, by state."""
 
     readable: int = 0
-    asked: int = 0  # for, now
-    coming: int = 0  # that were asked for earlier
+    asked: int = 0  # requested now
+    coming: int = 0  # requested earlier
     missing: int = 0
     problems: list[PogfastError] = field(default_factory=list)
 
@@ -47,7 +47,7 @@ class Summary:
 
 
 class _Wanted(Silent):
-    """Hears which files a dry run would restore."""
+    """Collects the blobs of the files that a dry run would restore."""
 
     def __init__(self, archive: Archive) -> None:
         self.archive = archive
@@ -76,12 +76,13 @@ def thaw(
     options: Options | None = None,
     tell: Callable[[int], None] = lambda done: None,
 ) -> Summary:
-    """Asks for what `recovery.restore` with the same words would read, to be readable for `days` days.
+    """Requests the blobs that `recovery.restore` with the same arguments would read, to be readable for `days` days.
 
-    `tell` hears how many blobs have been looked at. Raises as `restore` does, and UsageError where nothing is cold.
+    `tell` is called with the number of blobs that have been looked at. Raises as `restore` does, and UsageError if the
+    store has no cold storage.
     """
     if tier not in get_args(Tier):
-        raise UsageError(f"no such way to thaw: {tier}", hint=", ".join(get_args(Tier)))
+        raise UsageError(f"not a retrieval tier: {tier}", hint=", ".join(get_args(Tier)))
     if not 1 <= days <= MAX_DAYS:
         raise UsageError(f"days must be 1 to {MAX_DAYS}, not {days}")
     chosen = options or Options()
@@ -89,7 +90,7 @@ def thaw(
         wanted = _Wanted(opened)
         dry = Options(**{**vars(chosen), "dry_run": True})
         restore_archive(opened, opened.store.source, key, into, names=names, report=wanted, options=dry)
-        store = cast(Store, opened.store)  # it was opened by its own name
+        store = cast(Store, opened.store)  # never mirrors, since no `stores` were given
         counts: Counter[str] = Counter()
         for number, (_, warmth) in enumerate(store.thaw(wanted.blobs, tier, days), 1):
             counts[warmth] += 1

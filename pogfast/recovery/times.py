@@ -34,11 +34,13 @@ class Times:
         self.synced_at = time.monotonic()
 
     def add(self, place: Place, wanted: Wanted) -> None:
+        """Adds a file that is complete. Raises StoreError."""
         self.pending.append((place.name, wanted))
         if time.monotonic() - self.synced_at > SYNC_EVERY:
-            self.settle()
+            self.flush()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
+        """Syncs the files that were added, and sets their times. Raises StoreError."""
         if self.pending:
             self.directories.make_durable()
         for name, wanted in self.pending:

@@ -18,7 +18,7 @@ from kit import oracle
 from kit.commands import Runner
 from kit.files import plant_socket
 from pogfast import backup, manifest
-from pogfast.backup import Options, Silent, Summary, cache
+from pogfast.backup import Options, Silent, Summary, cache, known
 from pogfast.backup import run as run_module
 from pogfast.errors import NoSuchArchive, NoSuchInput, PogfastError, SourceError, StoreLost, UsageError
 from pogfast.files import metadata
@@ -37,7 +37,8 @@ def key(tmp_path: Path) -> Key:
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
     # Files made a moment ago are as good as old ones here.
-    monkeypatch.setattr(cache, "_is_racy", lambda facts, read_at_ns: False)
+    for module in (cache, known):
+        monkeypatch.setattr(module, "is_racy", lambda data, read_at_ns: False)
 
 
 class Heard(Silent):

@@ -1404,8 +1404,8 @@ def test_a_size_that_no_disk_has_costs_no_other_file(work: Work) -> None:
     made.add("small", b"2")
     summary = work.restore(made)
     assert work.messages() == [
-        "huge: there is no room for it: No space left on device",
-        "nothing: it has a size and no blobs",
+        "huge: not enough space for it: No space left on device",
+        "nothing: it has a size but no blobs",
     ]
     assert (summary.exit_code, sorted(tree_at(work.out))) == (4, ["small"])
 
