@@ -7,15 +7,15 @@
 
 POGFAST_BEFORE is the interpreter of an environment with an earlier release, for `--only before`.
 
-Whole processes from warm input into an empty directory of their own. Wall and CPU seconds and peak memory are the
-kernel's own figures for the finished processes (wait4); a pipeline has the sum of its processes' CPU seconds and peaks.
-Every restored file is compared with its source outside the timing, pog and pogcli must make the same blobs, and
-nothing is reported of a run that failed or differs. The disk is synced before each run, outside the timing, so that
-nobody's sync pays for what the other has written. Ours sync the disk before they end, when they write and when
-they restore, and check names when they restore; pogcli and age do neither. What is not installed is named and left out.
+Measures whole processes, which read cached input and write into an empty directory of their own. Wall and CPU seconds
+and peak memory are the kernel's figures for the finished processes (wait4); for a pipeline, CPU seconds and peaks are
+summed. Every restored file is compared with its source outside the timing, pog and pogcli must make the same blobs, and
+a run that failed or differs is not reported. The disk is synced before each run, outside the timing, so that no side's
+sync pays for what another has written. pog and pogfast sync the disk before they end, when writing and when restoring,
+and check names when restoring; pogcli and age do neither. Tools that are not installed are reported and left out.
 
 --write puts the tables into RESULTS.md and updates those of README.md and docs/pog.md; --readme does only the latter.
-Small outputs are removed when all is done, not between runs: ext4 makes new files slowly for minutes after many
+Small outputs are removed at the end, not between runs: ext4 makes new files slowly for minutes after many
 were deleted, which would measure the previous run.
 """
 
@@ -47,7 +47,7 @@ from tables import (
 )
 
 COMPARISONS = ("random", "tar", "small", "memory", "again", "help")
-# Only when asked for: 10 GB, and as much for every side; what syncing costs a restore; an earlier release.
+# Only on request: 10 GB, and as much again for every side; what a restore's syncs cost; an earlier release.
 MORE = ("large", "sync", "before")
 DATA = ("random", "tar", "small", "large")
 SYNCED = ("random", "small")
@@ -55,7 +55,7 @@ HELPFUL = ("pogfast", "pog", "pogcli")  # whose --help is timed
 
 
 def measure_speed(bench: Bench, workloads: list[str], scale: float) -> tuple[dict[str, Row], dict[str, Row]]:
-    """(writing, restoring) of each workload."""
+    """Returns the figures of (writing, restoring) for each workload."""
     written, restored = {}, {}
     for workload in workloads:
         name = title(workload, scale)
@@ -70,7 +70,7 @@ def measure_speed(bench: Bench, workloads: list[str], scale: float) -> tuple[dic
 
 
 def measure_memory(bench: Bench, scale: float) -> dict[str, Row]:
-    """Peak memory of one large file and of eight at once; the times are by the way."""
+    """Measures the peak memory for one large file and for eight; times are measured too, but are not the point."""
     rows = {}
     for workload in ("one", "eight"):
         name = title(workload, scale)
@@ -82,7 +82,7 @@ def measure_memory(bench: Bench, scale: float) -> dict[str, Row]:
 
 
 def measure_again(bench: Bench, scale: float) -> dict[str, Row]:
-    """Second runs: over what is the same, and where one percent is not."""
+    """Measures second runs, over unchanged data and after one percent has changed."""
     rows = {}
     for workload in ("tar", "small"):
         source = make_data(bench.home, workload, scale)
@@ -97,7 +97,7 @@ def measure_again(bench: Bench, scale: float) -> dict[str, Row]:
 def add_limits(
     bench: Bench, workloads: list[str], scale: float, written: dict[str, Row], restored: dict[str, Row]
 ) -> None:
-    """A row for what limit.py computes, beside the sides."""
+    """Adds the limit that limit.py computes as one more side."""
     steps = limit.measure_steps(bench.outputs)
     for workload in workloads:
         source, name = make_data(bench.home, workload, scale), title(workload, scale)
@@ -116,7 +116,7 @@ def add_limits(
 def measure_ours(
     bench: Bench, others: Sequence[Side], workloads: Sequence[str], scale: float
 ) -> tuple[dict[str, Row], dict[str, Row]]:
-    """(writing, restoring) of pogfast beside other ways to run it."""
+    """Returns the figures of (writing, restoring) for pogfast and for variants of it."""
     ours = Bench(bench.home, (pogfast(bench.home), *others), bench.runs)
     try:
         return measure_speed(ours, list(workloads), scale)
@@ -125,7 +125,7 @@ def measure_ours(
 
 
 def measure_help(bench: Bench, sides: list[Side]) -> str:
-    """How long a user waits for --help, next to the interpreter itself."""
+    """Measures how long --help takes, and the bare interpreter for comparison."""
     nothing = Side("python -c pass", (sys.executable, "-c", "pass"), bench.home)
     figures = {side.name: Figures() for side in (*sides, nothing)}
     for _ in range(bench.runs * 4):
@@ -136,7 +136,7 @@ def measure_help(bench: Bench, sides: list[Side]) -> str:
 
 
 def measure(bench: Bench, sides: dict[str, Side], only: list[str], scale: float) -> dict[str, str]:
-    """The parts of RESULTS.md that can be told of these sides."""
+    """Returns the parts of RESULTS.md that these sides are enough for, by name."""
     parts: dict[str, list[str]] = {"speed": [], "memory": [], "help": [], "peers": [], "again": [], "sync": []}
     parts["before"] = []
     measured: list[tuple[str, str, str, dict[str, Row]]] = []  # part, its title, the title beside peers, rows

@@ -1,7 +1,7 @@
-"""The data that compare.py measures with: each workload is made once for each scale, and kept.
+"""Makes the input data of the benchmarks, once for each workload and scale, and keeps it.
 
-It knows no tool. Random bytes cost the ciphers and the hash as much as any, and the compressor nothing; a tar of /usr
-is what compresses; small files are what a file system and an interpreter are slow with.
+It knows nothing of tools. Random bytes cost the ciphers and the hash as much as any others, and the compressor nothing;
+a tar of /usr compresses; many small files stress the file system and the interpreter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-# Of the whole data, scale 1.
+# Titles of the data at scale 1.
 TITLES = {
     "random": "1 GB random",
     "tar": "1 GB tar of /usr",
@@ -22,19 +22,19 @@ TITLES = {
     "eight": "eight files of 200 MB",
     "large": "10 GB random",
 }
-LARGE = 10  # times the random data
-BIG = 10**9  # bytes of random and of the tar
+LARGE = 10  # multiple of the random data
+BIG = 10**9  # bytes of the random data and of the tar
 FILES = 20_000  # small files, in 200 directories, log-normal sizes around 5 KB
 EIGHT_SIZE = 200_000_000
 
 
 def title(workload: str, scale: float) -> str:
-    """What a table calls a workload, and that its data is not whole where it is not."""
+    """Returns the title of a workload in tables, with the scale unless it is 1."""
     return TITLES[workload] + ("" if scale == 1 else f", times {scale:g}")
 
 
 def make_data(home: Path, workload: str, scale: float) -> Path:
-    """The directory with the input of a workload."""
+    """Returns the directory with the input of a workload, and makes it if it does not exist."""
     if workload == "one":
         return make_data(home, "random", scale)
     place = home / f"{workload}-{scale:g}"
@@ -67,7 +67,7 @@ def _tar(place: Path, scale: float) -> None:
 
 
 def usr_tar(size: int) -> Iterator[bytes]:
-    """The first bytes of a tar of /usr."""
+    """Yields the first `size` bytes of a tar of /usr."""
     with subprocess.Popen(["tar", "cf", "-", "/usr"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as tar:
         assert tar.stdout is not None
         while size > 0 and (piece := tar.stdout.read(min(size, 1 << 20))):
@@ -104,7 +104,7 @@ MAKERS = {
 
 
 class Change:
-    """One percent of a workload, made otherwise and back: 20 places in a large file, or every hundredth small file."""
+    """Changes one percent of a workload and back: 20 ranges of a large file, or every hundredth small file."""
 
     PLACES = 20
 
@@ -134,7 +134,7 @@ class Change:
 
 
 def warm(directory: Path) -> None:
-    """Reads all of it into the page cache, so that no run waits for the disk to read."""
+    """Reads all files into the page cache, so that no run waits for the disk to read."""
     for file in files_below(directory):
         with file.open("rb") as source:
             while source.read(1 << 20):
@@ -146,5 +146,5 @@ def files_below(directory: Path) -> list[Path]:
 
 
 def size_of(directory: Path) -> int:
-    """The bytes of all files below it."""
+    """Returns the total size of all files below the directory, in bytes."""
     return sum(file.stat().st_size for file in files_below(directory))

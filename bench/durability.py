@@ -1,10 +1,10 @@
-"""What it costs that archives and restored files outlast a power cut, and how that was with an earlier release.
+"""Measures what it costs that archives and restored files survive a power cut, and compares it with an earlier release.
 
     python bench/durability.py [--write] [--only random,small] [--runs 5] [--scale 1] [--dir DIR]
 
-POGFAST_BEFORE is the interpreter of an environment with the earlier release; without it there is no such column. --dir
-must be on a disk: in memory a sync costs nothing. Sides run in alternation, each into a directory of its own, with a
-key pair and without a cache.
+POGFAST_BEFORE is the interpreter of an environment with the earlier release; without it that column is empty. --dir
+must be on a disk, because a sync costs nothing in memory. Sides run in alternation, each into a directory of its own,
+with a key pair and without a cache.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAIR = "key"  # name of the key files
 
 
 def sides(source: Path, place: Path, timed: Timed) -> None:
-    """One run of each side."""
+    """Runs each side once."""
     keys = {
         "write": ("--encryption-keyfile", str(place.parent / f"{PAIR}.encrypt")),
         "read": ("--decryption-keyfile", str(place.parent / f"{PAIR}.decrypt")),
@@ -56,7 +56,7 @@ def measure(home: Path, workloads: list[str], runs: int, scale: float) -> str:
 
 
 def figures(home: Path, source: Path, runs: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds by what was done and by which side."""
+    """Returns wall seconds by command and by side."""
     found: dict[str, dict[str, list[float]]] = {}
 
     def timed(what: str, side: str, python: str, *command: str) -> None:

@@ -1,9 +1,8 @@
-/* The least that an archive of many small files costs where every blob is a file: each is read, and so many parts of a
-   hundred of it are written to a new file in one of 4,096 directories (of a number that is spread as names are), by so
-   many threads.
-   No name is made, nothing is compressed or encrypted, nothing is renamed; one sync of the file system at the end.
+/* A lower bound for an archive of many small files in which every blob is a file: THREADS threads read each file, and
+   write PARTS percent of its bytes to a new file in one of 4,096 directories, which are chosen as evenly as names do.
+   Nothing is named, compressed, encrypted or renamed; the file system is synced once at the end.
 
-       floor THREADS TARGET PARTS < LIST      LIST: a path a line */
+       floor THREADS TARGET PARTS < LIST      LIST: one path in each line */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>

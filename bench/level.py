@@ -1,10 +1,10 @@
-"""What pogfast's own settings of zstd's level 3 save and cost, on several kinds of data, beside the level as it is.
+"""Compares pogfast's settings of zstd's level 3 with the plain level, on several kinds of data.
 
     python bench/level.py [--write] [--only tar,python,...] [--runs 5] [--scale 1] [--dir DIR]
 
-Chunks of 50 MB are compressed one after the other by the libzstd that pogfast uses, both ways in alternation; CPU time.
-Kinds are what this machine has, and some that are made: lines of a log, a random walk of floats, a database, a noisy
-picture. The settings are those of `_Queue.tune` in ext/write/queue.pxi; test_micro.py holds the two together.
+Compresses chunks of 50 MB one after the other with the libzstd that pogfast uses, both ways in alternation, and reports
+CPU time. Some kinds of data are taken from this machine, others are generated: lines of a log, a random walk of floats,
+a database, a noisy picture. test_micro.py checks that the settings are those of `_Queue.tune` in ext/write/queue.pxi.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from machine import make_tables
 from zstandard._cffi import ffi, lib
 
 CHUNK = 50_000_000
-PIECE = 256 << 10  # bytes that zstd is fed at a time
-SIZE = 200_000_000  # bytes of a kind, at most
+PIECE = 256 << 10  # bytes passed to zstd at a time
+SIZE = 200_000_000  # maximum bytes of a kind
 LEVEL, WINDOW, CHAIN, CHECKSUM, STABLE_IN, SPLITTER = 100, 101, 103, 201, 1006, 1017  # zstd.h
 POG = {LEVEL: 3}
 PLAIN = {LEVEL: 3, CHECKSUM: 1, STABLE_IN: 1}
@@ -34,17 +34,19 @@ OURS = {**PLAIN, WINDOW: 23, CHAIN: 14, SPLITTER: 1}
 
 
 class Compressor:
-    """Makes frames with content size and checksum, one at a time, of a chunk that is fed piece by piece from where it
-    lies, as the engine does. zstandard's own does not know every setting."""
+    """Compresses chunks to frames with content size and checksum, piece by piece and without copying, as the engine
+    does. zstandard's own compressor does not offer every setting."""
 
     def __init__(self, settings: dict[int, int]) -> None:
         self.context = ffi.gc(lib.ZSTD_createCCtx(), lib.ZSTD_freeCCtx)
         self.room = ffi.new("char[]", lib.ZSTD_compressBound(CHUNK))
         for setting, value in settings.items():
-            lib.ZSTD_CCtx_setParameter(self.context, setting, value)  # one that this release does not know is left out
+            lib.ZSTD_CCtx_setParameter(
+                self.context, setting, value
+            )  # a setting that this release does not know is ignored
 
     def compress(self, chunk: bytes | mmap.mmap, known: bool = True) -> memoryview:
-        """Valid until the next call. Unless the size is `known` it is not in the frame: as pog makes it."""
+        """Returns a frame, valid until the next call. Unless `known`, it has no content size, as pog makes it."""
         source, out = ffi.new("ZSTD_inBuffer *"), ffi.new("ZSTD_outBuffer *")
         held = ffi.from_buffer(chunk)
         source.src = held
@@ -63,7 +65,7 @@ class Compressor:
 
 
 def below(*places: str, ends: tuple[str, ...]) -> Iterator[bytes]:
-    """The files in some directories whose names end so."""
+    """Yields the files below some directories whose names have this ending."""
     for place in places:
         for file in files_below(Path(place)):
             if file.name.endswith(ends):
@@ -99,7 +101,7 @@ def picture() -> Iterator[bytes]:
 
 
 def database(size: int) -> Iterator[bytes]:
-    """Of about so many bytes."""
+    """Makes a database of about `size` bytes."""
     source = random.Random(1)
     base = sqlite3.connect(":memory:")
     base.execute("create table things (id integer primary key, name text, value real, mark blob)")
@@ -120,7 +122,9 @@ def begin(pieces: Iterator[bytes], size: int) -> bytes:
 
 CODE = (".so", ".so.0", ".so.1", ".so.6")
 TEXT = (".h", ".html", ".txt", ".md", ".json", ".js", ".xml")
-KINDS: dict[str, tuple[str, Callable[[int], Iterator[bytes]]]] = {  # of at least so many bytes, where there are
+KINDS: dict[
+    str, tuple[str, Callable[[int], Iterator[bytes]]]
+] = {  # title, and pieces of at least so many bytes if the machine has them
     "tar": ("a tar of /usr", usr_tar),
     "python": ("Python's sources", lambda _: below(sysconfig.get_path("stdlib"), sys.prefix, ends=(".py",))),
     "code": ("shared libraries", lambda _: below("/usr/lib", sys.prefix, ends=CODE)),
@@ -156,7 +160,7 @@ def measure(_: Path, kinds: list[str], runs: int, scale: float) -> str:
 
 
 def compare(chunks: list[bytes], runs: int) -> tuple[list[float], list[int]]:
-    """The best CPU seconds, and the stored bytes, of both."""
+    """Returns the best CPU seconds, and the compressed bytes, of both settings."""
     sides = [Compressor(settings) for settings in (PLAIN, OURS)]
     best, stored = [float("inf")] * 2, [0] * 2
     for _ in range(runs):

@@ -1,16 +1,16 @@
-"""What this machine could do at best, step by step, and how near `pogfast` comes to it on one core and on all.
+"""Measures the machine's limit, step by step, and how close `pogfast` comes to it on one core and on all.
 
     python bench/limit.py [--write] [--only random,tar] [--runs 5] [--scale 1] [--dir DIR]
 
 Each step is measured alone, with the same libraries and in pieces that stay in a core's cache: reading from memory and
-from the disk, zstd (as pogfast sets it, on the data itself; nothing where the data does not compress), sha256, the box,
+from the disk, zstd (with pogfast's settings, on the data itself; nothing if the data do not compress), sha256, the box,
 writing. The limit of a workload is the CPU time of its steps, shared by the cores, or the time that the disk takes to
-write, whichever is longer. Nothing waits for anything in it, no page is touched for the first time, and no interpreter
-starts. What starting takes is measured as well: the time of an archive of one empty file.
+write, whichever is longer. In this limit nothing waits, no page is touched for the first time, and no interpreter
+starts. The time to start is measured separately, with an archive of one empty file.
 
-Of small files each has a blob of its own. floor.c, a C program that is run in alternation with pogfast, reads each
-and writes as many bytes as its blob has to a file of its own. The limit adds to the CPU time of that what frames,
-names and boxes take.
+Each small file has a blob of its own. floor.c, a C program that runs in alternation with pogfast, reads each file
+and writes as many bytes as its blob has to a new file. The limit is the CPU time of that, plus the time for frames,
+names and boxes.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from tables import spread
 
 LARGE = ("random", "tar")
 WORKLOADS = (*LARGE, "small")
-SAMPLE = 20  # chunks of a workload that zstd is measured on, at most, taken from everywhere
-WRITTEN = 1 << 29  # bytes, to learn what the disk takes
-DIRECT = 4 << 20  # bytes of one write past the page cache
+SAMPLE = 20  # maximum number of chunks of a workload that zstd is measured on, spread over the data
+WRITTEN = 1 << 29  # bytes written to measure the disk
+DIRECT = 4 << 20  # bytes of one write around the page cache
 RUNS = 5
-BLOB = 72 + 40 + 8  # bytes of a blob beside a chunk and the random bytes behind it
-FLOOR = 1.03  # plain bytes for a compressed one: with less the engine stores data as it is
+BLOB = 72 + 40 + 8  # bytes of a blob in addition to the chunk and its random padding
+FLOOR = 1.03  # minimum compression ratio: below it the engine stores data uncompressed
 
 
 @dataclass
 class Steps:
-    """Bytes a second of each step on one core; the disk's are by the clock, all others CPU time."""
+    """Bytes per second of each step on one core: per wall second for the disk, per CPU second for all others."""
 
     read: float
     copy: float
@@ -61,7 +61,7 @@ class Steps:
 
 @dataclass
 class Content:
-    """What zstd does with a workload: plain bytes a second on one core, infinite where it is not asked."""
+    """Sizes of a workload, and plain bytes per second of zstd on one core; infinite if zstd is not used."""
 
     size: int
     stored: int
@@ -70,7 +70,7 @@ class Content:
 
 
 def fastest(act: Callable[[], object], size: int, clock: Callable[[], float] = time.process_time) -> float:
-    """Bytes a second, the best of some runs."""
+    """Returns bytes per second, the best of RUNS."""
     best = 0.0
     for _ in range(RUNS):
         started = clock()
@@ -131,7 +131,7 @@ def read_all(file: Path) -> None:
 
 
 def read_cold(file: Path) -> None:
-    """From the disk: the page cache is asked to forget the file first."""
+    """Reads from the disk: drops the file from the page cache first."""
     with file.open("rb") as source:
         os.fsync(source.fileno())
         if hasattr(os, "posix_fadvise"):
@@ -140,7 +140,7 @@ def read_cold(file: Path) -> None:
 
 
 def measure_writing(file: Path) -> tuple[float, float]:
-    """(by the clock, CPU time): until it is on the disk, around the page cache where that can be."""
+    """Returns bytes per (wall second, CPU second) of writing to the disk, around the page cache if possible."""
     buffer = mmap.mmap(-1, DIRECT)
     buffer.write(os.urandom(DIRECT))
     direct = getattr(os, "O_DIRECT", 0)
@@ -159,7 +159,7 @@ def measure_writing(file: Path) -> tuple[float, float]:
 
 
 def measure_content(source: Path) -> Content:
-    """Of a workload of one large file."""
+    """Measures a workload of one large file."""
     [file] = files_below(source)
     size = file.stat().st_size
     with file.open("rb") as opened:
@@ -168,7 +168,7 @@ def measure_content(source: Path) -> Content:
     compressor = Compressor(OURS)
     pairs = [(chunk, bytes(compressor.compress(chunk))) for chunk in chunks]
     read, stored = sum(map(len, chunks)), sum(len(frame) for _, frame in pairs)
-    # zstd is not asked for the others.
+    # The engine does not use zstd for the others.
     pairs = [(chunk, frame) for chunk, frame in pairs if len(chunk) >= len(frame) * FLOOR]
     if not pairs:
         return Content(size, size, float("inf"), float("inf"))
@@ -178,7 +178,7 @@ def measure_content(source: Path) -> Content:
 
 
 def huge(data: bytes) -> mmap.mmap:
-    """The same in memory as the engine has it: of huge pages, where there are some."""
+    """Returns a copy in memory like the engine's: in huge pages, if available."""
     memory = mmap.mmap(-1, len(data))
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
@@ -187,7 +187,7 @@ def huge(data: bytes) -> mmap.mmap:
 
 
 def decompress_all(frame: bytes) -> None:
-    """Into a piece of memory that is used again and again."""
+    """Decompresses into a small buffer that is reused."""
     piece = bytearray(PIECE)
     with zstandard.ZstdDecompressor().stream_reader(frame) as reader:
         while reader.readinto(piece):
@@ -195,7 +195,7 @@ def decompress_all(frame: bytes) -> None:
 
 
 def measure_small(source: Path) -> Content:
-    """Of a workload of small files, each a frame as pog makes it, and what it is stored in."""
+    """Measures a workload of small files, each a frame as pog makes it, stored in a blob."""
     data = [file.read_bytes() for file in files_below(source)]
     size, compressor = sum(map(len, data)), Compressor(POG)
     frames = [len(compressor.compress(content, known=False)) for content in data]
@@ -204,31 +204,32 @@ def measure_small(source: Path) -> Content:
 
 
 def limit_of_small(steps: Steps, content: Content, floor: Figures, cores: int) -> float:
-    """Seconds to write them. What they are stored in is little, and the disk is not asked."""
+    """Returns the minimum seconds to write small files. They are few bytes, so the disk's speed does not count."""
     sealing = content.size / content.compress + content.stored * (1 / steps.sha256 + 1 / steps.box)
     return (min(floor.cpu) + sealing) / cores
 
 
 def limit_of_writing(steps: Steps, content: Content, cores: int) -> float:
-    """Seconds."""
+    """Returns the minimum seconds to write a large file."""
     plain = 1 / steps.read + 1 / content.compress
     stored = 1 / steps.sha256 + 1 / steps.box + 1 / steps.write
     return max((content.size * plain + content.stored * stored) / cores, content.stored / steps.disk_write)
 
 
 def limit_of_restoring(steps: Steps, content: Content, cores: int) -> float:
-    """Seconds. What was stored as it is, is copied once from where it was decrypted, or written from there."""
+    """Returns the minimum seconds to restore a large file. Uncompressed data are copied once, or written from where
+    they were decrypted."""
     stored = 1 / steps.read + 1 / steps.open_box + 1 / steps.sha256
     plain = 1 / content.decompress + 1 / steps.write
     return max((content.stored * stored + content.size * plain) / cores, content.size / steps.disk_write)
 
 
-# ---- pogfast beside it ---------------------------------------------------------------------------------------------
+# ---- pogfast in comparison -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class OnCores(Pogfast):
-    """pogfast, kept to some of the cores."""
+    """pogfast, restricted to some cores."""
 
     cores: int = 1
 
@@ -244,9 +245,9 @@ class OnCores(Pogfast):
 
 @dataclass(frozen=True)
 class Floor(Side):
-    """floor.c, which has no way back."""
+    """floor.c, which only writes."""
 
-    parts: int = 100  # of a hundred that are written of what is read
+    parts: int = 100  # percent of the bytes read that are written
 
     def write(self, source: Path, store: Path) -> list[list[str]]:
         words = [*self.command, str(cores()), str(store), str(self.parts)]
@@ -254,19 +255,19 @@ class Floor(Side):
 
 
 def floor(home: Path, content: Content) -> Side:
-    """Compiled for the run."""
+    """Compiles floor.c, and returns it as a side."""
     program = home / "floor"
     subprocess.run(["cc", "-O2", "-pthread", "-o", program, Path(__file__).with_name("floor.c")], check=True)
     return Floor("floor.c", (str(program),), home, parts=min(100 * content.stored // max(content.size, 1), 100))
 
 
 def measure_floor(home: Path, source: Path, content: Content, runs: int) -> Figures:
-    """floor.c alone."""
+    """Measures floor.c alone."""
     return written_by((floor(home, content),), home, source, runs)["floor.c"]
 
 
 def written_by(sides: tuple[Side, ...], home: Path, source: Path, runs: int) -> Row:
-    """What writing takes them; nothing is kept of it."""
+    """Measures writing, and deletes the outputs."""
     bench = Bench(home, sides, runs)
     try:
         return bench.write(source)[0]
@@ -337,7 +338,7 @@ def far_row(what: str, number: int, best: float, figures: Figures, started: floa
 
 
 def start_up(bench: Bench) -> dict[str, Figures]:
-    """What an archive of one empty file takes."""
+    """Measures an archive of one empty file."""
     source = bench.fresh()
     (source / "empty").touch()
     figures, _ = bench.write(source)

@@ -1,6 +1,6 @@
-"""When, on what and how something was measured, in a line, without the places where this machine keeps its data.
+"""Describes in a line when, where and how something was measured, and defines the options that all benchmarks share.
 
-And the options that every program here has.
+The line does not reveal paths of this machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tables import put_into_results
 
-TOLD = ("only", "sides", "runs", "scale")  # options that belong to a command as it is told
+TOLD = ("only", "sides", "runs", "scale")  # options that are part of the command that is shown
 
 
 def cores() -> int:
@@ -42,27 +42,29 @@ def _lines(path: str) -> list[str]:
 
 
 def parser_of(description: str | None, only: Collection[str], sides: Collection[str] = ()) -> argparse.ArgumentParser:
-    """What every program takes; `only` and `sides` are all that there are, and what is done where nothing is said."""
+    """Returns a parser of the shared options. `only` and `sides` are all possible values, and the defaults."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(only), help="which of these, separated by commas")
+    parser.add_argument("--only", default=",".join(only), help="measure only these, separated by commas")
     if sides:
-        parser.add_argument("--sides", default=",".join(sides), help="whom to compare, separated by commas")
-    parser.add_argument("--runs", type=int, default=5, help="of each side")
-    parser.add_argument("--scale", type=float, default=1, help="of the data; 1 is what RESULTS.md shows")
-    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()) / "pogfast-bench", help="for data")
+        parser.add_argument("--sides", default=",".join(sides), help="tools to compare, separated by commas")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each side")
+    parser.add_argument("--scale", type=float, default=1, help="scale of the data; RESULTS.md has 1")
+    parser.add_argument(
+        "--dir", type=Path, default=Path(tempfile.gettempdir()) / "pogfast-bench", help="directory for data"
+    )
     parser.add_argument("--write", action="store_true", help="put the tables into RESULTS.md")
     return parser
 
 
 def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **known: Collection[str]) -> Path:
-    """Ends the program for what cannot be meant. Returns the directory for data, made."""
+    """Exits with a usage error for invalid options. Returns the directory for data, and creates it."""
     for word, all_of_them in known.items():
         if unknown := set(getattr(options, word).split(",")) - set(all_of_them):
-            parser.error(f"--{word} is not of {', '.join(all_of_them)}: {', '.join(sorted(unknown))}")
+            parser.error(f"--{word} {','.join(sorted(unknown))}: choose from {', '.join(all_of_them)}")
     if options.write and options.scale != 1:
-        parser.error("--write is for the whole data: RESULTS.md shows what a user would see")
+        parser.error("--write needs --scale 1: RESULTS.md shows what a user would see")
     if options.runs < 1:
-        parser.error("--runs is at least 1")
+        parser.error("--runs must be at least 1")
     home: Path = options.dir.absolute()
     home.mkdir(parents=True, exist_ok=True)
     return home
@@ -71,8 +73,8 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace, **known:
 def make_tables(
     description: str | None, part: str, only: Collection[str], measure: Callable[[Path, list[str], int, float], str]
 ) -> None:
-    """A program that measures nobody else: prints what `measure` says of some workloads, and keeps it in a part of
-    RESULTS.md, which is called as the program is."""
+    """The main function of a benchmark without other tools: prints the tables that `measure` returns for some
+    workloads; with --write it also stores them in the part of RESULTS.md that has the program's name."""
     parser = parser_of(description, only)
     options = parser.parse_args()
     home = check(parser, options, only=only)

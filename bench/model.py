@@ -1,12 +1,12 @@
-"""What binds on larger machines and with more data, reckoned from what is measured here.
+"""Predicts the bottleneck on larger machines and with more data, from measurements on this one.
 
     python bench/model.py [--write] [--runs 5] [--scale 1] [--dir DIR]
 
-Measured here: the steps of limit.py, what a chunk of a large file costs the one Python thread that hears of it (a
+Measured here: the steps of limit.py, what a chunk of a large file costs the one Python thread that is notified of it (a
 sparse file in many chunks: holes need no other work), what an unchanged small file costs it, and how fast one core
-finds cuts by content. Reckoned: the cores' steps side by side (they share nothing but a lock that no work is done
-under), against that thread, a disk and a network of a given speed, and memory. So a figure for 64 cores is no
-measurement: it says what would bind first. The speed of memory is taken as this machine's for every four cores.
+finds cuts by content. Computed: the cores' steps in parallel (they share nothing but a lock under which no work is
+done), compared with that thread, a disk and a network of a given speed, and memory. So a figure for 64 cores is not a
+measurement: it says what would be the bottleneck. Memory is assumed to have this machine's speed for every four cores.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from pogfast._engine import cut
 
 CORES = (2, 4, 8, 16, 32, 64)
 TERABYTES = (1, 10, 100)
-DISK = 7e9  # bytes a second: one NVMe disk of PCIe 4
+DISK = 7e9  # bytes per second: one PCIe 4 NVMe disk
 NETWORKS = {"25 Gbit/s": 25e9 / 8, "10 Gbit/s": 10e9 / 8}
-PASSES = 6  # times that a byte goes through memory at most: read, in and out of the compressor, hash, box, written
-HOLES = 40_000  # chunks of a file of nothing
+PASSES = 6  # maximum passes of a byte through memory: read, in and out of the compressor, hash, box, write
+HOLES = 40_000  # chunks of a file that is one hole
 HOLE = 1_000_000  # bytes of each
-TINY = 1e-7  # seconds
-MANIFEST_ENTRY = 62  # bytes of a blob in a manifest's JSON: its name, its length
+TINY = 1e-7  # seconds, the least that is believed
+MANIFEST_ENTRY = 62  # bytes of a blob in a manifest's JSON: its name and its length
 
 
 @dataclass
 class Thread:
-    """What the one Python thread of a run takes, in seconds."""
+    """Seconds that the one Python thread of a run needs for each."""
 
     chunk: float
     known_file: float
-    cut: float  # bytes a second of one file by content: one core at a time searches it
+    cut: float  # bytes per second of finding cuts by content, on one core
 
 
 def measure_thread(bench: Bench, home: Path, scale: float) -> Thread:
@@ -68,7 +68,7 @@ def measure_thread(bench: Bench, home: Path, scale: float) -> Thread:
     cut(data, 16_000_000, (1_000_000, 4_000_000, table))
     speed = len(data) / (time.process_time() - started)
     files = max(int(FILES * scale), 10)
-    # On tiny data the difference may be lost in what starting takes.
+    # With tiny data the difference may vanish in the time to start.
     return Thread(max((holes - start) / count, TINY), max((known - start) / files, TINY), speed)
 
 
@@ -77,7 +77,7 @@ def least(bench: Bench, side: Pogfast, commands: list[list[str]]) -> float:
 
 
 def bounds(steps: Steps, content: Content, thread: Thread, cores: int, network: float) -> dict[str, float]:
-    """Plain bytes a second that each resource lets through when a large file is written."""
+    """Returns the plain bytes per second that each resource allows when a large file is written."""
     return {
         "cores": content.size / limit_of_writing(steps, content, 1) * cores,
         "memory": steps.copy * 2 * max(cores / 4, 1) / PASSES,
@@ -99,7 +99,7 @@ def rows(steps: Steps, contents: dict[str, Content], thread: Thread) -> Iterator
 
 
 def sizes(steps: Steps, content: Content, thread: Thread) -> Iterator[str]:
-    """Of one archive of large files, with the default chunks, on 16 cores and the faster network."""
+    """Yields a row for each size of an archive of large files, with default chunks, 16 cores and the faster network."""
     speed = min(bounds(steps, content, thread, 16, max(NETWORKS.values())).values())
     for terabytes in TERABYTES:
         blobs = terabytes * 1e12 / CHUNK

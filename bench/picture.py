@@ -1,7 +1,7 @@
-"""Draws RESULTS.md's tables of peers: how many times pogfast's seconds each of them takes.
+"""Draws RESULTS.md's comparison with other tools: the time of each as a multiple of pogfast's.
 
-It measures nothing: whoever has put tables into RESULTS.md calls `draw`. Matplotlib is optional: without it the picture
-stays as it was.
+It measures nothing; call `draw` after changing the tables in RESULTS.md. Matplotlib is optional: without it the picture
+is not updated.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ def draw() -> None:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError:
-        print("matplotlib is not installed: the picture stays as it was", file=sys.stderr)
+        print("matplotlib is not installed: results.svg is not updated", file=sys.stderr)
         return
     results = RESULTS.read_text()
     parts = {name: rows_of(results, name) for name in (WRITING, RESTORING, AGAIN)}
-    times: dict[str, dict[str, float]] = {}  # workload -> side -> times pogfast's
+    times: dict[str, dict[str, float]] = {}  # workload -> side -> multiple of pogfast's time
     for part, rows in parts.items():
         for row, cells in rows.items():
             workload, _, side = row.rpartition(": ")

