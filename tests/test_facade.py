@@ -1,6 +1,6 @@
-"""`import pogfast` and the command say the same: the same words, the same defaults, the same results.
+"""`import pogfast` and the command agree: the same options, the same defaults, the same results.
 
-Each option of each command has a keyword, or stands below with the function that has it instead.
+Each option of each command has a keyword, or is listed below with the function that has it instead.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ DISPLAY = {"quiet", "verbose", "json", "debug", "help"}
 
 
 def words(command: str) -> dict[str, click.Parameter]:
-    """What a command takes of its own, by the names that a function would have for it."""
+    """Returns the own parameters of a command, by the keywords of its function."""
     found = {str(parameter.name): parameter for parameter in COMMANDS[command].params}
     own = {name: found[name] for name in found.keys() - KEYS - SERVICES - DISPLAY - ELSEWHERE.get(command, {}).keys()}
     return {"dry_run" if name == "yes" else name: parameter for name, parameter in own.items()}
@@ -69,7 +69,7 @@ def test_every_command_has_a_function() -> None:
 
 
 @pytest.mark.parametrize("command", FUNCTIONS)
-def test_the_words_are_the_same(command: str) -> None:
+def test_keywords_are_the_options(command: str) -> None:
     parameters = inspect.signature(FUNCTIONS[command]).parameters
     assert {kind.kind for kind in parameters.values()} <= {
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
@@ -96,7 +96,7 @@ def test_prune_and_the_like_are_dry_runs_unless_told() -> None:
             assert inspect.signature(FUNCTIONS[command]).parameters["dry_run"].default is True
 
 
-def test_what_create_takes_by_itself_is_what_the_command_does() -> None:
+def test_the_defaults_of_create_are_those_of_the_command() -> None:
     from pogfast.sizes import parse_size
 
     said = {str(parameter.name): parameter.default for parameter in COMMANDS["create"].params}
@@ -107,7 +107,7 @@ def test_what_create_takes_by_itself_is_what_the_command_does() -> None:
     } == facade.DEFAULTS
 
 
-def test_keys_and_services_have_all_their_words() -> None:
+def test_keys_and_services_have_all_keywords() -> None:
     assert inspect.signature(facade.open_key).parameters.keys() - {"password", "writing"} == KEYS
     assert inspect.signature(facade.services).parameters.keys() == SERVICES
     assert {"tier", "days"} <= inspect.signature(facade.thaw).parameters.keys()
@@ -115,7 +115,7 @@ def test_keys_and_services_have_all_their_words() -> None:
 
 
 def test_no_module_hides_a_function() -> None:
-    """`import pogfast.x` sets pogfast.x."""
+    """`import pogfast.x` would replace the function pogfast.x."""
     modules = {path.stem for path in Path(facade.__file__).parent.iterdir()} - {"errors"}
     assert modules.isdisjoint(pogfast.__all__)
     # `pogfast.pog:cleanup` is the command pog-cleanup.
@@ -158,8 +158,8 @@ def contents(store: str | Path, key: pogfast.Key) -> set[str]:
     return {item.name for item in pogfast.ls(os.path.join(store, "latest"), key) if item.kind == "file"}
 
 
-def test_one_path_is_one_path(work: Path, key: pogfast.Key) -> None:
-    """0.5.3 took the string apart and archived ., d, i and r where there were such."""
+def test_a_single_path_may_be_a_string(work: Path, key: pogfast.Key) -> None:
+    """0.5.3 iterated over the string, and archived ., d, i and r if they existed."""
     (work / "d").mkdir()
     for given in ("dir", b"dir", Path("dir"), ["dir"], iter([Path("dir")])):
         done = pogfast.create(given, work / "store", key, no_cache=True)
@@ -167,7 +167,7 @@ def test_one_path_is_one_path(work: Path, key: pogfast.Key) -> None:
         assert contents("store", key) == {"dir/f", "dir/x.tmp", "dir/d/g"}
 
 
-def test_words_are_those_of_the_command_line(work: Path, key: pogfast.Key) -> None:
+def test_arguments_are_converted_as_on_the_command_line(work: Path, key: pogfast.Key) -> None:
     done = pogfast.create("dir", b"store", key, exclude=["*.tmp", "d"], tags="a,b", chunk_size="16MB", comment="c")
     assert contents("store", key) == {"dir/f"}
     assert pogfast.create(["dir"], "store", key, exclude="*.tmp", tags=["a", "b"], chunker="fastcdc").files_new == 2
@@ -206,13 +206,13 @@ def test_words_are_those_of_the_command_line(work: Path, key: pogfast.Key) -> No
         lambda key: pogfast.open_key(keyfile="k", password="x"),
     ],
 )
-def test_what_cannot_be_meant_is_a_usage_error(work: Path, key: pogfast.Key, call: Callable[[Any], Any]) -> None:
+def test_contradicting_arguments_are_usage_errors(work: Path, key: pogfast.Key, call: Callable[[Any], Any]) -> None:
     with pytest.raises(errors.UsageError):
         call(key)
     assert not (work / "store").exists()
 
 
-def test_a_profile_and_what_is_given_beside_it(work: Path, key: pogfast.Key) -> None:
+def test_keywords_override_a_profile(work: Path, key: pogfast.Key) -> None:
     (work / "p.toml").write_text('chunker = "fastcdc"\nlevel = 7\njobs = 1\n')
 
     def made(**more: Any) -> tuple[str, int]:
@@ -257,12 +257,12 @@ def test_the_whole_life_of_an_archive(work: Path, key: pogfast.Key) -> None:
         pogfast.lock("store", key, "compliance:1d")
 
 
-def test_the_words_of_0_5_still_work_for_a_release(work: Path, key: pogfast.Key) -> None:
+def test_keywords_of_0_5_still_work_for_a_release(work: Path, key: pogfast.Key) -> None:
     with pytest.warns(DeprecationWarning, match=r"(cache_directory|base) is called (cache_dir|directory) now"):
         assert pogfast.create(["f"], "store", key, base="dir", cache_directory="").files_new == 1
 
 
-def test_command_and_function_give_the_same(work: Path, key: pogfast.Key, pogfast: Runner) -> None:
+def test_command_and_function_return_the_same(work: Path, key: pogfast.Key, pogfast: Runner) -> None:
     import pogfast as package
 
     for tag in ("one", "two"):
@@ -297,8 +297,8 @@ def test_the_types_are_checked_by_ci() -> None:
 
 
 @pytest.mark.parametrize("jobs", [0, 1025, 10**20])
-def test_workers_that_no_system_has(tmp_path: Path, jobs: int) -> None:
-    """They ended in an OverflowError, or in millions of threads."""
+def test_absurd_numbers_of_workers(tmp_path: Path, jobs: int) -> None:
+    """They caused an OverflowError, or millions of threads."""
     (tmp_path / "f").write_bytes(b"content")
     (tmp_path / "key").write_bytes(b"key")
     key, store = pogfast.open_key(keyfile=tmp_path / "key"), tmp_path / "store"

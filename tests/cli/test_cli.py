@@ -1,6 +1,6 @@
-"""`pogfast` as a user and a script see it: answers, summaries, JSON lines, exit codes, one line for every failure.
+"""`pogfast` as users and scripts see it: results, summaries, JSON lines, exit codes, and one line for every failure.
 
-What the libraries do is in their own tests; here every verb and flag is run once, as a command.
+The packages below have tests of their own; here every verb and option is run once, as a command.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def store(cli: Runner) -> str:
 
 
 def one_line(ran: Ran, code: int, *words: str) -> None:
-    """A failure: this code, one line (and a hint) on standard error, nothing on standard output."""
+    """Asserts a failure: this exit code, one line (and a hint) on standard error, nothing on standard output."""
     assert (ran.code, ran.out) == (code, b""), ran.err
     lines = ran.err.splitlines()
     assert lines[0].startswith("pogfast: error: "), ran.err
@@ -81,7 +81,7 @@ def one_line(ran: Ran, code: int, *words: str) -> None:
 
 
 def objects(ran: Ran) -> list[dict[str, Any]]:
-    """The JSON lines of a run that printed nothing else, in words that are documented."""
+    """Returns the JSON lines of a run, and asserts that it printed nothing else and that all keys are documented."""
     found = [json.loads(line) for line in ran.out.splitlines()]
     for words in found:
         assert words.keys() <= JSON_WORDS[words["message_type"]] | {"message_type"}, words
@@ -125,7 +125,7 @@ def test_help_and_version(cli: Runner) -> None:
         assert line.split()[-1] in text
 
 
-def test_a_verb_s_help_begins_with_its_line_in_the_list() -> None:
+def test_the_help_of_a_verb_begins_with_its_summary() -> None:
     import click
 
     for verb, (_, line) in VERBS.items():
@@ -143,8 +143,8 @@ def test_help_of_a_verb(cli: Runner, verb: tuple[str, ...]) -> None:
     assert cli("help", *verb, "more").code == 2
 
 
-def test_help_is_quick(work: Path) -> None:
-    """At most 6 times as long as Python takes to do nothing."""
+def test_help_is_fast(work: Path) -> None:
+    """Takes at most 6 times as long as Python takes to start and exit."""
 
     def seconds(command: list[str]) -> float:
         began = time.perf_counter()
@@ -272,7 +272,7 @@ def test_failures_are_one_line(cli: Runner, arguments: list[str], code: int, wor
     one_line(cli(*arguments), code, *words)
 
 
-def test_what_looks_like_an_option_or_an_empty_value_and_is_meant(work: Path, cli: Runner) -> None:
+def test_values_that_look_like_options_and_empty_values_can_be_given(work: Path, cli: Runner) -> None:
     assert cli("create", "tree", "--to=--json", "--comment", "", "--exclude", "", "-q").code == 0
     assert cli("list", "--", "--json").code == 0
     assert cli("restore", "./--json/latest", "--thaw", "--into", "out").code == 2, "a directory is never cold"
@@ -280,7 +280,7 @@ def test_what_looks_like_an_option_or_an_empty_value_and_is_meant(work: Path, cl
     assert everything(work / "out" / "tree") == everything(work / "tree")
 
 
-def test_parts_of_a_file(cli: Runner, store: str) -> None:
+def test_cat_with_offset_and_length(cli: Runner, store: str) -> None:
     for options, part in (
         (("--length", "0"), b""),
         (("--offset", "0", "--length", "5"), BIG[:5]),
@@ -292,7 +292,7 @@ def test_parts_of_a_file(cli: Runner, store: str) -> None:
         assert (ran.code, ran.out, ran.err) == (0, part, "")
 
 
-def test_common_options_stand_before_the_verb_or_behind_it(cli: Runner, store: str) -> None:
+def test_common_options_before_or_after_the_verb(cli: Runner, store: str) -> None:
     behind = cli("ls", f"{store}/latest", "--json")
     assert cli("--json", "ls", f"{store}/latest").out == behind.out
     assert only(behind, "node")
@@ -308,7 +308,7 @@ def test_a_traceback_only_with_debug(work: Path) -> None:
     assert ran.err.splitlines()[-1].startswith("pogfast: error: ")
 
 
-def test_a_defect_is_one_line_too(
+def test_an_internal_error_is_one_line(
     work: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(path: str) -> None:
@@ -338,8 +338,8 @@ def test_standard_output_that_cannot_be_written(work: Path, store: str, argument
     assert (ran.returncode, ran.stderr) == (141, "")
 
 
-def test_an_archive_whose_name_cannot_be_printed_is_stored(work: Path, cli: Runner) -> None:
-    """A cron job without standard output must still make its backup; the exit code says that something is odd."""
+def test_the_archive_is_stored_even_if_its_name_cannot_be_printed(work: Path, cli: Runner) -> None:
+    """A cron job without standard output must still make its backup; the exit code reports the failure to print."""
     for redirection, why in ((">/dev/full", "cannot write to standard output"), (">&-", "standard output is closed")):
         before = set((work / "store").glob("*.mfn"))
         shell = ["/bin/sh", "-c", f'"$@" {redirection}', "sh", *COMMAND, "create", "tree", "--to", "store", "-q"]
@@ -351,7 +351,7 @@ def test_an_archive_whose_name_cannot_be_printed_is_stored(work: Path, cli: Runn
 
 
 @pytest.mark.parametrize("how", [["pair"], ["pair", "--json"], ["one", "--symmetric"]])
-def test_keys_whose_names_cannot_be_printed_are_made(work: Path, how: list[str]) -> None:
+def test_keys_are_created_even_if_their_names_cannot_be_printed(work: Path, how: list[str]) -> None:
     shell = ["/bin/sh", "-c", '"$@" >/dev/full', "sh", *COMMAND, "keygen", *how]
     ran = subprocess.run(shell, cwd=work, capture_output=True, check=False, text=True)
     made = ["one"] if "one" in how else ["pair.encrypt", "pair.decrypt"]
@@ -389,7 +389,7 @@ def test_a_second_run_reads_no_file(cli: Runner, store: str) -> None:
         assert summary(cli("create", "tree", "--to", store, "--json", option))["bytes_read"] == 320_005
 
 
-def test_the_cache_is_where_it_is_said_to_be(work: Path, cli: Runner) -> None:
+def test_the_directory_of_the_cache(work: Path, cli: Runner) -> None:
     assert cli("create", "tree", "--to", "store", "--no-cache").code == 0
     assert not (work / "cache").exists()
     assert cli("create", "tree", "--to", "store", "--cache-dir", "mine").code == 0
@@ -397,7 +397,7 @@ def test_the_cache_is_where_it_is_said_to_be(work: Path, cli: Runner) -> None:
     assert not (work / "cache").exists()
 
 
-def test_quiet_create_gives_the_answer_alone(work: Path, cli: Runner) -> None:
+def test_quiet_create_prints_only_the_name_of_the_archive(work: Path, cli: Runner) -> None:
     ran = cli("-q", "create", "tree", "--to", "store")
     [archive] = (work / "store").glob("*.mfn")
     assert (ran.code, ran.out.decode(), ran.err) == (0, f"{archive.name}\n", "")
@@ -421,7 +421,7 @@ def test_the_json_of_create_and_restore(cli: Runner) -> None:
     assert summary(cli("restore", "store/latest", "--into", "out", "--json"))["files_skipped"] == 6
 
 
-def test_standard_input_and_a_program_s_output(work: Path, cli: Runner) -> None:
+def test_archiving_standard_input_and_the_output_of_a_program(work: Path, cli: Runner) -> None:
     ran = cli("create", "-", "--name", "db/dump.sql", "--to", "store", stdin=BIG)
     assert ran.code == 0, ran.err
     assert cli("cat", "store/latest", "db/dump.sql").out == BIG
@@ -475,7 +475,7 @@ def test_several_stores(work: Path, cli: Runner) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_left_out(work: Path, cli: Runner, options: list[str], left_out: set[str]) -> None:
+def test_exclude_options(work: Path, cli: Runner, options: list[str], left_out: set[str]) -> None:
     (work / "patterns").write_text("*.tmp\n# a comment\n\nempty\n")
     (work / "tree" / "d" / "e" / "CACHEDIR.TAG").write_bytes(b"Signature: 8a477f597d28d172789f06886806bc55\n")
     assert cli("create", "tree", "--to", "all").code == 0
@@ -486,7 +486,7 @@ def test_what_is_left_out(work: Path, cli: Runner, options: list[str], left_out:
     assert listed[0] - listed[1] == left_out | tags
 
 
-def test_a_directory_to_start_from_and_lists_of_paths(work: Path, cli: Runner) -> None:
+def test_directory_and_files_from(work: Path, cli: Runner) -> None:
     assert cli("create", "d", "-C", "tree", "--to", "one").code == 0
     assert names(cli("ls", "one/latest")) == {"d", "d/big", "d/e", "d/e/x.tmp"}
     (work / "list").write_text("f\nemp*\n")
@@ -497,7 +497,7 @@ def test_a_directory_to_start_from_and_lists_of_paths(work: Path, cli: Runner) -
     assert names(cli("ls", "three/latest")) >= {"f", "é", "d/e/x.tmp"}
 
 
-def test_what_is_kept_with_an_archive_chooses_it(cli: Runner) -> None:
+def test_host_tag_and_path_select_archives(cli: Runner) -> None:
     makes = [["--tag", "a", "--host", "one"], ["--tag", "a", "--tag", "b", "--host", "two"], ["--comment", "last"]]
     made = [
         cli("create", path, "--to", "store", *more).lines[0]
@@ -520,7 +520,7 @@ def test_what_is_kept_with_an_archive_chooses_it(cli: Runner) -> None:
         assert len(only(cli("list", "store", "--json", *options), "snapshot")) == count
 
 
-def test_how_files_are_cut(cli: Runner) -> None:
+def test_chunker_options(cli: Runner) -> None:
     for options, layout in (
         (["--chunk-size", "100kB"], "frames"),
         (["--chunk-size=100kB", "--layout=stream"], "stream"),
@@ -538,7 +538,7 @@ def test_how_files_are_cut(cli: Runner) -> None:
     assert ran.code == 2, "what is printed is the file"
 
 
-def test_verbose_says_how_much_memory(cli: Runner) -> None:
+def test_verbose_prints_the_memory_of_chunks(cli: Runner) -> None:
     assert "chunks in flight" in cli("create", "tree", "--to", "store", "-v").err
     assert "chunks in flight" not in cli("create", "tree", "--to", "store").err
 
@@ -573,7 +573,7 @@ def test_a_source_that_cannot_be_read_is_named_and_the_rest_is_archived(cli: Run
     assert "errors   1, named above" in ran.err
 
 
-def test_what_is_restored(work: Path, cli: Runner, store: str) -> None:
+def test_restore_options(work: Path, cli: Runner, store: str) -> None:
     def restored(*options: str) -> set[str]:
         shutil.rmtree(work / "out", ignore_errors=True)
         ran = cli("restore", f"{store}/latest", "--into", "out", *options)
@@ -592,7 +592,7 @@ def test_what_is_restored(work: Path, cli: Runner, store: str) -> None:
     assert (work / "more" / "tree" / "f").read_bytes() == b"hi\n"
 
 
-def test_what_is_there_already(work: Path, cli: Runner, store: str) -> None:
+def test_restore_over_existing_files(work: Path, cli: Runner, store: str) -> None:
     command = ["restore", f"{store}/latest", "--into", "out"]
     assert cli(*command).code == 0
     (work / "out" / "tree" / "f").write_bytes(b"another")
@@ -637,7 +637,7 @@ def test_list(work: Path, cli: Runner, store: str) -> None:
     assert shown["hostname"] == shown["host"] == "h"
 
 
-def test_what_was_left_out_of_an_archive_is_shown(work: Path, cli: Runner, store: str) -> None:
+def test_list_and_info_show_what_was_left_out(work: Path, cli: Runner, store: str) -> None:
     plant_socket(work / "tree" / "socket")
     assert cli("create", "tree", "--to", store).code == 0
     assert cli("list", store).lines[-1].endswith("1 skipped")
@@ -645,7 +645,7 @@ def test_what_was_left_out_of_an_archive_is_shown(work: Path, cli: Runner, store
     assert "left out     1 skipped" in cli("info", f"{store}/latest").lines
 
 
-def test_archives_of_another_key_are_named_once(work: Path, cli: Runner, store: str) -> None:
+def test_archives_of_another_key_are_reported_once(work: Path, cli: Runner, store: str) -> None:
     (work / "other").write_bytes(b"another key")
     for verb in (["list", store], ["stats", store], ["find", store, "f"], ["check", store], ["ls", f"{store}/latest"]):
         ran = cli(*verb, "--keyfile", "other")
@@ -663,7 +663,7 @@ def test_archives_of_another_key_are_named_once(work: Path, cli: Runner, store: 
 
 
 @pytest.mark.parametrize("verb", ["list", "check", "stats", "find", "ls", "undelete", "copy"])
-def test_where_there_is_no_store_or_no_archive(work: Path, cli: Runner, store: str, verb: str) -> None:
+def test_no_store_or_no_archive(work: Path, cli: Runner, store: str, verb: str) -> None:
     """An empty mount point; and blobs whose manifests are gone."""
     (work / "void").mkdir()
     shutil.copytree(work / store, work / "blobs")
@@ -742,7 +742,7 @@ def test_find(cli: Runner, store: str) -> None:
     assert (ran.code, ran.out) == (0, b"")
 
 
-def test_cat_takes_a_slash_as_ls_and_restore_do(work: Path, cli: Runner, store: str) -> None:
+def test_cat_accepts_a_leading_slash_as_ls_and_restore_do(work: Path, cli: Runner, store: str) -> None:
     assert cli("create", work / "tree", "--to", "second").code == 0
     written = [f"{store}/latest"] * 4 + ["second/latest"] * 2
     names = ["tree/f", "/tree/f", "./tree/f", "//tree//f", f"{work}/tree/f", f"{work}/tree/f".lstrip("/")]
@@ -919,7 +919,7 @@ def test_passwords(work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(variable)
 
 
-def test_nothing_is_asked_before_the_cheap_checks(cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_password_is_asked_for_before_cheap_checks(cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("POGFAST_KEYFILE")
     for arguments in (
         ["list", "nosuch"],
@@ -963,7 +963,7 @@ def test_a_password_at_the_terminal(work: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def slow(work: Path) -> tuple[Callable[[bytes], None], list[str]]:
-    """An archive that takes as long as somebody writes: how to feed it, and its command line."""
+    """Returns a function that feeds a slow backup of standard input, and its command line."""
     os.mkfifo(work / "pipe")
     arguments = ["create", "--from-command", f"cat {work}/pipe", "--name", "slow", "--to", "store"]
     ends: list[int] = []
@@ -1002,7 +1002,7 @@ def test_the_bar_on_a_terminal(work: Path) -> None:
         assert b"\x1b[?25h" in command.before or b"\x1b[?25l" not in command.before, "the cursor is back"
 
 
-def test_no_bar_where_none_is_wanted(work: Path, cli: Runner, store: str) -> None:
+def test_no_bar_without_a_terminal_or_with_quiet(work: Path, cli: Runner, store: str) -> None:
     for arguments, environment in ((["-q"], {}), ([], {"TERM": "dumb"}), (["--json"], {})):
         (work / "pipe").unlink(missing_ok=True)
         feed, command_line = slow(work)
@@ -1014,8 +1014,8 @@ def test_no_bar_where_none_is_wanted(work: Path, cli: Runner, store: str) -> Non
             assert b"\x1b" not in command.before
 
 
-def test_an_answer_longer_than_a_pipe_takes_at_once(work: Path, cli: Runner) -> None:
-    """Unbuffered, a signal in the middle of a write leaves the rest of it to be written."""
+def test_output_larger_than_the_buffer_of_a_pipe(work: Path, cli: Runner) -> None:
+    """With unbuffered output, a signal interrupts a write, and the rest must still be written."""
     content = os.urandom(3_000_000)
     (work / "tree" / "f").write_bytes(content)
     assert cli("create", "tree/f", "--to", "store").code == 0
@@ -1034,7 +1034,7 @@ def test_an_answer_longer_than_a_pipe_takes_at_once(work: Path, cli: Runner) -> 
     assert (process.wait(60), b"".join(pieces) == content) == (0, True)
 
 
-def test_control_characters_are_shown_on_a_terminal_and_kept_elsewhere(work: Path, cli: Runner) -> None:
+def test_control_characters_are_escaped_on_a_terminal_only(work: Path, cli: Runner) -> None:
     (work / "odd").mkdir()
     for name in (b"n\nl", b"\x1b[31mred", b"bad\xff"):
         (work / "odd" / os.fsdecode(name)).write_bytes(b"")
@@ -1053,8 +1053,8 @@ def test_control_characters_are_shown_on_a_terminal_and_kept_elsewhere(work: Pat
     assert "no\\x1bsuch" in ran.err
 
 
-def test_no_verb_sends_archived_names_to_a_terminal_as_they_are(work: Path, cli: Runner) -> None:
-    """Of a listing, of what differs, of what is damaged, and of what is done."""
+def test_every_verb_escapes_archived_names_on_a_terminal(work: Path, cli: Runner) -> None:
+    """In listings, differences, damage reports and verbose output."""
     title, mark, turn = b"\x1b]0;title\x07", b"\x9b31m", "\u202e".encode()
     odd = work / "odd"
     odd.mkdir()
@@ -1154,8 +1154,8 @@ def test_json_status_lines_while_it_runs(work: Path) -> None:
     assert json.loads(rest.splitlines()[-1])["message_type"] == "summary"
 
 
-def test_who_reads_the_json_goes_away(work: Path) -> None:
-    """A run whose reader has gone ends without an archive."""
+def test_the_reader_of_the_json_exits(work: Path) -> None:
+    """A run whose reader has exited ends without an archive."""
     feed, arguments = slow(work)
     with running(work, *arguments, "--json") as process:
         feed(b"x" * 1000)
@@ -1177,7 +1177,7 @@ def test_who_reads_the_json_goes_away(work: Path) -> None:
         ("check", "interrupted"),
     ],
 )
-def test_what_an_interrupted_verb_leaves(during: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_verb_says_what_is_kept(during: str, said: str, capfd: pytest.CaptureFixture[str]) -> None:
     script = f"""
 import sys
 from pogfast.cli.options import displayed
@@ -1219,7 +1219,7 @@ def test_interrupted(work: Path, number: signal.Signals) -> None:
 
 @pytest.fixture
 def on_path(work: Path) -> dict[str, str]:
-    """An environment where `pogfast` is a command."""
+    """Returns an environment with `pogfast` on the PATH."""
     (work / "bin").mkdir()
     (work / "bin" / "pogfast").write_text(
         f"#!{sys.executable}\nimport sys\nfrom pogfast.cli import main\nsys.exit(main())\n"
@@ -1267,7 +1267,7 @@ def test_completion(work: Path, on_path: dict[str, str], shell: str) -> None:
         ("completion z", 2, ["plain,zsh"]),
     ],
 )
-def test_what_is_completed(work: Path, words: str, count: int, expected: list[str]) -> None:
+def test_completions(work: Path, words: str, count: int, expected: list[str]) -> None:
     asked = {"_POGFAST_COMPLETE": "bash_complete", "COMP_WORDS": f"pogfast {words}", "COMP_CWORD": str(count)}
     ran = run(COMMAND, work, env={**os.environ, **asked})
     assert ran.lines == expected, ran.err
@@ -1316,7 +1316,7 @@ except AttributeError as error: assert "nonsense" in str(error)
 # ---- damage that many archives have, and none ------------------------------------------------------------------------
 
 
-def test_check_names_a_blob_once(work: Path, cli: Runner, store: str) -> None:
+def test_check_reports_a_blob_once(work: Path, cli: Runner, store: str) -> None:
     shutil.copy(work / "tree" / "d" / "big", work / "tree" / "big")
     assert cli("create", "tree", "--to", store).code == 0
     blob = max((work / store / "data").rglob("*="), key=lambda path: path.stat().st_size)
@@ -1342,7 +1342,7 @@ def test_check_names_a_blob_once(work: Path, cli: Runner, store: str) -> None:
     assert "create --force" not in ran.err
 
 
-def test_a_first_backup_that_goes_on_is_no_damage(work: Path, cli: Runner, store: str) -> None:
+def test_a_first_backup_that_is_running_is_not_damage(work: Path, cli: Runner, store: str) -> None:
     ran = cli("list", store, "--partial")
     assert (ran.code, ran.err) == (0, "no partial archives\n")
     [manifest] = (work / store).glob("*.mfn")
@@ -1355,7 +1355,7 @@ def test_a_first_backup_that_goes_on_is_no_damage(work: Path, cli: Runner, store
     one_line(cli("prune", store, "--keep-all"), 10, "store has no archive yet")
 
 
-def test_no_command_shows_the_commands(cli: Runner) -> None:
+def test_without_a_command_the_commands_are_listed(cli: Runner) -> None:
     ran = cli()
     assert (ran.code, ran.out) == (2, b"")
     assert ran.err.startswith("Usage: pogfast ")
@@ -1363,13 +1363,13 @@ def test_no_command_shows_the_commands(cli: Runner) -> None:
 
 
 @pytest.mark.parametrize("words", [["nosuch"], ["ls", "--bogus"], ["ls"], ["create", "x", "--to", "s", "--jobs", "x"]])
-def test_wrong_usage_is_an_object_too(cli: Runner, words: list[str]) -> None:
+def test_usage_errors_as_json(cli: Runner, words: list[str]) -> None:
     ran = cli(*words, "--json")
     [line] = ran.lines
     assert (ran.code, json.loads(line)["message_type"], json.loads(line)["code"]) == (2, "exit_error", 2)
 
 
-def test_a_store_beside_one_that_is_not_there_is_checked(work: Path, cli: Runner, store: str) -> None:
+def test_check_goes_on_after_a_missing_store(work: Path, cli: Runner, store: str) -> None:
     ran = cli("check", "nosuch", store)
     assert (ran.code, "no store at nosuch" in ran.err) == (10, True), ran.err
     assert "checked 1 archive, 5 files, " in ran.err
@@ -1381,19 +1381,19 @@ def test_a_store_beside_one_that_is_not_there_is_checked(work: Path, cli: Runner
 # ---- nothing that fits -----------------------------------------------------------------------------------------------
 
 
-def test_a_host_that_no_archive_is_of(cli: Runner, store: str) -> None:
-    """A script would take `no damage found` and `0 removed` for good."""
+def test_a_host_without_archives(cli: Runner, store: str) -> None:
+    """A script would take `no damage found` and `0 removed` for success."""
     for words in (["check", store], ["prune", store, "--keep-last", "1"], ["ls", f"{store}/latest"]):
         one_line(cli(*words, "--host", "typo"), 10, "no archive of host typo in store")
     ran = cli("list", store, "--host", "typo", "--tag", "t")
     assert (ran.code, ran.out, ran.err) == (0, b"", "no archives of host typo with tag t\n")
 
 
-def test_a_name_that_is_not_there_is_the_item(cli: Runner, store: str) -> None:
+def test_the_json_error_of_a_missing_name(cli: Runner, store: str) -> None:
     assert [error["item"] for error in only(cli("ls", f"{store}/latest", "nosuch", "--json"), "error")] == ["nosuch"]
 
 
-def test_find_says_that_nothing_matches(cli: Runner, store: str) -> None:
+def test_find_without_a_match(cli: Runner, store: str) -> None:
     ran = cli("find", store, "nosuch")
     assert (ran.code, ran.out, ran.err) == (0, b"", "nothing matches\n")
 
@@ -1429,8 +1429,8 @@ def public(work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> str:
     ],
     ids=lambda verb: verb[0],
 )
-def test_a_public_key_refuses_to_choose_archives(cli: Runner, public: str, verb: list[str]) -> None:
-    """It sees no host: that none fits, or all do, would not be true."""
+def test_a_public_key_cannot_select_archives(cli: Runner, public: str, verb: list[str]) -> None:
+    """It cannot see hosts, so neither `none matches` nor `all match` would be true."""
     name, *rest = verb
     of_store = name in ("list", "check", "find", "prune", "lock extend")
     for by in (["--host", "web"], ["--tag", "t"]):
@@ -1438,13 +1438,13 @@ def test_a_public_key_refuses_to_choose_archives(cli: Runner, public: str, verb:
         one_line(ran, 12, "an encryption key alone cannot tell hosts, tags and paths", "--decryption-keyfile")
 
 
-def test_a_public_key_refuses_to_choose_archives_for_a_program(work: Path, public: str) -> None:
+def test_a_public_key_cannot_select_archives_from_python(work: Path, public: str) -> None:
     with pytest.raises(pogfast.errors.WrongKey):
         pogfast.list_archives(work / public, pogfast.open_key(encryption_keyfile=work / "pair.encrypt"), host="web")
 
 
-def test_a_public_key_knows_no_offset(work: Path, cli: Runner, public: str) -> None:
-    """The time in an archive's name is of the zone of the machine that wrote it."""
+def test_a_public_key_shows_times_without_an_offset(work: Path, cli: Runner, public: str) -> None:
+    """The time in the name of an archive is local time of the machine that wrote it."""
     [name, *_] = sorted(path.name for path in (work / public).glob("*.mfn"))
     day, _, time = name.removesuffix(".mfn").partition("T")
     line = cli("list", public, env={**os.environ, "TZ": "Asia/Tokyo"}).lines[1]
@@ -1457,6 +1457,6 @@ def test_a_public_key_knows_no_offset(work: Path, cli: Runner, public: str) -> N
 
 
 @pytest.mark.parametrize("verb", [["ls"], ["info"], ["restore", "--into", "out"]], ids=lambda verb: verb[0])
-def test_a_public_key_passes_over_no_archive(cli: Runner, public: str, verb: list[str]) -> None:
+def test_a_public_key_skips_no_archive(cli: Runner, public: str, verb: list[str]) -> None:
     name, *rest = verb
     one_line(cli(name, f"{public}/latest", *rest), 12, "an encryption key cannot open it")

@@ -1,4 +1,4 @@
-"""Each exit code that docs/commands.md says a command can end in, brought about once; and those that all share."""
+"""Every exit code that docs/commands.md documents for a command is caused once, and those common to all commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CODES = (3, 4, 10, 12)
 
 
 def documented() -> set[tuple[str, int]]:
-    """(command, exit code) of each cell with words in it."""
+    """Returns (command, exit code) of each nonempty cell of the table."""
     rows = re.findall(r"^\| ([a-z ]+) \| ?([^|]*)\| ?([^|]*)\| ?([^|]*)\| ?([^|]*)\|$", TABLE, re.MULTILINE)
     assert [row[0] for row in rows] == list(COMMANDS)
     return {(name, code) for name, *cells in rows for code, cell in zip(CODES, cells, strict=True) if cell.strip()}

@@ -1,4 +1,4 @@
-"""What the help of each verb says below its options: exit codes as in docs/commands.md, and examples that parse."""
+"""The end of each help text: its exit codes are those of docs/commands.md, and its examples parse."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def verb_of(name: str) -> Verb:
 
 
 def documented_codes() -> dict[str, set[int]]:
-    """Command -> the exit codes that its row of the table has a meaning for."""
+    """Maps each command to the exit codes that its row of the table describes."""
     table = section("Exit codes").partition("| command |")[2]
     heads, rows = table.splitlines()[0], table.splitlines()[2:]
     codes = [int(code) for code in re.findall(r"\d+", heads)]
@@ -49,7 +49,7 @@ def test_examples_of_the_program_parse() -> None:
 
 
 def parse(example: str, name: str) -> None:
-    """Parses a line of the help as a shell and click would, without running it."""
+    """Parses an example as the shell and click do, without running it."""
     words = shlex.split(re.split(r" [|>] ", example)[0])
     own = ["pogfast", *name.split()]
     assert words[: len(own)] == own

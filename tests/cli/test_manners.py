@@ -1,4 +1,4 @@
-"""How the command behaves among other programs: pipes that end, closed files, words of other tools, secrets."""
+"""The command among other programs: closed pipes and files, commands of other tools, odd environments, secrets."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize("arguments", ANSWERS, ids=" ".join)
-def test_a_reader_that_is_gone_is_silence(place: Path, arguments: list[str]) -> None:
-    """As `head -1` leaves a pipe; here nobody has ever read from it."""
+def test_nothing_is_printed_if_the_reader_has_exited(place: Path, arguments: list[str]) -> None:
+    """As in `pogfast ls | head -1`; here the pipe has no reader from the start."""
     read, write = os.pipe()
     os.close(read)
     env = {**os.environ, "POGFAST_KEYFILE": "k", "POGFAST_CACHE_DIR": str(place / "cache")}
@@ -81,22 +81,22 @@ def test_ctrl_c_while_modules_are_imported_is_quiet(place: Path) -> None:
     assert (ran.code, ran.out, ran.err) == (130, b"", "")
 
 
-def test_completion_into_a_pipe_that_is_gone(place: Path) -> None:
+def test_completion_into_a_closed_pipe(place: Path) -> None:
     asked = {"_POGFAST_COMPLETE": "bash_complete", "COMP_WORDS": "pogfast cre", "COMP_CWORD": "1"}
     ran = in_shell(place, ">/dev/full", **asked)
     assert (ran.code, ran.err.count("\n")) == (1, 1)
 
 
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-", "<&-", "2>&- <&-"])
-def test_messages_that_cannot_be_written_end_nothing(place: Path, redirection: str) -> None:
+def test_a_run_goes_on_if_standard_error_cannot_be_written(place: Path, redirection: str) -> None:
     ran = in_shell(place, redirection, "create", "tree", "nosuch", "--to", "store")
     assert ran.code == 3
     assert ran.lines[0].endswith(".mfn")
     assert in_shell(place, redirection, "check", "store", "--read-data").code == 0
 
 
-def test_no_file_of_a_store_takes_a_standard_number(place: Path) -> None:
-    """A library that prints would write into a blob."""
+def test_no_file_of_a_store_gets_the_descriptor_of_a_standard_file(place: Path) -> None:
+    """Otherwise a library that prints would write into a blob."""
     program = "import os, sys; from pogfast.cli import main; code = main(['--version']); "
     program += "os.write(2, b'x') if code else None; "
     program += "sys.exit(10 * code + os.open('k', os.O_RDONLY))"
@@ -117,14 +117,14 @@ def test_no_file_of_a_store_takes_a_standard_number(place: Path) -> None:
     ],
     ids=str,
 )
-def test_odd_surroundings(place: Path, environment: dict[str, str]) -> None:
+def test_odd_environments(place: Path, environment: dict[str, str]) -> None:
     for arguments in (["create", "tree", "--to", "store"], ["list", "store"], ["restore", "--help"]):
         ran = in_shell(place, "", *arguments, **environment)
         assert (ran.code, "Traceback" in ran.err, "error" in ran.err) == (0, False, False), ran.err
 
 
-def test_names_in_tables_and_messages_send_nothing_to_a_terminal(place: Path) -> None:
-    """Tags, comments and hosts come from archives as names do."""
+def test_names_in_tables_and_messages_are_escaped_on_a_terminal(place: Path) -> None:
+    """Tags, comments and hosts are untrusted content of archives, too."""
     (place / "odd").mkdir(exist_ok=True)
     key = pogfast.open_key(keyfile=place / "k")
     pogfast.create("odd", place / "odds", key, directory=place, host="h\x1b[31m\n", comment="c\u202e", tags="t\n")
@@ -177,7 +177,9 @@ def test_names_in_tables_and_messages_send_nothing_to_a_terminal(place: Path) ->
         ("create x --compression max", "--level"),
     ],
 )
-def test_words_of_other_tools(given: str, meant: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_commands_and_options_of_other_tools_get_a_hint(
+    given: str, meant: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     assert main(given.split()) == 2
     out, said = capfd.readouterr()
     assert out == ""
@@ -186,14 +188,12 @@ def test_words_of_other_tools(given: str, meant: str, capfd: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(("given", "hint"), [("key add", ""), ("key sho", "did you mean show? "), ("lock list", "")])
-def test_words_of_other_tools_are_no_commands_of_a_group(
-    given: str, hint: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_subcommands_get_no_hints_for_other_tools(given: str, hint: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(given.split()) == 2
     assert capfd.readouterr().err.splitlines()[1] == f"  {hint}see pogfast {given.split()[0]} --help"
 
 
-def test_what_is_named_for_a_word_is_there() -> None:
+def test_hints_name_commands_and_options_that_exist() -> None:
     said = [*hints.COMMANDS.values(), *hints.NEEDLESS.values(), *(text for _, _, text in hints.OPTIONS)]
     named = re.findall(r"pogfast ([a-z]+)([^`;]*)", " ; ".join(said))
     assert len(named) > 30
@@ -233,15 +233,15 @@ def test_no_secret_is_shown(place: Path) -> None:
         assert secret.encode() not in ran.out
 
 
-def test_a_core_dump_would_hold_the_key(place: Path) -> None:
+def test_core_dumps_are_disabled(place: Path) -> None:
     program = "import resource; from pogfast.cli import main; main(['--version']); "
     program += "print(resource.getrlimit(resource.RLIMIT_CORE)[0])"
     ran = run(["/bin/sh", "-c", 'ulimit -S -c 100; exec "$@"', "sh", sys.executable, "-c", program], place)
     assert ran.lines[-1] == "0"
 
 
-def test_no_option_takes_a_secret_itself() -> None:
-    """An argument is seen by every user of the machine."""
+def test_no_option_takes_a_secret() -> None:
+    """Every user of the machine can see arguments."""
     words = ("password", "passphrase", "secret", "token")
     for command in [group, *COMMANDS.values()]:
         for name in flags(command):

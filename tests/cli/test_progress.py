@@ -1,4 +1,4 @@
-"""The display of a long run: what it says, how often, and that it never gets in the way; sizes in words."""
+"""The progress display: what it shows, how often, and that it never disturbs the work; and sizes as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pogfast.sizes import many, parse_size, show_size
 
 
 class Told:
-    """A display that remembers."""
+    """Collects what a display prints."""
 
     def __init__(self, style: progress.Style) -> None:
         self.lines: list[str] = []
@@ -37,7 +37,7 @@ def wait_for(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "TICK", 0.01)
     monkeypatch.setattr(progress, "LINES_EVERY", 0.1)
     told = Told("lines")
@@ -50,7 +50,7 @@ def test_plain_lines_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(told.lines) == count, "nothing after the end"
 
 
-def test_objects_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "TICK", 0.01)
     told = Told("json")
     with told.display as display:
@@ -63,7 +63,7 @@ def test_objects_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("style", ["none", "lines", "json", "bar"])
-def test_a_short_run_says_nothing(style: progress.Style, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_short_run_shows_no_progress(style: progress.Style, capfd: pytest.CaptureFixture[str]) -> None:
     told = Told(style)
     with told.display as display:
         display.watch(counters)
@@ -72,7 +72,7 @@ def test_a_short_run_says_nothing(style: progress.Style, capfd: pytest.CaptureFi
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_keeps_it_from_telling_is_raised_where_the_work_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_display_is_raised_in_the_working_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "TICK", 0.01)
     monkeypatch.setattr(progress, "JSON_EVERY", 0.0)
 
@@ -88,7 +88,7 @@ def test_what_keeps_it_from_telling_is_raised_where_the_work_is(monkeypatch: pyt
             display.check()
 
 
-def test_it_ends_at_once_and_only_once() -> None:
+def test_the_display_stops_at_once_and_only_once() -> None:
     began = time.monotonic()
     with Told("lines").display as display:
         display.watch(counters)
@@ -128,7 +128,7 @@ def test_speed_and_time_left() -> None:
     assert pace.seconds_left == 0.0
 
 
-def test_the_share_is_that_of_bytes_or_else_of_files() -> None:
+def test_the_finished_fraction_is_of_bytes_or_else_of_files() -> None:
     assert counters(500).share == 0.5
     assert counters(2000).share == 1.0, "a file has grown"
     assert Counters(1, 4, 0, None, {}).share == 0.25
@@ -157,11 +157,11 @@ def test_sizes_have_three_digits(size: int, text: str) -> None:
 
 
 @given(st.integers(1, 10**18))
-def test_a_size_that_is_shown_is_read_as_about_the_same(size: int) -> None:
+def test_a_printed_size_is_parsed_as_about_the_same(size: int) -> None:
     assert parse_size("--size", show_size(size)) == pytest.approx(size, rel=0.006)
 
 
-def test_the_option_is_named_when_a_size_is_none() -> None:
+def test_errors_of_sizes_name_the_option() -> None:
     with pytest.raises(UsageError, match="--memory=x: not a size"):
         parse_size("--memory", "x")
 

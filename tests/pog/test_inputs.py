@@ -1,4 +1,4 @@
-"""What inputs mean, beside the real pogcli where it loses nothing."""
+"""The expansion of inputs, compared with the real pogcli where that loses no file."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def test_hidden_files_are_found(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("given", ["nosuch", "no*such", "d/[z]", "", "empty/*", "d/a.txt/x"])
-def test_an_input_that_stands_for_nothing_is_an_error(tree: Path, given: str) -> None:
+def test_an_input_without_a_match_is_an_error(tree: Path, given: str) -> None:
     with pytest.raises(NoSuchInput):
         find("a", given)
 
 
-def test_things_that_are_no_files(tree: Path) -> None:
+def test_fifos_and_broken_links_are_skipped(tree: Path) -> None:
     os.mkfifo(tree / "fifo")
     (tree / "broken").symlink_to("nowhere")
     for name in ("fifo", "broken"):
@@ -96,7 +96,7 @@ def test_things_that_are_no_files(tree: Path) -> None:
     assert sorted(told) == ["d/broken: a link to nothing: skipped", "d/fifo: a FIFO, not a file: skipped"]
 
 
-def test_a_link_that_leads_back_is_followed_once(tree: Path) -> None:
+def test_a_link_to_a_directory_above_is_not_followed(tree: Path) -> None:
     (tree / "d" / "e" / "up").symlink_to("..")
     sources, told = find("d")
     assert [path for path, _ in sources] == ["d/a.txt", "d/e/x"]

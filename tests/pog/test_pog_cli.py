@@ -1,4 +1,4 @@
-"""`pog` as a user and a script see it: standard output to the byte, exit codes, one line for every failure."""
+"""`pog` as users and scripts see it: standard output to the byte, exit codes, and one line for every failure."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def without_time(output: bytes) -> str:
 
 
 def one_line(ran: Ran, code: int, *words: str) -> None:
-    """A failure: this code, one line (and a hint) on standard error, no traceback."""
+    """Asserts a failure: this exit code, one line (and a hint) on standard error, no traceback."""
     assert ran.code == code, (ran.code, ran.err)
     lines = ran.err.splitlines()
     assert lines[0].startswith("pog: error: "), ran.err
@@ -374,7 +374,7 @@ def test_a_password_at_the_terminal(work: Path) -> None:
     assert "pog: error:" in said
 
 
-def test_nothing_is_asked_before_the_cheap_checks(work: Path, pog: Runner) -> None:
+def test_no_password_is_asked_for_before_cheap_checks(work: Path, pog: Runner) -> None:
     for arguments in (["nosuch"], ["--save-to=s3", "f"], ["--chunk-size=x", "f"]):
         assert "password" not in pog(*arguments).err
 
@@ -427,7 +427,7 @@ def data_of(store: Path) -> list[str]:
 
 
 def test_consume_deletes_nothing_in_a_store(pog: Runner, work: Path) -> None:
-    """As with pogcli: blobs there may be those of another archive."""
+    """As with pogcli: other archives may need the blobs."""
     for _ in range(2):
         assert pog("--keyfile=key", "--save-to=local", "f", "d", cwd=work).code == 0
     first, second = sorted(path.name for path in work.glob("*.mfn"))
@@ -443,8 +443,8 @@ def test_consume_deletes_nothing_in_a_store(pog: Runner, work: Path) -> None:
 
 
 @pytest.mark.parametrize("written", ["local:{}", "local:/{}", "local:///{}", "local://nas/{}"])
-def test_where_local_means(pog: Runner, pogcli_014: Runner, work: Path, written: str) -> None:
-    """pogcli's meaning is the working directory, however it is written. Blobs are printed, too."""
+def test_the_directory_of_a_local_address(pog: Runner, pogcli_014: Runner, work: Path, written: str) -> None:
+    """As for pogcli, it is the working directory in every spelling; the same for blobs."""
     ran = pog("--keyfile=key", "--save-to= local , local:/" + str(work / "second"), "f", cwd=work)
     assert ran.code == 0, ran.err
     blob, manifest = ran.lines[1], manifest_in(work)
@@ -459,14 +459,14 @@ def test_where_local_means(pog: Runner, pogcli_014: Runner, work: Path, written:
     assert restored(work / "out") == {"f": FILES["f"]}
 
 
-def test_what_is_nowhere_says_where_was_looked(pog: Runner, work: Path) -> None:
+def test_a_missing_archive_names_the_searched_directories(pog: Runner, work: Path) -> None:
     one_line(pog("--keyfile=key", "--decrypt", "local:///nosuch.mfn", cwd=work), 10, "looked in", "working directory")
     one_line(pog("--keyfile=key", "--decrypt", "nosuch.mfn", cwd=work), 10, "nosuch.mfn in the working directory")
     one_line(pog("--keyfile=key", "--decrypt", "local:nosuch", cwd=work), 10, "no such blob: nosuch")
 
 
-def test_a_manifest_may_be_given_by_a_link(pog: Runner, work: Path) -> None:
-    """It is the user's own; what lies in a store under an archive's name is not followed."""
+def test_a_manifest_can_be_a_link(pog: Runner, work: Path) -> None:
+    """The link is the user's own; links in a store are not followed."""
     assert pog("--keyfile=key", "f", cwd=work).code == 0
     name = manifest_in(work)
     (work / "kept").mkdir()
@@ -517,8 +517,8 @@ def test_help_names_the_services(pog: Runner) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o400, 0o755])
-def test_a_file_that_is_restored_over_keeps_its_mode(work: Path, pog: Runner, mode: int) -> None:
-    """As if it were opened for writing."""
+def test_a_replaced_file_keeps_its_mode(work: Path, pog: Runner, mode: int) -> None:
+    """As if it were opened and written to."""
     made = pog("--keyfile=../key", "../f", "../d", "../empty", cwd=work / "out")
     assert made.code == 0
     there = work / "out" / "f"
@@ -545,8 +545,8 @@ def test_set_id_bits_go_with_the_content_they_were_for(work: Path, pog: Runner) 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_a_file_that_is_restored_over_keeps_its_owner_and_its_acl(work: Path, pog: Runner) -> None:
-    """With the mask of an ACL as its group's permissions, a file without it would be the whole group's."""
+def test_a_replaced_file_keeps_its_owner_and_acl(work: Path, pog: Runner) -> None:
+    """Group permissions of a file with an ACL are the mask: without the ACL, the whole group would get them."""
     assert pog("--keyfile=../key", "../f", cwd=work / "out").code == 0
     there = work / "out" / "f"
     there.write_bytes(b"secret so far")
@@ -568,7 +568,7 @@ def test_a_file_that_is_restored_over_keeps_its_owner_and_its_acl(work: Path, po
 
 
 @pytest.mark.parametrize("planted", ["fifo", "link"])
-def test_what_is_no_file_lends_no_mode(work: Path, pog: Runner, planted: str) -> None:
+def test_what_is_not_a_file_gives_no_mode(work: Path, pog: Runner, planted: str) -> None:
     assert pog("--keyfile=../key", "../f", cwd=work / "out").code == 0
     there, outside = work / "out" / "f", work / "outside"
     outside.write_bytes(b"outside")
@@ -601,8 +601,8 @@ def test_what_is_no_file_lends_no_mode(work: Path, pog: Runner, planted: str) ->
         ("cleanup", ["--keyfile="], ["--keyfile is empty"]),
     ],
 )
-def test_values_that_were_forgotten(tmp_path: Path, module: str, arguments: list[str], words: list[str]) -> None:
-    """pogcli takes an option for the value of another one, and asks for a password where a keyfile has no name."""
+def test_forgotten_values(tmp_path: Path, module: str, arguments: list[str], words: list[str]) -> None:
+    """pogcli takes an option for the value of another, and asks for a password if the name of a keyfile is empty."""
     (tmp_path / "k").write_bytes(b"key")
     program = f"import sys; from pogfast.pog import *; sys.exit({'main' if module == 'pog' else module}())"
     ran = run([sys.executable, "-c", program, *arguments], tmp_path)
@@ -612,7 +612,7 @@ def test_values_that_were_forgotten(tmp_path: Path, module: str, arguments: list
     assert [path.name for path in tmp_path.iterdir()] == ["k"]
 
 
-def test_sizes_that_an_archive_does_not_say(tmp_path: Path, pog: Runner, pogfast: Runner) -> None:
+def test_archives_without_sizes(tmp_path: Path, pog: Runner, pogfast: Runner) -> None:
     for name, size in (("one", 5000), ("two", 700)):
         (tmp_path / name).write_bytes(os.urandom(size))
     (tmp_path / "key").write_bytes(b"key")

@@ -1,4 +1,4 @@
-"""pog's command line against docopt 0.6.2, which pogcli reads its own with: the same accepted, with the same values."""
+"""The command line of pog compared with docopt 0.6.2, which pogcli uses: the same lines give the same values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Options:
 
 
 def theirs(arguments: list[str]) -> tuple[dict[str, str], list[str]] | None:
-    """What docopt makes of a command line; None when it refuses."""
+    """Returns what docopt parses from a command line, or None if it refuses it."""
     try:
         found = docopt.docopt(USAGE, arguments, help=False)
     except SystemExit:
@@ -70,7 +70,7 @@ WORDS = (
 
 @settings(max_examples=2000)
 @given(st.lists(WORDS, max_size=6))
-def test_the_same_command_lines_are_understood_alike(arguments: list[str]) -> None:
+def test_command_lines_are_parsed_as_by_docopt(arguments: list[str]) -> None:
     if "--" in arguments and not [word for word in arguments if word != "--"]:
         return  # only `--`: an input to docopt, nothing to us
     expected = theirs(arguments)
@@ -144,13 +144,13 @@ def test_sizes(text: str, size: int) -> None:
     ],
 )
 def test_sizes_as_pogclis_parser_reads_them(text: str, size: int) -> None:
-    """What is more than any file has is as good as 4 EiB."""
+    """Sizes larger than any file are equivalent to 4 EiB."""
     assert pog.parse_size(text) == size
 
 
 @pytest.mark.parametrize(
     "text", ["", "abc", "0", "-1", "1e3", "1.2.3", "5XB", "5 5", "0.1", "MB", ".5m", "5.m", "1 000", "nan", "٣"]
 )
-def test_what_is_no_size(text: str) -> None:
+def test_malformed_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="--chunk-size"):
         pog.parse_size(text)
