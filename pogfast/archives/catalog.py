@@ -291,7 +291,7 @@ def _packed(archives: Iterable[CatalogedArchive]) -> bytes:
 
 def _says_enough(trailer: Trailer) -> bool:
     """Returns True if a trailer has the totals that `list` shows. pog writes no trailers."""
-    return trailer.totals.keys() >= {"files", "stored"}
+    return trailer.total("files") is not None and trailer.total("stored") is not None
 
 
 def _read(path: str, sealing: bytes) -> tuple[dict[str, CatalogedArchive], list[str]]:

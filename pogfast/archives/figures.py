@@ -156,7 +156,6 @@ def _count_archive(found: Stats, archive: CatalogedArchive, key: Key) -> None:
     if not key.can_open:
         found.files = found.size = None
         return
-    totals = archive.trailer.totals
-    size = totals.get("size")
+    size = archive.trailer.total("size")
     found.size = None if found.size is None or size is None else found.size + size
-    found.files = (found.files or 0) + totals.get("files", 0)
+    found.files = (found.files or 0) + (archive.trailer.total("files") or 0)

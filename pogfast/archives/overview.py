@@ -91,10 +91,10 @@ def _info(store: Store, archive: CatalogedArchive, *, counted: bool) -> ArchiveI
         info.problem, info.code, info.error = str(archive.problem), archive.problem.exit_code, archive.problem
         info.error.path = info.error.path or archive.name
         return info
-    trailer, totals = archive.trailer, archive.trailer.totals
+    trailer = archive.trailer
     info.host, info.comment = trailer.host, trailer.comment
     info.tags, info.paths = trailer.tags, trailer.paths
-    info.files, info.size, info.stored = totals.get("files"), totals.get("size"), totals.get("stored")
+    info.files, info.size, info.stored = trailer.total("files"), trailer.total("size"), trailer.total("stored")
     for word in ("skipped", "unreadable", "changed"):
         setattr(info, word, trailer.number(word) or 0)
     if archive.blobs is not None and counted:

@@ -119,9 +119,15 @@ class Trailer:
         value = self._get("level")
         return value if type(value) is int else None
 
+    def total(self, word: str) -> int | None:
+        """Returns one of the counts of an archive, such as `files`, `size` and `stored` bytes; None if unknown."""
+        totals = self._get("totals")
+        value = totals.get(word) if isinstance(totals, dict) else None
+        return value if type(value) is int else None
+
     @property
     def totals(self) -> dict[str, int]:
-        """Counts: files, size, stored bytes and others."""
+        """Returns all counts of an archive."""
         value = self._get("totals")
         return {word: n for word, n in value.items() if type(n) is int} if isinstance(value, dict) else {}
 

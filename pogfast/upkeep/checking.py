@@ -361,7 +361,7 @@ class _Check:
             self._check_index(name, data, blobs)
         except (CorruptManifest, WrongKey) as error:
             self._tell(Damage(name, None, None, None, str(error)))
-        was = trailer.totals.get("stored")
+        was = trailer.total("stored")
         sizes = [self.there.get(blob) for blob in set(blobs)]
         known = [size for size in sizes if size is not None]
         if was is not None and len(known) == len(sizes) and abs(sum(known) - was) > manifest.PAD_MOST * len(known):

@@ -191,7 +191,7 @@ def test_what_is_no_file_does_not_open(built: Built, name: str) -> None:
 
 @pytest.mark.parametrize("layout", ["frames", "stream"])
 def test_the_blobs_of_real_files_are_read(tmp_path: Path, layout: str) -> None:
-    """What `create` wrote: a file of many blobs, one of one, an empty one."""
+    """Written by `create`: a file of many blobs, one of one blob, and an empty one."""
     content = {"big": random.Random(1).randbytes(1_000_000) + text(2_000_000), "small": b"small", "empty": b""}
     for name, data in content.items():
         (tmp_path / name).write_bytes(data)
@@ -283,7 +283,7 @@ def test_reading_in_order_fetches_each_blob_once(built: Built, layout: str) -> N
 
 @pytest.mark.parametrize("jobs", [1, 2, 4])
 def test_reading_in_order_uses_every_core_and_no_more_chunks(built: Built, jobs: int) -> None:
-    """As many fetches as jobs run at once, and never more than jobs chunks are there beyond what was read."""
+    """As many fetches as jobs run at once, and never more chunks than jobs are fetched ahead."""
     names = built.add("f", text(20 * CHUNK))
     with built.open(jobs=jobs) as archive:
         get_blob, lock, running, most, begun = archive.store.get_blob, threading.Lock(), [0], [0], [0]
@@ -428,7 +428,7 @@ FRAME = oracle.zstandard.ZstdCompressor().compress(text(CHUNK))
 
 @pytest.mark.parametrize("chunk", [FRAME + b"noise", FRAME + FRAME, GREEDY], ids=["noise", "two", "greedy"])
 def test_what_is_not_the_one_frame_that_it_should_be_is_damage(built: Built, chunk: bytes) -> None:
-    """One that asks for 32 TB is not given them."""
+    """A frame that claims 32 TB gets no memory for them."""
     built.put(ORACLE.name(chunk), ORACLE.seal(chunk))
     facts = {"atime": 0, "mtime": 0, "size": 2 * CHUNK, "sizes": [CHUNK, CHUNK]}
     built.entries["f"] = {"blobs": [ORACLE.name(chunk)] * 2, **facts}

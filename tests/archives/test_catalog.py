@@ -62,7 +62,7 @@ def put(directory: Path, number: int, key: Key = KEY, host: str = "the-host", mo
 
 
 def look(directory: Path, key: Key = KEY, *, blobs: bool = False) -> tuple[list[str | None], list[str]]:
-    """(the hosts that are told, None for what does not open; the manifests that were fetched)."""
+    """Returns (the hosts, None for archives that do not open; the manifests that were fetched)."""
     store = Counting.open(str(directory), fan_out=True)
     store.fetched = []
     with Catalog(store, key) as catalog:
@@ -81,7 +81,7 @@ def test_each_manifest_is_fetched_once(directory: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["pog's", "of a public key"])
 def test_what_has_to_be_counted_is_told_the_second_time_too(tmp_path: Path, kind: str) -> None:
-    """No trailer says how much an archive of pog's takes in the store, and no public key opens a trailer."""
+    """An archive of pog has no trailer with its stored size, and a public key opens no trailer."""
     encrypt, _ = keys.create_pair("pair", str(tmp_path))
     key = KEY if kind == "pog's" else keys.from_encryption_keyfile(encrypt)
     (tmp_path / "store" / "data" / "AA").mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_what_is_new_changed_or_gone(directory: Path) -> None:
 
 
 def test_what_may_still_change_unseen_is_not_remembered(directory: Path) -> None:
-    """A clock that stands still for a second hides what is written within it."""
+    """A clock of whole seconds hides a second change within the same one."""
     young = put(directory, 12, modified=time.time() - MIN_AGE / 5)
     for _ in range(2):
         assert young.name in look(directory)[1]
@@ -165,7 +165,7 @@ def test_the_public_key_learns_nothing_of_what_the_private_one_has_opened(tmp_pa
 
 
 def test_an_index_that_was_replaced_is_found_though_the_archive_is_known(tmp_path: Path) -> None:
-    """prune and stats ask for names of blobs."""
+    """prune and stats ask for the names of blobs."""
     _, decrypt = keys.create_pair("pair", str(tmp_path))
     private = keys.from_decryption_keyfile(decrypt)
     (tmp_path / "store").mkdir()

@@ -298,7 +298,7 @@ def test_all_that_can_be_otherwise(tree: Tree) -> None:
 
 
 def test_nothing_is_extra_behind_a_link(tree: Tree) -> None:
-    """A directory that is a link now: what lies where it leads is neither compared nor named."""
+    """The target of a directory that is a link now is neither compared nor named."""
     archive = tree.archive()
     (tree.root / "d").rename(tree.root.parent / "moved")
     (tree.root / "d").symlink_to(tree.root.parent / "moved")

@@ -144,7 +144,7 @@ def test_files_are_found_in_all_archives(built: Built) -> None:
     ],
 )
 def test_what_a_pattern_finds(built: Built, pattern: str, names: list[str]) -> None:
-    """Not all that is below what it finds."""
+    """It does not find everything below a matching directory."""
     fill(built)
     built.seal("a.mfn", TRAILER)
     with contextlib.closing(open_store(str(built.path))) as store:
@@ -225,7 +225,7 @@ print(count, int(memory) // 1024)
 
 
 def test_a_million_entries_are_listed_in_one_gigabyte(tmp_path: Path) -> None:
-    """With all facts that pogfast keeps of a file."""
+    """With all metadata that pogfast stores for a file."""
     more: dict[str, Any] = {"size": 1, "mode": 0o644, "uid": 1000, "gid": 1000, "user": "somebody", "group": "somebody"}
     more |= {"mtime_ns": 1_500_000_000, "atime_ns": 1_500_000_000}
     blob = ORACLE.name(b"x")

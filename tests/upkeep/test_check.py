@@ -117,7 +117,7 @@ def test_an_archive_without_blobs_is_whole(built: Built) -> None:
 
 
 def test_a_blob_of_several_streams_counts_once(built: Built) -> None:
-    """Each stream is read for itself, and `24 of 15 blobs read` makes no sense."""
+    """Each stream is read separately; `24 of 15 blobs read` would make no sense."""
     content = random.Random(5).randbytes(10 * CHUNK)
     shared = set(built.add("f", content, "stream")) & set(built.add("g", content + b"more", "stream"))
     built.seal()
@@ -223,7 +223,7 @@ def test_the_size_that_a_blob_was_stored_with_shows_damage_without_reading(tmp_p
 
 @pytest.mark.parametrize("size", [100, 40_000])
 def test_the_sum_of_an_older_archives_blobs_shows_damage_without_reading(built: Built, size: int) -> None:
-    """Archives of 0.5 tell how long all blobs were together, and not each."""
+    """Archives of pogfast 0.5 have the total size of their blobs only."""
     names = [*built.add("f", random.Random(4).randbytes(20_000)), *built.add("g", b"g")]
     trailer = {"totals": {"files": 2, "stored": sum(built.blob(name).stat().st_size for name in names)}}
     built.seal("1.mfn", trailer)
@@ -237,7 +237,7 @@ def test_the_sum_of_an_older_archives_blobs_shows_damage_without_reading(built: 
 
 
 def test_of_many_malformed_entries_the_first_are_named(built: Built) -> None:
-    """Anybody with the public key can make a million."""
+    """Anybody with the public key can write a million of them."""
     for number in range(25):
         built.entries[f"bad{number:02}"] = {"blobs": 5}
     built.add("good", b"g")
@@ -282,7 +282,7 @@ def test_archives_of_other_keys_are_named_and_the_rest_is_checked(built: Built) 
 
 
 def test_a_blob_that_goes_while_others_are_checked_is_missing(built: Built) -> None:
-    """It was there when blobs were listed."""
+    """It existed when the blobs were listed."""
     [missing], [going] = built.add("f", b"f"), built.add("g", b"g")
     built.seal("1.mfn")
     built.blob(missing).unlink()
@@ -484,7 +484,7 @@ def test_only_the_part_is_read(built: Built) -> None:
 
 
 def test_what_is_read_is_counted_before_it_is_through(built: Built) -> None:
-    """What a display of one huge file needs; nobody has to listen."""
+    """A progress display of one huge file needs this; a caller may ignore it."""
     built.add("f", text(10 * CHUNK), "stream", CHUNK)
     built.seal()
     seen: list[int] = []

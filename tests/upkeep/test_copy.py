@@ -131,7 +131,7 @@ def test_archives_of_other_keys_are_named_and_stay(command: Command, work: Path,
 
 
 def test_what_is_cut_short_in_the_target_is_not_taken_for_there(command: Command, work: Path, names: list[str]) -> None:
-    """A blob is stored anew, a manifest named; neither is read for that."""
+    """A blob is replaced, a manifest reported; neither is read for that."""
     assert command("copy", "store", "other", *WITH_KEY).code == 0
     (work / "other" / names[1]).unlink()
     blob = next((work / "other").rglob("*="))
@@ -293,7 +293,7 @@ SPOIL: dict[str, Callable[[Path, Path], object]] = {
 
 @pytest.mark.parametrize("kind", SPOIL)
 def test_damaged_blobs_are_stored_anew(command: Command, work: Path, names: list[str], kind: str) -> None:
-    """As `check` advises: from another store that has them."""
+    """As `check` advises: from another store that has intact ones."""
     assert copied(command, "store", "other").code == 0
     good = files(work / "other")
     blob, another = sorted((work / "other" / "data").rglob("*="))[:2]

@@ -117,7 +117,7 @@ def test_what_goes_can_come_back_until_its_time_is_over(command: Callable[..., R
 
 
 def test_an_archive_that_lacks_a_blob_is_not_brought_back(command: Callable[..., Ran], work: Path, store: str) -> None:
-    """The others are."""
+    """The others are restored."""
     assert command("prune", store, *KEEP, "--yes").code == 0
     broken, whole = sorted(path.name.removesuffix(REMOVED) for path in (work / "store").glob(f"*{REMOVED}"))
     data = (work / "store" / f"{broken}{REMOVED}").read_bytes()
@@ -192,7 +192,7 @@ def test_only_what_is_chosen_may_go_and_groups_are_apart(command: Callable[..., 
 
 
 def test_archives_of_the_future_evict_none(pogfast: Runner, work: Path) -> None:
-    """Whoever has the public key can write archives, and date them as he likes."""
+    """Anybody with the public key can write archives of any date."""
     assert pogfast("keygen", "pair", cwd=work).code == 0
     public, private = ["--encryption-keyfile", "pair.encrypt"], ["--decryption-keyfile", "pair.decrypt"]
     (work / "tree" / "a").write_bytes(b"a")
@@ -278,7 +278,7 @@ def test_a_public_key_is_enough(pogfast: Runner, work: Path) -> None:
 
 
 def test_a_public_key_cannot_group(pogfast: Runner, work: Path) -> None:
-    """All archives would be one group, of which a policy keeps less than it says: those of another host went."""
+    """All archives would be one group, and a policy would remove those of other hosts."""
     assert pogfast("keygen", "pair", cwd=work).code == 0
     public, private = ["--encryption-keyfile", "pair.encrypt"], ["--decryption-keyfile", "pair.decrypt"]
     (work / "tree" / "a").write_bytes(b"a")
@@ -297,7 +297,7 @@ def test_a_public_key_cannot_group(pogfast: Runner, work: Path) -> None:
 
 @pytest.mark.parametrize("moment", range(12))
 def test_a_prune_that_is_killed_is_repeated(command: Callable[..., Ran], work: Path, store: str, moment: int) -> None:
-    """kill -9 after some deletions; the next one does the rest, and a backup waits for none of it."""
+    """kill -9 after some deletions: the next prune deletes the rest, and no backup has to wait."""
     program = (
         "import os, sys, pogfast.cli, pogfast.stores.local as local\n"
         f"left = [{moment}]\n"
@@ -499,7 +499,7 @@ def test_whoever_runs_meanwhile_no_archive_misses_a_blob(
     order: list[int],
     killed: int | None,
 ) -> None:
-    """Backups, two prunes without any grace, and one who brings an archive back: every verb of a store in any order."""
+    """Backups, two prunes without a grace period, and an undelete: their store operations in any order."""
     directory = tmp_path_factory.mktemp("store")
     (directory / "data").mkdir()
     monkeypatch.setattr(reliance, "PAUSE", 0)
@@ -660,7 +660,7 @@ def age(directory: Path) -> None:
 def test_nothing_is_deleted_where_manifests_are_gone(
     command: Callable[..., Ran], cleanup: Callable[..., Ran], work: Path, store: str, program: str
 ) -> None:
-    """Somebody has moved them away: all blobs look as if nothing needed them."""
+    """If somebody has moved them away, all blobs look unneeded."""
 
     def call() -> Ran:
         if program == "prune":
@@ -708,7 +708,7 @@ def test_cleanup_removes_nothing_for_an_archive_of_the_future(
 def test_a_manifest_that_is_no_file_stops_everything(
     command: Callable[..., Ran], cleanup: Callable[..., Ran], work: Path, store: str, kind: str, ending: str
 ) -> None:
-    """Its blobs would be nobody's if it were passed over: git-annex, for one, makes links of files."""
+    """If it were skipped, its blobs would look unneeded. git-annex, for example, turns files into links."""
     before = blobs(work)
     manifest = work / store / archives(work)[0]
     manifest.rename(work / "moved")
@@ -820,7 +820,7 @@ def test_a_long_run_says_what_it_has_stored(
 
 
 def test_of_a_file_that_is_begun_what_is_stored_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run is killed in the middle of it."""
+    """The backup is killed in the middle of it."""
     monkeypatch.chdir(tmp_path)
     Path("large").write_bytes(os.urandom(3_000_000))
     monkeypatch.setattr(targets, "PARTIAL_EVERY", 0.0)
@@ -884,7 +884,7 @@ def test_what_was_relied_on_and_is_condemned_meanwhile_is_read_again(
 
 
 def test_an_archive_that_lacks_a_blob_stops_a_prune(command: Callable[..., Ran], work: Path, store: str) -> None:
-    """Else `--keep-last 1` could leave the broken one alone."""
+    """Otherwise `--keep-last 1` could keep only the broken one."""
     newest = archives(work)[-1]
     needed = manifest.blob_names((work / "store" / newest).read_bytes(), keys.from_keyfile(str(work / "key")), newest)
     next((work / "store" / "data").rglob(needed[0])).unlink()
@@ -935,7 +935,7 @@ def test_a_damaged_removed_archive_of_any_name_goes(
 def test_a_removed_archive_whose_name_is_of_two_lines_stays(
     command: Callable[..., Ran], work: Path, store: str
 ) -> None:
-    """A list has a name in each line, and this could be made to name a blob."""
+    """A list has one name on each line, so this could be made to name a blob."""
     odd = work / "store" / "a\nb.mfn.removed"
     odd.write_bytes(b"?")
     for _ in range(2):
@@ -954,7 +954,7 @@ def test_what_another_prune_has_removed_is_not_counted(command: Callable[..., Ra
 
 
 def test_many_archives_of_the_same_blobs_take_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their names are in memory once, also when they are read from what is remembered."""
+    """Their names are in memory once, also if they come from the catalog."""
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
     needed = [f"{number:042}A=" for number in range(5000)]
     data = manifest.seal(Manifest({"f": Entry(needed, 0.0, 0.0)}, {"totals": {"files": 1, "stored": 1}}), KEY)
@@ -981,7 +981,7 @@ def test_a_blob_that_a_killed_prune_had_moved_aside_is_put_back(
 
 
 def test_what_is_written_anew_is_not_deleted(tmp_path: Path) -> None:
-    """Also when it takes the old one's place between a look at it and its deletion."""
+    """Even if it replaces the old one between the check and the deletion."""
     store = LocalStore.create(str(tmp_path), fan_out=True)
     for content in ("one", "two"):
         store.blobs.put(NAMES[content], b"old")
@@ -1008,7 +1008,7 @@ def test_what_is_written_anew_is_not_deleted(tmp_path: Path) -> None:
 
 
 def test_a_full_store_can_be_pruned(command: Callable[..., Ran], work: Path, small_disk: Path) -> None:
-    """To the last byte, inodes as well: archives get other names, and what is expired goes first."""
+    """Full to the last byte and inode: archives are renamed, and expired ones are deleted first."""
     store = small_disk / "store"
     for name in "abc":
         (work / "tree" / name).write_bytes(os.urandom(5000))
@@ -1056,7 +1056,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_list_that_is_gone_and_still_listed_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a service whose listings come late."""
+    """Some services list deleted objects for a while."""
     store = LocalStore.create(str(tmp_path), fan_out=True)
     ghost = [Stored("condemned-1", 9, 0.0), Stored("sweep.done-1", 0, 0.0)]
     monkeypatch.setattr(store, "signs", lambda: ghost)
@@ -1067,7 +1067,7 @@ def test_a_list_that_is_gone_and_still_listed_holds_nobody_up(tmp_path: Path, mo
 
 
 def test_a_prune_that_may_not_delete_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It leaves `sweep.running` beside `sweep.done`."""
+    """It leaves `sweep.running-` beside `sweep.done-`."""
     store = LocalStore.create(str(tmp_path), fan_out=True)
     store.put_mark(f"{SWEEPING}1", b"")
     store.put_mark(f"{SWEEPING}2", b"")

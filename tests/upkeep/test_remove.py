@@ -190,7 +190,7 @@ def test_hard_links_survive_their_first_name(work: Path, pogfast: Runner) -> Non
 
 
 def test_what_was_not_read_is_left_out_too(work: Path) -> None:
-    """Names stand in several places of a trailer."""
+    """Names are in several sections of a trailer."""
     public, key = from_encryption_keyfile(str(work / "k.encrypt")), from_decryption_keyfile(str(work / "k.decrypt"))
     (work / "store" / "data").mkdir(parents=True)
     trailer = {
@@ -228,7 +228,7 @@ def rewritten(work: Path, entries: Any, trailer: Any, exclude: str) -> Any:
 
 
 def test_directories_above_what_stays_keep_their_metadata(work: Path) -> None:
-    """Those that only what is left out lay below are gone with it."""
+    """Those of directories that have nothing left below them are removed."""
     entries = {name: manifest.Entry([], 0.0, 0.0, {"size": 7}) for name in ("a/b/file", "gone/secret")}
     parents = {name: {"mode": number} for number, name in enumerate(("a", "a/b", "d", "l", "p", "gone", "no/secret"))}
     trailer = {

@@ -50,7 +50,7 @@ def test_the_newest_are_kept_and_it_is_said_why() -> None:
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_of_the_same_second_the_newer_is_kept(order: int) -> None:
-    """And of the same moment always the same one, in whatever order a store lists them."""
+    """Of the same moment it is always the same one, in whatever order a store lists them."""
     moments = [Made(f"{number}", BEGINNING + timedelta(microseconds=number)) for number in range(3)]
     assert kept(moments[::order], last=1) == {"2": ["last"]}
     assert kept(moments[::order], daily=1) == {"2": ["daily"]}

@@ -39,7 +39,7 @@ def plain_service() -> Iterator[sweeps.S3]:
 
 
 class Stage:
-    """Makes worlds of one kind, each as it is after a while."""
+    """Makes worlds with a store of one kind, each in a state that some prunes and backups have led to."""
 
     def __init__(self, service: sweeps.S3 | None, visits: int) -> None:
         self.service, self.visits = service, visits
@@ -79,27 +79,27 @@ def stage(request: pytest.FixtureRequest) -> Stage:
 
 
 def is_manifest(verb: str) -> bool:
-    """Whether a step lets an archive appear."""
+    """Returns True if a step publishes an archive."""
     return bool(re.match(r"(put|os\.rename|os\.link).*\.mfn$", verb))
 
 
 def is_change(verb: str) -> bool:
-    """Whether a step changes the store."""
+    """Returns True if a step changes the store."""
     return bool(re.match(r"(put|delete|remove|os\.(rename|unlink|link|utime|mkdir)|copy)", verb))
 
 
 def is_deletion(verb: str) -> bool:
-    """Whether a step deletes blobs, or may."""
+    """Returns True if a step may delete blobs."""
     return bool(BLOB.match(verb))
 
 
 def is_expiry(verb: str) -> bool:
-    """Whether a step deletes a removed archive, or may."""
+    """Returns True if a step may delete a removed archive."""
     return bool(re.match(r"(_?delete|forget).*\.removed", verb))
 
 
 def all_finish(*actors: Actor) -> None:
-    """In turn, since one may wait for another."""
+    """Runs actors in turn to their ends, since one may wait for another."""
     for _ in range(100):
         for actor in actors:
             actor.go(40)
@@ -184,7 +184,7 @@ def test_a_backup_that_freezes_at_any_step(stage: Stage, seconds: float) -> None
 
 
 def test_a_request_that_takes_an_hour(stage: Stage) -> None:
-    """The prune lives, and says so."""
+    """The prune keeps up its heartbeat meanwhile."""
     for steps in stage.steps(34, 3):
         with stage.scene() as world:
             prune, create = world.pruning().go(steps), world.creating(NEEDED)
@@ -198,7 +198,7 @@ def test_a_request_that_takes_an_hour(stage: Stage) -> None:
 
 
 def test_a_prune_that_is_killed_at_any_step(stage: Stage) -> None:
-    """Beside a backup that has begun; then another backup, and the next prunes."""
+    """A backup is running beside it; another backup and the next prunes follow."""
     for steps in stage.steps(34, 2):
         with stage.scene(("four", "two"), ("two",)) as world:
             create = world.creating(NEEDED)
@@ -244,8 +244,8 @@ def test_a_prune_whose_clock_is_wrong_deletes_nothing_early(place: sweeps.S3 | N
 
 
 def test_a_listing_that_loses_what_vanishes(place: sweeps.S3 | None) -> None:
-    """A directory's names are read before each is looked at: a mark that goes in between is not seen, and the one that
-    came in its place is not among the names."""
+    """The names in a directory are read first, and each is looked up then: a mark that is deleted in between is
+    not found, and the one that took its place is not among the names."""
     if place:
         pytest.skip("a service lists at once")
     for visits in (0, 1):
@@ -264,7 +264,7 @@ def test_a_listing_that_loses_what_vanishes(place: sweeps.S3 | None) -> None:
 
 @pytest.mark.parametrize("which", ["prune", "create"])
 def test_calls_of_the_system_in_a_directory(which: str) -> None:
-    """Within the verbs of a directory: moved aside, looked at, moved back."""
+    """Between the system calls of one operation: a blob is moved aside, looked at, and moved back."""
     for visits in (0, 1):
         for steps in range(0, 160, 1 if SOAK else 7):
             with Stage(None, visits).scene() as world:
@@ -280,7 +280,7 @@ def test_calls_of_the_system_in_a_directory(which: str) -> None:
 
 
 def test_a_prune_that_freezes_between_calls_of_the_system() -> None:
-    """For so long that nobody waits for it: what it then deletes may be what a backup has stored anew."""
+    """It freezes for so long that others take it for dead: it may then delete what a backup has stored again."""
     for visits in (0, 1):
         for steps in range(30, 160, 1 if SOAK else 2):
             with Stage(None, visits).scene() as world:
@@ -314,7 +314,7 @@ def test_a_prune_that_is_killed_between_calls_of_the_system() -> None:
 
 @pytest.mark.parametrize("opens", ["check", "create"])
 def test_a_prune_that_is_killed_before_it_puts_a_blob_back(opens: str) -> None:
-    """A backup has stored it anew while the prune stood still. Whoever opens the store next finds it."""
+    """A backup has stored it again while the prune was frozen. The next command that opens the store finds it."""
     with Stage(None, 1).scene() as world:
         prune = world.pruning(fine=True).until(".pogfast-trash-")
         prune.freeze(HOUR, suspends=False)
@@ -331,7 +331,7 @@ def test_a_prune_that_is_killed_before_it_puts_a_blob_back(opens: str) -> None:
 
 
 def test_a_backup_is_killed_before_its_last_look(stage: Stage) -> None:
-    """The prunes that follow must not keep a broken archive in the place of a whole one."""
+    """The prunes that follow must not keep a broken archive in place of an intact one."""
     for steps in range(4):
         with stage.scene() as world:
             create, prune = world.creating(NEEDED).until(is_manifest), world.pruning().until(is_deletion)
@@ -348,8 +348,8 @@ def test_a_backup_is_killed_before_its_last_look(stage: Stage) -> None:
 
 
 def test_a_manifest_that_is_late_is_looked_at_again(place: sweeps.S3 | None) -> None:
-    """While a backup slept before its manifest, what it relies on was deleted; and the marks that say so are gone, with
-    a prune that was killed."""
+    """A backup slept before it stored its manifest, and the blobs that it relies on were deleted. A prune that was
+    killed has left no marks that say so."""
     with Stage(place, 2).scene() as world:
         world.creating(["one", "three"], "killed").until(is_manifest).kill()
         world.advance(GRACE + HOUR)
@@ -368,7 +368,7 @@ def test_a_manifest_that_is_late_is_looked_at_again(place: sweeps.S3 | None) -> 
 
 
 def test_a_manifest_appears_when_all_that_it_needs_is_there(place: sweeps.S3 | None) -> None:
-    """Whoever kills a backup right behind it leaves a whole archive."""
+    """A backup that is killed right after that leaves an intact archive."""
     with Stage(place, 0).scene() as world:
         create = world.creating(NEEDED).until("file stored", 3)
         for _ in range(2):
@@ -381,7 +381,7 @@ def test_a_manifest_appears_when_all_that_it_needs_is_there(place: sweeps.S3 | N
 
 
 def test_what_has_just_been_stored_is_not_condemned(place: sweeps.S3 | None) -> None:
-    """A program that knows no lists, as pogcli, has the time until the prune but one to store its manifest."""
+    """A program that ignores lists, such as pogcli, has until the next prune but one to store its manifest."""
     with Stage(place, 0).scene() as world:
         world.creating(["four"], "knows no lists").until(is_manifest).kill()
         stored = {name for name, written in world.names().items() if written > world.now - HOUR} & world.blobs()
@@ -393,7 +393,7 @@ def test_what_has_just_been_stored_is_not_condemned(place: sweeps.S3 | None) -> 
 
 
 def test_a_stream_beside_a_prune_ends_well() -> None:
-    """What it has stored cannot be read again."""
+    """A stream cannot be read again to replace what was pruned."""
     with Stage(None, 1).scene() as world:
         create = world.creating((), stdin_name="s", command="printf new").until("file stored")
         world.run_well(world.pruning())
@@ -402,7 +402,7 @@ def test_a_stream_beside_a_prune_ends_well() -> None:
 
 
 def test_two_prunes_do_not_delete_at_a_time(plain_service: sweeps.S3) -> None:
-    """Where a service ignores conditions, the second would delete what has been stored anew since the first did."""
+    """If a service ignores conditions, the second would delete what has been stored again since the first did."""
     with Stage(plain_service, 1).scene() as world:
         one, other = world.pruning("PRUNE-A"), world.pruning("PRUNE-B")
         one.until(is_deletion)
@@ -414,7 +414,7 @@ def test_two_prunes_do_not_delete_at_a_time(plain_service: sweeps.S3) -> None:
 
 
 def test_what_a_prune_had_moved_aside_when_it_was_killed_is_put_back() -> None:
-    """It was frozen right before it moved a blob aside; meanwhile that was stored anew, for an archive."""
+    """It was frozen right before it moved a blob aside; meanwhile an archive has stored that blob again."""
     with Stage(None, 1).scene() as world:
         prune = world.pruning(fine=True).until(is_deletion)
         prune.freeze(HOUR, suspends=False)
@@ -428,7 +428,7 @@ def test_what_a_prune_had_moved_aside_when_it_was_killed_is_put_back() -> None:
 
 
 def freeze_during_a_backup(world: sweeps.World, prune: sweeps.Actor) -> None:
-    """A backup is made while a prune stands still, and no blob is lost when that goes on."""
+    """Makes a backup while a prune is frozen, and asserts that no blob is lost when the prune continues."""
     prune.freeze(HOUR, suspends=False)
     create = world.creating(NEEDED).finish()
     world.advance(max(0.0, prune.frozen_until - world.now))
@@ -437,7 +437,7 @@ def freeze_during_a_backup(world: sweeps.World, prune: sweeps.Actor) -> None:
 
 
 def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service: sweeps.S3) -> None:
-    """Right before it asks whether it may delete."""
+    """It is frozen right before it checks whether it may delete."""
     with Stage(plain_service, 1).scene() as world:
         prune = world.pruning().until("has_locks", 2)
         assert any("sweep.running" in name for name in world.others())
@@ -445,8 +445,8 @@ def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service
 
 
 def test_a_prune_that_another_took_for_dead_deletes_nothing_more(plain_service: sweeps.S3) -> None:
-    """Nor when it has said since that it lives, and read the manifests again: what the other has deleted is stored anew
-    by a backup whose manifest comes later."""
+    """Not even if its heartbeat has resumed and it has read the manifests again: a backup stores again what the other
+    has deleted, and its manifest comes later."""
     with Stage(plain_service, 1).scene() as world:
         frozen = world.pruning("PRUNE-A").until("has_locks", 2)
         assert any("sweep.running" in name for name in world.others())
@@ -462,7 +462,7 @@ def test_a_prune_that_another_took_for_dead_deletes_nothing_more(plain_service: 
 
 
 def test_what_a_prune_has_deleted_before_it_was_killed_is_stored_again(plain_service: sweeps.S3) -> None:
-    """It says of itself no more than before: a backup that has waited for it looks whether its blobs are there."""
+    """Its marks do not change: a backup that has waited for it checks that its blobs exist."""
     with Stage(plain_service, 1).scene() as world:
         prune = world.pruning().until(is_deletion)
         create = world.creating(NEEDED).until("page sweep.").go(1)
@@ -473,7 +473,7 @@ def test_what_a_prune_has_deleted_before_it_was_killed_is_stored_again(plain_ser
 
 
 def test_an_archive_that_is_brought_back_too_late_does_not_stay(place: sweeps.S3 | None) -> None:
-    """Its manifest appears when a prune has read the others, and is about to delete its blobs."""
+    """Its manifest appears after a prune has read the others, right before that deletes its blobs."""
     with Stage(place, 2).scene(("four", "two")) as world:
         name = world.archives()[-1]
         world.run_well(world.removing(name))
@@ -499,7 +499,7 @@ def test_what_is_in_a_list_stays_for_a_grace_period(place: sweeps.S3 | None) -> 
 
 
 def test_what_was_stored_anew_since_it_was_condemned_stays(place: sweeps.S3 | None) -> None:
-    """Also of a backup that was killed: the next one has it."""
+    """Even from a backup that was killed: the next one needs it."""
     with Stage(place, 1).scene() as world:
         world.creating(NEEDED, "killed").until(is_manifest).kill()
         world.run_well(world.pruning("quiet", last=99))
@@ -508,8 +508,8 @@ def test_what_was_stored_anew_since_it_was_condemned_stays(place: sweeps.S3 | No
 
 @pytest.mark.parametrize("where", ["get_manifest", "locked", "delete_old_blobs"])
 def test_a_prune_that_takes_long_reads_the_manifests_again(where: str) -> None:
-    """An archive has appeared since, of a program that knows no lists. What nothing needs is deleted all the same: the
-    prune has not stood still."""
+    """A program that ignores lists has stored an archive since. Unneeded blobs are deleted all the same, since the
+    prune was not suspended."""
     with Stage(None, 2).scene() as world:
         name = world.run_well(world.creating(NEEDED)).manifest
         world.creating(["four"], "killed").until(is_manifest).kill()
@@ -528,7 +528,7 @@ def test_a_prune_that_takes_long_reads_the_manifests_again(where: str) -> None:
 
 
 def test_an_archive_that_is_removed_once_more_can_be_brought_back_as_long(place: sweeps.S3 | None) -> None:
-    """A list that names it is from when it was removed the first time."""
+    """A list from its first removal names it."""
     with Stage(place, 2).scene(("four", "two")) as world:
         name = world.archives()[-1]
         world.run_well(world.removing(name))
@@ -547,7 +547,7 @@ def test_an_archive_that_is_removed_once_more_can_be_brought_back_as_long(place:
 def test_an_archive_that_is_removed_once_more_while_a_prune_is_frozen(
     place: sweeps.S3 | None, plain_service: sweeps.S3, suspends: bool
 ) -> None:
-    """It has the bytes of the one that was removed the first time, so no condition of a service can tell them apart."""
+    """Its bytes are those of the first removed manifest, so that no condition of a service can tell them apart."""
     for where in (place, plain_service) if place else (None,):
         with Stage(where, 2).scene(("four", "two")) as world:
             name = world.archives()[-1]
@@ -566,7 +566,7 @@ def test_an_archive_that_is_removed_once_more_while_a_prune_is_frozen(
 
 
 def test_an_archive_that_is_brought_back_while_it_is_listed() -> None:
-    """A listing shows it under neither of its names: the one goes before it is looked at, the other came later."""
+    """A listing shows it under neither name: one is gone before it is looked up, the other came too late."""
     with Stage(None, 2).scene(("four", "two")) as world:
         name = world.archives()[-1]
         world.run_well(world.removing(name))
@@ -589,7 +589,7 @@ def test_an_archive_that_is_brought_back_while_it_is_listed() -> None:
 
 @pytest.mark.parametrize("skew", [0.0, HOUR])
 def test_two_prunes_at_a_time(stage: Stage, skew: float) -> None:
-    """The first to end must not take away what says that the other runs."""
+    """The first one to end must not delete the heartbeat of the other."""
     for steps in stage.steps(34, 2):
         with stage.scene(("four", "two"), ("two",)) as world:
             one, other = world.pruning("PRUNE-A", skew=skew), world.pruning("PRUNE-B")
@@ -616,7 +616,7 @@ def test_two_prunes_announce_themselves_together(stage: Stage) -> None:
 
 
 def test_a_prune_that_was_frozen_leaves_the_lists_to_the_one_that_goes_on(place: sweeps.S3 | None) -> None:
-    """While blobs of a list are deleted it must lie there: a backup that begins then knows nothing else of it."""
+    """A list must exist while its blobs are deleted: nothing else warns a backup that begins then."""
     for steps in range(4, 40, 4):
         with Stage(place, 1).scene() as world:
             one, other = world.pruning("PRUNE-A"), world.pruning("PRUNE-B")
@@ -632,7 +632,7 @@ def test_a_prune_that_was_frozen_leaves_the_lists_to_the_one_that_goes_on(place:
 
 @pytest.mark.parametrize("visits", [0, 1])
 def test_a_backup_waits_where_a_service_ignores_conditions(plain_service: sweeps.S3, visits: int) -> None:
-    """What it has stored anew is in the request that a prune is about to make."""
+    """The blob that it has stored again is in the request that a prune is about to send."""
     with Stage(plain_service, visits).scene() as world:
         prune = world.pruning().until(is_deletion)
         create = world.creating(NEEDED).go(40)
@@ -641,7 +641,7 @@ def test_a_backup_waits_where_a_service_ignores_conditions(plain_service: sweeps
 
 
 def test_a_prune_that_freezes_where_a_service_ignores_conditions(plain_service: sweeps.S3) -> None:
-    """It reads the manifests again, whatever is in the requests that it was about to make. (It may not freeze between
+    """It reads the manifests again, whatever is in the requests that it was about to send. (It may not freeze between
     its last look at the clock and a request: such a service would delete what it was told to, an hour later.)"""
     for visits in (0, 1):
         for steps in range(14, 40, 1 if SOAK else 2):
@@ -653,7 +653,7 @@ def test_a_prune_that_freezes_where_a_service_ignores_conditions(plain_service: 
 
 
 def test_two_prunes_where_a_service_ignores_conditions(plain_service: sweeps.S3) -> None:
-    """The first has deleted a blob and ends; a backup stores it anew; the second is about to delete what it saw."""
+    """The first deletes a blob and ends; a backup stores it again; the second is about to delete what it listed."""
     for visits in (0, 1):
         for steps in Stage(plain_service, visits).steps(20):
             with Stage(plain_service, visits).scene() as world:
@@ -684,7 +684,7 @@ def test_a_backup_of_three_days_beside_a_daily_prune(stage: Stage) -> None:
 
 
 def test_an_upload_that_is_resumed_for_days_loses_nothing(stage: Stage) -> None:
-    """All but what it has stored since its last partial manifest."""
+    """Only what it has stored since its last partial manifest may be lost."""
     with stage.scene() as world:
         for _ in range(3):
             create = world.creating(sweeps.CONTENTS, "resumed")
@@ -806,7 +806,7 @@ moves = (
 
 @dataclass
 class Schedule:
-    """What lies in the store, who comes, and who does what when."""
+    """A random schedule: the content of the store, the actors, and their steps."""
 
     before: list[list[str]]
     visits: int
