@@ -1,12 +1,12 @@
-"""Exact interleavings of the real commands over one store: who runs, how far, and what time it is, a test decides.
+"""Runs the real commands over one store in exact interleavings: a test decides who runs, how far, and what time it is.
 
-An `Actor` is a command (create, prune, undelete ...) in a thread of its own. It stops before every verb of its store: a
-method of a directory (or, `fine`, each of its calls of the system), a request to a service. A test lets it do one step,
-or many, or kills it there, or freezes it while time passes. Time is the `World`'s: what the commands take for the wall
-clock and for time that has passed, what a store writes as the time of a change, and how long somebody sleeps. Nothing
-waits for real, and a schedule is the same in every run.
+An `Actor` is a command (create, prune, undelete ...) in a thread of its own. It stops before every operation of its
+store: a method of a directory (or, if `fine`, each of its system calls), or a request to a service. A test lets it do
+one step, or many, or kills it there, or freezes it while time passes. Time belongs to the `World`: the wall clock and
+the elapsed time of the commands, the times of change that a store writes, and the length of sleeps. Nothing waits in
+real time, and a schedule is the same in every run.
 
-Knows nothing of how prune and backups agree: it wraps stores, clocks and threads, and calls public functions.
+Nothing here knows how prunes and backups coordinate: it wraps stores, clocks and threads, and calls public functions.
 """
 
 from __future__ import annotations
@@ -47,29 +47,29 @@ from pogfast.upkeep.retention import Policy
 LOADED = (archive, backup, background, checking, copying, keys, manifest, pog_create, pruning, publish)
 KEY = keys.Key("keyfile", bytes(32))
 CONTENTS = ("one", "two", "three", "four")
-START = 4_000_000_000.0  # seconds since 1970: far from now, so that what the system dates itself can be told
-REAL = 3_900_000_000.0  # what is dated earlier was dated by the system
-TICK = 0.037  # seconds that a step takes
-NAP = 20.0  # seconds that somebody sleeps at least who looks again and again
+START = 4_000_000_000.0  # seconds since 1970: far from now, so that times written by the system can be recognized
+REAL = 3_900_000_000.0  # earlier times were written by the system
+TICK = 0.037  # seconds for each step
+NAP = 20.0  # the shortest sleep in seconds, for loops that poll
 HOUR, DAY = 3600.0, 86400.0
 GRACE = DAY
-HANGS = 60.0  # real seconds
+HANGS = 60.0  # real seconds after which an actor hangs
 IDLE = 0.1
 
 
 class Killed(BaseException):
-    """Raised where an actor that is killed stands, and wherever its threads come to afterwards."""
+    """Raised in an actor that is killed, and in its threads at their next step."""
 
 
 # ---- who stops where -------------------------------------------------------------------------------------------------
 
 
 class Task:
-    """A thread of an actor: where it stands."""
+    """The state of one thread of an actor."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.at = ""  # the verb that it is about to do; "" while it runs or sleeps
+        self.at = ""  # the operation that it is about to do; "" while it runs or sleeps
         self.until: float | None = None  # when its sleep ends
         self.go = False
 
@@ -78,12 +78,12 @@ WORLDS: list[World] = []
 
 
 def current_actor() -> Actor | None:
-    """The actor that this thread works for."""
+    """Returns the actor that this thread works for."""
     return getattr(threading.current_thread(), "actor", None)
 
 
 class Actor(threading.Thread):
-    """A command that is run step by step. `skew`: seconds that its clock is ahead of the world's."""
+    """A command that runs step by step. `skew` is how many seconds its clock is ahead of the world's."""
 
     def __init__(self, world: World, label: str, act: Callable[[], Any], skew: float = 0.0, *, fine: bool = False):
         super().__init__(daemon=True, name=label)
@@ -129,7 +129,7 @@ class Actor(threading.Thread):
         return self.tasks[me]
 
     def stop_before(self, verb: str) -> None:
-        """Waits for the turn to do something."""
+        """Waits until the test lets this thread do an operation."""
         with self.world.changed:
             task = self._task()
             task.at, task.until = verb, None
@@ -142,7 +142,7 @@ class Actor(threading.Thread):
             self._wait(task, awake)
 
     def _wait(self, task: Task, awake: Callable[[], bool]) -> None:
-        """Called with the lock held."""
+        """Must be called with the lock held."""
         if self.killed:
             raise Killed
         task.go = False
@@ -165,7 +165,7 @@ class Actor(threading.Thread):
 
     @property
     def next(self) -> str:
-        """What it is about to do; "" when it is over, or sleeps."""
+        """The operation that it is about to do; "" if it has ended, or sleeps."""
         return next((task.at for task in self.tasks.values() if task.at), "")
 
     @property
@@ -187,7 +187,7 @@ class Actor(threading.Thread):
         return self
 
     def step(self) -> Actor:
-        """One step. One that sleeps wakes up, and as much time passes."""
+        """Does one step. A sleeping actor wakes up, and the time of its sleep passes."""
         self.begin()
         if self.over or self.is_frozen:
             return self
@@ -236,7 +236,7 @@ class Actor(threading.Thread):
         return self
 
     def until(self, wanted: Callable[[str], bool] | str, nth: int = 1) -> Actor:
-        """Runs on until it is about to do what is `wanted` (a part of its words) for the nth time from here."""
+        """Continues until it is about to do the nth operation from here whose text contains `wanted`."""
         is_wanted = (lambda verb: wanted in verb) if isinstance(wanted, str) else wanted
         for _ in range(3000):
             self.begin()
@@ -250,7 +250,7 @@ class Actor(threading.Thread):
         raise AssertionError(f"{self.label} never comes to that")
 
     def go_until(self, wanted: Callable[[str], bool], steps: int) -> Actor:
-        """Until it is about to do what is wanted; so many steps at most."""
+        """Continues until it is about to do a wanted operation, for a maximum number of steps."""
         for _ in range(steps):
             self.begin()
             if self.over or self.is_frozen or wanted(self.next):
@@ -259,11 +259,11 @@ class Actor(threading.Thread):
         return self
 
     def finish(self) -> Actor:
-        """To its end, however long it waits for others."""
+        """Continues to its end, however long it waits for others."""
         return self.until(lambda verb: False)
 
     def kill(self) -> None:
-        """As kill -9: nothing that it still does reaches the store."""
+        """Kills it, as kill -9 does: nothing reaches the store any more."""
         if self.over or not self.begun:
             self.over = self.killed = True
             return
@@ -275,7 +275,7 @@ class Actor(threading.Thread):
         assert not self.is_alive(), f"{self.label} outlives its end: {self._stacks()}"
 
     def freeze(self, seconds: float, *, suspends: bool) -> None:
-        """It does nothing for so long; with `suspends` its CLOCK_MONOTONIC stands still meanwhile."""
+        """Stops it for a number of seconds; with `suspends` its CLOCK_MONOTONIC stops as well."""
         if self.over or self.is_frozen:
             return
         self.world.note(self, f"freezes for {seconds:.0f} s before {self.next}")
@@ -293,7 +293,7 @@ class Actor(threading.Thread):
 
 
 class Clock:
-    """The module `time` as an actor sees it; as it is for everybody else."""
+    """The module `time` with the world's clock for actors, and the real one for all others."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(real_time, name)
@@ -342,7 +342,7 @@ class _Anything(type):
 
 
 class Dated(real_datetime.datetime, metaclass=_Anything):
-    """`datetime` by an actor's clock."""
+    """`datetime` with an actor's clock."""
 
     @classmethod
     def now(cls, tz: real_datetime.tzinfo | None = None) -> Dated:
@@ -350,7 +350,7 @@ class Dated(real_datetime.datetime, metaclass=_Anything):
 
 
 class Event(threading.Event):
-    """One that an actor's threads wait for by the world's clock."""
+    """An event that an actor's threads wait for by the world's clock."""
 
     def wait(self, timeout: float | None = None) -> bool:
         actor = current_actor()
@@ -379,7 +379,7 @@ class Threading:
 
 
 class Inline:
-    """A pool without threads: what is handed in is done at once, so that it is always done in the same order."""
+    """A pool without threads: tasks run at once, so that their order is always the same."""
 
     def __init__(self, *words: object, **more: object) -> None: ...
 
@@ -406,7 +406,7 @@ class Inline:
 
 
 def Paced(secret: bytes, asymmetric: bool, source: Any, sinks: Any, **more: Any) -> Any:
-    """A Sealer that takes one file after the other, and stops between two."""
+    """A Sealer that takes one file after the other, with a step between two."""
     actor = current_actor()
     if actor is None:
         return engine.Sealer(secret, asymmetric, source, sinks, **more)
@@ -455,7 +455,7 @@ class Calls:
 
 
 class _Entry:
-    """An entry of a directory whose name was read before it is looked at."""
+    """A directory entry whose name was read earlier than its metadata."""
 
     def __init__(self, entry: os.DirEntry[str]) -> None:
         self.entry, self.name, self.path = entry, entry.name, entry.path
@@ -475,13 +475,13 @@ def _stop_fine(verb: str) -> None:
 
 
 def _words(words: tuple[Any, ...]) -> tuple[tuple[Any, ...], str]:
-    """Arguments, with lists in the place of iterators, and how they are told."""
+    """Returns arguments with lists in place of iterators, and their text."""
     kept = tuple(list(word) if hasattr(word, "__next__") else word for word in words)
     return kept, " ".join(map(_said, kept))
 
 
 def _said(word: Any) -> str:
-    """Names; of what has one, that."""
+    """Returns names, for anything that has one."""
     if isinstance(word, list | tuple):
         return " ".join(map(_said, word))
     return word if isinstance(word, str) else getattr(word, "name", "")
@@ -524,7 +524,7 @@ def _verbs(kind: type) -> Iterator[tuple[str, Callable[..., Any]]]:
 
 
 def _noting(method: Callable[..., None]) -> Callable[..., None]:
-    """A constructor that remembers for whom it makes a store."""
+    """A constructor that keeps the actor for which it makes a store."""
 
     def make(self: Any, *words: Any, **more: Any) -> None:
         method(self, *words, **more)
@@ -562,14 +562,15 @@ _LOADER = _new_session().get_component("data_loader")
 
 
 def _get_session() -> Any:
-    """A session that does not read again what S3 is: 50 ms."""
+    """A session that caches the description of S3, which takes 50 ms to read."""
     session = _new_session()
     session.register_component("data_loader", _LOADER)
     return session
 
 
 def _replacements() -> list[tuple[Any, str, Any]]:
-    """(place, name, what comes there) for whatever reads a clock, starts threads or reaches a store."""
+    """Yields (module or class, attribute, replacement) for everything that reads a clock, starts threads or accesses a
+    store."""
     instead: list[tuple[Any, Any]] = [
         (real_time, CLOCK),
         (real_datetime.datetime, Dated),
@@ -602,7 +603,7 @@ class World:
     """A store, what is known of it, and the time."""
 
     def __init__(self, service: S3 | None = None) -> None:
-        """A directory, or a new bucket of `service`."""
+        """Makes a directory, or a new bucket of `service`."""
         self.service = service
         self.changed = threading.Condition()
         self.actors: list[Actor] = []
@@ -659,8 +660,8 @@ class World:
             self.service.clock[:8] = struct.pack("d", self.now)
 
     def advance(self, seconds: float, but: Task | None = None) -> None:
-        """Time passes. What threads beside the work do now and then they do; whole machines sleep through more than
-        two hours."""
+        """Lets time pass. Background threads do their periodic work meanwhile; in more than two hours whole machines
+        sleep."""
         if seconds >= 60:
             self.note(None, f"---- {seconds:.0f} s pass")
         self.date_files()
@@ -678,7 +679,7 @@ class World:
             self.lost()  # and what need not be there any more
 
     def _wake(self, actor: Actor, but: Task | None) -> None:
-        """Runs the threads beside an actor's work whose time has come, until they sleep again."""
+        """Runs the background threads of an actor that are due, until they sleep again."""
         if actor.over or actor.is_frozen or not actor.begun:
             return
         for me, task in list(actor.tasks.items()):
@@ -693,7 +694,7 @@ class World:
                     actor._grant(task)
 
     def date_files(self) -> None:
-        """What was written since the last time is dated by the world's clock."""
+        """Gives files that were written since the last call times of the world's clock."""
         if not self.service:
             _date(self.store, self.now)
 
@@ -723,7 +724,7 @@ class World:
         return Actor(self, label, act, skew, fine=fine)
 
     def undeleting(self, name: str = "", label: str = "undelete", **more: Any) -> Actor:
-        """Of one archive, or of all."""
+        """Restores one removed archive, or all."""
 
         def act() -> Any:
             found = pruning.undelete(
@@ -737,7 +738,7 @@ class World:
         return Actor(self, label, act, **more)
 
     def pogging(self, contents: Collection[str], label: str = "create by pog", **more: Any) -> Actor:
-        """pog's create."""
+        """Runs pog's create."""
 
         def act() -> pog_create.Summary:
             sources = [pog_create.Source(path, path) for path in self.paths(contents)]
@@ -750,7 +751,7 @@ class World:
         return Actor(self, label, act, **more)
 
     def rewriting(self, name: str, label: str = "rewrite", **more: Any) -> Actor:
-        """Takes `one` out of an archive."""
+        """Rewrites an archive without `one`."""
 
         def act() -> Any:
             found = pogfast.rewrite(f"{self.store}/{name}", KEY, "one", dry_run=False)
@@ -765,7 +766,7 @@ class World:
         return Actor(self, label, lambda: pogfast.remove(f"{self.store}/{name}", dry_run=False), **more)
 
     def copying(self, source: str, label: str = "copy", **more: Any) -> Actor:
-        """From another store, whose archives hold all CONTENTS."""
+        """Copies from another store, whose archives have all CONTENTS."""
 
         def act() -> Any:
             found = copying.copy(source, self.store, key=KEY, jobs=1)
@@ -776,13 +777,13 @@ class World:
         return Actor(self, label, act, **more)
 
     def make_source(self) -> str:
-        """Another store, with an archive of all CONTENTS."""
+        """Returns another store, with an archive of all CONTENTS."""
         source = str(self.home / "source")
         backup.create(self.paths(CONTENTS), source, KEY, cache_directory="", jobs=1)
         return source
 
     def run(self, actor: Actor) -> Actor:
-        """Nothing else happens meanwhile."""
+        """Runs to the end while nothing else happens."""
         actor.finish()
         assert not actor.crash, actor.crash
         return actor
@@ -792,10 +793,10 @@ class World:
         assert actor.failure is None, actor.failure
         return actor.result
 
-    # -- what is there --
+    # -- the content of the store --
 
     def names(self) -> dict[str, float]:
-        """Of all that lies in the store: blobs by their names, and when each was written."""
+        """Returns when everything in the store was written, by name; of blobs and marks alike."""
         if self.service:
             return self.service.names(self.store)
         found: dict[str, float] = {}
@@ -803,7 +804,7 @@ class World:
         return found
 
     def index(self, name: str) -> frozenset[str]:
-        """The blobs that an archive names."""
+        """Returns the blobs that an archive names."""
         bare = name.removesuffix(".removed")
         if bare not in self.indexes:
             self.indexes[bare] = frozenset(manifest.blob_names(self._read(name), KEY, bare))
@@ -815,8 +816,8 @@ class World:
         return Path(self.store, name).read_bytes()
 
     def lost(self) -> list[str]:
-        """What is not as it was promised: an archive that was reported as done, or was removed less than the grace
-        period ago, and misses blobs or is nowhere."""
+        """Returns broken promises: archives that were reported as done, or were removed less than a grace period ago,
+        and that lack blobs or do not exist."""
         there = self.names()
         return [wrong for name in self.done if (wrong := self._wrong_with(name, there))]
 
@@ -842,7 +843,7 @@ class World:
         return {name for name in self.names() if name.endswith("=") and len(name) == 44}
 
     def others(self) -> list[str]:
-        """What is neither an archive nor a blob."""
+        """Returns what is neither an archive nor a blob."""
         return sorted(
             name for name in self.names() if not name.endswith(".mfn") and not (name.endswith("=") and len(name) == 44)
         )
@@ -854,7 +855,7 @@ class World:
         return "\n".join(self.log[-400:])
 
     def expect_whole(self) -> None:
-        """What was promised is there, and no backup failed because of a prune."""
+        """Asserts that every promise is kept, and that no backup failed because of a prune."""
         for actor in self.actors:
             assert not actor.crash, f"{actor.label}: {actor.crash}\n{self.story()}"
             failed = actor.failure and actor.label.startswith("create") and not actor.slept
@@ -863,7 +864,7 @@ class World:
         assert not wrong, f"{'; '.join(wrong)}\n{self.story()}"
 
     def _prune_quietly(self) -> None:
-        """What a run left that was killed after its manifest, and before it could take that back, is removed first."""
+        """Removes first what a backup left that was killed after its manifest, before it could take that back."""
         prune = self.run(self.pruning("quiet", last=99))
         broken = [name for name in self.archives() if name not in self.done and not self.is_whole(name)]
         if isinstance(prune.failure, MissingBlob) and broken:
@@ -873,7 +874,7 @@ class World:
         assert prune.failure is None, f"{prune.failure!r}\n{self.story()}"
 
     def settle(self) -> None:
-        """Prunes that nobody disturbs, until nothing is left but archives and their blobs, and those can be read."""
+        """Prunes undisturbed, until only archives and their blobs are left, and asserts that these can be read."""
         self.advance(8 * DAY)
         for _ in range(4):
             self._prune_quietly()
@@ -893,7 +894,7 @@ def _ignore(what: object) -> None: ...
 
 
 class _Silent:
-    """A report to nobody."""
+    """Reports nothing."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *words: None
@@ -931,7 +932,7 @@ def _date(directory: str, now: float) -> None:
 
 
 class S3:
-    """A server of S3's protocol whose clock is a world's."""
+    """A server of S3's protocol with the clock of a world."""
 
     def __init__(self, server: Any, clock: mmap.mmap) -> None:
         import boto3
@@ -970,7 +971,7 @@ class S3:
 
 @contextlib.contextmanager
 def s3(*, conditions: bool = True) -> Iterator[S3]:
-    """With `conditions` an object goes only if it has the ETag that was asked for; many servers pass over that."""
+    """With `conditions` an object is deleted only if it has the ETag in the request; many servers ignore that."""
     from kit.environments import installed
     from kit.servers import free_port, running
 
