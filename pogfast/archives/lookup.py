@@ -46,11 +46,15 @@ Tell = Callable[[PogfastError | str], None]
 
 
 class Reports(Protocol):
-    """The methods of a report that problems and warnings go to."""
+    """The part of every report that problems and warnings go to."""
 
-    def problem(self, error: PogfastError) -> None: ...
+    def problem(self, error: PogfastError) -> None:
+        """Called for each failure that does not end the run."""
+        return
 
-    def warning(self, text: str) -> None: ...
+    def warning(self, text: str) -> None:
+        """Called for what a user should know, although it is no failure."""
+        return
 
 
 def telling(report: Reports, problems: list[PogfastError]) -> Tell:

@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
 from pogfast.archives.entry_file import EntryFile
-from pogfast.archives.lookup import Tell, find_archive, telling
+from pogfast.archives.lookup import Reports, Tell, find_archive, telling
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
 from pogfast.archives.refusals import require_decryption, those_that_open
@@ -150,7 +150,7 @@ class Summary:
         return worst_code([*damage, *(problem.exit_code for problem in self.problems)])
 
 
-class Report(Protocol):
+class Report(Reports, Protocol):
     """Receives what happens during a check. Every method does nothing unless it is overridden."""
 
     def started(self, progress: Summary) -> None:
@@ -159,14 +159,6 @@ class Report(Protocol):
 
     def damage(self, damage: Damage) -> None:
         """Called for each piece of damage."""
-        return
-
-    def problem(self, error: PogfastError) -> None:
-        """Called for what could not be checked; the check continues."""
-        return
-
-    def warning(self, text: str) -> None:
-        """Called for what a user should know, although it is no failure."""
         return
 
 

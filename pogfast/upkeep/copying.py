@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from pogfast import manifest
 from pogfast._engine import BlobDirectory, cores, open_blob
 from pogfast.archives.catalog import in_parallel
-from pogfast.archives.lookup import latest_of, telling
+from pogfast.archives.lookup import Reports, latest_of, telling
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.refusals import those_that_open
 from pogfast.archives.trailer import Filter
@@ -69,7 +69,7 @@ class Summary:
         return worst_code(problem.exit_code for problem in self.problems)
 
 
-class Report(Protocol):
+class Report(Reports, Protocol):
     """Receives what happens during a copy. Every method does nothing unless it is overridden."""
 
     def started(self, progress: Summary) -> None:
@@ -78,14 +78,6 @@ class Report(Protocol):
 
     def archive(self, name: str) -> None:
         """Called for each archive that has been copied, with its manifest's name."""
-        return
-
-    def problem(self, error: PogfastError) -> None:
-        """Called for what could not be copied; the copy continues."""
-        return
-
-    def warning(self, text: str) -> None:
-        """Called for what a user should know, although it is no failure."""
         return
 
 

@@ -50,20 +50,26 @@ class Choice(Described):
 
 
 @dataclass
-class Removed:
-    """What was removed, or in a dry run would be."""
+class _Done:
+    """What remove and rewrite have in common."""
 
     dry_run: bool = True
-    choices: list[Choice] = field(default_factory=list)
     problems: list[PogfastError] = field(default_factory=list)
-
-    @property
-    def removed(self) -> int:
-        return sum(not choice.reason for choice in self.choices)
 
     @property
     def exit_code(self) -> int:
         return worst_code(problem.exit_code for problem in self.problems)
+
+
+@dataclass
+class Removed(_Done):
+    """What was removed, or in a dry run would be."""
+
+    choices: list[Choice] = field(default_factory=list)
+
+    @property
+    def removed(self) -> int:
+        return sum(not choice.reason for choice in self.choices)
 
 
 class Locked(PogfastError):
@@ -212,16 +218,10 @@ class Rewritten(Record):
 
 
 @dataclass
-class Summary:
+class Summary(_Done):
     """What was rewritten, or in a dry run would be."""
 
-    dry_run: bool = True
     archives: list[Rewritten] = field(default_factory=list)
-    problems: list[PogfastError] = field(default_factory=list)
-
-    @property
-    def exit_code(self) -> int:
-        return worst_code(problem.exit_code for problem in self.problems)
 
 
 def rewrite(
