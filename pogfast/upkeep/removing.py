@@ -185,7 +185,7 @@ def _judged(
 
 
 def _locked(text: str, until: float, name: str) -> Locked:
-    hint = "remove it then; a governance lock can be bypassed in S3 by those who have the right"
+    hint = "remove it then: until then only those who may bypass a governance lock can, in S3"
     if until == math.inf:
         hint = "it has a legal hold: end that in S3, and remove it then"
     return Locked(f"{text} {locked_until(until)}", hint, path=name)

@@ -1348,7 +1348,7 @@ def test_a_first_backup_that_is_running_is_not_damage(work: Path, cli: Runner, s
     [manifest] = (work / store).glob("*.mfn")
     data = manifest.read_bytes()
     manifest.unlink()
-    one_line(cli("check", store), 4, "its first backup goes on")
+    one_line(cli("check", store), 4, "its first backup is running")
     manifest.with_name(manifest.name + ".partial").write_bytes(data)
     for verb in ("list", "check", "stats"):
         assert cli(verb, store).code == 0
