@@ -123,7 +123,7 @@ def test_what_is_in_the_way_is_told_and_the_rest_restored(work: Path, pog: Runne
     assert ran.code == 3
     assert ran.err.splitlines() == [
         "pog: error: folder: cannot be written: Is a directory",
-        "pog: error: cannot make the directory plain: a file is in its place",
+        "pog: error: cannot create the directory plain: a file is in its place",
     ]
     assert restored(work / "out") == {"plain": b"a file", "ok": b"3"}
 

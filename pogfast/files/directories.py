@@ -1,9 +1,9 @@
-"""A directory and those below it, held open and never reached through a symbolic link.
+"""Opens a directory and those below it, and keeps them open; never follows a symbolic link.
 
 A restore gets descriptors from here to pass to the engine, and asks what exists at a path; `check --against` reads the
-disk through it. Nothing here deals with archives, keys or blobs. A path is relative, with `/` between its parts, and ""
-is the directory itself. Directories are created when needed; temporary files of dead processes are removed from each
-directory that is opened.
+disk through it. Nothing here deals with archives, keys or blobs. Paths are relative, with `/` between their parts; ""
+is the directory itself. Missing directories are created if needed. Temporary files of dead processes are removed from
+each directory that is written to.
 """
 
 from __future__ import annotations
@@ -22,58 +22,58 @@ from pogfast.errors import PogfastError, StoreError, TargetError, UnsafePath
 from pogfast.files.paths import ancestors, basename, parent_of
 from pogfast.files.unfinished import remove_unfinished, temporary_prefix
 
-# Files that a restore may hold open: most of them are directories. Many systems allow 1,024 unless asked.
+# Files that a restore may hold open, most of them directories. Many systems allow 1,024 by default.
 MAX_OPEN = 8192
-# Of these for everything but directories: drafts, blobs, and what the program has open besides.
-KEPT_BACK = 512
-# On the way to a deep directory each so-many-th is held, too: walking to each of 2,000 nested ones from the top takes
-# three minutes.
+# How many of these are reserved for everything else: temporary files, blobs, and other files of the program.
+RESERVED = 512
+# Each so-many-th directory on the path to a deep one is held open as well: walking to each of 2,000 nested directories
+# from the top takes three minutes.
 HELD_EVERY = 32
-# Permissions of a directory until nothing is written below it any more and it gets its own. The sticky bit, which does
-# nothing in one that only its owner may write to, tells the next run that this one was interrupted.
+# Permissions of a directory while something is written below it. The sticky bit, which has no effect if only the owner
+# may write, tells the next run that this one was interrupted.
 UNFINISHED_MODE = 0o1700
-# Directories by device and inode: what each is, and which names in it belong to that.
+# Directories by device and inode: what each is, and a function that says which names in it belong to that.
 Own = Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]
 NOTHING: Own = MappingProxyType({})
-# After these no further file can be restored, so the run ends.
+# After these errors no further file can be restored, so the run ends.
 FATAL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 
-# The reason of an error about a path that is no directory: it is the same one for all that would be below.
-IN_THE_WAY = "it is no directory"
+# The reason of an error about a path that is not a directory: every path below it fails with the same error.
+IN_THE_WAY = "it is not a directory"
 
 
 def no_more(what: str, code: int) -> StoreError:
-    """The error that ends a restore since no further file could be restored, from an errno."""
+    """Returns the error for an errno after which no further file could be restored."""
     hint = "make room and run it again: what is restored is kept" if code in (errno.ENOSPC, errno.EDQUOT) else ""
     return StoreError(f"{what}: {os.strerror(code)}", hint)
 
 
 @contextlib.contextmanager
 def many_open_files() -> Iterator[int]:
-    """Lets this process hold more files open for a while. Gives the number of directories that it may hold."""
+    """Raises the limit of open files for the duration of a with-block. Gives the number of directories to hold open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        yield max(wanted - KEPT_BACK, wanted // 4)
+        yield max(wanted - RESERVED, wanted // 4)
         return
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError):
         wanted = soft
     try:
-        yield max(wanted - KEPT_BACK, wanted // 4)
+        yield max(wanted - RESERVED, wanted // 4)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Directories:
-    """Open directories below the one that is restored into.
+    """Open directories below a target directory, `into`.
 
-    `most` is how many are held at a time (see `make_room`). Those whose path is in `private` are made for the owner
-    alone, because their permissions come last; in those in `ours` the owner is allowed to look and write until then.
-    What is to get its permissions after that is in `owed`. A file or a link makes way for a directory where
-    `may_replace` its path, and no link is ever followed; `hint` says for a path what else can be done about one.
-    With `make` false nothing is made; then `open` must not be called. What is `own` is never deleted.
+    At most about `most` are open at a time (see `make_room`). Directories with a path in `private` are created for the
+    owner alone, because their permissions are set last. Existing ones in `selected` become accessible to the owner
+    until then. `incomplete` contains those whose permissions are still to be set. A file or link is replaced by a
+    directory if `may_replace` its path; no link is ever followed. `hint` returns what the user can do about such a
+    path. With `make` False nothing is created, and `open` must not be called. Files in `own` are never deleted.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Directories:
         most: int,
         *,
         private: Container[str] = (),
-        ours: Container[str] = (),
+        selected: Container[str] = (),
         may_replace: Callable[[str], bool] = lambda path: False,
         hint: Callable[[str], str] = lambda path: "",
         make: bool = True,
@@ -91,16 +91,16 @@ class Directories:
         self.into = into
         self.most = most
         self.private = private
-        self.ours = ours
+        self.selected = selected
         self.may_replace = may_replace
         self.hint = hint
         self.make = make
         self.own = own
         self.made: set[str] = set()
-        self.owed: set[str] = set()  # those that this run has made or opened up, and what an interrupted one has left
+        self.incomplete: set[str] = set()  # created or made accessible by this run or by an interrupted one
         self.held: dict[str, int] = {}
-        self.swept: set[str] = set()
-        self.systems: dict[int, int] = {}  # file systems that were written to, by their number: a directory in each
+        self.cleaned: set[str] = set()  # paths of directories without unfinished files of dead processes
+        self.systems: dict[int, int] = {}  # device number -> descriptor, for each file system that was written to
         self.root = -1
         try:
             if make:
@@ -108,12 +108,12 @@ class Directories:
             with contextlib.nullcontext() if make else contextlib.suppress(FileNotFoundError):
                 self.root = os.open(into, os.O_RDONLY | os.O_DIRECTORY)
             if make and "" in private and ("" in self.made or not os.listdir(self.root)):
-                self.owed.add("")
+                self.incomplete.add("")
         except OSError as error:
             raise no_more(f"cannot restore into {into}", error.errno or 0) from error
 
     def _make_root(self) -> None:
-        """Makes the directory that is restored into, if need be. Raises OSError."""
+        """Creates the target directory if it does not exist. Raises OSError."""
         if not os.path.isdir(self.into):
             os.makedirs(os.path.dirname(os.path.abspath(self.into)), exist_ok=True)
             with contextlib.suppress(FileExistsError):
@@ -132,15 +132,15 @@ class Directories:
                 os.close(directory)
 
     def open(self, path: str) -> int:
-        """A descriptor of a directory, made if need be; it stays open until `close`. Raises UnsafePath, TargetError,
-        and StoreError when no further directory could be made."""
+        """Returns a descriptor of a directory, which is created if needed; it stays open until `close`. Raises
+        UnsafePath and TargetError, and StoreError if no further directory could be created."""
         if path not in self.held:
             directory = self._walk(path, self._make)
             if directory is None:
-                raise TargetError(f"cannot make the directory {path}: it was taken away")
+                raise TargetError(f"cannot create the directory {path}: it was removed meanwhile")
             self._replace_held(path, directory)
-        if path not in self.swept:
-            self.swept.add(path)
+        if path not in self.cleaned:
+            self.cleaned.add(path)
             self._note(path, self.held[path])
             if path not in self.made:
                 self._allow(self.held[path], path)
@@ -148,7 +148,7 @@ class Directories:
         return self.held[path]
 
     def find(self, path: str) -> int | None:
-        """The same for one that must be there: None when it is not."""
+        """Returns a descriptor of a directory; None if it does not exist. Raises as `open` does."""
         if path not in self.held:
             directory = self._walk(path, self._step)
             if directory is None:
@@ -157,7 +157,7 @@ class Directories:
         return self.held[path]
 
     def look(self, path: str) -> os.stat_result | None:
-        """What lies at a path, a link as such; None when nothing does. Raises UnsafePath and TargetError."""
+        """Returns the lstat of a path; None if nothing exists there. Raises UnsafePath and TargetError."""
         directory = self.find(parent_of(path))
         if directory is None:
             return None
@@ -166,20 +166,20 @@ class Directories:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise TargetError(f"{path}: cannot be looked at: {error.strerror}") from error
+            raise TargetError(f"cannot stat {path}: {error.strerror}") from error
 
     def make_room(self) -> None:
-        """Closes what is held when it is much. For when no worker writes through it."""
+        """Closes all directories if many are open. Call it only while no worker writes through them."""
         if len(self.held) >= self.most:
             self.close()
 
     def close(self, keep: Container[str] = ()) -> None:
-        """Closes what is held, but for the directories of these paths."""
+        """Closes all directories except those of the paths in `keep`."""
         for path in [path for path in self.held if path not in keep]:
             os.close(self.held.pop(path))
 
     def make_durable(self) -> None:
-        """Returns when all that was restored is on the disk, in each file system. Raises StoreError."""
+        """Syncs each file system that was written to. Raises StoreError."""
         try:
             for directory in self.systems.values():
                 sync_file_system(directory)
@@ -187,8 +187,8 @@ class Directories:
             raise no_more(f"cannot restore into {self.into}", error.errno or 0) from error
 
     def _note(self, path: str, directory: int) -> None:
-        """Holds a descriptor of each file system from before the first write to it: only then does a sync report
-        writes that failed. Finds directories that an interrupted run has left."""
+        """Keeps a descriptor of each file system from before the first write to it: only then does a sync report
+        failed writes. Notes directories that an interrupted run has left."""
         found = os.fstat(directory)
         if found.st_dev not in self.systems:
             self.systems[found.st_dev] = os.dup(directory)
@@ -196,15 +196,15 @@ class Directories:
 
     def _see(self, path: str, found: os.stat_result) -> None:
         if path in self.private and stat.S_IMODE(found.st_mode) == UNFINISHED_MODE:
-            self.owed.add(path)
+            self.incomplete.add(path)
 
     def put(
         self, path: str, replace: bool, make: Callable[[str, int], None], finish: Callable[[int, str], None]
     ) -> None:
-        """Makes a link or a FIFO, with `replace` in place of a file or link that lies there; whole or not at all.
+        """Creates a link or FIFO atomically, with `replace` in place of an existing file or link.
 
-        `make` gets a name and the directory that it is in, `finish` the directory and the name, while what was there
-        still is. Raises UnsafePath, TargetError, and OSError of either.
+        `make` gets a name and the directory to create it in; `finish` gets the directory and the name, before the
+        existing file is replaced. Raises UnsafePath, TargetError, and OSError from either function.
         """
         directory = self.open(parent_of(path))
         leaf = basename(path)
@@ -222,10 +222,10 @@ class Directories:
     def others(
         self, top: str, kept: Container[str], must_stay: Callable[[str], bool], tell: Callable[[str], None]
     ) -> list[tuple[str, bool]]:
-        """What lies below a directory and is not in `kept`, as (path, whether it is a directory), the deepest first.
+        """Returns (path, is it a directory) of everything below a directory that is not in `kept`, the deepest first.
 
-        Left out, with the directories that it is in: what `must_stay`, and what cannot be looked into, is another file
-        system or `own`, of which `tell` hears. No link is followed.
+        Leaves out paths that `must_stay`; directories that cannot be read, other file systems and `own` files, each
+        with a warning to `tell`; and all parents of these. Follows no link.
         """
         waiting, found, staying = [top], [], set[str]()
         while waiting:
@@ -234,7 +234,7 @@ class Directories:
             try:
                 listed = self._listed(path)
             except (PogfastError, OSError):
-                tell(f"{path}: kept, it cannot be looked into")
+                tell(f"{path}: kept, it cannot be read")
                 staying.update((path, *ancestors(path)))
                 continue
             for leaf, is_directory, reason in listed:
@@ -251,7 +251,7 @@ class Directories:
         return [(path, is_directory) for path, is_directory in reversed(found) if path not in staying]
 
     def _listed(self, path: str) -> list[tuple[str, bool, str]]:
-        """(name, is it a directory, why it must stay) of what is in a directory that may be there."""
+        """Returns (name, is it a directory, why it must stay) of everything in a directory; [] if it does not exist."""
         directory = self.find(path)
         if directory is None:
             return []
@@ -276,12 +276,12 @@ class Directories:
         return len({os.fstat(directory).st_dev for directory in found if directory is not None}) > 1
 
     def remove(self, path: str, is_directory: bool) -> None:
-        """Raises OSError, UnsafePath and TargetError."""
+        """Deletes a file or an empty directory. Raises OSError, UnsafePath and TargetError."""
         directory = self.open(parent_of(path))
         (os.rmdir if is_directory else os.unlink)(basename(path), dir_fd=directory)
 
     def _walk(self, path: str, step: Callable[[int, str, str], int | None]) -> int | None:
-        """From the nearest directory that is held."""
+        """Walks to a directory from the nearest one that is open. Returns a new descriptor, or None if `step` does."""
         start = path
         while start and start not in self.held:
             start = parent_of(start)
@@ -303,17 +303,18 @@ class Directories:
         return directory
 
     def _replace_held(self, path: str, directory: int) -> None:
-        """Holds what a walk has ended at; the walk itself may have held it already."""
+        """Keeps the descriptor of a walk's end; the walk may have kept another of the same directory."""
         if path in self.held:
             os.close(self.held[path])
         self.held[path] = directory
 
     def _hold(self, path: str, directory: int) -> None:
-        """Keeps a directory on the way to a deep one, while that leaves room for those of a batch."""
+        """Keeps a directory on the path to a deep one open, unless too few would be left for those of a batch."""
         if (path.count("/") + 1) % HELD_EVERY == 0 and path not in self.held and len(self.held) < self.most // 2:
             self.held[path] = os.dup(directory)
 
     def _make(self, directory: int, part: str, path: str) -> int | None:
+        """Opens a directory, and creates it if needed."""
         self._allow(directory, parent_of(path))
         mode = UNFINISHED_MODE if path in self.private else 0o777
         with self._errors(directory, part, path), contextlib.suppress(FileExistsError):
@@ -321,9 +322,9 @@ class Directories:
                 os.unlink(part, dir_fd=directory)
             os.mkdir(part, mode, dir_fd=directory)
             self.made.add(path)
-            self.owed.add(path)
+            self.incomplete.add(path)
         opened = self._step(directory, part, path)
-        if opened is not None and path in self.private and path not in self.owed:
+        if opened is not None and path in self.private and path not in self.incomplete:
             self._see(path, os.fstat(opened))
         return opened
 
@@ -336,17 +337,17 @@ class Directories:
         return kind != stat.S_IFDIR and self.may_replace(path)
 
     def _allow(self, directory: int, path: str, wanted: int = os.W_OK | os.X_OK) -> None:
-        """Lets the owner of a directory write to it, and look into it: root needs leave, too, in a container without
-        its capabilities."""
+        """Gives the owner of a directory access to it: in a container without its capabilities even root needs that."""
         at = f"/proc/self/fd/{directory}"
-        if not self.make or path not in self.ours or os.access(at, wanted, effective_ids=True):
+        if not self.make or path not in self.selected or os.access(at, wanted, effective_ids=True):
             return
         if os.fstat(directory).st_uid == os.geteuid():
-            with contextlib.suppress(OSError):  # then what is written to it says why that cannot be
+            with contextlib.suppress(OSError):  # then writing to it reports why that fails
                 os.chmod(at if sys.platform == "linux" else directory, UNFINISHED_MODE)
-                self.owed.add(path)
+                self.incomplete.add(path)
 
     def _step(self, directory: int, part: str, path: str) -> int | None:
+        """Opens a directory; None if it does not exist, or is to be replaced by one."""
         with self._errors(directory, part, path, "open"), contextlib.suppress(FileNotFoundError):
             try:
                 return self._opened(directory, part, path)
@@ -356,7 +357,7 @@ class Directories:
         return None
 
     def _opened(self, directory: int, part: str, path: str) -> int:
-        """Opens a directory so that it can be looked into. Raises OSError."""
+        """Opens a directory, and makes it accessible to its owner. Raises OSError."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
         try:
             opened = os.open(part, flags, dir_fd=directory)
@@ -373,7 +374,8 @@ class Directories:
         return opened
 
     @contextlib.contextmanager
-    def _errors(self, directory: int, part: str, path: str, verb: str = "make") -> Iterator[None]:
+    def _errors(self, directory: int, part: str, path: str, verb: str = "create") -> Iterator[None]:
+        """Turns OSError, except FileNotFoundError, into UnsafePath, TargetError or StoreError."""
         try:
             yield
         except FileNotFoundError:
@@ -383,7 +385,7 @@ class Directories:
                 if _is_link(directory, part):
                     text = f"{path} is a link: nothing is restored through it"
                     raise UnsafePath(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
-                text = f"cannot make the directory {path}: a file is in its place"
+                text = f"cannot create the directory {path}: a file is in its place"
                 raise TargetError(text, self.hint(path), path=path, reason=IN_THE_WAY) from error
             if error.errno in FATAL_ERRNOS:
                 raise no_more(f"cannot {verb} the directory {path}", error.errno or 0) from error

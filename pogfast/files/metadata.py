@@ -1,9 +1,9 @@
-"""Metadata of a file: permissions, owner, times, extended attributes. Reading and setting it.
+"""Reads and sets the metadata of a file: permissions, owner, times, extended attributes.
 
-create reads it and puts it into entries and the trailer; restore passes it to the engine for files, and sets it here
-for directories, links and FIFOs once nothing more is written below them. This module works on a name in an open
-directory, never follows a link, and deals with neither archives nor paths. What a system or a user cannot set is
-reported, not raised. POSIX ACLs are the attributes system.posix_acl_*.
+create stores it in entries and the trailer; restore passes it to the engine for files, and sets it here for
+directories, links and FIFOs once nothing more is written below them. Setting works on a name in an open directory and
+never follows a link. Metadata that the system or the user cannot set is reported, not raised. `facts` are the metadata
+of an entry as FORMAT.md has them, `Metadata` is what can be set here. POSIX ACLs are the attributes system.posix_acl_*.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from typing import Any, NamedTuple
 
 from pogfast.errors import CorruptManifest
 
-# Labels and seals that the machine's own policy gives to every file: on another one they are wrong.
+# Labels and signatures that a machine's own policy gives to every file: on another machine they are wrong.
 FOREIGN = {"security.selinux", "security.SMACK64", "security.ima", "security.evm"}
-# Nanoseconds that the engine can tell: times before 1677 and after 2262 become these.
+# The limit of times in the engine, in nanoseconds: earlier ones than 1677 and later ones than 2262 become this.
 MAX_NS = 2**63 - 1
-# A file system without attributes; a file or an attribute that is gone since it was found.
+# Errors of a file system without attributes; and of a file or attribute that was removed meanwhile.
 NO_XATTRS = {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 VANISHED = {errno.ENODATA, errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-# What file systems keep of a time, in ns: all, NTFS's and SMB's ticks, whole seconds, FAT's every other one.
+# The resolution of times in file systems, in ns: full, NTFS's and SMB's ticks, whole seconds, FAT's two seconds.
 TIME_STEPS = (1, 100, 10**9, 2 * 10**9)
 SET_ID = stat.S_ISUID | stat.S_ISGID
-# Attributes that give rights: capabilities, labels, what only root may set. Anybody with the public key can have put
-# them into an archive.
+# Attributes that give privileges: capabilities, labels, everything that only root may set. Anybody with the public key
+# can have put them into an archive.
 RIGHTS = (b"security.", b"trusted.")
 ACCESS_ACL, DEFAULT_ACL = b"system.posix_acl_access", b"system.posix_acl_default"
 
 
 class Metadata(NamedTuple):
-    """Facts as this system and this user can take them; -1 and None: left as it is."""
+    """The metadata that this user can set on this system; -1 and None: leave it as it is."""
 
     mode: int = -1
     uid: int = -1
@@ -50,17 +50,17 @@ class Metadata(NamedTuple):
 
 
 def _ignore(reason: str) -> None:
-    """For callers who only compare."""
+    """For callers that only compare."""
 
 
 # ---- from a file ---------------------------------------------------------------------------------------------------
 
 
 def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _ignore) -> dict[str, Any]:
-    """The facts of FORMAT.md of what lies at `path`, of which `found` is the lstat. Raises nothing.
+    """Returns the facts (FORMAT.md) of the file at `path`, given its lstat. Never raises.
 
-    For entries and for the trailer's directories, links and FIFOs. An attribute that cannot be read is left out, and
-    `missed` hears which and why: an ACL is one, too.
+    For entries and for the trailer's directories, links and FIFOs. Attributes, including ACLs, that cannot be read are
+    left out, and `missed` is called with which and why.
     """
     facts: dict[str, Any] = {
         "mode": found.st_mode & 0o7777,
@@ -79,8 +79,8 @@ def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _
 
 
 def kept_time(ns: int) -> int:
-    """Returns the nearest time that an archive and the engine can tell, all in nanoseconds since 1970: from 1677 to
-    2262."""
+    """Returns the nearest time that an archive and the engine can represent, from 1677 to 2262, in nanoseconds since
+    1970."""
     return ns if -MAX_NS <= ns <= MAX_NS else max(-MAX_NS, min(ns, MAX_NS))
 
 
@@ -103,7 +103,7 @@ def _group_name(number: int) -> str | None:
 if sys.platform == "linux":
 
     def _xattrs(path: str, missed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
-        """(name, base64 of the value) of each. One system call where there are none."""
+        """Yields (name, base64 of the value) of each attribute. One system call if there are none."""
         try:
             names = os.listxattr(path, follow_symlinks=False)
         except OSError as error:
@@ -123,7 +123,7 @@ if sys.platform == "linux":
 else:
 
     def _xattrs(path: str, missed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
-        """Python reads them on Linux only."""
+        """Yields nothing: Python reads attributes on Linux only."""
         return iter(())
 
 
@@ -132,10 +132,11 @@ def _attribute(name: str) -> str:
 
 
 def kept_metadata(directory: int, leaf: str, there: os.stat_result) -> Metadata:
-    """What a regular file keeps that is written anew, as if it were opened for that: permissions, owner, attributes.
+    """Returns the permissions, owner and attributes that a new regular file takes over from the one that it replaces,
+    as if that had been overwritten.
 
-    Set-id bits and capabilities were the old content's. Whoever cannot give the new file the old one's group, or read
-    its ACL, does not give the permissions that belong to these to somebody else.
+    Set-id bits and capabilities belonged to the old content, and are left out. If the user cannot give the new file the
+    old one's group, or cannot read its ACL, the permissions of these are left out, so that nobody else gets them.
     """
     unread: list[str] = []
     path = f"/proc/self/fd/{directory}/{leaf}"
@@ -155,11 +156,11 @@ def kept_metadata(directory: int, leaf: str, there: os.stat_result) -> Metadata:
 def metadata_of(
     name: str, facts: Mapping[str, Any], *, numeric_owner: bool = False, no_owner: bool = False
 ) -> Metadata:
-    """What to set of the facts of `name`, an entry or one of the trailer's. Raises CorruptManifest.
+    """Returns the metadata to set, given the facts of `name`, an entry or one of the trailer's. Raises CorruptManifest.
 
-    Owners are for root alone; one whose name is known here is that user, whatever the number, unless `numeric_owner`.
-    With `no_owner` nothing gets another owner.
-    Without its owner a file must not run as whoever restores it: the set-id bits go where the owner is another's.
+    Only root sets owners. An owner whose name exists here is that user, whatever the number, unless `numeric_owner`;
+    with `no_owner` no owner is set. A file that does not get its owner loses its set-id bits, so that it does not run
+    with the privileges of the user who restores it.
     """
     try:
         user, group = (None, None) if numeric_owner else (facts.get("user"), facts.get("group"))
@@ -177,28 +178,29 @@ def metadata_of(
 
 
 def without_rights(metadata: Metadata, kept: int = 0) -> Metadata:
-    """Returns the metadata without attributes that give rights, and without the set-id bits that are not `kept`."""
+    """Returns the metadata without attributes that give privileges, and without set-id bits that are not in `kept`."""
     taken = SET_ID & ~kept
     if not metadata.xattrs and (metadata.mode < 0 or not metadata.mode & taken):
-        return metadata  # as nearly all are
+        return metadata  # the usual case
     mode = metadata.mode & ~taken if metadata.mode >= 0 else metadata.mode
     xattrs = tuple((name, value) for name, value in metadata.xattrs if not name.startswith(RIGHTS))
     return metadata._replace(mode=mode, xattrs=xattrs)
 
 
 def is_same_time(there_ns: int, ns: int) -> bool:
-    """Returns True if a file system that was told a time, in ns, can have kept it so."""
+    """Returns True if a file's time can be `ns`, as far as its file system keeps it. Both are in nanoseconds."""
     return any(there_ns == ns // step * step for step in TIME_STEPS)
 
 
 def is_other_owner(metadata: Metadata, there: os.stat_result) -> bool:
-    """Returns True if what is `there` is to get another owner or group."""
+    """Returns True if the metadata has another owner or group than the file that exists."""
     return metadata.uid not in (-1, there.st_uid) or metadata.gid not in (-1, there.st_gid)
 
 
 def is_other_metadata(directory: int, leaf: str, there: os.stat_result, metadata: Metadata) -> bool:
-    """Returns True if what lies in an open directory, `there`, has another owner, other permissions, another
-    modification time or other attributes. Those that the archive does not have count only if they are ACLs."""
+    """Returns True if an existing file (`leaf` in an open directory, with the lstat `there`) has another owner,
+    permissions, modification time or attributes. Attributes that the archive does not have count only if they are
+    ACLs."""
     if is_other_owner(metadata, there):
         return True
     if metadata.mode >= 0 and stat.S_IMODE(there.st_mode) != metadata.mode and not stat.S_ISLNK(there.st_mode):
@@ -214,11 +216,12 @@ def is_other_metadata(directory: int, leaf: str, there: os.stat_result, metadata
     )
 
 
-@functools.lru_cache(maxsize=256, typed=True)  # of a million files there are a handful
+@functools.lru_cache(maxsize=256, typed=True)  # a million files have a handful of different ones
 def _permissions(
     mode: int, uid: int, gid: int, user: str | None, group: str | None, own_uid: int, own_gid: int
 ) -> tuple[int, int, int]:
-    """The mode, and the owner where it can be set. Raises ValueError, and TypeError for what cannot be hashed."""
+    """Returns (mode, uid, gid), with -1 for an owner that cannot be set. Raises ValueError, and TypeError for values
+    that cannot be hashed."""
     for value, most in ((mode, 0o7777), (uid, 2**32 - 2), (gid, 2**32 - 2)):
         if type(value) is not int or not -1 <= value <= most:
             raise ValueError(value)
@@ -268,12 +271,12 @@ def _group_number(name: str) -> int | None:
 
 
 def set_metadata(directory: int, leaf: str, metadata: Metadata, there: os.stat_result | None = None) -> list[str]:
-    """Sets it on what lies under `leaf` in an open directory; a link's own, never its target's; and on nothing but what
-    was `there`, where that is given.
+    """Sets the metadata of the file `leaf` in an open directory, of a link itself and not of its target. If the lstat
+    `there` is given, sets nothing if another file has taken its place.
 
-    Owner first, because that takes bits off the mode and capabilities away; attributes before the mode, because whoever
-    may not write to a file cannot give it any; times last. Returns what could not be set, a phrase each. For
-    directories, links, FIFOs and files.
+    The owner is set first, because that clears mode bits and capabilities; attributes before the mode, because they can
+    be set only on a writable file; times last. Returns a phrase for each part that could not be set. For directories,
+    links, FIFOs and files.
     """
     try:
         found = os.stat(leaf, dir_fd=directory, follow_symlinks=False)
@@ -284,14 +287,14 @@ def set_metadata(directory: int, leaf: str, metadata: Metadata, there: os.stat_r
         return [f"its metadata cannot be set: {error.strerror}"]
     try:
         if not os.path.samestat(os.fstat(fd), there or found):
-            return ["its metadata is not set: something else has taken its place"]
+            return ["its metadata is not set: another file has taken its place"]
         return _set_on_descriptor(fd, metadata)
     finally:
         os.close(fd)
 
 
 def _open(directory: int, leaf: str, gets_mode: bool) -> int:
-    """Opens what is no link; one that `gets_mode` also when its owner may not read it. Does not wait for a FIFO."""
+    """Opens a file that is no link; if it `gets_mode`, even one that its owner may not read. Never waits for a FIFO."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         return os.open(leaf, flags, dir_fd=directory)
@@ -307,6 +310,7 @@ def _open(directory: int, leaf: str, gets_mode: bool) -> int:
 
 
 def _set_on_descriptor(fd: int, metadata: Metadata) -> list[str]:
+    """Sets the metadata of an open file. Returns what failed."""
     failed: list[str] = []
     found, mode = os.fstat(fd), metadata.mode
     owner = metadata.uid, metadata.gid
@@ -326,8 +330,8 @@ def _set_on_descriptor(fd: int, metadata: Metadata) -> list[str]:
 
 
 def _remove_acls(fd: int, but: Container[bytes]) -> Iterator[str]:
-    """Removes ACLs that the archive does not have: those that the directory above has given to what was made in it.
-    Yields what could not be removed: some systems refuse that also where there is none."""
+    """Removes ACLs that the archive does not have: new files inherit them from the parent directory. Yields what could
+    not be removed, if it exists: some systems refuse to remove an ACL that does not."""
     if sys.platform == "linux":
         for name, what in ((ACCESS_ACL, "ACL"), (DEFAULT_ACL, "default ACL")):
             if name not in but:
@@ -346,7 +350,7 @@ def _has_xattr(fd: int, name: bytes) -> bool:
 
 
 def _set_on_link(directory: int, leaf: str, metadata: Metadata) -> list[str]:
-    """A link has no mode of its own on Linux, where it may have attributes."""
+    """Sets the metadata of a link, which has no mode on Linux, but may have attributes. Returns what failed."""
     failed: list[str] = []
     at = {"dir_fd": directory, "follow_symlinks": False}
     if (metadata.uid, metadata.gid) != (-1, -1):
@@ -362,6 +366,7 @@ def _set_on_link(directory: int, leaf: str, metadata: Metadata) -> list[str]:
 
 
 def _done(failed: list[str], what: str, call: Any, *arguments: Any, **more: Any) -> bool:
+    """Calls a function. Returns False, and adds to `failed`, if it raises OSError."""
     try:
         call(*arguments, **more)
     except OSError as error:

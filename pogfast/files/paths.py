@@ -1,4 +1,4 @@
-"""Archived names as paths, as text only: nothing here looks at a file system.
+"""Archived names as paths, as text only: nothing here accesses a file system.
 
 A path is relative, with `/` between its parts, and "" is the directory that everything lies in.
 """
@@ -12,21 +12,21 @@ from pogfast.errors import UnsafePath
 
 
 def plain_path(name: str) -> str:
-    """An archived name without what means nothing in a path: `/` in front and behind, doubled, and `.` parts."""
+    """Returns an archived name in normal form: without `/` at its ends, doubled `/`, and `.` parts."""
     if name[:1] not in "/." and name[-1] != "/" and "//" not in name and "/." not in name:
-        return name  # nearly all are so, and there may be a million of them
+        return name  # the usual case, and there may be a million names
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
 
 def safe_path(name: str) -> str:
-    """The path of an entry below the directory that is restored into. Raises UnsafePath when it has none there."""
+    """Returns the path of an entry below the target directory. Raises UnsafePath if it would be outside."""
     path = plain_path(name)
     if not path or "\0" in path or (".." in path and ".." in path.split("/")):
         raise UnsafePath(f"{name}: not restored, its path leads out of the directory")
     try:
         os.fsencode(path)
     except UnicodeEncodeError as error:
-        raise UnsafePath(f"{name}: not restored, no file here can have this name") from error
+        raise UnsafePath(f"{name}: not restored, no file on this system can have this name") from error
     return path
 
 
@@ -39,7 +39,7 @@ def basename(path: str) -> str:
 
 
 def ancestors(path: str) -> Iterator[str]:
-    """The directories that a path is in, the nearest first, "" the last."""
+    """Yields the directories that contain a path, the nearest first, "" last."""
     while path:
         path = parent_of(path)
         yield path

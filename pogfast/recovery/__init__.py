@@ -111,7 +111,7 @@ def restore_archive(
             into,
             most,
             private=plan.directories,
-            ours=plan.selected if plan.top else plan.selected - {""},
+            selected=plan.selected if plan.top else plan.selected - {""},
             may_replace=lambda path: options.overwrite != "never" and path not in plan.things,
             hint=lambda path: REPLACES if options.overwrite == "never" and path not in plan.things else "",
             make=not options.dry_run,

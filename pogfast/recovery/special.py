@@ -50,7 +50,7 @@ class Special:
         known, selected = self.plan.directories, self.plan.selected
         for place in _deepest_first(self.plan.places["directory"]):
             self.summary.directories += self._restore(place, self._directory)
-        parents = [path for path in self.directories.owed if path in known and path not in selected]
+        parents = [path for path in self.directories.incomplete if path in known and path not in selected]
         for place in _deepest_first(Place(-1, known[path], path) for path in parents):
             self._restore(place, self._parent)
         if self.plan.top is not None:
@@ -122,7 +122,7 @@ class Special:
         if self.options.dry_run:
             return "restored" if self.directories.find(place.path) is None else None
         directory = self.directories.open(place.path)
-        if place.path in self.directories.owed:
+        if place.path in self.directories.incomplete:
             self.destination.set_metadata(place, directory, ".", metadata)
         elif self.options.overwrite != "never" or self.options.delete:
             if is_other_metadata(directory, ".", os.fstat(directory), metadata):

@@ -121,7 +121,7 @@ def test_nothing_is_set_on_what_has_taken_the_place_of_a_file(tmp_path: Path) ->
     directory = os.open(tmp_path, os.O_RDONLY)
     before = other.stat().st_mode
     assert set_metadata(directory, "f", Metadata(0o777), found) == [
-        "its metadata is not set: something else has taken its place"
+        "its metadata is not set: another file has taken its place"
     ]
     os.close(directory)
     assert other.stat().st_mode == before

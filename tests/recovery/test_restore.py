@@ -727,7 +727,7 @@ def test_what_is_in_a_directory_makes_no_way(work: Work, overwrite: str) -> None
     expected = [f"{name}: not restored, a directory is in its place" for name in blocked]
     if overwrite == "never":
         for path, count in (("d/e", 3), ("none", 3)):
-            expected.append(f"cannot make the directory {path}: a file is in its place ({count} names)")
+            expected.append(f"cannot create the directory {path}: a file is in its place ({count} names)")
     assert sorted(work.messages()) == sorted(expected)
     assert {type(problem) for problem in summary.problems} <= {TargetError, run._Blocked}
     assert summary.exit_code == 3
@@ -779,7 +779,7 @@ def test_a_file_of_the_archive_makes_no_way_for_what_claims_to_be_below_it(work:
     made.add("a/x", b"below it")
     work.restore(made, names=["a"], exclude=["x"])
     assert work.restore(made, overwrite="always", delete=True).exit_code == 3
-    assert work.messages() == ["cannot make the directory a: a file is in its place (1 name)"]
+    assert work.messages() == ["cannot create the directory a: a file is in its place (1 name)"]
     assert (work.out / "a").read_bytes() == b"a file"
 
 
@@ -830,7 +830,7 @@ def test_a_dry_run_touches_nothing_and_says_what_would_be(work: Work, overwrite:
     assert made.fetched == []
     real = work.restore(made, **options)
     assert sorted(told.entries) == sorted(work.told.entries)
-    blocked = "cannot make the directory none: a file is in its place (3 names)" in work.messages()
+    blocked = "cannot create the directory none: a file is in its place (3 names)" in work.messages()
     assert blocked == (overwrite == "never")
     assert ("away is a link: nothing is restored through it (1 name)" in work.messages()) == blocked
     assert same(dry) == same(real)
