@@ -21,7 +21,7 @@ from pogfast.archives.trailer import TOP, Kind
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath, worst_code
 from pogfast.files.directories import Directories, many_open_files
 from pogfast.files.metadata import facts_of
-from pogfast.files.paths import basename, parent_of, plain_path, safe_path
+from pogfast.files.paths import basename, normal_path, parent_of, safe_path
 from pogfast.manifest import Entry
 
 # Metadata that is compared if both sides have it. A file's times are in its entry.
@@ -234,7 +234,7 @@ class _Comparison:
     def _path(self, name: str) -> str:
         """Returns the path of a name below the directory; "" is the directory itself. Raises UnsafePath."""
         try:
-            return safe_path(name) if plain_path(name) else ""
+            return safe_path(name) if normal_path(name) else ""
         except UnsafePath as error:
             raise UnsafePath(f"{name}: not compared, nothing below {self.path} can have this name") from error
 

@@ -19,7 +19,7 @@ from pogfast.archives.refusals import those_that_open
 from pogfast.archives.selection import Choice
 from pogfast.archives.trailer import Filter, Kind
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError
-from pogfast.files.paths import plain_path
+from pogfast.files.paths import normal_path
 from pogfast.files.patterns import Patterns
 from pogfast.keys import Key
 from pogfast.manifest import Entry
@@ -85,9 +85,9 @@ def _items(archive: Archive, name: str, problem: Callable[[PogfastError], None] 
 def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastError], None]) -> Iterator[Item]:
     """Yields the items that `words` select, by the same rules as `restore`: a name, with everything below it, or else a
     pattern. Without words yields all. Calls `problem` at the end with each word that matches nothing."""
-    choice = Choice(words, (), (plain_path(name) for name in sorted_names(archive)))
+    choice = Choice(words, (), (normal_path(name) for name in sorted_names(archive)))
     for name in sorted_names(archive):
-        if choice.picks(plain_path(name)):
+        if choice.picks(normal_path(name)):
             yield from _items(archive, name, problem)
     for word in words:
         if word in choice.unmatched:

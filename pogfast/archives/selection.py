@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 
-from pogfast.files.paths import ancestors, parent_of, plain_path
+from pogfast.files.paths import ancestors, normal_path, parent_of
 from pogfast.files.patterns import Patterns
 
 
@@ -20,7 +20,7 @@ class Choice:
     """
 
     def __init__(self, names: Collection[str], exclude: Collection[str], paths: Iterable[str]) -> None:
-        given = {name: plain_path(name) for name in names}
+        given = {name: normal_path(name) for name in names}
         self.exact = _found(set(given.values()), paths) if given else {""}
         self.patterns = {name: Patterns([name]) for name, path in given.items() if path not in self.exact}
         self.unmatched = dict.fromkeys(self.patterns)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pogfast.errors import UnsafePath
 
 
-def plain_path(name: str) -> str:
+def normal_path(name: str) -> str:
     """Returns an archived name in normal form: without `/` at its ends, doubled `/`, and `.` parts."""
     if name[:1] not in "/." and name[-1] != "/" and "//" not in name and "/." not in name:
         return name  # the usual case, and there may be a million names
@@ -20,7 +20,7 @@ def plain_path(name: str) -> str:
 
 def safe_path(name: str) -> str:
     """Returns the path of an entry below the target directory. Raises UnsafePath if it would be outside."""
-    path = plain_path(name)
+    path = normal_path(name)
     if not path or "\0" in path or (".." in path and ".." in path.split("/")):
         raise UnsafePath(f"{name}: not restored, its path leads out of the directory")
     try:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from pogfast.archives.selection import Choice
 from pogfast.archives.trailer import SECTIONS, TOP, Kind, Trailer
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError, UnsafePath, UsageError
-from pogfast.files.paths import ancestors, plain_path, safe_path
+from pogfast.files.paths import ancestors, normal_path, safe_path
 from pogfast.manifest import Entry, outline
 
 
@@ -60,7 +60,7 @@ class Plan:
         trailer = Trailer(opened.trailer)
         self.entries = opened.entries
         self.facts = {kind: trailer.required(key) for kind, key in SECTIONS.items()}
-        self.choice = Choice(names, exclude, (plain_path(name) for _, name in self._all()))
+        self.choice = Choice(names, exclude, (normal_path(name) for _, name in self._all()))
         self.strip = strip_components
         self.prefixes: set[str] = set()  # leading parts that were stripped
         self.vanished = 0  # files, links and FIFOs of whose names nothing was left
@@ -89,7 +89,7 @@ class Plan:
     def _fill(self) -> None:
         last: dict[str, int] = {}
         for number, (kind, name) in enumerate(self._all()):
-            if not self.choice.picks(plain_path(name)):
+            if not self.choice.picks(normal_path(name)):
                 continue
             try:
                 path = self.target(name, kind)
@@ -117,7 +117,7 @@ class Plan:
     def other_files(self) -> Iterator[Place]:
         """Yields the files that are not selected, with the paths that they would have."""
         for number, name in enumerate(self.entries):
-            if not self.choice.picks(plain_path(name)):
+            if not self.choice.picks(normal_path(name)):
                 with contextlib.suppress(UnsafePath):
                     path = self.target(name, "file")
                     if path is not None:
@@ -157,7 +157,7 @@ class Plan:
         return None
 
     def _prefix(self, name: str, path: str) -> str:
-        full = plain_path(name)
+        full = normal_path(name)
         return full[: len(full) - len(path)].rstrip("/")
 
     def _known_directories(self) -> dict[str, str]:
@@ -165,7 +165,7 @@ class Plan:
         of inputs. Directories whose parts are all stripped are left out: the target directory replaces them."""
         known: dict[str, str] = {}
         for name in chain(self.parents, self.facts["directory"]):
-            parts = plain_path(name).split("/")
+            parts = normal_path(name).split("/")
             if len(parts) > self.strip:
                 known["/".join(parts[self.strip :])] = name
         known.update((place.path, place.name) for place in self.places["directory"])
@@ -222,6 +222,6 @@ def _suffixes(paths: Iterable[str]) -> set[str]:
     """Returns the archived names that source paths may have: how many leading parts were left out is not known."""
     names: set[str] = set()
     for path in paths:
-        parts = plain_path(path).split("/")
+        parts = normal_path(path).split("/")
         names.update("/".join(parts[start:]) for start in range(len(parts)))
     return names

@@ -70,7 +70,7 @@ def test_an_error_that_is_not_ours_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_name_that_leads_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a reader that believes names, which pogcli is."""
-    monkeypatch.setattr("pogfast.recovery.plan.safe_path", paths.plain_path)
+    monkeypatch.setattr("pogfast.recovery.plan.safe_path", paths.normal_path)
     monkeypatch.setattr(directories.Directories, "open", _through_anything)
     assert any(error.startswith("AssertionError: {") for error in found_in("restore")), "something outside is new"
 

@@ -41,7 +41,7 @@ from pogfast.files import directories as directories_module
 from pogfast.files import metadata
 from pogfast.files.directories import Directories, many_open_files
 from pogfast.files.metadata import facts_of
-from pogfast.files.paths import plain_path, safe_path
+from pogfast.files.paths import normal_path, safe_path
 from pogfast.keys import from_keyfile
 from pogfast.recovery import Options, Progress, Silent, Summary, restore_archive, run
 from pogfast.recovery.batches import Outcome
@@ -1137,7 +1137,7 @@ def test_a_safe_path_lies_below(name: str) -> None:
         parts = name.split("/")
         assert ".." in parts or "\0" in name or "\ud800" in name or not set(parts) - {"", "."}
         return
-    assert path == plain_path(name) == os.path.normpath(path)
+    assert path == normal_path(name) == os.path.normpath(path)
     assert not path.startswith("/")
     assert ".." not in path.split("/")
     assert os.path.normpath("/" + name).lstrip("/") == path
@@ -1160,14 +1160,14 @@ def test_stripped_paths_lie_below_and_lose_their_first_parts(
     plan = Plan(opened, [], [], strip)
     places = [(kind, place) for kind in ("file", "directory") for place in plan.places[kind]]  # type: ignore[index]
     for kind, place in places:
-        parts = plain_path(place.name).split("/")
+        parts = normal_path(place.name).split("/")
         if isinstance(place.problem, UnsafePath) and not place.path:
             assert ".." in parts or parts == [""]
             continue
         assert place.path.split("/") == (parts[strip:] or [""])
         assert ".." not in place.path
         assert place.path or kind == "directory"
-    parts_of = {name: plain_path(name).split("/") for name in entries}
+    parts_of = {name: normal_path(name).split("/") for name in entries}
     short = [name for name, parts in parts_of.items() if len(parts) <= strip and ".." not in parts and parts != [""]]
     assert plan.vanished == len(short)
     found = {tuple(parts_of[place.name][strip:]) for kind, place in places if kind == "file"}
