@@ -204,13 +204,13 @@ def _hash(path: str) -> tuple[bytes, bytes]:
     digest, first, size = hashlib.sha256(), b"", 0
     try:
         with open(path, "rb") as file:
-            most = None if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else MAX_PIPED
+            limit = None if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else MAX_PIPED
             while piece := file.read(READ_SIZE):
                 digest.update(piece)
                 first = first or piece
                 size += len(piece)
-                if most is not None and size > most:
-                    raise KeyFileError(f"{path} is not a regular file and has more than {most:,} bytes: not a key")
+                if limit is not None and size > limit:
+                    raise KeyFileError(f"{path} is not a regular file and has more than {limit:,} bytes: not a key")
     except OSError as error:
         raise KeyFileError(f"cannot read the keyfile {path}: {error.strerror}") from error
     return digest.digest(), first

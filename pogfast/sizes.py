@@ -19,16 +19,16 @@ MAX_SECONDS = 100 * 365.25 * 86400
 SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
-def parse_whole(option: str, text: str, least: int, most: int) -> int:
-    """Parses a whole number from `least` to `most`. Raises UsageError."""
+def parse_whole(option: str, text: str, minimum: int, maximum: int) -> int:
+    """Parses a whole number from `minimum` to `maximum`. Raises UsageError."""
     from pogfast.errors import UsageError
 
     try:
         number = int(text)
     except ValueError:  # also for too many digits
-        number = least - 1
-    if not least <= number <= most:
-        raise UsageError(f"{option}={text}: not a whole number from {least} to {most}")
+        number = minimum - 1
+    if not minimum <= number <= maximum:
+        raise UsageError(f"{option}={text}: not a whole number from {minimum} to {maximum}")
     return number
 
 
@@ -40,8 +40,8 @@ def check_jobs(jobs: int | None, what: str = "jobs") -> None:
         raise UsageError(f"{what} must be 1 to {MAX_JOBS}, not {jobs}")
 
 
-def parse_size(option: str, text: str, least: int = 1) -> int:
-    """Parses a size into bytes, from `least` to 2**63 - 1. Raises UsageError."""
+def parse_size(option: str, text: str, minimum: int = 1) -> int:
+    """Parses a size into bytes, from `minimum` to 2**63 - 1. Raises UsageError."""
     from pogfast.errors import UsageError
 
     number = text.strip()
@@ -53,7 +53,7 @@ def parse_size(option: str, text: str, least: int = 1) -> int:
         size = int(float(digits) * UNITS[unit]) if "." in digits else int(digits) * UNITS[unit]
     except (KeyError, OverflowError, ValueError) as error:  # ValueError also for too many digits
         raise UsageError(f"{option}={text}: not a size", hint="write 50MB, 4MiB or a number of bytes") from error
-    if size < least:
+    if size < minimum:
         raise UsageError(f"{option}={text}: at least one byte")
     if size >= 2**63:
         raise UsageError(f"{option}={text}: more than 9 EB")

@@ -23,14 +23,14 @@ from pogfast.manifest.opening import (
     open_sizes,
     open_trailer,
 )
-from pogfast.manifest.padding import BOX, PAD_MOST, can_be_padded_to, evened
+from pogfast.manifest.padding import BOX, MAX_PAD, can_be_padded_to, evened
 from pogfast.manifest.writing import Writer, seal
 
 __all__ = [
     "BOX",
     "INDEX_HEADER",
+    "MAX_PAD",
     "MAX_SIZE",
-    "PAD_MOST",
     "TRAILER_MAGIC",
     "Entry",
     "Manifest",

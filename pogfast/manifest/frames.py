@@ -126,9 +126,9 @@ def text_of(frames: list[Frame]) -> bytes:
     room = room_for(frames)
     text = decompressed(frames, max(room, DENSE_TEXT))
     if len(text) > room:
-        least, most = DENSE_VALUES
+        minimum, maximum = DENSE_VALUES
         values = sum(map(text.count, (b",", b"[", b"{")))
-        if not least * values <= len(text) <= most * values:
+        if not minimum * values <= len(text) <= maximum * values:
             raise ValueError(TOO_DENSE)
     return text
 

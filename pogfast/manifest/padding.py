@@ -8,7 +8,7 @@ from __future__ import annotations
 from pogfast.keys import Key
 
 BOX = 40
-PAD_MOST = 263  # bytes of ordinary padding at most, which does not hide sizes
+MAX_PAD = 263  # bytes of ordinary padding at most, which does not hide sizes
 PAD_EVEN = 16  # bytes of padding that hides sizes, at least
 
 
@@ -21,7 +21,7 @@ def can_be_padded_to(size: int, stored: int, key: Key) -> bool:
 
 def _payloads(payload: int) -> set[int]:
     """Returns the lengths that the chunk in a payload can have with other padding, if its own does not hide sizes."""
-    before = range(max(0, payload - PAD_MOST), max(0, payload - 7))
+    before = range(max(0, payload - MAX_PAD), max(0, payload - 7))
     chunks = [payload, *(length for length in before if length + 8 + length % 256 == payload)]
     return {size for length in chunks for size in (length, length + 8 + length % 256, evened(length))}
 
@@ -29,7 +29,7 @@ def _payloads(payload: int) -> set[int]:
 def evened(length: int) -> int:
     """Returns the length of a chunk with padding that hides its size: the next PADME length. FORMAT.md, "A file's
     bytes"."""
-    least = length + PAD_EVEN
-    exponent = least.bit_length() - 1
+    minimum = length + PAD_EVEN
+    exponent = minimum.bit_length() - 1
     mask = (1 << (exponent - exponent.bit_length())) - 1
-    return (least + mask) & ~mask
+    return (minimum + mask) & ~mask

@@ -356,7 +356,7 @@ class _Check:
         was = trailer.total("stored")
         sizes = [self.there.get(blob) for blob in set(blobs)]
         known = [size for size in sizes if size is not None]
-        if was is not None and len(known) == len(sizes) and abs(sum(known) - was) > manifest.PAD_MOST * len(known):
+        if was is not None and len(known) == len(sizes) and abs(sum(known) - was) > manifest.MAX_PAD * len(known):
             text = f"its blobs have {sum(known):,} bytes, and had {was:,}: some are cut short or have grown"
             self._tell(Damage(name, None, None, None, f"{name}: {text}; --read-data finds which"))
 
