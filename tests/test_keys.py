@@ -44,7 +44,7 @@ def test_a_keyfile_is_hashed(tmp_path: Path, content: bytes) -> None:
     assert (key.asymmetric, key.can_open, key.header_size) == (False, True, 72)
 
 
-def test_an_empty_keyfile_reads_but_does_not_write(tmp_path: Path) -> None:
+def test_an_empty_keyfile_decrypts_but_does_not_encrypt(tmp_path: Path) -> None:
     (tmp_path / "key").touch()
     assert keys.from_keyfile(str(tmp_path / "key")).secret == hashlib.sha256(b"").digest()
     with pytest.raises(KeyFileError, match="empty"):
@@ -85,7 +85,7 @@ def test_a_pair_has_its_modes_whatever_the_umask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["encrypt", "decrypt"])
-def test_a_pair_overwrites_nothing_and_leaves_nothing_half_made(tmp_path: Path, kind: str) -> None:
+def test_a_pair_overwrites_nothing_and_is_never_half_made(tmp_path: Path, kind: str) -> None:
     (tmp_path / f"pki.{kind}").write_bytes(b"precious")
     with pytest.raises(KeyFileError, match="exists already"):
         keys.create_pair(directory=str(tmp_path))
@@ -114,7 +114,7 @@ def test_a_pair_loses_a_race_for_its_name_and_leaves_nothing(tmp_path: Path, mon
     ("error", "seen"), [(OSError(5, "broken disk"), KeyFileError), (KeyboardInterrupt(), KeyboardInterrupt)]
 )
 @pytest.mark.parametrize("good", [0, 1])
-def test_half_a_pair_is_taken_away(
+def test_half_a_pair_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good: int, error: BaseException, seen: type[BaseException]
 ) -> None:
     synced = []
@@ -148,7 +148,7 @@ def test_secrets_are_not_shown() -> None:
     assert repr(key) == str(key) == "<Key x25519>"
 
 
-def test_a_password_without_the_memory_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_without_enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def hash_secret_raw(*arguments: object, **more: object) -> bytes:
         raise argon2.exceptions.HashingError("Memory allocation error")
 
@@ -180,7 +180,7 @@ def test_a_private_key_of_zeros_is_no_key(tmp_path: Path) -> None:
 
 @pytest.fixture
 def fast_argon2(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What passes the password on is tested here, not Argon2id."""
+    """Replaces Argon2id, which is tested elsewhere."""
 
     def hash_secret_raw(secret: bytes, salt: bytes, **more: object) -> bytes:
         return hashlib.sha256(b"argon2" + secret).digest()
@@ -229,7 +229,7 @@ def test_a_first_line_without_end_is_no_password(tmp_path: Path) -> None:
 
 
 def test_a_password_command_that_never_ends_is_ended() -> None:
-    """All that it printed was kept, until there was no memory left."""
+    """All its output was kept, until memory ran out."""
     with pytest.raises(KeyFileError, match="the password command yes prints 16,777,216 bytes or more"):
         keys.from_password_command("yes")
 
@@ -269,7 +269,7 @@ def test_a_password_command_runs_without_a_shell() -> None:
 
 
 def test_a_password_command_leaves_standard_input_and_error_alone() -> None:
-    """Standard input may be the data that is backed up; the command's own complaints are for the user."""
+    """Standard input may be the data for the backup; the command's errors are for the user."""
     program = (
         "import sys; from pogfast import keys; keys.from_password = lambda password, **more: print(repr(password))\n"
         "keys.from_password_command('sh -c \"cat; echo complaint >&2\"')\nprint(sys.stdin.read())"
@@ -322,14 +322,14 @@ def test_a_fingerprint_tells_keys_apart_and_nothing_else(tmp_path: Path, pair: t
         assert not any(digits in data.hex() for data in [*known, key.private or b"", key.derive("another purpose")])
 
 
-def test_what_is_derived_belongs_to_key_and_purpose() -> None:
+def test_derived_bytes_depend_on_key_and_purpose() -> None:
     first, second = keys.Key("keyfile", b"1" * 32), keys.Key("keyfile", b"2" * 32)
     derived = {key.derive(purpose) for key in (first, second) for purpose in ("a", "b", "ab", "")}
     assert len(derived) == 8
     assert {len(data) for data in derived} == {32}
 
 
-def test_a_key_file_is_described_as_far_as_that_can_be(tmp_path: Path, pair: tuple[str, str]) -> None:
+def test_a_key_file_is_described_as_far_as_possible(tmp_path: Path, pair: tuple[str, str]) -> None:
     public = keys.from_encryption_keyfile(pair[0]).fingerprint
     described = [keys.describe_file(path) for path in pair]
     assert [kind.split(",")[0] for kind, _ in described] == [
@@ -354,7 +354,7 @@ def test_other_files_are_keyfiles_whatever_their_name(tmp_path: Path, content: b
     assert keys.describe_file(str(path)) == ("a keyfile", {"keyfile": keys.from_keyfile(str(path)).fingerprint})
 
 
-def test_what_is_no_key_is_not_described(tmp_path: Path) -> None:
+def test_a_file_that_is_no_key_is_not_described(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     for name in ("empty", "missing", "."):
         with pytest.raises(KeyFileError):
@@ -366,7 +366,7 @@ NAMES = ["keyfile", "encryption_keyfile", "decryption_keyfile", "password_file",
 
 @pytest.fixture
 def ways(tmp_path: Path, pair: tuple[str, str], fast_argon2: None) -> dict[str, tuple[str, keys.Key]]:
-    """Each way to name a key: a value, and the key that it stands for."""
+    """Each way to name a key: a value, and the key that it means."""
     (tmp_path / "key").write_bytes(b"key")
     (tmp_path / "password").write_bytes(b"from a file\n")
     return {
@@ -398,7 +398,7 @@ def test_a_key_comes_from_an_option_or_a_variable(ways: Ways, name: str, writing
 
 
 @pytest.mark.parametrize("writing", [False, True])
-def test_a_password_is_asked_for_when_nothing_is_given(ways: Ways, writing: bool) -> None:
+def test_a_password_is_prompted_for_without_a_key_option(ways: Ways, writing: bool) -> None:
     environ = {"POGFAST_KEYFILE": "", "POGFAST_PASSWORD": "", "POGFAST_CACHE_DIR": "/x", "KEYFILE": "x"}
     key = keys.from_options(environ=environ, ask=lambda: "asked for", writing=writing)
     assert key == keys.from_password("asked for")
@@ -406,7 +406,7 @@ def test_a_password_is_asked_for_when_nothing_is_given(ways: Ways, writing: bool
 
 @pytest.mark.parametrize("first", NAMES)
 @pytest.mark.parametrize("second", NAMES)
-def test_two_keys_are_one_too_many(ways: Ways, first: str, second: str) -> None:
+def test_two_keys_are_refused(ways: Ways, first: str, second: str) -> None:
     if first == second:
         return
     environ = {f"POGFAST_{name.upper()}": ways[name][0] for name in (first, second)}
@@ -421,12 +421,12 @@ def test_two_keys_are_one_too_many(ways: Ways, first: str, second: str) -> None:
             keys.from_options(**{name: ways[name][0] for name in (first, second)}, environ={}, ask=never, writing=True)
 
 
-def test_an_option_that_is_empty_was_given_all_the_same() -> None:
+def test_an_empty_option_counts_as_given() -> None:
     with pytest.raises(KeyFileError, match="cannot read the keyfile"):
         keys.from_options(keyfile="", environ={"POGFAST_PASSWORD": "x"}, ask=never, writing=False)
 
 
-def test_empty_secrets_read_but_do_not_write(tmp_path: Path, ways: Ways) -> None:
+def test_empty_secrets_decrypt_but_do_not_encrypt(tmp_path: Path, ways: Ways) -> None:
     (tmp_path / "empty").touch()
     empty = str(tmp_path / "empty")
     calls: list[Callable[[bool], keys.Key]] = [

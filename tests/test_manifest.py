@@ -1,4 +1,4 @@
-"""Manifests: sealed and opened, against the oracle and pogcli; damage told from a wrong key; a bounded memory."""
+"""Manifests: sealed and opened, against the oracle and pogcli; damage against wrong keys; limits of memory."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def sealed(frames: bytes, key: keys.Key = SYMMETRIC) -> bytes:
 
 @pytest.mark.parametrize("key", KEYS)
 @given(archive=MANIFESTS)
-def test_what_is_sealed_opens_again_for_us_and_the_oracle(key: keys.Key, archive: Manifest) -> None:
+def test_sealed_manifests_open_here_and_in_the_oracle(key: keys.Key, archive: Manifest) -> None:
     data = manifest.seal(archive, key)
     assert manifest.open(data, key, "m") == archive
     assert list(manifest.open(data, key, "m").entries) == list(archive.entries)
@@ -91,7 +91,7 @@ def test_what_is_sealed_opens_again_for_us_and_the_oracle(key: keys.Key, archive
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_what_the_oracle_seals_opens(key: keys.Key) -> None:
+def test_manifests_of_the_oracle_open(key: keys.Key) -> None:
     entries = {"ä\udcff": {"blobs": [], "atime": 1, "mtime": 2.5, "size": 0, "mode": 0o644}}
     data = oracle.seal_manifest(oracle_of(key), entries, {"host": "h"})
     opened = manifest.open(data, key, "m")
@@ -122,7 +122,7 @@ def test_damage_is_never_taken_for_a_wrong_key(key: keys.Key) -> None:
 
 
 def test_an_index_that_does_not_name_the_entries_blobs_is_damage() -> None:
-    """Whoever has the public key can put another index in front of somebody's entries."""
+    """Anybody with the public key can replace the index."""
     names = [oracle_of(PAIR).name(bytes([number])) for number in range(3)]
     data = manifest.seal(Manifest({"one": Entry(names, 0, 0), "two": Entry(names[:1], 0, 0)}), PAIR)
     full = data[manifest.INDEX_HEADER + manifest.index_header(data, PAIR, "m")[1] :]
@@ -152,7 +152,7 @@ def test_a_cut_manifest_is_damaged(key: keys.Key) -> None:
 
 
 @pytest.mark.parametrize("key", [SYMMETRIC, PAIR, PUBLIC])
-def test_the_wrong_key_is_no_damage(key: keys.Key) -> None:
+def test_a_wrong_key_is_not_damage(key: keys.Key) -> None:
     data = manifest.seal(Manifest(), key)
     other = os.urandom(32)
     for wrong in (keys.Key("keyfile", other), keys.Key("x25519", public_key(other), other)):
@@ -185,8 +185,8 @@ MALFORMED_ENTRIES = [
 
 @pytest.mark.parametrize("other", ["b", "\udcff"])
 @pytest.mark.parametrize("entry", MALFORMED_ENTRIES, ids=lambda entry: json_of(entry)[:60])
-def test_authentic_nonsense_is_refused_when_it_is_looked_at(entry: object, other: str) -> None:
-    """And what stands beside it is not, whichever parser takes the manifest apart."""
+def test_a_malformed_entry_is_refused_when_it_is_accessed(entry: object, other: str) -> None:
+    """And its neighbors are not, whichever parser splits the manifest."""
     text = json_of({other: {"blobs": [NAME], "atime": 0, "mtime": 1}, "the path": None})
     data = sealed(compress(text.replace("null", json_of(entry)).encode()))
     with pytest.raises(CorruptManifest, match=r"the name.*the path|the name does not parse"):
@@ -210,7 +210,7 @@ def json_of(value: object) -> str:
 
 
 @pytest.mark.parametrize("content", [[], "x", "\udcff", 1, None, [{}]], ids=repr)
-def test_what_is_no_object_is_refused(content: object) -> None:
+def test_json_that_is_no_object_is_refused(content: object) -> None:
     with pytest.raises(CorruptManifest, match="the name"):
         manifest.open(sealed(compress(json.dumps(content).encode())), SYMMETRIC, "the name")
 
@@ -248,7 +248,7 @@ NO_OBJECTS = [
 
 
 @pytest.mark.parametrize("text", NO_OBJECTS, ids=lambda text: text[:40])
-def test_what_only_looks_like_an_object_is_refused(text: str) -> None:
+def test_an_almost_valid_object_is_refused(text: str) -> None:
     with pytest.raises(CorruptManifest, match="the name does not parse"):
         manifest.open(sealed(compress(text.replace("FACTS", FACTS).encode())), SYMMETRIC, "the name")
 
@@ -265,7 +265,7 @@ def test_a_name_in_broken_utf_8_is_refused(more: bytes) -> None:
     ascii_only=st.booleans(),
 )
 def test_json_of_any_writer_opens(entries: dict[str, Entry], indent: int | str | None, ascii_only: bool) -> None:
-    """With a lone surrogate, as pogcli escapes it, among names that may be escaped or not, and any white space."""
+    """With a lone surrogate, as pogcli escapes it, names that are escaped or not, and any white space."""
     content = {p: {**e.more, "mtime": e.mtime, "blobs": e.blobs, "atime": e.atime} for p, e in entries.items()}
     text = json.dumps(content, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     opened = manifest.open(sealed(compress(text)), SYMMETRIC, "m").entries
@@ -273,7 +273,7 @@ def test_json_of_any_writer_opens(entries: dict[str, Entry], indent: int | str |
     assert opened == entries
 
 
-def test_of_two_members_of_one_name_the_last_counts() -> None:
+def test_the_last_of_two_members_with_one_name_counts() -> None:
     for name in (b"a", b"\\udcff"):
         first, last = (b'"' + name + b'": {"blobs": [], "atime": 0, "mtime": %d}' % time for time in (1, 2))
         opened = manifest.open(sealed(compress(b"{" + first + b", " + last + b"}")), SYMMETRIC, "m")
@@ -305,7 +305,7 @@ ODD = skippable(bytes.fromhex("532a4d18"), LURE)
     ],
     ids=["alone", "before", "between", "behind", "in front", "none", "none, unknown"],
 )
-def test_what_only_looks_like_a_trailer_is_none(frames: bytes, trailer: object) -> None:
+def test_other_frames_are_no_trailer(frames: bytes, trailer: object) -> None:
     assert manifest.open(sealed(frames), SYMMETRIC, "m").trailer == trailer
     assert manifest.open_trailer(sealed(frames), SYMMETRIC, "m") == trailer
 
@@ -320,7 +320,7 @@ CONTENTS = st.builds(
 
 @example(content=b"a" * 400_000, checksum=False, size=True, level=3)  # repeating blocks
 @given(content=CONTENTS, checksum=st.booleans(), size=st.booleans(), level=st.sampled_from([-5, 1, 3, 19]))
-def test_a_frame_of_any_kind_ends_where_it_ends(content: bytes, checksum: bool, size: bool, level: int) -> None:
+def test_the_end_of_a_frame_of_any_kind_is_found(content: bytes, checksum: bool, size: bool, level: int) -> None:
     """Raw, repeating and compressed blocks, every width of the size, a checksum or none. The trailer alone does not
     look at what the frame holds."""
     compressor = zstandard.ZstdCompressor(level=level, write_checksum=checksum, write_content_size=size)
@@ -347,7 +347,7 @@ def test_a_frame_that_is_cut_short_is_damage(size: bool, checksum: bool) -> None
 
 
 @pytest.mark.parametrize("size", [2**20, 2**34, 2**62, 2**63, 2**64 - 2])
-def test_a_frame_that_promises_too_much_is_damage(size: int) -> None:
+def test_a_frame_with_too_large_a_size_is_damage(size: int) -> None:
     frame = bytearray(compress(b"{}"))
     assert frame[4] == 0b100000
     frame[4:6] = bytes([0b11100000]) + size.to_bytes(8, "little")
@@ -363,7 +363,7 @@ def test_a_malformed_trailer_is_refused(content: bytes) -> None:
             way(data, SYMMETRIC, "the name")
 
 
-def test_the_trailer_is_read_though_the_entries_are_damaged() -> None:
+def test_the_trailer_opens_although_the_entries_are_damaged() -> None:
     data = sealed(compress(b"{") + TRAILER)
     assert manifest.open_trailer(data, SYMMETRIC, "m") == {"host": "h"}
     with pytest.raises(CorruptManifest):
@@ -387,7 +387,7 @@ def test_a_writer_takes_each_name_once(key: keys.Key) -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 def test_a_manifest_of_many_pieces(key: keys.Key) -> None:
-    """Longer than what is compressed at a time, than a block, than the window: 2 MiB."""
+    """Longer than a piece, than a block, and than the window: 2 MiB."""
     names = [oracle.OracleKey(SECRET).name(os.urandom(9)) for _ in range(30_000)]
     archive = Manifest({f"{number} ä": Entry([name], number, number + 0.5) for number, name in enumerate(names)})
     data = manifest.seal(archive, key)
@@ -403,7 +403,7 @@ def test_a_manifest_of_many_pieces(key: keys.Key) -> None:
         assert manifest.blob_names(data, PUBLIC, "m") == sorted(names)
 
 
-def test_further_keys_never_take_the_place_of_the_three() -> None:
+def test_further_keys_never_replace_the_three() -> None:
     entry = Entry([NAME], 1, 2, {"mtime": 7, "mode": 0o600, "atime": 8, "blobs": []})
     opened = manifest.open(manifest.seal(Manifest({"a": entry}), SYMMETRIC), SYMMETRIC, "m")
     assert opened.entries["a"] == Entry([NAME], 1, 2, {"mode": 0o600})
@@ -440,7 +440,7 @@ def test_a_mapping_of_entries() -> None:
         (2, {"size": 2**63 - 1, "sizes": [2**63 - 2, 1]}, 2**63 - 1, [2**63 - 2, 1]),
     ],
 )
-def test_plain_lengths(blobs: int, more: dict[str, object], size: int | None, sizes: list[int] | None) -> None:
+def test_sizes(blobs: int, more: dict[str, object], size: int | None, sizes: list[int] | None) -> None:
     entry = Entry([NAME] * blobs, 0, 0, more)
     assert entry.size == size
     assert entry.sizes == sizes
@@ -468,7 +468,7 @@ def test_sizes_that_do_not_fit_are_damage(more: dict[str, object]) -> None:
 
 
 @given(seconds=TIMES)
-def test_times_are_cut_as_the_system_cuts_them(seconds: float) -> None:
+def test_times_are_rounded_as_by_the_system(seconds: float) -> None:
     whole = math.floor(seconds)
     told = whole * 10**9 + math.floor((seconds - whole) * 1e9)
     entry = Entry([], seconds, -seconds, {})
@@ -476,7 +476,7 @@ def test_times_are_cut_as_the_system_cuts_them(seconds: float) -> None:
     assert Entry([], 0, 0, {"atime_ns": told}).atime_ns == entry.atime_ns
 
 
-def test_a_time_becomes_what_utime_makes_of_it(tmp_path: Path) -> None:
+def test_a_time_is_rounded_as_by_utime(tmp_path: Path) -> None:
     for seconds in (1580000000.25, 1700000000.1234567, -0.1, -1.5, 0.9999999999, 1):
         os.utime(tmp_path, (seconds, seconds))
         assert Entry([], 0, seconds).mtime_ns == tmp_path.stat().st_mtime_ns
@@ -519,8 +519,8 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("asymmetric", [False, True], ids=["keyfile", "x25519"])
-def test_pogcli_restores_what_stands_in_it(pogcli: Runner, tmp_path: Path, asymmetric: bool) -> None:
-    """Names of every kind, further keys, frames, a trailer; the manifest's frame was begun without knowing its size."""
+def test_pogcli_restores_from_our_manifest(pogcli: Runner, tmp_path: Path, asymmetric: bool) -> None:
+    """Names of every kind, further keys, frames, a trailer; the frame was begun before its size was known."""
     (tmp_path / "key").write_bytes(PRIVATE)
     key = PAIR if asymmetric else keys.from_keyfile(str(tmp_path / "key"))
     writer = manifest.Writer(key)
@@ -630,7 +630,7 @@ def test_a_frame_that_is_almost_skippable_is_damage(first: int) -> None:
 
 @pytest.mark.parametrize("size", [True, False])
 def test_text_up_to_the_limit(size: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several frames together, whether they say their length or not."""
+    """Of several frames together, with or without a content size."""
     monkeypatch.setattr("pogfast.manifest.frames.SMALL_TEXT", 300_000)
     monkeypatch.setattr("pogfast.manifest.frames.DENSE_TEXT", 0)
     monkeypatch.setattr("pogfast.manifest.frames.FEED", 64)
@@ -666,8 +666,8 @@ def test_dense_text_needs_a_manifest_of_its_size(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_what_is_sealed_is_within_the_limit(key: keys.Key, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of zeros has many equal blobs, and a trailer may have as many equal facts."""
+def test_sealed_manifests_are_within_the_limit(key: keys.Key, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of zeros has many equal blobs, and a trailer may have as many equal values."""
     monkeypatch.setattr("pogfast.manifest.frames.SMALL_TEXT", 1000)
     for count in (10, 1000, *range(5000, 5030)):
         archive = Manifest({"a": Entry([NAME] * count, 0, 0)})
@@ -678,7 +678,7 @@ def test_what_is_sealed_is_within_the_limit(key: keys.Key, monkeypatch: pytest.M
     assert manifest.open(manifest.seal(archive, key), key, "m") == archive
 
 
-def test_frames_are_made_up_to_the_byte(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_padded_to_the_ratio_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pogfast.manifest.frames.SMALL_TEXT", 1000)
     for text in range(128 * 100, 128 * 103):
         frames = bytearray(101)
@@ -701,7 +701,7 @@ def test_many_equal_blobs_that_0_5_3_wrote_are_opened() -> None:
 
 @pytest.mark.parametrize("value", [b"[]", b"{}", b'"a"', b"1000", b'{"a":[]}'])
 def test_dense_text_of_short_values_is_refused(value: bytes) -> None:
-    """What would take twenty times its text in memory."""
+    """It would take twenty times its text in memory."""
     text = b'{"a":{"atime":0,"mtime":0,"blobs":[' + b",".join([value] * ((17 << 20) // (len(value) + 1))) + b"]}}"
     for data in (sealed(compress(text)), sealed(zstandard.ZstdCompressor(write_content_size=False).compress(text))):
         for way in (manifest.open, manifest.blob_names):
@@ -735,7 +735,7 @@ def test_a_file_of_many_equal_blobs_is_opened() -> None:
 
 
 def test_an_entry_up_to_the_limit() -> None:
-    """4 MiB beside its blobs, their sizes and their stored sizes, which may be as long as they must."""
+    """4 MiB besides its blobs, their sizes and their stored sizes, which have no such limit."""
     facts = {"blobs": [NAME] * 100_000, "sizes": [1] * 100_000, "stored": [1] * 100_000, "atime": 0, "mtime": 0}
     around = len(writing.ENCODER.encode(facts)) - sum(
         len(writing.ENCODER.encode(facts[word])) for word in ("blobs", "sizes", "stored")
@@ -769,7 +769,7 @@ def test_the_index_tells_stored_sizes_only_where_all_are_known() -> None:
 
 
 def indexed(frames: bytes) -> bytes:
-    """An index of these frames, with nothing behind it."""
+    """An index of these frames, without entries."""
     file_key = os.urandom(32)
     box = secretbox(file_key, frames)
     return secretbox(PAIR.secret, len(box).to_bytes(4, "big") + file_key) + box
@@ -797,7 +797,7 @@ def test_an_index_in_any_order_is_the_entries() -> None:
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 255, 256, 257, 511, 512, 513, 2000])
 def test_the_sizes_that_one_chunk_can_have(key: keys.Key, length: int) -> None:
-    """Padded by one writer, not by another, or to hide its size; no size that no chunk of the other can have."""
+    """Padded by one writer, not by another, or to hide its size; and no other sizes."""
 
     def sizes(length: int) -> set[int]:
         return {around + length, around + length + 8 + length % 256, around + manifest.evened(length)}
@@ -812,7 +812,7 @@ def test_the_sizes_that_one_chunk_can_have(key: keys.Key, length: int) -> None:
 
 
 @pytest.mark.parametrize(("flag", "width"), [(0, 0), (1, 1), (2, 2), (3, 4)])
-def test_a_frame_with_a_dictionary_is_passed_over(flag: int, width: int) -> None:
+def test_a_frame_with_a_dictionary_is_skipped(flag: int, width: int) -> None:
     """RFC 8878, 3.1.1.1.3: its number has as many bytes as the descriptor says."""
     frame = bytes.fromhex("28b52ffd") + bytes([0b00100000 | flag]) + bytes([7] * width) + b"\2" + b"\x11\0\0{}"
     data = sealed(frame + TRAILER)
@@ -847,7 +847,7 @@ def test_the_largest_times(time: float) -> None:
         ({"note": "\udcff", "size": 5, "hardlink": "\udcff"}, (5, "\udcff")),
     ],
 )
-def test_an_outline_is_what_the_entry_says(more: dict[str, object], told: tuple[int | None, str]) -> None:
+def test_an_outline_agrees_with_the_entry(more: dict[str, object], told: tuple[int | None, str]) -> None:
     archive = Manifest({"a": Entry([NAME], 0, 0, more)})
     opened = manifest.open(manifest.seal(archive, SYMMETRIC), SYMMETRIC, "m")
     for entries in (archive.entries, opened.entries):

@@ -1,4 +1,4 @@
-"""How stores are written: settings of one service among several, what is refused as an address, POGFAST_STORE."""
+"""Addresses of stores: settings of one store among several, other programs' addresses, POGFAST_STORE."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("word", FOREIGN)
-def test_what_looks_like_an_address_and_is_none_is_refused(work: Path, cli: Runner, word: str) -> None:
+def test_another_programs_address_is_refused(work: Path, cli: Runner, word: str) -> None:
     before = sorted(work.rglob("*"))
     ran = cli("create", "tree", "--to", word)
     assert (ran.code, ran.out) == (2, b"")
@@ -82,7 +82,7 @@ def test_what_looks_like_an_address_and_is_none_is_refused(work: Path, cli: Runn
 
 
 @pytest.mark.parametrize("word", [b"s3://bucket/\xe4", b"b2://b\xe4", b"s3://bucket/a/\xff\xfe/latest"])
-def test_a_place_in_a_service_is_utf_8(work: Path, cli: Runner, word: bytes) -> None:
+def test_an_address_of_a_service_is_utf_8(work: Path, cli: Runner, word: bytes) -> None:
     for words in (["create", "tree", "--to", word], ["list", word], ["ls", word + b"/latest"]):
         ran = cli(*words)
         assert (ran.code, ran.out) == (2, b"")
@@ -90,7 +90,7 @@ def test_a_place_in_a_service_is_utf_8(work: Path, cli: Runner, word: bytes) -> 
 
 
 @pytest.mark.parametrize("word", ["s3:http://127.0.0.1:9000/bkt", "sftp:u@h:/x", "S3://bucket"])
-def test_every_verb_refuses_it(work: Path, cli: Runner, pog: Runner, word: str) -> None:
+def test_every_verb_refuses_another_programs_address(work: Path, cli: Runner, pog: Runner, word: str) -> None:
     (work / "store").mkdir()
     commands = [
         ["create", "tree", "--to", f"store,{word}"],
@@ -128,7 +128,7 @@ def test_every_verb_refuses_it(work: Path, cli: Runner, pog: Runner, word: str) 
 
 @pytest.mark.parametrize("word", ["s3://bucket/x", "sftp:u@h:/x", "user@host:x", "file:///x", "~/out", "local:x"])
 def test_nothing_is_restored_to_an_address(work: Path, cli: Runner, word: str) -> None:
-    """It would be a directory of that name on this machine. (bash leaves the ~ of --into=~/out as it is.)"""
+    """It would become a local directory of that name. (bash does not expand the ~ of --into=~/out.)"""
     assert cli("create", "tree", "--to", "store").code == 0
     before = sorted(work.iterdir())
     for more in ((), ("--dry-run",)):
@@ -140,7 +140,7 @@ def test_nothing_is_restored_to_an_address(work: Path, cli: Runner, word: str) -
     assert (work / "at-12:30" / "tree").is_dir()
 
 
-def test_a_directory_of_such_a_name(work: Path, cli: Runner) -> None:
+def test_a_directory_named_like_an_address(work: Path, cli: Runner) -> None:
     for number, name in enumerate(("./s3:x", "local:sftp:u@h:", f"{work}/gs:y", "../here:/z", "local:~/x")):
         (work / "here:").mkdir(exist_ok=True)
         assert cli("create", "../tree", "--to", name, cwd=work / "here:").code == 0, name
@@ -202,7 +202,7 @@ def test_settings_are_typed() -> None:
         ("profile=a&profile=b", "twice"),
     ],
 )
-def test_a_setting_that_cannot_be_meant(cli: Runner, query: str, said: str) -> None:
+def test_an_invalid_setting_is_refused(cli: Runner, query: str, said: str) -> None:
     for command in (["create", "tree", "--to", f"s3://b?{query}"], ["ls", f"s3://b?{query}/latest"]):
         ran = cli(*command)
         assert ran.code == 2
@@ -212,7 +212,7 @@ def test_a_setting_that_cannot_be_meant(cli: Runner, query: str, said: str) -> N
 
 @pytest.fixture
 def near_and_far(work: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Server, Server]]:
-    """Two services that refuse each other's credentials, and a profile for each; none in the environment."""
+    """Two services that reject each other's credentials, with a profile for each and none in the environment."""
     (work / "near" / "b").mkdir(parents=True)
     (work / "far" / "b").mkdir(parents=True)
     with rclone(work / "near", "nearkey", "nearsecret") as near, rclone(work / "far", "farkey", "farsecret") as far:
@@ -263,7 +263,7 @@ def test_two_services_with_different_credentials_in_one_command(
     assert cli("list", near.replace("profile=near", "profile=none")).code == 1
 
 
-def test_settings_of_a_store_go_before_those_of_the_command(
+def test_settings_of_a_store_override_those_of_the_command(
     work: Path, cli: Runner, near_and_far: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     near, far = near_and_far
@@ -370,7 +370,7 @@ def test_several_stores_of_the_environment(work: Path, cli: Runner, monkeypatch:
     assert (ran.code, "several stores" in ran.err) == (2, True)
 
 
-def test_words_alone_are_looked_at_first() -> None:
+def test_addresses_are_checked_before_anything_is_accessed() -> None:
     with pytest.raises(UsageError):
         check_stores("good,sftp:x")
     check_stores("good,./sftp:x,s3://b?profile=x")

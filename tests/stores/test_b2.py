@@ -1,4 +1,4 @@
-"""Backblaze B2: the store's verbs, the commands, hidden versions and failures, on a server of its own protocol."""
+"""Backblaze B2: methods, commands, hidden versions and failures, on a server with its native protocol."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def assert_restored(work: Path, ran: Ran) -> None:
         assert (work / "out" / "tree" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_versions_that_are_hidden_or_older_go_with_the_last(
+def test_hidden_and_older_versions_are_deleted_with_the_last(
     server: Server, bucket: sdk.Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in b2_environment(server.url).items():
@@ -97,7 +97,7 @@ def test_versions_that_are_hidden_or_older_go_with_the_last(
     store.close()
 
 
-def test_a_backup_the_way_back_and_a_prune(command: Command, bucket: sdk.Bucket, work: Path) -> None:
+def test_a_backup_a_restore_and_a_prune(command: Command, bucket: sdk.Bucket, work: Path) -> None:
     store = f"b2://{bucket.name}/laptop"
     assert command(*create(store)).code == 0
     assert_restored(work, command("restore", f"{store}/latest", "--into", "out"))
@@ -114,7 +114,7 @@ def test_a_backup_the_way_back_and_a_prune(command: Command, bucket: sdk.Bucket,
     assert (ran.code, len(ran.lines)) == (0, 1)
 
 
-def test_pogs_words(pog: Runner, server: Server, bucket: sdk.Bucket, work: Path) -> None:
+def test_pogs_addresses(pog: Runner, server: Server, bucket: sdk.Bucket, work: Path) -> None:
     environment = {**os.environ, **b2_environment(server.url), "B2_BUCKET_NAME": bucket.name}
     ran = pog("--keyfile=key", "--save-to=b2", "tree", env=environment, cwd=work)
     assert ran.code == 0, ran.err
@@ -131,7 +131,7 @@ def test_pogs_words(pog: Runner, server: Server, bucket: sdk.Bucket, work: Path)
         ({"B2_APPLICATION_KEY": "", "HOME": "/nonexistent", "XDG_CONFIG_HOME": ""}, 1, "B2"),
     ],
 )
-def test_what_is_set_wrong_is_one_line(
+def test_a_wrong_setting_is_one_line(
     command: Command, bucket: sdk.Bucket, change: dict[str, str], code: int, said: str
 ) -> None:
     ran = command("list", f"b2://{bucket.name}", **change)
@@ -142,7 +142,7 @@ def test_what_is_set_wrong_is_one_line(
     assert len(more) <= 1
 
 
-def test_a_bucket_that_is_not_there(command: Command) -> None:
+def test_a_missing_bucket(command: Command) -> None:
     for words in (["list", "b2://no-such-bucket"], create("b2://no-such-bucket")):
         ran = command(*words)
         assert ran.code == 10, ran.err
@@ -169,7 +169,7 @@ def test_a_cap_that_is_used_up(tmp_path: Path, command: Command) -> None:
     ],
     ids=lambda harm: "-".join(map(str, harm.values())),
 )
-def test_what_may_pass(tmp_path: Path, command: Command, work: Path, harm: dict[str, Any]) -> None:
+def test_transient_errors(tmp_path: Path, command: Command, work: Path, harm: dict[str, Any]) -> None:
     with b2(tmp_path / "own") as own:
         bucket = api_of(own).create_bucket("bucket-of-faults", "allPrivate")
         fault(own, **harm)
@@ -189,7 +189,7 @@ def test_a_run_that_is_killed_is_continued(command: Command, server: Server, buc
     assert command("check", f"b2://{bucket.name}", "--read-data").code == 0
 
 
-def test_nobody_answers(command: Command) -> None:
+def test_a_service_that_does_not_respond(command: Command) -> None:
     ran = command("list", "b2://bucket", "--retry-for", "0", url=f"http://127.0.0.1:{free_port()}")
     assert ran.code == 1
     assert ran.err.startswith("pogfast: error: cannot reach b2://bucket: ")
@@ -200,7 +200,7 @@ def test_nobody_answers(command: Command) -> None:
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What is said of retries."""
+    """The reported retries."""
     lines: list[str] = []
     token = RETRIED.set(lines.append)
     yield lines
@@ -209,7 +209,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server for one test's faults, with a bucket `bucket-of-faults`."""
+    """A server with a bucket `bucket-of-faults`, for the faults of one test."""
     with b2(tmp_path / "own") as made:
         api_of(made).create_bucket("bucket-of-faults", "allPrivate")
         for name, value in b2_environment(made.url).items():
@@ -247,7 +247,7 @@ def test_transient_answers_are_retried(own: Server, told: list[str]) -> None:
         (403, "access_denied", "not allowed for this auth token"),
     ],
 )
-def test_final_answers_are_told_at_once(own: Server, told: list[str], status: int, code: str, said: str) -> None:
+def test_final_errors_are_reported_at_once(own: Server, told: list[str], status: int, code: str, said: str) -> None:
     store = open_store("b2://bucket-of-faults", create=True)
     fault(own, match="b2_upload_file", status=status, code=code, times=100)
     with pytest.raises(StoreError, match=said) as failed:
@@ -258,7 +258,7 @@ def test_final_answers_are_told_at_once(own: Server, told: list[str], status: in
 
 
 def test_blobs_are_deleted_several_at_a_time(own: Server) -> None:
-    """One listing for all that lie together."""
+    """With one listing for adjacent names."""
     names = [f"AA{number:040}A=" for number in range(60)]
     store = open_store("b2://bucket-of-faults", create=True)
     for name in names:
@@ -275,7 +275,7 @@ def test_blobs_are_deleted_several_at_a_time(own: Server) -> None:
 def test_the_login_of_the_b2_command_is_never_changed(
     own: Server, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An older b2 command goes on reading it."""
+    """An older b2 command can still read it."""
     login = tmp_path / "account_info"
     api = sdk.B2Api(sdk.SqliteAccountInfo(str(login)))
     api.authorize_account(own.url, KEY, SECRET)

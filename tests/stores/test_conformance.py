@@ -1,7 +1,6 @@
 """One suite for every store. A new one is a file in pogfast/stores/, a row of this table, and a parameter here.
 
-What a server is known not to do stands in KNOWN, from the notes on each server; there the suite asserts just that, so
-that it shows when it changes.
+KNOWN lists what a server is known not to support; there the suite asserts exactly that, so that a change is noticed.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ SERVICES = ("moto", "swift", "rclone", "b2")
 
 @dataclass
 class Place:
-    """Where a new store is, and what a command needs in its environment to reach it."""
+    """Where a new store is, and the environment that a command needs to reach it."""
 
     kind: str
     text: str
@@ -69,7 +68,7 @@ class Place:
             store.close()
 
     def put(self, store: Any, name: str, data: bytes) -> None:
-        """A blob, as the engine and `copy` put one."""
+        """Stores a blob as the engine and `copy` do."""
         sink = store.blobs
         if isinstance(sink, BlobDirectory):
             sink.put(name, data)
@@ -82,7 +81,7 @@ Maker = Callable[[str], Server]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Maker]:
-    """Each is started when it is first asked for."""
+    """The servers; each is started on first use."""
     started: dict[str, Server] = {}
     with contextlib.ExitStack() as stack:
 
@@ -134,13 +133,13 @@ def place(request: pytest.FixtureRequest, server: Maker, tmp_path: Path, monkeyp
 
 @pytest.fixture(params=["", "/deep/er"], ids=["top", "below"])
 def below(request: pytest.FixtureRequest, place: Place) -> Place:
-    """The same, and a place in it where that is something else."""
+    """The same stores, and a prefix in a bucket."""
     if request.param and place.kind in SERVICES:
         place.text += request.param
     return place
 
 
-def test_what_is_put_is_there(below: Place) -> None:
+def test_stored_objects_exist(below: Place) -> None:
     content = {name: os.urandom(1000 + number) for number, name in enumerate(NAMES)}
     with below.opened(create=True) as store:
         for name, data in content.items():
@@ -166,8 +165,8 @@ def test_what_is_put_is_there(below: Place) -> None:
         assert store.missing([*NAMES, absent]) == [absent]
 
 
-def test_old_blobs_are_deleted_as_long_as_it_is_allowed(place: Place) -> None:
-    """What is told to be gone is gone, and nothing else: not what was stored anew, nor what came too late."""
+def test_old_blobs_are_deleted_while_the_callback_allows_it(place: Place) -> None:
+    """Exactly the reported blobs are gone: none that was stored again, and none after the callback said no."""
     if not place.does("read"):
         pytest.skip("nothing can be deleted")
     with place.opened(create=True) as store:
@@ -188,7 +187,7 @@ def test_old_blobs_are_deleted_as_long_as_it_is_allowed(place: Place) -> None:
         assert (NAMES[0] in gone) <= (place.kind not in ("local", "b2", "moto"))
 
 
-def test_what_is_not_there(place: Place) -> None:
+def test_missing_objects(place: Place) -> None:
     with place.opened(create=True) as store:
         if not place.does("read"):
             with pytest.raises(UsageError, match="it can be written to, but not read"):
@@ -201,7 +200,7 @@ def test_what_is_not_there(place: Place) -> None:
             store.get_manifest("x.mfn")
 
 
-def test_what_is_deleted_is_gone(place: Place) -> None:
+def test_deleted_objects_are_gone(place: Place) -> None:
     if not place.does("read"):
         pytest.skip("a program only stores: there is nothing to delete")
     with place.opened(create=True) as store:
@@ -220,7 +219,7 @@ def test_what_is_deleted_is_gone(place: Place) -> None:
         assert [one.name for one in store.named("sweep.")] == ["sweep.done-1"]
 
 
-def test_marks_are_written_again_at_will(place: Place) -> None:
+def test_marks_can_be_replaced(place: Place) -> None:
     with place.opened(create=True) as store:
         for data in (b"", b"longer"):
             store.put_mark("sweep.running-1", data)
@@ -228,7 +227,7 @@ def test_marks_are_written_again_at_will(place: Place) -> None:
             assert [mark[:2] for mark in store.marks()] == [("sweep.running-1", 6)]
 
 
-def test_an_archive_is_not_written_over(place: Place) -> None:
+def test_an_archive_is_not_replaced(place: Place) -> None:
     with place.opened(create=True) as store:
         store.put_manifest(MANIFEST, b"the first")
         if place.kind != "local":
@@ -243,7 +242,7 @@ def test_an_archive_is_not_written_over(place: Place) -> None:
 
 
 def test_a_blob_that_is_cut_short_is_replaced(place: Place) -> None:
-    """Whoever left it there."""
+    """Whoever truncated it."""
     if not place.does("read"):
         pytest.skip("a program cannot be asked what it has")
     with place.opened(create=True) as store:
@@ -292,10 +291,8 @@ def test_many_read_and_write_at_once(place: Place) -> None:
         assert {name: bytes(store.get_blob(name)) for name in reversed(content)} == content
 
 
-def test_what_is_on_its_way_is_bounded_and_never_waited_for_in_vain(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Blobs that nobody asks for take all the room there is."""
+def test_bytes_in_flight_are_limited_without_a_deadlock(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blobs that nobody reads take all memory that is allowed."""
     if place.kind not in SERVICES:
         pytest.skip("nothing is fetched ahead from here")
     content = {f"{LETTERS[n]}{LETTERS[n + 1]}{'q' * 40}A=": os.urandom(50_000) for n in range(20)}
@@ -315,7 +312,7 @@ def test_what_is_on_its_way_is_bounded_and_never_waited_for_in_vain(
 
 
 @pytest.mark.parametrize("altered", [False, True])
-def test_what_is_altered_on_its_way_is_refused(place: Place, altered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_altered_in_transit_is_refused(place: Place, altered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not place.text.startswith("s3:"):
         pytest.skip("only S3 is told a checksum by us")
     if altered:
@@ -366,7 +363,7 @@ def test_cold_storage(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
                 list(store.thaw([NAMES[0]], "bulk", 3))
 
 
-def test_a_doctor_looks_at_it(place: Place, pogfast: Runner) -> None:
+def test_doctor_examines_the_store(place: Place, pogfast: Runner) -> None:
     if not place.does("read"):
         pytest.skip("a program cannot be asked")
     with place.opened(create=True) as store:
@@ -383,7 +380,7 @@ def test_a_doctor_looks_at_it(place: Place, pogfast: Runner) -> None:
         assert store.named("doctor") == []
 
 
-def test_the_commands(place: Place, pogfast: Runner, tmp_path: Path) -> None:
+def test_all_commands(place: Place, pogfast: Runner, tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(bytes(range(32)))
     tree = tmp_path / "tree"
     (tree / "d").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Object lock, cold storage, rights, and copies within a service, through the commands; on moto, which has them all."""
+"""Object lock, cold storage, permissions and copies within a service, through the commands, on moto."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def client(server: Server) -> Any:
 
 @pytest.fixture
 def bucket(client: Any) -> str:
-    """One with locks, and so with versions."""
+    """A bucket with locks, and so with versions."""
     name = f"bucket-{time.monotonic_ns()}"
     client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
     return name
@@ -82,7 +82,7 @@ def restored(work: Path, into: str) -> bool:
 
 
 def days_left(client: Any, bucket: str) -> dict[str, float]:
-    """Of each object."""
+    """The lock of each object."""
     left = {}
     for item in client.list_objects_v2(Bucket=bucket)["Contents"]:
         facts = client.head_object(Bucket=bucket, Key=item["Key"])
@@ -94,7 +94,7 @@ def days_left(client: Any, bucket: str) -> dict[str, float]:
 # ---- object lock -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_locked(command: Command, client: Any, bucket: str, work: Path) -> None:
+def test_written_objects_are_locked(command: Command, client: Any, bucket: str, work: Path) -> None:
     store = f"s3://{bucket}"
     assert command(*create(store, "--object-lock", "governance:2d")).code == 0
     assert len(days_left(client, bucket)) == 4 + 3 + 1
@@ -114,7 +114,7 @@ def test_what_is_written_is_locked(command: Command, client: Any, bucket: str, w
     assert restored(work, "out")
 
 
-def test_prune_keeps_what_is_locked(command: Command, client: Any, bucket: str, work: Path) -> None:
+def test_prune_keeps_locked_archives(command: Command, client: Any, bucket: str, work: Path) -> None:
     store = f"s3://{bucket}"
     [locked] = command(*create(store, "--object-lock", "compliance:1d")).lines
     for number in range(2):
@@ -132,8 +132,8 @@ def test_prune_keeps_what_is_locked(command: Command, client: Any, bucket: str, 
     assert command("restore", f"{store}/{locked}", "--into", "out").code == 0
 
 
-def test_blobs_that_are_locked_stay_when_nothing_needs_them(command: Command, client: Any, bucket: str) -> None:
-    """An archive's manifest is gone, whoever took it."""
+def test_prune_keeps_locked_blobs_that_no_archive_needs(command: Command, client: Any, bucket: str) -> None:
+    """The manifest of their archive was deleted by somebody else."""
     store = f"s3://{bucket}"
     [first] = command(*create(store, "--object-lock", "compliance:1d")).lines
     client.delete_object(Bucket=bucket, Key=first)
@@ -166,7 +166,7 @@ def test_the_lock_of_pog_cleanup(command: Command, pog: Runner, server: Server, 
         (["--storage-class", "GLACIER", "--to", "here"], 2, "--storage-class is for S3, and no store here is in S3"),
     ],
 )
-def test_what_cannot_be_locked(command: Command, bucket: str, words: list[str], code: int, said: str) -> None:
+def test_invalid_locks_are_refused(command: Command, bucket: str, words: list[str], code: int, said: str) -> None:
     ran = command(*create(f"s3://{bucket}", *words))
     assert (ran.code, said in ran.err) == (code, True), ran.err
 
@@ -214,7 +214,7 @@ def test_exactly_what_a_restore_needs_is_thawed(command: Command, client: Any, b
     assert restored(work, "out")
 
 
-def test_thaw_where_nothing_is_cold(command: Command) -> None:
+def test_thaw_without_cold_storage(command: Command) -> None:
     assert command(*create("here")).code == 0
     assert command("restore", "here/latest", "--into", "out", "--thaw").code == 2
     assert command("restore", "here/latest", "--into", "out", "--thaw-days", "3").code == 2
@@ -224,7 +224,7 @@ def test_thaw_where_nothing_is_cold(command: Command) -> None:
 # ---- copies within a service -----------------------------------------------------------------------------------------
 
 
-def test_a_service_copies_by_itself(command: Command, client: Any, server: Server, bucket: str, work: Path) -> None:
+def test_copy_within_a_service(command: Command, client: Any, server: Server, bucket: str, work: Path) -> None:
     other = f"other-{time.monotonic_ns()}"
     client.create_bucket(Bucket=other)
     assert command(*create(f"s3://{bucket}/a")).code == 0
@@ -252,12 +252,12 @@ def policy(name: str, bucket: str) -> str:
 
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Server]:
-    """One that asks everybody for rights, but for the first who comes, who gives them out."""
+    """A server that checks permissions; the first client grants them to others."""
     with moto(INITIAL_NO_AUTH_ACTION_COUNT="12") as made:
         yield made
 
 
-def test_who_may_only_list_and_write_backs_up_and_neither_reads_nor_destroys(
+def test_credentials_that_only_list_and_write_can_back_up_but_not_read_or_delete(
     strict: Server, pogfast: Runner, work: Path
 ) -> None:
     s3, iam = client_of(strict), client_of(strict, "iam")
@@ -305,7 +305,7 @@ def test_who_may_only_list_and_write_backs_up_and_neither_reads_nor_destroys(
     assert (states["write"], states["read"], states["delete"]) == ("good", "note", "note")
 
 
-def test_remove_and_rewrite_keep_what_is_locked(command: Command, bucket: str) -> None:
+def test_remove_and_rewrite_keep_locked_archives(command: Command, bucket: str) -> None:
     store = f"s3://{bucket}"
     made = [command(*create(store, "--object-lock", "governance:1d"), "-q").lines[0] for _ in range(2)]
     ran = command("remove", f"{store}/{made[0]}", "--yes")

@@ -1,7 +1,7 @@
-"""What every object service has in common, over a service in memory that fails exactly when and as it is told to.
+"""RemoteStore, over a service in memory that fails exactly when and how a test wants.
 
-What real servers say is tried in test_s3.py, test_b2.py and test_conformance.py. Here is the rest: answers that no
-server can be made to give at the right moment.
+test_s3.py, test_b2.py and test_conformance.py use real servers. Here is the rest: responses that no server can be made
+to send at the right moment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOMENT = 1_700_000_000.0
 
 
 class Reader:
-    """The rest of an object, `most` bytes at a time; it breaks at byte `breaks`, if that is not behind its end."""
+    """The rest of an object, at most `most` bytes per read; the connection breaks at byte `breaks`, if there is one."""
 
     def __init__(self, data: bytes, start: int, size: int | None, breaks: int, most: int) -> None:
         self.data, self.at, self.size, self.breaks, self.most = data, start, size, breaks, most
@@ -104,7 +104,7 @@ class Memory(BasicService):
         return len(self.objects[path]) if path in self.objects else None
 
     def page(self, prefix: str, token: str, *, deep: bool, start: str = "") -> tuple[list[ObjectInfo], str]:
-        """Two at a time."""
+        """Pages of two objects."""
         with self.asked("list"):
             if self.pages is not None:
                 return self.pages(prefix, token)
@@ -122,7 +122,7 @@ class Memory(BasicService):
                 self.objects.pop(path, None)
 
     def delete_old(self, found: Sequence[ObjectInfo], before: float, go_on: Callable[[], bool]) -> list[str]:
-        """Those that are as they were listed."""
+        """Deletes the objects that are as they were listed."""
         with self.asked("delete old"):
             gone = []
             for listed in found:
@@ -183,19 +183,19 @@ def path(name: str) -> str:
         ("5", "bytes 0-7/*", 4, (0, None)),
     ],
 )
-def test_what_an_answer_holds(
+def test_the_extent_of_a_response(
     length: str | int | None, content_range: str | None, start: int, told: tuple[int, int | None]
 ) -> None:
     assert service_module.extent(length, content_range, start) == told
 
 
 @pytest.mark.parametrize("content_range", ["", "bytes", "bytes 4-7/8", "bytes a-7/8", "items 0-7/8", "bytes */8"])
-def test_an_answer_that_makes_no_sense(content_range: str) -> None:
+def test_an_invalid_content_range(content_range: str) -> None:
     with pytest.raises(InvalidResponse, match="requested the bytes from 3 on"):
         service_module.extent("5", content_range, 3)
 
 
-def test_what_was_not_asked_for_is_passed_over() -> None:
+def test_bytes_before_the_requested_one_are_skipped() -> None:
     for n in (0, 1, service_module.PIECE, 2 * service_module.PIECE + 5):
         body = Reader(bytes(3 * service_module.PIECE), 0, None, 1 << 60, 300_000)
         service_module.skip(body, n)
@@ -204,7 +204,7 @@ def test_what_was_not_asked_for_is_passed_over() -> None:
         service_module.skip(Reader(bytes(5), 0, 5, 1 << 60, 3), 6)
 
 
-def test_what_a_service_asks_to_wait() -> None:
+def test_retry_after() -> None:
     assert (
         service_module.seconds_to_wait(None)
         == service_module.seconds_to_wait("")
@@ -229,7 +229,7 @@ def test_what_a_service_asks_to_wait() -> None:
 # ---- what is there -------------------------------------------------------------------------------------------------
 
 
-def test_what_lies_in_a_bucket(service: Memory, store: RemoteStore) -> None:
+def test_listing_a_bucket(service: Memory, store: RemoteStore) -> None:
     for number, name in enumerate((A, B, C)):
         service.objects[path(name)] = bytes(number + 5)
     for noise in (f"data/xx/{A}", f"data/{A[:2]}/x", f"data/{A}", A, "x.mfn.tmp", "folder/y.mfn", "data/z.mfn"):
@@ -266,7 +266,7 @@ def test_a_listing_of_empty_pages_ends(
     monkeypatch.setattr(remote, "MAX_EMPTY_PAGES", 3)
 
     def pages(prefix: str, token: str) -> tuple[list[ObjectInfo], str]:
-        """Twice that many without an object, then one with some."""
+        """Twice that many empty pages, then one with objects."""
         number = len(token)
         found = [ObjectInfo(f"{number}.mfn", 1, 0.0)] if number % (empty + 1) == empty else []
         return found, token + "x" if number < 2 * empty + 1 else ""
@@ -282,7 +282,7 @@ def test_a_listing_of_empty_pages_ends(
 # ---- retries -------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_transient_is_tried_again(service: Memory, store: RemoteStore, told: list[str]) -> None:
+def test_transient_errors_are_retried(service: Memory, store: RemoteStore, told: list[str]) -> None:
     service.faults["list"] = [TransientError("it is busy"), TransientError("it is busy", after=0.01)]
     store.check_listing()
     assert [line.partition(" follows in ")[0] for line in told] == [
@@ -296,7 +296,7 @@ def test_what_is_transient_is_tried_again(service: Memory, store: RemoteStore, t
     assert len(told) == 2
 
 
-def test_a_pause_is_as_long_as_the_service_asks_but_not_beyond_the_end(service: Memory, told: list[str]) -> None:
+def test_a_pause_respects_retry_after_up_to_the_deadline(service: Memory, told: list[str]) -> None:
     hurried = RemoteStore(service, "memory:", parallel=1, retry_for=0.3)
     service.faults["list"] = [TransientError("it is busy", after=1e9), TransientError("it is busy", "wait", after=1e9)]
     with pytest.raises(TransientError, match="it is busy") as failed:
@@ -312,7 +312,7 @@ def test_a_pause_is_as_long_as_the_service_asks_but_not_beyond_the_end(service: 
     assert len(told) == 1
 
 
-def test_a_run_that_has_ended_waits_for_nothing(service: Memory, store: RemoteStore, told: list[str]) -> None:
+def test_an_abandoned_run_stops_retrying(service: Memory, store: RemoteStore, told: list[str]) -> None:
     service.faults["list"] = [TransientError("it is busy", after=100.0)] * 2
     threading.Timer(0.05, store.abandon).start()
     with pytest.raises(TransientError):
@@ -327,7 +327,7 @@ def test_a_run_that_has_ended_waits_for_nothing(service: Memory, store: RemoteSt
 # ---- writing -------------------------------------------------------------------------------------------------------
 
 
-def test_a_blob_is_put_where_there_is_none(service: Memory, store: RemoteStore) -> None:
+def test_a_blob_is_stored_if_it_is_absent(service: Memory, store: RemoteStore) -> None:
     store.put_blob(A, b"content")
     assert service.puts == [(path(A), True)]
     assert store.size_of(A) == 7
@@ -338,7 +338,7 @@ def test_a_blob_is_put_where_there_is_none(service: Memory, store: RemoteStore) 
 
 
 @pytest.mark.parametrize(("there", "put"), [(b"content", 1), (b"cont", 2), (b"", 2)])
-def test_a_blob_that_another_run_has_put_meanwhile(service: Memory, store: RemoteStore, there: bytes, put: int) -> None:
+def test_a_blob_that_another_run_stored_meanwhile(service: Memory, store: RemoteStore, there: bytes, put: int) -> None:
     assert store.size_of(A) is None
     service.objects[path(A)] = there
     store.put_blob(A, b"content")
@@ -351,10 +351,10 @@ def test_a_blob_that_another_run_has_put_meanwhile(service: Memory, store: Remot
     ("answered", "stored", "requests"),
     [(False, True, 1), (False, False, 2), (True, True, 2), (True, False, 2)],
 )
-def test_an_upload_whose_answer_is_lost(
+def test_an_upload_without_a_response(
     service: Memory, store: RemoteStore, answered: bool, stored: bool, requests: int
 ) -> None:
-    """Is looked for before it is sent again, unless the service itself has refused it."""
+    """The object is looked up before it is sent again, unless the service itself refused it."""
     assert store.size_of(A) is None
     (service.lost if stored else service.faults)["put"] = [TransientError("no answer", answered=answered)]
     store.put_blob(A, b"content")
@@ -362,7 +362,7 @@ def test_an_upload_whose_answer_is_lost(
     assert service.objects[path(A)] == b"content"
 
 
-def test_a_manifest_never_takes_the_place_of_another(
+def test_a_manifest_never_replaces_another(
     service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.put_manifest("a.mfn", b"manifest")
@@ -381,15 +381,15 @@ def test_a_manifest_never_takes_the_place_of_another(
     store.put_manifest("b.mfn", bytes(10))
 
 
-def test_a_mark_in_place_of_another_is_sent_until_there_is_an_answer(service: Memory, store: RemoteStore) -> None:
-    """What was there may be as long."""
+def test_a_mark_that_replaces_another_is_sent_until_a_response_arrives(service: Memory, store: RemoteStore) -> None:
+    """The old one may have the same size."""
     store.put_mark("sweep.running-1", b"1")
     service.faults["put"] = [TransientError("no answer")]
     store.put_mark("sweep.running-1", b"2")
     assert service.objects["sweep.running-1"] == b"2"
 
 
-def test_a_manifest_is_put_behind_its_blobs(service: Memory, store: RemoteStore) -> None:
+def test_a_manifest_is_stored_after_its_blobs(service: Memory, store: RemoteStore) -> None:
     for name in (A, B, C):
         store.blobs(name, memoryview(b"content"))
     store.put_manifest("a.mfn", b"manifest")
@@ -403,7 +403,7 @@ def test_a_manifest_is_put_behind_its_blobs(service: Memory, store: RemoteStore)
     assert "b.mfn" not in service.objects
 
 
-def test_nothing_is_sent_any_more_when_the_run_has_ended(service: Memory, store: RemoteStore) -> None:
+def test_nothing_is_sent_after_a_run_was_abandoned(service: Memory, store: RemoteStore) -> None:
     store.blobs.abandon()
     for name in (A, B, C):
         store.blobs(name, memoryview(b"content"))
@@ -411,7 +411,7 @@ def test_nothing_is_sent_any_more_when_the_run_has_ended(service: Memory, store:
     assert not service.objects
 
 
-def test_who_waits_for_a_place_is_let_go(service: Memory, store: RemoteStore) -> None:
+def test_abandoning_wakes_callers_that_wait_for_a_slot(service: Memory, store: RemoteStore) -> None:
     stuck, entered = threading.Event(), threading.Semaphore(0)
     real = service.put
 
@@ -444,7 +444,7 @@ def test_who_waits_for_a_place_is_let_go(service: Memory, store: RemoteStore) ->
 
 
 @pytest.mark.parametrize("way", ["up", "down"])
-def test_who_waits_for_room_is_let_go(store: RemoteStore, way: str) -> None:
+def test_abandoning_wakes_callers_that_wait_for_memory(store: RemoteStore, way: str) -> None:
     flow = store.blobs.in_flight if way == "up" else store._in_flight
     flow.take(flow.limit)
     thread = threading.Thread(target=flow.take, args=(1,))
@@ -456,8 +456,8 @@ def test_who_waits_for_room_is_let_go(store: RemoteStore, way: str) -> None:
     assert not thread.is_alive()
 
 
-def test_all_is_given_back(service: Memory, store: RemoteStore) -> None:
-    """Many more blobs than there are places, and one after a failure."""
+def test_slots_and_memory_are_released(service: Memory, store: RemoteStore) -> None:
+    """Many more blobs than slots, and one after a failure."""
     names = [f"{number:04}{'-' * 39}=" for number in range(40)]
     for name in names:
         store.blobs(name, memoryview(b"content"))
@@ -483,7 +483,7 @@ def test_no_thread_outlives_a_store(service: Memory) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("pogfast-")]
 
 
-def test_bytes_on_their_way_are_bounded() -> None:
+def test_bytes_in_flight_are_limited() -> None:
     flow = traffic.InFlightLimit(100)
     flow.take(500)  # one may always be
     for size, fits in ((1, False), (600, False)):
@@ -545,7 +545,7 @@ def test_deleting(service: Memory, store: RemoteStore) -> None:
     assert len(store.manifests()) == 400
 
 
-def test_nothing_is_listed_to_look_for_a_few(service: Memory, store: RemoteStore) -> None:
+def test_a_few_blobs_are_looked_up_without_a_listing(service: Memory, store: RemoteStore) -> None:
     names = [f"{number:04}{'-' * 39}=" for number in range(200)]
     for name in names[1:]:
         service.objects[path(name)] = b"x"
@@ -565,8 +565,8 @@ def test_a_listing_is_read_page_by_page(service: Memory, store: RemoteStore) -> 
     assert service.requests == {"list": 2}
 
 
-def test_deleting_what_was_listed(service: Memory, store: RemoteStore) -> None:
-    """What was written anew stays and is not counted, and before each it is asked whether to go on."""
+def test_deleting_objects_as_they_were_listed(service: Memory, store: RemoteStore) -> None:
+    """Rewritten objects stay and are not reported, and the callback is called before each deletion."""
     names = [f"{number:04}{'-' * 39}=" for number in range(2500)]
     for name in names:
         service.objects[path(name)] = b"x"
@@ -579,7 +579,7 @@ def test_deleting_what_was_listed(service: Memory, store: RemoteStore) -> None:
     assert store.missing(names) == [blob.name for blob in gone]
 
 
-def test_blobs_in_doubt_are_put_again(service: Memory, store: RemoteStore) -> None:
+def test_doubted_blobs_are_stored_again(service: Memory, store: RemoteStore) -> None:
     for name in (A, B):
         service.objects[path(name)] = b"content"
     store.doubt([A])
@@ -603,10 +603,10 @@ def test_a_removed_manifest(service: Memory, store: RemoteStore) -> None:
 
 
 @pytest.mark.parametrize(("taken", "puts"), [(False, 1), (True, 2)])
-def test_a_removed_manifest_that_a_prune_has_taken_for_a_leaving_is_put_again(
+def test_a_removed_manifest_that_a_prune_deleted_meanwhile_is_stored_again(
     service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, taken: bool, puts: int
 ) -> None:
-    """It lay beside the archive's own name for as long as what undelete leaves does."""
+    """Both names existed for so long that it looked like the remains of an undelete."""
     service.objects["a.mfn"] = b"manifest"
     delete = service.delete
 
@@ -670,7 +670,7 @@ def test_locks(service: Memory, store: RemoteStore, told: list[str]) -> None:
 DATA = bytes(range(256)) * 10_000
 
 
-def test_a_read_goes_on_where_it_broke(service: Memory, store: RemoteStore, told: list[str]) -> None:
+def test_an_interrupted_read_resumes(service: Memory, store: RemoteStore, told: list[str]) -> None:
     service.objects[path(A)] = DATA
     service.breaks = [1_500_000, 2_000_000]
     assert store.get_blob(A) == DATA
@@ -694,7 +694,7 @@ def test_objects_of_any_length(
         assert store.get_manifest("a.mfn") == DATA[:length]
 
 
-def test_an_object_that_brings_nothing_is_damaged(service: Memory, store: RemoteStore, told: list[str]) -> None:
+def test_a_read_without_progress_is_damage(service: Memory, store: RemoteStore, told: list[str]) -> None:
     service.objects[path(A)] = DATA
     service.breaks = [1000] * 20
     with pytest.raises(CorruptBlob, match="the connection broke, 5 times"):
@@ -711,7 +711,7 @@ def test_an_object_that_brings_nothing_is_damaged(service: Memory, store: Remote
         store.get_blob(A)
 
 
-def test_an_object_that_changes_is_read_anew(service: Memory, store: RemoteStore, told: list[str]) -> None:
+def test_an_object_that_changes_is_read_again(service: Memory, store: RemoteStore, told: list[str]) -> None:
     service.objects[path(A)] = DATA
     service.breaks = [1000]
     service.sizes = [len(DATA) + 7]
@@ -720,7 +720,7 @@ def test_an_object_that_changes_is_read_anew(service: Memory, store: RemoteStore
     assert "changes while it is read" in told[1]
 
 
-def test_a_garbled_answer_begins_anew(service: Memory, store: RemoteStore) -> None:
+def test_an_invalid_response_restarts_the_read(service: Memory, store: RemoteStore) -> None:
     service.objects[path(A)] = DATA
     service.breaks = [1000]
     opened = service.open
@@ -737,7 +737,7 @@ def test_a_garbled_answer_begins_anew(service: Memory, store: RemoteStore) -> No
 
 
 @pytest.mark.parametrize("size", [MAX_BLOB + 1, 2**62])
-def test_what_is_too_large_is_damaged(service: Memory, store: RemoteStore, size: int) -> None:
+def test_an_object_that_is_too_large_is_damage(service: Memory, store: RemoteStore, size: int) -> None:
     service.objects[path(A)] = service.objects["a.mfn"] = DATA
     service.sizes = [size] * 2
     with pytest.raises(CorruptBlob, match="more than any blob can have"):
@@ -746,7 +746,7 @@ def test_what_is_too_large_is_damaged(service: Memory, store: RemoteStore, size:
         store.get_manifest("a.mfn")
 
 
-def test_what_has_no_end_is_damaged(service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_without_end_is_damage(service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "MAX_BLOB", 2_000_000)
     monkeypatch.setattr(remote, "MAX_MANIFEST", len(DATA))
     service.objects[path(A)] = service.objects["a.mfn"] = DATA
@@ -760,14 +760,14 @@ def test_what_has_no_end_is_damaged(service: Memory, store: RemoteStore, monkeyp
         assert store.get_blob(A) == DATA
 
 
-def test_what_is_not_there(service: Memory, store: RemoteStore) -> None:
+def test_missing_objects(service: Memory, store: RemoteStore) -> None:
     with pytest.raises(MissingBlob, match=f"blob {A} is missing from memory:"):
         store.get_blob(A)
     with pytest.raises(NoSuchArchive, match=r"no such archive: a\.mfn in memory:"):
         store.get_manifest("a.mfn")
 
 
-def test_blobs_are_fetched_ahead_in_order(service: Memory, store: RemoteStore) -> None:
+def test_blobs_are_prefetched_in_order(service: Memory, store: RemoteStore) -> None:
     names = [f"{letter}{'-' * 42}=" for letter in "ABCDEFGHIJ"]
     for name in names:
         service.objects[path(name)] = name.encode()
@@ -791,8 +791,8 @@ def test_blobs_are_fetched_ahead_in_order(service: Memory, store: RemoteStore) -
     assert store.get_blob(names[0]) == names[0].encode()
 
 
-def test_who_asks_never_waits_for_room(service: Memory, store: RemoteStore) -> None:
-    """Though later blobs have taken all that memory is set apart for."""
+def test_a_requested_blob_never_waits_for_memory(service: Memory, store: RemoteStore) -> None:
+    """Although later blobs have taken all memory that is allowed."""
     store._in_flight.limit = len(DATA)
     for name in (A, B, C):
         service.objects[path(name)] = DATA

@@ -1,4 +1,4 @@
-"""S3: the store's verbs, the commands, interop with pogcli, and what networks and busy services do; on real servers."""
+"""S3: methods, commands, interoperability with pogcli, network failures and busy services, on real servers."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def test_a_listing_of_several_pages(
         assert (store.requests["put"], store.requests["delete"]) == (1100, 2)
 
 
-def test_a_small_body_is_sent_without_asking(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be a round trip more for every small file."""
+def test_a_small_body_is_sent_without_a_round_trip(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would cost a round trip for every small file."""
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
         store.put_blob(NAMES[0], b"content")
         store.put_blob(NAMES[1], bytes(1 << 20))
@@ -181,7 +181,7 @@ def test_a_small_body_is_sent_without_asking(proxy: Proxy, shelf: str, monkeypat
         assert [len(store.get_blob(name)) for name in NAMES] == [7, 1 << 20, (1 << 20) + 1]
 
 
-def test_a_service_that_wants_a_checksum_gets_one(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_service_that_requires_a_checksum_gets_one(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
         store.put_manifest("without.mfn", b"content")
         assert proxy.sums == []
@@ -214,7 +214,7 @@ def test_an_object_larger_than_a_part(
 
 
 @pytest.mark.parametrize("prefix", ["", "/pre/fix"])
-def test_a_backup_and_the_way_back(command: Command, server: Server, bucket: str, work: Path, prefix: str) -> None:
+def test_a_backup_and_a_restore(command: Command, server: Server, bucket: str, work: Path, prefix: str) -> None:
     store = f"s3://{bucket}{prefix}"
     ran = command(server.url, *create(to=store))
     assert ran.code == 0, ran.err
@@ -271,7 +271,7 @@ def test_several_targets_one_of_them_a_bucket(command: Command, server: Server, 
     assert "s3://nosuchbucket-at-all: there is no such bucket" in ran.err
 
 
-def test_blobs_have_the_class_that_is_asked_for(
+def test_blobs_have_the_requested_storage_class(
     command: Command, moto_server: Server, request: pytest.FixtureRequest
 ) -> None:
     bucket = new_bucket(moto_server, request)
@@ -297,7 +297,7 @@ def test_blobs_have_the_class_that_is_asked_for(
         ({"POGFAST_RETRY_FOR": "x"}, 2, "POGFAST_RETRY_FOR=x: not a length of time"),
     ],
 )
-def test_what_is_set_wrong_is_one_line(
+def test_a_wrong_setting_is_one_line(
     command: Command, rclone_server: Server, shelf: str, change: dict[str, str], code: int, said: str
 ) -> None:
     for words in (create(to=f"s3://{shelf}"), with_key("list", f"s3://{shelf}")):
@@ -309,7 +309,7 @@ def test_what_is_set_wrong_is_one_line(
         assert len(more) <= 1
 
 
-def test_a_bucket_that_is_not_there(command: Command, server: Server) -> None:
+def test_a_missing_bucket(command: Command, server: Server) -> None:
     ran = command(server.url, *with_key("list", "s3://no-such-bucket-here"))
     assert ran.code == 10
     assert "s3://no-such-bucket-here: there is no such bucket" in ran.err
@@ -319,7 +319,7 @@ def test_a_bucket_that_is_not_there(command: Command, server: Server) -> None:
     assert (ran.code, b"only read" in ran.out) == (10, False), ran.out
 
 
-def test_nobody_answers(command: Command) -> None:
+def test_a_service_that_does_not_respond(command: Command) -> None:
     ran = command(f"http://127.0.0.1:{free_port()}", *create("--retry-for", "0", to="s3://bucket"))
     assert ran.code == 1
     assert ran.err.startswith("pogfast: error: cannot reach s3://bucket: ")
@@ -335,7 +335,7 @@ def test_nobody_answers(command: Command) -> None:
         ("NeverHeardOfIt", 400, "NeverHeardOfIt injected"),
     ],
 )
-def test_what_a_service_says_is_told(
+def test_a_services_errors_are_reported(
     command: Command, proxy: Proxy, shelf: str, code: str, status: int, said: str
 ) -> None:
     proxy.faults = [Fault("^PUT ", times=-1, status=status, code=code)]
@@ -390,7 +390,7 @@ READING = {
 
 
 @pytest.mark.parametrize("case", WRITING)
-def test_writing_goes_on(command: Command, proxy: Proxy, shelf: str, work: Path, case: str) -> None:
+def test_writing_survives_network_failures(command: Command, proxy: Proxy, shelf: str, work: Path, case: str) -> None:
     proxy.faults = [WRITING[case].__class__(**vars(WRITING[case]))]
     ran = command(proxy.url, *create(to=f"s3://{shelf}"))
     assert ran.code == 0, ran.err
@@ -399,14 +399,14 @@ def test_writing_goes_on(command: Command, proxy: Proxy, shelf: str, work: Path,
 
 
 @pytest.mark.parametrize("case", READING)
-def test_reading_goes_on_where_it_broke(command: Command, proxy: Proxy, shelf: str, work: Path, case: str) -> None:
+def test_an_interrupted_read_resumes(command: Command, proxy: Proxy, shelf: str, work: Path, case: str) -> None:
     assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
     proxy.faults = [READING[case].__class__(**vars(READING[case]))]
     assert_restored(work, command(proxy.url, *with_key("restore", f"s3://{shelf}/latest", "--into", "out")))
     assert proxy.faults[0].times == 0, "it has happened"
 
 
-def test_what_was_read_is_not_read_again(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_read_does_not_start_over(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.urandom(5_000_000)
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
         store.blobs(NAMES[0], memoryview(data))
@@ -419,7 +419,7 @@ def test_what_was_read_is_not_read_again(proxy: Proxy, shelf: str, monkeypatch: 
     ]
 
 
-def test_an_altered_body_never_passes_for_the_blob(command: Command, proxy: Proxy, shelf: str, work: Path) -> None:
+def test_an_altered_body_is_never_accepted(command: Command, proxy: Proxy, shelf: str, work: Path) -> None:
     assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
     proxy.faults = [Fault("^GET .*data/", times=1, flip=500)]
     ran = command(proxy.url, *with_key("restore", f"s3://{shelf}/latest", "--into", "out"))
@@ -427,8 +427,8 @@ def test_an_altered_body_never_passes_for_the_blob(command: Command, proxy: Prox
     assert_restored(work, ran)
 
 
-def test_a_lost_answer_is_looked_up(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The store looks whether the blob is there, and does not send it again."""
+def test_an_upload_without_a_response_is_looked_up(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store looks up the blob, and does not send it again."""
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
         proxy.faults = [Fault("^PUT ", times=-1, lose_answer=True)]
         store.blobs(NAMES[0], memoryview(b"content"))
@@ -436,7 +436,7 @@ def test_a_lost_answer_is_looked_up(proxy: Proxy, shelf: str, monkeypatch: pytes
     assert proxy.count("^PUT ") == 1
 
 
-def test_ctrl_c_while_nobody_answers(shelf: str, proxy: Proxy, work: Path) -> None:
+def test_ctrl_c_while_the_service_does_not_respond(shelf: str, proxy: Proxy, work: Path) -> None:
     proxy.faults = [Fault("^PUT ", times=-1, status=503, code="SlowDown")]
     process = subprocess.Popen(
         [sys.executable, "-m", "pogfast", *create(to=f"s3://{shelf}")],
@@ -460,7 +460,7 @@ def test_ctrl_c_while_nobody_answers(shelf: str, proxy: Proxy, work: Path) -> No
 def test_a_run_that_is_killed_is_continued(
     command: Command, proxy: Proxy, rclone_server: Server, shelf: str, work: Path, moment: int
 ) -> None:
-    """kill -9 after some uploads; a second run, a check of every byte, and pogcli's way back from a download."""
+    """kill -9 after some uploads; a second run, a check of every byte, and a restore by pogcli from a download."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pogfast", *create("--parallel", "1", to=f"s3://{shelf}")],
         cwd=work,
@@ -496,7 +496,7 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_whichever_request_of_a_backup_and_a_restore_fails(
+def test_each_request_of_a_backup_and_a_restore_fails_once(
     proxy: Proxy, shelf: str, work: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     """Each once, one after the other, of runs that make the same requests in the same order; every eighth unless there
@@ -508,7 +508,7 @@ def test_whichever_request_of_a_backup_and_a_restore_fails(
         path.unlink()
 
     def go(store: str) -> int:
-        """How many requests that took."""
+        """Returns how many requests that took."""
         before = len(proxy.seen)
         made = pogfast.create([str(work / "tree")], store, key, no_cache=True, chunk_size=1_000_000, jobs=1)
         assert made.problems == []
@@ -528,7 +528,7 @@ def test_whichever_request_of_a_backup_and_a_restore_fails(
         assert fault.times == 0, "it has happened"
 
 
-def test_a_server_that_is_killed_and_comes_back(
+def test_a_server_that_is_killed_and_restarted(
     command: Command, tmp_path: Path, work: Path, request: pytest.FixtureRequest
 ) -> None:
     (tmp_path / "served").mkdir()
@@ -562,7 +562,7 @@ def test_damage_in_a_bucket_is_named(command: Command, server: Server, bucket: s
         assert key.rpartition("/")[2] in ran.err
 
 
-def test_errors_reach_the_library(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_are_raised_by_the_library(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         pytest.raises(StoreError, match="no such bucket"),
         opened(moto_server.url, "s3://nobody-has-this", monkeypatch) as store,
@@ -597,13 +597,13 @@ FINAL = [
 
 
 def answer(verb: str, status: int, code: str, **more: Any) -> Fault:
-    """An error in XML, or without a code one that only a proxy on the way can have made."""
+    """An error in XML; without a code, one that only a proxy between can have sent."""
     return Fault(verb, status=status, code=code, body=None if code else b"<html><body>sorry</body></html>", **more)
 
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What is said of retries."""
+    """The reported retries."""
     lines: list[str] = []
     token = RETRIED.set(lines.append)
     yield lines
@@ -626,7 +626,7 @@ def test_transient_answers_are_retried(
 
 
 @pytest.mark.parametrize(("status", "code", "said"), FINAL)
-def test_final_answers_are_told_at_once(
+def test_final_errors_are_reported_at_once(
     proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, told: list[str], status: int, code: str, said: str
 ) -> None:
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
@@ -638,7 +638,7 @@ def test_final_answers_are_told_at_once(
     assert told == []
 
 
-def test_a_clock_that_is_wrong_is_told_by_how_much(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_clock_is_reported_with_its_offset(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
     date = {"Date": formatdate(time.time() + 7200, usegmt=True)}
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
         proxy.faults = [Fault("^PUT ", times=-1, status=403, code="RequestTimeTooSkewed", headers=date)]
@@ -659,7 +659,9 @@ def test_retry_after_is_respected_within_bounds(
     assert least <= pause <= 2.0, "never beyond --retry-for"
 
 
-def test_the_end_of_patience_says_how_often(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_error_says_how_often_it_was_retried(
+    proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True, POGFAST_RETRY_FOR="0.5") as store:
         proxy.faults = [Fault("^PUT ", times=-1, status=503, code="SlowDown")]
         with pytest.raises(StoreError, match="the service is busy: SlowDown") as failed:
@@ -689,7 +691,7 @@ def test_retries_are_shown(command: Command, proxy: Proxy, shelf: str) -> None:
         assert summary["retries"] == 2, words
 
 
-def test_a_certificate_that_nobody_knows_is_told_at_once(
+def test_an_untrusted_certificate_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
     made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
@@ -714,9 +716,7 @@ def test_a_certificate_that_nobody_knows_is_told_at_once(
 # ---- numbers and names that a service says, and that nobody has to believe -----------------------------------------
 
 
-def test_a_length_that_is_no_length_is_damage_of_that_blob(
-    command: Command, proxy: Proxy, shelf: str, work: Path
-) -> None:
+def test_an_invalid_length_is_damage_of_that_blob(command: Command, proxy: Proxy, shelf: str, work: Path) -> None:
     assert command(proxy.url, *create(to=f"s3://{shelf}")).code == 0
     victim = next(request.split()[1] for request, *_ in proxy.seen if request.startswith("PUT") and "/data/" in request)
     victim = victim.removesuffix("%3D")
@@ -734,7 +734,9 @@ def test_a_length_that_is_no_length_is_damage_of_that_blob(
             assert restored == 14, "what is there was whole, whatever was said of it"
 
 
-def test_a_manifest_of_no_length_is_that_archives_damage(command: Command, proxy: Proxy, shelf: str) -> None:
+def test_a_manifest_with_an_invalid_length_is_damage_of_that_archive(
+    command: Command, proxy: Proxy, shelf: str
+) -> None:
     for more in ([], ["--force"]):
         assert command(proxy.url, *create(*more, to=f"s3://{shelf}")).code == 0
     victim = next(request.split()[1] for request, *_ in proxy.seen if request.startswith("PUT") and ".mfn" in request)
@@ -779,7 +781,7 @@ def test_a_listing_without_an_end_is_one_line(
         (rb"<Key>data/B-.*?</Key>", b"<Key>data/B-/%0A%FF%00</Key>"),
     ],
 )
-def test_a_listing_of_nonsense_harms_no_other_object(
+def test_an_invalid_listing_entry_does_not_affect_others(
     proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, pattern: bytes, by: bytes
 ) -> None:
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
@@ -796,9 +798,7 @@ def test_a_listing_of_nonsense_harms_no_other_object(
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>log in to the hotel's network</html>", b"<ListBucketResult><Conte"])
-def test_a_listing_that_is_none_is_one_line(
-    proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, body: bytes
-) -> None:
+def test_an_invalid_listing_is_one_line(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     proxy.faults = [Fault(LISTING, times=-1, change=lambda _: body)]
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, POGFAST_RETRY_FOR="0.3") as store:
         try:
@@ -810,7 +810,7 @@ def test_a_listing_that_is_none_is_one_line(
 # ---- rights --------------------------------------------------------------------------------------------------------
 
 
-def test_reading_an_archive_needs_no_right_to_list(
+def test_reading_an_archive_needs_no_permission_to_list(
     command: Command, pog: Runner, proxy: Proxy, shelf: str, work: Path
 ) -> None:
     ran = command(proxy.url, *create(to=f"s3://{shelf}"))

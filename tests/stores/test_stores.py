@@ -1,4 +1,4 @@
-"""Stores: what a word stands for, what lies in a store, and what it says when something is not there."""
+"""Directories and programs as stores: addresses, listings, and errors for missing, unreadable and planted files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def program(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("flat", [False, True])
-def test_what_lies_in_a_store(tmp_path: Path, flat: bool) -> None:
+def test_listing_a_store(tmp_path: Path, flat: bool) -> None:
     for length, name in enumerate(NAMES):
         put(tmp_path, name, bytes(length), flat=flat)
     for noise in ("note.txt", "b.mfn.tmp", "._b.mfn", ".pogfast-h-1-1-1.tmp", NAMES[0][:-1], "data/README", "data/x"):
@@ -80,7 +80,7 @@ def test_what_lies_in_a_store(tmp_path: Path, flat: bool) -> None:
     store.close()
 
 
-def test_what_is_not_there(tmp_path: Path) -> None:
+def test_missing_objects(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "data"):
         path.mkdir(exist_ok=True)
         store = open_store(str(tmp_path))
@@ -94,7 +94,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         store.close()
 
 
-def test_what_cannot_be_read_is_no_missing_blob(tmp_path: Path) -> None:
+def test_an_unreadable_blob_is_not_a_missing_one(tmp_path: Path) -> None:
     put(tmp_path, NAMES[0], b"")
     folder = tmp_path / "data" / NAMES[1][:2]
     folder.write_bytes(b"a file")
@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_no_missing_blob(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("flat", [False, True])
 def test_a_listing_goes_on_while_blobs_come_and_go(tmp_path: Path, flat: bool) -> None:
-    """Also when one goes between being listed and being looked at."""
+    """Also if a blob vanishes between the listing and its stat."""
     names = [f"xx{number:041}=" for number in range(500)]
     for name in names:
         put(tmp_path, name, b"x", flat=flat)
@@ -217,7 +217,7 @@ def test_a_program_is_written_to(tmp_path: Path, program: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("word", ["s3://", "s3:///x", "b2://", "b2:///latest"])
-def test_words_of_services_that_cannot_be_meant(word: str) -> None:
+def test_invalid_addresses_of_services(word: str) -> None:
     for call in (lambda: open_store(word), lambda: open_store(word, create=True), lambda: check_stores(f"x,{word}")):
         with pytest.raises(UsageError, match="names no bucket"):
             call()
@@ -226,7 +226,7 @@ def test_words_of_services_that_cannot_be_meant(word: str) -> None:
             find_manifest(word)
 
 
-def test_pogs_words_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_pogs_addresses_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("S3_BUCKET_NAME", raising=False)
     for word in ("s3", "s3:", "s3://", "local,s3"):
         with pytest.raises(UsageError, match="names no bucket"):
@@ -242,7 +242,7 @@ def test_pogs_words_of_services(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 @pytest.mark.parametrize("word", ["", "local:", "store", "store/", "store/.mfn", "x.mfn/", "latest/", "/"])
-def test_what_names_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+def test_addresses_that_are_not_an_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError):
         find_manifest(word)
@@ -253,14 +253,14 @@ def test_what_names_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     ("word", "path"),
     [("/x.mfn", "/"), ("local:/x.mfn", "/"), ("//latest", "/"), ("local:x.mfn", "."), ("x.mfn", "."), ("./x.mfn", ".")],
 )
-def test_archives_at_the_edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, path: str) -> None:
+def test_unusual_addresses_of_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, path: str) -> None:
     monkeypatch.chdir(tmp_path)
     store, name = find_manifest(word)
     assert (store.path, name) == (path, word.rpartition("/")[2].removeprefix("local:"))
     store.close()
 
 
-def test_a_store_that_is_gone(tmp_path: Path) -> None:
+def test_a_deleted_store(tmp_path: Path) -> None:
     put(tmp_path / "store", NAMES[0], b"x")
     store = open_store(str(tmp_path / "store"))
     shutil.rmtree(tmp_path / "store")
@@ -282,7 +282,7 @@ def test_a_store_that_is_gone(tmp_path: Path) -> None:
 
 
 def plant(path: Path, kind: str, elsewhere: Path) -> None:
-    """Something that is not what a store has under this name. `elsewhere` is what a link leads to."""
+    """Plants something other than a file under a name in a store. `elsewhere` is the target of links."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "fifo":
         os.mkfifo(path)
@@ -369,8 +369,8 @@ def test_a_planted_folder_is_not_entered(
     assert (there / "data" / folder / NAMES[0]).read_bytes() == b"not ours"
 
 
-def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And what has it already is not written to."""
+def test_a_temporary_name_is_unpredictable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a file that has it is not written to."""
     (tmp_path / "elsewhere").write_bytes(b"secret")
     (tmp_path / "store").mkdir()
     monkeypatch.setattr("pogfast.stores.local.temporary_prefix", lambda: b".pogfast-host-1-1-")
@@ -385,7 +385,7 @@ def test_a_temporary_name_cannot_be_foreseen(tmp_path: Path, monkeypatch: pytest
     assert (tmp_path / "store" / f".pogfast-host-1-1-{'00' * 8}.tmp").is_symlink()
 
 
-def test_leavings_that_cannot_be_removed_are_in_nobodys_way(tmp_path: Path) -> None:
+def test_leftovers_that_cannot_be_removed_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / f".pogfast-{unfinished.HOST}-{2**22 + 1}-1-1.tmp" / "full").mkdir(parents=True)
     (tmp_path / f".pogfast-{unfinished.HOST}-{2**22 + 1}-1-2.tmp").touch()
     open_store(str(tmp_path), create=True).close()
@@ -422,7 +422,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     return LocalStore.create(str(tmp_path / "store"), fan_out=True)
 
 
-def test_a_manifest_never_takes_the_place_of_another(store: LocalStore) -> None:
+def test_a_manifest_never_replaces_another(store: LocalStore) -> None:
     store.put_manifest("a.mfn", b"first")
     with pytest.raises(StoreError, match=r"an archive a\.mfn exists already"):
         store.put_manifest("a.mfn", b"second")
@@ -433,7 +433,7 @@ def test_a_manifest_never_takes_the_place_of_another(store: LocalStore) -> None:
     assert sorted(os.listdir(store.path)) == ["a.mfn", "sweep.running-1"], "nothing unfinished is left"
 
 
-def test_what_nobody_would_read_back_is_not_stored(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_too_large_to_read_is_not_stored(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_module, "MAX_MANIFEST", 10)
     with pytest.raises(StoreError, match=r"a\.mfn has 11 bytes"):
         store.put_manifest("a.mfn", bytes(11))
@@ -443,8 +443,8 @@ def test_what_nobody_would_read_back_is_not_stored(store: LocalStore, monkeypatc
     store.put_manifest("a.mfn", bytes(10))
 
 
-def test_what_went_wrong_first_is_told(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also when what is unfinished cannot be removed."""
+def test_the_first_error_is_reported(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the temporary file cannot be removed."""
 
     def interrupted(file: int) -> None:
         for left in Path(store.path).glob(".pogfast-*"):
@@ -476,7 +476,7 @@ def test_only_old_blobs_are_deleted(store: LocalStore, written: int) -> None:
 
 
 @pytest.mark.parametrize("meanwhile", ["once", "twice"])
-def test_a_blob_that_is_stored_anew_while_it_is_deleted_stays(
+def test_a_blob_that_is_stored_again_while_it_is_deleted_stays(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, meanwhile: str
 ) -> None:
     path = placed(store, NAMES[0], b"old", 999)
@@ -496,7 +496,7 @@ def test_a_blob_that_is_stored_anew_while_it_is_deleted_stays(
     assert os.listdir(store.path) == ["data"]
 
 
-def test_what_a_killed_prune_moved_aside_is_put_back(store: LocalStore) -> None:
+def test_blobs_that_a_killed_prune_moved_aside_are_put_back(store: LocalStore) -> None:
     there = placed(store, NAMES[1], b"there", 999)
     aside = {name: Path(store.path, f".pogfast-trash-0123456789abcdef-{name}") for name in (*NAMES[:2], "note")}
     aside[NAMES[0]].write_bytes(b"aside")
@@ -510,7 +510,7 @@ def test_what_a_killed_prune_moved_aside_is_put_back(store: LocalStore) -> None:
     assert sorted(os.listdir(store.path)) == [aside["note"].name, "data"]
 
 
-def test_a_removed_manifest_is_forgotten_as_it_was_listed(store: LocalStore) -> None:
+def test_a_removed_manifest_is_deleted_only_as_it_was_listed(store: LocalStore) -> None:
     store.put_manifest("a.mfn", b"manifest")
     store.remove_manifest("a.mfn")
     with pytest.raises(NoSuchArchive):
@@ -523,7 +523,7 @@ def test_a_removed_manifest_is_forgotten_as_it_was_listed(store: LocalStore) -> 
     assert os.listdir(store.path) == []
 
 
-def test_blobs_in_doubt_count_as_absent(store: LocalStore) -> None:
+def test_doubted_blobs_count_as_absent(store: LocalStore) -> None:
     placed(store, NAMES[0], b"blob", int(time.time()))
     store.doubt([NAMES[0]])
     assert store.size_of(NAMES[0]) is None
@@ -532,8 +532,8 @@ def test_blobs_in_doubt_count_as_absent(store: LocalStore) -> None:
     assert store.size_of(NAMES[0]) == 4
 
 
-def test_blobs_that_no_sync_has_covered_count_as_absent(store: LocalStore) -> None:
-    """Those that are newer than every manifest, and older than the last boot."""
+def test_unsynced_blobs_count_as_absent(store: LocalStore) -> None:
+    """Blobs newer than every manifest and older than the last boot."""
     for name, written in zip(NAMES[:3], (999, 1001, int(time.time())), strict=True):
         placed(store, name, b"blob", written)
 
@@ -553,8 +553,8 @@ def test_blobs_that_no_sync_has_covered_count_as_absent(store: LocalStore) -> No
     assert sizes() == [4, 4, 4]
 
 
-def test_a_blob_that_a_power_cut_has_emptied_is_stored_anew(tmp_path: Path) -> None:
-    """It has its size, and a machine with the public key alone cannot open it."""
+def test_a_blob_emptied_by_a_power_cut_is_stored_again(tmp_path: Path) -> None:
+    """It still has its size, and a machine with only the public key cannot open it."""
     keys.create_pair("k", str(tmp_path))
     public = keys.from_encryption_keyfile(str(tmp_path / "k.encrypt"))
     (tmp_path / "file").write_bytes(os.urandom(5000))

@@ -1,4 +1,4 @@
-"""Several stores at once: read, compressed and encrypted once; one that fails is named, and the others are complete."""
+"""Several stores at once: files are read, compressed and encrypted once; if a store fails, the others are complete."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_target_that_cannot_be_opened_is_named_and_the_next_run_completes_it(
 
 
 @pytest.mark.parametrize("allowed", [0, 5, 21])
-def test_a_target_that_fails_on_the_way_has_no_manifest(
+def test_a_target_that_fails_during_the_run_gets_no_manifest(
     pogfast: Runner, work: Path, fails_after: Path, allowed: int
 ) -> None:
     """At the first blob, at some blob, and at the manifest itself."""
@@ -103,7 +103,7 @@ def test_a_target_that_fails_on_the_way_has_no_manifest(
     }
 
 
-def test_a_read_only_file_system_is_called_so(work: Path) -> None:
+def test_a_read_only_file_system_is_named_as_the_reason(work: Path) -> None:
     (work / "frozen").mkdir()
     mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o ro none frozen && exec "$@"', "sh"]
     if run([*mounted, "true"], work).code:
@@ -112,8 +112,8 @@ def test_a_read_only_file_system_is_called_so(work: Path) -> None:
     assert (ran.code, ran.err.splitlines()[0]) == (1, "pogfast: error: cannot write to frozen: Read-only file system")
 
 
-def test_a_cache_that_fails_on_the_way_is_told_of(work: Path) -> None:
-    """Else it would be a riddle why the next run reads everything."""
+def test_a_cache_that_fails_during_the_run_is_reported(work: Path) -> None:
+    """Otherwise nobody could tell why the next run reads everything."""
     (work / "small").mkdir()
     (work / "many").mkdir()
     for number in range(600):
@@ -129,7 +129,7 @@ def test_a_cache_that_fails_on_the_way_is_told_of(work: Path) -> None:
 
 
 def test_a_full_disk_among_two(pogfast: Runner, work: Path) -> None:
-    """The engine's own directories: the large blob, which is written while it is made, does not fit in one."""
+    """Two BlobDirectories: the large blob, which is written while it is made, does not fit in one."""
     full = work / "full"
     full.mkdir()
     (work / "wider").mkdir()
@@ -163,7 +163,7 @@ def test_nothing_is_made_when_every_target_fails(pogfast: Runner, work: Path, fa
 
 @pytest.mark.parametrize("more", [(), ("--dry-run",)])
 def test_the_same_store_twice_is_refused(pogfast: Runner, work: Path, more: tuple[str, ...]) -> None:
-    """It was written to twice, and the second manifest failed: the store had the archive, and was said to have none."""
+    """It was written twice, and the second manifest failed: the store had the archive, but was reported without it."""
     assert create(pogfast, "store").code == 0
     (work / "link").symlink_to("store")
     for others in (("store",), ("./store",), ("other", "link"), (f"local:{work}/store",)):
@@ -174,9 +174,7 @@ def test_the_same_store_twice_is_refused(pogfast: Runner, work: Path, more: tupl
     assert not (work / "other").exists() or contents(work / "other") == {}
 
 
-def test_pog_goes_on_with_the_other_targets_as_well(
-    pog: Runner, pogfast: Runner, work: Path, fails_after: Path
-) -> None:
+def test_pog_continues_with_the_other_targets(pog: Runner, pogfast: Runner, work: Path, fails_after: Path) -> None:
     (work / "allowed").write_text("5")
     ran = pog("--keyfile=key", f"--save-to={fails_after},local:{work / 'good'}", "tree")
     assert ran.code == 3
@@ -189,7 +187,7 @@ def test_pog_goes_on_with_the_other_targets_as_well(
 
 
 class Sink:
-    """Fails at a call, if it is to, and knows some blobs."""
+    """A sink that has some blobs, and fails at a given call."""
 
     def __init__(self, error: BaseException | None = None, at: int = 0, known: dict[str, int] | None = None) -> None:
         self.error, self.at, self.known = error, at, known or {}
@@ -212,7 +210,7 @@ def seal(paths: list[Path], sinks: list[object]) -> tuple[Sealer, list[str]]:
     return sealer, [name for news in sealer.run() for name in news.names]
 
 
-def test_what_a_sink_holds_is_not_handed_to_it(work: Path) -> None:
+def test_a_sink_does_not_get_blobs_that_it_has(work: Path) -> None:
     paths = sorted((work / "tree").iterdir())
     _, names = seal(paths, [everything := Sink()])
     assert sorted(everything.got) == sorted(names)
@@ -227,7 +225,7 @@ def test_what_a_sink_holds_is_not_handed_to_it(work: Path) -> None:
     assert sorted(cut.got) == sorted(again), "they are of no size that these chunks can have"
 
 
-def test_only_a_failing_store_is_done_without(work: Path) -> None:
+def test_only_the_failing_store_is_given_up(work: Path) -> None:
     paths = sorted((work / "tree").iterdir())
     directory = os.open(work, os.O_RDONLY)
     sinks = [Sink(StoreError("one"), 3), BlobDirectory(directory, True), Sink(OSError(5, "two")), Sink()]
@@ -246,7 +244,7 @@ def two(tmp_path: Path) -> list[LocalStore]:
     return [LocalStore.create(str(tmp_path / name), fan_out=True) for name in ("one", "two")]
 
 
-def test_what_a_run_has_stored_so_far_is_told_to_every_target(two: list[LocalStore]) -> None:
+def test_every_target_gets_the_partial_manifest(two: list[LocalStore]) -> None:
     lost: list[StoreLost] = []
     targets = Targets(two, lost.append)
     partial = Partial(targets, "a.mfn.partial")
@@ -262,10 +260,10 @@ def test_what_a_run_has_stored_so_far_is_told_to_every_target(two: list[LocalSto
     assert lost == []
 
 
-def test_a_write_that_failed_on_the_way_keeps_the_manifest_from_appearing(
+def test_a_write_that_failed_earlier_prevents_the_manifest(
     two: list[LocalStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The system tells of it once, whoever asks first."""
+    """The system reports it only once."""
     lost: list[StoreLost] = []
     targets = Targets(two, lost.append)
 
@@ -297,7 +295,7 @@ def test_the_last_target_ends_the_run(two: list[LocalStore], hint: str) -> None:
     assert lost[0].hint == (hint or "the next run completes it")
 
 
-def test_many_blobs_go_to_the_disk_beside_the_work(two: list[LocalStore], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_blobs_are_synced_in_the_background(two: list[LocalStore], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pogfast.stores.targets.SYNC_EVERY", 0.005)
     monkeypatch.setattr("pogfast.stores.targets.MIN_SYNCED", 100)
     begun = threading.Semaphore(0)

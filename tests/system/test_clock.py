@@ -1,4 +1,4 @@
-"""How much time has passed is said by whichever clock says that it was longer."""
+"""Stopwatch: the clock that says that more time has passed counts."""
 
 from __future__ import annotations
 
