@@ -200,7 +200,7 @@ def test_bytes_before_the_requested_one_are_skipped() -> None:
         body = Reader(bytes(3 * service_module.PIECE), 0, None, 1 << 60, 300_000)
         service_module.skip(body, n)
         assert body.at == n
-    with pytest.raises(TransientError, match="breaks off before"):
+    with pytest.raises(TransientError, match="ends before the requested byte"):
         service_module.skip(Reader(bytes(5), 0, 5, 1 << 60, 3), 6)
 
 
@@ -250,7 +250,7 @@ def test_listing_a_bucket(service: Memory, store: RemoteStore) -> None:
 
 
 def test_a_listing_that_repeats_itself_ends(service: Memory, store: RemoteStore) -> None:
-    endless = "the service's listing has no end"
+    endless = "the service's listing repeats itself without end"
     service.pages = lambda prefix, token: ([ObjectInfo(f"{token}x.mfn", 1, 0.0)], "next")
     with pytest.raises(StoreError, match=endless):
         store.manifests()
@@ -273,7 +273,7 @@ def test_a_listing_of_empty_pages_ends(
 
     service.pages = pages
     if empty > 3:
-        with pytest.raises(StoreError, match="the service's listing has no end"):
+        with pytest.raises(StoreError, match="the service's listing repeats itself without end"):
             store.manifests()
     else:
         assert len(store.manifests()) == 2
@@ -445,9 +445,9 @@ def test_abandoning_wakes_callers_that_wait_for_a_slot(service: Memory, store: R
 
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_abandoning_wakes_callers_that_wait_for_memory(store: RemoteStore, way: str) -> None:
-    flow = store.blobs.in_flight if way == "up" else store._in_flight
-    flow.take(flow.limit)
-    thread = threading.Thread(target=flow.take, args=(1,))
+    limit = store.blobs.in_flight if way == "up" else store._in_flight
+    limit.acquire(limit.limit)
+    thread = threading.Thread(target=limit.acquire, args=(1,))
     thread.start()
     thread.join(0.05)
     assert thread.is_alive()
@@ -484,24 +484,24 @@ def test_no_thread_outlives_a_store(service: Memory) -> None:
 
 
 def test_bytes_in_flight_are_limited() -> None:
-    flow = traffic.InFlightLimit(100)
-    flow.take(500)  # one may always be
+    limit = traffic.InFlightLimit(100)
+    limit.acquire(500)  # one may always be
     for size, fits in ((1, False), (600, False)):
         assert not fits
-        thread = threading.Thread(target=flow.take, args=(size,))
+        thread = threading.Thread(target=limit.acquire, args=(size,))
         thread.start()
         thread.join(0.05)
         assert thread.is_alive()
-        flow.give_back(flow.bytes)
+        limit.release(limit.bytes)
         thread.join(30)
-        assert flow.bytes == size
-    flow.give_back(600)
-    flow.take(60)
-    flow.take(40)
-    assert flow.bytes == 100
-    flow.take(1, lambda: True)  # it cannot wait
-    flow.open()
-    flow.take(10**9)
+        assert limit.bytes == size
+    limit.release(600)
+    limit.acquire(60)
+    limit.acquire(40)
+    assert limit.bytes == 100
+    limit.acquire(1, lambda: True)  # it cannot wait
+    limit.lift()
+    limit.acquire(10**9)
 
 
 def test_a_copy_within_a_service(service: Memory, store: RemoteStore, told: list[str]) -> None:
@@ -656,9 +656,9 @@ def test_locks(service: Memory, store: RemoteStore, told: list[str]) -> None:
     assert list(locked.lock(["a.mfn", A, B], object())) == [("a.mfn", False), (A, True), (B, None)]  # type: ignore[arg-type]
     assert list(locked.thaw([A], "Bulk", 5)) == [(A, "warm")]
     assert store.locked([A]) == {}
-    with pytest.raises(UsageError, match="in S3 only"):
+    with pytest.raises(UsageError, match="only S3 has object lock"):
         store.lock([A], object())  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="in S3 only"):
+    with pytest.raises(UsageError, match="only S3 has object lock"):
         service.lock(A, object())  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="only S3"):
         list(store.thaw([A], "Bulk", 5))

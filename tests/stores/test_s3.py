@@ -763,7 +763,7 @@ def test_a_listing_without_an_end_is_one_line(
     ]
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
         proxy.faults = [Fault(LISTING, status=200, body=page.encode()) for page in pages]
-        with pytest.raises(StoreError, match="the service's listing has no end"):
+        with pytest.raises(StoreError, match="the service's listing repeats itself without end"):
             list(store.blob_names())
 
 
