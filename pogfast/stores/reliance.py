@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 Tell = Callable[[str], None]
 Needed = Callable[[], Collection[str]]  # returns names of blobs; called only if they matter, since they may be many
 
-PAUSE = 0.2  # seconds before the second check whether a prune is deleting; doubles each time
+PAUSE = 0.2  # seconds between checks whether a prune is deleting, at first; doubles each time
 MAX_PAUSE = 10.0
 STALE = 900.0  # seconds without a heartbeat after which a prune that was deleting counts as killed
 # Seconds from the last check of the lists to the manifest, at most: a small fraction of any grace period.
@@ -100,9 +100,9 @@ class Reliance:
         gone: set[str] = set()
         while True:
             self._looked = Stopwatch()
-            signs = [mark.name for mark in self.target.prune_marks()]
-            lists = {name for name in signs if name.startswith(CONDEMNED)}
-            marks = frozenset(name for name in signs if name.startswith((SWEEPING, SWEPT)))
+            found = [mark.name for mark in self.target.prune_marks()]
+            lists = {name for name in found if name.startswith(CONDEMNED)}
+            marks = frozenset(name for name in found if name.startswith((SWEEPING, SWEPT)))
             fresh: set[str] = set()
             late: set[str] = set()
             for name in lists - self._lists - gone:

@@ -342,7 +342,7 @@ class RemoteStore:
     def abandon(self) -> None:
         """Ends retries and queued transfers when a run ends early: callers wait only for requests that were sent."""
         self._abandoned.set()
-        self._in_flight.open()
+        self._in_flight.lift()
         self.blobs.give_up()
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ class Download:
         if self.got:  # another object now, of which the beginning was not read
             self.data, self.size, self.got = None, None, 0
             raise TransientError(f"{self.path} in {self.service.label} changes while it is read")
-        self.in_flight.take(size or 0, self.urgent)  # before the memory is allocated: that touches all of it
+        self.in_flight.acquire(size or 0, self.urgent)  # before the memory is allocated: that touches all of it
         self.data, self.size = InFlightBuffer(self.in_flight, size or 0), size
 
     def _make_room(self, data: bytearray) -> None:
@@ -117,7 +117,7 @@ class InFlightBuffer(bytearray):
         super().__init__()
 
     def __del__(self) -> None:
-        self.in_flight.give_back(self.size)
+        self.in_flight.release(self.size)
 
 
 class InFlightLimit:
@@ -128,24 +128,24 @@ class InFlightLimit:
         self.bytes = 0
         self.changed = threading.Condition()
 
-    def take(self, size: int, urgent: Callable[[], bool] = lambda: False) -> None:
+    def acquire(self, size: int, urgent: Callable[[], bool] = lambda: False) -> None:
         """Waits until `size` more bytes are within the limit, or until `urgent` returns True."""
         with self.changed:
             self.changed.wait_for(lambda: self.bytes == 0 or self.bytes + size <= self.limit or urgent())
             self.bytes += size
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """Has those who wait check again whether they are urgent."""
         with self.changed:
             self.changed.notify_all()
 
-    def open(self) -> None:
+    def lift(self) -> None:
         """Removes the limit."""
         with self.changed:
             self.limit = sys.maxsize
             self.changed.notify_all()
 
-    def give_back(self, size: int) -> None:
+    def release(self, size: int) -> None:
         with self.changed:
             self.bytes -= size
             self.changed.notify_all()
@@ -167,6 +167,7 @@ class Prefetcher:
         self.threads: ThreadPoolExecutor | None = None
 
     def prefetch(self, names: Iterable[str]) -> None:
+        """Replaces the blobs to prefetch by these, in this order."""
         with self.lock:
             for future in self.futures.values():
                 future.cancel()
@@ -177,12 +178,13 @@ class Prefetcher:
             self._fill(self.threads)
 
     def take(self, name: str) -> bytearray | None:
+        """Returns a blob, prefetched or not; None if it is missing."""
         with self.lock:
             self.requested.add(name)
             future = self.futures.pop(name, None)
             if self.threads:
                 self._fill(self.threads)
-        self.in_flight.look_again()
+        self.in_flight.recheck()
         if future is None or future.cancel():  # no thread has started on it
             return self.fetch(name, lambda: True)
         return future.result()
@@ -250,7 +252,7 @@ class UploadQueue(BlobSink):
     def __call__(self, name: str, blob: memoryview) -> None:
         self._check()
         self.slots.acquire()
-        self.in_flight.take(len(blob))
+        self.in_flight.acquire(len(blob))
         if self.threads is None:
             self.threads = ThreadPoolExecutor(self.store.parallel, "pogfast-upload")
         self.threads.submit(self._put, name, blob)
@@ -264,7 +266,7 @@ class UploadQueue(BlobSink):
             self.failure = self.failure or error
         finally:
             blob.release()
-            self.in_flight.give_back(size)
+            self.in_flight.release(size)
             self.slots.release()
 
     def _check(self) -> None:
@@ -284,7 +286,7 @@ class UploadQueue(BlobSink):
     def give_up(self) -> None:
         """Drops the queue, and lets callers that wait for a slot continue."""
         self.stopping = True
-        self.in_flight.open()
+        self.in_flight.lift()
         self.slots.release(4 * self.store.parallel)
 
     def stop(self) -> None:
