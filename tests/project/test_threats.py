@@ -1,4 +1,4 @@
-"""What docs/threat-model.md says and no other test holds: of it, what somebody can do as well as what they cannot."""
+"""Claims of docs/threat-model.md that no other test checks: what somebody can do, as well as what they cannot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def work(tmp_path: Path) -> Path:
 
 
 def guesses(work: Path, secret: bytes) -> list[int]:
-    """The PINs with which the letter is in the store, as far as somebody with this secret can tell."""
+    """Returns the PINs for which the letter is in the store, as far as somebody with this secret can tell."""
     names = {path.name for path in (work / "store" / "data").rglob("*=")}
     chunks = (oracle.compress_as_pog(LETTER % pin) for pin in range(10_000))
     return [pin for pin, chunk in enumerate(chunks) if blob_name(secret, chunk) in names]
@@ -57,7 +57,7 @@ def test_the_name_of_an_archive_is_the_local_time(pogfast: Runner, work: Path, z
 
 
 def test_an_archive_that_is_withheld_is_not_missed(pogfast: Runner, work: Path) -> None:
-    """Nor can it be: what is left is whole. A blob that is withheld is missed."""
+    """Nor can it be: the remaining archives are complete. A withheld blob is reported as missing."""
     for content in (b"old", b"new"):
         (work / "tree" / "file").write_bytes(content)
         newest = pogfast("create", "tree", "--to", "store", "--keyfile", "key", "--no-cache").lines[-1]
@@ -73,7 +73,7 @@ def test_an_archive_that_is_withheld_is_not_missed(pogfast: Runner, work: Path) 
 
 
 def test_a_forged_list_of_condemned_blobs_deletes_nothing_that_is_needed(pogfast: Runner, work: Path) -> None:
-    """Whoever can write to the store can write such lists; a prune reads the manifests before it believes one."""
+    """Whoever can write to the store can write such lists; a prune reads the manifests before it relies on one."""
     assert pogfast("create", "tree", "--to", "store", "--keyfile", "key").code == 0
     blobs = {path.name: path.read_bytes() for path in (work / "store" / "data").rglob("*=")}
     unneeded = oracle.OracleKey(bytes(32)).name(b"of nobody")
@@ -86,13 +86,13 @@ def test_a_forged_list_of_condemned_blobs_deletes_nothing_that_is_needed(pogfast
         os.utime(path, (long_ago - (path != list_of_all), long_ago - (path != list_of_all)))
     ran = pogfast("prune", "store", "--keep-all", "--yes", "--keyfile", "key")
     assert ran.code == 0, ran.err
-    assert not list_of_all.exists(), "it was taken for one"
+    assert not list_of_all.exists(), "the forged list was treated as a list"
     assert {path.name: path.read_bytes() for path in (work / "store" / "data").rglob("*=")} == blobs
     assert pogfast("check", "store", "--keyfile", "key", "--read-data").code == 0
 
 
 def test_a_list_that_nobody_can_read_costs_one_of_several_stores(pogfast: Runner, work: Path) -> None:
-    """It ended the run with the exit code of damage, and the other store had no archive either."""
+    """It once ended the run with the exit code of damage, and the other store had no archive either."""
     assert pogfast("create", "tree", "--to", "store", "--keyfile", "key").code == 0
     os.mkfifo(work / "store" / "condemned-20200101T000000-00000000")
     ran = pogfast("create", "tree", "--to", "store,other", "--keyfile", "key")
@@ -112,7 +112,7 @@ def test_equal_passwords_give_equal_keys() -> None:
 
 
 def test_nobody_gets_the_rights_of_another_by_a_restore(pogfast: Runner, work: Path) -> None:
-    """An archive may be forged: set-ID bits come back only where the user says that it is not."""
+    """An archive may be forged: set-ID bits are restored only if the user says that it is not."""
     program = work / "tree" / "program"
     program.write_bytes(b"#!/bin/sh\n")
     program.chmod(0o6755)
