@@ -10,8 +10,8 @@ cdef enum Verdict:
     NOT_THERE = 5           # no such blob
     BAD_READ = 6            # the system could not read it: errno says why
     BAD_WRITE = 7           # the restored file could not be written: errno says why
-    NO_ROOM = 9             # the system has not the room that this file is said to need
-    BROKEN_OFF = 8          # the run ends: a Python store raised, or it was stopped
+    NO_ROOM = 8             # the system has not the room that this file is said to need
+    BROKEN_OFF = 9          # the run ends: a Python store raised, or it was stopped
 
 # Bytes of the longest blob that is opened here: more than half of the memory has no room beside what it becomes.
 MAX_BLOB = max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)

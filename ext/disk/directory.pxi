@@ -52,7 +52,7 @@ cdef class BlobDirectory:
     def put(self, str name, const u8[::1] blob):
         """Stores one blob, whole or not at all, in place of what may lie there."""
         cdef u8[KEY] digest
-        cdef int error
+        cdef Errno error
         cdef const u8* p = &blob[0] if blob.shape[0] else NULL
         cdef size_t n = blob.shape[0]
         read_name(name, digest)
@@ -87,8 +87,8 @@ cdef void blob_path(const Directory* at, const u8* digest, char* path) noexcept 
         snprintf(path, PATH_ROOM, b"%s", <char*>name)
 
 
-cdef int make_folders(const Directory* at, const char* path) noexcept nogil:
-    """data/ and data/ab/ of data/ab/NAME. 0 or an errno."""
+cdef Errno make_folders(const Directory* at, const char* path) noexcept nogil:
+    """data/ and data/ab/ of data/ab/NAME."""
     cdef char[8] folder
     memcpy(folder, path, 7)
     folder[4] = folder[7] = 0
@@ -100,10 +100,10 @@ cdef int make_folders(const Directory* at, const char* path) noexcept nogil:
     return 0
 
 
-cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_t n) noexcept nogil:
-    """Stores a blob under its name, in place of what may lie there. 0 or an errno; then nothing has appeared."""
+cdef Errno directory_put(const Directory* at, const u8* digest, const u8* p, size_t n) noexcept nogil:
+    """Stores a blob under its name, in place of what may lie there. If that fails, nothing has appeared."""
     cdef Draft draft
-    cdef int error
+    cdef Errno error
     # No two workers write from one buffer at a time, so its address makes the temporary name unique in this process.
     error = draft_begin(&draft, at.fd, at.prefix, <size_t>p, b"tmp", 0o666)
     if error:
@@ -119,10 +119,10 @@ cdef int directory_put(const Directory* at, const u8* digest, const u8* p, size_
     return error
 
 
-cdef int blob_publish(const Directory* at, const u8* digest, Draft* draft) noexcept nogil:
-    """Gives a draft that is a whole blob its name. 0 or an errno."""
+cdef Errno blob_publish(const Directory* at, const u8* digest, Draft* draft) noexcept nogil:
+    """Gives a draft that is a whole blob its name."""
     cdef char[PATH_ROOM] path
-    cdef int error
+    cdef Errno error
     blob_path(at, digest, path)
     error = folder_check(at, digest, path)
     if error == 0:
@@ -134,12 +134,13 @@ cdef int blob_publish(const Directory* at, const u8* digest, Draft* draft) noexc
     return error
 
 
-cdef int folder_check(const Directory* at, const u8* digest, const char* path) noexcept nogil:
-    """Makes data/ab/ of data/ab/NAME, and looks once that neither part is a symbolic link. 0 or an errno."""
+cdef Errno folder_check(const Directory* at, const u8* digest, const char* path) noexcept nogil:
+    """Makes data/ab/ of data/ab/NAME, and looks once that neither part is a symbolic link."""
     cdef u8* checked
     cdef char[8] folder
     cdef Facts facts
-    cdef int fd, error = 0
+    cdef int fd
+    cdef Errno error = 0
     if not at.fan_out:
         return 0
     checked = &at.checked[digest[0] << 4 | digest[1] >> 4]     # two letters are twelve bits
@@ -191,7 +192,7 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
     cdef Facts facts
     cdef long long there
     cdef Verdict verdict
-    cdef int code
+    cdef Errno code
     cdef int fd = -1 if is_doubted(at, digest) else directory_get(at, digest, &there)
     if fd < 0:
         return 0
@@ -204,7 +205,7 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
     return <size_t>there if verdict == GOOD else 0
 
 
-cdef Verdict authenticate(int fd, const Keys* keys, u8* scratch, const int* stop, int* code) noexcept nogil:
+cdef Verdict authenticate(int fd, const Keys* keys, u8* scratch, const int* stop, Errno* code) noexcept nogil:
     """Reads a blob from its beginning to its end, without keeping it, and goes back. A Verdict; with BAD_READ `code` is
     the errno. `scratch` has PIECE bytes."""
     cdef size_t got = 0

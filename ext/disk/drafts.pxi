@@ -6,7 +6,13 @@
 
 cdef enum:
     PATH_ROOM = 512             # bytes for the paths that are made here
-    DRAFT_MOVED = -1            # beside the errnos of draft_publish
+
+cdef enum Published:            # what draft_publish has done
+    DRAFT_PUBLISHED
+    # This file system gives no name to a file without one, so the bytes are in another file now. That has a temporary
+    # name, and no owner, attributes, permissions or times yet: publish it again when it has.
+    DRAFT_MOVED
+    DRAFT_REFUSED               # Draft.error says why
 
 cdef bint HAS_NAMELESS = os.path.isdir("/proc/self/fd")
 
@@ -24,13 +30,13 @@ cdef struct Draft:
     bint nameless
     bint direct                 # written around the page cache
     int mode                    # permissions that it is made with, less the umask
-    int error                   # an errno, when it could not be written
+    Errno error                 # why it could not be written or published
     char[PATH_ROOM] path        # its temporary name, when it has or needs one
 
 
-cdef int draft_begin(Draft* draft, int dir, const char* prefix, size_t number, const char* suffix,
+cdef Errno draft_begin(Draft* draft, int dir, const char* prefix, size_t number, const char* suffix,
                      int mode) noexcept nogil:
-    """An empty file without its name. `prefix`, `number` and `suffix` make one that nobody else uses. 0 or an errno."""
+    """An empty file without its name. `prefix`, `number` and `suffix` make one that nobody else uses."""
     draft.dir = dir
     draft.mode = mode
     draft.direct = False
@@ -43,9 +49,9 @@ cdef int draft_begin(Draft* draft, int dir, const char* prefix, size_t number, c
     return 0 if draft.fd >= 0 else errno
 
 
-cdef int draft_write(Draft* draft, const u8* p, size_t n, off_t at) noexcept nogil:
-    """Bytes of a large draft, by whole pages and from memory that is as well aligned. 0 or an errno."""
-    cdef int error
+cdef Errno draft_write(Draft* draft, const u8* p, size_t n, off_t at) noexcept nogil:
+    """Bytes of a large draft, by whole pages and from memory that is as well aligned."""
+    cdef Errno error
     if draft.direct:
         error = pwrite_full(draft.fd, p, n, at)
         if error != EINVAL:
@@ -63,10 +69,10 @@ cdef void draft_go_through_cache(Draft* draft) noexcept nogil:
         draft.direct = False
 
 
-cdef int draft_fill(Draft* draft, const u8* p, size_t n, size_t written) noexcept nogil:
+cdef Errno draft_fill(Draft* draft, const u8* p, size_t n, size_t written) noexcept nogil:
     """The rest of a large draft of `n` bytes: the first page, and what lies behind `written`, a multiple of it."""
     cdef size_t whole = n // PAGE * PAGE
-    cdef int error = 0
+    cdef Errno error = 0
     if written < whole:
         error = draft_write(draft, p + written, whole - written, written)
     if error == 0:
@@ -75,21 +81,28 @@ cdef int draft_fill(Draft* draft, const u8* p, size_t n, size_t written) noexcep
     return error or pwrite_full(draft.fd, p + whole, n - whole, whole)
 
 
-cdef int draft_publish(Draft* draft, int dir, const char* path, bint replace) noexcept nogil:
-    """Gives a draft its name, with `replace` in place of a file or link that has it. 0 or an errno; then it can be tried
-    again. DRAFT_MOVED: this file system gives no name to a file without one, so the bytes are in another file now, which
-    has a temporary name and no owner, attributes, permissions or times yet: try again when it has."""
-    cdef int error
+cdef Published draft_publish(Draft* draft, int dir, const char* path, bint replace) noexcept nogil:
+    """Gives a draft its name, with `replace` in place of a file or link that has it. If that fails it can be tried again."""
+    draft.error = give_name(draft, dir, path, replace)
+    if draft.error == 0:
+        return DRAFT_PUBLISHED
+    if draft.nameless and lacks_links(draft.error):
+        draft.error = draft_move(draft)
+        return DRAFT_REFUSED if draft.error else DRAFT_MOVED
+    return DRAFT_REFUSED
+
+
+cdef Errno give_name(Draft* draft, int dir, const char* path, bint replace) noexcept nogil:
+    cdef Errno error
     if draft.nameless:
         error = link_nameless(draft, dir, path)
-        if error == EEXIST and replace:
-            # Only a rename replaces a file, and only what has a name can be renamed.
-            error = link_nameless(draft, draft.dir, draft.path)
-            draft.nameless = error != 0
-        elif error == 0:
-            return 0
+        if error != EEXIST or not replace:
+            return error
+        # Only a rename replaces a file, and only a file with a name can be renamed.
+        error = link_nameless(draft, draft.dir, draft.path)
         if error:
-            return draft_move(draft) if lacks_links(error) else error
+            return error
+        draft.nameless = False
     if replace:
         return errno if renameat(draft.dir, draft.path, dir, path) else 0
     if linkat(draft.dir, draft.path, dir, path, 0) == 0:
@@ -99,22 +112,22 @@ cdef int draft_publish(Draft* draft, int dir, const char* path, bint replace) no
     return rename_new(draft.dir, draft.path, dir, path) if lacks_links(error) else error
 
 
-cdef int link_nameless(Draft* draft, int dir, const char* path) noexcept nogil:
-    """0 or an errno."""
+cdef Errno link_nameless(Draft* draft, int dir, const char* path) noexcept nogil:
     cdef char[64] source
     snprintf(source, 64, b"/proc/self/fd/%d", draft.fd)
     return errno if linkat(AT_FDCWD, source, dir, path, AT_SYMLINK_FOLLOW) else 0
 
 
-cdef int draft_move(Draft* draft) noexcept nogil:
-    """Copies a draft without a name to a file with a temporary one. DRAFT_MOVED or an errno. It is done for few: the
-    drafts that are made from now on have names."""
+cdef Errno draft_move(Draft* draft) noexcept nogil:
+    """Copies a draft without a name to a file with a temporary one, which is the draft from then on. Only a few drafts are
+    copied: all that are made from now on have temporary names."""
     global HAS_NAMELESS
     cdef char[64] path
     cdef u8* piece
     cdef size_t got = 1
     cdef off_t at = 0
-    cdef int error = 0, source, to = -1
+    cdef int source, to = -1
+    cdef Errno error = 0
     HAS_NAMELESS = False
     snprintf(path, 64, b"/proc/self/fd/%d", draft.fd)
     source = c_open(path, O_RDONLY | O_CLOEXEC)
@@ -142,12 +155,12 @@ cdef int draft_move(Draft* draft) noexcept nogil:
         return error
     c_close(draft.fd)
     draft.fd, draft.nameless, draft.direct = to, False, False
-    return DRAFT_MOVED
+    return 0
 
 
-cdef int draft_end(Draft* draft, bint published) noexcept nogil:
-    """Closes a draft; one that got no name is gone. 0 or an errno."""
-    cdef int error = 0
+cdef Errno draft_end(Draft* draft, bint published) noexcept nogil:
+    """Closes a draft; one that got no name is gone."""
+    cdef Errno error = 0
     if draft.fd < 0:            # one that was never meant to be a file
         return 0
     error = errno if c_close(draft.fd) else 0
@@ -156,17 +169,18 @@ cdef int draft_end(Draft* draft, bint published) noexcept nogil:
     return error
 
 
-cdef int draft_outlast(Draft* draft, int dir, const char* path) noexcept nogil:
-    """Publishes a draft in place of what may have its name, which it replaces only when it is on the disk: archives may
-    rely on that blob, and after a power cut a file that was renamed may be empty. 0 or an errno."""
-    cdef int error = draft_publish(draft, dir, path, False)
-    if error == DRAFT_MOVED:
-        error = draft_publish(draft, dir, path, False)
-    if error != EEXIST:
-        return error
-    if c_fsync(draft.fd):
-        return errno
-    error = draft_publish(draft, dir, path, True)
-    if error != DRAFT_MOVED:
-        return error
-    return errno if c_fsync(draft.fd) else draft_publish(draft, dir, path, True)
+cdef Errno draft_outlast(Draft* draft, int dir, const char* path) noexcept nogil:
+    """Publishes a draft. A file that has its name already is replaced only when the draft is on the disk: archives may rely
+    on that blob, and after a power cut a file that was renamed may be empty."""
+    cdef Published result = draft_publish(draft, dir, path, False)
+    if result == DRAFT_MOVED:
+        result = draft_publish(draft, dir, path, False)
+    if result == DRAFT_REFUSED and draft.error == EEXIST:
+        if c_fsync(draft.fd):
+            return errno
+        result = draft_publish(draft, dir, path, True)
+        if result == DRAFT_MOVED:
+            if c_fsync(draft.fd):
+                return errno
+            result = draft_publish(draft, dir, path, True)
+    return 0 if result == DRAFT_PUBLISHED else draft.error

@@ -1,4 +1,7 @@
 # The system calls that everything here is made of: reading and writing to the end, holes, metadata. No GIL, no policy.
+#
+# Functions of the type Errno return that. All others, those that return a descriptor too, return -1 and set errno if they
+# fail, as the system does.
 
 cdef extern from *:
     """
@@ -244,7 +247,7 @@ cdef extern from *:
     int set_direct "pogfast_direct"(int fd, bint on) nogil
     int sync_fs "pogfast_sync_fs"(int fd) nogil
     int open_nameless "pogfast_open_nameless"(int dir, int mode) nogil
-    int give_room "pogfast_give_room"(int fd, long long size) nogil
+    Errno give_room "pogfast_give_room"(int fd, long long size) nogil
     int set_xattr "pogfast_set_xattr"(int fd, const char* name, const void* value, size_t n) nogil
     int remove_acl "pogfast_remove_acl"(int fd) nogil
     int fchown(int fd, unsigned uid, unsigned gid) nogil
@@ -264,7 +267,7 @@ cdef extern from *:
     Py_ssize_t c_pwrite "pwrite"(int fd, const void* p, size_t n, off_t at) nogil
     off_t c_lseek "lseek"(int fd, off_t at, int whence) nogil
     int open_below "pogfast_open_below"(int dir, const char* path) nogil
-    int rename_new "pogfast_rename_new"(int from_dir, const char* source, int to_dir, const char* to) nogil
+    Errno rename_new "pogfast_rename_new"(int from_dir, const char* source, int to_dir, const char* to) nogil
     bint lacks_links "pogfast_lacks_links"(int error) nogil
     int renameat(int from_dir, const char* source, int to_dir, const char* to) nogil
     int linkat(int from_dir, const char* source, int to_dir, const char* to, int flags) nogil
@@ -276,8 +279,8 @@ cdef extern from *:
     int O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_NONBLOCK, O_NOFOLLOW, O_NOATIME
 
 
-cdef int read_some(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
-    """What one read gives: at least a byte, or nothing at the end. 0 or an errno."""
+cdef Errno read_some(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
+    """What one read gives: at least a byte, or nothing at the end."""
     cdef Py_ssize_t r = c_read(fd, p, n)
     while r < 0 and errno == EINTR:
         r = c_read(fd, p, n)
@@ -285,10 +288,10 @@ cdef int read_some(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
     return errno if r < 0 else 0
 
 
-cdef int read_full(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
-    """Reads until `n` bytes are there or the file ends. 0 or an errno."""
+cdef Errno read_full(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
+    """Reads until `n` bytes are there or the file ends."""
     cdef size_t some = 1
-    cdef int error = 0
+    cdef Errno error = 0
     got[0] = 0
     while got[0] < n and some and error == 0:
         error = read_some(fd, p + got[0], n - got[0], &some)
@@ -296,8 +299,8 @@ cdef int read_full(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
     return error
 
 
-cdef int pread_full(int fd, u8* p, size_t n, off_t at, size_t* got) noexcept nogil:
-    """Reads until `n` bytes from offset `at` on are there or the file ends. 0 or an errno."""
+cdef Errno pread_full(int fd, u8* p, size_t n, off_t at, size_t* got) noexcept nogil:
+    """Reads until `n` bytes from offset `at` on are there or the file ends."""
     cdef Py_ssize_t r
     got[0] = 0
     while got[0] < n:
@@ -321,8 +324,7 @@ cdef int open_source(const char* path, bint follow) noexcept nogil:
     return fd
 
 
-cdef int write_full(int fd, const u8* p, size_t n) noexcept nogil:
-    """0 or an errno."""
+cdef Errno write_full(int fd, const u8* p, size_t n) noexcept nogil:
     cdef Py_ssize_t r
     while n:
         r = c_write(fd, p, n)
@@ -335,8 +337,7 @@ cdef int write_full(int fd, const u8* p, size_t n) noexcept nogil:
     return 0
 
 
-cdef int pwrite_full(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
-    """0 or an errno."""
+cdef Errno pwrite_full(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
     cdef Py_ssize_t r
     while n:
         r = c_pwrite(fd, p, n, at)
@@ -368,11 +369,11 @@ cdef bint is_zero(const u8* p, size_t n) noexcept nogil:
     return p[0] == 0 and memcmp(p, p + 1, n - 1) == 0
 
 
-cdef int pwrite_sparse(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
+cdef Errno pwrite_sparse(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
     """As pwrite_full into a file that was never written there: what is zero from one BLOCK's edge to the next is left
     out. The two ends of a block that lies across two calls are left out each by itself, so it is a hole all the same."""
     cdef size_t start = 0, end = 0, next
-    cdef int error
+    cdef Errno error
     while end < n:
         next = min(n, end + BLOCK - <size_t>(at + end) % BLOCK)
         if is_zero(p + end, next - end):

@@ -49,13 +49,13 @@ cdef struct OpenJob:            # a file to restore, or only to verify
     Py_ssize_t follow           # the next file that is made whole of the same FetchedBlob, -1 behind the last
     # What went wrong first, and with what:
     int verdict                 # GOOD if nothing did; also looked at without the lock
-    int code                    # its errno
+    Errno code                  # why, if the system said so
     Py_ssize_t bad              # which of its blobs
     long long offset            # where the plain bytes of that begin, -1: not known
-    int soft                    # errno of what it could not be given beyond its bytes
+    Errno soft                  # of the first metadata that could not be set
 
 
-cdef void note_failure(OpenJob* job, Verdict verdict, int code, Py_ssize_t blob, long long offset) noexcept nogil:
+cdef void note_failure(OpenJob* job, Verdict verdict, Errno code, Py_ssize_t blob, long long offset) noexcept nogil:
     """Keeps the first thing that goes wrong with a file, if `verdict` is not GOOD. With the lock."""
     if job.verdict == GOOD:
         store_int(&job.verdict, verdict)

@@ -21,12 +21,11 @@ cdef Py_ssize_t next_piece(void* context, ZBuffer* data, ZBuffer* out, size_t* l
     return 0
 
 
-cdef int write_piece(int fd, const OpenJob* job, const u8* p, size_t n, long long at) noexcept nogil:
-    """0 or an errno."""
+cdef Errno write_piece(int fd, const OpenJob* job, const u8* p, size_t n, long long at) noexcept nogil:
     return pwrite_sparse(fd, p, n, at) if job.sparse else pwrite_full(fd, p, n, at)
 
 
-cdef Verdict decompress_to(Plan* plan, Output* output, Slab* slab, const OpenJob* job, u8* pieces, int* code) noexcept nogil:
+cdef Verdict decompress_to(Plan* plan, Output* output, Slab* slab, const OpenJob* job, u8* pieces, Errno* code) noexcept nogil:
     """Decompresses an opened chunk to the end of a file. `pieces` has room for two."""
     cdef ZBuffer data, out
     cdef Py_ssize_t n
@@ -91,7 +90,7 @@ cdef bint write_part(Plan* plan, Py_ssize_t at, const u8* p, size_t n, long long
     """Writes a piece of a blob to one of its uses. Returns True if that needs the next piece, too."""
     cdef OpenJob* job = &plan.files[plan.uses[at].file]
     cdef long long length = length_of(plan, at)
-    cdef int code
+    cdef Errno code
     if load_int(&job.verdict) != GOOD:
         return False
     if length >= 0 and <long long>n > length - written:
@@ -106,7 +105,7 @@ cdef bint write_part(Plan* plan, Py_ssize_t at, const u8* p, size_t n, long long
     return code == 0
 
 
-cdef void note_part(Plan* plan, Py_ssize_t at, Verdict verdict, int code) noexcept nogil:
+cdef void note_part(Plan* plan, Py_ssize_t at, Verdict verdict, Errno code) noexcept nogil:
     cdef OpenJob* job = &plan.files[plan.uses[at].file]
     pthread_mutex_lock(plan.lock)
     note_failure(job, verdict, code, at - job.first, plan.uses[at].at)

@@ -26,7 +26,7 @@ cdef class _Fetcher:
             blob.verdict = self.load(blob.slab, fd, size, digest, &blob.code)
         c_close(fd)
 
-    cdef Verdict load(self, Slab* slab, int fd, long long size, const u8* digest, int* code) noexcept nogil:
+    cdef Verdict load(self, Slab* slab, int fd, long long size, const u8* digest, Errno* code) noexcept nogil:
         """As read_blob. What is damaged is read once more, from the disk if possible: memory and cables err, too."""
         cdef Verdict verdict = self.read_blob(slab, fd, size, digest, code)
         if is_damage(verdict):
@@ -35,7 +35,7 @@ cdef class _Fetcher:
             verdict = self.read_blob(slab, fd, size, digest, code)
         return verdict
 
-    cdef Verdict read_blob(self, Slab* slab, int fd, long long size, const u8* digest, int* code) noexcept nogil:
+    cdef Verdict read_blob(self, Slab* slab, int fd, long long size, const u8* digest, Errno* code) noexcept nogil:
         """Reads a blob of `size` bytes into a slab and opens it there."""
         cdef OpenState state
         cdef size_t head = self.keys.header + BOX
@@ -56,7 +56,7 @@ cdef class _Fetcher:
         sodium.memzero(&state, sizeof(OpenState))
         return verdict
 
-    cdef Verdict read_pieces(self, OpenState* state, Slab* slab, int fd, int* code) noexcept nogil:
+    cdef Verdict read_pieces(self, OpenState* state, Slab* slab, int fd, Errno* code) noexcept nogil:
         """Reads a blob, adding each piece to its tag while it is warm."""
         cdef size_t head = self.keys.header + BOX, at = 0, got = 0
         cdef u8* blob = blob_of(slab, &self.keys)

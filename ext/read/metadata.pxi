@@ -4,7 +4,7 @@ cdef enum:
     PREALLOCATED = 1 << 20      # files of at least so many bytes get their room on the disk before they are written
 
 
-cdef Verdict begin_draft(Draft* draft, const OpenJob* job, const char* prefix, size_t number, int* code) noexcept nogil:
+cdef Verdict begin_draft(Draft* draft, const OpenJob* job, const char* prefix, size_t number, Errno* code) noexcept nogil:
     """Makes the draft of a file, with room on the disk. `number` is one that no other file of this run has."""
     code[0] = draft_begin(draft, job.directory, prefix, number, b"part", 0o600 if job.mode >= 0 else 0o666)
     if code[0]:
@@ -18,18 +18,20 @@ cdef Verdict begin_draft(Draft* draft, const OpenJob* job, const char* prefix, s
     return NO_ROOM if code[0] == ENOSPC else BAD_WRITE if code[0] else GOOD
 
 
-cdef Verdict publish_file(Draft* draft, OpenJob* job, long long size, int* code) noexcept nogil:
+cdef Verdict publish_file(Draft* draft, OpenJob* job, long long size, Errno* code) noexcept nogil:
     """Gives a complete file of `size` bytes its metadata and its name. A symbolic link of that name is never followed."""
-    code[0] = errno if job.sparse and ftruncate(draft.fd, size) else 0
-    if code[0] == 0:
-        code[0] = publish_with_metadata(draft, job)
-    if code[0] == DRAFT_MOVED:
-        code[0] = publish_with_metadata(draft, job)
-    return BAD_WRITE if code[0] else GOOD
+    cdef Published result
+    if job.sparse and ftruncate(draft.fd, size):
+        code[0] = errno
+        return BAD_WRITE
+    result = publish_with_metadata(draft, job)
+    if result == DRAFT_MOVED:       # the new file has no metadata yet
+        result = publish_with_metadata(draft, job)
+    code[0] = draft.error
+    return GOOD if result == DRAFT_PUBLISHED else BAD_WRITE
 
 
-cdef int publish_with_metadata(Draft* draft, OpenJob* job) noexcept nogil:
-    """As draft_publish."""
+cdef Published publish_with_metadata(Draft* draft, OpenJob* job) noexcept nogil:
     apply_metadata(draft.fd, job)
     if set_times(draft.fd, job.atime_ns, job.mtime_ns):
         job.soft = job.soft or errno

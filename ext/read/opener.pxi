@@ -89,7 +89,7 @@ cdef class Opener(_Pool):
                                   self.plan.uses[job.first].next == job.first)
 
     cdef void begin_file(self, Py_ssize_t file, OpenJob* job) noexcept nogil:
-        cdef int code = 0
+        cdef Errno code = 0
         cdef Verdict verdict = <Verdict>job.verdict
         if verdict == GOOD:
             verdict = begin_restoring(&self.plan, file, &code)
@@ -135,7 +135,7 @@ cdef class Opener(_Pool):
         """Makes a file of one small blob or none. If the blob is large, the file gets a RestoringFile and is in progress."""
         cdef OpenJob* job = &self.plan.files[worker.file]
         cdef bint large = False
-        cdef int code = 0
+        cdef Errno code = 0
         cdef Verdict verdict = <Verdict>job.verdict
         if verdict == GOOD:
             if job.count:
@@ -155,7 +155,7 @@ cdef class Opener(_Pool):
         self.end_if_over(job)
         pthread_mutex_unlock(&self.lock)
 
-    cdef Verdict do_blob(self, Worker* worker, const OpenJob* job, bint* large, int* code) noexcept nogil:
+    cdef Verdict do_blob(self, Worker* worker, const OpenJob* job, bint* large, Errno* code) noexcept nogil:
         """Makes a file of its only blob, unless that is `large`."""
         cdef const u8* digest = self.plan.uses[job.first].digest
         cdef long long size = 0
@@ -172,7 +172,7 @@ cdef class Opener(_Pool):
         c_close(fd)
         return verdict
 
-    cdef Verdict make_file(self, Worker* worker, Slab* slab, int* code) noexcept nogil:
+    cdef Verdict make_file(self, Worker* worker, Slab* slab, Errno* code) noexcept nogil:
         """Makes a file of one opened blob, or with NULL of none, from its draft to its name; or only verifies it."""
         cdef OpenJob* job = &self.plan.files[worker.file]
         cdef Verdict verdict = GOOD
@@ -240,7 +240,7 @@ cdef class Opener(_Pool):
         cdef RestoringFile* restoring = blob.stream
         cdef OpenJob* job = &self.plan.files[restoring.file]
         cdef long long offset = restoring.output.written
-        cdef int code = blob.code
+        cdef Errno code = blob.code
         cdef Verdict verdict = blob.verdict
         if verdict == GOOD:
             verdict = decompress_to(&self.plan, &restoring.output, blob.slab, job, worker.data, &code)
@@ -295,7 +295,7 @@ cdef class Opener(_Pool):
     cdef void share_step(self, Worker* worker, FetchedBlob* blob) noexcept nogil:
         """Makes one file of an opened blob."""
         cdef OpenJob* job = &self.plan.files[worker.file]
-        cdef int code = 0
+        cdef Errno code = 0
         cdef Verdict verdict = self.make_file(worker, blob.slab, &code)
         if verdict == BROKEN_OFF:
             return
@@ -328,7 +328,7 @@ cdef class Opener(_Pool):
     cdef bint publish(self, OpenJob* job, Output* output) noexcept nogil:
         """Gives a file that is in progress its name, if it has a draft and nothing went wrong. Leaves the lock for that."""
         cdef Verdict verdict
-        cdef int code = 0
+        cdef Errno code = 0
         if job.verdict != GOOD or output.draft.fd < 0:
             return False
         pthread_mutex_unlock(&self.lock)

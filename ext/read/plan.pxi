@@ -46,7 +46,7 @@ cdef struct FetchedBlob:        # one blob in memory, and where it goes
     Py_ssize_t last_file
     int workers                 # that make files of it
     Verdict verdict
-    int code
+    Errno code
     FetchedBlob* next           # in the list it is in
     FetchedBlob* older          # of all that there are
 
@@ -175,7 +175,7 @@ cdef bint reserve(Plan* plan, FetchedBlob* blob, Py_ssize_t at) noexcept nogil:
 cdef bint begin_early(Plan* plan, Py_ssize_t file) noexcept nogil:
     """Begins a file because a blob of it is fetched for another one. Returns False if there is no room for its draft."""
     cdef OpenJob* job = &plan.files[file]
-    cdef int code
+    cdef Errno code
     if plan.in_progress_count >= MAX_RESTORING or begin_restoring(plan, file, &code) != GOOD:
         return False
     if job.restoring.output.draft.fd > plan.last_fd:  # the lowest that is free is taken, so few are left
@@ -304,7 +304,7 @@ cdef long long max_size_of(const Plan* plan, const FetchedBlob* blob) noexcept n
 
 # ---- files in progress --------------------------------------------------------------------------------------------
 
-cdef Verdict begin_restoring(Plan* plan, Py_ssize_t file, int* code) noexcept nogil:
+cdef Verdict begin_restoring(Plan* plan, Py_ssize_t file, Errno* code) noexcept nogil:
     """Makes a RestoringFile, with its draft if it is written in parts. Returns GOOD, or why not."""
     cdef OpenJob* job = &plan.files[file]
     cdef RestoringFile* restoring = <RestoringFile*>calloc(1, sizeof(RestoringFile))
