@@ -1,4 +1,4 @@
-"""pogfast's create, through the library: what goes into an archive, what is read, what is said when things go wrong."""
+"""pogfast's create, through the library: what an archive contains, which files are read, how failures are reported."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Heard(Silent):
-    """A report that remembers, and may do something at each entry."""
+    """A report that collects what it receives, and can call a function for each entry."""
 
     def __init__(self, at_entry: Callable[[str], None] = lambda name: None) -> None:
         self.outcomes: dict[str, str] = {}
@@ -72,7 +72,7 @@ def opened(tmp_path: Path, key: Key, summary: Summary) -> manifest.Manifest:
 
 
 def content(tmp_path: Path, key: Key, entry: manifest.Entry) -> bytes:
-    """By the oracle, which knows nothing of pogfast."""
+    """Decrypts with the oracle, which shares no code with pogfast."""
     blobs = [(tmp_path / "store" / "data" / name[:2] / name).read_bytes() for name in entry.blobs]
     return oracle.open_file(oracle.OracleKey(key.secret, key.private), blobs)
 
@@ -201,7 +201,7 @@ def test_the_cache_is_not_trusted_for_what_the_store_does_not_hold(
 
 
 def test_blobs_that_no_archive_can_need_are_not_missed(tmp_path: Path, key: Key, tree: Path) -> None:
-    """Those of a store that was begun anew, and of a second one that is new."""
+    """Blobs of a store that was deleted and created again, and of a second store that is new."""
     create(tmp_path, key)
     heard = Heard()
     backup.create(["tree"], f"{tmp_path}/store,{tmp_path}/two", key, report=heard, base=str(tmp_path), chunk_size=CHUNK)
@@ -289,7 +289,7 @@ def test_a_huge_file_is_continued_where_it_was(
 def test_an_interrupted_run_writes_down_what_it_has(
     tmp_path: Path, key: Key, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also between two times that it does so anyway: only chunks that are on their way are read again."""
+    """Even between two regular saves: only chunks in flight are read again."""
     chunks, seen = 400, 0  # so many that the engine is not done before the first of them are heard of
     (tree / "huge").write_bytes(os.urandom(chunks * CHUNK))
     monkeypatch.setattr(run_module, "SAVE_EVERY", 1e9)
@@ -313,7 +313,7 @@ def test_an_interrupted_run_writes_down_what_it_has(
 def test_few_files_wait_for_an_older_one(
     tmp_path: Path, key: Key, monkeypatch: pytest.MonkeyPatch, known_first: bool
 ) -> None:
-    """What is known is not piled up behind a file that takes long, and the order is kept."""
+    """Unchanged files do not pile up behind a file that takes long, and the order is kept."""
     many = tmp_path / "many"
     many.mkdir()
     for number in range(500):
@@ -342,7 +342,7 @@ def test_few_files_wait_for_an_older_one(
 
 @contextlib.contextmanager
 def changing(path: Path, times: int) -> Iterator[None]:
-    """Appends a byte to a file each time that the engine has opened it, as often as `times`."""
+    """Appends a byte to a file each time after the engine has opened it, up to `times` times."""
     original = run_module.Sealer
     left = times
 

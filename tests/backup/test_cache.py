@@ -1,4 +1,4 @@
-"""The cache: right or silent, whatever becomes of its file, its machine or the processes that share it."""
+"""The cache: its answers are right or missing, whatever happens to its file, its machine or concurrent processes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def memory() -> Iterator[Path]:
-    """As `home`, in memory where the system has that: what syncs a thousand damaged files takes minutes on a disk."""
+    """Like `home`, but in memory if the system allows it: syncing a thousand damaged files takes minutes on a disk."""
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory:
         yield Path(directory) / "cache"
 
@@ -82,7 +82,7 @@ def filled(home: Path, n: int, *, blobs: int = 1, durable: bool = True) -> None:
 
 
 def found(home: Path, n: int, *, blobs: int = 1) -> int:
-    """How many of `filled` are found; none may be found wrong."""
+    """Returns how many of `filled` are found; none may be wrong."""
     cache = opened(home)
     number = found_in(cache, n, blobs=blobs)
     cache.close()
@@ -300,7 +300,7 @@ def test_a_file_changed_just_before_is_read_again(
 
 
 def test_times_of_the_future(home: Path) -> None:
-    """Anybody can set an mtime; a ctime of the future is a clock's mistake, and tells nothing until it is over."""
+    """Anybody can set an mtime; a ctime in the future is an error of a clock, and proves nothing until that time."""
     cache = opened(home)
     future = NOW + 10**18
     touched, mistaken = FACTS._replace(mtime_ns=future), FACTS._replace(ctime_ns=future)
@@ -360,7 +360,7 @@ def test_durable_is_what_came_before(home: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_earlier_run_is_not_made_durable_by_a_later_one(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its blobs are not among those that the later run has named."""
+    """Its blobs are not among those that the later run has synced."""
     filled(home, 1, durable=False)
     cache = opened(home)
     remember(cache, "/tree/1", known_of(1))
@@ -375,7 +375,7 @@ def test_an_earlier_run_is_not_made_durable_by_a_later_one(home: Path, monkeypat
 def test_what_follows_an_interrupted_save_is_not_durable(
     home: Path, monkeypatch: pytest.MonkeyPatch, place: str, late: bool
 ) -> None:
-    """Ctrl-C comes before or after any statement, and the run still tells what it has done."""
+    """Ctrl-C comes before or after any SQL statement, and the run still saves what it has done."""
     armed = []
 
     class Interrupted(sqlite3.Connection):
@@ -419,7 +419,7 @@ def query(home: Path, sql: str) -> list[tuple]:
 
 
 def test_every_beginning_of_the_log_is_a_state_that_was(home: Path, tmp_path: Path) -> None:
-    """After a power loss there may be any part of what was not synced."""
+    """After a power loss any part of the unsynced data may be on the disk."""
     cache = opened(home)
     for i in range(120):
         remember(cache, f"/tree/{i}", known_of(i))
@@ -482,7 +482,7 @@ home = Path(sys.argv[1])
 
 @pytest.fixture
 def other_run(home: Path) -> Iterator[subprocess.Popen]:
-    """A process that has the cache open, with rows of its own, until it is told to end."""
+    """A process that keeps the cache open, with rows of its own, until it is told to exit."""
     program = OPEN + (
         "cache = opened(home)\nfor i in range(5): remember(cache, f'/tree/{i}', known_of(i))\ncache.save(True)\n"
         "print('ready', flush=True); sys.stdin.read(); cache.close(complete=True); print(cache.warning)"
@@ -556,7 +556,7 @@ def test_many_runs_begin_at_once(home: Path, damaged: bool) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_a_process_that_is_killed_loses_what_was_not_saved(home: Path, seed: int) -> None:
-    """In the middle of saving, too: it saves as fast as it can."""
+    """It is killed in the middle of saving, too: it saves as fast as it can."""
     program = OPEN + (
         "cache = opened(home)\nassert cache.warning == ''\n"
         "for i in range(10**9):\n"
@@ -579,7 +579,7 @@ def test_a_process_that_is_killed_loses_what_was_not_saved(home: Path, seed: int
 
 
 def damage(home: Path) -> str:
-    """Opens what is left, finds, remembers, closes; returns the warning. After that the cache works."""
+    """Opens a damaged cache, finds, remembers, closes; returns the warning. After that the cache works."""
     cache = opened(home)
     found_in(cache, 300, blobs=3)
     for i in range(300):
@@ -598,7 +598,7 @@ def damage(home: Path) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The file of a cache that is in order."""
+    """The bytes of an undamaged cache file."""
     home = tmp_path_factory.mktemp("whole")
     filled(home, 300, blobs=3)
     return database(home).read_bytes()
@@ -630,7 +630,7 @@ def test_a_page_lost_from_the_middle(memory: Path, whole: bytes) -> None:
 
 
 def test_every_byte_of_the_header(memory: Path, whole: bytes) -> None:
-    """Where a file says of what format it is, and whether it may be written to."""
+    """Damages the bytes that give the file's format, and whether it may be written to."""
     for at in range(100):
         placed(memory, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         damage(memory)
@@ -692,7 +692,7 @@ def test_another_version_is_thrown_away(home: Path, sql: str) -> None:
 
 
 def test_rows_that_were_tampered_with_are_not_found(home: Path) -> None:
-    """Whoever may write here but has not the key can bring back no more than old answers."""
+    """An attacker with write access but without the key can at most bring back old answers."""
     changes = [
         "digests = randomblob(32)",
         "digests = NULL",
@@ -771,7 +771,7 @@ def test_damage_in_the_middle_of_a_run_is_said_once_and_survived(home: Path) -> 
 
 
 def useless(home: Path) -> str:
-    """Everything can be asked of a cache that cannot be opened. Returns the warning."""
+    """Calls every method of a cache that cannot be opened. Returns the warning."""
     cache = opened(home)
     assert cache.find("/tree/0", FACTS, CUT) is None
     remember(cache, "/tree/0", known_of(0))
@@ -887,7 +887,7 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
 
 
 def complete_run(home: Path, paths: range, *, day: float, monkeypatch: pytest.MonkeyPatch) -> int:
-    """A run at a time of its own that meets these files, and returns how many it knew."""
+    """Simulates a run at a given time that sees these files; returns how many the cache knew."""
     monkeypatch.setattr(time, "time", lambda: NOW / 10**9 + day * DAY)
     cache = opened(home)
     knew = 0
@@ -916,7 +916,7 @@ def test_what_no_run_has_met_for_long_goes(home: Path, monkeypatch: pytest.Monke
 
 
 def test_many_runs_within_a_month_drop_nothing(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second set of files, backed up once a week between hourly runs, is not read anew each time."""
+    """A second set of files, backed up once a week between hourly runs, is not read again each time."""
     complete_run(home, range(20), day=0, monkeypatch=monkeypatch)
     for run in range(KEPT_RUNS + 20):
         complete_run(home, range(10), day=run / 24, monkeypatch=monkeypatch)

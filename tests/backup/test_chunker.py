@@ -1,4 +1,4 @@
-"""Cuts by content: against a slow twin of their own, pinned, and as a user sees them."""
+"""Content-defined chunking: compared with a slow implementation, pinned cut points, and as users see it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_cuts_beside_each_boundary(length: int) -> None:
 
 
 def test_cuts_are_pinned() -> None:
-    """Changed cuts would store everything anew."""
+    """Changed cut points would make every user store everything again."""
     data = hashlib.shake_256(b"data").digest(20_000)
     assert fast_cut(data) == PINNED
     assert fast_cut(data, 64, 64, 64) == [64] * 312 + [32]
@@ -144,7 +144,7 @@ def test_what_is_cut_by_content_comes_back(
 
 
 class Store(Shelf):
-    """A shelf that can be asked what it has."""
+    """A store in memory that can be asked which blobs it has."""
 
     def holds(self, name: str) -> int | None:
         return len(self.blobs[name]) if name in self.blobs else None
@@ -331,7 +331,7 @@ def test_a_run_after_an_insertion_stores_little_and_says_so(work: Path, pogfast:
 
 
 def words(size: int) -> bytes:
-    """What compresses."""
+    """Returns compressible text."""
     return b" ".join(b"%d" % number for number in range(size // 7))[:size]
 
 
@@ -341,7 +341,7 @@ def stored_at(work: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("how", ["file", "stream"])
 def test_only_changed_chunks_are_compressed(work: Path, pogfast: Runner, how: str) -> None:
-    """With another level on the second run: what is made anew gets other names."""
+    """The second run uses another level, so that chunks that are compressed again get other names."""
     data = words(5_000_000)
     more = ("in",) if how == "file" else ("-", "--name=in/file")
 

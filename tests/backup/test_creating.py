@@ -1,4 +1,4 @@
-"""`pogfast create` as people use it: what is said and when, and what is refused before anything is written."""
+"""`pogfast create` as people use it: its output, and what is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_store_of_another_key_is_told_of_once(
 
 @pytest.mark.parametrize("more", [[], ["--no-cache"]], ids=["cache", "no cache"])
 def test_a_mistyped_password_is_told_of_in_each_run(work: Path, cli: Runner, more: list[str]) -> None:
-    """Nothing else would say so before the day of the restore."""
+    """Otherwise the user would learn it on the day of the restore."""
     right, wrong = ({**os.environ, "POGFAST_PASSWORD": password} for password in ("right", "rigth"))
     for each in (right, wrong):
         del each["POGFAST_KEYFILE"]
@@ -163,7 +163,7 @@ def test_the_name_is_printed_last_when_the_archive_is_there(work: Path, cli: Run
 
 
 def test_a_store_below_a_source_is_left_out(work: Path, cli: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them, the cache and what tune has left; by device and inode, so that links lead nowhere else."""
+    """All stores, the cache, and what tune has left; by device and inode, so that links make no difference."""
     tree = work / "tree"
     (tree / "other").symlink_to("store")
     (work / "again").symlink_to("tree/store")

@@ -1,4 +1,4 @@
-"""`create --pad`: blobs whose sizes tell less, which every reader still reads and every name still fits."""
+"""`create --pad`: blobs whose sizes reveal less, which every reader still reads and whose names still match."""
 
 from __future__ import annotations
 

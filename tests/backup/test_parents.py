@@ -1,4 +1,4 @@
-"""Directories that an archive does not hold but its names pass through: those above an input, and `.` itself."""
+"""Directories that are not archived but are part of archived names: those above an input, and `.` itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Snapshots and coarse clocks: what the cache believes of a file that may have another content with the same stamps."""
+"""Snapshots and coarse clocks: a file may have other content and the same timestamps; the cache must not trust it."""
 
 from __future__ import annotations
 

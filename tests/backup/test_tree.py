@@ -1,4 +1,4 @@
-"""What create's inputs mean, on real trees: beside GNU tar where it says the same, and what goes wrong."""
+"""What create's inputs mean, on real trees: compared with GNU tar where both agree, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ODD = [
 
 
 class Walked:
-    """Everything that a walk gave out and told."""
+    """Everything that a walk yielded and reported."""
 
     def __init__(self, *paths: str, base: str | None = None, **selection: object) -> None:
         self.told: list[PogfastError | str] = []
@@ -59,7 +59,7 @@ class Walked:
 
     @property
     def notes(self) -> list[str]:
-        """What was told and is no error, but for how archived names are cut."""
+        """Returns notes and warnings, except those about what archived names lose."""
         return [line for line in self.told if isinstance(line, str) and not line.startswith("names in the archive")]
 
     @property

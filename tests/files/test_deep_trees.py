@@ -1,4 +1,4 @@
-"""Trees of many nested directories: what is done for each must not grow with its depth."""
+"""Trees of many nested directories: the work for each must not grow with its depth."""
 
 from __future__ import annotations
 

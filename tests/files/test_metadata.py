@@ -1,4 +1,4 @@
-"""Facts of files, and back: what was kept is set again, nothing is reached through a link, failures are told."""
+"""Metadata of files, read and set again: nothing is reached through a link, and failures are reported."""
 
 from __future__ import annotations
 

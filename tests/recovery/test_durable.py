@@ -1,4 +1,4 @@
-"""Power cuts: what a restore has said to be there is on the disk, and what may not be there is restored again.
+"""Power cuts: files that a restore has reported are on the disk, and files that may not be are restored again.
 
 An ext4 in a file is mounted. Its image is copied as it is at that moment, without what only the page cache has, and the
 copy is mounted: that is the disk after a power cut.

@@ -1,4 +1,4 @@
-"""Blobs that are damaged, on the way or where they lie, too large, or cut while they are read: what a user sees."""
+"""Blobs that are damaged in transit or at rest, too large, or truncated while they are read: what a user sees."""
 
 from __future__ import annotations
 

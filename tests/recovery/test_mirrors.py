@@ -1,4 +1,4 @@
-"""Several stores that hold the same archive: what one lacks or has damaged, the next gives."""
+"""Several stores with the same archive: blobs that are missing or damaged in one are read from the next."""
 
 from __future__ import annotations
 

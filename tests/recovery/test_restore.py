@@ -1,4 +1,4 @@
-"""pogfast's restore, on real trees: what comes back, what is left alone, what is refused, and that no path leaves."""
+"""pogfast's restore, on real trees: what is restored, left alone or refused, and that no path leaves the target."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ BAD = os.fsdecode(b"bad\xff\xfe")
 
 @dataclass
 class Archive:
-    """What an archive is to a restore: a manifest, and a source of blobs that counts what is fetched."""
+    """An archive as a restore sees it: a manifest, and a source of blobs that counts what is fetched."""
 
     entries: dict[str, Any] = field(default_factory=dict)
     trailer: dict[str, Any] = field(default_factory=lambda: {"directories": {}, "links": {}, "fifos": {}})
@@ -84,7 +84,7 @@ class Archive:
 
 
 def archive_of(tree: Path, layout: str = "frames", prefix: str = "") -> Archive:
-    """All of a tree but its top, as create writes it."""
+    """Archives everything in a tree except its top, as create does."""
     made = Archive()
     first: dict[int, str] = {}
     for path in sorted(tree.rglob("*"), key=os.fsencode):
@@ -105,7 +105,7 @@ def archive_of(tree: Path, layout: str = "frames", prefix: str = "") -> Archive:
 
 
 def tree_at(top: Path) -> dict[str, tuple[object, ...]]:
-    """Everything below a directory that a restore should bring back."""
+    """Returns everything below a directory that a restore should bring back."""
     found: dict[str, tuple[object, ...]] = {}
     inodes: dict[int, str] = {}
     for path in sorted(top.rglob("*"), key=os.fsencode):
@@ -122,7 +122,7 @@ def tree_at(top: Path) -> dict[str, tuple[object, ...]]:
 
 
 class Told(Silent):
-    """A report that keeps what it hears."""
+    """A report that keeps what it receives."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, Outcome]] = []
@@ -160,7 +160,7 @@ class Work:
         self.told = Told()
 
     def restore(self, made: Archive, source: object = None, **more: Any) -> Summary:
-        """Restores into `out`. What is told is in `told`, and is what the summary says."""
+        """Restores into `out`. What is reported is in `told`, and agrees with the summary."""
         self.told = Told()
         made.fetched.clear()
         more.setdefault("jobs", 2)

@@ -1,4 +1,4 @@
-"""What a restore does about permissions, owners, ACLs and set-id bits: of new files, and of those that are there."""
+"""What a restore does about permissions, owners, ACLs and set-id bits, of new files and of existing ones."""
 
 from __future__ import annotations
 
