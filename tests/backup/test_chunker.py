@@ -283,7 +283,7 @@ def test_no_such_chunker(wrong: str) -> None:
 
 
 def test_it_is_not_for_streams() -> None:
-    with pytest.raises(UsageError, match="fastcdc is for frames"):
+    with pytest.raises(UsageError, match="fastcdc needs the frames layout"):
         Options(chunker="fastcdc", layout="stream")
 
 

@@ -136,7 +136,7 @@ def test_a_quiet_run_says_nothing_but_the_name(work: Path, cli: Runner) -> None:
     assert (ran.code, ran.err, len(ran.lines)) == (0, "", 1)
     ran = cli("create", *paths, "--to", "store")
     assert ran.code == 0
-    assert ran.err.count("without the leading /") == 1
+    assert ran.err.count("removing the leading /") == 1
     assert ran.err.count("tree/socket") == 1
     assert "warning" not in ran.err
 

@@ -60,7 +60,7 @@ class Walked:
     @property
     def notes(self) -> list[str]:
         """Returns notes and warnings, except those about what archived names lose."""
-        return [line for line in self.told if isinstance(line, str) and not line.startswith("names in the archive")]
+        return [line for line in self.told if isinstance(line, str) and not line.endswith("from names in the archive")]
 
     @property
     def errors(self) -> list[str]:

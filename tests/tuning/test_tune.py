@@ -127,9 +127,9 @@ def test_a_plot_is_a_png(data: Path, tmp_path: Path, pogfast: Runner) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("level = 'x'", "level is no setting"),
-        ("levels = 3", "levels is no setting"),
-        ("level = true", "level is no setting"),
+        ("level = 'x'", "level is not a setting"),
+        ("levels = 3", "levels is not a setting"),
+        ("level = true", "level is not a setting"),
         ("level 3", "is not a profile"),
     ],
 )
