@@ -126,10 +126,10 @@ class CheckReport:
             self.output.damage(f"{what}: {files}{many(len(archives), 'archive')}: {some_of(names or archives)}")
 
     def _print_damage(self, damage: Damage) -> None:
-        place = f", from byte {damage.offset:,} on" if damage.offset else ""
+        start = f", from byte {damage.offset:,} on" if damage.offset else ""
         origin = "" if damage.archive in damage.error else f"{damage.archive}: "
         self.output.damage(
-            f"{origin}{damage.error}{place}",
+            f"{origin}{damage.error}{start}",
             archive=damage.archive,
             item=damage.name,
             blob=damage.blob,

@@ -171,7 +171,7 @@ class _Branch:
 
     def children(self, indent: str) -> list[tuple[str, str, _Branch, bool]]:
         """Returns (indent, name, child, is the last) of each child, in reverse, to be pushed on a stack."""
-        return [(indent, name, self.below[name], place == 0) for place, name in enumerate(reversed(self.below))]
+        return [(indent, name, self.below[name], index == 0) for index, name in enumerate(reversed(self.below))]
 
 
 def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
@@ -185,11 +185,11 @@ def _print_tree(output: Output, items: Iterable[Item], long: bool) -> None:
     stack = top.children("")
     while stack:
         indent, name, branch, last = stack.pop()
-        facts = target = ""
+        columns = target = ""
         if branch.item:
-            facts = f"{_long_columns(branch.item)}  " if long else ""
+            columns = f"{_long_columns(branch.item)}  " if long else ""
             target = f" -> {branch.item.target}" if branch.item.target is not None else ""
-        output.answer(f"{facts}{indent}{end if last else fork}{name}{target}")
+        output.answer(f"{columns}{indent}{end if last else fork}{name}{target}")
         stack += branch.children(indent + ("    " if last else line))
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Style = Literal["bar", "lines", "json", "none"]
 
 TICK = 0.25  # seconds between two reads of the counters
-LINES_EVERY = 10.0  # seconds between two plain lines
+LINES_EVERY = 10.0  # seconds between two lines
 JSON_EVERY = 1.0
 PACE_OVER = 10.0  # seconds over which speed and remaining time are computed
 BAR_WIDTH = 24

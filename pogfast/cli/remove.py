@@ -82,8 +82,8 @@ def _print_choice(output: Output, choice: Choice) -> None:
         )
         return
     time = "" if choice.time is None else f"{choice.time:%Y-%m-%d %H:%M:%S}"
-    facts = filter(None, [time, choice.host, ", ".join(choice.paths), choice.reason])
-    output.answer("  ".join([f"{'keep' if choice.reason else 'remove':6}", choice.name, *facts]))
+    columns = filter(None, [time, choice.host, ", ".join(choice.paths), choice.reason])
+    output.answer("  ".join([f"{'keep' if choice.reason else 'remove':6}", choice.name, *columns]))
 
 
 @verb(

@@ -73,8 +73,8 @@ def open_stored(text: str) -> tuple[Store, str] | None:
     the path of a file. Raises UsageError, StoreError and NoSuchArchive."""
     scheme, _, rest = text.partition(":")
     if rest and scheme in CLOUDS:
-        place, _, name = rest.rpartition("/")
-        return open_service(service_of(f"{scheme}:{place}") or ""), name
+        bucket, _, name = rest.rpartition("/")
+        return open_service(service_of(f"{scheme}:{bucket}") or ""), name
     if not text.startswith("local:"):
         return None
     directory, name = _find_local(text)
@@ -92,15 +92,15 @@ def _find_local(text: str) -> tuple[str, str]:
         paths.append(path.strip("/"))
         if path.startswith("//") and not path.startswith("///"):
             paths.append(path[2:].partition("/")[2].strip("/"))  # without what pog takes for the name of a bucket
-    places = []
+    searched = []
     for each in paths:
         directory, _, name = each.rpartition("/")
         directory = directory or ("/" if each.startswith("/") else ".")
         stored = name if name.endswith(MANIFEST) else f"data/{name[:2]}/{name}"
         if name and os.path.lexists(os.path.join(directory, stored)):
             return directory, name
-        places.append(directory)
-    looked = ", ".join(dict.fromkeys("the working directory" if place == "." else place for place in places))
+        searched.append(directory)
+    looked = ", ".join(dict.fromkeys("the working directory" if each == "." else each for each in searched))
     what = "archive" if path.endswith(MANIFEST) else "blob"
     raise NoSuchArchive(f"no such {what}: {path.rpartition('/')[2] or text} (looked in {looked})")
 
@@ -117,10 +117,10 @@ def service_of(word: str) -> str | None:
     scheme, colon, rest = word.partition(":")
     if scheme not in CLOUDS:
         return None
-    place = rest.removeprefix("//") if colon else ""
-    place = place if place.strip("/") else os.environ.get(CLOUDS[scheme], "")
-    if not place.strip("/"):
+    bucket = rest.removeprefix("//") if colon else ""
+    bucket = bucket if bucket.strip("/") else os.environ.get(CLOUDS[scheme], "")
+    if not bucket.strip("/"):
         hint = f"write {scheme}://BUCKET, or set {CLOUDS[scheme]}"
         raise UsageError(f"{word} names no bucket", hint=hint)
-    parse_service(f"{scheme}://{place}")
-    return f"{scheme}://{place}"
+    parse_service(f"{scheme}://{bucket}")
+    return f"{scheme}://{bucket}"
