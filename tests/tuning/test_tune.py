@@ -163,8 +163,8 @@ def test_there_is_no_such_profile(data: Path, pogfast: Runner) -> None:
         (["data", "--to=data/words"], "is a file"),
         (["data", "--to=none/none"], "cannot write to"),
         (["data", "--to=a,b"], "tune measures one store at a time"),
-        (["data", "--compare"], "--compare takes two paths"),
-        (["data", "data", "--compare", "--to=x"], "--compare takes two paths"),
+        (["data", "--compare"], "--compare takes two PATHs"),
+        (["data", "data", "--compare", "--to=x"], "--compare takes two PATHs"),
     ],
 )
 def test_what_cannot_be_measured(data: Path, pogfast: Runner, arguments: list[str], said: str) -> None:
