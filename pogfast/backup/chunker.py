@@ -61,6 +61,7 @@ class Chunker(NamedTuple):
 
     @property
     def by_content(self) -> bool:
+        """True for FastCDC, False for fixed sizes."""
         return self.minimum != self.maximum
 
     def __str__(self) -> str:

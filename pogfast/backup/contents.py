@@ -18,7 +18,7 @@ from pogfast.backup.walk import Node
 from pogfast.keys import Key
 from pogfast.stores.publish import seconds_of
 
-# The trailer's sections, with what FORMAT.md says of each.
+# Sections of the trailer, see FORMAT.md.
 SECTIONS = ("top", "parents", "directories", "links", "fifos", "skipped", "unreadable")
 
 
@@ -39,6 +39,7 @@ class Contents:
 
     @property
     def is_empty(self) -> bool:
+        """True if the archive has no entry of any kind."""
         return not len(self.writer) and not any(self.sections[kind] for kind in ("directories", "links", "fifos"))
 
     def add(self, node: Node, blobs: Sequence[str], stored: Sequence[int], more: dict[str, Any]) -> None:

@@ -149,6 +149,7 @@ class Run:
         return walk.walk(self.paths, options.selection, base=options.base, own=self.own, tell=tell, **more)
 
     def progress(self) -> Progress:
+        """Returns how far the run is. May be called from any thread."""
         now = self._tally()
         files = self.summary.files_new + self.summary.files_unchanged
         total_files, total_bytes = self.totals or (None, None)

@@ -112,10 +112,12 @@ class Destination:
     def set_metadata(
         self, place: Place, directory: int, name: str, metadata: Metadata, found: os.stat_result | None = None
     ) -> None:
+        """Sets the metadata of `name` in an open directory, and reports each part that could not be set."""
         for failed in set_metadata(directory, name, metadata, found):
             self.reporter.missed(f"{place.name}: {failed}")
 
     def report_stripped(self) -> None:
+        """Warns if privileges that the archive has were left out."""
         if self.stripped:
             what = f"set-id bits or capabilities were left out ({self.stripped:,})"
             option = "--set-id --overwrite=if-changed"

@@ -88,6 +88,7 @@ class Reporter:
         self._in_the_way: dict[str, tuple[PogfastError, int]] = {}
 
     def outcome(self, place: Place, outcome: Outcome) -> None:
+        """Reports the outcome of an entry without a problem."""
         if outcome in ("unchanged", "differs"):
             self.summary.unchanged += 1
             self.summary.differing += outcome == "differs"
@@ -98,6 +99,7 @@ class Reporter:
         self.report.entry(place.name, outcome, place.size)
 
     def deleted(self, path: str) -> None:
+        """Reports a deletion."""
         self.summary.deleted += 1
         self.report.entry(path, "deleted", 0)
 
@@ -126,5 +128,6 @@ class Reporter:
         self.warn(text)
 
     def warn(self, text: str) -> None:
+        """Reports a warning."""
         self.summary.warnings += 1
         self.report.warning(text)
