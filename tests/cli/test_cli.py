@@ -188,7 +188,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         (["create", "--to", "store"], ["nothing to archive"]),
         (["create", "tree", "--to", "b2://"], ["names no bucket"]),
         (["create", "tree", "--to", "s3://"], ["names no bucket"]),
-        (["create", "tree", "--to", "store,"], ["empty"]),
+        (["create", "tree", "--to", "store,"], ["a store between the commas has no name"]),
         (["create", "-", "--to", "store"], ["name"]),
         (["create", "-", "tree", "--to", "store", "--name", "n"], ["no other PATHs beside it"]),
         (["create", "tree", "--to", "store", "--name", "n"], ["--name"]),
