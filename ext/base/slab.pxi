@@ -103,8 +103,8 @@ cdef struct Writing:        # the blob goes to the disk (write/writer.pxi)
     Slab* next              # in the writer's list, oldest first; with the lock
 
 cdef struct Slab:
-    SlabState state         # with the pool's lock where two workers share the slab (`stream`) and from HANDED_OVER on; else
-                            # written by the one worker that has the slab
+    SlabState state         # with the pool's lock, unless one worker has the slab for itself: its own, for small files, or one
+                            # that it has taken back from the writer to begin anew
     u8* base                # mapped memory. Given and taken by whoever has the slab, as the next two
     size_t room             # bytes mapped
     size_t chunk_at         # byte in it at which the chunk begins; never changes

@@ -194,12 +194,11 @@ cdef void frame_step(Sealer sealer, Worker* worker) noexcept nogil:
         file.ended = True
     elif empty:
         job.records[slab.chunk.index].ready = job.records[slab.chunk.index].empty = True
-    pthread_mutex_unlock(&sealer.lock)
-    result = FAILED
-    if error == 0 and not empty:
+    else:
         slab_complete(slab)
         slab_take(slab)
-        result = sealer.finish(slab, worker)
+    pthread_mutex_unlock(&sealer.lock)
+    result = sealer.finish(slab, worker) if error == 0 and not empty else FAILED
     if result != LEFT_TO_WRITER:
         end_chunk(sealer, slab, result == STORED)
 
