@@ -1,5 +1,6 @@
-# Small values that one thread writes while others look at them without the lock. Nothing else is concluded from them: who
-# sees an old value does a little work in vain. So they are relaxed, on both sides, and cost what plain ones cost.
+# Small values that one thread writes while others read them without the lock. Nothing else follows from such a value: a
+# thread that reads an old one does a little work in vain. So both sides use relaxed atomics, which cost what plain loads and
+# stores cost.
 
 cdef extern from *:
     """

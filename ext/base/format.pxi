@@ -8,10 +8,10 @@ cdef enum:
     SEAL = 48                   # what a sealed box adds
     HEADER_SECRET = 72          # secretbox(S, file key)
     HEADER_PUBLIC = 80          # sealedbox(public, file key)
-    PREFIX = 120                # the most that stands before a chunk: HEADER_PUBLIC + BOX
+    PREFIX = 120                # bytes before a chunk, at most: HEADER_PUBLIC + BOX
     PAD_FRAME = 8               # the magic and length of the skippable frame that pads
     MAX_PADDING = 263           # PAD_FRAME and at most 255 random bytes
-    PAD_EVEN = 16               # the same frame where it hides sizes: at least its head and the chunk's length, a u64
+    PAD_EVEN = 16               # the same frame where it hides sizes: at least its header and the chunk's length, a u64
     NAME = 44                   # urlsafe base64 of a sha256, '=' kept
     POLY_STATE = 256            # sizeof(crypto_onetimeauth_poly1305_state)
     SALSA_BLOCK = 64            # bytes of keystream in a block; the first 32 of block 0 key the tag
@@ -25,8 +25,8 @@ cdef enum:                      # libzstd's own, from zstd.h
     ZSTD_C_CHAIN = 103
     ZSTD_C_CHECKSUM = 201
     ZSTD_C_STABLE_IN = 1006     # the input stays where it is, so it is not copied; an experimental parameter since 1.4
-    ZSTD_C_SPLITTER = 1017      # how hard it looks for where a block should end; earlier releases than 1.5.7 do not
-    MAX_RATIO = 32768             # plain bytes that one byte of a frame makes at most: a block of 128 KiB takes four
+    ZSTD_C_SPLITTER = 1017      # how hard it looks for where a block should end; since 1.5.7
+    MAX_RATIO = 32768           # plain bytes that one byte of a frame makes, at most: a block of 128 KiB takes four
 
 cdef u8[4] PAD_MAGIC = [0x50, 0x2A, 0x4D, 0x18]
 

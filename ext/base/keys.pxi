@@ -1,10 +1,10 @@
 # What a key is to the engine: the bytes that wrap and unwrap file keys, and the secret that names are made with.
 
-cdef struct Keys:           # what a key is to the engine
-    bint asymmetric
-    bint can_open
+cdef struct Keys:
+    bint asymmetric         # X25519; else symmetric
+    bint can_open           # it can unwrap file keys: it is symmetric, or the private key is there
     u8[KEY] secret          # S; in X25519 mode the public key
-    u8[KEY] private
+    u8[KEY] private         # in X25519 mode, if `can_open`
     u8[KEY] name_secret     # sha256(S)
     size_t header           # bytes of a header
 
@@ -30,6 +30,7 @@ cdef int fill_keys(Keys* keys, bytes secret, bint asymmetric, bytes private) exc
 
 
 cdef int unwrap(const Keys* keys, const u8* header, u8* file_key) noexcept nogil:
+    """Unwraps the file key in a header. Returns 0, or -1 if this key does not open it."""
     if keys.asymmetric:
         return sodium.box_seal_open(file_key, header, HEADER_PUBLIC, keys.secret, keys.private)
     return sodium.secretbox_open(file_key, header + NONCE, KEY + TAG, header, keys.secret)

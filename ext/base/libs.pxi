@@ -77,7 +77,7 @@ cdef const void* SHA256_MD
 
 
 cdef void* _open(path) except? NULL:
-    """A handle to the shared library at `path`, or to the program itself when it is None. NULL when there is none."""
+    """Opens the shared library at `path`, or the program itself if that is None. Returns NULL if there is none."""
     if path is None:
         return dlopen(NULL, RTLD_NOW | RTLD_LOCAL)
     cdef bytes name = os.fsencode(path)
@@ -85,7 +85,7 @@ cdef void* _open(path) except? NULL:
 
 
 cdef class _Library:
-    """An open shared library: `take` reads one function's address, or says which package lacks it."""
+    """An open shared library. `take` reads the address of a function, and raises ImportError if it has none of that name."""
     cdef void* handle
     cdef str package
 
@@ -127,8 +127,8 @@ def _release(package):
 
 
 def _inside(package, *beginnings):
-    """The shared objects of an installed package whose names begin so, found without importing it (that of
-    zstandard takes 40 ms)."""
+    """Returns the shared objects of an installed package whose names begin so, without importing it (importing zstandard
+    takes 40 ms)."""
     spec = importlib.util.find_spec(package)
     places = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
     return [
@@ -139,8 +139,8 @@ def _inside(package, *beginnings):
 
 
 def _libcrypto():
-    """Where hashlib's libcrypto can be reached: through its module (dlsym looks into what that is linked with), in
-    the program itself where Python is linked with it statically, else by the names that systems give it."""
+    """Returns where hashlib's libcrypto can be opened: through its module (dlsym searches what that is linked with), in the
+    program itself if Python is linked with it statically, else by the names that systems give it."""
     cdef void* handle
     spec = importlib.util.find_spec("_hashlib")
     module = [spec.origin if spec.has_location else None] if spec else []

@@ -9,7 +9,7 @@ cdef void sha256(const u8* m, size_t n, u8* out) noexcept nogil:
 
 
 cdef void name_digest(const u8* name_secret, u8* digest) noexcept nogil:
-    """A chunk's sha256 becomes its name's: sha256(name secret || sha256(chunk)). In place."""
+    """Turns the sha256 of a chunk into that of its name, in place: sha256(name secret || sha256(chunk))."""
     cdef u8[2 * KEY] both
     memcpy(both, name_secret, KEY)
     memcpy(both + KEY, digest, KEY)
@@ -17,8 +17,8 @@ cdef void name_digest(const u8* name_secret, u8* digest) noexcept nogil:
 
 
 cdef bint is_name(const Keys* keys, const u8* content, const u8* name) noexcept nogil:
-    """Whether `name` is that of a chunk whose sha256 is `content`: by today's rule, or that of releases before 0.1.1,
-    which used S where the name secret stands now."""
+    """Returns True if `name` is that of a chunk whose sha256 is `content`: by the rule of today, or by that of releases before
+    0.1.1, which used S in place of the name secret."""
     cdef u8[KEY] digest
     memcpy(digest, content, KEY)
     name_digest(keys.name_secret, digest)
@@ -34,7 +34,7 @@ cdef str name_of(const u8* digest):
 
 
 cdef int letter_bits(u8 c) noexcept nogil:
-    """The six bits of a letter of urlsafe base64, -1 when it is none."""
+    """Returns the six bits of a letter of urlsafe base64, -1 if it is not one."""
     if c'A' <= c <= c'Z':
         return c - c'A'
     if c'a' <= c <= c'z':
@@ -45,7 +45,8 @@ cdef int letter_bits(u8 c) noexcept nogil:
 
 
 cdef int read_name(str name, u8* digest) except -1:
-    """The sha256 in a blob's name. ValueError when it is not one. Not base64's: a list of a million names is read."""
+    """Reads the sha256 in a blob's name. Raises ValueError if it is not such a name. Faster than the module base64: lists of
+    a million names are read."""
     cdef Py_ssize_t n = 0, i
     cdef const char* letters = PyUnicode_AsUTF8AndSize(name, &n)
     cdef unsigned bits = 0
@@ -65,7 +66,7 @@ cdef int read_name(str name, u8* digest) except -1:
 
 
 cdef void write_name(const u8* digest, char* out) noexcept nogil:
-    """The 44 characters of a blob's name, and a NUL."""
+    """Writes the 44 characters of a blob's name, and a NUL."""
     cdef const char* letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     cdef unsigned bits
     cdef int i, j = 0

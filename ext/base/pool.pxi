@@ -1,5 +1,5 @@
-# What Sealer and Opener share: a pool of workers and their lock. A worker asks for a task, does it without the lock
-# and without the GIL, and comes back. Tasks are small (a piece, or a small file), so nobody waits long for anybody.
+# What Sealer and Opener share: a pool of worker threads and their lock. A worker asks for a task and does it without the
+# lock and without the GIL, again and again. Tasks are short (a piece, or a small file), so no thread waits long for another.
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct Mutex "pthread_mutex_t":
@@ -52,11 +52,11 @@ cdef extern from "<time.h>" nogil:
     int CLOCK_REALTIME
 
 cdef enum:
-    LOOK_NS = 20_000_000    # how often the caller looks for events: often enough for an eye, too seldom to cost anything
+    LOOK_NS = 20_000_000    # ns between two looks of the caller for events: short for an eye, long enough to cost nothing
 
 cdef enum Task:
-    NOTHING = 0             # wait for others
-    LEAVE = 1               # all is done, or the pool stops
+    NOTHING = 0             # there is none now: the worker waits
+    LEAVE = 1               # all is done, or the pool stops: the worker ends
     PART = 2                # the next step of a large file. Sealer: seal `Worker.slab`, or where that is NULL compress
                             # `Worker.stream`; Opener: `Worker.blob` says which step
     FILE = 3                # a file of its own: `Worker.file`, of a Sealer `Worker.job`
@@ -87,24 +87,24 @@ cdef struct Worker:         # what one worker is at, set by `pick`, and its own 
 
 
 def cores():
-    """How many this process may use."""
+    """Returns how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 cdef class _Pool:
     """Worker threads, their lock, and the first failure, which stops them all."""
     cdef Mutex lock
-    cdef Cond work
-    cdef Cond events
-    cdef int idle
-    cdef int jobs
-    cdef int stopping           # an End: written with the lock, looked at without it, as next_file is
+    cdef Cond work              # there is a task, or the pool stops
+    cdef Cond events            # there may be something to report
+    cdef int jobs               # workers; set before they start
+    cdef int idle               # workers that wait; with the lock, as the next five
+    cdef int stopping           # an End; read without the lock, too, as next_file
     cdef Py_ssize_t count       # files to do, as far as they are known
     cdef bint more              # further files may come
-    cdef Py_ssize_t next_file
+    cdef Py_ssize_t next_file   # the first that no worker has begun
     cdef Py_ssize_t open_files  # begun and not done
-    cdef object failure
-    cdef tuple outside          # sinks, or the source
+    cdef object failure         # what `run` raises; with the GIL, as the rest
+    cdef tuple outside          # sinks, or the source: told when the run ends early, if they have a method `abandon`
     cdef list threads
 
     def __cinit__(self, *args, **kwargs):
@@ -128,23 +128,24 @@ cdef class _Pool:
         pthread_cond_destroy(&self.work)
         pthread_cond_destroy(&self.events)
 
-    # What a pool does is up to these five, in sealer.pxi and opener.pxi.
+    # What a pool does is up to these six, which Sealer and Opener override.
     cdef Task pick(self, Worker* worker) noexcept nogil:
         """Chooses the next task. Called with the lock held."""
         return LEAVE
 
     cdef void do(self, Worker* worker) noexcept nogil:
-        """Does it, without the lock."""
+        """Does the task that `pick` has chosen. Called without the lock."""
 
     cdef void let_go(self, Worker* worker) noexcept nogil:
-        """Frees a worker's own things."""
+        """Frees what a worker owns."""
 
     cdef bint has_events(self, Py_ssize_t file) noexcept nogil:
-        """Whether there is something to report of a file. Called with the lock held."""
+        """Returns True if there is something to report of a file. Called with the lock held."""
         return False
 
     cdef object report(self, Py_ssize_t file):
-        """What is new of a file, with a field `done`. Called with the lock and the GIL held."""
+        """Returns an event with what is new of a file; its field `done` says whether it is the last. Called with the lock and
+        the GIL held."""
 
     cdef int refill(self) except -1:
         """Gets further files from the caller, while `more`. Called with the GIL, without the lock."""
@@ -200,7 +201,7 @@ cdef class _Pool:
             self.work_loop()
 
     def start(self):
-        """Lets the workers begin, before `run` does. Then `stop` has to be called, whatever happens."""
+        """Starts the workers before `run` does. The caller then has to call `stop`, whatever happens."""
         if self.threads:
             return
         for number in range(self.jobs):
@@ -212,7 +213,7 @@ cdef class _Pool:
         return load_int(&self.stopping) != NOT_YET
 
     cdef void end(self, End why) noexcept nogil:
-        """Makes the workers leave. The first reason stays. Called with the lock held."""
+        """Makes the workers leave. The first reason given is kept. Called with the lock held."""
         check(holds_lock)
         if self.stopping == NOT_YET:
             store_int(&self.stopping, why)
@@ -220,7 +221,7 @@ cdef class _Pool:
         pthread_cond_signal(&self.events)
 
     def stop(self):
-        """Ends the workers after the step that each is at, and waits for them. Harmless when they are gone."""
+        """Ends each worker after its current step, and waits for all. Does nothing if they have ended."""
         cdef bint through
         with nogil:
             pthread_mutex_lock(&self.lock)
@@ -233,9 +234,9 @@ cdef class _Pool:
             self.threads.pop().join()
 
     cdef int abandon(self) except -1:
-        """The run ends early: no worker is to wait for a Python sink or source any longer than it must."""
-        for place in self.outside:
-            act = getattr(place, "abandon", None)
+        """Tells Python sinks and sources that the run ends early, so that no worker waits for one longer than it must."""
+        for sink_or_source in self.outside:
+            act = getattr(sink_or_source, "abandon", None)
             if act is not None:
                 act()
         return 0
@@ -255,7 +256,7 @@ cdef class _Pool:
         pthread_mutex_unlock(&self.lock)
 
     def run(self):
-        """News of the files in their order, until all are done: see _engine.pyi."""
+        """Yields events of the files in their order, until all are done: see _engine.pyi."""
         cdef Py_ssize_t file = 0
         self.start()
         try:
@@ -286,7 +287,7 @@ cdef class _Pool:
             # and wait for the GIL, and all workers for this thread.
             pthread_mutex_lock(&self.lock)
             try:
-                # A pool that is stopping has a failure, and the file that it was with must not pass for done.
+                # A pool that is stopping may have failed, and the file that it failed at must not count as done.
                 while not self.stopping and file < self.count and self.has_events(file):
                     event = self.report(file)
                     events.append(event)
@@ -298,7 +299,7 @@ cdef class _Pool:
         return events
 
     cdef void look(self) noexcept nogil:
-        """Waits for events, LOOK_NS at most. Called and left with the lock held."""
+        """Waits for events, LOOK_NS at most. Called with the lock held."""
         cdef TimeSpec until
         clock_gettime(CLOCK_REALTIME, &until)
         until.tv_nsec += LOOK_NS

@@ -1,5 +1,5 @@
-# One buffer a chunk: mapped once, huge pages advised, reused. Fresh memory is dear: pogcli spends 3 to 8 s of a 1 GB
-# run in page faults.
+# One buffer for each chunk: mapped once, with huge pages advised, and reused. Fresh memory is expensive: pogcli spends 3 to
+# 8 s of a 1 GB run in page faults.
 
 cdef extern from "<sys/mman.h>" nogil:
     void* mmap(void* addr, size_t n, int prot, int flags, int fd, off_t offset)
@@ -36,19 +36,21 @@ cdef extern from *:
     void pogfast_give_back(void* p, size_t n) nogil
 
 cdef enum:
-    PIECE = 256 << 10       # bytes that are worked on at a time: a multiple of 64 that fits a core's second-level cache
+    PIECE = 256 << 10       # bytes that are processed at a time: a multiple of 64 that fits a core's second-level cache
     PAGE = 4096
     HUGE = 2 << 20
-    KEPT = 16 << 20         # of a blob's memory when that is given back: new memory has its price
-    # The chunk begins here in a buffer that a blob is read into: 64-byte aligned, so that the block counter of the
-    # cipher and the cache lines agree, with room for the header, nonce and tag in front. Those begin 64 bytes or more
-    # behind a page: what is copied to less than that, seen from where it came from (its page in the cache), is copied
-    # at a quarter of the speed, since each load looks like one of the byte that was stored just before.
+    KEPT = 16 << 20         # bytes of a blob's memory that are not given back: new memory is expensive
+    # The byte at which the chunk begins in a buffer that a blob is read into: a multiple of 64, so that the cipher's blocks
+    # and the cache lines agree, with room for header, nonce and tag before it. These begin 64 bytes or more behind the start
+    # of a page. The page cache holds the blob from the start of a page on, and copying to a destination that lies less than
+    # 64 bytes behind its source, modulo the page size, takes four times as long: each load looks to the processor like one of
+    # the byte that was stored just before.
     CHUNK_AT = 192
 
 
 cdef u8* map_memory(size_t n) noexcept nogil:
-    """Memory that costs nothing until it is touched: a chunk size may be far larger than the files."""
+    """Maps memory that costs nothing until it is touched: a chunk size may be far larger than the files. Returns NULL if there
+    is none."""
     cdef void* p = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
     if p == MAP_FAILED:
         return NULL
@@ -123,6 +125,14 @@ cdef inline bint is_either(SlabState state, SlabState one, SlabState other) noex
     return state == one or state == other
 
 
+cdef void slab_check(Slab* slab) noexcept nogil:
+    """Stops a debug build in which something does not hold that must. For the thread that has the slab."""
+    check(slab.sealing.hashed <= slab.length)
+    check(slab.sealing.sealed <= max(slab.sealing.hashed, slab.total))
+    check(slab.base == NULL or slab.chunk_at + slab.length <= slab.room)
+    check(slab.writing.drafts != NULL or slab.writing.ready == 0)
+
+
 cdef void slab_begin(Slab* slab) noexcept nogil:
     """Begins a chunk, or begins it anew. FREE or FILLING -> FILLING."""
     check(is_either(slab.state, FREE, FILLING))
@@ -146,6 +156,7 @@ cdef void slab_take(Slab* slab) noexcept nogil:
 cdef void slab_leave(Slab* slab) noexcept nogil:
     """A worker has sealed what was there when it took the slab. FOLLOWED -> FILLING, SEALING -> WHOLE."""
     check(is_either(slab.state, FOLLOWED, SEALING))
+    slab_check(slab)
     slab.state = FILLING if slab.state == FOLLOWED else WHOLE
 
 
@@ -159,6 +170,7 @@ cdef void slab_hand_over(Slab* slab) noexcept nogil:
     """The blob is sealed, and the writer stores it. SEALING -> HANDED_OVER."""
     check(slab.state == SEALING)
     check(slab.sealing.sealed == slab.total)
+    slab_check(slab)
     slab.state = HANDED_OVER
 
 
@@ -166,11 +178,12 @@ cdef void slab_end(Slab* slab) noexcept nogil:
     """The chunk is stored, or given up. Any state -> FREE, unless a worker or the writer is in the slab."""
     check(slab.state != FOLLOWED)
     check(slab.writing.state == NOT_WAITING)
+    slab_check(slab)
     slab.state = FREE
 
 
-cdef int slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
-    """Room for a chunk of `chunk` bytes, its header and padding. 0, or -1 when there is no memory."""
+cdef Errno slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
+    """Makes room for a chunk of `chunk` bytes, its header and padding."""
     cdef size_t need = (slab.chunk_at + chunk + MAX_PADDING + PAGE - 1) // PAGE * PAGE
     if slab.room >= need:
         return 0
@@ -179,7 +192,7 @@ cdef int slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
         slab.room = 0
     slab.base = map_memory(need)
     if slab.base == NULL:
-        return -1
+        return ENOMEM
     slab.room = need
     return 0
 
@@ -192,8 +205,8 @@ cdef void give_back_beyond(u8* memory, size_t room, size_t keep) noexcept nogil:
 
 
 cdef void slab_let_go(Slab* slab, const u8* start, const u8* end) noexcept nogil:
-    """Gives memory of a blob back to the system, by whole huge pages: up to `end`, from the last one that a call which
-    ended at `start` had left; what the next blob needs at once is kept."""
+    """Gives memory of a blob back to the system, in whole huge pages: up to `end`, from the page on that a call which ended at
+    `start` has left. What the next blob needs at once is kept."""
     cdef size_t first = (<size_t>slab.base + KEPT + HUGE - 1) // HUGE * HUGE
     cdef size_t begin = max(first, <size_t>start // HUGE * HUGE)
     cdef size_t stop = <size_t>end // HUGE * HUGE
@@ -245,8 +258,8 @@ cdef inline size_t blob_size(Slab* slab, const Keys* keys) noexcept nogil:
 cdef class Blob:
     """A finished blob in its buffer, readable through the buffer protocol, never writable.
 
-    It owns the memory while it lives. The worker takes the memory back for its next chunk only when no view of it
-    is left (`reclaim`); if one is, the memory stays with the view and the worker maps other memory.
+    It owns the memory while it exists. The worker takes the memory back for its next chunk only if no view of it is left
+    (`reclaim`); else the memory stays with the view, and the worker maps other memory.
     """
     cdef u8* base
     cdef size_t room

@@ -17,9 +17,9 @@ cdef void begin_frame(void* context, int level, size_t n, bint alone, bint stead
 
 
 cdef void tune(void* context, bint tuned) noexcept nogil:
-    """Level 3 made for chunks rather than for streams: a window as large as every reader must accept (RFC 8878), for
-    that a smaller one of the two tables, which share a core's cache, and blocks that end where they are full. Over
-    eight kinds of data 6 % less time for as many bytes, at worst 6 % more (bench/level.py). 0 is what the level says."""
+    """Tunes level 3 for chunks rather than for streams: a window as large as every reader must accept (RFC 8878), in return a
+    smaller chain table, since both share a core's cache, and blocks that end where they are full. Over eight kinds of data
+    this takes 6 % less time for as many bytes, at worst 6 % more (bench/level.py). 0 means the level's own value."""
     zstd_set(context, ZSTD_C_WINDOW, 23 if tuned else 0)
     zstd_set(context, ZSTD_C_CHAIN, 14 if tuned else 0)
     zstd.cctx_set(context, ZSTD_C_SPLITTER, 1 if tuned else 0)    # releases before 1.5.7 refuse it

@@ -1,10 +1,11 @@
-# Where a file is cut. Every so many bytes; or by its content, as FastCDC does, so that bytes which are inserted or removed
-# move no cut but those beside them (Xia et al., "FastCDC", USENIX ATC 2016, and IEEE TPDS 31:9, 2020).
+# Where a file is cut: every so many bytes, or by its content, as FastCDC does, so that inserted or removed bytes move only
+# the cuts next to them (Xia et al., "FastCDC", USENIX ATC 2016, and IEEE TPDS 31:9, 2020).
 #
 # A Gear hash over the last 64 bytes is compared with a threshold: a low one until a chunk has its mean size, a high one
-# from there on (the paper's normalised chunking, level 2), and never below the minimum, whose bytes are not even looked
-# at. What the paper masks is here the hash's upper bits, each of which has seen the most bytes, so a mean need be no power
-# of two. The table of the hash is the caller's, from its key: where the cuts lie says nothing to who does not have it.
+# from there on (the paper's normalized chunking, level 2). Nothing is cut below the minimum size, and the bytes up to the
+# last 64 of it are not even hashed. Where the paper masks bits, here the upper bits count, which depend on the most bytes;
+# so the mean need not be a power of two. The table of the hash comes from the caller, who derives it from the key: without
+# the key, the positions of cuts reveal nothing.
 
 cdef enum:
     GEARS = 256
@@ -15,7 +16,7 @@ cdef struct Cuts:
     size_t mean
     size_t maximum
     u64 rare                    # a hash below it cuts, before the mean size
-    u64 common                  # and behind it
+    u64 common                  # a hash below it cuts, from the mean size on
     bint by_content
     u64[GEARS] gear
 
@@ -25,7 +26,8 @@ cdef struct Scan:               # how far the search for a chunk's end has come
 
 
 cdef int fill_cuts(Cuts* cuts, size_t chunk_size, tuple content) except -1:
-    """Every `chunk_size` bytes; or, with (minimum, mean, table), by content and at most so many."""
+    """Sets cuts at every `chunk_size` bytes; or with (minimum, mean, table) by content, and after `chunk_size` bytes at most.
+    Raises ValueError if the sizes or the table are wrong."""
     cdef bytes table
     cdef int i, byte
     cuts.minimum = cuts.mean = cuts.maximum = chunk_size
@@ -47,7 +49,8 @@ cdef int fill_cuts(Cuts* cuts, size_t chunk_size, tuple content) except -1:
 
 
 cdef inline size_t hash_on(const u64* gear, const u8* p, Scan* scan, size_t end, u64 below) noexcept nogil:
-    """Hashes up to `end`, or to behind the first byte whose hash lies `below`. Returns where that is, or 0."""
+    """Hashes bytes up to `end`, or up to the first whose hash is lower than `below`. Returns the position behind that byte, or
+    0."""
     cdef u64 h = scan.hash
     cdef size_t at = scan.at
     while at < end:
@@ -61,8 +64,8 @@ cdef inline size_t hash_on(const u64* gear, const u8* p, Scan* scan, size_t end,
 
 
 cdef size_t chunk_end(const Cuts* cuts, Scan* scan, const u8* p, size_t have) noexcept nogil:
-    """Where the chunk that begins at `p` ends, when that can be told from its first `have` bytes; else 0. `scan`, zeroed
-    for each chunk, keeps what was found: the bytes stay, and more are added."""
+    """Returns the length of the chunk that begins at `p` if its first `have` bytes tell that, else 0. `scan`, zeroed for each
+    chunk, keeps how far the search came: the next call has the same bytes and more."""
     cdef size_t end = 0
     if cuts.by_content:
         if scan.at == 0:
@@ -77,7 +80,7 @@ cdef size_t chunk_end(const Cuts* cuts, Scan* scan, const u8* p, size_t have) no
 
 
 def cut(const u8[::1] data, size_t chunk_size, tuple content):
-    """The sizes of the chunks that Sealer cuts `data` into."""
+    """Returns the sizes of the chunks that Sealer cuts `data` into."""
     cdef Cuts cuts
     cdef Scan scan
     cdef size_t at = 0, n

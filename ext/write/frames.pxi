@@ -1,12 +1,14 @@
-# A large file in the `frames` layout: it is cut first, and each chunk is one task. Whoever is free reads, compresses,
-# hashes and encrypts it piece by piece, so that a piece never leaves its core's cache. Where a chunk begins only where
-# the one before turns out to end (a pipe, or cuts by content), one worker reads it while the others work on those before.
+# A large file in the `frames` layout. It is cut first, and each chunk is one task: an idle worker reads, compresses, hashes
+# and encrypts it piece by piece, so that a piece never leaves the cache of a core. Where a chunk can only begin when the end
+# of the one before is known (a pipe, or cuts by content), one worker reads it while the others work on those before.
+#
+# All functions that take the Sealer use its fields `framed_files` and `zero`, which are theirs.
 
 cdef enum:
-    PROBE = PIECE               # of a chunk: what does not compress here is not expected to further on
+    PROBE = PIECE               # bytes of a chunk: if these do not compress, the rest is not expected to
     RAW_BLOCK = 128 << 10       # the most that zstd allows in one of its blocks
     RAW_HEADER = 14
-    TRIAL = 16 * RAW_BLOCK      # as often what did not compress at first is tried again
+    TRIAL = 16 * RAW_BLOCK      # every so many bytes, a chunk that did not compress at first is tried again
 
 
 cdef enum FrameMode:            # how a chunk becomes a frame
@@ -24,18 +26,18 @@ cdef enum Packing:              # what became of one try to make a frame
     NOT_PACKED                  # an errno says why
 
 cdef struct FramedFile:         # a large file in the `frames` layout
-    FileJob* job
-    int fd
-    long long size              # when it was opened
-    long long at                # where the next chunk begins
+    FileJob* job                # as the next four, set when the file is begun
+    int fd                      # owned
+    long long size              # bytes, when it was opened
     bint streamed               # it is read to its end, whatever `size` says
     bint in_order               # no chunk begins before the one before it is read
-    bint reading                # by a worker, in order
-    u8* carry                   # what was read behind the last chunk's end, and belongs to the next
-    size_t carried
-    bint drained                # nothing is left to read
+    long long at                # byte at which the next chunk begins; with the lock
+    bint reading                # a worker reads the next chunk, in order; with the lock
+    u8* carry                   # what was read behind the last chunk's end, and belongs to the next. Of the worker that
+    size_t carried              # reads, as the number of these bytes
+    bint drained                # nothing is left to read; with the lock, as the rest
     bint ended                  # no further chunk begins
-    int working                 # workers in it
+    int working                 # chunks that are not stored or given up
     FramedFile* next
 
 
@@ -46,7 +48,7 @@ cdef inline bint keeps_plain(FrameMode mode) noexcept nogil:
 # A frame of raw blocks, RFC 8878: no checksum, since the plain bytes themselves are authenticated, and level 3's window.
 
 cdef size_t raw_header(u8* out, size_t n) noexcept nogil:
-    """Says that `n` bytes follow. Returns RAW_HEADER."""
+    """Writes the header of a frame of `n` bytes. Returns RAW_HEADER."""
     cdef int i
     memcpy(out, b"\x28\xb5\x2f\xfd\xc0\x58", 6)
     for i in range(8):
@@ -55,20 +57,21 @@ cdef size_t raw_header(u8* out, size_t n) noexcept nogil:
 
 
 cdef u8* raw_block(u8* out, size_t n, bint last) noexcept nogil:
-    """Begins a block of `n` bytes. Returns where they go."""
+    """Writes the header of a block of `n` bytes. Returns where these go."""
     cdef size_t head = n << 3 | last
     out[0], out[1], out[2] = <u8>head, <u8>(head >> 8), <u8>(head >> 16)
     return out + 3
 
 
 cdef bint compresses(Worker* worker, const u8* p, size_t n) noexcept nogil:
-    """Whether zstd makes `n` bytes shorter by a part of 32 at least."""
+    """Returns True if zstd makes `n` bytes shorter by 1/32 or more."""
     return n >= RAW_BLOCK and not zstd.is_error(zstd.compress2(worker.context, worker.data, n - n // 32, p, n))
 
 
 # ---- who does what (with the lock) ----
 
 cdef bint pick_chunk(Sealer sealer, FramedFile* file, Worker* worker) noexcept nogil:
+    """Chooses the next chunk of a file. Returns False if there is none now."""
     cdef Slab* slab
     if file.ended or file.reading:
         return False
@@ -91,7 +94,7 @@ cdef bint pick_chunk(Sealer sealer, FramedFile* file, Worker* worker) noexcept n
 
 
 cdef void accept_known(FramedFile* file) noexcept nogil:
-    """Chunks that an earlier run has stored are not read again, if the file is what it was then. With the lock."""
+    """Takes the chunks that an earlier run has stored over without reading them, if the file is what it was then."""
     cdef FileJob* job = file.job
     cdef u64 size = 0
     cdef Py_ssize_t i
@@ -108,7 +111,8 @@ cdef void accept_known(FramedFile* file) noexcept nogil:
 
 
 cdef void leave_framed(Sealer sealer, FramedFile* file) noexcept nogil:
-    """A worker leaves a file; the last one of a file that is through ends it. Called with the lock held."""
+    """Counts a chunk as done, and ends the file if that was the last one."""
+    check(holds_lock)
     check(file.working > 0)
     file.working -= 1
     if file.working or not file.ended:
@@ -131,6 +135,7 @@ cdef void end_framed(Sealer sealer, FramedFile* file) noexcept nogil:
 # ---- the work (without the lock) ----
 
 cdef void begin_framed(Sealer sealer, Worker* worker, FileJob* job, int fd, bint streamed) noexcept nogil:
+    """Begins a file. `streamed`: it is read to its end, as it has no size, or none to be trusted."""
     cdef FramedFile* file = <FramedFile*>calloc(1, sizeof(FramedFile))
     cdef FramedFile** last = &sealer.framed_files
     cdef bint in_order = streamed or sealer.cuts_at.by_content
@@ -161,7 +166,7 @@ cdef void begin_framed(Sealer sealer, Worker* worker, FileJob* job, int fd, bint
 
 
 cdef void frame_step(Sealer sealer, Worker* worker) noexcept nogil:
-    """One chunk, from the file to the sinks."""
+    """Makes one chunk, from the file to the stores."""
     cdef FramedFile* file = worker.framed
     cdef FileJob* job = file.job
     cdef Slab* slab = worker.slab
@@ -204,7 +209,7 @@ cdef void frame_step(Sealer sealer, Worker* worker) noexcept nogil:
 
 
 cdef void end_chunk(Sealer sealer, Slab* slab, bint stored) noexcept nogil:
-    """A chunk is through: its blob is noted where it was stored, its slab is free."""
+    """Ends a chunk: records its blob if that is `stored`, and gives its slab back."""
     cdef FramedFile* file = slab.chunk.framed
     pthread_mutex_lock(&sealer.lock)
     if stored:
@@ -219,13 +224,13 @@ cdef void end_chunk(Sealer sealer, Slab* slab, bint stored) noexcept nogil:
 
 
 cdef bint in_hole(Sealer sealer, const FramedFile* file, long long at) noexcept nogil:
-    """Whether a full chunk that begins `at` would have nothing but a hole in it."""
+    """Returns True if a full chunk that begins at `at` lies in a hole of the file."""
     cdef long long end = at + <long long>sealer.chunk_size
     return file.job.facts.sparse and end <= file.size and next_data(file.fd, at, file.size) >= end
 
 
 cdef bint take_zero(Sealer sealer, FileJob* job, Slab* slab) noexcept nogil:
-    """A chunk that lies in a hole is the same blob each time."""
+    """Records the blob of a chunk that lies in a hole, which is the same each time. Returns False if it is not stored yet."""
     cdef bint there
     pthread_mutex_lock(&sealer.lock)
     there = sealer.zero.ready
@@ -237,8 +242,8 @@ cdef bint take_zero(Sealer sealer, FileJob* job, Slab* slab) noexcept nogil:
 
 
 cdef bint take_earlier(Sealer sealer, Worker* worker, FileJob* job, size_t n) noexcept nogil:
-    """A chunk of plain bytes that an earlier version of the file had, too, is the blob that it was then, if every
-    sink has that."""
+    """Records the blob of a chunk whose plain bytes an earlier version of the file had, too, if every sink has that blob.
+    Returns True if so."""
     cdef Slab* slab = worker.slab
     cdef Record wanted
     cdef Record* found
@@ -268,6 +273,7 @@ cdef void name_plain(Slab* slab, const Keys* keys, size_t n) noexcept nogil:
 
 
 cdef bint equip_frame(Sealer sealer, Worker* worker, Slab* slab) noexcept nogil:
+    """Gives a worker and a slab their memory. Returns False when there is none."""
     if slab.chunk.plain == NULL:
         slab.chunk.plain_room = sealer.chunk_size + PIECE
         slab.chunk.plain = map_memory(slab.chunk.plain_room)
@@ -276,8 +282,9 @@ cdef bint equip_frame(Sealer sealer, Worker* worker, Slab* slab) noexcept nogil:
 
 
 cdef Errno read_in_order(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint* alone, bint* hole) noexcept nogil:
-    """The next chunk of what is read in order, into its slab's memory. What is read behind its end is carried to the
-    next one, since only then it is known that there is one. A `hole` is not read."""
+    """Reads the next chunk of a file that is read in order into its slab: sets `n` to its bytes, `alone` if the file has no
+    other, and `hole` if it lies in one and was not read. Bytes that were read behind its end are carried to the next chunk;
+    only if there are any, or more can be read, there is one."""
     cdef u8* plain = worker.slab.chunk.plain
     cdef size_t have = file.carried, got = 0
     cdef long long next_at = -1
@@ -322,7 +329,7 @@ cdef Errno read_in_order(Sealer sealer, Worker* worker, FramedFile* file, size_t
 
 cdef Errno read_next(Sealer sealer, const FramedFile* file, u8* p, long long at, long long* next_at, size_t* got,
                    bint* drained) noexcept nogil:
-    """The next piece of what is read in order."""
+    """Reads the next piece of a file that is read in order; sets `drained` behind the last."""
     cdef size_t piece
     cdef Errno error
     if file.streamed:
@@ -340,8 +347,8 @@ cdef Errno read_next(Sealer sealer, const FramedFile* file, u8* p, long long at,
 
 cdef Errno read_piece(Sealer sealer, const FramedFile* file, u8* p, size_t n, long long at, long long* data,
                     size_t* got) noexcept nogil:
-    """`n` bytes from offset `at` on; holes are not read. `data` is where the next bytes outside of one lie, as far as
-    that is known."""
+    """Reads `n` bytes from offset `at` on, fewer at the file's end, and none in holes. `data` is where the next bytes outside
+    of a hole lie, as far as that is known."""
     cdef Errno error
     if file.job.facts.sparse:
         if data[0] < at + <long long>n:
@@ -358,9 +365,9 @@ cdef Errno read_piece(Sealer sealer, const FramedFile* file, u8* p, size_t n, lo
 
 
 cdef Errno pack(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint alone) noexcept nogil:
-    """Compresses the chunk of `n` bytes into its slab; hashes and encrypts behind. A file of one chunk as pog does,
-    others to frames that stand alone. When the file turns out to be shorter `n` becomes what was there, 0 when that
-    is nothing."""
+    """Compresses the chunk of `n` bytes into its slab, hashing and encrypting what comes out. `alone`: the file has one chunk,
+    which becomes the frame that pog makes; other chunks become frames that say their length. When the file turns out to be
+    shorter, `n` becomes the number of bytes that were there."""
     cdef FrameMode mode = STREAMED if alone else TRYING
     cdef Slab* slab = worker.slab
     cdef Errno error = 0
@@ -382,7 +389,7 @@ cdef Errno pack(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint
 
 
 cdef void make_room(Slab* slab, const FramedFile* file, FrameMode mode) noexcept nogil:
-    """A slab has memory for all of the plain bytes or for all of the blob, not for both."""
+    """Gives memory back that this mode does not need: a slab has it for all plain bytes or for all of the blob, not both."""
     if keeps_plain(mode) or file.in_order:
         give_back_beyond(slab.base, slab.room, KEPT)
     else:
@@ -391,8 +398,8 @@ cdef void make_room(Slab* slab, const FramedFile* file, FrameMode mode) noexcept
 
 cdef Packing pack_frame(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint alone, FrameMode* mode,
                         Errno* error) noexcept nogil:
-    """One try of `pack`. AGAIN when `n` or `mode` were not what they should be, and are now: a frame says its length
-    up front."""
+    """Tries once to compress a chunk. Returns AGAIN when `n` or `mode` turned out to be wrong, and corrects them: a frame
+    says its length at its beginning."""
     cdef bint steady = keeps_plain(mode[0])
     cdef Slab* slab = worker.slab
     cdef ZBuffer data, out
@@ -444,7 +451,8 @@ cdef Packing pack_frame(Sealer sealer, Worker* worker, FramedFile* file, size_t*
 
 cdef Packing pack_raw(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, FrameMode* mode,
                       Errno* error) noexcept nogil:
-    """As pack_frame: bytes are read to where they are encrypted. AGAIN as well when some of them would compress."""
+    """Tries once to make a frame of raw blocks, reading each to where it is encrypted. Returns AGAIN as pack_frame, and when
+    some of the bytes would compress."""
     cdef Slab* slab = worker.slab
     cdef size_t at = 0, got, block
     cdef long long next_at = -1
@@ -478,7 +486,7 @@ cdef Packing pack_raw(Sealer sealer, Worker* worker, FramedFile* file, size_t* n
 
 
 cdef void follow_up(Sealer sealer, Slab* slab, size_t minimum) noexcept nogil:
-    """Hashes and encrypts what the compressor has written since, when it is at least so much."""
+    """Hashes and encrypts what the compressor has written since the last call, if that is `minimum` bytes or more."""
     if slab.length - slab.sealing.hashed < minimum:
         return
     while slab.sealing.hashed < slab.length:

@@ -1,12 +1,12 @@
-# Files as they come: what the caller wants archived, and what has become of each.
+# The queue of files: what the caller wants to be archived, and what has become of each file.
 #
-# The caller's iterator is asked a few thousand files ahead of the workers and no further, so that a tree of millions
-# takes no more memory than one of thousands. A job lives from then until its last event is reported.
+# The caller's iterator is asked for files a few thousand ahead of the workers and no further, so that a tree of millions
+# takes no more memory than one of thousands. A job exists from then until its last event is reported.
 
 cdef enum:
     SMALL = 2 * PIECE           # a file that ends within so many bytes is one task
     FRESH = 2048                # files that wait for a worker: as many as the smallest ones done in LOOK_NS, and more
-    UNREPORTED = 65536          # files behind one that takes long
+    UNREPORTED = 65536          # files that may be done behind one that takes long
 
 Sealed = collections.namedtuple(
     "Sealed",
@@ -21,18 +21,18 @@ cdef struct Record:             # one blob of a file
     u64 stored                  # bytes of the blob
     u64 plain                   # bytes of the file in it; 0 where that is not known (streams)
     bint ready                  # it is stored
-    bint empty                  # nothing was left of the file for it: there is no such blob
+    bint empty                  # there is no such blob: the file had ended before it
     bint plain_named
     u8[KEY] plain_name          # see Chunk
 
 cdef struct FileJob:
-    char* path                  # NULL: `fd` was given
-    int fd
+    char* path                  # NULL where the caller gave a descriptor
+    int fd                      # a copy of that, until the file is begun; else -1
     Errno error
     bint done
-    int changed                 # it is not any more what it was when it was opened; set without the lock, never reset
+    int changed                 # the file is no longer what it was when it was opened; set without the lock, never reset
     Facts facts                 # as it was opened
-    u64 size                    # plain bytes that were read, or known; of a stream its one worker's until it is done
+    u64 size                    # plain bytes that were read, or known. Of a stream written by its compressor, without the lock
     Record* records
     Py_ssize_t count            # blobs begun
     Py_ssize_t room
@@ -64,7 +64,7 @@ cdef int compare_plain(const void* a, const void* b) noexcept nogil:
 
 
 cdef int fill_record(Record* record, str name, u64 stored, u64 plain) except -1:
-    """Of a blob that is in the store."""
+    """Fills the record of a blob that is in the store."""
     read_name(name, record.digest)
     record.stored, record.plain, record.ready = stored, plain, True
     return 0

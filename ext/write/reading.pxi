@@ -28,8 +28,8 @@ cdef class _Reader:
         check(self.reading <= self.readers)
 
     cdef int open_job(self, FileJob* job) noexcept nogil:
-        """A descriptor of a regular file, or of what was given; -1 with `error` set. ENXIO: it is no regular file, as the
-        system says of sockets."""
+        """Opens a file. Returns its descriptor, or the one that the caller gave; -1 if it cannot be opened. Sets `error` then,
+        and also to ENXIO, as the system does for sockets, if the file is not a regular one (EISDIR: it is a directory)."""
         cdef int fd = job.fd
         job.fd = -1
         if job.path == NULL:
@@ -43,8 +43,8 @@ cdef class _Reader:
         return fd
 
     cdef Errno read_on(self, const FileJob* job, int fd, u8* p, size_t n, size_t* got) noexcept nogil:
-        """The next `n` bytes of a file, fewer at its end. A descriptor that was given may be a pipe: it is waited for,
-        but not when the run has been stopped. """
+        """Reads the next `n` bytes of a file, fewer at its end. A descriptor that the caller gave may be a pipe: its bytes are
+        waited for until the run is stopped (EINTR)."""
         cdef size_t some
         cdef Errno error
         got[0] = 0

@@ -1,6 +1,8 @@
-# A large file in the `stream` layout: two roles, each held by one worker at a time and given up after every piece. The
-# compressor fills a slab, the sealer hashes and encrypts behind it while the bytes are warm. When sealing is the slower
-# part, the compressor runs ahead into a second slab, and then seals that one itself.
+# A large file in the `stream` layout. There are two roles, each held by one worker at a time and given up after every piece:
+# the compressor fills a slab, the sealer follows it, hashing and encrypting while the bytes are still in the cache. When
+# sealing is the slower part, the compressor runs ahead into a second slab, and then seals that one itself.
+#
+# All functions take the Sealer; its fields `streams` and `to_seal` are theirs.
 
 cdef enum:
     AHEAD = 2                   # slabs that one stream may hold: one being filled, one being sealed
@@ -9,23 +11,23 @@ cdef enum:
 
 cdef struct Stream:             # a large file in the `stream` layout
     FileJob* job
-    int fd
-    void* cctx
-    u8* data
-    size_t at
-    size_t end
-    bint eof
-    bint ended                  # the frame is finished, or broken off
-    bint busy
-    Slab* slab                  # being filled
-    int slabs                   # held, this one included
+    int fd                      # owned
+    void* cctx                  # its ZSTD_CCtx, as the next four the compressor's
+    u8* data                    # SMALL bytes of memory for what was read
+    size_t at                   # bytes of `data` that are compressed
+    size_t end                  # bytes in `data`
+    bint eof                    # nothing is left to read
+    bint ended                  # the frame is complete, or cannot be completed; with the lock, as the rest
+    bint busy                   # a worker compresses
+    Slab* slab                  # being filled; NULL between two chunks
+    int slabs                   # slabs it has, this one included
     Stream* next
 
 
 # ---- who does what (with the lock) ----
 
 cdef bint pick_stream(Sealer sealer, Worker* worker) noexcept nogil:
-    """The next turn of one of the two roles: sealing before compressing."""
+    """Chooses the next turn of one of the two roles, sealing before compressing. Returns False if there is none."""
     cdef Slab* slab = sealer.to_seal
     cdef Stream* stream = sealer.streams
     if keep_stream(sealer, worker):
@@ -49,13 +51,15 @@ cdef bint pick_stream(Sealer sealer, Worker* worker) noexcept nogil:
 
 
 cdef bint keep_stream(Sealer sealer, Worker* worker) noexcept nogil:
-    """Whether a worker that has just compressed goes on with its stream: when another can seal behind it. Its
-    core has the compressor's tables in its cache, and nobody need be woken for the slowest part of the road."""
+    """Lets a worker that has just compressed go on with its stream, if another worker can seal behind it: its core has the
+    compressor's tables in its cache, and no other has to be woken for the slowest step. Returns True if it goes on."""
     cdef Stream* stream = sealer.streams
     while stream != NULL and stream != worker.stream:
         stream = stream.next
     worker.stream = NULL
-    if stream == NULL or stream.busy or stream.ended or not (sealer.idle or (stream.slab != NULL and stream.slab.state == FOLLOWED)):
+    if stream == NULL or stream.busy or stream.ended:
+        return False
+    if not sealer.idle and (stream.slab == NULL or stream.slab.state != FOLLOWED):
         return False
     if not has_room(sealer, stream):
         return False
@@ -66,8 +70,8 @@ cdef bint keep_stream(Sealer sealer, Worker* worker) noexcept nogil:
 
 
 cdef bint has_room(Sealer sealer, Stream* stream) noexcept nogil:
-    """Gives the stream a slab to fill if it has none. A pool of n holds n + 1 slabs, so that with every worker in
-    a file of its own one chunk can still be sealed while the next is compressed."""
+    """Gives the stream a slab to fill if it has none. Returns False if there is none to give. A pool of n workers has n + 1
+    slabs, so that with every worker in a file of its own one chunk can still be sealed while the next is compressed."""
     cdef Slab* slab
     cdef Slab** last = &sealer.to_seal
     if stream.slab != NULL:
@@ -87,7 +91,7 @@ cdef bint has_room(Sealer sealer, Stream* stream) noexcept nogil:
 
 
 cdef void drop_slab(Sealer sealer, Slab* slab) noexcept nogil:
-    """Takes a slab out of the list of those being sealed, and gives its stream one less."""
+    """Takes a slab out of `to_seal` and gives it back; ends its stream if that was the last one."""
     cdef Slab** at = &sealer.to_seal
     cdef Stream* stream = slab.chunk.stream
     while at[0] != slab:
@@ -116,7 +120,7 @@ cdef void end_stream(Sealer sealer, Stream* stream) noexcept nogil:
 # ---- the work (without the lock) ----
 
 cdef void begin_stream(Sealer sealer, Worker* worker, FileJob* job, int fd, size_t got) noexcept nogil:
-    """The worker's buffer and context become the stream's: the bytes that are read already stay where they are."""
+    """Begins a stream. The worker's buffer and context become the stream's: the `got` bytes that were read stay in place."""
     cdef Stream* stream = <Stream*>calloc(1, sizeof(Stream))
     cdef Stream** last = &sealer.streams
     if stream == NULL:
@@ -142,7 +146,7 @@ cdef void begin_stream(Sealer sealer, Worker* worker, FileJob* job, int fd, size
 
 
 cdef void compress_step(Sealer sealer, Stream* stream) noexcept nogil:
-    """One turn as compressor: until a piece more is in the slab, or the slab is full, or the file ends."""
+    """Takes one turn as compressor: until the slab has a piece more or is full, or the file ends."""
     cdef Slab* slab = stream.slab
     cdef FileJob* job = stream.job
     cdef ZBuffer data, out
@@ -193,7 +197,8 @@ cdef void compress_step(Sealer sealer, Stream* stream) noexcept nogil:
 
 
 cdef void break_off(Sealer sealer, Stream* stream) noexcept nogil:
-    """A file that cannot be read further: what is in its open slab is dropped, unless a worker is in it."""
+    """Ends a file that cannot be read further. The chunk in its slab is dropped, by the worker that is sealing it if there is
+    one. Called with the lock held."""
     cdef Slab* slab = stream.slab
     stream.ended = True
     stream.slab = NULL
@@ -204,7 +209,7 @@ cdef void break_off(Sealer sealer, Stream* stream) noexcept nogil:
 
 
 cdef void seal_step(Sealer sealer, Worker* worker) noexcept nogil:
-    """One turn as sealer: hashes and encrypts what is there, a few pieces; finishes the blob when that is all."""
+    """Takes one turn as sealer: hashes and encrypts a few pieces of what is there, and finishes the blob with the last."""
     cdef Slab* slab = worker.slab
     cdef Stream* stream = slab.chunk.stream
     cdef size_t end = min(worker.end, slab.sealing.hashed + 4 * <size_t>PIECE)
