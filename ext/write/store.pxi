@@ -56,6 +56,7 @@ cdef Added names_add(NameSet* names, const u8* digest) noexcept nogil:
     return ADDED
 
 
+@cython.no_gc_clear             # a Sealer that is freed needs it for the drafts that are left
 cdef class _Store:
     """The sinks of a run, and the names that it has claimed. It knows no files and no workers: where the run cannot go on it
     sets `broken`, and the Sealer ends the run with `failure`."""

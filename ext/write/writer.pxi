@@ -11,6 +11,7 @@ cdef enum:
                                 # for a third of the time that the next takes to make
 
 
+@cython.no_gc_clear             # a Sealer that is freed needs it for the drafts that are left
 cdef class _Writer:
     """The list of slabs that wait for a write, and the drafts. The thread's loop is Sealer's, which also knows what to do
     with a blob that is stored."""
