@@ -34,7 +34,7 @@ _FRAME = bytes.fromhex("28b52ffd202055000020666173740100338e08")
 
 
 def check_kernels(Py_ssize_t longest=1000):
-    """What is wrong, a line each; empty when all is well. `longest`: bytes of the longest chunk that is sealed."""
+    """Returns what is wrong, a line each; empty if all is well. `longest`: bytes of the longest chunk that is sealed."""
     cdef bytes long_ = bytes(range(256)) * (longest // 256 + 1)
     answers = {
         "SHA-256": lambda: blob_name(_SECRET, _CHUNK) == _NAME,
@@ -76,7 +76,7 @@ cdef bint _refused(kind, bytes secret, bytes blob, str name):
 
 
 cdef bint _seals(bytes secret, bytes private, bytes chunk):
-    """Whether the pieces of a sealed blob are what libsodium's whole boxes are made of."""
+    """Returns True if libsodium's own functions open a sealed blob, header and body."""
     name, blob = seal_blob(secret, private is not None, chunk, len(chunk))
     cdef Py_ssize_t header = HEADER_SECRET if private is None else HEADER_PUBLIC
     if private is None:

@@ -22,7 +22,7 @@ def secretbox(bytes key, const u8[::1] message):
 
 
 def secretbox_open(bytes key, const u8[::1] data):
-    """The message in a secretbox, or None when it does not authenticate under `key`."""
+    """Returns the message in a secretbox, or None if it does not authenticate under `key`."""
     _check_key(key)
     cdef Py_ssize_t n = data.shape[0] - BOX
     if n < 0:
@@ -43,7 +43,7 @@ def sealedbox(bytes public, const u8[::1] message):
 
 
 def sealedbox_open(bytes public, bytes private, const u8[::1] data):
-    """The message in a sealed box, or None when it does not authenticate under this pair."""
+    """Returns the message in a sealed box, or None if it does not authenticate under this pair."""
     _check_key(public)
     _check_key(private)
     cdef Py_ssize_t n = data.shape[0] - SEAL
@@ -57,7 +57,7 @@ def sealedbox_open(bytes public, bytes private, const u8[::1] data):
 
 
 def public_key(bytes private):
-    """The X25519 public key that belongs to `private`."""
+    """Returns the X25519 public key that belongs to `private`."""
     _check_key(private)
     cdef bytes out = PyBytes_FromStringAndSize(NULL, KEY)
     if sodium.scalarmult_base(<u8*>PyBytes_AS_STRING(out), <const u8*>private):
@@ -76,7 +76,7 @@ cdef str _zstd_error(size_t code):
 
 
 def compress(const u8[::1] data, int level=3):
-    """One zstd frame with the content's size in its header, without checksum."""
+    """Returns one zstd frame with the size of its content in its header, without checksum."""
     cdef size_t bound = zstd.compress_bound(data.shape[0]), n
     cdef bytes out = PyBytes_FromStringAndSize(NULL, bound)
     cdef u8* p = <u8*>PyBytes_AS_STRING(out)
@@ -95,7 +95,7 @@ def compress(const u8[::1] data, int level=3):
 
 
 def decompress(const u8[::1] data):
-    """The content of all zstd frames in `data`, skippable ones passed over. ValueError when malformed or cut short."""
+    """Returns the content of all zstd frames in `data`, without skippable ones. Raises ValueError if it is malformed or cut short."""
     return decompressed(&data[0] if data.shape[0] else NULL, data.shape[0], -1)
 
 
@@ -144,7 +144,7 @@ cdef bytes decompressed(const u8* p, size_t n, long long size):
 
 
 cdef bytes _fresh(ZBuffer* out, size_t room):
-    """A bytes object to be filled through `out`."""
+    """Returns a new bytes object, to be filled through `out`."""
     cdef bytes piece = PyBytes_FromStringAndSize(NULL, room)
     out.data, out.size, out.pos = <u8*>PyBytes_AS_STRING(piece), room, 0
     return piece

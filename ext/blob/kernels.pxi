@@ -1,7 +1,7 @@
-# One blob at a time: what Sealer and Opener do with many, as functions for tests, benchmarks and manifests.
+# One blob at a time: what Sealer and Opener do with many. For tests, benchmarks and manifests.
 
 def blob_name(bytes secret, const u8[::1] chunk):
-    """The name of the blob that holds `chunk`, 44 characters. FORMAT.md, "A file's bytes"."""
+    """Returns the name of the blob that holds `chunk`, 44 characters. FORMAT.md, "A file's bytes"."""
     cdef Keys keys
     cdef u8[KEY] digest
     cdef const u8* p = &chunk[0] if chunk.shape[0] else NULL
@@ -14,7 +14,7 @@ def blob_name(bytes secret, const u8[::1] chunk):
 
 
 def seal_blob(bytes secret, bint asymmetric, const u8[::1] chunk, size_t chunk_size, bint even=False):
-    """(name, blob) of one chunk, padded when it is shorter than `chunk_size`; `even`: to hide its size."""
+    """Seals one chunk. Returns (name, blob). Padded if it is shorter than `chunk_size`; `even`: so that its size is hidden."""
     cdef Keys keys
     cdef Slab* slab = slab_new(CHUNK_AT)
     cdef int failed
@@ -50,8 +50,8 @@ cdef dict VERDICTS = {
 
 
 cdef class _OpenedBlob:
-    """The chunk in a blob, in a buffer of its own. WrongKey when the blob's header does not unwrap, CorruptBlob when it
-    does not authenticate, WrongBlob when `name` is given and is not its content's."""
+    """The chunk in a blob, in a buffer of its own. Raises WrongKey if the header does not unwrap, CorruptBlob if the blob
+    does not authenticate, WrongBlob if `name` is given and is that of other content."""
     cdef Slab* slab
 
     def __cinit__(self, bytes secret, bytes private, const u8[::1] blob, str name):
@@ -80,14 +80,14 @@ cdef class _OpenedBlob:
 
 
 def open_blob(bytes secret, bytes private, const u8[::1] blob, str name=None):
-    """The chunk in a blob. Raises as _OpenedBlob says."""
+    """Returns the chunk in a blob. Raises as _OpenedBlob does."""
     cdef _OpenedBlob opened = _OpenedBlob(secret, private, blob, name)
     return chunk_of(opened.slab)[:opened.slab.length]
 
 
 def read_chunk(bytes secret, bytes private, const u8[::1] blob, str name, long long size):
-    """The plain bytes of a blob that is a frame of its own, exactly `size` of them (-1: not known). Raises as
-    _OpenedBlob says; CorruptBlob, too, when the chunk does not decompress to that length."""
+    """Returns the plain bytes of a blob that is a frame of its own, exactly `size` of them (-1: not known). Raises as
+    _OpenedBlob does; CorruptBlob, too, if the chunk does not decompress to that length."""
     cdef _OpenedBlob opened = _OpenedBlob(secret, private, blob, name)
     try:
         return decompressed(chunk_of(opened.slab), opened.slab.length, size)

@@ -1,5 +1,5 @@
-# A blob becomes its chunk again, in one buffer: authenticated first, then decrypted in place, hashed while it is warm, and
-# held against its name. The pieces are those of seal.pxi.
+# A blob becomes its chunk again, in one buffer: authenticated first, then decrypted in place, hashed while it is in the cache,
+# and compared with its name. The reverse of seal.pxi, by the same pieces.
 
 cdef enum Verdict:
     GOOD = 0
@@ -16,7 +16,7 @@ cdef enum Verdict:
 # Bytes of the longest blob that is opened here: more than half of the memory has no room beside what it becomes.
 MAX_BLOB = max(1 << 30, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
 cdef long long max_blob = MAX_BLOB
-cdef int NEVER = 0     # what is stopped by nobody
+cdef int NEVER = 0     # for `stop`: nobody stops it
 
 # The same for the caller: Opened.verdict is one of these.
 VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad name": BAD_NAME, "bad frame": BAD_FRAME,
@@ -24,7 +24,7 @@ VERDICT = {"good": GOOD, "bad header": BAD_HEADER, "bad body": BAD_BODY, "bad na
 
 
 cdef inline bint is_damage(Verdict verdict) noexcept nogil:
-    """Whether other bytes under this name could be good ones."""
+    """Returns True if the blob is damaged: another copy of it may be good."""
     return BAD_HEADER <= verdict <= BAD_NAME
 
 
@@ -40,7 +40,7 @@ cdef inline void* poly_of_state(OpenState* state) noexcept nogil:
 
 
 cdef Verdict open_begin(OpenState* state, const Keys* keys, const u8* head) noexcept nogil:
-    """Reads header, nonce and tag of a blob. BAD_HEADER when the header does not unwrap."""
+    """Reads header, nonce and tag of a blob. Returns BAD_HEADER if the header does not unwrap."""
     cdef u8[FIRST] poly_key
     if unwrap(keys, head, state.file_key):
         return BAD_HEADER
@@ -54,7 +54,7 @@ cdef Verdict open_begin(OpenState* state, const Keys* keys, const u8* head) noex
 
 
 cdef Verdict open_end(OpenState* state) noexcept nogil:
-    """Whether all that went through poly_update is what was sealed."""
+    """Compares the tag. Returns BAD_BODY unless the bytes given to poly_add are those that were sealed."""
     cdef u8[TAG] tag
     poly_end(poly_of_state(state), tag)
     return GOOD if sodium.verify_16(tag, state.tag) == 0 else BAD_BODY
@@ -78,15 +78,15 @@ cdef void decrypt(OpenState* state, u8* m, size_t start, size_t end) noexcept no
 
 
 cdef size_t even_length(const u8* m, size_t total) noexcept nogil:
-    """The length of the chunk that the end of a payload tells, if padding that hides sizes ends there; else `total`.
-    Only the last 8 bytes are looked at."""
+    """Returns the length of the chunk that the last 8 bytes of a payload tell, if padding that hides sizes may end there;
+    else `total`."""
     cdef u64 length = read_le(m + total - 8, 8) if total >= PAD_EVEN else total
     return <size_t>length if length <= total and total - length >= PAD_EVEN else total
 
 
 cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t even, size_t* lengths) noexcept nogil:
-    """Every length that the chunk in a payload of `total` bytes can have, ascending; the last is `total` itself. At most
-    four.
+    """Finds every length that the chunk in a payload of `total` bytes can have, ascending; the last is `total` itself.
+    Returns how many there are, at most four.
 
     `tail` is the payload from byte `tail_at` on, `even` what even_length has found. FORMAT.md: at most two lengths L
     with L + 8 + L mod 256 = total at which the padding's magic stands, and `even`, if one stands there.
@@ -120,8 +120,8 @@ cdef int chunk_lengths(const u8* tail, size_t tail_at, size_t total, size_t even
 cdef Verdict slab_unlock(Slab* slab, OpenState* state, const Keys* keys, const u8* name, const int* stop) noexcept nogil:
     """Decrypts the authenticated payload in a buffer, hashes it while warm, and finds its chunk's length.
 
-    With a `name` (a digest) the length is the one whose hash makes the name; BAD_NAME when there is none. Without,
-    it is the shortest at which padding stands. BROKEN_OFF when `stop` becomes true.
+    With a `name` (a digest) the length is the one whose hash makes the name; returns BAD_NAME if there is none. Without,
+    it is the shortest at which padding begins. Returns BROKEN_OFF when `stop` becomes true.
     """
     cdef u8* m = chunk_of(slab)
     cdef size_t total = slab.total, at = 0, end, even, first
@@ -167,7 +167,7 @@ cdef Verdict slab_unlock(Slab* slab, OpenState* state, const Keys* keys, const u
 
 cdef Verdict slab_open(Slab* slab, const Keys* keys, const u8* blob, size_t size, const u8* name,
                    const int* stop) noexcept nogil:
-    """Copies a blob into a buffer that has room for it, each piece authenticated while it is warm, and unlocks it."""
+    """Copies a blob into a buffer that has room for it, authenticates each piece while it is in the cache, and decrypts it."""
     cdef OpenState state
     cdef size_t head = keys.header + BOX, at = 0, n
     cdef Verdict verdict

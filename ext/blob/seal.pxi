@@ -1,4 +1,4 @@
-# A chunk becomes a blob in its own buffer. The way back is in open.pxi.
+# A chunk becomes a blob in its own buffer. The reverse is in open.pxi.
 #
 # Sealing runs behind the compressor in pieces: each piece is hashed, then encrypted, while it is still in the cache
 # (at 50 MB chunks 1.05 s a GB against 1.45 for whole passes). The result is libsodium's crypto_secretbox, made of
@@ -10,12 +10,12 @@ cdef enum:
 
 
 cdef size_t padded(size_t length, size_t chunk_size) noexcept nogil:
-    """Bytes of a chunk and its padding. FORMAT.md, "A file's bytes"."""
+    """Returns the bytes of a chunk and its padding. FORMAT.md, "A file's bytes"."""
     return length if length >= chunk_size else length + PAD_FRAME + length % 256
 
 
 cdef size_t evened(size_t length) noexcept nogil:
-    """Bytes of a chunk and the padding that hides its size: PADME's next length (Nikitin et al., "Reducing Metadata
+    """Returns the bytes of a chunk and the padding that hides its size: PADME's next length (Nikitin et al., "Reducing Metadata
     Leakage from Encrypted Files and Communication with PURBs", PETS 2019), at most 1/32 more from 64 KiB on."""
     cdef size_t n = length + PAD_EVEN, mask
     cdef int exponent = 0, digits = 0
@@ -66,7 +66,7 @@ cdef void pad(Slab* slab, size_t chunk_size) noexcept nogil:
 
 
 cdef int encrypt_begin(Slab* slab, const Keys* keys, bint last) noexcept nogil:
-    """A new file key, its header, the nonce, and the first FIRST bytes (fewer when the message is shorter)."""
+    """Makes a new file key, its header, the nonce, and encrypts the first FIRST bytes (fewer if the message is shorter)."""
     cdef u8* chunk = chunk_of(slab)
     cdef u8* nonce = chunk - BOX
     cdef u8* header = nonce - keys.header

@@ -1,4 +1,4 @@
-# Blobs under names in a directory. A blob appears under its name only when it is whole.
+# Blobs under names in a directory. A blob appears under its name only when it is complete.
 
 cdef enum:
     LARGE = 1 << 20             # bytes of a blob from which on the disk gets it at once; below, the sync does it
@@ -35,7 +35,7 @@ cdef class BlobDirectory:
         self.at.doubts = 0
 
     def doubt(self, names):
-        """From now on these count as absent: each run stores what it needs of them anew. Not while one goes on."""
+        """Makes these names count as absent: each later run stores what it needs of them anew. Not to be called during one."""
         cdef u8[KEY] digest
         cdef set digests = set()
         for name in names:
@@ -50,7 +50,7 @@ cdef class BlobDirectory:
         self.at.loose_after, self.at.loose_before = after, before
 
     def put(self, str name, const u8[::1] blob):
-        """Stores one blob, whole or not at all, in place of what may lie there."""
+        """Stores one blob, complete or not at all, in place of any file that has its name."""
         cdef u8[KEY] digest
         cdef Errno error
         cdef const u8* p = &blob[0] if blob.shape[0] else NULL
@@ -63,7 +63,7 @@ cdef class BlobDirectory:
 
 
 cdef bint is_doubted(const Directory* at, const u8* digest) noexcept nogil:
-    """Whether what lies under a name counts as absent."""
+    """Returns True if a blob of that name counts as absent."""
     cdef size_t low = 0, high = at.doubts, middle
     cdef int order
     while low < high:
@@ -88,7 +88,7 @@ cdef void blob_path(const Directory* at, const u8* digest, char* path) noexcept 
 
 
 cdef Errno make_folders(const Directory* at, const char* path) noexcept nogil:
-    """data/ and data/ab/ of data/ab/NAME."""
+    """Makes data/ and data/ab/ of data/ab/NAME."""
     cdef char[8] folder
     memcpy(folder, path, 7)
     folder[4] = folder[7] = 0
@@ -101,7 +101,7 @@ cdef Errno make_folders(const Directory* at, const char* path) noexcept nogil:
 
 
 cdef Errno directory_put(const Directory* at, const u8* digest, const u8* p, size_t n) noexcept nogil:
-    """Stores a blob under its name, in place of what may lie there. If that fails, nothing has appeared."""
+    """Stores a blob under its name, in place of any file that has it. If that fails, nothing has appeared."""
     cdef Draft draft
     cdef Errno error
     # No two workers write from one buffer at a time, so its address makes the temporary name unique in this process.
@@ -120,7 +120,7 @@ cdef Errno directory_put(const Directory* at, const u8* digest, const u8* p, siz
 
 
 cdef Errno blob_publish(const Directory* at, const u8* digest, Draft* draft) noexcept nogil:
-    """Gives a draft that is a whole blob its name."""
+    """Gives a draft that is a complete blob its name."""
     cdef char[PATH_ROOM] path
     cdef Errno error
     blob_path(at, digest, path)
@@ -135,7 +135,7 @@ cdef Errno blob_publish(const Directory* at, const u8* digest, Draft* draft) noe
 
 
 cdef Errno folder_check(const Directory* at, const u8* digest, const char* path) noexcept nogil:
-    """Makes data/ab/ of data/ab/NAME, and looks once that neither part is a symbolic link."""
+    """Makes data/ab/ of data/ab/NAME, and checks once that neither part is a symbolic link."""
     cdef u8* checked
     cdef char[8] folder
     cdef Facts facts
@@ -164,7 +164,7 @@ cdef Errno folder_check(const Directory* at, const u8* digest, const char* path)
 
 
 cdef int directory_get(const Directory* at, const u8* digest, long long* size) noexcept nogil:
-    """A descriptor that reads the blob, and its size; -1 with errno set when there is none."""
+    """Opens a blob. Returns a descriptor and its `size`; -1 and errno if there is none."""
     cdef char[PATH_ROOM] path
     cdef Facts facts
     cdef int fd
@@ -183,8 +183,8 @@ cdef int directory_get(const Directory* at, const u8* digest, long long* size) n
 
 cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* sizes, const Keys* keys,
                           u8* scratch) noexcept nogil:
-    """Bytes of the good blob under this name, of one of three sizes and, where the key can tell, authentic; 0 if there is
-    none, or one that is in doubt.
+    """Returns the bytes of the good blob of this name: it has one of three sizes and, if the key can open it, is authentic.
+    0 if there is none, or one that is in doubt.
 
     `scratch` has PIECE bytes. With a public key alone only the size can be checked, and the time: after a power cut the
     size says nothing.
@@ -206,8 +206,8 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
 
 
 cdef Verdict authenticate(int fd, const Keys* keys, u8* scratch, const int* stop, Errno* code) noexcept nogil:
-    """Reads a blob from its beginning to its end, without keeping it, and goes back. A Verdict; with BAD_READ `code` is
-    the errno. `scratch` has PIECE bytes."""
+    """Reads a blob from its beginning to its end without keeping it, and seeks back. With BAD_READ `code` is the errno.
+    `scratch` has PIECE bytes."""
     cdef size_t got = 0
     cdef OpenState state
     cdef Verdict verdict = GOOD

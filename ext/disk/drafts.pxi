@@ -1,6 +1,6 @@
-# Files that appear under their names only when they are whole.
+# Files that appear under their names only when they are complete.
 #
-# Linux can make a file that has no name until it is whole: nothing is left of it when the process is killed, and the
+# Linux can make a file that has no name until it is complete: nothing is left of it when the process is killed, and the
 # directory is changed once, not twice (a third less time for small files). Elsewhere, and on file systems that cannot,
 # it has a temporary name.
 
@@ -18,7 +18,7 @@ cdef bint HAS_NAMELESS = os.path.isdir("/proc/self/fd")
 
 
 def use_nameless_files(bint wanted):
-    """Switches them off, and on again where the system has them. Returns whether they are on now. For tests."""
+    """Switches nameless files off, or on where the system has them. Returns whether they are on now. For tests."""
     global HAS_NAMELESS
     HAS_NAMELESS = wanted and os.path.isdir("/proc/self/fd")
     return HAS_NAMELESS
@@ -36,7 +36,7 @@ cdef struct Draft:
 
 cdef Errno draft_begin(Draft* draft, int dir, const char* prefix, size_t number, const char* suffix,
                      int mode) noexcept nogil:
-    """An empty file without its name. `prefix`, `number` and `suffix` make one that nobody else uses."""
+    """Makes an empty file without its name. `prefix`, `number` and `suffix` make up a temporary one that nobody else uses."""
     draft.dir = dir
     draft.mode = mode
     draft.direct = False
@@ -50,7 +50,7 @@ cdef Errno draft_begin(Draft* draft, int dir, const char* prefix, size_t number,
 
 
 cdef Errno draft_write(Draft* draft, const u8* p, size_t n, off_t at) noexcept nogil:
-    """Bytes of a large draft, by whole pages and from memory that is as well aligned."""
+    """Writes bytes of a large draft: whole pages, from memory that is aligned to pages, too."""
     cdef Errno error
     if draft.direct:
         error = pwrite_full(draft.fd, p, n, at)
@@ -70,7 +70,7 @@ cdef void draft_go_through_cache(Draft* draft) noexcept nogil:
 
 
 cdef Errno draft_fill(Draft* draft, const u8* p, size_t n, size_t written) noexcept nogil:
-    """The rest of a large draft of `n` bytes: the first page, and what lies behind `written`, a multiple of it."""
+    """Writes the rest of a large draft of `n` bytes: the first page, and all behind `written`, a multiple of PAGE."""
     cdef size_t whole = n // PAGE * PAGE
     cdef Errno error = 0
     if written < whole:
@@ -159,7 +159,7 @@ cdef Errno draft_move(Draft* draft) noexcept nogil:
 
 
 cdef Errno draft_end(Draft* draft, bint published) noexcept nogil:
-    """Closes a draft; one that got no name is gone."""
+    """Closes a draft, and removes it if it was not published."""
     cdef Errno error = 0
     if draft.fd < 0:            # one that was never meant to be a file
         return 0

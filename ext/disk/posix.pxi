@@ -280,7 +280,7 @@ cdef extern from *:
 
 
 cdef Errno read_some(int fd, u8* p, size_t n, size_t* got) noexcept nogil:
-    """What one read gives: at least a byte, or nothing at the end."""
+    """Reads once: at least a byte, or nothing at the end."""
     cdef Py_ssize_t r = c_read(fd, p, n)
     while r < 0 and errno == EINTR:
         r = c_read(fd, p, n)
@@ -316,7 +316,7 @@ cdef Errno pread_full(int fd, u8* p, size_t n, off_t at, size_t* got) noexcept n
 
 
 cdef int open_source(const char* path, bint follow) noexcept nogil:
-    """Opens a file to be read, its access time left alone where that is allowed. A descriptor, or -1 with errno."""
+    """Opens a file for reading, without a change of its access time where that is allowed."""
     cdef int flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | (0 if follow else O_NOFOLLOW)
     cdef int fd = c_open(path, flags | O_NOATIME)
     if fd < 0 and errno == EPERM:
@@ -352,7 +352,7 @@ cdef Errno pwrite_full(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
 
 
 def sync_file_system(int fd):
-    """Waits until all that was written to the file system of `fd` is on the disk. OSError when it could not be."""
+    """Waits until all that was written to the file system of `fd` is on the disk. Raises OSError if that fails."""
     cdef int failed
     with nogil:
         failed = sync_fs(fd)
@@ -365,13 +365,13 @@ cdef enum:
 
 
 cdef bint is_zero(const u8* p, size_t n) noexcept nogil:
-    """Whether `n` bytes, at least one, are all zero."""
+    """Returns True if `n` bytes, at least one, are all zero."""
     return p[0] == 0 and memcmp(p, p + 1, n - 1) == 0
 
 
 cdef Errno pwrite_sparse(int fd, const u8* p, size_t n, off_t at) noexcept nogil:
-    """As pwrite_full into a file that was never written there: what is zero from one BLOCK's edge to the next is left
-    out. The two ends of a block that lies across two calls are left out each by itself, so it is a hole all the same."""
+    """As pwrite_full, into a file that was never written there: blocks of zeros, aligned to BLOCK, are left out. If a block
+    lies across two calls, each call leaves its part out, so it becomes a hole all the same."""
     cdef size_t start = 0, end = 0, next
     cdef Errno error
     while end < n:
