@@ -23,7 +23,7 @@ from kit.commands import Ran, Runner, run
 from pogfast import backup, keys, manifest
 from pogfast._engine import blob_name, seal_blob
 from pogfast.archives.trailer import Filter
-from pogfast.backup import cache
+from pogfast.backup import cache_rows
 from pogfast.backup import run as run_module
 from pogfast.errors import MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.manifest import Entry, Manifest
@@ -855,7 +855,7 @@ def test_what_was_relied_on_and_is_condemned_meanwhile_is_read_again(
     Path("tree").mkdir()
     for name in "ab":
         (Path("tree") / name).write_bytes(os.urandom(50_000))
-    time.sleep(cache.TICK_NS / 10**9 + 0.1)  # until their stamps prove that they do not change
+    time.sleep(cache_rows.TICK_NS / 10**9 + 0.1)  # until their stamps prove that they do not change
     options = backup.Options(cache_directory=str(tmp_path / "cache"))
     backup.create(["tree"], "store", KEY, options=options)
     [first] = Path("store").glob("*.mfn")
