@@ -34,7 +34,7 @@ def check_stores(text: str) -> None:
     """Checks addresses as open_stores does, without accessing anything. Raises UsageError."""
     for word in text.split(","):
         if not word:
-            raise UsageError(f"{text}: a store between the commas has no name")
+            raise UsageError(f"{text}: the name of a store between the commas is empty")
         _check_address(word)
 
 
