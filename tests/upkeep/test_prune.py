@@ -355,7 +355,7 @@ class Stepped(LocalStore):
             "remove_manifest",
             "delete_manifests",
             "named",
-            "signs",
+            "prune_marks",
             "marks",
             "manifests",
             "size_of",
@@ -744,7 +744,7 @@ def test_a_manifest_that_is_no_file_stops_everything(
         (["--help"], 0, ""),
         (["--bogus"], 2, "--bogus"),
         (["x"], 2, "unexpected argument: x"),
-        (["--keyfile=key", "--encryption-keyfile=key"], 2, "one key at a time"),
+        (["--keyfile=key", "--encryption-keyfile=key"], 2, "more than one key given"),
         (["--keyfile=key", "--backup=nosuch"], 10, "no store at nosuch"),
         (["--keyfile=key", "--backup=tree"], 10, "no store at tree"),
         (["--keyfile=key", "--backup=s3"], 2, "S3_BUCKET_NAME"),
@@ -1059,7 +1059,7 @@ def test_a_list_that_is_gone_and_still_listed_holds_nobody_up(tmp_path: Path, mo
     """Some services list deleted objects for a while."""
     store = LocalStore.create(str(tmp_path), fan_out=True)
     ghost = [Stored("condemned-1", 9, 0.0), Stored("sweep.done-1", 0, 0.0)]
-    monkeypatch.setattr(store, "signs", lambda: ghost)
+    monkeypatch.setattr(store, "prune_marks", lambda: ghost)
     monkeypatch.setattr(store, "named", lambda prefix: ghost[1:])
     relies = reliance.Reliance(store)
     assert relies.lacking(lambda: {"A" * 43 + "="}) == set(), "nothing has changed since it began"
