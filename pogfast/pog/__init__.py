@@ -1,7 +1,7 @@
 """`pog`, `pog-create-keypair` and `pog-cleanup`: pogcli's command lines, without its defects.
 
 `pog` prints the same on standard output as pogcli, to the letter. inputs.py finds the files,
-create.py archives them, restore.py restores them, cleanup.py is pog-cleanup, addresses.py opens stores in pog's words.
+create.py archives them, restore.py restores them, cleaning.py is pog-cleanup, addresses.py opens stores in pog's words.
 Nothing but the standard library is imported before the command line has been understood, so that --help answers at
 once. Everything but the answer goes to standard error, one line each; no failure ends in a traceback.
 """

@@ -106,7 +106,7 @@ def _settings(scheme: str, where: str, query: str) -> dict[str, Any]:
         word = unquote(part.partition("=")[0]).strip().lower().replace("_", "-")
         if word not in known:
             near = get_close_matches(word, known, 1, 0.5)
-            hint = f"is {near[0]} meant? " if near else ""
+            hint = f"did you mean {near[0]}? " if near else ""
             raise UsageError(f"{where}: unknown setting: {word}", hint=f"{hint}known: {', '.join(known)}")
         if known[word] in found:
             raise UsageError(f"{where}: {word} is given twice")

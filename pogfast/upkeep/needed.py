@@ -114,7 +114,7 @@ class ManifestReader:
         return needed
 
     def _unreadable(self, name: str, error: PogfastError) -> None:
-        """Raises the error, unless it is of a removed archive that may be passed over."""
+        """Raises the error, unless it is of a removed archive that may be skipped."""
         if not isinstance(error, DamageError | WrongKey):
             raise error
         if not (is_removed(name) and self.allow_missing):

@@ -184,8 +184,8 @@ def test_settings_are_typed() -> None:
 @pytest.mark.parametrize(
     ("query", "said"),
     [
-        ("endpont=http://h", "is endpoint meant?"),
-        ("end_point=http://h", "is endpoint meant?"),
+        ("endpont=http://h", "did you mean endpoint?"),
+        ("end_point=http://h", "did you mean endpoint?"),
         ("secret-key=hunter2", "s3://b: unknown setting: secret-key"),
         ("realm=http://h", "unknown setting: realm"),
         ("", "unknown setting"),
