@@ -152,7 +152,7 @@ def readme_peers(results: str) -> str:
         lines.append(f"| {side} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"In brackets: multiples of {OURS}'s time. age stores no names and does not sync the disk. "
+        f"In brackets: multiples of {OURS}'s time. zstd and age do not deduplicate and do not sync to disk. "
         f"{measured_on(results, 'peers')}: [bench/RESULTS.md](bench/RESULTS.md) has all workloads, tools and figures.",
     ]
     return "\n".join(lines) + "\n"
