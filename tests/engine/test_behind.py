@@ -266,6 +266,22 @@ def test_a_store_in_which_no_file_can_be_begun_says_why(place: Path, frames: boo
     assert len(os.listdir("/proc/self/fd")) <= descriptors
 
 
+@pytest.mark.parametrize("frames", [True, False], ids=["frames", "stream"])
+def test_the_drafts_of_failed_runs_are_closed(place: Path, frames: bool) -> None:
+    """What a run raised refers to its Sealer, so the collector frees both, in an order of its own."""
+    source = place / "source"
+    source.write_bytes(os.urandom(4 * CHUNK))
+    (place / "bad").mkdir()
+    (place / "bad" / "data").write_text("in the way")
+    gc.collect()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with shelves(place / "bad") as sinks, pytest.raises(OSError, match="Not a directory"):
+            seal([source], sinks, frames=frames)
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
 def test_memory_that_the_disk_cannot_take_from(tmp_path: Path) -> None:
     """A write around the page cache is refused where the memory is not aligned, and goes through the cache then."""
     name, blob = seal_blob(SECRET, False, os.urandom(3_000_000), CHUNK)
