@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["pogfast"]):
     import pogfast
     from pogfast.errors import UsageError
 
-    for module in pkgutil.walk_packages(pogfast.__path__, "pogfast."):
+    for module in pkgutil.walk_packages(pogfast.__path__, "pogfast.", onerror=lambda name: None):
         if module.name != "pogfast.__main__":
             with contextlib.suppress(UsageError):  # it needs a package that is not there
                 importlib.import_module(module.name)
