@@ -9,6 +9,9 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import TypeVar
+
+    Error = TypeVar("Error", bound="PogfastError")
 
 
 class PogfastError(Exception):
@@ -29,6 +32,13 @@ def worst_code(codes: Iterable[int]) -> int:
     none."""
     found = set(codes)
     return DamageError.exit_code if DamageError.exit_code in found else max(found, default=0)
+
+
+def without_frames(error: Error) -> Error:
+    """Returns an error without its traceback and its causes. Their frames keep what they worked on in memory, such as a
+    whole manifest."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error
 
 
 class ReaderGone(PogfastError):

@@ -533,6 +533,8 @@ def info(
     archive: StrPath, key: Key, *, host: str | None = None, tags: Words = (), path: StrPath | None = None
 ) -> figures.Info:
     """Returns the figures of an archive. Raises as `open_archive`."""
+    from pogfast.archives import figures
+
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
         return figures.info(opened)
 
@@ -542,6 +544,8 @@ def stats(store: StrPath, key: Key, *, tell: Tell = _raise) -> figures.Stats:
 
     `tell` is called for archives that do not open; by default their error is raised.
     """
+    from pogfast.archives import figures
+
     with contextlib.closing(open_store(store)) as opened:
         return figures.stats(opened, key, tell)
 

@@ -25,7 +25,9 @@ cdef extern from *:
     #ifdef NDEBUG
     #define pogfast_lock pthread_mutex_lock
     #define pogfast_unlock pthread_mutex_unlock
+    #define POGFAST_DEBUG_BUILD 0
     #else
+    #define POGFAST_DEBUG_BUILD 1
     static _Thread_local int pogfast_holds_lock;
     static int pogfast_lock(pthread_mutex_t *mutex) {
         int error;
@@ -45,6 +47,7 @@ cdef extern from *:
     """
     int pthread_mutex_lock "pogfast_lock"(Mutex*) nogil
     int pthread_mutex_unlock "pogfast_unlock"(Mutex*) nogil
+    bint is_debug_build "POGFAST_DEBUG_BUILD"
     bint holds_lock "pogfast_holds_lock"                    # of this thread; in the debug build only, inside of check()
 
 cdef extern from "<time.h>" nogil:
@@ -177,7 +180,8 @@ cdef class _Pool:
         memset(&worker, 0, sizeof(Worker))
         pthread_mutex_lock(&self.lock)
         while True:
-            self.check_invariants()
+            if is_debug_build:
+                self.check_invariants()
             worker.task = LEAVE if self.stopping else self.pick(&worker)
             if worker.task == LEAVE:
                 break

@@ -28,7 +28,7 @@ import zstandard
 from pogfast import manifest
 from pogfast._engine import random_bytes, secretbox, secretbox_open
 from pogfast.archives.trailer import Trailer
-from pogfast.errors import PogfastError
+from pogfast.errors import PogfastError, without_frames
 from pogfast.keys import Key
 from pogfast.stores import Stored
 from pogfast.stores.fetching import fetched_manifest
@@ -134,7 +134,8 @@ class Catalog:
         try:
             return fetched_manifest(self.store, stored.name, lambda data: self._seen(stored, data, blobs))
         except PogfastError as error:
-            return CatalogedArchive(stored.name, stored.size, stored.modified, Trailer(None), problem=error)
+            problem = without_frames(error)
+            return CatalogedArchive(stored.name, stored.size, stored.modified, Trailer(None), problem=problem)
 
     def _seen(self, stored: Stored, data: bytes, blobs: bool) -> CatalogedArchive:
         """Raises CorruptManifest and WrongKey."""

@@ -176,7 +176,7 @@ class _Blobs:
         try:
             yield
         except tuple(DAMAGE_BY_ERROR) as error:
-            kind, text = DAMAGE_BY_ERROR[type(error)]
+            kind, text = next(what for known, what in DAMAGE_BY_ERROR.items() if isinstance(error, known))
             raise self.damage(kind, index, offset, text) from error
         except StoreError as error:
             raise StoreError(f"{self.name}, from byte {offset} on: {error}") from error

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from pogfast.errors import DamageError, OtherKey, PogfastError, WrongKey
+from pogfast.errors import DamageError, OtherKey, PogfastError, WrongKey, without_frames
 from pogfast.keys import Key
-from pogfast.stores import is_removed
+from pogfast.stores import is_partial, is_removed
 
 Result = TypeVar("Result")
 
@@ -41,20 +41,23 @@ def those_that_open(
     key: at the end, with OtherKey and no name. Raises WrongKey instead if there is nothing else: no archive that opens,
     no other error, and `others`, those that the caller has found elsewhere, is 0.
     """
-    refused: dict[str, WrongKey] = {}
+    refused: list[str] = []
+    first: WrongKey | None = None
     for name, content in found:
         if isinstance(content, WrongKey):
-            refused[name] = content
+            refused.append(name)
+            first = first or without_frames(content)
             continue
         others += 1
         if isinstance(content, PogfastError):
             problem(name, content)
         else:
             yield name, content
-    if refused and not others:
-        raise next(iter(refused.values()))
-    if refused:
-        text = f"this store has archives of another key, or with damaged first bytes: {some_of([*refused])}"
+        del content  # the next one is fetched before the loop replaces it
+    if first and not others:
+        raise first
+    if first:
+        text = f"this store has archives of another key, or with damaged first bytes: {some_of(refused)}"
         problem("", OtherKey(text, hint="their own key opens them, if they are whole"))
 
 
@@ -65,6 +68,11 @@ def hint_for_prune(name: str, error: PogfastError) -> str:
         return (
             "what this removed archive needs is not known: `pogfast prune --allow-missing` goes on without it, and "
             "deletes it a grace period later"
+        )
+    if is_partial(name):
+        return (
+            "what this unfinished backup needs is not known: run it again to its end, or delete this file; prune "
+            "ignores it when it is 7 days old"
         )
     if isinstance(error, DamageError):
         return f"{UNKNOWN}: take it from another store; or {WITHOUT_IT}"

@@ -52,7 +52,8 @@ VERBS = {
 HELP = """\
 Encrypted backups: create archives of files in a store, and restore them.
 
-STORE is a directory, s3://BUCKET[/PREFIX], b2://BUCKET[/PREFIX], or (to write to) a program.
+STORE is a directory (or local:/DIR), s3://BUCKET[/PREFIX], b2://BUCKET[/PREFIX], or (to write to) a program; where
+several are allowed, commas separate them.
 ARCHIVE is STORE/NAME.mfn, as `pogfast list STORE` shows it, or STORE/latest.
 POGFAST_STORE is the default STORE.
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.archives import lookup
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import without
 from pogfast.cli.options import archive_filter_options, key_of, key_options, reporter, require_archive, service_options
@@ -72,7 +71,9 @@ def _one(output: Output, text: str, key: Key, options: dict[str, Any]) -> Archiv
     from pogfast.stores import LATEST
 
     chosen = options if text.rpartition("/")[2] == LATEST else {}
-    return lookup.open_archive(text, key, **chosen, tell=reporter(output))
+    from pogfast.archives.lookup import open_archive
+
+    return open_archive(text, key, **chosen, tell=reporter(output))
 
 
 def _print_change(output: Output, change: Change) -> None:

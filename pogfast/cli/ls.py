@@ -8,11 +8,10 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.archives.listing import Item
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import iso_time, moment_of, time_text
 from pogfast.cli.options import (
@@ -28,6 +27,9 @@ from pogfast.cli.options import (
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.system.encoding import IS_UTF8
+
+if TYPE_CHECKING:
+    from pogfast.archives.listing import Item
 
 # Kind -> restic's type, and the file type bits whose letter `ls -l` shows.
 TYPES = {"file": "file", "directory": "dir", "link": "symlink", "fifo": "fifo"}

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.archives import lookup
 from pogfast.cli.command import PATH, Duration, Whole, apply, split_commas
 from pogfast.cli.output import Output
 from pogfast.console import Console
@@ -187,7 +186,9 @@ def require_store(text: str) -> None:
 def open_archive(output: Output, text: str, options: dict[str, Any]) -> Archive:
     """Opens the archive of an argument and the options of a verb; the caller closes it."""
     require_archive(text)
-    return lookup.open_archive(text, key_of(options), **options, tell=reporter(output))
+    from pogfast.archives.lookup import open_archive
+
+    return open_archive(text, key_of(options), **options, tell=reporter(output))
 
 
 def reporter(output: Output) -> Callable[[PogfastError | str], None]:

@@ -1,7 +1,7 @@
 """The protocols of stores, and `Finding`, in which a store reports its state to doctor.
 
 `Target` is written to, `Source` is read from, `Store` can also be listed. What only some stores can do has a protocol
-of its own (`CanPrefetch`, `CanAbandon`, `CanDropCache`, `CanMirror`, `CanCopy`): callers ask isinstance. No code here.
+of its own (`CanPrefetch`, `CanAbandon`, `CanDropCache`, `CanMirror`, `CanCopy`): callers ask isinstance.
 """
 
 from __future__ import annotations

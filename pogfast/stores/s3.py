@@ -430,7 +430,7 @@ class S3Service(BasicService):
 
     def _examine_uploads(self) -> Iterator[Finding]:
         with self._errors():
-            found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.prefix).get("UploadQueue", [])
+            found = self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=self.prefix).get("Uploads", [])
         old = [upload for upload in found if upload["Initiated"].timestamp() < time.time() - DAY]
         if old:
             said = f"{len(old)} incomplete uploads, a day old or more, are paid for"

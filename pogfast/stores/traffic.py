@@ -85,7 +85,8 @@ class Download:
 
     def _begin(self, size: int | None) -> None:
         if size is not None and size > self.limit:
-            raise CorruptBlob(f"{self.path} in {self.service.label} has {size:,} bytes, more than any blob can have")
+            what = f"has {size:,} bytes, more than the {self.limit:,} that are read"
+            raise CorruptBlob(f"{self.path} in {self.service.label} {what}")
         if self.got:  # another object now, of which the beginning was not read
             self.data, self.size, self.got = None, None, 0
             raise TransientError(f"{self.path} in {self.service.label} changes while it is read")

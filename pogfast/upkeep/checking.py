@@ -288,6 +288,7 @@ class _Check:
                         self.summary.total_archives -= 1
                     else:
                         yield name, content
+                    del content  # a manifest at a time
 
         # Damage in another store counts: the check then ends with that, even if the key opens nothing here.
         return those_that_open(found(), self._unreadable, others=len(self.summary.damage))
@@ -321,6 +322,7 @@ class _Check:
             if found is not None:
                 self._look_at_archive(name, *found)
                 names.append(name)
+            del found  # a manifest at a time
         return names
 
     def _look_at_archive(self, name: str, data: bytes, opened: Manifest) -> None:

@@ -59,11 +59,14 @@ def extend(
         summary.problems.append(error)
         tell(error)
 
+    def not_locked(_: str, error: PogfastError) -> None:
+        problem(type(error)(f"not locked: {error}", error.hint, path=error.path))
+
     opened = open_store(store)
     try:
         needed: dict[str, None] = {}
         infos = ((info.name, info.error or info) for info in archives(opened, key))
-        for _, info in those_that_open(infos, lambda _, error: problem(error)):
+        for _, info in those_that_open(infos, not_locked):
             if info.fits(wanted):
                 summary.archives += 1
                 index = fetched_manifest(opened, info.name, partial(manifest.blob_names, key=key, name=info.name))

@@ -118,7 +118,8 @@ class ManifestReader:
         if not isinstance(error, DamageError | WrongKey):
             raise error
         if not (is_removed(name) and self.allow_missing):
-            error.hint = hint_for_prune(name, error)
+            if is_removed(name) or is_partial(name) or not error.hint:
+                error.hint = hint_for_prune(name, error)
             raise error
         if name not in self._passed_over:
             self._passed_over.add(name)

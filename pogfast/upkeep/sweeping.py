@@ -309,7 +309,7 @@ class Sweep:
             fruitless = 0 if gone else fruitless + 1
             if fruitless > 1:
                 self.warn(
-                    f"{self.store.label}: reading the manifests takes longer than {MAX_AGE:.0f} s: no blobs deleted"
+                    f"{self.store.label}: reading the manifests takes longer than {MAX_AGE:.0f} s: the other blobs stay"
                 )
                 return False
         return True

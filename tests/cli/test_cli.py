@@ -175,6 +175,13 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
     assert loaded.isdisjoint({"json", "dataclasses", "hashlib", "subprocess", "ctypes", "shutil"})
 
 
+def test_the_help_of_a_verb_needs_no_engine(work: Path) -> None:
+    program = "import sys; from pogfast.cli import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    for verb in VERBS:
+        loaded = set(run([sys.executable, "-c", program, verb, "--help"], work).err.split())
+        assert loaded.isdisjoint({"pogfast._engine", "zstandard", "msgspec", "nacl", "numpy", "boto3"}), verb
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

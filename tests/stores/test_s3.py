@@ -319,6 +319,22 @@ def test_a_missing_bucket(command: Command, server: Server) -> None:
     assert (ran.code, b"only read" in ran.out) == (10, False), ran.out
 
 
+def test_doctor_finds_incomplete_uploads(
+    moto_server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = new_bucket(moto_server, request)
+
+    def found(prefix: str) -> list[str]:
+        with opened(moto_server.url, f"s3://{name}/{prefix}", monkeypatch) as store:
+            return [finding.said for finding in store.examine() if finding.what == "leavings"]
+
+    for prefix in ("a", "b"):
+        client_of(moto_server).put_object(Bucket=name, Key=f"{prefix}/x.mfn", Body=b"")
+    client_of(moto_server).create_multipart_upload(Bucket=name, Key="a/data/blob")  # moto's began in 2010
+    assert found("a") == ["1 incomplete uploads, a day old or more, are paid for"]
+    assert found("b") == ["no incomplete uploads"]
+
+
 def test_a_service_that_does_not_respond(command: Command) -> None:
     ran = command(f"http://127.0.0.1:{free_port()}", *create("--retry-for", "0", to="s3://bucket"))
     assert ran.code == 1
