@@ -28,6 +28,9 @@ cdef extern from *:
     #define POGFAST_DEBUG_BUILD 0
     #else
     #define POGFAST_DEBUG_BUILD 1
+    #ifdef __linux__ /* not in memory of its own, which the linker frees unseen by a thread sanitizer */
+    __attribute__((tls_model("initial-exec")))
+    #endif
     static _Thread_local int pogfast_holds_lock;
     static int pogfast_lock(pthread_mutex_t *mutex) {
         int error;
