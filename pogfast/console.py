@@ -270,13 +270,13 @@ def _ask(stdin_is_data: bool, hint: str) -> str:
     except OSError:
         if stdin_is_data:
             raise UsageError(
-                "no password: there is no terminal, and standard input is the data to archive",
+                "no key given, and no password: there is no terminal, and standard input is the data to archive",
                 hint=hint,
             ) from None
         line = sys.stdin.buffer.readline().decode("utf-8", "surrogateescape") if sys.stdin is not None else ""
         if not line:
             raise UsageError(
-                "no password: there is no terminal, and standard input has ended",
+                "no key given, and no password: there is no terminal, and standard input is empty",
                 hint=hint,
             ) from None
         return line.rstrip("\r\n")

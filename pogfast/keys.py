@@ -101,7 +101,7 @@ class Key:
         if not self.asymmetric:
             file_key = secretbox_open(self.secret, header)
         elif self.private is None:
-            raise WrongKey("an encryption key cannot decrypt", hint="use --decryption-keyfile")
+            raise WrongKey("a public key cannot decrypt", hint="use --decryption-keyfile")
         else:
             file_key = sealedbox_open(self.secret, self.private, header)
         if file_key is None or len(file_key) != KEY_SIZE:
@@ -150,21 +150,22 @@ def _bytes_beside(path: str, other: str) -> bytes | None:
 
 
 def _warn_about_access(path: str, tell: Tell, *, secret: bool) -> None:
-    """Warns if other users can read a secret key or replace a key. Directories that they cannot enter protect it."""
+    """Warns if other users can read a file with a secret, or replace a key. Directories that they cannot enter protect
+    it."""
     try:
         found = os.stat(path)
     except OSError:
         return  # reading it raises the error
     if not stat.S_ISREG(found.st_mode):
         return
-    what = "secret key" if secret else "key"
+    what = "secret file" if secret else "key"
     if found.st_uid not in (os.geteuid(), 0, _sudo_user()):
         tell(f"the {what} {path} belongs to another user, who can replace it")
     reach = _who_can_enter(path)
     if secret and found.st_mode & (reach * 4):
-        tell(f"other users can read the {what} {path}: chmod 600 {path}")
+        tell(f"other users can read the {what} {path}: run chmod 600 {path}")
     if found.st_mode & (reach * 2):
-        tell(f"other users can replace the {what} {path}: chmod go-w {path}")
+        tell(f"other users can replace the {what} {path}: run chmod go-w {path}")
 
 
 def _who_can_enter(path: str) -> int:
@@ -446,8 +447,8 @@ def describe_file(path: str) -> Description:
     if is_public_key(raw):
         able["encryption-keyfile"] = Key("x25519", raw).fingerprint
     kind, option = {
-        "public": ("the encryption key of a pair (public)", "encryption-keyfile"),
-        "private": ("the decryption key of a pair (private)", "decryption-keyfile"),
+        "public": ("the public key of a pair", "encryption-keyfile"),
+        "private": ("the private key of a pair", "decryption-keyfile"),
         "": ("a keyfile of 32 bytes, or a key of a pair", ""),
     }[_role(path, raw)]
     return Description(kind, {option: able[option]} if option else able)

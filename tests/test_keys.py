@@ -333,8 +333,8 @@ def test_a_key_file_is_described_as_far_as_possible(tmp_path: Path, pair: tuple[
     public = keys.from_encryption_keyfile(pair[0]).fingerprint
     described = [keys.describe_file(path) for path in pair]
     assert [kind.split(",")[0] for kind, _ in described] == [
-        "the encryption key of a pair (public)",
-        "the decryption key of a pair (private)",
+        "the public key of a pair",
+        "the private key of a pair",
     ]
     assert [found for _, found in described] == [{"encryption-keyfile": public}, {"decryption-keyfile": public}]
 

@@ -58,7 +58,7 @@ cdef extern from "<time.h>" nogil:
     int CLOCK_REALTIME
 
 cdef enum:
-    LOOK_NS = 20_000_000    # ns between two looks of the caller for events: short for an eye, long enough to cost nothing
+    POLL_NS = 20_000_000    # ns between two polls of the caller for events: shorter than a user notices, and cheap
 
 cdef enum Task:
     NOTHING = 0             # there is none now: the worker waits
@@ -75,7 +75,7 @@ cdef enum End:              # why the workers leave before all is done
     NO_MEMORY = 2
 
 
-cdef struct Worker:         # what one worker is at, set by `pick`, and its own things, used again for every file
+cdef struct Worker:         # the current task of a worker, set by `pick`, and its buffers, reused for every file
     Task task
     Py_ssize_t file         # of a FILE: its number, counted from 0
     FileJob* job            # of a Sealer's FILE
@@ -121,7 +121,7 @@ cdef class _Pool:
         self.outside = ()
 
     cdef void check_invariants(self) noexcept nogil:
-        """Stops a debug build in which something does not hold that must. Called with the lock held."""
+        """Checks invariants in a debug build. Called with the lock held."""
         check(holds_lock)
         check(0 <= self.idle)
         check(self.idle <= self.jobs)
@@ -306,10 +306,10 @@ cdef class _Pool:
         return events
 
     cdef void look(self) noexcept nogil:
-        """Waits for events, LOOK_NS at most. Called with the lock held."""
+        """Waits for events, POLL_NS at most. Called with the lock held."""
         cdef TimeSpec until
         clock_gettime(CLOCK_REALTIME, &until)
-        until.tv_nsec += LOOK_NS
+        until.tv_nsec += POLL_NS
         if until.tv_nsec >= 1_000_000_000:
             until.tv_sec += 1
             until.tv_nsec -= 1_000_000_000

@@ -126,7 +126,7 @@ cdef inline bint is_either(SlabState state, SlabState one, SlabState other) noex
 
 
 cdef void slab_check(Slab* slab) noexcept nogil:
-    """Stops a debug build in which something does not hold that must. For the thread that has the slab."""
+    """Checks the invariants of a slab in a debug build. Called by the thread that has the slab."""
     check(slab.sealing.hashed <= slab.length)
     check(slab.sealing.sealed <= max(slab.sealing.hashed, slab.total))
     check(slab.base == NULL or slab.chunk_at + slab.length <= slab.room)

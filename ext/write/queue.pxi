@@ -5,7 +5,7 @@
 
 cdef enum:
     SMALL = 2 * PIECE           # a file that ends within so many bytes is one task
-    FRESH = 2048                # files that wait for a worker: as many as the smallest ones done in LOOK_NS, and more
+    FRESH = 2048                # files that wait for a worker: as many as the smallest ones done in POLL_NS, and more
     UNREPORTED = 65536          # files that may be done behind one that takes long
 
 Sealed = collections.namedtuple(

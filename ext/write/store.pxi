@@ -124,7 +124,7 @@ cdef class _Store:
             pad(slab, self.chunk_size)
 
     cdef Added claim(self, const u8* digest) noexcept nogil:
-        """Claims a name for the caller, who stores its blob; PRESENT when another has done or does that."""
+        """Claims a name for the caller, who stores its blob. Returns PRESENT if another worker has claimed it."""
         cdef Added added
         pthread_mutex_lock(self.lock)
         added = names_add(&self.claimed, digest)

@@ -91,7 +91,7 @@ def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastE
             yield from _items(archive, name, problem)
     for word in words:
         if word in choice.unmatched:
-            problem(NoSuchEntry(f"{word}: no such file in the archive", path=word))
+            problem(NoSuchEntry(f"{word}: matches nothing in the archive", path=word))
 
 
 def sorted_names(*archives: Archive) -> list[str]:

@@ -57,8 +57,8 @@ def those_that_open(
     if first and not others:
         raise first
     if first:
-        text = f"this store has archives of another key, or with damaged first bytes: {some_of(refused)}"
-        problem("", OtherKey(text, hint="their own key opens them, if they are whole"))
+        text = f"some archives need another key, or their headers are damaged: {some_of(refused)}"
+        problem("", OtherKey(text, hint="use the key that they were created with"))
 
 
 def hint_for_prune(name: str, error: PogfastError) -> str:
@@ -84,4 +84,4 @@ def hint_for_prune(name: str, error: PogfastError) -> str:
 def require_decryption(key: Key, cannot: str, hint: str = "use --decryption-keyfile") -> None:
     """Raises WrongKey if the key is a public one; `cannot` says what it cannot do."""
     if not key.can_open:
-        raise WrongKey(f"an encryption key alone cannot {cannot}", hint=hint)
+        raise WrongKey(f"a public key alone cannot {cannot}", hint=hint)

@@ -202,6 +202,6 @@ class Filter:
         )
 
     def __str__(self) -> str:
-        words = [f"of host {self.host}"] if self.host is not None else []
+        words = [f"from host {self.host}"] if self.host is not None else []
         words += [f"with tag {tag}" for tag in sorted(self.tags)]
         return " ".join(words + ([f"of {self.path}"] if self.path is not None else []))

@@ -39,7 +39,7 @@ class PendingFile:
     node: Node
     facts: dict[str, Any]
     known: KnownBlobs | None = None  # all of its blobs, from the cache
-    first: str | None = None  # archived name of the file that this is a further name of
+    first: str | None = None  # of a further hard link: archived name of the first one
     read_at: int = 0
     blobs: list[str] = field(default_factory=list)
     stored: list[int] = field(default_factory=list)
@@ -168,9 +168,11 @@ class KnownFiles:
         if self.lost and self.store in self.targets.left and not self.options.dry_run:
             with contextlib.suppress(StoreError):  # a writer may have no right to list
                 if self.store.manifests():
+                    were = "was" if len(self.lost) == 1 else "were"
                     self.report.warning(
-                        f"{self.store.label}: {many(len(self.lost), 'blob')} of earlier runs missing or damaged, "
-                        "stored anew; unless a prune removed them, other archives may lack some: pogfast check tells"
+                        f"{self.store.label}: {many(len(self.lost), 'blob')} of earlier runs {were} missing or damaged "
+                        f"and {were} stored again; other archives may lack blobs, too, unless a prune removed them: "
+                        "run `pogfast check`"
                     )
 
     # ---- for the next run ----

@@ -104,7 +104,7 @@ class Run:
         """Begins again when a prune has condemned or deleted blobs that this run relies on. What the cache knows and
         the stores hold is not read again."""
         self.close()
-        self.report.warning(f"{many(pruned, 'blob')} that this archive needs have been pruned meanwhile: stored again")
+        self.report.warning(f"a prune has removed {many(pruned, 'blob')} that this run needs: stored again")
         self.report = _Again(self.report)
         self.summary = Summary()
         self._begin()
@@ -130,8 +130,8 @@ class Run:
                     manifest.check_key(target.get_manifest(archive.name), self.key, archive.name)
                 except WrongKey:
                     self.report.warning(
-                        f"{target.label} has archives of another key than this one (fingerprint "
-                        f"{self.key.fingerprint}), or with damaged first bytes: {archive.name}"
+                        f"{target.label} has archives created with another key than this one (fingerprint "
+                        f"{self.key.fingerprint}), or with damaged headers: {archive.name}"
                         + ("; is the password right? Only this one will open this archive" if by_password else "")
                     )
 

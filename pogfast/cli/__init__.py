@@ -64,7 +64,7 @@ EXIT_CODES = {
     0: "success",
     1: "failed",
     2: "wrong usage",
-    3: "incomplete: what was left out is named",
+    3: "incomplete: what was left out is reported",
     4: "damage found",
     10: "no such store or archive",
     12: "wrong key",

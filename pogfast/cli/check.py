@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.command import PATH, verb
+from pogfast.cli.command import PATH, apply, verb
 from pogfast.cli.options import (
-    archive_filter_options,
     displayed,
     jobs_option,
     key_of,
@@ -22,6 +21,7 @@ from pogfast.cli.options import (
     require_store,
     service_options,
     store_of,
+    tag_option,
 )
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
@@ -34,11 +34,20 @@ if TYPE_CHECKING:
     from pogfast.upkeep.checking import Summary as Checked
 
 
+filter_options = apply(
+    [
+        click.option("--host", metavar="NAME", help="Only archives of this host; for STORE/latest, the newest."),
+        tag_option("Only archives with all of these tags; for STORE/latest, the newest."),
+        click.option("--path", metavar="PATH", type=PATH, help="Only archives of PATH; for STORE/latest, the newest."),
+    ]
+)
+
+
 @verb(
     "check",
     exit_codes={
         1: "--against: there are differences",
-        3: "some archives are of another key",
+        3: "some archives need another key",
         4: "damage found",
         10: "no such store or archive, or an empty store",
         12: "no archive opens with this key",
@@ -53,16 +62,19 @@ if TYPE_CHECKING:
 @click.option("--read-data", is_flag=True, help="Read and verify all blobs.")
 @click.option("--read-data-subset", metavar="PART", help="Read and verify a part of the blobs: 10%, 1/30 or 50G.")
 @click.option(
-    "--against", metavar="PATH", type=PATH, help="Compare an archive with the files below PATH, byte for byte."
+    "--against",
+    metavar="PATH",
+    type=PATH,
+    help="Compare an archive with the files below PATH, where the archived names begin, byte for byte.",
 )
 @jobs_option
-@archive_filter_options
+@filter_options
 @key_options
 @service_options
 def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
     """Check archives for damage, or compare one with files on disk.
 
-    By default, checks that every blob exists and has a plausible size, without reading blobs.
+    By default, checks that every blob exists and has its recorded size, without reading blobs.
     """
     archives = archives or (store_of(None),)
     whole, part = options.pop("read_data"), options.pop("read_data_subset")
@@ -88,7 +100,7 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
         finally:
             report.print_blobs()
     output.raise_exit_code(summary.exit_code)
-    _print_summary(output, summary)
+    _print_summary(output, summary, key.can_open)
 
 
 class CheckReport:
@@ -181,7 +193,7 @@ def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -
     )
 
 
-def _print_summary(output: Output, summary: Checked) -> None:
+def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
     output.emit(
         "summary",
         num_errors=len(summary.damage) + len(summary.problems),
@@ -193,8 +205,9 @@ def _print_summary(output: Output, summary: Checked) -> None:
         bytes_read=summary.read_size,
     )
     read = f"; {summary.read:,} of them read, {show_size(summary.read_size)}" if summary.to_read else ""
+    files = f"{many(summary.files, 'file')}, " if sees_files else ""
     output.info(
-        f"checked {many(summary.archives, 'archive')}, {many(summary.files, 'file')}, {many(summary.blobs, 'blob')}, "
+        f"checked {many(summary.archives, 'archive')}, {files}{many(summary.blobs, 'blob')}, "
         f"{show_size(summary.stored)}{read}"
     )
     blobs = {damage.blob for damage in summary.damage if damage.blob is not None}

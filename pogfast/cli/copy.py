@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 @verb(
     "copy",
     exit_codes={
-        3: "some archives are of another key",
+        3: "some archives need another key",
         4: "damaged archives or blobs were not copied",
         10: "no such store or archive",
         12: "no archive opens with this key",

@@ -110,7 +110,7 @@ if TYPE_CHECKING:
     type=Whole(*LEVELS),
     default=3,
     show_default=True,
-    help="Compression level of zstd, 1 to 22.",
+    help="zstd compression level, up to 22; negative levels are faster.",
 )
 @click.option(
     "--layout",
@@ -121,7 +121,9 @@ if TYPE_CHECKING:
 )
 @click.option("--profile", metavar="NAME", help="Use the settings saved by tune --save NAME, or those of a file.")
 @jobs_option
-@click.option("--readers", metavar="N", type=Whole(1, MAX_JOBS), help="Files read at the same time.  [default: jobs]")
+@click.option(
+    "--readers", metavar="N", type=Whole(1, MAX_JOBS), help="Files read at the same time.  [default: as many as --jobs]"
+)
 @click.option("--memory", metavar="SIZE", type=SIZE, help="Limit on memory for chunks in flight.")
 @click.option("--no-cache", is_flag=True, help="Neither use nor write the cache of unchanged files.")
 @click.option("--cache-dir", metavar="DIR", type=PATH, help="Directory of the cache of unchanged files.")
@@ -343,18 +345,18 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}; "
         f"the archive takes {show_size(summary.bytes_stored)}{packed}"
     )
-    if shared := _shared(summary):
-        output.info(f"shared   {shared}")
+    if reused := _reused(summary):
+        output.info(f"reused   {reused}")
     _print_requests(output, "", summary.requests)
     if output.errors:
         output.info(f"errors   {output.errors:,}, named above")
 
 
-def _shared(summary: Summary) -> str:
+def _reused(summary: Summary) -> str:
     """Returns what deduplication saved, or "" if nothing."""
     there = max(0, summary.bytes_stored - summary.bytes_added)
-    parts = {f"{show_size(there)} of that were in the store already": there}
-    parts[f"{show_size(summary.bytes_repeated)} more would be repetitions within it"] = summary.bytes_repeated
+    parts = {f"{show_size(there)} already in the store": there}
+    parts[f"{show_size(summary.bytes_repeated)} repeated within the archive"] = summary.bytes_repeated
     return "; ".join(text for text, size in parts.items() if size)
 
 

@@ -86,7 +86,7 @@ def info(output: Output, archive: str, **options: Any) -> None:
 @verb(
     "stats",
     exit_codes={
-        3: "some archives are of another key",
+        3: "some archives need another key",
         4: "some archives are damaged, or blobs are missing",
         10: "no such store, or an empty one",
         12: "no archive opens with this key",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @verb(
     "list",
     exit_codes={
-        3: "some archives are of another key",
+        3: "some archives need another key",
         4: "some archives are damaged",
         10: "no such store, or an empty one",
         12: "no archive opens with this key",

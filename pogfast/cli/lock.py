@@ -19,7 +19,7 @@ from pogfast.sizes import many
 @verb(
     "extend",
     exit_codes={
-        3: "some archives are of another key",
+        3: "some archives need another key",
         4: "an archive is damaged, or a blob is missing",
         10: "no such store, or no archive",
         12: "wrong key",

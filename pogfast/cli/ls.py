@@ -79,7 +79,7 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
 @verb(
     "find",
     exit_codes={
-        3: "some archives are of another key",
+        3: "some archives need another key",
         4: "some archives are damaged",
         10: "no such store, or an empty one",
         12: "no archive opens with this key",

@@ -91,7 +91,7 @@ policy_options = apply(
     exit_codes={
         4: "a manifest is damaged, or a kept archive lacks blobs: nothing was removed",
         10: "no such store, or an empty one",
-        12: "an archive is of another key: nothing was removed",
+        12: "an archive needs another key: nothing was removed",
     },
     examples=(
         "pogfast prune /mnt/backup --keep-daily 7 --keep-weekly 4 --keep-monthly 12",

@@ -31,7 +31,7 @@ yes_option = click.option("--yes", is_flag=True, help="Do it; otherwise only pri
     "remove",
     exit_codes={
         3: "an archive is locked",
-        4: "the store has blobs, but no archive",
+        4: "the store has blobs but no archives",
         10: "no such store or archive",
         12: "wrong key (for latest)",
     },
@@ -69,7 +69,7 @@ def remove(output: Output, archives: tuple[str, ...], yes: bool, **options: Any)
     if done.dry_run:
         output.info(f"{many(done.removed, 'archive')} would be removed; add --yes to do it")
     else:
-        back = "; `pogfast undelete` can bring them back" if done.removed else ""
+        back = "; undo with `pogfast undelete`" if done.removed else ""
         output.info(f"{many(done.removed, 'archive')} removed{back}")
 
 

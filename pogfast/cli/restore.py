@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 @click.option(
     "--set-id", is_flag=True, help="Restore set-id bits of files and capabilities; only for trusted archives."
 )
-@click.option("--no-sync", is_flag=True, help="Do not wait until everything is on the disk.")
+@click.option("--no-sync", is_flag=True, help="Do not sync to disk at the end.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; print what would be restored.")
 @click.option(
     "--thaw",
@@ -157,7 +157,7 @@ def _request_thaw(
         f"requested {many(summary.asked, 'blob')} from cold storage; {summary.coming:,} requested earlier, "
         f"{summary.readable:,} readable"
     )
-    output.info(f"retrieval from Deep Archive takes {TAKES[tier]}: run the same command again then")
+    output.info(f"retrieval takes {TAKES[tier]}; after that, run the same command again")
     return False
 
 

@@ -132,7 +132,7 @@ def _refused(header: bytes, name: str) -> PogfastError:
     zeros, which power cuts leave, do not."""
     if not any(header):
         return CorruptManifest(f"{name} is damaged: it begins with zeros")
-    return WrongKey(f"{name}: this key does not open it: it is of another key, or its first bytes are damaged")
+    return WrongKey(f"{name}: cannot be opened: wrong key, or the header is damaged")
 
 
 def _open_frames(data: bytes, key: Key, name: str) -> list[Frame]:
@@ -144,7 +144,7 @@ def _open_frames(data: bytes, key: Key, name: str) -> list[Frame]:
 def _payload(data: bytes, key: Key, name: str) -> bytes:
     """Decrypts the box after the index."""
     if not key.can_open:
-        raise WrongKey(f"{name}: an encryption key cannot open it", hint="use --decryption-keyfile")
+        raise WrongKey(f"{name}: a public key cannot open it", hint="use --decryption-keyfile")
     full = memoryview(data)
     if key.asymmetric:
         _, length = index_header(data, key, name)

@@ -43,7 +43,7 @@ class Destination:
 
     def existing(self, place: Place) -> os.stat_result | None:
         """Returns what exists where something is to be restored. Raises TargetError and UnsafePath."""
-        # What lies in a directory that this run has made is its own, and of other paths; or a directory of this one.
+        # A directory that this run created contains only what this run created: nothing of the user's is in the way.
         made = self.directories.made
         if place.path in self.removed or (parent_of(place.path) in made and place.path not in made):
             return None

@@ -174,7 +174,7 @@ class Plan:
 
     def missing(self) -> list[NoSuchEntry]:
         """Returns a problem for each name and pattern that matched nothing."""
-        return [NoSuchEntry(f"{name}: no such file in the archive", path=name) for name in self.choice.unmatched]
+        return [NoSuchEntry(f"{name}: matches nothing in the archive", path=name) for name in self.choice.unmatched]
 
     # ---- what may be deleted ----
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from pogfast.recovery.batches import Outcome
 
 Tier = Literal["standard", "bulk", "expedited"]
-# How long each takes according to Amazon: from Glacier, and from Deep Archive.
+# How long retrieval takes according to Amazon, by tier.
 TAKES = {
-    "standard": "3 to 5 hours, and 12",
-    "bulk": "5 to 12 hours, and 48",
-    "expedited": "5 minutes, and it cannot be had",
+    "standard": "3 to 5 hours from GLACIER, 12 hours from DEEP_ARCHIVE",
+    "bulk": "5 to 12 hours from GLACIER, 48 hours from DEEP_ARCHIVE",
+    "expedited": "5 minutes from GLACIER (DEEP_ARCHIVE has no expedited retrieval)",
 }
 MAX_DAYS = 36500  # a century, the limit of all time spans
 

@@ -142,9 +142,8 @@ def check_directory(text: str) -> None:
     if remote or _is_foreign(text):
         meant = _meant(text) or "a store is a directory, s3://BUCKET, b2://BUCKET or a program"
         shown = visible(text)
-        raise UsageError(
-            f"{shown} is not a store that pogfast supports", hint=f"{meant}; a directory of that name is local:{shown}"
-        )
+        hint = f"{meant}{'' if meant.endswith('?') else ';'} a directory of that name is local:{shown}"
+        raise UsageError(f"{shown} is not a store that pogfast supports", hint=hint)
 
 
 def check_restored_to(path: str) -> None:
@@ -180,11 +179,11 @@ def _meant(text: str) -> str:
     if scheme in ("http", "https", "minio"):
         return _meant_service("s3", rest if scheme == "minio" else f"{scheme}://{rest}")
     if scheme in ("gs", "gcs"):
-        return f"s3://{rest}?endpoint=https://storage.googleapis.com is probably meant"
+        return f"did you mean s3://{rest}?endpoint=https://storage.googleapis.com?"
     if scheme == "rclone":
         return "rclone serve s3 makes it s3://BUCKET?endpoint=http://127.0.0.1:8080"
     if scheme == "file":
-        return f"/{rest} is probably meant"
+        return f"did you mean /{rest}?"
     return BY_SFTP if scheme in ("sftp", "ssh", "scp", "rsync") or "@" in text else ""
 
 
@@ -198,4 +197,4 @@ def _meant_service(scheme: str, rest: str) -> str:
         host = f"https://{first}" if "." in first and place else ""  # s3:s3.amazonaws.com/bucket
         place = place if host else rest.replace(":", "/", 1)
     query = f"?endpoint={host}" if host and scheme == "s3" and "amazonaws.com" not in host else ""
-    return f"{scheme}://{place.strip('/') or 'BUCKET'}{query} is probably meant"
+    return f"did you mean {scheme}://{place.strip('/') or 'BUCKET'}{query}?"

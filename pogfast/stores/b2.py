@@ -246,7 +246,7 @@ class B2Service(BasicService):
         if isinstance(error, failures.FileNotPresent):
             return _Gone(f"{where}: there is no such object")
         if isinstance(error, failures.Unauthorized) and not isinstance(error, failures.InvalidAuthToken):
-            hint = "the application key lacks the right to do this, or is wrong"
+            hint = "the application key is wrong or lacks the capability"
             return StoreError(f"{where}: access denied: {_one_line(error)}", hint)
         if isinstance(error, failures.B2ConnectionError | failures.UnknownHost | failures.B2RequestTimeout):
             return self._unreachable(error)

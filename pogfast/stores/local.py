@@ -558,9 +558,11 @@ class LocalStore:
             free, share = status.f_bavail * status.f_frsize, status.f_bavail / status.f_blocks
             text = f"{free / 1e9:,.1f} GB free ({share:.0%})"
             is_much = share > 0.05
-            yield Finding("room", "good" if is_much else "note", text, "" if is_much else "prune, or make room")
+            yield Finding(
+                "room", "good" if is_much else "note", text, "" if is_much else "prune the store, or free some space"
+            )
         if status.f_files and status.f_favail < 10_000:
-            yield Finding("inodes", "bad", f"{status.f_favail:,} files can be made", "every blob is a file")
+            yield Finding("inodes", "bad", f"only {status.f_favail:,} inodes free", "every blob is a file of its own")
         names = os.listdir(self.directory)
         unfinished = filter(None, map(UNFINISHED.fullmatch, names))
         others = [found for found in unfinished if found[1] != HOST]
@@ -569,7 +571,7 @@ class LocalStore:
                 "leavings",
                 "note",
                 f"{len(others)} unfinished files of other machines",
-                "when nothing runs there, remove .pogfast-*",
+                "if no backup is running there, delete .pogfast-*",
             )
         if measuring := sum(name.startswith(MEASURING) for name in names):
             said = f"{measuring} of a tune that is running or was killed"

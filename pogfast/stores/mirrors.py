@@ -37,7 +37,7 @@ class Mirrors:
         self._tell = tell
 
     def manifests(self) -> list[Stored]:
-        """Lists the manifests of all stores, sorted by name; one of several stores is listed once."""
+        """Lists the manifests of all stores, sorted by name; a manifest that several stores have is listed once."""
         found: dict[str, Stored] = {}
         for store in list(self.stores):
             for stored in self._ask(store, store.manifests) or ():
@@ -53,7 +53,7 @@ class Mirrors:
         return {identity: place for store in self.stores for identity, place in store.own_directories().items()}
 
     def blob_names(self) -> Iterator[Stored]:
-        """Yields the blobs of all stores, one of several stores several times."""
+        """Yields the blobs of all stores; a blob that several stores have is yielded several times."""
         for store in list(self.stores):
             yield from store.blob_names()
 

@@ -41,7 +41,7 @@ class Condemned(StoreError):
     again."""
 
     def __init__(self, target: str, names: Collection[str]) -> None:
-        said = f"{target}: {many(len(names), 'blob')} that this archive needs have been pruned meanwhile"
+        said = f"{target}: a prune has removed {many(len(names), 'blob')} that this run needs"
         super().__init__(said, "run it again: what is stored is kept")
         self.names = frozenset(names)
 

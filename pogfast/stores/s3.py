@@ -79,9 +79,9 @@ REFUSED = {
     "ExpiredTokenException": ("the session's credentials have expired", "log in again"),
     "TokenRefreshRequired": ("the session's credentials have expired", "log in again"),
     "InvalidToken": ("the session token is not valid", "look at AWS_SESSION_TOKEN or the profile"),
-    "AccessDenied": ("access denied", "the credentials lack the right to do this, or are wrong"),
-    "403": ("access denied", "the credentials lack the right to do this, or are wrong"),
-    "401": ("access denied", "the credentials lack the right to do this, or are wrong"),
+    "AccessDenied": ("access denied", "the credentials are wrong or lack the permission"),
+    "403": ("access denied", "the credentials are wrong or lack the permission"),
+    "401": ("access denied", "the credentials are wrong or lack the permission"),
     "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set the clock"),
     "RequestExpired": ("the clock of this machine is wrong", "set the clock"),
     "RequestInTheFuture": ("the clock of this machine is wrong", "set the clock"),
@@ -223,7 +223,7 @@ class S3Service(BasicService):
             return None
         except AccessDenied as error:
             # S3 returns this also for a missing object if the credentials may not list.
-            error.hint = f"{error.hint}; without the right to list, S3 says so of a missing object as well"
+            error.hint = f"{error.hint}; without permission to list, S3 says the same of a missing object"
             raise
 
     def size(self, path: str) -> int | None:

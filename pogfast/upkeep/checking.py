@@ -198,15 +198,13 @@ def check(
         report.started(summary)
         if not key.can_open:
             report.warning(
-                "an encryption key cannot open archives: only the presence and size of the blobs in their indexes are "
+                "a public key cannot open archives: only the presence and size of the blobs in their indexes are "
                 "checked, and anybody with this key can write an index"
             )
         for store, names in stores:
             _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
     if wanted != Filter() and not summary.total_archives and not summary.problems:
-        raise NoSuchArchive(
-            f"no archive {wanted} in {', '.join(archives)}", hint="`pogfast list` shows those there are"
-        )
+        raise NoSuchArchive(f"no archive {wanted} in {', '.join(archives)}", hint="`pogfast list` lists the archives")
     return summary
 
 

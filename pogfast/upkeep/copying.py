@@ -35,7 +35,7 @@ from pogfast.errors import (
     worst_code,
 )
 from pogfast.keys import Key
-from pogfast.sizes import check_jobs
+from pogfast.sizes import check_jobs, many
 from pogfast.stores import LATEST, PARTIAL, Stored, find_manifest, is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched, fetched_manifest
 from pogfast.stores.protocols import CanCopy, Store, Target
@@ -173,7 +173,7 @@ class _Copy:
             self.report.warning("without a key only the sizes of blobs are checked")
         elif not self.key.can_open:
             self.report.warning(
-                "an encryption key cannot open archives: the blobs that their indexes name are copied, and only their "
+                "a public key cannot open archives: the blobs that their indexes name are copied, and only their "
                 "sizes are checked"
             )
         missing = sorted(name for name in wanted if not self._is_there(name))
@@ -396,7 +396,7 @@ class _Copy:
     def _check_good(self, name: str, blobs: set[str]) -> None:
         """Raises CorruptBlob for an archive that needs a blob which is missing or damaged in the source."""
         if lost := blobs & self.bad:
-            said = f"{name}: not copied, {len(lost)} of its blobs are damaged or missing"
+            said = f"{name}: not copied: {many(len(lost), 'blob')} damaged or missing"
             raise CorruptBlob(said, path=name)
 
     def _copy_again(self, names: Collection[str]) -> None:

@@ -43,7 +43,7 @@ def _contents(store: Store) -> Iterator[Finding]:
     except NoSuchArchive:  # no such bucket
         raise
     except StoreError as error:
-        yield Finding("list", "bad", str(error), "nothing works without the right to list")
+        yield Finding("list", "bad", str(error), "every command needs permission to list")
         return
     size = sum(blob.size for blob in blobs)
     yield Finding("list", "good", f"{many(len(manifests), 'archive')}, {many(len(blobs), 'blob')}, {show_size(size)}")

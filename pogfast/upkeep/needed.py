@@ -57,7 +57,8 @@ class Needed:
 
 
 class ManifestReader:
-    """Reads all manifests of a store, as often as it takes. `counts` says of which manifests blobs are kept.
+    """Reads all manifests of a store, as often as it takes. `counts` returns True for a manifest whose blobs
+    must be kept.
 
     `allow_missing` passes over removed archives that cannot be read, and `warn` gets a sentence about each, once.
     """
@@ -133,7 +134,7 @@ def marks_of(store: Store) -> dict[str, Stored]:
 
 
 def written(mark: Stored) -> float:
-    """The time at which something was written: a sort key."""
+    """Returns the time at which a mark was written, for sorting."""
     return mark.modified
 
 

@@ -124,7 +124,7 @@ class _Prune:
                 raise type(info.error)(f"nothing was removed: {info.error}", hint=hint)
         meant = [info for info in infos if info.fits(wanted)]
         if infos and not meant:
-            hint = f"`pogfast list {self.store.path}` shows those there are"
+            hint = f"`pogfast list {self.store.path}` lists the archives"
             raise NoSuchArchive(f"no archive {wanted} in {self.store.label}: nothing was removed", hint)
         groups: dict[str, list[ArchiveInfo]] = defaultdict(list)
         for info in meant:
@@ -137,7 +137,7 @@ class _Prune:
         if emptied and not allow_empty:
             raise UsageError(
                 f"that would remove every archive of {emptied[0] or 'the store'}: nothing was removed",
-                hint="keep at least one: --keep-last 1; --allow-empty removes them all the same",
+                hint="keep at least one: --keep-last 1; --allow-empty removes them anyway",
             )
         locked = spared(self.store, [one.archive.name for one, _ in judged if not one.reasons])
         going = []

@@ -104,7 +104,7 @@ def remove(
         going = [(store, _judged(store, names, key, summary, problem)) for store, names in found]
         for store, names in going:
             if not allow_empty and not {stored.name for stored in store.manifests()} - set(names):
-                hint = "--allow-empty removes it all the same"
+                hint = "--allow-empty removes it anyway"
                 raise UsageError(f"{store.label} would have no archive left: nothing was removed", hint=hint)
         if not dry_run:
             for store, names in going:
@@ -122,7 +122,7 @@ def _by_store(
         store, name = _find(text, key, **wanted)
         stack.callback(store.close)
         if name not in {stored.name for stored in store.manifests()}:
-            raise NoSuchArchive(f"no such archive: {text}", hint=f"`pogfast list {store.path}` shows those there are")
+            raise NoSuchArchive(f"no such archive: {text}", hint=f"`pogfast list {store.path}` lists the archives")
         _, names = found.setdefault(store.identity, (store, []))
         if name not in names:
             names.append(name)
@@ -148,7 +148,7 @@ def _find(
     store, name = find_archive(text, key, tell=hear, **wanted)
     if passed_over:
         store.close()
-        hint = f"give its name: `pogfast list {store.path}` shows those there are"
+        hint = f"give its name: `pogfast list {store.path}` lists the archives"
         raise UsageError(f"{text}: it is not sure which archive is the latest, nothing was changed", hint=hint)
     return store, name
 
@@ -185,9 +185,12 @@ def _judged(
 
 
 def _locked(text: str, until: float, name: str) -> Locked:
-    hint = "remove it then: until then only those who may bypass a governance lock can, in S3"
+    hint = (
+        "run this again after that date; in S3, users with s3:BypassGovernanceRetention can lift a governance lock "
+        "earlier"
+    )
     if until == math.inf:
-        hint = "it has a legal hold: end that in S3, and remove it then"
+        hint = "it has a legal hold: release it in S3, then run this again"
     return Locked(f"{text} {locked_until(until)}", hint, path=name)
 
 

@@ -165,9 +165,9 @@ class Sweep:
             found = needed_blobs(self.store, self.key, staying)
             broken = [name for name, names in found if not missing.isdisjoint(names)] or ["an archive"]
             raise MissingBlob(
-                f"nothing was removed: {many(len(missing), 'blob')} that {broken[0]} needs are missing"
-                + (f", and {many(len(broken) - 1, 'other archive')} lack some, too" if broken[1:] else ""),
-                hint="`pogfast check` says which; --allow-missing prunes all the same",
+                f"nothing was removed: {many(len(missing), 'blob')} missing from {broken[0]}"
+                + (f" and {many(len(broken) - 1, 'other archive')}" if broken[1:] else ""),
+                hint="`pogfast check` lists them; --allow-missing prunes anyway",
             )
 
     def _warn_of_short_grace(self) -> None:

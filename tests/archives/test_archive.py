@@ -520,7 +520,7 @@ def test_the_newest_is_newest_by_time(built: Built) -> None:
     assert latest(tags=["y", "x"]) == "2026-01-02T06:00:00.000000.mfn"
     assert latest(path="/p/../q/") == "2026-01-01T20:00:00.000000.mfn"
     assert latest(host="c") == "renamed.mfn"
-    with pytest.raises(NoSuchArchive, match=f"^no archive of host no with tag x of /p in {store}$") as caught:
+    with pytest.raises(NoSuchArchive, match=f"^no archive from host no with tag x of /p in {store}$") as caught:
         latest(host="no", tags=["x"], path="/p")
     assert "2026-01-02T06:00:00.000000.mfn (b, x, y)" in caught.value.hint
     assert "\n" not in str(caught.value) + caught.value.hint
@@ -714,7 +714,7 @@ def test_all_archives_of_a_store(built: Built) -> None:
     ours = by_name["2026-01-10T00:00:00.000000.mfn"]
     assert (ours.files, ours.size, ours.stored, ours.paths, ours.comment) == (3, 4, 5, ["/p"], "c")
     assert "damaged" in (by_name["2026-01-11T00:00:00.000000.mfn"].problem or "")
-    assert "this key does not open it" in (by_name["other.mfn"].problem or "")
+    assert "cannot be opened: wrong key" in (by_name["other.mfn"].problem or "")
     shown = by_name["2026-01-02T06:00:00.000000.mfn"].as_dict()
     assert shown["time"] is not None
     assert datetime.fromisoformat(shown["time"]) == datetime(2026, 1, 1, 17, tzinfo=UTC)
@@ -745,5 +745,5 @@ def test_a_public_key_alone_lists_and_finds(tmp_path: Path) -> None:
         lambda: open_archive(where, public),
         lambda: find_archive(f"{tmp_path}/latest", public, host="h"),
     ):
-        with pytest.raises(WrongKey, match="encryption key"):
+        with pytest.raises(WrongKey, match="public key"):
             call()

@@ -107,7 +107,7 @@ def test_what_words_select(built: Built, words: list[str], names: list[str]) -> 
     with built.open(TRAILER) as archive:
         assert [item.name for item in select(archive, words, problems.append)] == names
     assert [str(problem) for problem in problems] == [
-        f"{word}: no such file in the archive" for word in words if word == "no"
+        f"{word}: matches nothing in the archive" for word in words if word == "no"
     ]
 
 

@@ -193,7 +193,9 @@ def test_the_cache_is_not_trusted_for_what_the_store_does_not_hold(
     heard = Heard()
     second = create(tmp_path, key, report=heard)
     [warning] = heard.warnings
-    assert warning.startswith(f"{tmp_path}/store: 1 blob of earlier runs missing or damaged, stored anew"), warning
+    assert warning.startswith(
+        f"{tmp_path}/store: 1 blob of earlier runs was missing or damaged and was stored again"
+    ), warning
     assert second.blobs_new == 1
     assert second.bytes_read == 2 * CHUNK + 5, "from the lost chunk on"
     entry = opened(tmp_path, key, second).entries["tree/large"]

@@ -101,7 +101,7 @@ def test_a_store_of_another_key_is_told_of_once(
     fingerprint = next(line.split()[1] for line in shown.splitlines() if options[later][0] in line)
     ran = cli("create", "tree", "--to", "store", *options[later], *more)
     assert ran.code == 0
-    told = f"of another key than this one (fingerprint {fingerprint}), or with damaged first bytes: {first}"
+    told = f"created with another key than this one (fingerprint {fingerprint}), or with damaged headers: {first}"
     assert (told in ran.err) == (earlier != later), ran.err
     assert "another key" not in cli("create", "tree", "--to", "store", *options[later], *more).err
 

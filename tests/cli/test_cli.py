@@ -195,7 +195,7 @@ def test_the_help_of_a_verb_needs_no_engine(work: Path) -> None:
         (["create", "--to", "store"], ["nothing to archive"]),
         (["create", "tree", "--to", "b2://"], ["names no bucket"]),
         (["create", "tree", "--to", "s3://"], ["names no bucket"]),
-        (["create", "tree", "--to", "store,"], ["a store between the commas has no name"]),
+        (["create", "tree", "--to", "store,"], ["the name of a store between the commas is empty"]),
         (["create", "-", "--to", "store"], ["name"]),
         (["create", "-", "tree", "--to", "store", "--name", "n"], ["no other PATHs beside it"]),
         (["create", "tree", "--to", "store", "--name", "n"], ["--name"]),
@@ -1391,9 +1391,9 @@ def test_check_goes_on_after_a_missing_store(work: Path, cli: Runner, store: str
 def test_a_host_without_archives(cli: Runner, store: str) -> None:
     """A script would take `no damage found` and `0 removed` for success."""
     for words in (["check", store], ["prune", store, "--keep-last", "1"], ["ls", f"{store}/latest"]):
-        one_line(cli(*words, "--host", "typo"), 10, "no archive of host typo in store")
+        one_line(cli(*words, "--host", "typo"), 10, "no archive from host typo in store")
     ran = cli("list", store, "--host", "typo", "--tag", "t")
-    assert (ran.code, ran.out, ran.err) == (0, b"", "no archives of host typo with tag t\n")
+    assert (ran.code, ran.out, ran.err) == (0, b"", "no archives from host typo with tag t\n")
 
 
 def test_the_json_error_of_a_missing_name(cli: Runner, store: str) -> None:
@@ -1442,7 +1442,15 @@ def test_a_public_key_cannot_select_archives(cli: Runner, public: str, verb: lis
     of_store = name in ("list", "check", "find", "prune", "lock extend")
     for by in (["--host", "web"], ["--tag", "t"]):
         ran = cli(*name.split(), public if of_store else f"{public}/latest", *rest, *by)
-        one_line(ran, 12, "an encryption key alone cannot tell hosts, tags and paths", "--decryption-keyfile")
+        one_line(ran, 12, "a public key alone cannot tell hosts, tags and paths", "--decryption-keyfile")
+
+
+def test_check_with_a_public_key_counts_no_files(cli: Runner, public: str) -> None:
+    """It cannot see them: `0 files` would look as if the archives were empty."""
+    private = {**os.environ, "POGFAST_DECRYPTION_KEYFILE": "pair.decrypt"}
+    assert re.search(r"^checked 2 archives, [0-9]+ blobs?, ", cli("check", public).err, re.MULTILINE)
+    assert re.search(r"^checked 2 archives, [0-9]+ files?, ", cli("check", public, env=private).err, re.MULTILINE)
+    assert json.loads(cli("check", public, "--json").lines[-1])["files"] == 0
 
 
 def test_a_public_key_cannot_select_archives_from_python(work: Path, public: str) -> None:
@@ -1466,4 +1474,4 @@ def test_a_public_key_shows_times_without_an_offset(work: Path, cli: Runner, pub
 @pytest.mark.parametrize("verb", [["ls"], ["info"], ["restore", "--into", "out"]], ids=lambda verb: verb[0])
 def test_a_public_key_skips_no_archive(cli: Runner, public: str, verb: list[str]) -> None:
     name, *rest = verb
-    one_line(cli(name, f"{public}/latest", *rest), 12, "an encryption key cannot open it")
+    one_line(cli(name, f"{public}/latest", *rest), 12, "a public key cannot open it")

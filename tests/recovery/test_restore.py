@@ -572,7 +572,9 @@ def test_patterns_select(work: Work, names: list[str], exclude: list[str], expec
 def test_names_that_match_nothing_are_named_and_the_rest_restored(work: Work) -> None:
     furnish(work.tree)
     summary = work.restore(archive_of(work.tree), names=["plain", "nosuch", "no*such", "plain/below"])
-    assert work.messages() == [f"{name}: no such file in the archive" for name in ("nosuch", "no*such", "plain/below")]
+    assert work.messages() == [
+        f"{name}: matches nothing in the archive" for name in ("nosuch", "no*such", "plain/below")
+    ]
     assert {type(problem) for problem in summary.problems} == {NoSuchEntry}
     assert summary.exit_code == 3
     assert sorted(tree_at(work.out)) == ["plain"]

@@ -197,6 +197,7 @@ def test_exactly_what_a_restore_needs_is_thawed(command: Command, client: Any, b
     ran = command("restore", f"{store}/latest", "tree/1", "--into", "out", "--thaw=bulk", "--thaw-days", "2")
     assert ran.code == 3
     assert "requested 1 blob from cold storage; 0 requested earlier, 0 readable" in ran.err
+    assert "retrieval takes 5 to 12 hours from GLACIER, 48 hours from DEEP_ARCHIVE; after" in ran.err
     assert "run the same command again" in ran.err
     warm = [
         item["Key"]
@@ -311,7 +312,7 @@ def test_remove_and_rewrite_keep_locked_archives(command: Command, bucket: str) 
     ran = command("remove", f"{store}/{made[0]}", "--yes")
     assert ran.code == 3
     assert f"{made[0]}: not removed, it is locked until " in ran.err
-    assert "\n  remove it then: " in ran.err
+    assert "\n  run this again after that date; " in ran.err
     assert "undelete" not in ran.err, "nothing was removed"
     assert ran.lines[0].startswith(f"keep    {made[0]}  ")
     ran = command("rewrite", f"{store}/{made[1]}", "--exclude", "large", "--yes")

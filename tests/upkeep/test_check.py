@@ -345,7 +345,7 @@ def test_a_public_key_checks_presence_and_size(tmp_path: Path) -> None:
     }
     assert summary.exit_code == 4
     for more in ({"read_data": EVERYTHING}, {"host": "h"}):
-        with pytest.raises(WrongKey, match="encryption key"):
+        with pytest.raises(WrongKey, match="public key"):
             checked(tmp_path, public, **more)
     summary, _ = checked(tmp_path, keys.Key("x25519", both.secret, private), read_data=EVERYTHING)
     assert {(one.name, one.offset) for one in summary.damage} == {
@@ -371,7 +371,7 @@ def test_archives_are_chosen_by_host_tag_and_path(built: Built) -> None:
         summary, _ = checked(built.path, **more)
         assert [one.archive for one in summary.damage] == names
         assert summary.total_archives == summary.archives == len(names)
-    with pytest.raises(NoSuchArchive, match="no archive of host c in"):
+    with pytest.raises(NoSuchArchive, match="no archive from host c in"):
         checked(built.path, host="c")
     with pytest.raises(UsageError):
         checked(f"{built.path}/1.mfn", host="a")

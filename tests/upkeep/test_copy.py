@@ -112,7 +112,7 @@ def test_what_is_damaged_is_named_and_the_rest_is_copied(
     ran = command("copy", "store", "other", *WITH_KEY)
     assert ran.code == 4, ran.err
     assert only.name in ran.err
-    assert f"{names[0]}: not copied, 1 of its blobs are damaged or missing" in ran.err
+    assert f"{names[0]}: not copied: 1 blob damaged or missing" in ran.err
     assert ran.lines == names[1:]
     assert only.name not in files(work / "other")
     assert command("check", "other", "--read-data", *WITH_KEY).code == 0
