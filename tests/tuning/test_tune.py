@@ -196,7 +196,12 @@ def begun(tmp_path: Path) -> subprocess.Popen[bytes]:
     (tmp_path / "data" / "more").write_bytes((tmp_path / "data" / "words").read_bytes() * 10)
     command = [sys.executable, "-m", "pogfast", "tune", "data", "--to=store", *QUICK, "--levels=19,20,21,22"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # it may be ignored here
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not os.listdir(tmp_path / "store"):
