@@ -871,7 +871,7 @@ def tune(
         _paths(paths),
         _optional(to),
         report=report,
-        most=_size("sample", sample),
+        sample_size=_size("sample", sample),
         chunkers=_words(chunkers),
         levels=[*levels],
         jobs=[*jobs],

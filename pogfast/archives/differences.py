@@ -187,7 +187,7 @@ def compare(archive: Archive, path: str, report: Report) -> Compared:
     its files. Symbolic links below `path` are never followed: files behind one are missing. Raises StoreError if the
     store cannot be read.
     """
-    with many_open_files() as most, Directories(path, most, make=False) as disk:
+    with many_open_files() as max_open, Directories(path, max_open, make=False) as disk:
         return _Comparison(archive, path, disk, report).run()
 
 

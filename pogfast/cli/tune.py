@@ -123,7 +123,7 @@ def tune(output: Output, paths: tuple[str, ...], to: str | None, compare: bool, 
 
     options["jobs"] = options["jobs"] or ()
     with displayed(output, "tune", "tune") as display:
-        outcome = tuning.tune(paths, to, report=Report(output, display), most=options.pop("sample"), **options)
+        outcome = tuning.tune(paths, to, report=Report(output, display), sample_size=options.pop("sample"), **options)
     _print_results(output, outcome, _put_price(to, price))
     if plot:
         plotting.draw(outcome.figures, outcome.best, plot)

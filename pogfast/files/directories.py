@@ -69,7 +69,7 @@ def many_open_files() -> Iterator[int]:
 class Directories:
     """Open directories below a target directory, `into`.
 
-    At most about `most` are open at a time (see `make_room`). Directories with a path in `private` are created for the
+    About `max_open` are open at a time (see `make_room`). Directories with a path in `private` are created for the
     owner alone, because their permissions are set last. Existing ones in `selected` become accessible to the owner
     until then. `incomplete` contains those whose permissions are still to be set. A file or link is replaced by a
     directory if `may_replace` its path; no link is ever followed. `hint` returns what the user can do about such a
@@ -79,7 +79,7 @@ class Directories:
     def __init__(
         self,
         into: str,
-        most: int,
+        max_open: int,
         *,
         private: Container[str] = (),
         selected: Container[str] = (),
@@ -89,7 +89,7 @@ class Directories:
         own: Own = NOTHING,
     ) -> None:
         self.into = into
-        self.most = most
+        self.max_open = max_open
         self.private = private
         self.selected = selected
         self.may_replace = may_replace
@@ -170,7 +170,7 @@ class Directories:
 
     def make_room(self) -> None:
         """Closes all directories if many are open. Call it only while no worker writes through them."""
-        if len(self.held) >= self.most:
+        if len(self.held) >= self.max_open:
             self.close()
 
     def close(self, keep: Container[str] = ()) -> None:
@@ -310,7 +310,7 @@ class Directories:
 
     def _hold(self, path: str, directory: int) -> None:
         """Keeps a directory on the path to a deep one open, unless too few would be left for those of a batch."""
-        if (path.count("/") + 1) % HELD_EVERY == 0 and path not in self.held and len(self.held) < self.most // 2:
+        if (path.count("/") + 1) % HELD_EVERY == 0 and path not in self.held and len(self.held) < self.max_open // 2:
             self.held[path] = os.dup(directory)
 
     def _make(self, directory: int, part: str, path: str) -> int | None:

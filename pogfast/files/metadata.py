@@ -222,8 +222,8 @@ def _permissions(
 ) -> tuple[int, int, int]:
     """Returns (mode, uid, gid), with -1 for an owner that cannot be set. Raises ValueError, and TypeError for values
     that cannot be hashed."""
-    for value, most in ((mode, 0o7777), (uid, 2**32 - 2), (gid, 2**32 - 2)):
-        if type(value) is not int or not -1 <= value <= most:
+    for value, maximum in ((mode, 0o7777), (uid, 2**32 - 2), (gid, 2**32 - 2)):
+        if type(value) is not int or not -1 <= value <= maximum:
             raise ValueError(value)
     uid = _known(_user_number, user, uid)
     gid = _known(_group_number, group, gid)

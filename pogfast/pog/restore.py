@@ -93,7 +93,7 @@ def restore(
     """
     store, manifest_name = open_archive(archive)
     summary = Summary()
-    with contextlib.closing(store), many_open_files() as most, Directories(into, most) as directories:
+    with contextlib.closing(store), many_open_files() as max_open, Directories(into, max_open) as directories:
         opened = fetched_manifest(store, manifest_name, lambda data: manifest.open(data, key, archive))
         flat = isinstance(store, LocalStore) and not store.fan_out
         consumer = _Consumer(opened, store, directories) if consume and flat else None

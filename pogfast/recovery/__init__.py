@@ -106,10 +106,10 @@ def restore_archive(
     if options.delete:
         plan.check_delete()
     with (
-        many_open_files() as most,
+        many_open_files() as max_open,
         Directories(
             into,
-            most,
+            max_open,
             private=plan.directories,
             selected=plan.selected if plan.top else plan.selected - {""},
             may_replace=lambda path: options.overwrite != "never" and path not in plan.things,

@@ -71,7 +71,7 @@ def restore_places(
     running: _Batch | None = None
     files = FIRST_FILES if isinstance(blobs, BlobDirectory) else MAX_FILES
     try:
-        for batch in _batches(places, max(1, directories.most // 2), files):
+        for batch in _batches(places, max(1, directories.max_open // 2), files):
             prepared = [_prepared(prepare, place) for place in batch]
             if running is not None:
                 yield from running.results(finisher)

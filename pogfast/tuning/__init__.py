@@ -138,13 +138,13 @@ def tune(
     to: str | None = None,
     *,
     report: Report | None = None,
-    most: int = SAMPLE,
+    sample_size: int = SAMPLE,
     chunkers: Sequence[str] = (),
     levels: Sequence[int] = LEVELS,
     jobs: Sequence[int] = (),
     aim: Aim = "both",
 ) -> Outcome:
-    """Measures with the files at `paths`, about `most` bytes of them, in the store `to` (None: a temporary directory).
+    """Measures with about `sample_size` bytes of the files at `paths`, in the store `to` (None: a temporary directory).
 
     `chunkers` are sizes of fixed chunks, or fastcdc with sizes; none: all that may be useful. Everything that is
     written is deleted again. Raises UsageError, NoSuchInput, StoreError, and what a trial raises.
@@ -163,7 +163,7 @@ def tune(
     with _scratch(to) as (store, scratch):
         parts = os.path.join(scratch, "parts")
         os.mkdir(parts)
-        taken = sample(paths, most, parts, report.problem)
+        taken = sample(paths, sample_size, parts, report.problem)
         if taken.size < MIN_SAMPLE:
             raise UsageError(
                 f"{show_size(taken.size)} is too little to measure with: at least {show_size(MIN_SAMPLE)} is needed",
@@ -201,9 +201,9 @@ def _worth_trying(largest: int) -> list[tuple[str, int]]:
     return [("fixed", size) for size in sorted({*fixed, CHUNK_SIZE})] + [(text, CHUNK_SIZE) for text in content]
 
 
-def _powers(most: int) -> list[int]:
-    """Returns 1, 2, 4 ... and `most`."""
-    return sorted({most, *(1 << bit for bit in range(most.bit_length()) if 1 << bit <= most)})
+def _powers(maximum: int) -> list[int]:
+    """Returns 1, 2, 4 ... and `maximum`."""
+    return sorted({maximum, *(1 << bit for bit in range(maximum.bit_length()) if 1 << bit <= maximum)})
 
 
 class _Bench:
@@ -284,8 +284,8 @@ def _scratch(to: str | None) -> Iterator[tuple[str, str]]:
 
 def choose(figures: Sequence[Figures], aim: Aim) -> Figures:
     """Returns the setting with the lowest cost; of equal ones pogfast's default, else the one with the fewest blobs."""
-    least = min(_cost(each, aim) for each in figures)
-    equal = [each for each in figures if _cost(each, aim) <= least * (1 + SAME)]
+    lowest = min(_cost(each, aim) for each in figures)
+    equal = [each for each in figures if _cost(each, aim) <= lowest * (1 + SAME)]
     return min(equal, key=lambda each: (not _is_default(each.setting), each.blobs_a_terabyte, -each.ratio))
 
 

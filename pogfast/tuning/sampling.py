@@ -56,8 +56,8 @@ def regular_files(paths: Sequence[str], tell: Callable[[PogfastError], None]) ->
     return (node for node in walk.walk(paths, Selection(), tell=hear) if node.kind == "file")
 
 
-def sample(paths: Sequence[str], most: int, scratch: str, tell: Callable[[PogfastError], None]) -> Sample:
-    """Returns a sample of about `most` bytes of the files at `paths`, which has been read once, so that it is in
+def sample(paths: Sequence[str], limit: int, scratch: str, tell: Callable[[PogfastError], None]) -> Sample:
+    """Returns a sample of about `limit` bytes of the files at `paths`, which has been read once, so that it is in
     memory. Parts of large files are copied to `scratch`.
 
     The sample is the same for the same tree. Calls `tell` for what cannot be read. Raises NoSuchInput, UsageError if
@@ -67,22 +67,22 @@ def sample(paths: Sequence[str], most: int, scratch: str, tell: Callable[[Pogfas
     total = sum(node.stat.st_size for node in nodes)
     if not total:
         raise UsageError("there is nothing to measure with: no file, or only empty ones")
-    if total <= most:
+    if total <= limit:
         units = [Unit(node.path, 0, node.stat.st_size, True) for node in nodes]
     else:
-        longest = max(most // MIN_UNITS, 1)
+        longest = max(limit // MIN_UNITS, 1)
         units = [
             Unit(node.path, start, min(longest, node.stat.st_size - start), node.stat.st_size <= longest)
             for node in nodes
             for start in range(0, max(node.stat.st_size, 1), longest)
         ]
         random.Random(0).shuffle(units)  # the same sample again for the same tree
-        units = _up_to(units, most)
+        units = _up_to(units, limit)
     started = time.perf_counter()
     kept = [(path, unit) for number, unit in enumerate(units) if (path := _fetch(unit, scratch, number, tell))]
     if not kept:
         raise NoSuchInput("none of the files could be read")
-    whole = total <= most and len(kept) == len(nodes)
+    whole = total <= limit and len(kept) == len(nodes)
     return Sample(
         list(paths) if whole else [path for path, _ in kept],
         len(kept),
@@ -95,10 +95,10 @@ def sample(paths: Sequence[str], most: int, scratch: str, tell: Callable[[Pogfas
     )
 
 
-def _up_to(units: Sequence[Unit], most: int) -> list[Unit]:
+def _up_to(units: Sequence[Unit], limit: int) -> list[Unit]:
     kept, size = [], 0
     for unit in units:
-        if size >= most:
+        if size >= limit:
             break
         kept.append(unit)
         size += unit.size
