@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import threading
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit import oracle
+from kit.files import opened
 from pogfast._engine import (
     VERDICT,
     BlobDirectory,
@@ -40,15 +40,6 @@ def unfinished_files(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 NAMED = {value: name for name, value in VERDICT.items()}
-
-
-@contextlib.contextmanager
-def opened(directory: Path) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def seal(

@@ -23,6 +23,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kit import oracle
+from kit.files import opened
 from pogfast._engine import (
     VERDICT,
     BlobDirectory,
@@ -98,15 +99,6 @@ class Blobs:
         for name, blob in self.blobs.items():
             (path / name).write_bytes(blob)
         return path
-
-
-@contextlib.contextmanager
-def opened(directory: Path) -> Iterator[int]:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def restore(

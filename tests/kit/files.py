@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -12,6 +13,16 @@ def plant_socket(path: Path) -> None:
     """A socket of this name, bound from within its directory: an address of one has at most 107 bytes."""
     with socket.socket(socket.AF_UNIX) as listening, contextlib.chdir(path.parent):
         listening.bind(path.name)
+
+
+@contextlib.contextmanager
+def opened(directory: Path) -> Iterator[int]:
+    """Gives a descriptor of a directory, which is closed afterwards."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def flip(path: Path, at: int) -> None:
