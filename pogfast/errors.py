@@ -99,6 +99,10 @@ class CorruptManifest(DamageError):
     """A manifest's header unwraps, but the rest does not authenticate or parse."""
 
 
+class CorruptPack(DamageError):
+    """A pack of blobs, or an index object of packs, is truncated, altered, or does not parse."""
+
+
 class NoArchives(DamageError):
     """A store has blobs, but no archive that names them."""
 

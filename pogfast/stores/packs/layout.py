@@ -1,0 +1,351 @@
+"""The bytes of packs, of the index objects' headers, and of `pogfast.store`. FORMAT.md, "Packs".
+
+    pack   = blob || blob || ... || table || footer
+    table  = a row of 44 bytes for each blob, in order: 32 B raw name || u32 length || first 8 B of sha256(blob)
+    footer = 32 B sha256(table) || u32 count || u16 version || u16 flags || 8 B magic
+
+Bytes and text only: nothing here accesses a store, and nothing needs a key. A name is raw (32 bytes) in packs and index
+objects, and 44 characters of urlsafe base64 in paths and everywhere else. The engine reads the rows of index objects.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import date
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pogfast.errors import CorruptPack, StoreError
+from pogfast.stores.names import LIKE_A_BLOB
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+
+PACK_MAGIC = b"pogpack1"
+PACK_VERSION = 1
+INDEX_MAGIC = b"pogindx1"
+INDEX_VERSION = 1
+RAW_NAME = 32  # bytes of a sha256
+CHECK = 8  # bytes of a blob's sha256 in its row
+TABLE_ROW = 44
+FOOTER = 48
+MAX_PACK = 2**32 - 1  # bytes: offsets have 32 bits
+MIN_PACK = TABLE_ROW + FOOTER
+# Bytes of an index object: no merge makes a larger one. A table is no longer either, since all blobs of a pack stand in
+# one index object.
+MAX_INDEX = 64 << 20
+DEFAULT_SIZE = 32 << 20  # bytes of blobs at which a pack is closed
+MIN_SIZE = 1 << 20
+MAX_SIZE = 1 << 30
+DEFAULT_LIMIT = 2 << 20  # bytes that a blob in a pack may have
+MAX_BLOBS = 10_000  # at which a pack is closed
+
+PACKS = "packs/"
+INDEX = PACKS + "index/"
+SETTINGS = "pogfast.store"
+MAX_SETTINGS = 64 << 10  # bytes of `pogfast.store`; written are about a hundred
+STORE_LAYOUT = 1
+PACKS_WORD = "packs1"  # in `requires`: a program has to know packs
+
+_PACK = re.compile(r"packs/(\d{4}-\d\d-\d\d)/([^/]*)", re.ASCII)
+_ROW = struct.Struct("<32sI8s")
+_FOOTER = struct.Struct("<32sIHH8s")
+_HEADER = struct.Struct("<8sIIQII")
+_INDEXED = struct.Struct("<32sQII")
+_MAX_BITS = 16  # of the fan-out
+_PER_SLOT = 32  # names in a slot of the fan-out, on average, before it grows
+_COLUMNS = 12  # bytes of an index row beside its name: pack number, offset, length
+
+
+class TableRow(NamedTuple):
+    """A blob in a pack: its name, its place in bytes, and the first 8 bytes of its sha256."""
+
+    name: str
+    offset: int
+    size: int
+    check: bytes
+
+
+class PackInfo(NamedTuple):
+    """A pack as an index object lists it: its path and its size in bytes."""
+
+    path: str
+    size: int
+
+
+class IndexHeader(NamedTuple):
+    """What an index object covers: its packs in order, paths of the index objects that it supersedes, and how many rows
+    it has."""
+
+    packs: list[PackInfo]
+    supersedes: list[str]
+    blobs: int
+
+
+class PackCheck(NamedTuple):
+    """What is wrong with a pack. `problem` is "" for an intact one; `rows` are those of its table, none if the table is
+    damaged; `damaged` are the rows whose blobs are not what they were when they were packed."""
+
+    problem: str
+    rows: list[TableRow]
+    damaged: list[TableRow]
+
+
+# ---- paths
+
+
+def name_of(raw: Buffer) -> str:
+    """Returns the name of 32 raw bytes, as blobs, packs and index objects have it."""
+    return base64.urlsafe_b64encode(raw).decode()
+
+
+def raw_name(path: str) -> bytes:
+    """Returns the 32 bytes in the name at the end of a path. Raises ValueError if it is not exactly the name of such
+    bytes."""
+    name = path.rpartition("/")[2]
+    if LIKE_A_BLOB.fullmatch(name):
+        raw = base64.urlsafe_b64decode(name)
+        if name_of(raw) == name:  # two bits of the last letter are not used
+            return raw
+    raise ValueError(f"{path} does not end with a name of 32 bytes")
+
+
+def pack_path(raw: Buffer, day: date | int) -> str:
+    """Returns the path of the pack whose sha256 is `raw`, written on a day (UTC; a number is 20260131). Raises
+    ValueError for a number that is no day."""
+    written = _day(day) if isinstance(day, int) else day
+    return f"{PACKS}{written.isoformat()[:10]}/{name_of(raw)}"
+
+
+def index_path(raw: Buffer) -> str:
+    """Returns the path of the index object whose sha256 is `raw`."""
+    return INDEX + name_of(raw)
+
+
+def is_pack(path: str) -> bool:
+    """Returns True for the path of a pack."""
+    try:
+        return day_of(path) > 0
+    except ValueError:
+        return False
+
+
+def is_index_object(path: str) -> bool:
+    """Returns True for the path of an index object."""
+    return path.startswith(INDEX) and _is_name(path.removeprefix(INDEX))
+
+
+def day_of(path: str) -> int:
+    """Returns the day in the path of a pack as a number, 20260131. Raises ValueError if it is not such a path."""
+    found = _PACK.fullmatch(path)
+    if not found or not _is_name(found[2]):
+        raise ValueError(f"{path} is not the path of a pack")
+    day = date.fromisoformat(found[1])
+    return day.year * 10_000 + day.month * 100 + day.day
+
+
+def _is_name(name: str) -> bool:
+    try:
+        return "/" not in name and len(raw_name(name)) == RAW_NAME
+    except ValueError:
+        return False
+
+
+def _day(number: int) -> date:
+    return date(number // 10_000, number // 100 % 100, number % 100)
+
+
+# ---- packs
+
+
+def table_size(footer: Buffer, size: int, path: str = "a pack") -> int:
+    """Returns the bytes of the table of a pack of `size` bytes, as its footer says: the last 48 bytes of `footer`.
+    Raises CorruptPack, which names `path`."""
+    return _read_footer(footer, size, path)[1] * TABLE_ROW
+
+
+def raw_table(tail: Buffer, size: int, path: str = "a pack") -> memoryview:
+    """Returns the rows of the table of a pack of `size` bytes, 44 bytes each. `tail` is the end of the pack, at least
+    the table and the footer. Raises CorruptPack, which names `path`, unless the table is intact and the blobs in it
+    fill the pack exactly."""
+    digest, count = _read_footer(tail, size, path)
+    view = memoryview(tail)
+    if len(view) < count * TABLE_ROW + FOOTER:
+        raise CorruptPack(f"{path}: its end is cut short", path=path)
+    table = view[len(view) - FOOTER - count * TABLE_ROW : len(view) - FOOTER]
+    if hashlib.sha256(table).digest() != digest:
+        raise CorruptPack(f"{path}: its table does not match its footer", path=path)
+    if sum(length for _, length, _ in _ROW.iter_unpack(table)) + len(table) + FOOTER != size:
+        raise CorruptPack(f"{path}: its blobs and their table do not add up to its {size} bytes", path=path)
+    return table
+
+
+def read_table(tail: Buffer, size: int, path: str = "a pack") -> list[TableRow]:
+    """Returns the blobs in a pack of `size` bytes, in order. Takes and raises what raw_table does."""
+    rows, offset = [], 0
+    for raw, length, check in _ROW.iter_unpack(raw_table(tail, size, path)):
+        rows.append(TableRow(name_of(raw), offset, length, check))
+        offset += length
+    return rows
+
+
+def is_good_blob(row: TableRow, data: Buffer) -> bool:
+    """Returns True if `data` is the blob that was packed."""
+    return len(data) == row.size and hashlib.sha256(data).digest()[:CHECK] == row.check
+
+
+def check_pack(data: Buffer, path: str) -> PackCheck:
+    """Checks a whole pack without a key: its table, each blob, and its name. Raises ValueError if `path` has no
+    name."""
+    view = memoryview(data)
+    try:
+        rows = read_table(view, len(view), path)
+    except CorruptPack as error:
+        return PackCheck(str(error), [], [])
+    damaged = [row for row in rows if not is_good_blob(row, view[row.offset : row.offset + row.size])]
+    if damaged:
+        return PackCheck(f"{path}: it has damaged blobs, {len(damaged)} of {len(rows)}", rows, damaged)
+    is_named = hashlib.sha256(view).digest() == raw_name(path)
+    return PackCheck("" if is_named else f"{path}: its name is not its sha256", rows, [])
+
+
+def _read_footer(tail: Buffer, size: int, path: str) -> tuple[bytes, int]:
+    """Returns the sha256 of the table, and how many rows it has."""
+    if len(tail) < FOOTER or not MIN_PACK <= size <= MAX_PACK:
+        raise CorruptPack(f"{path}: {size} bytes are no pack", path=path)
+    digest, count, version, flags, magic = _FOOTER.unpack(memoryview(tail)[-FOOTER:])
+    if magic != PACK_MAGIC:
+        raise CorruptPack(f"{path}: it does not end as a pack does", path=path)
+    if (version, flags) != (PACK_VERSION, 0):
+        raise CorruptPack(f"{path}: a pack of version {version}, flags {flags:#x}", "upgrade pogfast", path=path)
+    if not 0 < count * TABLE_ROW <= min(size - FOOTER, MAX_INDEX):
+        raise CorruptPack(f"{path}: it cannot hold the {count} blobs that its footer announces", path=path)
+    return digest, count
+
+
+# ---- index objects
+
+
+def read_header(data: Buffer, path: str = "an index object") -> IndexHeader:
+    """Reads what a whole index object says about packs. Its rows are not read: `check_index` of the engine checks them.
+    Raises CorruptPack, which names `path`, unless everything before the rows and the length are as FORMAT.md says."""
+    view = memoryview(data)
+    try:
+        return _parse_header(view)
+    except (ValueError, struct.error) as error:
+        raise CorruptPack(f"{path}: it is not an index of packs: {error}", path=path) from error
+
+
+def _parse_header(view: memoryview) -> IndexHeader:
+    """Raises ValueError and struct.error."""
+    magic, version, packs, blobs, superseded, bits = _HEADER.unpack_from(view)
+    if (magic, version) != (INDEX_MAGIC, INDEX_VERSION):
+        raise ValueError("another magic or version")
+    if bits != fan_out_bits(blobs):
+        raise ValueError(f"a fan-out of {bits} bits for {blobs} blobs")
+    rows = _HEADER.size + packs * _INDEXED.size + superseded * RAW_NAME
+    if len(view) != rows + ((1 << bits) + 1) * 8 + blobs * (RAW_NAME + _COLUMNS):
+        raise ValueError(f"it has {len(view)} bytes, not what its header says")
+    between = _HEADER.size + packs * _INDEXED.size
+    return IndexHeader(
+        _listed_packs(view[_HEADER.size : between]),
+        [index_path(raw) for raw in _ascending(_raw_names(view[between:rows]))],
+        blobs,
+    )
+
+
+def fan_out_bits(blobs: int) -> int:
+    """Returns by how many bits of a name the fan-out of an index of so many blobs is indexed."""
+    return min(_MAX_BITS, max(0, -(-blobs // _PER_SLOT) - 1).bit_length())
+
+
+def _listed_packs(table: memoryview) -> list[PackInfo]:
+    rows = list(_INDEXED.iter_unpack(table))
+    _ascending([row[0] for row in rows])
+    if not all(MIN_PACK <= size <= MAX_PACK and zero == 0 for _, size, _, zero in rows):
+        raise ValueError("a pack of an impossible size")
+    return [PackInfo(pack_path(raw, day), size) for raw, size, day, _ in rows]
+
+
+def _raw_names(table: memoryview) -> list[bytes]:
+    return [bytes(table[at : at + RAW_NAME]) for at in range(0, len(table), RAW_NAME)]
+
+
+def _ascending(names: list[bytes]) -> list[bytes]:
+    if any(one >= other for one, other in pairwise(names)):
+        raise ValueError("its packs or superseded indexes are not in order")
+    return names
+
+
+# ---- pogfast.store
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What `pogfast.store` says: whether new small blobs are packed, and how. What it says besides is kept."""
+
+    is_packing: bool = True  # False: packs may be there, but new blobs are stored as objects of their own
+    size: int = DEFAULT_SIZE  # bytes of blobs at which a pack is closed
+    limit: int = DEFAULT_LIMIT  # bytes that a blob in a pack may have
+    others: Mapping[str, Any] = field(default_factory=dict)  # keys that this version does not know
+    pack_others: Mapping[str, Any] = field(default_factory=dict)  # the same in "packs"
+
+    @classmethod
+    def parse(cls, data: Buffer, store: str) -> StoreSettings:
+        """Parses the object; `store` is for messages. Raises StoreError for one that a newer pogfast wrote, and for one
+        that does not parse."""
+        try:
+            words = json.loads(bytes(data))
+            if not isinstance(words, dict):
+                raise ValueError("it is not a JSON object")
+            _check_age(words.pop("layout", None), words.pop("requires", None), store)
+            return cls._of_packs(words.pop("packs", None), words)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{store}: {SETTINGS} does not parse: {error}") from error
+
+    @classmethod
+    def _of_packs(cls, packs: object, others: Mapping[str, Any]) -> StoreSettings:
+        """Raises ValueError."""
+        if packs is None:
+            return cls(False, others=others)
+        if not isinstance(packs, dict):
+            raise ValueError('"packs" is not an object')
+        size = _whole("size", packs.pop("size", DEFAULT_SIZE), MIN_SIZE, MAX_SIZE)
+        limit = _whole("limit", packs.pop("limit", min(DEFAULT_LIMIT, size)), 0, size)
+        return cls(True, size, limit, others, packs)
+
+    def serialize(self) -> bytes:
+        """Returns the object."""
+        packs = {"size": self.size, "limit": self.limit, **self.pack_others} if self.is_packing else None
+        words = {"layout": STORE_LAYOUT, "packs": packs, "requires": [PACKS_WORD], **self.others}
+        return json.dumps(words).encode() + b"\n"
+
+    def packing(self, size: int) -> StoreSettings:
+        """Returns these settings with packs of `size` bytes; the limit is at most that."""
+        return replace(self, is_packing=True, size=size, limit=min(self.limit, size))
+
+    def not_packing(self) -> StoreSettings:
+        """Returns these settings for a store whose new blobs are objects of their own."""
+        return replace(self, is_packing=False)
+
+
+def _whole(key: str, value: object, minimum: int, maximum: int) -> int:
+    """Returns a value from JSON. Raises ValueError unless it is a whole number from `minimum` to `maximum`."""
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise ValueError(f'"{key}" in "packs" is not {minimum} to {maximum} bytes')
+    return value
+
+
+def _check_age(layout: object, requires: object, store: str) -> None:
+    """Raises StoreError for what a newer version wrote, ValueError for what no version writes."""
+    if type(layout) is not int or layout < STORE_LAYOUT or not isinstance(requires, list):
+        raise ValueError('"layout" is not a version, or "requires" is not a list')
+    if layout != STORE_LAYOUT or not all(word == PACKS_WORD for word in requires):
+        words = f"layout {layout}, requires {requires}"[:100]
+        raise StoreError(f"{store}: it was made by a newer pogfast: {words}", hint="upgrade pogfast")
