@@ -55,8 +55,9 @@ def listed(blobs: Sequence[tuple[str, bytes]], day: int = DAY) -> Listed:
     return Listed(sha256(pack), len(pack), [(raw_of(name), len(blob)) for name, blob in blobs], day)
 
 
-def make_index(packs: Iterable[Listed], supersedes: Iterable[bytes] = ()) -> bytes:
-    """Returns the index object of some packs that supersedes index objects of these raw names."""
+def make_index(packs: Iterable[Listed], supersedes: Iterable[bytes] = (), *, bits: int | None = None) -> bytes:
+    """Returns the index object of some packs that supersedes index objects of these raw names; with `bits` its fan-out
+    has another size than it must have."""
     packs, old = sorted(packs), sorted(supersedes)
     rows = []
     for number, pack in enumerate(packs):
@@ -66,7 +67,8 @@ def make_index(packs: Iterable[Listed], supersedes: Iterable[bytes] = ()) -> byt
             offset += size
     rows.sort()
     names = [row[0] for row in rows]
-    bits = next((b for b in range(17) if len(rows) <= 32 << b), 16)
+    if bits is None:
+        bits = next((b for b in range(17) if len(rows) <= 32 << b), 16)
     starts = [(slot << (256 - bits)).to_bytes(33, "big")[1:] for slot in range(1 << bits)]
     fan_out = [*(bisect_left(names, start) for start in starts), len(rows)]
     parts = [

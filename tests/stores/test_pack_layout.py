@@ -245,6 +245,7 @@ def test_the_header_of_an_index_object_is_strict(at: int) -> None:
         INDEXED[:31],
         INDEXED[:-1],
         INDEXED + b"x",
+        make_index(PACKS, bits=1),
         make_index([PACKS[0], PACKS[0]]),
         make_index(PACKS, [OLD[0], OLD[0]]),
         make_index(PACKS)[:32] + make_index(PACKS)[80:128] + make_index(PACKS)[32:80] + make_index(PACKS)[128:],
