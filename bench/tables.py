@@ -43,22 +43,23 @@ def pair_table(title: str, rows: dict[str, Row], mine: str, theirs: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def peers_table(title: str, rows: dict[str, Row]) -> str:
-    """A row for each side of each workload, with its ratio to pogfast."""
+def peers_table(title: str, rows: dict[str, Row], base: str = OURS) -> str:
+    """A row for each side of each workload, with its ratio to the side `base`."""
     lines = [
         f"### {title}",
         "",
-        f"| | wall s, min (median) | times {OURS}'s, minima (medians) | CPU s, min (median) | times {OURS}'s "
-        "| peak MB | stored MB |",
-        "|---|---|---|---|---|---|---|",
+        f"| | wall s, min (median) | times {base}'s, minima (medians) | CPU s, min (median) | times {base}'s "
+        "| peak MB | stored MB | user CPU s | requests |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for workload, figures in rows.items():
-        ours = figures[OURS]
+        ours = figures[base]
         for side, its in figures.items():
             stored = f"{its.stored / 1e6:.1f}" if its.stored else ""
             lines.append(
                 f"| {workload}: {side} | {spread(its.wall)} | {ratio(ours.wall, its.wall)} "
-                f"| {spread(its.cpu)} | {ratio(ours.cpu, its.cpu)} | {max(its.memory) / 1e6:.0f} | {stored} |"
+                f"| {spread(its.cpu)} | {ratio(ours.cpu, its.cpu)} | {max(its.memory) / 1e6:.0f} | {stored} "
+                f"| {spread(its.user) if its.user else ''} | {max(its.requests, default='')} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -46,10 +46,11 @@ def python(program: str) -> list[str]:
 def test_a_pipeline_is_the_sum_of_its_processes(bench: Bench, tmp_path: Path) -> None:
     end = python(f"import sys; open({str(tmp_path / 'out')!r}, 'w').write(sys.stdin.read())")
     commands = [python(SPIN), python(SPIN), python(HOLD), python(HOLD), end]
-    wall, cpu, memory = bench.run(bench.sides[0], commands, tmp_path)
+    wall, cpu, memory, user = bench.run(bench.sides[0], commands, tmp_path)
     assert (tmp_path / "out").read_text() == "xxyy"
     assert wall > 0.3
     assert 0.6 < cpu < 5
+    assert 0 < user <= cpu
     assert 60e6 < memory < 200e6
 
 
