@@ -64,6 +64,7 @@ import threading
 from pogfast.errors import CorruptBlob, MissingBlob, StoreError, WrongBlob, WrongKey
 
 cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_FromStringAndSize, PyByteArray_GET_SIZE
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.exc cimport PyErr_CheckSignals
@@ -91,6 +92,9 @@ include "blob/box.pxi"            # boxes for manifests and headers; whole zstd 
 include "blob/seal.pxi"           # chunk -> name -> padding -> encrypted in place
 include "blob/open.pxi"           # the way back: authenticated, decrypted, name checked
 include "blob/kernels.pxi"        # both for one blob at a time
+
+# Packs: many blobs in one object
+include "packs/index.pxi"         # where blobs lie in packs: searched where it lies, checked, made and merged
 
 # Files and directories
 include "disk/posix.pxi"          # the system calls

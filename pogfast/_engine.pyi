@@ -54,6 +54,67 @@ def cores() -> int:
 
 def sync_file_system(fd: int) -> None: ...
 
+class Place(NamedTuple):
+    """Where a blob lies in a pack, by an index object."""
+
+    part: int  # position of the index object in PackIndex.replace
+    pack: int  # which of its packs
+    offset: int
+    size: int
+
+class Row(NamedTuple):
+    """A row of an index object."""
+
+    name: str
+    pack: int
+    offset: int
+    size: int
+
+class PackIndex:
+    """Index objects, searched where they lie: in memory, or better in mapped files. Nothing in them is believed: a row
+    counts only if its span lies within its pack, by the size that the index says.
+
+    All methods may be called from any thread; `replace` while others search.
+    """
+
+    def replace(self, parts: Sequence[tuple[Buffer, Buffer]]) -> None:
+        """Searches these index objects from now on. With each comes a byte for each of its packs: 0 absent, 1 there,
+        2 there with another size. They must not change, and are kept until the PackIndex is freed: a search may still
+        be in earlier ones. Beyond 64 MiB, files that are mapped read-only (mmap) are taken out of this process's memory
+        now and then. Raises ValueError if one is no index object."""
+
+    def find(self, name: str) -> Place | None:
+        """Returns a place of the blob in a pack of state 1, else of state 2, else None."""
+
+    def find_all(self, name: str) -> list[Place]:
+        """Returns every place in packs of state 1 or 2, in the order of the index objects."""
+
+    def find_many(self, names: Sequence[str]) -> list[Place | None]:
+        """As find, for many names: without the GIL, and one index object after the other, so that little memory is
+        needed."""
+
+    def rows(self, part: int, start: int, stop: int) -> list[Row]:
+        """Returns rows [start, stop) of an index object, as far as it has them, in its order. Raises IndexError if
+        there is no such index object, ValueError if a row lies beyond its pack."""
+
+def check_index(data: Buffer) -> None:
+    """Raises ValueError, which says what is wrong, unless an index object is as build_index makes it, and its rows
+    cover its packs without gaps and overlaps."""
+
+def build_index(
+    packs: Sequence[tuple[bytes, int, int]], tables: Sequence[Buffer], supersedes: Sequence[bytes] = ()
+) -> bytearray:
+    """Returns the index object of packs: (raw name, day, size) in any order, and the table of each. Raises ValueError
+    if a table does not match the size of its pack."""
+
+def build_plain_index(blobs: Iterable[tuple[str, int]]) -> bytearray:
+    """Returns an index object, with one pack, that says how long blobs are that lie in no pack: for Packer's `plain`.
+    Blobs of 4 GiB or more are left out."""
+
+def merge_indexes(parts: Sequence[tuple[Buffer, Buffer]], supersedes: Sequence[bytes]) -> bytearray:
+    """Returns one index object with the rows of all packs of state 1. `parts` as in PackIndex.replace; a pack in
+    several of them counts once. Raises ValueError if one is malformed."""
+
 class BlobDirectory:
     """A directory of blobs, accessed without the GIL: data/ab/NAME with `fan_out`, else NAME.
 

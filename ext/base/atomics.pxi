@@ -10,6 +10,9 @@ cdef extern from *:
     static void pogfast_store_int(int *p, int n) { __atomic_store_n(p, n, __ATOMIC_RELAXED); }
     static Py_ssize_t pogfast_load_count(const Py_ssize_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static void pogfast_store_count(Py_ssize_t *p, Py_ssize_t n) { __atomic_store_n(p, n, __ATOMIC_RELAXED); }
+    /* What a pointer leads to has to be there: these two are ordered. */
+    static void *pogfast_load_pointer(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
+    static void pogfast_store_pointer(void **p, void *q) { __atomic_store_n(p, q, __ATOMIC_RELEASE); }
     """
     u8 load_byte "pogfast_load_byte"(const u8* p) nogil
     void store_byte "pogfast_store_byte"(u8* p, u8 b) nogil
@@ -17,3 +20,5 @@ cdef extern from *:
     void store_int "pogfast_store_int"(int* p, int n) nogil
     Py_ssize_t load_count "pogfast_load_count"(const Py_ssize_t* p) nogil
     void store_count "pogfast_store_count"(Py_ssize_t* p, Py_ssize_t n) nogil
+    void* load_pointer "pogfast_load_pointer"(void** p) nogil
+    void store_pointer "pogfast_store_pointer"(void** p, void* q) nogil
