@@ -115,14 +115,15 @@ class B2Service(BasicService):
             self._connected()
             self._bucket.upload_bytes(bytes(data), self.prefix + path)
 
-    def open(self, path: str, start: int) -> Body | None:
+    def open(self, path: str, start: int, end: int | None = None) -> Body | None:
         self.requests["get"] += 1
         try:
             with self._errors(path):
                 session = self._connected()
                 url = session.get_download_url_by_name(self._name, self.prefix + path)
-                answer = session.download_file_from_url(url, range_=(start, FAR) if start else None)
-                return _B2Body(self, path, answer.__enter__(), start)
+                wanted = (start, FAR if end is None else end - 1) if start or end is not None else None
+                answer = session.download_file_from_url(url, range_=wanted)
+                return _B2Body(self, path, answer.__enter__(), start, end)
         except _Gone:
             return None
 
@@ -268,11 +269,15 @@ class _Gone(StoreError, NoSuchArchive):
 
 
 class _B2Body:
-    def __init__(self, service: B2Service, path: str, response: Any, start: int) -> None:
+    def __init__(self, service: B2Service, path: str, response: Any, start: int, end: int | None) -> None:
         self.service, self.path, self.response = service, path, response
-        headers = response.headers
-        first, self.size = extent(headers.get("Content-Length"), headers.get("Content-Range"), start)
-        skip(self, start - first)
+        said = response.headers.get("Content-Length"), response.headers.get("Content-Range")
+        try:
+            first, self.size = extent(*said, start, end, status=response.status_code)
+            skip(self, start - first)
+        except BaseException:
+            self.close()
+            raise
 
     def readinto(self, view: memoryview) -> int:
         with self.service._errors(self.path):

@@ -11,6 +11,7 @@ import base64
 import contextlib
 import io
 import os
+import re
 import time
 import zlib
 from collections import Counter
@@ -29,6 +30,7 @@ from pogfast.stores.service import (
     NoSuchBucket,
     ObjectInfo,
     TransientError,
+    byte_range,
     extent,
     http_time,
     seconds_to_wait,
@@ -106,6 +108,8 @@ RACING = {"ConditionalRequestConflict"}
 CANNOT = {"NotImplemented", "501", "MethodNotAllowed", "405", "XNotImplemented"}
 # Error codes of a bucket or service without object lock.
 NO_LOCK = {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "InvalidRequest", *CANNOT, *GONE}
+# A pack, which is stored as blobs are; their index is not.
+PACK = re.compile(r"packs/\d{4}-\d\d-\d\d/")
 # Storage classes whose objects have to be requested before they can be read.
 COLD = {"GLACIER", "DEEP_ARCHIVE"}
 
@@ -186,9 +190,9 @@ class S3Service(BasicService):
         return {"Bucket": self.bucket, "Key": self.prefix + path}
 
     def _more(self, path: str) -> dict[str, Any]:
-        """Returns the storage class and the lock for an object. Every command reads manifests: only blobs get another
-        storage class. Marks are rewritten at any time, and so never locked."""
-        blob = path.startswith("data/")
+        """Returns the storage class and the lock for an object. Every command reads manifests and the index of packs:
+        only what holds blobs gets another storage class. Marks are rewritten at any time, and so never locked."""
+        blob = path.startswith("data/") or PACK.match(path) is not None
         more: dict[str, Any] = {}
         if self.storage_class and blob:
             more["StorageClass"] = self.storage_class
@@ -213,12 +217,13 @@ class S3Service(BasicService):
                 self.client.abort_multipart_upload(**where, UploadId=upload)
             raise
 
-    def open(self, path: str, start: int) -> Body | None:
-        more = {"Range": f"bytes={start}-"} if start else {}
+    def open(self, path: str, start: int, end: int | None = None) -> Body | None:
+        wanted = byte_range(start, end)
+        more = {"Range": wanted} if wanted else {}
         try:
             with self._errors(path):
                 answer = self.client.get_object(**self._where(path), **more)
-                return _S3Body(self, path, answer, start)
+                return _S3Body(self, path, answer, start, end)
         except _Gone:
             return None
         except AccessDenied as error:
@@ -606,11 +611,17 @@ class _Reader(io.RawIOBase):
 
 
 class _S3Body:
-    def __init__(self, service: S3Service, path: str, answer: dict[str, Any], start: int) -> None:
+    def __init__(self, service: S3Service, path: str, answer: dict[str, Any], start: int, end: int | None) -> None:
         self.service, self.path = service, path
         self.stream = answer["Body"]
-        first, self.size = extent(answer.get("ContentLength"), answer.get("ContentRange"), start)
-        skip(self, start - first)
+        status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        try:
+            said = answer.get("ContentLength"), answer.get("ContentRange")
+            first, self.size = extent(*said, start, end, status=status)
+            skip(self, start - first)
+        except BaseException:
+            self.close()
+            raise
 
     def readinto(self, view: memoryview) -> int:
         with self.service._errors(self.path):

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # Bytes of one read: what is lost if the connection breaks in it.
 PIECE = 1 << 20
-CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
+CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
+PARTIAL_CONTENT = 206
 
 
 class TransientError(StoreError):
@@ -81,8 +82,9 @@ class Service(Protocol):
         """Stores an object atomically, and replaces an existing one; with `absent` raises Exists instead, if the
         service can do that. Many cannot, or only pretend to."""
 
-    def open(self, path: str, start: int) -> Body | None:
-        """Opens an object at byte `start`; returns None if it is missing. Raises InvalidResponse."""
+    def open(self, path: str, start: int, end: int | None = None) -> Body | None:
+        """Opens an object at byte `start`, and requests it up to `end` (exclusive; None: all of the rest). A service
+        without ranges sends more. Returns None if the object is missing. Raises InvalidResponse."""
 
     def size(self, path: str) -> int | None:
         """Returns the bytes of an object; None if it is missing."""
@@ -154,21 +156,43 @@ class BasicService:
         raise UsageError(f"{self.label}: only S3 has cold storage")
 
 
-def extent(length: str | int | None, content_range: str | None, start: int) -> tuple[int, int | None]:
+def byte_range(start: int, end: int | None) -> str:
+    """Returns the Range header of a request; "" for a whole object."""
+    if end is not None:
+        return f"bytes={start}-{end - 1}"
+    return f"bytes={start}-" if start else ""
+
+
+def extent(
+    length: str | int | None, content_range: str | None, start: int, end: int | None = None, *, status: int = 0
+) -> tuple[int, int | None]:
     """Returns the offset at which a response starts, and the bytes of the whole object (None: unknown), from its
-    Content-Length and Content-Range. `start` is the requested offset. Raises InvalidResponse."""
+    Content-Length and Content-Range. `start` is the requested offset; if there is an `end`, the response has to be
+    exactly that range. `status` is HTTP's: some servers send a range with 200. Raises InvalidResponse."""
+    if content_range is None and status == PARTIAL_CONTENT:
+        raise InvalidResponse(f"requested the bytes from {start} on, but the service does not say which it sends")
     if content_range is None:  # the whole object, whatever was requested
         try:
-            size = int(length) if length is not None else -1
+            whole = int(length) if length is not None else -1
         except ValueError:
-            size = -1
-        return 0, size if 0 <= size < sys.maxsize else None
+            whole = -1
+        return 0, whole if 0 <= whole < sys.maxsize else None
     found = CONTENT_RANGE.fullmatch(content_range.strip())
     if not found or int(found[1]) > start:
         raise InvalidResponse(
             f"requested the bytes from {start} on, but the service responded with {content_range[:60]!r}"
         )
-    return int(found[1]), None if found[2] == "*" else int(found[2])
+    size = None if found[3] == "*" else int(found[3])
+    if end is not None and not _is_exactly(int(found[1]), int(found[2]), start, end, size, length):
+        said = f"{content_range[:60]!r} and {str(length)[:20]} bytes"
+        raise InvalidResponse(f"requested the bytes from {start} to {end - 1}, but the service responded with {said}")
+    return int(found[1]), size
+
+
+def _is_exactly(first: int, last: int, start: int, end: int, size: int | None, length: str | int | None) -> bool:
+    """Returns True if a response is the requested range, or what an object of `size` bytes has of it."""
+    most = end if size is None else min(end, size)
+    return (first, last + 1) == (start, most) and length in (None, most - start, str(most - start))
 
 
 def skip(body: Body, n: int) -> None:

@@ -29,16 +29,26 @@ MAX_STALLS = 5
 
 
 class Download:
-    """The download of an object, which resumes after interruptions."""
+    """The download of an object, or of a range of it, which resumes after interruptions."""
 
     def __init__(
-        self, service: Service, path: str, in_flight: InFlightLimit, limit: int, urgent: Callable[[], bool]
+        self,
+        service: Service,
+        path: str,
+        in_flight: InFlightLimit,
+        limit: int,
+        urgent: Callable[[], bool],
+        within: tuple[int, int] | None = None,
     ) -> None:
+        """Reads at most `limit` bytes, or exactly the bytes from `within[0]` up to `within[1]`, exclusive."""
         self.service = service
         self.path = path
         self.in_flight = in_flight
         self.limit = limit
         self.urgent = urgent
+        self.start = within[0] if within else 0
+        self.end = within[1] if within else None
+        self.whole: int | None = None  # bytes of the whole object
         self.data: InFlightBuffer | None = None
         self.size: int | None = None
         self.got = 0
@@ -46,10 +56,10 @@ class Download:
         self.stalls = 0
 
     def go_on(self) -> bytearray | None:
-        """Continues the download. Returns the whole object, or None if it is missing. Raises TransientError,
+        """Continues the download. Returns all bytes, or None if the object is missing. Raises TransientError,
         CorruptBlob and StoreError."""
         try:
-            body = self.service.open(self.path, self.got)
+            body = self.service.open(self.path, self.start + self.got, self.end)
         except InvalidResponse as error:
             self._stall(str(error))
             self.data, self.size, self.got = None, None, 0
@@ -67,7 +77,7 @@ class Download:
             body.close()
 
     def _read(self, body: Body) -> bytearray:
-        if self.data is None or self.size != body.size:
+        if self.data is None or self.whole != body.size:
             self._begin(body.size)
         assert self.data is not None
         while self.size is None or self.got < self.size:
@@ -77,13 +87,20 @@ class Download:
             if n == 0 and self.size is None:
                 break
             if n == 0:
-                raise TransientError(f"{self.path} in {self.service.label} ends early, at byte {self.got}")
+                where = f"{self.path} in {self.service.label}"
+                raise TransientError(f"{where} ends early, at byte {self.start + self.got}")
             self.got += n
             self.reached = max(self.reached, self.got)
         del self.data[self.got :]
         return self.data
 
-    def _begin(self, size: int | None) -> None:
+    def _begin(self, whole: int | None) -> None:
+        size = whole
+        if self.end is not None:
+            if whole is not None and whole < self.end:
+                what = f"ends at byte {whole:,}, and has to have {self.end:,}"
+                raise CorruptBlob(f"{self.path} in {self.service.label} {what}")
+            size = self.end - self.start
         if size is not None and size > self.limit:
             what = f"has {size:,} bytes, more than the {self.limit:,} that are read"
             raise CorruptBlob(f"{self.path} in {self.service.label} {what}")
@@ -91,7 +108,7 @@ class Download:
             self.data, self.size, self.got = None, None, 0
             raise TransientError(f"{self.path} in {self.service.label} changes while it is read")
         self.in_flight.acquire(size or 0, self.urgent)  # before the memory is allocated: that touches all of it
-        self.data, self.size = InFlightBuffer(self.in_flight, size or 0), size
+        self.data, self.size, self.whole = InFlightBuffer(self.in_flight, size or 0), size, whole
 
     def _make_room(self, data: bytearray) -> None:
         """Allocates memory for the next piece. A size that a service announces is not trusted beyond MAX_TRUSTED
