@@ -152,6 +152,26 @@ def test_what_a_power_cut_leaves(tmp_path: Path, synced: tuple[str, ...], found:
     assert (seen[False] | seen[True], seen[True]) == (found, done)
 
 
+PUT = """
+import sys
+from pogfast.stores import LocalStore
+
+store = LocalStore.create("S", fan_out=True)
+for path in ("2026-11-30/1", "2026-11-30/2", "index/3"):
+    store.put_object(f"packs/{path}", b"a pack" * 1000)
+    print(f"packs/{path}", flush=True)
+"""
+
+
+def test_objects_are_durable_and_whole(world: World) -> None:
+    """In folders that are new."""
+    world.store.mkdir()
+    for state in world.states("-c", PUT):
+        there = list(world.store.glob("packs/*/*"))
+        assert {path.read_bytes() for path in there} <= {b"a pack" * 1000}
+        assert {str(path.relative_to(world.store)) for path in there} >= set(state.printed.decode().split())
+
+
 # ---- archives that are made ------------------------------------------------------------------------------------------
 
 KEYS = {"pair": ("--encryption-keyfile", "k.encrypt"), "keyfile": ("--keyfile", "sym")}

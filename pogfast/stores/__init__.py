@@ -17,8 +17,8 @@ from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
 from pogfast.stores.addresses import check_directory, is_service, parse_service
 from pogfast.stores.local import LocalStore, is_flat
-from pogfast.stores.names import MANIFEST, PARTIAL, REMOVED, Stored, is_partial, is_removed
-from pogfast.stores.protocols import Store, Target
+from pogfast.stores.names import MANIFEST, PACKS, PARTIAL, REMOVED, STORE_FILE, Stored, is_partial, is_removed
+from pogfast.stores.protocols import HoldsPacks, Store, Target
 
 if TYPE_CHECKING:
     from pogfast.stores.remote import RemoteStore
@@ -59,12 +59,14 @@ def open_stores(text: str, lost: Callable[[StoreLost], None], *, must_exist: boo
 
 
 def _look_for_store(word: str) -> None:
-    """Raises NoSuchArchive unless there is an archive, a blob, or a directory for blobs."""
+    """Raises NoSuchArchive unless there is an archive, a blob, a pack, or a directory for blobs."""
     if os.path.isfile(word):
         return  # a program: it cannot be asked
     store = open_store(word)
     with contextlib.closing(store):
         if store.manifests() or store.marks() or next(iter(store.blob_names()), None) is not None:
+            return
+        if isinstance(store, HoldsPacks) and any(next(store.objects(name), None) for name in (STORE_FILE, PACKS)):
             return
         if not isinstance(store, LocalStore) or not store.has_folder():
             raise NoSuchArchive(f"no store at {store.label}, and it must exist", hint="is the disk mounted?")

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import stat
 import sys
 import time
@@ -27,13 +28,16 @@ from pogfast.stores.names import (
     MEASURING,
     NAME_LENGTH,
     OWN,
+    PACKS,
     REMOVED,
+    STORE_FILE,
     SWEEP,
     TRASH,
     Stored,
     is_like_a_blob,
     is_manifest,
     is_mark,
+    is_path,
 )
 from pogfast.stores.protocols import Finding, ThawState, hint_of
 
@@ -47,6 +51,11 @@ MAX_MANIFEST = 1 << 30
 # The errors of file systems without hard links, such as FAT and many network file systems.
 LACKS_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 NO_FILE = "it is not a regular file"
+# Bytes of a pack that are written, or read, in one system call.
+PIECE = 8 << 20
+# What a slash becomes in the name of an object that was moved aside to be deleted.
+SLASH = "+"
+MOVED_ASIDE = re.compile(re.escape(TRASH) + r"[0-9a-f]{16}-(packs(?:\+[\w=-]+)+)\+", re.ASCII)
 # Others may write to a store: links are not followed, FIFOs not waited for, and only regular files are read.
 READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -93,13 +102,34 @@ def read_whole(file: int, limit: int) -> bytearray:
     size = os.fstat(file).st_size
     if size > limit:
         raise InvalidFile(errno.EFBIG, f"it has {size:,} bytes, more than any that pogfast writes")
+    return _read_at(file, 0, size)
+
+
+def read_part(file: int, start: int, size: int) -> bytearray:
+    """Reads `size` bytes of an open file. Raises InvalidFile if it ends before, and OSError."""
+    whole = os.fstat(file).st_size
+    if start + size <= whole and len(data := _read_at(file, start, size)) == size:
+        return data
+    raise InvalidFile(errno.EINVAL, f"it ends at byte {whole:,}, and has to have {start + size:,}")
+
+
+def _read_at(file: int, start: int, size: int) -> bytearray:
+    """Reads `size` bytes from an offset on, or fewer if the file is truncated meanwhile."""
     data = bytearray(size)
     view, got = memoryview(data), 0
-    while n := os.readv(file, [view[got:]]) if got < size else 0:
+    while n := os.preadv(file, [view[got:]], start + got) if got < size else 0:
         got += n
     view.release()
     del data[got:]
     return data
+
+
+def write_whole(file: int, data: Buffer) -> None:
+    """Writes all bytes, in pieces and without a copy. Raises OSError."""
+    with memoryview(data) as view, view.cast("B") as left:
+        at = 0
+        while at < len(left):
+            at += os.write(file, left[at : at + PIECE])
 
 
 def check_size(name: str, data: bytes) -> None:
@@ -156,6 +186,7 @@ class LocalStore:
         self.directory = directory
         self.blobs = BlobDirectory(directory, fan_out, temporary_prefix(), self.label)
         self._seen: set[str] = set()  # folders that were found not to be links
+        self._synced: set[str] = set()  # folders whose own names are on disk
         self._loose = (0, 0)
         self._doubted: frozenset[str] = frozenset()
         self.failed: OSError | None = None  # kept, since the system reports a failed write only once
@@ -213,15 +244,29 @@ class LocalStore:
             (found.st_dev, found.st_ino): (f"the store {self.label}", self._is_own)
         }
         if self.fan_out:
-            with contextlib.suppress(OSError):
-                data = os.stat("data", dir_fd=self.directory, follow_symlinks=False)
-                places[data.st_dev, data.st_ino] = (f"in the store {self.label}", lambda name: True)
+            self._add_place(places, "data")
+        if self._is_packed():
+            self._add_place(places, PACKS.rstrip("/"))
         return places
+
+    def _add_place(self, places: dict[tuple[int, int], tuple[str, Callable[[str], bool]]], folder: str) -> None:
+        """Adds a folder of which all files are the store's, if it is there."""
+        with contextlib.suppress(OSError):
+            found = os.stat(folder, dir_fd=self.directory, follow_symlinks=False)
+            places[found.st_dev, found.st_ino] = (f"in the store {self.label}", lambda name: True)
+
+    def _is_packed(self) -> bool:
+        """Returns True if packs/ is the store's, and not a user's directory of that name beside it."""
+        with contextlib.suppress(OSError):
+            return stat.S_ISREG(os.stat(STORE_FILE, dir_fd=self.directory, follow_symlinks=False).st_mode)
+        return False
 
     def _is_own(self, name: str) -> bool:
         """Returns True if a name in the store's directory belongs to the store, and is not a user's file beside it."""
         if name == "data" and self.fan_out:
             return True
+        if name in (PACKS.rstrip("/"), STORE_FILE):
+            return self._is_packed()
         return name.startswith(OWN) or is_manifest(name) or is_mark(name) or (not self.fan_out and is_like_a_blob(name))
 
     def make_folder(self) -> None:
@@ -262,27 +307,35 @@ class LocalStore:
 
     def _put(self, name: str, data: bytes, *, replace: bool) -> None:
         check_size(name, data)
-        # The name is unpredictable, and a file that has it is neither followed nor truncated: others may write here.
-        unfinished = f"{temporary_prefix().decode()}{os.urandom(8).hex()}.tmp"
         try:
-            file = os.open(unfinished, WRITE, 0o666, dir_fd=self.directory)
-            try:
-                with open(file, "wb") as out:
-                    out.write(data)
-                    out.flush()
-                    # All blobs older than a manifest have to be on disk, those of other runs included.
-                    (sync_file_system if is_manifest(name) else os.fsync)(file)
+            # All blobs older than a manifest have to be on disk, those of other runs included.
+            with self._written_aside(data, sync_file_system if is_manifest(name) else os.fsync) as unfinished:
                 if replace or self._is_planted(name):
                     os.rename(unfinished, name, src_dir_fd=self.directory, dst_dir_fd=self.directory)
                 else:
                     self._rename_new(unfinished, name)
-            except BaseException:
-                with contextlib.suppress(OSError):  # the first error is the one to report
-                    os.unlink(unfinished, dir_fd=self.directory)
-                raise
             os.fsync(self.directory)
         except OSError as error:
             raise StoreError(f"cannot write {name} to {self.label}: {error.strerror}", hint_of(error)) from error
+
+    @contextlib.contextmanager
+    def _written_aside(self, data: Buffer, sync: Callable[[int], object]) -> Iterator[str]:
+        """Writes and syncs a file, and yields its temporary name at the root; it is deleted if the caller fails to
+        rename it. Raises OSError."""
+        # The name is unpredictable, and a file that has it is neither followed nor truncated: others may write here.
+        unfinished = f"{temporary_prefix().decode()}{os.urandom(8).hex()}.tmp"
+        file = os.open(unfinished, WRITE, 0o666, dir_fd=self.directory)
+        try:
+            try:
+                write_whole(file, data)
+                sync(file)
+            finally:
+                os.close(file)
+            yield unfinished
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error is the one to report
+                os.unlink(unfinished, dir_fd=self.directory)
+            raise
 
     def _rename_new(self, unfinished: str, name: str) -> None:
         """Raises OSError and Exists."""
@@ -348,9 +401,10 @@ class LocalStore:
 
     def _look_for(self, name: str) -> os.stat_result | None:
         try:
-            if self.fan_out and name[:2] not in self._seen:  # only once: it takes three system calls
+            folders = self._folders_of(name)
+            if folders and "/".join(folders) not in self._seen:  # only once: it takes three system calls
                 with self._folder(name):
-                    self._seen.add(name[:2])
+                    self._seen.add("/".join(folders))
             status = os.stat(self._path(name), dir_fd=self.directory, follow_symlinks=False)
         except FileNotFoundError:
             return None
@@ -360,14 +414,7 @@ class LocalStore:
 
     def get_blob(self, name: str) -> Buffer:
         """Returns a blob's bytes. Raises MissingBlob, StoreError, and CorruptBlob for a file that cannot be a blob."""
-        try:
-            with self._folder(name) as folder:
-                return self._read(name, folder, MAX_BLOB)
-        except FileNotFoundError as error:
-            raise MissingBlob(f"blob {name} is missing from {self.label}") from error
-        except OSError as error:
-            kind = CorruptBlob if isinstance(error, InvalidFile) else StoreError
-            raise kind(f"cannot read blob {name} in {self.label}: {error.strerror}") from error
+        return self._get(name, f"blob {name}", lambda file: read_whole(file, MAX_BLOB))
 
     def forget(self, name: str) -> None:
         """Has the system drop a blob from the page cache, if it can, so that the next read comes from disk."""
@@ -375,28 +422,126 @@ class LocalStore:
             with (
                 contextlib.suppress(OSError),
                 self._folder(name) as folder,
-                open(open_file(name, folder), "rb") as file,
+                open(open_file(_leaf(name), folder), "rb") as file,
             ):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def _path(self, blob: str) -> str:
-        return f"data/{blob[:2]}/{blob}" if self.fan_out else blob
+    def _path(self, name: str) -> str:
+        return name if is_path(name) or not self.fan_out else f"data/{name[:2]}/{name}"
+
+    def _folders_of(self, name: str) -> list[str]:
+        """Returns the directories above a blob, or above an object that is named by its path. Raises OSError."""
+        folders = self._path(name).split("/")[:-1]
+        if {"", ".", ".."}.intersection(folders):
+            raise InvalidFile(errno.EINVAL, f"{name} leads out of the store")
+        return folders
 
     @contextlib.contextmanager
-    def _folder(self, blob: str) -> Iterator[int]:
-        """Opens the directory of a blob. Raises OSError."""
-        if not self.fan_out:
-            yield self.directory
+    def _folder(self, name: str, *, make: bool = False) -> Iterator[int]:
+        """Opens the directory of a blob or of an object that is named by its path; with `make`, makes it if need be.
+        Raises OSError."""
+        here = self.directory
+        try:
+            for folder in self._folders_of(name):
+                above = here
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(folder, dir_fd=above)
+                here = open_folder(folder, above)
+                if above != self.directory:
+                    os.close(above)
+            yield here
+        finally:
+            if here != self.directory:
+                os.close(here)
+
+    # ---- objects that are named by their paths ----
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        if not prefix.endswith("/"):
+            status = self._look_for(prefix)
+            if status is not None:
+                yield Stored(prefix, status.st_size, status.st_mtime)
             return
-        data = open_folder("data", self.directory)
+        waiting = [prefix]
+        while waiting:
+            above = waiting.pop()
+            for name, status in self._entries_of(above):
+                if stat.S_ISREG(status.st_mode):
+                    yield Stored(above + name, status.st_size, status.st_mtime)
+                elif stat.S_ISDIR(status.st_mode):
+                    waiting.append(f"{above}{name}/")
+
+    def _entries_of(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Yields what a folder with a / at its end has, except files that vanish meanwhile; nothing if the folder is
+        missing. Raises StoreError, also for a symbolic link to a directory in it."""
         try:
-            folder = open_folder(blob[:2], data)
-        finally:
-            os.close(data)
+            with self._folder(folder) as directory, os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_symlink() and entry.is_dir():
+                        what = f"{folder}{entry.name} in {self.label}"
+                        raise StoreError(f"{what} is a symbolic link, which is not followed")
+                    with contextlib.suppress(FileNotFoundError):
+                        yield entry.name, entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot list {folder} in {self.label}: {error.strerror}") from error
+
+    def put_object(self, path: str, data: Buffer, *, replace: bool = False) -> None:
+        name = _leaf(path)
         try:
-            yield folder
-        finally:
-            os.close(folder)
+            with self._folder(path, make=True) as folder:
+                if replace or self._size_in(folder, name) != memoryview(data).nbytes:
+                    with self._written_aside(data, os.fsync) as unfinished:
+                        os.rename(unfinished, name, src_dir_fd=self.directory, dst_dir_fd=folder)
+                self._sync_folders(self._folders_of(path), folder)
+        except OSError as error:
+            raise StoreError(f"cannot write {path} to {self.label}: {error.strerror}", hint_of(error)) from error
+
+    @staticmethod
+    def _size_in(folder: int, name: str) -> int | None:
+        """Returns the bytes of a regular file; None if there is none. Raises OSError."""
+        try:
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+    def _sync_folders(self, folders: list[str], innermost: int) -> None:
+        """Syncs the innermost directory, and once those above it, which may be new. Raises OSError."""
+        os.fsync(innermost)
+        if not folders or "/".join(folders) in self._synced:
+            return
+        for depth in range(len(folders) - 1, 0, -1):
+            with self._folder("/".join(folders[:depth]) + "/") as above:
+                os.fsync(above)
+        os.fsync(self.directory)
+        self._synced.add("/".join(folders))
+
+    def get_object(self, path: str, limit: int) -> Buffer:
+        return self._get(path, path, lambda file: read_whole(file, limit))
+
+    def read_range(self, path: str, start: int, size: int) -> Buffer:
+        return self._get(path, path, lambda file: read_part(file, start, size))
+
+    def _get(self, name: str, what: str, read: Callable[[int], bytearray]) -> bytearray:
+        """Opens a blob or an object and returns what `read` returns. Raises MissingBlob, StoreError, and CorruptBlob
+        for a file that cannot be it."""
+        try:
+            with self._folder(name) as folder:
+                file = open_file(_leaf(name), folder)
+                try:
+                    return read(file)
+                finally:
+                    os.close(file)
+        except FileNotFoundError as error:
+            raise MissingBlob(f"{what} is missing from {self.label}") from error
+        except OSError as error:
+            kind = CorruptBlob if isinstance(error, InvalidFile) else StoreError
+            raise kind(f"cannot read {what} in {self.label}: {error.strerror}") from error
+
+    # ---- listing directories ----
 
     def _folders(self) -> list[str]:
         """Lists the directories in data/ that can have blobs, sorted by name."""
@@ -438,11 +583,11 @@ class LocalStore:
             os.close(directory)
 
     def delete_blobs(self, names: Iterable[str]) -> None:
-        for _, together in itertools.groupby(names, lambda name: name[:2]):
+        for _, together in itertools.groupby(names, lambda name: self._path(name).rpartition("/")[0]):
             first, *others = together
             try:
                 with self._folder(first) as folder:
-                    self._delete((first, *others), folder)
+                    self._delete(map(_leaf, (first, *others)), folder)
             except FileNotFoundError:  # the folder is gone, with all its blobs
                 continue
             except OSError as error:
@@ -463,14 +608,15 @@ class LocalStore:
 
         A new blob could replace it between the check of its time and its deletion, and would be deleted instead: so it
         is moved aside and checked again there."""
-        aside = f"{TRASH}{os.urandom(8).hex()}-{name}"
+        aside = f"{TRASH}{os.urandom(8).hex()}-{_name_aside(name)}"
+        leaf = _leaf(name)
         try:
             with self._folder(name) as folder:
-                if self._written(name, folder) >= before:
+                if self._written(leaf, folder) >= before:
                     return False
-                os.rename(name, aside, src_dir_fd=folder, dst_dir_fd=self.directory)
+                os.rename(leaf, aside, src_dir_fd=folder, dst_dir_fd=self.directory)
                 if self._written(aside, self.directory) >= before:
-                    self._put_back(aside, name, folder)
+                    self._put_back(aside, leaf, folder)
                     return False
                 os.unlink(aside, dir_fd=self.directory)
         except FileNotFoundError:
@@ -498,12 +644,12 @@ class LocalStore:
         """Puts back blobs that a killed prune had moved aside. A prune that is still running takes them for deleted;
         the next one deletes them. Raises StoreError."""
         for found in self.named(TRASH):
-            name = found.name[-NAME_LENGTH:]
-            if not LIKE_A_BLOB.fullmatch(name):
+            name = _name_before(found.name)
+            if name is None:
                 continue
             try:
                 with contextlib.suppress(FileNotFoundError), self._folder(name) as folder:
-                    self._put_back(found.name, name, folder)
+                    self._put_back(found.name, _leaf(name), folder)
             except OSError as error:
                 raise StoreError(f"cannot put {name} back in {self.label}: {error.strerror}") from error
 
@@ -597,6 +743,25 @@ class LocalStore:
 
     def close(self) -> None:
         os.close(self.directory)
+
+
+def _leaf(name: str) -> str:
+    """Returns the last part of a path."""
+    return name.rpartition("/")[2]
+
+
+def _name_aside(name: str) -> str:
+    """Returns the end of the name that a blob or object has at the root while it is deleted. That of an object does not
+    end as a blob's does: releases without packs would put it back among the blobs."""
+    return name.replace("/", SLASH) + SLASH if is_path(name) else name
+
+
+def _name_before(aside: str) -> str | None:
+    """Returns the name that something had before it was moved aside; None for a file that was not."""
+    if LIKE_A_BLOB.fullmatch(aside[-NAME_LENGTH:]):
+        return aside[-NAME_LENGTH:]
+    found = MOVED_ASIDE.fullmatch(aside)
+    return found[1].replace(SLASH, "/") if found else None
 
 
 def _is_no_directory(mode: int) -> bool:

@@ -22,6 +22,9 @@ SWEEPING = SWEEP + "running-"
 SWEPT = SWEEP + "done-"
 # A file that prune writes to read the time of the store's clock.
 STAMP = SWEEP + "time-"
+# Objects that are named by their paths: packs, their index, and what a store requires of its readers.
+PACKS = "packs/"
+STORE_FILE = "pogfast.store"
 # Prefix of the temporary directories of tune.
 MEASURING = ".pogfast-tune-"
 # Prefix of blobs that were moved aside to be deleted, and can still be put back.
@@ -58,6 +61,11 @@ def is_partial(name: str) -> bool:
 def is_mark(name: str) -> bool:
     """Returns True for one of our files beside the manifests."""
     return is_removed(name) or is_partial(name) or name.startswith((SWEEP, CONDEMNED))
+
+
+def is_path(name: str) -> bool:
+    """Returns True for an object that is named by its path: a pack, an index object, or the store's file."""
+    return "/" in name or name == STORE_FILE
 
 
 def is_like_a_blob(name: str) -> bool:

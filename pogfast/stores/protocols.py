@@ -1,7 +1,7 @@
 """The protocols of stores, and `Finding`, in which a store reports its state to doctor.
 
 `Target` is written to, `Source` is read from, `Store` can also be listed. What only some stores can do has a protocol
-of its own (`CanPrefetch`, `CanAbandon`, `CanDropCache`, `CanMirror`, `CanCopy`): callers ask isinstance.
+of its own (`HoldsPacks`, `CanPrefetch`, `CanAbandon`, `CanDropCache`, `CanMirror`, `CanCopy`): callers ask isinstance.
 """
 
 from __future__ import annotations
@@ -162,6 +162,28 @@ class Store(Source, Target, Protocol):
     def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, ThawState]]:
         """Requests that blobs in cold storage become readable for some days, and yields the state of each. Raises
         StoreError, and UsageError if the store has no cold storage."""
+
+
+@runtime_checkable
+class HoldsPacks(Protocol):
+    """A store of objects that are named by their paths: pogfast.store, packs/2026-11-30/NAME, packs/index/NAME. Its
+    methods that take names of blobs (missing, locked, lock, thaw, delete_blobs, delete_old_blobs) take paths, too."""
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        """Yields the objects below a folder, at any depth, named by their paths, in no order; none if it is missing.
+        `prefix` ends in /, or is the path of one object. Raises StoreError."""
+
+    def put_object(self, path: str, data: Buffer, *, replace: bool = False) -> None:
+        """Stores an object atomically; it is durable when this returns. Unless `replace`, an object of that path and
+        size is kept, if the store can tell: paths are made from the bytes. Raises StoreError."""
+
+    def get_object(self, path: str, limit: int) -> Buffer:
+        """Returns all bytes of an object. Raises MissingBlob, CorruptBlob for more than `limit` bytes, and
+        StoreError."""
+
+    def read_range(self, path: str, start: int, size: int) -> Buffer:
+        """Returns exactly `size` bytes of an object. Raises MissingBlob, CorruptBlob if the object ends before, and
+        StoreError."""
 
 
 @runtime_checkable

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
 from pogfast.stores.local import MAX_MANIFEST, check_size
-from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_mark
+from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_mark, is_path
 from pogfast.stores.service import ObjectInfo, Service, TransientError
 from pogfast.stores.traffic import MAX_IN_FLIGHT, Download, InFlightLimit, Prefetcher, PrefetchingSource, UploadQueue
 from pogfast.system.retries import RETRIED
@@ -56,8 +56,19 @@ def blob_path(name: str) -> str:
 
 
 def _path(name: str) -> str:
-    """Returns the path of a blob or a manifest."""
+    """Returns the path of a blob, a manifest or another object."""
     return blob_path(name) if LIKE_A_BLOB.fullmatch(name) else name
+
+
+def _stored_at(name: str) -> str:
+    """Returns the path of a blob, or of an object that is named by its path; manifests have no place among them."""
+    return name if is_path(name) else blob_path(name)
+
+
+def _top(path: str) -> str:
+    """Returns the first folder of a path with its /, or the path of an object that is in no folder."""
+    folder, slash, _ = path.partition("/")
+    return folder + slash
 
 
 class RemoteStore:
@@ -129,8 +140,17 @@ class RemoteStore:
         wanted = list(names)
         if len(wanted) <= MAX_BY_NAME:
             return [name for name, size in self._in_parallel(wanted, self.service.size) if size is None]
-        there = set(wanted).intersection(blob.name for blob in self.blob_names())
+        paths = {name for name in wanted if is_path(name)}
+        listed: list[Iterable[Stored]] = [self.objects(prefix) for prefix in sorted({_top(path) for path in paths})]
+        if len(paths) < len(wanted):
+            listed.append(self.blob_names())
+        there = set(wanted).intersection(found.name for found in itertools.chain(*listed))
         return [name for name in wanted if name not in there]
+
+    def objects(self, prefix: str) -> Iterator[Stored]:
+        for found in self._listed(prefix, deep=prefix.endswith("/")):
+            if prefix.endswith("/") or found.path == prefix:
+                yield Stored(*found)
 
     def _listed(self, prefix: str, *, deep: bool, start: str = "") -> Iterator[ObjectInfo]:
         """Yields the objects of a listing, page by page; a page that fails is requested again. Raises StoreError, also
@@ -172,6 +192,23 @@ class RemoteStore:
             raise MissingBlob(f"blob {name} is missing from {self.label}")
         return data
 
+    def get_object(self, path: str, limit: int) -> Buffer:
+        return self._found(path, self._fetch(path, limit))
+
+    def read_range(self, path: str, start: int, size: int) -> Buffer:
+        return self._found(path, self.fetch_range(path, start, size, lambda: True)) if size else b""
+
+    def _found(self, path: str, data: bytearray | None) -> bytearray:
+        if data is None:
+            raise MissingBlob(f"{path} is missing from {self.label}")
+        return data
+
+    def fetch_range(self, path: str, start: int, size: int, urgent: Callable[[], bool]) -> bytearray | None:
+        """Reads a range of an object; returns None if the object is missing. Unless it is `urgent`, waits for memory.
+        Raises CorruptBlob and StoreError."""
+        reading = Download(self.service, path, self._in_flight, size, urgent, (start, start + size))
+        return self._with_retries(reading.go_on, lambda: reading.reached)
+
     def _fetch_blob(self, name: str, urgent: Callable[[], bool]) -> bytearray | None:
         return self._fetch(blob_path(name), MAX_BLOB, urgent)
 
@@ -195,14 +232,19 @@ class RemoteStore:
 
     def put_blob(self, name: str, blob: Buffer) -> None:
         """Returns when the blob is stored. Raises StoreError."""
-        size = len(blob)
-        absent = self.size_of(name) is None and name not in self._doubted
+        self._put_once(blob_path(name), blob, absent=self.size_of(name) is None and name not in self._doubted)
+        self._note(name, len(blob))
+
+    def put_object(self, path: str, data: Buffer, *, replace: bool = False) -> None:
+        self._put_once(path, data, absent=not replace)
+
+    def _put_once(self, path: str, data: Buffer, *, absent: bool) -> None:
+        """Stores an object. If it should be `absent`, one of that size is kept where the service has conditions."""
         try:
-            self._put(blob_path(name), blob, absent=absent)
+            self._put(path, data, absent=absent)
         except Exists:
-            if self.service.size(blob_path(name)) != size:  # another object has the name
-                self._put(blob_path(name), blob, absent=False)
-        self._note(name, size)
+            if self.service.size(path) != len(data):  # another object has the name
+                self._put(path, data, absent=False)
 
     def put_manifest(self, name: str, data: bytes) -> None:
         check_size(name, data)
@@ -253,7 +295,7 @@ class RemoteStore:
     def delete_blobs(self, names: Iterable[str]) -> None:
         waiting = iter(names)
         while gone := list(itertools.islice(waiting, DELETE_BATCH)):
-            self._with_retries(partial(self.service.delete, list(map(blob_path, gone))))
+            self._with_retries(partial(self.service.delete, list(map(_stored_at, gone))))
             with self._lock:
                 if self._known is not None:
                     for name in gone:
@@ -262,9 +304,9 @@ class RemoteStore:
     def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
         waiting = iter(blobs)
         while go_on() and (some := list(itertools.islice(waiting, DELETE_BATCH))):
-            found = [ObjectInfo(blob_path(blob.name), *blob[1:]) for blob in some]
+            found = [ObjectInfo(_stored_at(blob.name), *blob[1:]) for blob in some]
             gone = set(self._with_retries(partial(self.service.delete_old, found, before, go_on)))
-            yield from (blob for blob in some if blob_path(blob.name) in gone)
+            yield from (blob for blob in some if _stored_at(blob.name) in gone)
 
     def begin_sweep(self) -> None:
         """Does nothing: blobs are not moved aside here."""

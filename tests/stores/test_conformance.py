@@ -24,8 +24,9 @@ from kit.commands import Runner
 from kit.servers import KEY, SECRET, Server, b2, b2_environment, moto, rclone
 from kit.swift import swift
 from pogfast._engine import BlobDirectory
-from pogfast.errors import MissingBlob, NoSuchArchive, StoreError, UsageError
+from pogfast.errors import CorruptBlob, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.stores import open_store
+from pogfast.stores.protocols import HoldsPacks
 from pogfast.stores.settings import Lock
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -361,6 +362,144 @@ def test_cold_storage(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         else:
             with pytest.raises(UsageError):
                 list(store.thaw([NAMES[0]], "bulk", 3))
+
+
+# ---- objects that are named by their paths -------------------------------------------------------------------------
+
+DAY = "packs/2026-11-30/"
+PACK, OTHER_PACK, INDEX = DAY + NAMES[0], f"packs/2026-12-01/{NAMES[1]}", f"packs/index/{NAMES[2]}"
+
+
+@pytest.fixture
+def packed(below: Place) -> Place:
+    """Places of which objects can be read."""
+    if not below.does("read"):
+        pytest.skip("a program only stores")
+    return below
+
+
+def paths(store: Any, prefix: str) -> list[tuple[str, int]]:
+    return sorted(found[:2] for found in store.objects(prefix))
+
+
+def test_objects_by_their_paths(packed: Place) -> None:
+    content = {PACK: os.urandom(3000), OTHER_PACK: b"other", INDEX: b"index", "pogfast.store": b"{}"}
+    with packed.opened(create=True) as store:
+        assert isinstance(store, HoldsPacks)
+        assert paths(store, "packs/") == paths(store, DAY) == paths(store, "pogfast.store") == []
+        for path, data in content.items():
+            store.put_object(path, data)
+        packed.put(store, NAMES[3], b"a plain blob")
+        store.make_durable()
+        store.put_mark("pogfast.store-2", b"")  # begins with the path of another
+    with packed.opened() as store:
+        assert paths(store, "packs/") == sorted((path, len(data)) for path, data in content.items() if "/" in path)
+        assert paths(store, DAY) == [(PACK, 3000)]
+        assert paths(store, "packs/index/") == [(INDEX, 5)]
+        assert paths(store, "pogfast.store") == [("pogfast.store", 2)]
+        assert paths(store, "packs/20/") == paths(store, "packs/2026-11-30") == []
+        assert all(abs(found.modified - time.time()) < 60 for found in store.objects("packs/"))
+        assert {path: bytes(store.get_object(path, 3000)) for path in content} == content
+        with pytest.raises(CorruptBlob):
+            store.get_object(PACK, 2999)
+        with pytest.raises(MissingBlob, match=f"{DAY}x is missing from "):
+            store.get_object(f"{DAY}x", 10)
+        assert [found.name for found in store.blob_names()] == [NAMES[3]]
+        assert store.manifests() == []
+
+
+def test_ranges_of_objects(packed: Place) -> None:
+    data = os.urandom(300_000)
+    with packed.opened(create=True) as store:
+        store.put_object(PACK, data)
+        for start, size in ((0, 1), (0, 300_000), (1, 299_999), (299_999, 1), (123, 150_000), (7, 0)):
+            assert bytes(store.read_range(PACK, start, size)) == data[start : start + size]
+        with pytest.raises(CorruptBlob):
+            store.read_range(PACK, 299_999, 2)
+        with pytest.raises(MissingBlob, match=f"{INDEX} is missing from "):
+            store.read_range(INDEX, 0, 5)
+
+
+def test_only_the_bytes_of_a_range_are_sent(packed: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by rclone, which sends them with status 200."""
+    if not packed.text.startswith("s3:"):
+        pytest.skip("b2sdk makes its requests elsewhere")
+    lengths: list[int] = []
+    with packed.opened(create=True) as store:
+        store.put_object(PACK, bytes(100_000))
+        store.service.client.meta.events.register(
+            "after-call.s3.GetObject", lambda parsed, **_: lengths.append(parsed["ContentLength"])
+        )
+        store.read_range(PACK, 50_000, 1000)
+    assert lengths == [1000]
+
+
+def test_a_range_beyond_the_end(packed: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pogfast.stores.remote.MAX_PAUSE", 0.001)
+    with packed.opened(create=True) as store:
+        store.put_object(PACK, bytes(1000))
+        for start in (1000, 2000, 1 << 40):
+            with pytest.raises(CorruptBlob):
+                store.read_range(PACK, start, 5)
+
+
+def test_an_object_of_the_same_size_is_kept(packed: Place) -> None:
+    with packed.opened(create=True) as store:
+        store.put_object(PACK, b"first")
+        store.put_object(PACK, b"again")
+        kept = packed.does("condition")
+        assert bytes(store.get_object(PACK, 9)) == (b"first" if kept else b"again")
+        store.put_object(PACK, b"longer")
+        assert bytes(store.get_object(PACK, 9)) == b"longer"
+        store.put_object(PACK, b"forced", replace=True)
+        assert bytes(store.get_object(PACK, 9)) == b"forced"
+        assert paths(store, "packs/") == [(PACK, 6)]
+
+
+def test_paths_among_names(packed: Place) -> None:
+    """What takes names of blobs takes paths."""
+    with packed.opened(create=True) as store:
+        for path in (PACK, OTHER_PACK, INDEX):
+            store.put_object(path, path.encode())
+        packed.put(store, NAMES[0], b"content")
+        store.make_durable()
+        wanted = [PACK, NAMES[0], f"{DAY}none", NAMES[1], INDEX, "pogfast.store"]
+        gone = [f"{DAY}none", NAMES[1], "pogfast.store"]
+        assert store.missing(wanted) == gone
+        absent = [f"{DAY}absent-{number}" for number in range(60)]  # more than are asked for one by one
+        assert store.missing([*wanted[:-1], *absent]) == [*gone[:-1], *absent]
+        assert store.missing([*absent, PACK]) == absent
+        store.delete_blobs([INDEX, f"packs/never/{NAMES[0]}", NAMES[1], f"{DAY}none"])
+        assert store.missing([PACK, OTHER_PACK, INDEX, NAMES[0]]) == [INDEX]
+        listed = [*store.objects("packs/"), *store.blob_names()]
+        before = max(found.modified for found in listed) + 0.001
+        assert list(store.delete_old_blobs(listed, min(found.modified for found in listed) - 1, lambda: False)) == []
+        assert {found.name for found in store.delete_old_blobs(listed[:2], before, lambda: True)} == {PACK, OTHER_PACK}
+        assert paths(store, "packs/") == []
+        assert store.missing([NAMES[0]]) == []
+        assert store.locked([PACK, NAMES[0]]) == {}
+
+
+def test_packs_are_locked_and_cold_and_their_index_is_neither(packed: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (packed.does("lock") and packed.does("cold")):
+        pytest.skip("there are no locks and no cold storage")
+    monkeypatch.setenv("POGFAST_STORAGE_CLASS", "DEEP_ARCHIVE")
+    with packed.opened(create=True) as store:
+        store.service.object_lock = Lock("governance", 3600)
+        for path in (PACK, INDEX, "pogfast.store"):
+            store.put_object(path, b"content")
+        [(locked, until)] = store.locked([PACK, INDEX, "pogfast.store"]).items()
+        assert (locked, until) == (PACK, pytest.approx(time.time() + 3600, abs=60))
+        assert dict(store.lock([INDEX, OTHER_PACK], Lock("governance", 60))) == {INDEX: True, OTHER_PACK: None}
+        assert bytes(store.get_object(INDEX, 9)) == bytes(store.get_object("pogfast.store", 9)) == b"content"
+        with pytest.raises(StoreError, match="cold storage"):
+            store.read_range(PACK, 0, 3)
+        assert dict(store.thaw([PACK, INDEX, OTHER_PACK], "bulk", 3)) == {
+            PACK: "asked",
+            INDEX: "readable",
+            OTHER_PACK: "missing",
+        }
+        assert bytes(store.read_range(PACK, 1, 3)) == b"ont"
 
 
 def test_doctor_examines_the_store(place: Place, pogfast: Runner) -> None:
