@@ -127,6 +127,10 @@ class BlobDirectory:
     def distrust(self, after: int, before: int) -> None:
         """Has blobs that were written between two times (ns since 1970) stored again, unless the key can show that they
         are intact."""
+    def read_packs(self, index: PackIndex | None, refresh: Callable[[], bool] | None = None) -> None:
+        """Has an Opener look for a blob in the packs of this directory first, packs/YYYY-MM-DD/NAME, as `index` says,
+        and then for a file of its own. Where it finds none, it calls `refresh`, which lists the packs again and returns
+        True if the blob is to be looked for again; an exception of it is a False. Not while an Opener runs."""
     def put(self, name: str, blob: Buffer) -> None:
         """Stores one blob atomically and replaces an existing one, which survives a power cut until the new one is on
         disk. Raises OSError."""

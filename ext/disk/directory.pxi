@@ -1,4 +1,4 @@
-# Blobs under names in a directory. A blob appears under its name only when it is complete.
+# Blobs under names in a directory, and in its packs. A blob appears under its name only when it is complete.
 
 cdef enum:
     LARGE = 1 << 20             # bytes of a blob from which on the disk gets it at once; below, the sync does it
@@ -13,6 +13,12 @@ cdef struct Directory:          # of blobs: data/ab/NAME with `fan_out`, else NA
     long long loose_before      # bytes in a power cut, though its size is right
     const u8* doubted           # digests, sorted: what lies under these names counts as absent
     size_t doubts
+    Index* packs                # where a reader looks first; NULL: there are none
+
+cdef struct Extent:             # where the bytes of a blob are
+    int fd
+    long long start
+    long long size
 
 
 cdef class BlobDirectory:
@@ -21,6 +27,8 @@ cdef class BlobDirectory:
     cdef u8[4096] checked
     cdef bytes temporary
     cdef bytes digests
+    cdef PackIndex index
+    cdef object refresh         # lists the packs again; None if there are none
     cdef readonly object path
 
     def __init__(self, int fd, bint fan_out, bytes temporary=b".pogfast-", path="."):
@@ -48,6 +56,11 @@ cdef class BlobDirectory:
         """Has blobs that were written between two times (ns since 1970) stored anew unless the key can tell that they
         are good."""
         self.at.loose_after, self.at.loose_before = after, before
+
+    def read_packs(self, PackIndex index, refresh=None):
+        """Has readers look for a blob in the packs of this directory first, as an index says: see _engine.pyi."""
+        self.index, self.refresh = index, refresh
+        self.at.packs = &index.at if index is not None else NULL
 
     def put(self, str name, const u8[::1] blob):
         """Stores one blob, complete or not at all, in place of any file that has its name."""
@@ -164,12 +177,16 @@ cdef Errno folder_check(const Directory* at, const u8* digest, const char* path)
 
 
 cdef int directory_get(const Directory* at, const u8* digest, long long* size) noexcept nogil:
-    """Opens a blob. Returns a descriptor and its `size`; -1 and errno if there is none."""
+    """Opens a blob that lies by itself. Returns a descriptor and its `size`; -1 and errno if there is none."""
     cdef char[PATH_ROOM] path
-    cdef Facts facts
-    cdef int fd
     blob_path(at, digest, path)
-    fd = open_below(at.fd, path)
+    return regular_open(at.fd, path, size)
+
+
+cdef int regular_open(int directory, const char* path, long long* size) noexcept nogil:
+    """Opens a regular file, of which no part is a symbolic link. Returns a descriptor and its `size`; -1 and errno."""
+    cdef Facts facts
+    cdef int fd = open_below(directory, path)
     if fd < 0:
         return -1
     memset(&facts, 0, sizeof(Facts))
@@ -179,6 +196,32 @@ cdef int directory_get(const Directory* at, const u8* digest, long long* size) n
         return -1
     size[0] = facts.size
     return fd
+
+
+cdef bint blob_open(const Directory* at, const u8* digest, Extent* extent) noexcept nogil:
+    """Opens a blob for reading, in a pack or by itself. Returns False and sets errno if there is none."""
+    cdef Span span
+    if at.packs != NULL and index_find(at.packs, digest, &span) and pack_open(at, &span, extent):
+        return True
+    extent.start = extent.size = 0
+    extent.fd = directory_get(at, digest, &extent.size)
+    return extent.fd >= 0
+
+
+cdef bint pack_open(const Directory* at, const Span* span, Extent* extent) noexcept nogil:
+    """Opens a pack at a blob. Returns False if the pack is not there, or is too short for what the index says."""
+    cdef char[PATH_ROOM] path
+    cdef char[NAME + 1] name
+    cdef unsigned day = <unsigned>read_le(span.pack_row + KEY + 8, 4)
+    cdef long long size = 0
+    write_name(span.pack_row, name)
+    snprintf(path, PATH_ROOM, b"packs/%04u-%02u-%02u/%s", day // 10000, day // 100 % 100, day % 100, <char*>name)
+    extent.fd = regular_open(at.fd, path, &size)
+    if extent.fd >= 0 and <long long>span.offset + span.size > size:
+        c_close(extent.fd)
+        extent.fd = -1
+    extent.start, extent.size = span.offset, span.size
+    return extent.fd >= 0
 
 
 cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* sizes, const Keys* keys,
@@ -193,31 +236,36 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
     cdef long long there
     cdef Verdict verdict
     cdef Errno code
+    cdef Extent extent
     cdef int fd = -1 if is_doubted(at, digest) else directory_get(at, digest, &there)
     if fd < 0:
         return 0
+    extent.fd, extent.start, extent.size = fd, 0, there
     verdict = GOOD if <size_t>there in (sizes[0], sizes[1], sizes[2]) else BAD_BODY
     if verdict == GOOD and keys.can_open:
-        verdict = authenticate(fd, keys, scratch, &NEVER, &code)
+        verdict = authenticate(&extent, keys, scratch, &NEVER, &code)
     elif verdict == GOOD and (facts_of(fd, &facts) or at.loose_after < facts.mtime_ns < at.loose_before):
         verdict = BAD_BODY
     c_close(fd)
     return <size_t>there if verdict == GOOD else 0
 
 
-cdef Verdict authenticate(int fd, const Keys* keys, u8* scratch, const int* stop, Errno* code) noexcept nogil:
-    """Reads a blob from its beginning to its end without keeping it, and seeks back. With BAD_READ `code` is the errno.
-    `scratch` has PIECE bytes."""
-    cdef size_t got = 0
+cdef Verdict authenticate(const Extent* extent, const Keys* keys, u8* scratch, const int* stop,
+                          Errno* code) noexcept nogil:
+    """Reads a blob from its beginning to its end without keeping it. With BAD_READ `code` is the errno. `scratch` has
+    PIECE bytes."""
+    cdef size_t got = 0, done, size = extent.size
     cdef OpenState state
     cdef Verdict verdict = GOOD
-    code[0] = read_full(fd, scratch, keys.header + BOX, &got)
+    done = min(size, keys.header + BOX)
+    code[0] = pread_full(extent.fd, scratch, done, extent.start, &got)
     if code[0]:
         return BAD_READ
     verdict = open_begin(&state, keys, scratch) if got == keys.header + BOX else BAD_BODY
     while verdict == GOOD and got:
-        code[0] = read_full(fd, scratch, PIECE, &got)
+        code[0] = pread_full(extent.fd, scratch, min(size - done, <size_t>PIECE), extent.start + done, &got)
         poly_add(poly_of_state(&state), scratch, got)
+        done += got
         if code[0]:
             verdict = BAD_READ
         elif load_int(stop):
@@ -225,5 +273,4 @@ cdef Verdict authenticate(int fd, const Keys* keys, u8* scratch, const int* stop
     if verdict == GOOD:
         verdict = open_end(&state)
     sodium.memzero(&state, sizeof(OpenState))
-    c_lseek(fd, 0, SEEK_SET)
     return verdict

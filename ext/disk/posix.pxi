@@ -212,12 +212,12 @@ cdef extern from *:
         struct pollfd p = { fd, POLLIN, 0 };
         return poll(&p, 1, ms) != 0;
     }
-    /* Asks the system to read a file, all of it; it goes on when the descriptor is closed. */
-    static void pogfast_will_need(int fd) {
+    /* Asks the system to read a part of a file; it goes on when the descriptor is closed. */
+    static void pogfast_will_need(int fd, long long start, long long size) {
     #ifdef POSIX_FADV_WILLNEED
-        posix_fadvise(fd, 0, 0, POSIX_FADV_WILLNEED);
+        posix_fadvise(fd, start, size, POSIX_FADV_WILLNEED);
     #else
-        (void)fd;
+        (void)fd; (void)start; (void)size;
     #endif
     }
     /* The next read of a file comes from the disk, as far as the system can do that. */
@@ -255,7 +255,7 @@ cdef extern from *:
     int ftruncate(int fd, off_t size) nogil
     long long next_data "pogfast_next_data"(int fd, long long at, long long end) nogil
     bint has_bytes "pogfast_has_bytes"(int fd, int ms) nogil
-    void will_need "pogfast_will_need"(int fd) nogil
+    void will_need "pogfast_will_need"(int fd, long long start, long long size) nogil
     void forget_cached "pogfast_forget_cached"(int fd) nogil
     void sequential "pogfast_sequential"(int fd) nogil
     int c_open "open"(const char* path, int flags, ...) nogil

@@ -6,63 +6,79 @@ cdef class _Fetcher:
     cdef Keys keys
     cdef object source
     cdef Directory* directory   # of the source; NULL when it is a Python function
+    cdef object refresh         # lists the packs of the directory again; None if it has none
     cdef Plan* plan             # of the Opener that this belongs to
 
     cdef void fetch(self, FetchedBlob* blob, u8* scratch) noexcept nogil:
         """Opens a blob of the directory in its slab. One that is longer than it can be is damaged, and gets no memory."""
         cdef const u8* digest = self.plan.uses[blob.use].digest
-        cdef long long size = 0, maximum = max_size_of(self.plan, blob)
-        cdef int fd = directory_get(self.directory, digest, &size)
-        if fd < 0:
-            blob.code = errno
-            blob.verdict = NOT_THERE if blob.code == ENOENT else BAD_READ
+        cdef long long maximum = max_size_of(self.plan, blob)
+        cdef Extent extent
+        blob.verdict = self.open(digest, &extent, &blob.code)
+        if blob.verdict != GOOD:
             return
-        blob.verdict = GOOD
-        if size > (max_blob if maximum < 0 else maximum):
+        if extent.size > (max_blob if maximum < 0 else maximum):
             blob.verdict = BAD_BODY
-        elif maximum < 0 and size > UNPROVEN:
-            blob.verdict = authenticate(fd, &self.keys, scratch, self.plan.stopping, &blob.code)
+        elif maximum < 0 and extent.size > UNPROVEN:
+            blob.verdict = authenticate(&extent, &self.keys, scratch, self.plan.stopping, &blob.code)
         if blob.verdict == GOOD:
-            blob.verdict = self.load(blob.slab, fd, size, digest, &blob.code)
-        c_close(fd)
+            blob.verdict = self.load(blob.slab, &extent, digest, &blob.code)
+        c_close(extent.fd)
 
-    cdef Verdict load(self, Slab* slab, int fd, long long size, const u8* digest, Errno* code) noexcept nogil:
+    cdef Verdict open(self, const u8* digest, Extent* extent, Errno* code) noexcept nogil:
+        """Opens where a blob lies. A prune may have moved it to another pack since these were listed: that is looked for
+        once."""
+        cdef bint found = blob_open(self.directory, digest, extent)
+        code[0] = 0 if found else errno
+        if code[0] == ENOENT and self.directory.packs != NULL and self.look_again():
+            found = blob_open(self.directory, digest, extent)
+            code[0] = 0 if found else errno
+        return GOOD if found else NOT_THERE if code[0] == ENOENT else BAD_READ
+
+    cdef bint look_again(self) noexcept nogil:
+        """Has the packs listed again. Returns True if that could be done."""
+        with gil:
+            try:
+                return self.refresh is not None and self.refresh()
+            except Exception:       # what cannot be listed is not there
+                return False
+
+    cdef Verdict load(self, Slab* slab, const Extent* extent, const u8* digest, Errno* code) noexcept nogil:
         """As read_blob. What is damaged is read once more, from the disk if possible: memory and cables err, too."""
-        cdef Verdict verdict = self.read_blob(slab, fd, size, digest, code)
+        cdef Verdict verdict = self.read_blob(slab, extent, digest, code)
         if is_damage(verdict):
-            forget_cached(fd)
-            c_lseek(fd, 0, SEEK_SET)
-            verdict = self.read_blob(slab, fd, size, digest, code)
+            forget_cached(extent.fd)
+            verdict = self.read_blob(slab, extent, digest, code)
         return verdict
 
-    cdef Verdict read_blob(self, Slab* slab, int fd, long long size, const u8* digest, Errno* code) noexcept nogil:
-        """Reads a blob of `size` bytes into a slab and opens it there."""
+    cdef Verdict read_blob(self, Slab* slab, const Extent* extent, const u8* digest, Errno* code) noexcept nogil:
+        """Reads a blob into a slab and opens it there."""
         cdef OpenState state
         cdef size_t head = self.keys.header + BOX
         cdef Verdict verdict
-        if size < <long long>head:
+        if extent.size < <long long>head:
             return BAD_BODY
-        slab.total = size - head
+        slab.total = extent.size - head
         if slab_reserve(slab, slab.total):
             code[0] = ENOMEM
             return BAD_READ
-        verdict = self.read_pieces(&state, slab, fd, code)
+        verdict = self.read_pieces(&state, slab, extent, code)
         if verdict == GOOD:
             verdict = open_end(&state)
-        if verdict == GOOD and size > SMALL_BLOB:
+        if verdict == GOOD and extent.size > SMALL_BLOB:
             self.read_ahead()
         if verdict == GOOD:
             verdict = slab_unlock(slab, &state, &self.keys, digest, self.plan.stopping)
         sodium.memzero(&state, sizeof(OpenState))
         return verdict
 
-    cdef Verdict read_pieces(self, OpenState* state, Slab* slab, int fd, Errno* code) noexcept nogil:
+    cdef Verdict read_pieces(self, OpenState* state, Slab* slab, const Extent* extent, Errno* code) noexcept nogil:
         """Reads a blob, adding each piece to its tag while it is warm."""
         cdef size_t head = self.keys.header + BOX, at = 0, got = 0
         cdef u8* blob = blob_of(slab, &self.keys)
         cdef Verdict verdict
         check(<size_t>blob % PAGE >= 64)        # see CHUNK_AT
-        code[0] = read_full(fd, blob, min(head + slab.total, <size_t>PIECE), &got)
+        code[0] = pread_full(extent.fd, blob, min(head + slab.total, <size_t>PIECE), extent.start, &got)
         if code[0]:
             return BAD_READ
         count_fetched(self.plan, got)
@@ -75,7 +91,8 @@ cdef class _Fetcher:
             at += got
             if at == slab.total:
                 break
-            code[0] = read_full(fd, chunk_of(slab) + at, min(slab.total - at, <size_t>PIECE), &got)
+            code[0] = pread_full(extent.fd, chunk_of(slab) + at, min(slab.total - at, <size_t>PIECE),
+                                 extent.start + head + at, &got)
             count_fetched(self.plan, got)
             if code[0]:
                 verdict = BAD_READ
@@ -89,16 +106,14 @@ cdef class _Fetcher:
         """Asks the system for the blob that will be picked next: the disk has nothing to do while blobs are decrypted. A
         tenth less time if none is in the page cache."""
         cdef u8[KEY] digest
-        cdef long long size
+        cdef Extent extent
         cdef bint found
-        cdef int fd
         pthread_mutex_lock(self.plan.lock)
         found = next_to_fetch(self.plan, digest)
         pthread_mutex_unlock(self.plan.lock)
-        fd = directory_get(self.directory, digest, &size) if found else -1
-        if fd >= 0:
-            will_need(fd)
-            c_close(fd)
+        if found and blob_open(self.directory, digest, &extent):
+            will_need(extent.fd, extent.start, extent.size)
+            c_close(extent.fd)
 
     cdef int fetch_from_call(self, FetchedBlob* blob) except -1:
         """As fetch, for a source that is a Python function. What seems damaged is asked for once more: it may have been

@@ -27,6 +27,7 @@ cdef class Opener(_Pool):
         self.fetcher.source = source
         if isinstance(source, BlobDirectory):
             self.fetcher.directory = &(<BlobDirectory>source).at
+            self.fetcher.refresh = (<BlobDirectory>source).refresh
         self.outside = (source,)
         self.jobs = self.plan.jobs = jobs
         self.temporary = temporary
@@ -158,18 +159,16 @@ cdef class Opener(_Pool):
     cdef Verdict do_blob(self, Worker* worker, const OpenJob* job, bint* large, Errno* code) noexcept nogil:
         """Makes a file of its only blob, unless that is `large`."""
         cdef const u8* digest = self.plan.uses[job.first].digest
-        cdef long long size = 0
-        cdef Verdict verdict = GOOD
-        cdef int fd = directory_get(self.fetcher.directory, digest, &size)
-        if fd < 0:
-            code[0] = errno
-            return NOT_THERE if code[0] == ENOENT else BAD_READ
-        large[0] = size > SMALL_BLOB
+        cdef Extent extent
+        cdef Verdict verdict = self.fetcher.open(digest, &extent, code)
+        if verdict != GOOD:
+            return verdict
+        large[0] = extent.size > SMALL_BLOB
         if not large[0]:
-            verdict = self.fetcher.load(worker.own, fd, size, digest, code)
+            verdict = self.fetcher.load(worker.own, &extent, digest, code)
             if verdict == GOOD:
                 verdict = self.make_file(worker, worker.own, code)
-        c_close(fd)
+        c_close(extent.fd)
         return verdict
 
     cdef Verdict make_file(self, Worker* worker, Slab* slab, Errno* code) noexcept nogil:
