@@ -31,6 +31,7 @@ class Fault:
     body: bytes | None = None  # of that answer, instead of an error in XML
     headers: dict[str, str] = field(default_factory=dict)  # of the answer, beside or instead of the server's
     change: Callable[[bytes], bytes] = bytes  # of the body of the server's answer
+    whole: bool = False  # the Range of the request is not sent on
     cut_request: bool = False  # the connection is reset when half of the request's body is there
     lose_answer: bool = False  # the server does it, and nobody hears of it
     cut_answer: int = -1  # the answer ends after so many bytes of its body, whatever it promised
@@ -40,7 +41,8 @@ class Fault:
 
 class Proxy:
     """`url` is where it listens; `faults` may change at any time; `seen` has every request, its status and the bytes of
-    the server's answer; `asked` those that waited for leave to send their body, `sums` those with a CRC32."""
+    the server's answer; `asked` those that waited for leave to send their body, `sums` those with a CRC32; `ranges` has
+    every Range."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = urlsplit(upstream).netloc
@@ -48,6 +50,7 @@ class Proxy:
         self.seen: list[tuple[str, int, int]] = []
         self.asked: list[str] = []
         self.sums: list[str] = []
+        self.ranges: list[str] = []
         self.lock = threading.Lock()
         self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -100,6 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.proxy.fault_of(request) or Fault("")
         if "x-amz-checksum-crc32" in self.headers:
             self.proxy.sums.append(request)
+        if "Range" in self.headers:
+            self.proxy.ranges.append(self.headers["Range"])
         length = int(self.headers.get("Content-Length", 0))
         time.sleep(fault.delay)
         if fault.cut_request:
@@ -115,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             answer = answer if fault.body is None else fault.body
         else:
             try:
-                status, headers, answer = self.ask(body)
+                status, headers, answer = self.ask(body, {"range"} if fault.whole else set())
             except OSError:
                 self.note(request, 0)
                 self.reset()
@@ -128,10 +133,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any
 
-    def ask(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+    def ask(self, body: bytes, without: set[str]) -> tuple[int, dict[str, str], bytes]:
         upstream = http.client.HTTPConnection(self.proxy.upstream, timeout=60)
         try:
-            dropped = {"connection", "expect"}
+            dropped = {"connection", "expect", *without}
             headers = {name: value for name, value in self.headers.items() if name.lower() not in dropped}
             upstream.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
             for name, value in headers.items():

@@ -69,7 +69,7 @@ class Memory(BasicService):
         self.most = 1 << 30
         self.has_ranges = True
         self.started: list[int] = []
-        self.asked_for: list[tuple[int, int | None]] = []
+        self.ranges: list[tuple[int, int | None]] = []
         self.bodies: list[Reader] = []
         self.closed = False
 
@@ -95,7 +95,7 @@ class Memory(BasicService):
             if data is None:
                 return None
             self.started.append(start)
-            self.asked_for.append((start, end))
+            self.ranges.append((start, end))
             size = self.sizes.pop(0) if self.sizes else len(data)
             breaks = self.breaks.pop(0) if self.breaks else 1 << 60
             data = data[:end] if self.has_ranges else data
@@ -741,6 +741,24 @@ def test_an_invalid_response_restarts_the_read(service: Memory, store: RemoteSto
 
 
 @pytest.mark.parametrize("size", [MAX_BLOB + 1, 2**62])
+@pytest.mark.parametrize("has_ranges", [True, False])
+def test_a_range_breaks_off_and_goes_on(service: Memory, store: RemoteStore, has_ranges: bool) -> None:
+    service.objects["packs/x"] = DATA
+    service.has_ranges, service.most = has_ranges, 7
+    service.breaks = [19, 30]
+    assert store.read_range("packs/x", 10, 50) == DATA[10:60]
+    assert service.ranges == [(10, 60), (17, 60), (24, 60)] or service.ranges == [(10, 60), (19, 60), (30, 60)]
+    assert service.bodies[-1].at == 60, "no more is read than that"
+
+
+def test_a_range_of_an_object_that_changes(service: Memory, store: RemoteStore) -> None:
+    """Nothing of the first object is left in it."""
+    service.objects["packs/x"] = DATA
+    service.sizes, service.breaks = [len(DATA) + 1], [19]
+    assert store.read_range("packs/x", 10, 50) == DATA[10:60]
+    assert [start for start, _ in service.ranges] == [10, 19, 10]
+
+
 def test_an_object_that_is_too_large_is_damage(service: Memory, store: RemoteStore, size: int) -> None:
     service.objects[path(A)] = service.objects["a.mfn"] = DATA
     service.sizes = [size] * 2
