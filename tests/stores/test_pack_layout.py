@@ -19,7 +19,7 @@ from pogfast.stores.packs.layout import StoreSettings
 
 Blobs = list[tuple[str, bytes]]
 RANDOM = Random(5)
-BLOBS: Blobs = [(name_of(sha256(bytes([i]))), RANDOM.randbytes(size)) for i, size in enumerate((1, 300, 0, 70_000))]
+BLOBS: Blobs = [(name_of(sha256(bytes([i]))), RANDOM.randbytes(size)) for i, size in enumerate((1, 300, 2, 70_000))]
 PACK = make_pack(BLOBS)
 PATH = layout.pack_path(sha256(PACK), DAY)
 TAIL = len(BLOBS) * 44 + 48
@@ -121,8 +121,8 @@ def test_the_lengths_add_up(off: int) -> None:
         (make_tail(make_table(BLOBS), version=2), "version 2"),
         (make_tail(make_table(BLOBS), version=0), "version 0"),
         (make_tail(make_table(BLOBS), flags=1), "flags 0x1"),
-        (make_tail(b""), "the 0 blobs"),
-        (make_tail(make_table(BLOBS), count=2**32 - 1), "the 4294967295 blobs"),
+        (make_tail(b""), "hold 0 blobs"),
+        (make_tail(make_table(BLOBS), count=2**32 - 1), "hold 4294967295 blobs"),
     ],
 )
 def test_a_footer_that_is_not_ours(tail: bytes, what: str) -> None:
@@ -131,6 +131,12 @@ def test_a_footer_that_is_not_ours(tail: bytes, what: str) -> None:
     assert isinstance(caught.value, DamageError)
     assert str(caught.value).startswith(PATH)
     assert caught.value.path == PATH
+
+
+def test_no_blob_is_empty() -> None:
+    data = make_pack([BLOBS[0], (BLOBS[1][0], b"")])
+    with pytest.raises(CorruptPack, match="do not add up"):
+        layout.read_table(data, len(data))
 
 
 def test_a_pack_has_at_most_four_gigabytes() -> None:
@@ -176,7 +182,8 @@ def test_the_damaged_blob_is_named() -> None:
 def test_a_new_name_does_not_hide_a_damaged_blob() -> None:
     """As of a pack that was copied by a program that did not look at what it copied."""
     data = bytearray(PACK)
-    data[200:400] = bytes(200)
+    data[200:300] = bytes(100)
+    data[400] ^= 1
     found = layout.check_pack(data, layout.pack_path(sha256(data), DAY))
     assert found.problem.endswith("it has damaged blobs, 2 of 4")
     assert [row.name for row in found.damaged] == [BLOBS[1][0], BLOBS[3][0]]
@@ -252,7 +259,7 @@ def test_the_header_of_an_index_object_is_strict(at: int) -> None:
         make_index([PACKS[0]._replace(day=20260230)]),
         make_index([PACKS[0]._replace(day=0)]),
         make_index([PACKS[0]._replace(day=2**32 - 1)]),
-        make_index([PACKS[0]._replace(size=91)]),
+        make_index([PACKS[0]._replace(size=92)]),
         make_index([PACKS[0]._replace(size=2**32)]),
     ],
 )
@@ -335,6 +342,7 @@ def test_sizes_that_no_store_has(packs: object) -> None:
 @pytest.mark.parametrize(
     "text",
     [
+        b'{"layout": 1, "requires": ["packs1"], "x": ' + b"[" * 300 + b"]" * 300 + b"}",
         *(b"", b"x", b"[]", b"1", b"null", b"\xff", b"[" * 100_000, b"{}", b'{"layout": 1}', b'{"requires": []}'),
         *(b'{"layout": 0, "requires": []}', b'{"layout": true, "requires": []}', b'{"layout": 1, "requires": {}}'),
         b'{"layout": ' + b"9" * 5000 + b"}",

@@ -36,7 +36,7 @@ CHECK = 8  # bytes of a blob's sha256 in its row
 TABLE_ROW = 44
 FOOTER = 48
 MAX_PACK = 2**32 - 1  # bytes: offsets have 32 bits
-MIN_PACK = TABLE_ROW + FOOTER
+MIN_PACK = TABLE_ROW + FOOTER + 1
 # Bytes of an index object: no merge makes a larger one. A table is no longer either, since all blobs of a pack stand in
 # one index object.
 MAX_INDEX = 64 << 20
@@ -50,6 +50,7 @@ PACKS = "packs/"
 INDEX = PACKS + "index/"
 SETTINGS = "pogfast.store"
 MAX_SETTINGS = 64 << 10  # bytes of `pogfast.store`; written are about a hundred
+_MAX_BRACKETS = 256  # in it: what is nested more deeply can be read, but perhaps not written again
 STORE_LAYOUT = 1
 PACKS_WORD = "packs1"  # in `requires`: a program has to know packs
 
@@ -181,7 +182,8 @@ def raw_table(tail: Buffer, size: int, path: str = "a pack") -> memoryview:
     table = view[len(view) - FOOTER - count * TABLE_ROW : len(view) - FOOTER]
     if hashlib.sha256(table).digest() != digest:
         raise CorruptPack(f"{path}: its table does not match its footer", path=path)
-    if sum(length for _, length, _ in _ROW.iter_unpack(table)) + len(table) + FOOTER != size:
+    lengths = [length for _, length, _ in _ROW.iter_unpack(table)]
+    if min(lengths) == 0 or sum(lengths) + len(table) + FOOTER != size:
         raise CorruptPack(f"{path}: its blobs and their table do not add up to its {size} bytes", path=path)
     return table
 
@@ -225,7 +227,7 @@ def _read_footer(tail: Buffer, size: int, path: str) -> tuple[bytes, int]:
     if (version, flags) != (PACK_VERSION, 0):
         raise CorruptPack(f"{path}: a pack of version {version}, flags {flags:#x}", "upgrade pogfast", path=path)
     if not 0 < count * TABLE_ROW <= min(size - FOOTER, MAX_INDEX):
-        raise CorruptPack(f"{path}: it cannot hold the {count} blobs that its footer announces", path=path)
+        raise CorruptPack(f"{path}: it cannot hold {count} blobs, as its footer says", path=path)
     return digest, count
 
 
@@ -301,12 +303,13 @@ class StoreSettings:
         """Parses the object; `store` is for messages. Raises StoreError for one that a newer pogfast wrote, and for one
         that does not parse."""
         try:
-            words = json.loads(bytes(data))
+            text = bytes(data)
+            words = json.loads(text) if text.count(b"[") + text.count(b"{") <= _MAX_BRACKETS else None
             if not isinstance(words, dict):
-                raise ValueError("it is not a JSON object")
+                raise ValueError("it is not a JSON object of a few words")
             _check_age(words.pop("layout", None), words.pop("requires", None), store)
             return cls._of_packs(words.pop("packs", None), words)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise StoreError(f"{store}: {SETTINGS} does not parse: {error}") from error
 
     @classmethod
