@@ -8,10 +8,12 @@ nothing outside of its directory, and one bad file costs no other.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import shutil
 import stat
+import struct
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,9 +31,13 @@ from pogfast._engine import (
     VERDICT,
     BlobDirectory,
     Opener,
+    PackIndex,
     Wanted,
     blob_name,
+    build_index,
+    check_index,
     compress,
+    merge_indexes,
     open_blob,
     public_key,
     read_chunk,
@@ -42,9 +48,10 @@ from pogfast.archives import catalog
 from pogfast.backup.cache import Cache
 from pogfast.backup.cache_rows import KnownBlobs, StatData
 from pogfast.cli.output import Output
-from pogfast.errors import CorruptBlob, CorruptManifest, PogfastError, StoreError, WrongBlob, WrongKey
+from pogfast.errors import CorruptBlob, CorruptManifest, CorruptPack, PogfastError, StoreError, WrongBlob, WrongKey
 from pogfast.keys import Key
 from pogfast.stores import service as service_module
+from pogfast.stores.packs import layout
 
 MANIFEST = "2026-01-02T03:04:05.000000.mfn"
 CHUNK_SIZE = 1 << 16
@@ -689,6 +696,158 @@ def _a_cache(directory: Path) -> str:
         return cache._path
 
 
+# ---- packs -----------------------------------------------------------------------------------------------------------
+
+DAY = 20260131
+MAX_PACKS = 1000  # in an index object, that are tried
+
+
+def packs(data: bytes) -> None:
+    """Packs, index objects and `pogfast.store`, bent: what is read of them fits together, or is refused."""
+    draw = Draw(data)
+    draw.pick((_read_pack, _read_index, _read_settings))(draw)
+
+
+def _table(draw: Draw, blobs: list[bytes]) -> bytes:
+    """The table of some blobs. Names are few, so that some occur twice."""
+    checks = [hashlib.sha256(each).digest()[:8] for each in blobs]
+    names = [hashlib.sha256(bytes([draw.below(40)])).digest() for _ in blobs]
+    return b"".join(
+        name + struct.pack("<I", len(each)) + check for name, each, check in zip(names, blobs, checks, strict=True)
+    )
+
+
+def _footer(table: bytes) -> bytes:
+    return hashlib.sha256(table).digest() + struct.pack("<IHH", len(table) // layout.TABLE_ROW, 1, 0) + b"pogpack1"
+
+
+def _read_pack(draw: Draw) -> None:
+    """A pack of which something is bent, before or after it is signed."""
+    blobs = [draw.piece() + b"x" for _ in range(1 + draw.below(6))]
+    table = _table(draw, blobs)
+    bent = draw.bent(table)
+    pack = draw.bent(b"".join(map(draw.bent, blobs)) + bent + draw.bent(_footer(bent)))
+    honest = pack == b"".join(blobs) + table + _footer(table)
+    raw = hashlib.sha256(pack).digest()
+    found = layout.check_pack(pack, layout.pack_path(raw, DAY))
+    assert not found.problem or not honest, found.problem
+    with contextlib.suppress(CorruptPack):
+        layout.read_table(draw.bent(pack), len(pack))
+    if not found.rows:
+        assert found.problem, "nothing is wrong with it, and nothing in it"
+        return
+    rows = layout.read_table(pack, len(pack))
+    assert rows == found.rows
+    assert sum(row.size for row in rows) == len(pack) - len(rows) * layout.TABLE_ROW - layout.FOOTER
+    for row in rows:
+        content = pack[row.offset : row.offset + row.size]
+        is_good = hashlib.sha256(content).digest()[:8] == row.check
+        assert len(content) == row.size > 0, "beyond its pack"
+        assert is_good == (row not in found.damaged), "a damaged blob passes"
+    index = build_index([(raw, DAY, len(pack))], [layout.raw_table(pack, len(pack))])
+    check_index(index)
+    assert layout.read_header(index) == ([(layout.pack_path(raw, DAY), len(pack))], [], len(rows))
+    _search(index, b"\x01", [row.name for row in rows])
+
+
+def _read_index(draw: Draw) -> None:
+    """Index objects that are bent, in all that reads them."""
+    tables = [_table(draw, [draw.piece() + b"x" for _ in range(1 + draw.below(40))]) for _ in range(draw.below(4))]
+    listed = [
+        (bytes([draw.below(6), number]) * 16, DAY, sum(_lengths(table)) + len(table) + layout.FOOTER)
+        for number, table in enumerate(tables)
+    ]
+    index = bytes(build_index(listed, tables, draw.few(2, lambda: bytes([draw.below(4)]) * 32)))
+    assert layout.read_header(index).blobs == sum(map(len, tables)) // layout.TABLE_ROW
+    check_index(index)
+    bent = draw.bent(draw.bent(index))
+    _judge(bent)
+    count = int.from_bytes(bent[12:16], "little")
+    states = bytes(draw.below(4) for _ in range(count if count < MAX_PACKS else draw.below(4)))
+    names = [layout.name_of(hashlib.sha256(bytes([number])).digest()) for number in range(40)]
+    with contextlib.suppress(ValueError):
+        _search(bent, states, names)
+    with contextlib.suppress(ValueError):
+        _merge(index, b"\x01" * len(listed), bent, states, names)
+
+
+def _merge(index: bytes, there: bytes, bent: bytes, states: bytes, names: list[str]) -> None:
+    """Merges an index object, all of whose packs are there, with one that is bent. Raises ValueError."""
+    merged = merge_indexes([(index, there), (bent, states)], [bytes(32)])
+    check_index(merged)
+    listed = slice(32, 32 + 48 * len(there))
+    if bent[listed] == index[listed]:  # else a pack may be taken from the bent one, which says something else of it
+        every = b"\x01" * int.from_bytes(merged[12:16], "little")
+        lost = [name for name in names if _finds(index, there, name) and not _finds(merged, every, name)]
+        assert not lost, "a merged index finds less"
+
+
+def _lengths(table: bytes) -> list[int]:
+    return [int.from_bytes(table[at + 32 : at + 36], "little") for at in range(0, len(table), layout.TABLE_ROW)]
+
+
+def _finds(index: bytes | bytearray, states: bytes, name: str) -> bool:
+    searched = PackIndex()
+    searched.replace([(index, states)])
+    return searched.find(name) is not None
+
+
+def _judge(index: bytes) -> None:
+    """The engine and layout.py have the same opinion of an index object, as far as they look at the same."""
+    try:
+        check_index(index)
+    except ValueError:
+        with contextlib.suppress(CorruptPack):
+            layout.read_header(index)
+        return
+    try:
+        header = layout.read_header(index)
+    except CorruptPack as error:
+        assert "day" in str(error) or "year" in str(error), error  # the engine has no calendar
+        return
+    _search(index, b"\x01" * len(header.packs), [])
+    searched = PackIndex()
+    searched.replace([(index, b"\x01" * len(header.packs))])
+    rows = searched.rows(0, 0, header.blobs + 1)
+    assert len(rows) == header.blobs
+    assert all(searched.find(row.name) is not None for row in rows[:100])
+
+
+def _search(index: bytes | bytearray, states: bytes, names: list[str]) -> None:
+    """Looks for names in an index object: what is found lies within a pack that is there. Raises ValueError."""
+    searched = PackIndex()
+    searched.replace([(index, states)])
+    places = searched.find_many(names)
+    for name, place in zip(names, places, strict=True):
+        every = searched.find_all(name)
+        one = searched.find(name)
+        assert (one is None) == (place is None) == (not every), "one search finds what another does not"
+        best = [each for each in every if states[each.pack] == 1] or every
+        assert one is None or (one in best and place in best), "not the best place"
+        for each in every:
+            at = 32 + 48 * each.pack + 32
+            size = int.from_bytes(index[at : at + 8], "little")
+            assert states[each.pack] in (1, 2), "in a pack that is not there"
+            assert each.offset + each.size + layout.TABLE_ROW + layout.FOOTER <= size, "beyond its pack"
+    searched.rows(0, 0, 1000)
+
+
+def _read_settings(draw: Draw) -> None:
+    """Text of `pogfast.store`."""
+    inner = draw.changed(
+        {"size": draw.pick((1 << 20, 32 << 20, 1 << 30)), "limit": draw.number()}, ("size", "limit", "x")
+    )
+    words = {"layout": 1, "requires": ["packs1"], "packs": inner if draw.below(4) else None}
+    text = draw.bent(dumps(draw.changed(words, ("layout", "requires", "packs", "x"))))
+    with contextlib.suppress(StoreError):
+        settings = layout.StoreSettings.parse(text, "fuzz")
+        assert layout.MIN_SIZE <= settings.size <= layout.MAX_SIZE
+        assert 0 <= settings.limit <= settings.size
+        for each in (settings, settings.packing(1 << 20), settings.not_packing()):
+            written = each.serialize()
+            assert layout.StoreSettings.parse(written, "fuzz").serialize() == written, "written otherwise than read"
+
+
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
@@ -751,5 +910,5 @@ def words(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    act.__name__: act for act in (blob, raw, sealed, restore, verbs, pog, remembered, cached, words)
+    act.__name__: act for act in (blob, raw, sealed, restore, verbs, pog, remembered, cached, packs, words)
 }

@@ -23,6 +23,7 @@ import targets
 from pogfast import manifest, sizes
 from pogfast.errors import PogfastError
 from pogfast.files import directories
+from pogfast.stores.packs import layout
 
 CORPUS = sorted((FUZZ / "corpus").glob("*/*"))
 assert len(CORPUS) > 50
@@ -109,3 +110,26 @@ def test_a_catalog_that_fails_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("pogfast.archives.catalog._read", fail)
     assert "PogfastError: x" in found_in("remembered")
+
+
+def test_a_damaged_blob_in_a_pack_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "is_good_blob", lambda row, data: True)
+    assert "AssertionError: a damaged blob passes" in found_in("packs")
+
+
+def test_a_search_that_believes_an_index_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an index whose packs are taken for present, whatever the listing says."""
+
+    class Believing:
+        def __init__(self) -> None:
+            self.index = targets_index()
+
+        def replace(self, parts: list[tuple[bytes, bytes]]) -> None:
+            self.index.replace([(data, b"\x01" * len(states)) for data, states in parts])
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.index, name)
+
+    targets_index = targets.PackIndex
+    monkeypatch.setattr(targets, "PackIndex", Believing)
+    assert "AssertionError: in a pack that is not there" in found_in("packs")
