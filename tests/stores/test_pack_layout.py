@@ -46,6 +46,14 @@ def test_paths_of_index_objects() -> None:
     assert not layout.is_pack(path)
 
 
+@pytest.mark.parametrize("last", range(64))
+def test_every_name_has_one_path(last: int) -> None:
+    raw = bytes(31) + bytes([last])
+    for path in (layout.pack_path(raw, DAY), layout.index_path(raw)):
+        assert layout.raw_name(path) == layout.raw_name(name_of(raw)) == raw
+        assert layout.is_pack(path) != layout.is_index_object(path)
+
+
 GOOD = "A" * 43 + "="
 
 

@@ -18,11 +18,11 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pogfast.errors import CorruptPack, StoreError
-from pogfast.stores.names import LIKE_A_BLOB
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -54,7 +54,9 @@ _MAX_BRACKETS = 256  # in it: what is nested more deeply can be read, but perhap
 STORE_LAYOUT = 1
 PACKS_WORD = "packs1"  # in `requires`: a program has to know packs
 
-_PACK = re.compile(r"packs/([0-9]{4}-[0-9]{2}-[0-9]{2})/([^/]*)")
+# The last letter of a name has two bits that are 0. So 32 bytes have one name only.
+_NAME = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]=")
+_PACK = re.compile(f"{PACKS}([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})/{_NAME.pattern}")
 _ROW = struct.Struct("<32sI8s")
 _FOOTER = struct.Struct("<32sIHH8s")
 _HEADER = struct.Struct("<8sIIQII")
@@ -110,18 +112,16 @@ def raw_name(path: str) -> bytes:
     """Returns the 32 bytes in the name at the end of a path. Raises ValueError if it is not exactly the name of such
     bytes."""
     name = path.rpartition("/")[2]
-    if LIKE_A_BLOB.fullmatch(name):
-        raw = base64.urlsafe_b64decode(name)
-        if name_of(raw) == name:  # two bits of the last letter are not used
-            return raw
-    raise ValueError(f"{path} does not end with a name of 32 bytes")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{path} does not end with a name of 32 bytes")
+    return base64.urlsafe_b64decode(name)
 
 
 def pack_path(raw: Buffer, day: date | int) -> str:
     """Returns the path of the pack whose sha256 is `raw`, written on a day (UTC; a number is 20260131). Raises
     ValueError for a number that is no day."""
-    written = _day(day) if isinstance(day, int) else day
-    return f"{PACKS}{written.isoformat()[:10]}/{name_of(raw)}"
+    written = _day_text(day) if isinstance(day, int) else day.isoformat()[:10]
+    return f"{PACKS}{written}/{name_of(raw)}"
 
 
 def index_path(raw: Buffer) -> str:
@@ -139,27 +139,28 @@ def is_pack(path: str) -> bool:
 
 def is_index_object(path: str) -> bool:
     """Returns True for the path of an index object."""
-    return path.startswith(INDEX) and _is_name(path.removeprefix(INDEX))
+    return path.startswith(INDEX) and _NAME.fullmatch(path, len(INDEX)) is not None
 
 
 def day_of(path: str) -> int:
     """Returns the day in the path of a pack as a number, 20260131. Raises ValueError if it is not such a path."""
     found = _PACK.fullmatch(path)
-    if not found or not _is_name(found[2]):
+    if not found:
         raise ValueError(f"{path} is not the path of a pack")
-    day = date.fromisoformat(found[1])
+    return _day_number(found[1])
+
+
+@lru_cache(1024)  # a store has many packs of few days
+def _day_number(text: str) -> int:
+    """Raises ValueError if it is no day."""
+    day = date.fromisoformat(text)
     return day.year * 10_000 + day.month * 100 + day.day
 
 
-def _is_name(name: str) -> bool:
-    try:
-        return "/" not in name and len(raw_name(name)) == RAW_NAME
-    except ValueError:
-        return False
-
-
-def _day(number: int) -> date:
-    return date(number // 10_000, number // 100 % 100, number % 100)
+@lru_cache(1024)
+def _day_text(number: int) -> str:
+    """Raises ValueError if it is no day."""
+    return date(number // 10_000, number // 100 % 100, number % 100).isoformat()
 
 
 # ---- packs
