@@ -74,12 +74,16 @@ def test_what_is_not_the_path_of_a_pack(path: str) -> None:
         layout.day_of(path)
 
 
-@pytest.mark.parametrize("path", ["packs/index/", f"packs/index/x/{GOOD}", f"index/{GOOD}", "packs/index/" + "A" * 44])
+@pytest.mark.parametrize(
+    "path", ["packs/index/", f"packs/index/x/{GOOD}", f"packs/files/{GOOD}", "packs/index/" + "A" * 44]
+)
 def test_what_is_not_the_path_of_an_index_object(path: str) -> None:
     assert not layout.is_index_object(path)
 
 
-@pytest.mark.parametrize("path", ["", "packs/", f"x{GOOD}", "A" * 42 + "B=", f"packs/2026-01-31/{GOOD[:-1]}"])
+@pytest.mark.parametrize(
+    "path", ["", "packs/", f"x{GOOD}", f"{GOOD}x", f"{GOOD}\n", "A" * 42 + "B=", f"packs/2026-01-31/{GOOD[:-1]}"]
+)
 def test_a_name_is_exact(path: str) -> None:
     with pytest.raises(ValueError):
         layout.raw_name(path)
