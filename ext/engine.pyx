@@ -24,7 +24,8 @@ Locks
     caller waits for it while it has the GIL, so nobody may ask for the GIL while holding the lock; a debug build
     (`POGFAST_DEBUG=1`) asserts that, and checks the invariants of pool, queue, reader, store and writer whenever a worker
     asks for a task. A few values are read without the lock, relaxed (base/atomics.pxi): whether to stop, which sinks have
-    failed, what went wrong with a file.
+    failed, what went wrong with a file. A Packer has a mutex for the pack that is open. No thread holds two of these, and
+    a PackIndex is searched without any.
 
 Parts of a Sealer
     A Sealer is a pool and has a queue, a reader, a store and a writer. These know the pool's lock, but neither the Sealer
@@ -38,7 +39,8 @@ Slabs
     the sealer stays below it. And the writer writes the bytes from `written` up to `ready`, which are encrypted and final; a
     worker that is done with the slab takes it back (`take_back`), and waits for a write that is under way. A small blob in
     the `frames` layout is left to the writer, which returns the slab. A Python sink gets a view of the slab's memory; if it
-    keeps the view, the memory is the view's from then on, and the slab gets other memory.
+    keeps the view, the memory is the view's from then on, and the slab gets other memory. A Packer copies a small blob
+    into its pack, so the slab has to be whole: a blob that may be packed has no drafts.
 
     The life of a Sealer's slab (`SlabState` in base/slab.pxi has a word on each, and the functions for the transitions):
 
@@ -100,6 +102,7 @@ include "packs/index.pxi"         # where blobs lie in packs: searched where it 
 include "disk/posix.pxi"          # the system calls
 include "disk/drafts.pxi"         # files that appear when they are complete
 include "disk/directory.pxi"      # blobs under names in a directory
+include "packs/packer.pxi"        # small blobs into packs, larger ones into a sink
 
 # Files into blobs
 include "write/store.pxi"         # the sinks: which have a blob, which have failed, what was stored

@@ -139,7 +139,61 @@ class BlobDirectory:
         """Treats blobs of these names as absent, so that a Sealer stores those that it needs again. Replaces the names
         of an earlier call. Not while a Sealer runs. Raises ValueError for an invalid blob name."""
 
-Sink = BlobDirectory | Callable[[str, memoryview], None]
+class Pack:
+    """A finished pack, as a buffer that cannot be written to: blobs, table and footer of FORMAT.md. Its memory is used
+    again when the last view of it is gone."""
+
+    blobs: int  # how many
+    @property
+    def table(self) -> memoryview:
+        """The table's rows, 44 bytes for each blob: a view into the pack."""
+
+    def __buffer__(self, flags: int) -> memoryview: ...
+
+class Packer:
+    """A sink for a Sealer that puts blobs of at most `limit` bytes into packs, and passes larger ones on to `sink`.
+
+    A pack is complete when its blobs have `size` bytes, or are `max_blobs`. `put` is called with each by the thread
+    that completes it, which may be any worker; several at a time. With a `limit` of 0 nothing is packed. What `index`
+    has in packs of state 1 is not stored again. `plain`, from build_plain_index, says which blobs of at most `limit`
+    bytes lie in the store by themselves; a Sealer then asks `sink` only for longer ones. Raises ValueError if a pack
+    could have 4 GiB.
+
+    A Sealer adds blobs without the GIL. If `put` raises, the Sealer loses this sink as if a sink had raised.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        index: PackIndex,
+        put: Callable[[Pack], None],
+        *,
+        size: int,
+        limit: int,
+        max_blobs: int = 10_000,
+        plain: PackIndex | None = None,
+    ) -> None: ...
+    def __call__(self, name: str, blob: Buffer) -> None:
+        """Adds one blob, or passes it on. Raises what `put` and `sink` raise, and MemoryError."""
+
+    def holds(self, name: str) -> int | None:
+        """Returns the bytes of a blob that is stored: by `index`, by `plain`, or else by what `sink` says. Blobs of a
+        pack that is not complete, or that `index` does not have yet, are not known."""
+
+    def doubt(self, names: Iterable[str]) -> None:
+        """Treats blobs of these names as absent from packs, and from `plain`. Replaces the names of an earlier call;
+        `sink` is not told. Not while a Sealer runs. Raises ValueError for an invalid blob name."""
+
+    def flush(self) -> None:
+        """Ends the pack that is not complete, if there is one. Raises what `put` raises."""
+
+    def abandon(self) -> None:
+        """Passes on to `sink`, if that has such a method."""
+
+    def idle(self) -> float | None:
+        """Returns the seconds since a blob was added to the pack that is not complete; None if there is none."""
+
+Sink = BlobDirectory | Packer | Callable[[str, memoryview], None]
 
 class Known(NamedTuple):
     """A file of which an earlier run has stored the first chunks, or an earlier version: names and bytes of the blobs

@@ -44,13 +44,8 @@ cdef class BlobDirectory:
 
     def doubt(self, names):
         """Makes these names count as absent: each later run stores what it needs of them anew. Not to be called during one."""
-        cdef u8[KEY] digest
-        cdef set digests = set()
-        for name in names:
-            read_name(name, digest)
-            digests.add((<u8*>digest)[:KEY])
-        self.digests = b"".join(sorted(digests))
-        self.at.doubted, self.at.doubts = self.digests, len(digests)
+        self.digests = sorted_digests(names)
+        self.at.doubted, self.at.doubts = self.digests, len(self.digests) // KEY
 
     def distrust(self, long long after, long long before):
         """Has blobs that were written between two times (ns since 1970) stored anew unless the key can tell that they
@@ -75,13 +70,22 @@ cdef class BlobDirectory:
             raise OSError(error, os.strerror(error), self.path)
 
 
-cdef bint is_doubted(const Directory* at, const u8* digest) noexcept nogil:
-    """Returns True if a blob of that name counts as absent."""
-    cdef size_t low = 0, high = at.doubts, middle
+cdef bytes sorted_digests(names):
+    cdef u8[KEY] digest
+    cdef set digests = set()
+    for name in names:
+        read_name(name, digest)
+        digests.add((<u8*>digest)[:KEY])
+    return b"".join(sorted(digests))
+
+
+cdef bint is_among(const u8* digests, size_t count, const u8* digest) noexcept nogil:
+    """Returns True if a digest is one of some that are sorted."""
+    cdef size_t low = 0, high = count, middle
     cdef int order
     while low < high:
         middle = (low + high) // 2
-        order = memcmp(digest, at.doubted + middle * KEY, KEY)
+        order = memcmp(digest, digests + middle * KEY, KEY)
         if order == 0:
             return True
         if order < 0:
@@ -237,7 +241,7 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
     cdef Verdict verdict
     cdef Errno code
     cdef Extent extent
-    cdef int fd = -1 if is_doubted(at, digest) else directory_get(at, digest, &there)
+    cdef int fd = -1 if is_among(at.doubted, at.doubts, digest) else directory_get(at, digest, &there)
     if fd < 0:
         return 0
     extent.fd, extent.start, extent.size = fd, 0, there
@@ -248,6 +252,16 @@ cdef size_t directory_has(const Directory* at, const u8* digest, const size_t* s
         verdict = BAD_BODY
     c_close(fd)
     return <size_t>there if verdict == GOOD else 0
+
+
+cdef object directory_holds(const Directory* at, const u8* digest):
+    """Returns the bytes of the file of this name, whatever is in it; None if there is none, or one that is in doubt."""
+    cdef long long there
+    cdef int fd = -1 if is_among(at.doubted, at.doubts, digest) else directory_get(at, digest, &there)
+    if fd < 0:
+        return None
+    c_close(fd)
+    return there
 
 
 cdef Verdict authenticate(const Extent* extent, const Keys* keys, u8* scratch, const int* stop,

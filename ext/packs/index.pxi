@@ -149,7 +149,7 @@ cdef bint part_span(const IndexPart* part, u64 row, Span* span) noexcept nogil:
     span.offset = <unsigned>read_le(part.offsets + 4 * row, 4)
     span.size = <unsigned>read_le(part.lengths + 4 * row, 4)
     size = read_le(span.pack_row + KEY, 8)
-    return size <= MAX_PACK and <u64>span.offset + span.size + PACK_ROW + PACK_FOOTER <= size
+    return 0 < span.size and size <= MAX_PACK and <u64>span.offset + span.size + PACK_ROW + PACK_FOOTER <= size
 
 
 cdef void part_forget(const IndexPart* part) noexcept nogil:
@@ -437,6 +437,7 @@ cdef const char* rows_flaw(const IndexPart* part, Cover* covers, u64 salt) noexc
     cdef Span span, before
     cdef u64 row, bucket = 0, fans = 1 << part.bits
     cdef int order
+    before.pack = before.offset = 0
     if part.bits != fan_bits(part.count):
         return b"its fan-out has another size than is right for its count"
     for row in range(part.count):

@@ -1,5 +1,6 @@
-# Where blobs go: the sinks, which of them have failed, and what was stored. A sink is a BlobDirectory, or a Python function
-# that gets a view of the buffer. The steps of a chunk to here are in sealer.pxi.
+# Where blobs go: the sinks, which of them have failed, and what was stored. A sink is a BlobDirectory, a Python function
+# that gets a view of the buffer, or a Packer, which has one of these two beneath it for the blobs that it does not pack. The
+# steps of a chunk to here are in sealer.pxi.
 
 cdef enum:
     MAX_SINKS = 16             # targets of one run
@@ -61,12 +62,15 @@ cdef class _Store:
     """The sinks of a run, and the names that it has claimed. It knows no files and no workers: where the run cannot go on it
     sets `broken`, and the Sealer ends the run with `failure`."""
     cdef Mutex* lock                # the pool's
-    cdef Keys keys                  # set before the workers start, as the next eight
+    cdef Keys keys                  # set before the workers start, as the next eleven
     cdef size_t chunk_size          # bytes of a chunk, at most
     cdef tuple sinks
     cdef Py_ssize_t sink_count
-    cdef Directory** directories    # of each sink; NULL where it is a Python function
-    cdef tuple holds                # of each sink: asks a Python sink for a blob; None where that cannot be asked
+    cdef Packs** packers            # of each sink; NULL where it is no Packer
+    cdef size_t packed              # bytes of the longest blob that one of them packs
+    cdef tuple beneath              # of each sink: itself, or the one beneath a Packer
+    cdef Directory** directories    # of each of these; NULL where it is a Python function
+    cdef tuple holds                # of each of these: asks a Python sink for a blob; None where that cannot be asked
     cdef size_t pad_below           # chunks of fewer bytes are padded
     cdef bint even                  # padding hides sizes
     cdef bint anew                  # each blob is stored, whatever a sink has: what lies there may be damaged
@@ -84,20 +88,26 @@ cdef class _Store:
         fill_keys(&self.keys, secret, asymmetric, None)
         self.chunk_size = self.pad_below = chunk_size
         self.sinks = tuple(sinks)
-        self.holds = tuple(getattr(sink, "holds", None) for sink in self.sinks)
+        self.beneath = tuple((<Packer>sink).sink if isinstance(sink, Packer) else sink for sink in self.sinks)
+        self.holds = tuple(getattr(sink, "holds", None) for sink in self.beneath)
         self.lost = {}
         self.sink_count = len(self.sinks)
         if self.sink_count > MAX_SINKS:
             raise ValueError(f"at most {MAX_SINKS} targets")
         self.directories = <Directory**>calloc(MAX_SINKS, sizeof(Directory*))
-        if self.directories == NULL:
+        self.packers = <Packs**>calloc(MAX_SINKS, sizeof(Packs*))
+        if self.directories == NULL or self.packers == NULL:
             raise MemoryError
         for i in range(self.sink_count):
-            if isinstance(self.sinks[i], BlobDirectory):
-                self.directories[i] = &(<BlobDirectory>self.sinks[i]).at
+            if isinstance(self.beneath[i], BlobDirectory):
+                self.directories[i] = &(<BlobDirectory>self.beneath[i]).at
+            if isinstance(self.sinks[i], Packer):
+                self.packers[i] = &(<Packer>self.sinks[i]).at
+                self.packed = max(self.packed, self.packers[i].limit)
 
     def __dealloc__(self):
         free(self.directories)
+        free(self.packers)
         free(self.claimed.slots)
         free(self.claimed.used)
         sodium.memzero(&self.keys, sizeof(Keys))
@@ -190,11 +200,15 @@ cdef class _Store:
         """Returns the bytes of the good blob of this name that a sink has, as far as that can be told; 0 if there is none.
         Another run may have padded the chunk otherwise, unless `exact`."""
         cdef size_t[3] sizes
-        cdef size_t head = self.keys.header + BOX
+        cdef size_t there, head = self.keys.header + BOX
         sizes[0] = sizes[1] = sizes[2] = head + slab.total
         if not exact:
             sizes[1] = head + padded(slab.length, self.chunk_size)
             sizes[2] = head + evened(slab.length)
+        if self.packers[sink] != NULL:
+            there = packs_have(self.packers[sink], slab.sealing.digest, sizes)
+            if there or (self.packers[sink].plain != NULL and sizes[0] <= self.packers[sink].limit):
+                return there
         if self.directories[sink] != NULL:
             return directory_has(self.directories[sink], slab.sealing.digest, sizes, &self.keys, scratch)
         with gil:
@@ -225,6 +239,9 @@ cdef class _Store:
 
     cdef void put(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         cdef Errno error
+        if self.packers[sink] != NULL and blob_size(slab, &self.keys) <= self.packers[sink].limit:
+            self.put_packed(sink, slab)
+            return
         if self.directories[sink] == NULL:
             with gil:
                 self.hand_out(sink, slab)
@@ -236,7 +253,28 @@ cdef class _Store:
                                   blob_size(slab, &self.keys))
         if error:
             with gil:
-                self.lose(sink, OSError(error, os.strerror(error), self.sinks[sink].path))
+                self.lose(sink, OSError(error, os.strerror(error), self.beneath[sink].path))
+
+    cdef void put_packed(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
+        """Adds a blob to a pack, and hands the pack over if that completes it."""
+        cdef OpenPack* full
+        cdef Errno error
+        check(slab.writing.drafts == NULL)      # with a draft, some of its memory may have been given back
+        error = packs_add(self.packers[sink], slab.sealing.digest, blob_of(slab, &self.keys),
+                          blob_size(slab, &self.keys), slab.sealing.sha, &full)
+        if error or full != NULL:
+            with gil:
+                self.hand_over(sink, full)
+
+    cdef void hand_over(self, Py_ssize_t sink, OpenPack* full) noexcept:
+        """Gives a full pack to Python. NULL: there was no memory for one."""
+        if full == NULL:
+            self.give_up(MemoryError("there is no memory for a pack: choose a smaller pack size"))
+            return
+        try:
+            (<Packer>self.sinks[sink]).hand_over(full)
+        except BaseException as error:
+            self.lose(sink, error)
 
     cdef Errno put_draft(self, Py_ssize_t sink, Slab* slab) noexcept nogil:
         """Completes the draft of a blob that the writer has begun, and gives it its name."""
@@ -258,7 +296,7 @@ cdef class _Store:
         blob.start = blob_of(slab, &self.keys) - slab.base
         blob.size = blob_size(slab, &self.keys)
         try:
-            self.sinks[sink](name_of(slab.sealing.digest), memoryview(blob))
+            self.beneath[sink](name_of(slab.sealing.digest), memoryview(blob))
         except BaseException as error:
             self.lose(sink, error)
         finally:

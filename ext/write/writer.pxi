@@ -44,11 +44,12 @@ cdef class _Writer:
     # ---- for the worker that makes a blob (without the lock) ----
 
     cdef void follow(self, Slab* slab) noexcept nogil:
-        """Lets the writer have what is encrypted, once that is worth a write."""
+        """Lets the writer have what is encrypted, once that is worth a write. A blob that may yet be packed is left whole in
+        its slab: one that has drafts is longer than any that is packed."""
         cdef size_t ready = self.store.keys.header + BOX + slab.sealing.sealed
         if slab.sealing.sealed == 0 or ready - slab.writing.ready < WRITE_STEP:
             return
-        if slab.writing.drafts == NULL and not self.begin_drafts(slab):
+        if slab.writing.drafts == NULL and (ready <= self.store.packed or not self.begin_drafts(slab)):
             return
         pthread_mutex_lock(self.lock)
         slab.writing.ready = ready

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import base64
 import bisect
+import contextlib
+import gc
 import hashlib
+import itertools
 import mmap
 import os
 import random
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from kit import oracle
+from kit.files import opened
 from pogfast._engine import (
+    BlobDirectory,
+    Pack,
+    Packer,
     PackIndex,
     Place,
     Row,
+    Sealer,
     build_index,
     build_plain_index,
     check_index,
     merge_indexes,
 )
+from pogfast.errors import StoreError
 
 DAY = 20261130
 HEADER, ROW, FOOTER = 32, 44, 48
@@ -185,6 +195,7 @@ def test_tables_that_do_not_match_their_packs_are_refused() -> None:
         ([(pack.raw, DAY, pack.size)] * 2, [pack.table] * 2, "packs are not sorted"),
         ([(pack.raw, 20261330, pack.size)], [pack.table], "day"),
         ([(pack.raw, DAY, FOOTER)], [b""], "not all that is in a pack"),
+        ([(pack.raw, DAY, ROW + FOOTER)], [bytes(ROW)], "beyond its pack"),
         ([(pack.raw[:-1], DAY, pack.size)], [pack.table], "32"),
         ([(pack.raw, DAY, 1 << 32)], [(bytes(32) + struct.pack("<I", 0xFFFFFFFF) + bytes(8)) * 2], "longer|malformed"),
     ):
@@ -239,7 +250,7 @@ def test_spans_that_cannot_be_are_never_found() -> None:
     [(raw, length)] = pack.blobs
     name, columns = name_of(raw), len(data) - 12
     assert searched((data, b"\1")).find(name) == Place(0, 0, 0, length)
-    for column, value in ((0, 1), (0, 0xFFFFFFFF), (4, 1), (4, 0xFFFFFFFF), (8, length + 1), (8, 0xFFFFFFFF)):
+    for column, value in ((0, 1), (0, 0xFFFFFFFF), (4, 1), (4, 0xFFFFFFFF), (8, length + 1), (8, 0), (8, 0xFFFFFFFF)):
         index = searched((broken(data, columns + column, struct.pack("<I", value)), b"\1"))
         assert index.find(name) is None
         assert index.find_all(name) == []
@@ -285,7 +296,7 @@ def test_index_objects_merge() -> None:
 
 
 def test_a_plain_index_knows_lengths() -> None:
-    blobs = [(name_of(random.Random(i).randbytes(32)), (i * 1_000_003) % (1 << 32)) for i in range(3000)]
+    blobs = [(name_of(random.Random(i).randbytes(32)), (i * 1_000_003) % (1 << 32)) for i in range(1, 3000)]
     index = searched((build_plain_index(blobs), b"\1"))
     most = (1 << 32) - 1 - ROW - FOOTER
     for name, size in blobs:
@@ -351,3 +362,450 @@ def test_memory_that_is_taken_away_comes_back(large: tuple[Path, list[str]], map
     assert found == [index.find(name) for name in names]
     assert [place.part for place in found if place] == [number for number in range(10) for _ in range(200)]
     assert len(index.rows(3, 0, 100_000)) == 100_000
+
+
+# ---- packs, made by a Packer ----
+
+SECRET = bytes(range(32))
+KEY = oracle.OracleKey(SECRET)
+SIZE, LIMIT = 64 << 10, 8 << 10
+DirectoryAt = Callable[..., BlobDirectory]
+STEP = 1 << 20  # write/writer.pxi: bytes that are worth a write of a large blob
+
+
+class Read(NamedTuple):
+    """A pack, read by FORMAT.md."""
+
+    blobs: list[tuple[str, bytes]]
+    data: bytes
+
+    @property
+    def table(self) -> bytes:
+        return self.data[-FOOTER - ROW * len(self.blobs) : -FOOTER]
+
+    @property
+    def raw(self) -> bytes:
+        return hashlib.sha256(self.data).digest()
+
+
+def read_pack(view: memoryview) -> Read:
+    data = bytes(view)
+    digest, count, version, flags, magic = struct.unpack("<32sIHH8s", data[-FOOTER:])
+    assert (version, flags, magic) == (1, 0, b"pogpack1")
+    table = data[-FOOTER - ROW * count : -FOOTER]
+    assert digest == hashlib.sha256(table).digest()
+    blobs, at = [], 0
+    for raw, length, check in struct.iter_unpack("<32sI8s", table):
+        blobs.append((name_of(raw), data[at : at + length]))
+        assert hashlib.sha256(blobs[-1][1]).digest()[:8] == check
+        at += length
+    assert at + ROW * count + FOOTER == len(data)
+    return Read(blobs, data)
+
+
+class Packs:
+    """What `put` gets. Packs are read at once, since their memory is used again."""
+
+    def __init__(self) -> None:
+        self.packs: list[Read] = []
+
+    def __call__(self, pack: Pack) -> None:
+        read = read_pack(memoryview(pack))
+        assert (pack.blobs, pack.table) == (len(read.blobs), read.table)
+        self.packs.append(read)
+
+    @property
+    def blobs(self) -> dict[str, bytes]:
+        return {name: blob for pack in self.packs for name, blob in pack.blobs}
+
+    def index(self) -> bytearray:
+        return build_index(
+            [(pack.raw, DAY, len(pack.data)) for pack in self.packs], [pack.table for pack in self.packs]
+        )
+
+    def write(self, store: Path) -> None:
+        folder = store / "packs" / "2026-11-30"
+        folder.mkdir(parents=True, exist_ok=True)
+        for pack in self.packs:
+            (folder / name_of(pack.raw)).write_bytes(pack.data)
+
+
+def ones(packs: Packs) -> bytes:
+    return b"\1" * len(packs.packs)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> dict[Path, bytes]:
+    """Files of many lengths around the limit, most of them small, and one that has several chunks."""
+    chance = random.Random(11)
+    (tmp_path / "tree").mkdir()
+    sizes = [0, 1, LIMIT - 200, LIMIT, LIMIT + 1, 3 * STEP + 5, *(chance.randrange(1, LIMIT // 2) for _ in range(300))]
+    files = {tmp_path / "tree" / str(i): chance.randbytes(size) for i, size in enumerate(sizes)}
+    for path, content in files.items():
+        path.write_bytes(content)
+    return files
+
+
+def seal(
+    source: Iterable[Path], sinks: Sequence[Any], *, jobs: int = 4, frames: bool = True, chunk_size: int = 2 * STEP
+) -> tuple[list[list[str]], Sealer]:
+    paths = [os.fsencode(path) for path in source]
+    sealer = Sealer(SECRET, False, paths, sinks, chunk_size=chunk_size, level=1, jobs=jobs, frames=frames)
+    names: list[list[str]] = [[] for _ in paths]
+    with contextlib.closing(sealer.run()) as run:
+        for news in run:
+            names[news.file] += news.names
+    return names, sealer
+
+
+def assert_opens(names: list[list[str]], blobs: dict[str, bytes], files: dict[Path, bytes]) -> None:
+    for file_names, content in zip(names, files.values(), strict=True):
+        assert b"".join(oracle.open_file(KEY, [blobs[name]]) for name in file_names) == content
+
+
+@pytest.fixture
+def directory_at() -> Iterator[DirectoryAt]:
+    """Opens a directory for blobs, or a file that is none."""
+    with contextlib.ExitStack() as stack:
+
+        def open_(place: Path, path: str = "") -> BlobDirectory:
+            if not place.exists():
+                place.mkdir()
+            return BlobDirectory(stack.enter_context(opened(place)), True, path=path or str(place))
+
+        yield open_
+
+
+def files_in(store: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (store / "data").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("under", ["directory", "function"])
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_small_blobs_are_packed_and_large_ones_passed_on(
+    directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes], jobs: int, under: str
+) -> None:
+    put, kept = Packs(), {}
+    function = lambda name, view: kept.update({name: bytes(view)})  # noqa: E731
+    sink = directory_at(tmp_path / "store") if under == "directory" else function
+    packer = Packer(sink, PackIndex(), put, size=SIZE, limit=LIMIT)
+    names, _ = seal(tree, [packer], jobs=jobs)
+    assert all(sum(len(blob) for _, blob in pack.blobs) >= SIZE for pack in put.packs)
+    assert all(sum(len(blob) for _, blob in pack.blobs[:-1]) < SIZE for pack in put.packs)
+    before = len(put.packs)
+    idle = packer.idle()
+    assert idle is not None
+    assert 0 <= idle < 60
+    packer.flush()
+    packer.flush()
+    assert packer.idle() is None
+    assert len(put.packs) == before + 1 > 5
+    large = kept if under == "function" else files_in(tmp_path / "store")
+    assert all(len(blob) <= LIMIT for blob in put.blobs.values())
+    assert all(len(blob) > LIMIT for blob in large.values())
+    assert len(large) == 4  # two files that are longer with their headers, and two chunks
+    assert_opens(names, put.blobs | large, tree)
+    if jobs == 1:
+        order = [name for pack in put.packs for name, _ in pack.blobs]
+        small = [name for [name, *rest] in names if not rest and name in put.blobs]
+        assert order == small
+
+
+@pytest.mark.parametrize("frames", [True, False], ids=["frames", "stream"])
+@pytest.mark.parametrize("limit", [0, 100, STEP + STEP // 2, 3 * STEP])
+def test_a_blob_with_a_draft_is_never_packed(
+    directory_at: DirectoryAt, tmp_path: Path, limit: int, frames: bool
+) -> None:
+    """Chunks of two and three MiB, on both sides of the limit, with plain sinks beside the packed ones."""
+    files = {}
+    for i, size in enumerate((STEP, 2 * STEP - 4000, 5 * STEP, 20, 24 * STEP)):
+        files[tmp_path / str(i)] = os.urandom(size)
+    for path, content in files.items():
+        path.write_bytes(content)
+    for number, (chunk_size, mixed) in enumerate(itertools.product((2 * STEP, 32 * STEP), (True, False))):
+        put, other, kept = Packs(), Packs(), {}
+        function = lambda name, view, kept=kept: kept.update({name: bytes(view)})  # noqa: E731
+        one, two, three = (directory_at(tmp_path / f"{name}{number}") for name in ("one", "two", "three"))
+        packer = Packer(one, PackIndex(), put, size=8 * STEP, limit=limit)
+        other_packer = Packer(two, PackIndex(), other, size=SIZE, limit=LIMIT)
+        sinks = [packer, three, function, other_packer] if mixed else [packer, other_packer]
+        names, _ = seal(files, sinks, frames=frames, chunk_size=chunk_size, jobs=2)
+        packer.flush()
+        other_packer.flush()
+        assert all(len(blob) <= limit for blob in put.blobs.values())
+        assert all(len(blob) <= LIMIT for blob in other.blobs.values())
+        packed = put.blobs | files_in(tmp_path / f"one{number}")
+        assert packed == other.blobs | files_in(tmp_path / f"two{number}")
+        if mixed:
+            assert packed == kept == files_in(tmp_path / f"three{number}")
+        if frames:
+            assert_opens(names, packed, files)
+        else:
+            opens = [oracle.open_file(KEY, [packed[name] for name in file_names]) for file_names in names]
+            assert opens == list(files.values())
+
+
+def test_packed_and_plain_sinks_get_the_same_blobs(
+    directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes]
+) -> None:
+    put, other, kept = Packs(), Packs(), {}
+    packers = [
+        Packer(directory_at(tmp_path / "one"), PackIndex(), put, size=SIZE, limit=LIMIT),
+        Packer(
+            lambda name, view: kept.update({name: bytes(view)}), PackIndex(), other, size=SIZE // 3, limit=LIMIT // 2
+        ),
+    ]
+    names, _ = seal(tree, [packers[0], directory_at(tmp_path / "two"), packers[1]])
+    for packer in packers:
+        packer.flush()
+    everything = put.blobs | files_in(tmp_path / "one")
+    assert everything == other.blobs | kept == files_in(tmp_path / "two")
+    assert_opens(names, everything, tree)
+
+
+def test_what_packs_have_is_not_stored_again(
+    directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes]
+) -> None:
+    put, again = Packs(), Packs()
+    store = directory_at(tmp_path / "store")
+    packer = Packer(store, PackIndex(), put, size=SIZE, limit=LIMIT)
+    names, sealer = seal(tree, [packer])
+    packer.flush()
+    new = sealer.progress().blobs_new
+    index = PackIndex()
+    index.replace([(put.index(), ones(put))])
+    second = Packer(store, index, again, size=SIZE, limit=LIMIT)
+    assert all(second.holds(name) == len(blob) for name, blob in (put.blobs | files_in(tmp_path / "store")).items())
+    assert second.holds(name_of(bytes(32))) is None
+    found, sealer = seal(tree, [second])
+    assert found == names
+    assert (sealer.progress().blobs_new, sealer.progress().blobs_known) == (0, new)
+    second.flush()
+    assert again.packs == []
+    doubted = [name for name, _ in put.packs[0].blobs]
+    second.doubt(doubted)
+    assert second.holds(doubted[0]) is None
+    seal(tree, [second])
+    second.flush()
+    assert sorted(again.blobs) == sorted(doubted)
+    index.replace([(put.index(), ones(put)[:-1] + b"\2")])  # of another size: not relied on
+    second.doubt([])
+    assert second.holds(doubted[0]) in (None, len(put.blobs[doubted[0]]))
+    assert [second.holds(row.name) for row in index.rows(0, 0, 1 << 30)].count(None) > 0
+
+
+def test_a_blob_of_another_size_does_not_count(tmp_path: Path) -> None:
+    """An index that says a wrong length for a blob: it is stored."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    put = Packs()
+    packer = Packer(lambda name, view: None, PackIndex(), put, size=SIZE, limit=LIMIT)
+    [[name]], _ = seal([path], [packer])
+    packer.flush()
+    [blob] = put.blobs.values()
+    wrong = Described(bytes(32), [(base64.urlsafe_b64decode(name), len(blob) + 7)])
+    right = Described(bytes(31) + b"1", [(base64.urlsafe_b64decode(name), len(blob))])
+    for packs, stored in (([wrong], 1), ([right], 0), ([wrong, right], 0)):
+        index = searched((built(packs), b"\1" * len(packs)))
+        again = Packs()
+        packer = Packer(lambda name, view: None, index, again, size=SIZE, limit=LIMIT)
+        seal([path], [packer])
+        packer.flush()
+        assert len(again.packs) == stored
+
+
+def test_a_plain_index_is_asked_in_place_of_the_sink(tmp_path: Path, tree: dict[Path, bytes]) -> None:
+    class Asked:
+        def __init__(self) -> None:
+            self.blobs: dict[str, bytes] = {}
+            self.asked = 0
+
+        def __call__(self, name: str, view: memoryview) -> None:
+            self.blobs[name] = bytes(view)
+
+        def holds(self, name: str) -> int | None:
+            self.asked += 1
+            return len(self.blobs[name]) if name in self.blobs else None
+
+    sink, put = Asked(), Packs()
+    names, _ = seal(tree, [Packer(sink, PackIndex(), put, size=SIZE, limit=0)])
+    assert put.packs == []
+    assert sink.asked > 0
+    assert_opens(names, sink.blobs, tree)
+    again = Packer(sink, PackIndex(), put, size=SIZE, limit=LIMIT)
+    assert all(again.holds(name) == len(blob) for name, blob in sink.blobs.items())
+    seal(tree, [again])
+    again.flush()
+    assert put.packs == []
+    sink.asked = 0
+    some = dict(list(sink.blobs.items())[: len(sink.blobs) // 2])
+    plain = searched((build_plain_index([(name, len(blob)) for name, blob in some.items()]), b"\1"))
+    packer = Packer(sink, PackIndex(), put, size=SIZE, limit=1 << 30, plain=plain)
+    seal(tree, [packer])
+    packer.flush()
+    assert put.blobs.keys() == sink.blobs.keys() - some.keys()
+    assert sink.asked == 0
+    assert all(packer.holds(name) == len(blob) for name, blob in sink.blobs.items())
+    empty = searched((build_plain_index([]), b"\1"))
+    packer = Packer(sink, PackIndex(), put, size=SIZE, limit=LIMIT, plain=empty)
+    sink.asked, before = 0, dict(sink.blobs)
+    seal(tree, [packer])
+    assert sink.asked == sum(len(blob) > LIMIT for blob in before.values())
+    assert sink.blobs == before
+
+
+@pytest.mark.parametrize("error", [StoreError("no space"), OSError(28, "no space"), ZeroDivisionError("oops")])
+def test_a_put_that_raises_loses_the_sink(
+    directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes], error: Exception
+) -> None:
+    def put(pack: Pack) -> None:
+        raise error
+
+    bad = Packer(directory_at(tmp_path / "bad"), PackIndex(), put, size=SIZE, limit=LIMIT)
+    good = Packs()
+    packer = Packer(directory_at(tmp_path / "good"), PackIndex(), good, size=SIZE, limit=LIMIT)
+    if isinstance(error, ZeroDivisionError):
+        with pytest.raises(ZeroDivisionError):
+            seal(tree, [bad, packer])
+    else:
+        names, sealer = seal(tree, [bad, packer])
+        assert sealer.lost == {0: error}
+        packer.flush()
+        assert_opens(names, good.blobs | files_in(tmp_path / "good"), tree)
+    with pytest.raises(type(error)):
+        seal(tree, [Packer(directory_at(tmp_path / "alone"), PackIndex(), put, size=SIZE, limit=LIMIT)])
+    for blob in (bytes(LIMIT), bytes(LIMIT - 1)):
+        alone = Packer(directory_at(tmp_path / "alone"), PackIndex(), put, size=SIZE, limit=LIMIT)
+        alone(name_of(bytes(32)), blob)
+        with pytest.raises(type(error)):
+            alone.flush()
+        alone.flush()
+
+
+def test_a_sink_beneath_that_fails_is_lost(directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes]) -> None:
+    def refuse(name: str, view: memoryview) -> None:
+        raise StoreError("full")
+
+    put, good = Packs(), Packs()
+    packers = [
+        Packer(refuse, PackIndex(), put, size=SIZE, limit=LIMIT),
+        Packer(directory_at(tmp_path / "good"), PackIndex(), good, size=SIZE, limit=LIMIT),
+    ]
+    store = tmp_path / "file"
+    store.write_bytes(b"")
+    packers.append(Packer(directory_at(store, "there"), PackIndex(), Packs(), size=SIZE, limit=LIMIT))
+    names, sealer = seal(tree, packers)
+    assert sorted(sealer.lost) == [0, 2]
+    assert isinstance(sealer.lost[0], StoreError)
+    assert "there" in str(sealer.lost[2])
+    packers[1].flush()
+    assert_opens(names, good.blobs | files_in(tmp_path / "good"), tree)
+
+
+def test_packs_are_ended_while_workers_add(directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes]) -> None:
+    """`flush` at any moment: no blob is lost, none is in two packs."""
+    put, over = Packs(), threading.Event()
+    packer = Packer(directory_at(tmp_path / "store"), PackIndex(), put, size=SIZE, limit=LIMIT, max_blobs=50)
+
+    def flush() -> None:
+        while not over.is_set():
+            packer.flush()
+            packer.idle()
+
+    threads = [threading.Thread(target=flush) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        names, _ = seal(tree, [packer])
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+    packer.flush()
+    packed = [name for pack in put.packs for name, _ in pack.blobs]
+    assert len(packed) == len(set(packed)) == 303
+    assert max(len(pack.blobs) for pack in put.packs) <= 50
+    assert_opens(names, put.blobs | files_in(tmp_path / "store"), tree)
+
+
+def test_memory_of_a_pack_is_used_again_when_nobody_sees_it() -> None:
+    kept: list[Pack] = []
+    views: list[memoryview] = []
+    packer = Packer(lambda name, view: None, PackIndex(), kept.append, size=10_000, limit=1000, max_blobs=3)
+    written = {}
+    for i in range(30):
+        blob = bytes([i]) * 999
+        written[i] = blob
+        packer(name_of(bytes([i]) * 32), blob)
+        if len(kept) == 2:
+            views.append(memoryview(kept.pop()))  # the view keeps the pack
+            views.append(kept.pop().table)
+    for i, view in enumerate(views):
+        assert len(view) == (3 * 999 + 3 * ROW + FOOTER if i % 2 == 0 else 3 * ROW)
+    seen = [read_pack(view) for view in views[::2]]
+    del packer
+    assert [[blob for _, blob in pack.blobs] for pack in seen] == [
+        [written[i] for i in range(3 * first, 3 * first + 3)] for first in range(1, 10, 2)
+    ]
+    assert [read_pack(view) for view in views[::2]] == seen
+    with pytest.raises(TypeError):
+        views[0][0] = 1
+    with pytest.raises(TypeError):
+        Pack()
+
+
+def test_a_packer_that_cannot_be_is_refused() -> None:
+    sink = lambda name, view: None  # noqa: E731
+    index = PackIndex()
+    for sizes in (
+        {"size": 0, "limit": 1},
+        {"size": 1, "limit": 1, "max_blobs": 0},
+        {"size": 1 << 32, "limit": 1},
+        {"size": 1 << 31, "limit": 1 << 31},
+        {"size": 1 << 31, "limit": 1 << 30, "max_blobs": 1 << 25},
+        {"size": 1, "limit": (1 << 64) - 1},
+        {"size": 1, "limit": 1, "max_blobs": (1 << 64) - 1},
+    ):
+        with pytest.raises(ValueError, match="4 GiB"):
+            Packer(sink, index, print, **sizes)
+    packer = Packer(sink, index, print, size=SIZE, limit=LIMIT)
+    packer(name_of(bytes(32)), b"")  # no blob of a pack is empty
+    assert packer.idle() is None
+    with pytest.raises(ValueError, match="another one"):
+        Packer(packer, index, print, size=SIZE, limit=LIMIT)
+    with pytest.raises(ValueError, match="not a blob's name"):
+        packer("a", b"")
+    with pytest.raises(TypeError):
+        Packer(sink, None, print, size=SIZE, limit=LIMIT)  # type: ignore[arg-type]
+
+
+def test_a_sealer_that_is_stopped_or_freed_early_leaves_nothing(tmp_path: Path, tree: dict[Path, bytes]) -> None:
+    told = []
+
+    class Sink:
+        def __call__(self, name: str, view: memoryview) -> None: ...
+
+        def abandon(self) -> None:
+            told.append("abandoned")
+
+    put = Packs()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        packer = Packer(Sink(), PackIndex(), put, size=SIZE, limit=LIMIT)
+        paths = itertools.cycle([os.fsencode(path) for path in tree])
+        sealer = Sealer(SECRET, False, paths, [packer], chunk_size=STEP, level=1, jobs=4, frames=True)
+        with contextlib.closing(sealer.run()) as run:
+            next(run)
+        assert told.pop() == "abandoned"
+        packer.flush()  # what was added is whole
+        del sealer, packer
+        packer = Packer(Sink(), PackIndex(), put, size=SIZE, limit=LIMIT)
+        sealer = Sealer(SECRET, False, paths, [packer], chunk_size=STEP, level=1, jobs=4, frames=True)
+        run = sealer.run()
+        next(run)
+        del packer
+        run.close()
+        del sealer, run
+        gc.collect()
+        told.clear()
+    assert len(os.listdir("/proc/self/fd")) <= descriptors
