@@ -20,15 +20,18 @@ from typing import Any, NamedTuple
 import pytest
 
 from kit import oracle
-from kit.files import opened
+from kit.files import flip, opened
 from pogfast._engine import (
+    VERDICT,
     BlobDirectory,
+    Opener,
     Pack,
     Packer,
     PackIndex,
     Place,
     Row,
     Sealer,
+    Wanted,
     build_index,
     build_plain_index,
     check_index,
@@ -512,13 +515,14 @@ def test_small_blobs_are_packed_and_large_ones_passed_on(
 
 
 @pytest.mark.parametrize("frames", [True, False], ids=["frames", "stream"])
-@pytest.mark.parametrize("limit", [0, 100, STEP + STEP // 2, 3 * STEP])
+@pytest.mark.parametrize("limit", [0, STEP + STEP // 2, 3 * STEP, 30 * STEP])
 def test_a_blob_with_a_draft_is_never_packed(
     directory_at: DirectoryAt, tmp_path: Path, limit: int, frames: bool
 ) -> None:
     """Chunks of two and three MiB, on both sides of the limit, with plain sinks beside the packed ones."""
     files = {}
-    for i, size in enumerate((STEP, 2 * STEP - 4000, 5 * STEP, 20, 24 * STEP)):
+    largest = 24 if limit > 16 * STEP else 5  # memory beyond 16 MiB is given back once it is written
+    for i, size in enumerate((STEP, 2 * STEP - 4000, largest * STEP, 20)):
         files[tmp_path / str(i)] = os.urandom(size)
     for path, content in files.items():
         path.write_bytes(content)
@@ -728,6 +732,34 @@ def test_packs_are_ended_while_workers_add(directory_at: DirectoryAt, tmp_path: 
     assert_opens(names, put.blobs | files_in(tmp_path / "store"), tree)
 
 
+def test_a_pack_is_ended_only_when_its_blobs_are_whole() -> None:
+    """Blobs that take long to copy, from four threads, while a fifth ends packs."""
+    put, over = Packs(), threading.Event()
+    packer = Packer(lambda name, view: None, PackIndex(), put, size=16 * STEP, limit=2 * STEP)
+    blobs = {name_of(bytes([i]) * 32): bytes([i]) * (2 * STEP - i) for i in range(1, 61)}
+
+    def add(some: Iterable[str]) -> None:
+        for name in some:
+            packer(name, blobs[name])
+
+    def flush() -> None:
+        while not over.is_set():
+            packer.flush()
+
+    flushing = threading.Thread(target=flush)
+    adding = [threading.Thread(target=add, args=(list(blobs)[i::4],)) for i in range(4)]
+    for thread in [flushing, *adding]:
+        thread.start()
+    for thread in adding:
+        thread.join()
+    over.set()
+    flushing.join()
+    packer.flush()
+    packed = [(name, blob) for pack in put.packs for name, blob in pack.blobs]
+    assert len(packed) == len(blobs)
+    assert dict(packed) == blobs
+
+
 def test_memory_of_a_pack_is_used_again_when_nobody_sees_it() -> None:
     kept: list[Pack] = []
     views: list[memoryview] = []
@@ -809,3 +841,233 @@ def test_a_sealer_that_is_stopped_or_freed_early_leaves_nothing(tmp_path: Path, 
         gc.collect()
         told.clear()
     assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+# ---- reading packs of a directory ----
+
+NAMED = {value: name for name, value in VERDICT.items()}
+DAMAGE = {"bad header", "bad body", "bad name"}
+
+
+def restore(
+    source: BlobDirectory, target: Path, names: list[list[str]], contents: Iterable[bytes], *, jobs: int = 2
+) -> list[str]:
+    """Restores each file under its number, and returns the verdicts. No file may hold anything but its content."""
+    target.mkdir(exist_ok=True)
+    contents = list(contents)
+    with opened(target) as descriptor:
+        wanted = []
+        for i, (blobs, content) in enumerate(zip(names, contents, strict=True)):
+            sizes = [len(content[at : at + 2 * STEP]) for at in range(0, max(len(content), 1), 2 * STEP)]
+            assert len(sizes) == len(blobs)
+            wanted.append(Wanted(descriptor, str(i).encode(), blobs, sizes, len(content), 0, 0))
+        opener = Opener(SECRET, None, False, wanted, source, jobs=jobs)
+        with contextlib.closing(opener.run()) as run:
+            verdicts = [NAMED[news.verdict] for news in run]
+    for i, (verdict, content) in enumerate(zip(verdicts, contents, strict=True)):
+        path = target / str(i)
+        assert path.exists() == (verdict == "good")
+        assert not path.exists() or path.read_bytes() == content
+    return verdicts
+
+
+class Stored(NamedTuple):
+    """The tree in a store with packs, and what is needed to restore it."""
+
+    place: Path
+    blobs: BlobDirectory
+    packs: Packs
+    names: list[list[str]]
+    files: dict[Path, bytes]
+
+    def restored(self, parts: Sequence[tuple[bytes | bytearray, bytes]], **options: Any) -> list[str]:
+        refresh = options.pop("refresh", None)
+        self.blobs.read_packs(searched(*parts), refresh)
+        target = self.place / f"restored{len(list(self.place.iterdir()))}"
+        return restore(self.blobs, target, self.names, self.files.values(), **options)
+
+    def pack(self, number: int) -> Path:
+        return self.place / "packs" / "2026-11-30" / name_of(self.packs.packs[number].raw)
+
+    def lost_with(self, number: int) -> list[str]:
+        """The verdicts of a restore that lacks a pack, "-" where a file needs it."""
+        there = {name for name, _ in self.packs.packs[number].blobs}
+        return ["-" if there & set(names) else "good" for names in self.names]
+
+
+@pytest.fixture
+def stored(directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes]) -> Stored:
+    put = Packs()
+    blobs = directory_at(tmp_path / "store")
+    packer = Packer(blobs, PackIndex(), put, size=SIZE, limit=LIMIT)
+    names, _ = seal(tree, [packer])
+    packer.flush()
+    put.write(tmp_path / "store")
+    return Stored(tmp_path / "store", blobs, put, names, tree)
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_files_come_back_from_packs(stored: Stored, jobs: int) -> None:
+    index = stored.packs.index()
+    assert set(stored.restored([(index, ones(stored.packs))], jobs=jobs)) == {"good"}
+    assert set(stored.restored([(index, b"\2" * len(stored.packs.packs))], jobs=jobs)) == {"good"}
+    packed = stored.packs.blobs
+    without = ["not there" if names[0] in packed else "good" for names in stored.names]
+    assert stored.restored([(index, b"\0" * len(stored.packs.packs))], jobs=jobs) == without
+    assert stored.restored([], jobs=jobs) == without
+    stored.blobs.read_packs(None)
+    assert restore(stored.blobs, stored.place / "none", stored.names, stored.files.values()) == without
+
+
+@pytest.mark.parametrize("frames", [True, False], ids=["frames", "stream"])
+def test_large_blobs_come_back_from_packs(directory_at: DirectoryAt, tmp_path: Path, frames: bool) -> None:
+    """Chunks that are read in many pieces, and ahead, out of packs of several MiB."""
+    contents = {tmp_path / str(i): os.urandom(size) for i, size in enumerate((5 * STEP, STEP, 7 * STEP + 3))}
+    for path, content in contents.items():
+        path.write_bytes(content)
+    put, blobs = Packs(), directory_at(tmp_path / "store")
+    packer = Packer(blobs, PackIndex(), put, size=5 * STEP, limit=4 * STEP)
+    names, _ = seal(contents, [packer], frames=frames)
+    packer.flush()
+    put.write(tmp_path / "store")
+    assert not files_in(tmp_path / "store")
+    blobs.read_packs(searched((put.index(), ones(put))))
+    if frames:
+        assert restore(blobs, tmp_path / "out", names, contents.values()) == ["good"] * 3
+        return
+    wanted = [
+        Wanted(-1, b"", name, None, len(content), 0, 0) for name, content in zip(names, contents.values(), strict=True)
+    ]
+    assert [NAMED[news.verdict] for news in Opener(SECRET, None, False, wanted, blobs, jobs=3).run()] == ["good"] * 3
+
+
+def test_a_wrong_index_never_gives_wrong_bytes(stored: Stored) -> None:
+    """Offsets, lengths and pack numbers of other blobs, by chance: each file is right, or known to be lost."""
+    index, chance = stored.packs.index(), random.Random(5)
+    rows, packs = len(stored.packs.blobs), len(stored.packs.packs)
+    columns = len(index) - 12 * rows
+    lost = 0
+    for _ in range(12):
+        bad = bytearray(index)
+        for row in range(rows):
+            column, other = chance.randrange(3), chance.randrange(rows)
+            if chance.random() < 0.5:
+                at = columns + 4 * (column * rows + row)
+                near = struct.unpack_from("<I", bad, at)[0] + chance.choice([1, 8, 100])
+                far = struct.unpack_from("<I", index, columns + 4 * (column * rows + other))[0]
+                struct.pack_into("<I", bad, at, chance.choice([near, far, 0, chance.getrandbits(32)]))
+        with pytest.raises(ValueError, match="index object"):
+            check_index(bad)
+        verdicts = stored.restored([(bad, b"\1" * packs)])
+        assert set(verdicts) <= {"good", "not there", *DAMAGE}
+        lost += sum(verdict != "good" for verdict in verdicts)
+    assert lost > 100
+
+
+def test_an_index_that_exchanges_two_blobs_is_damage(stored: Stored) -> None:
+    index = stored.packs.index()
+    rows, at = len(stored.packs.blobs), HEADER + len(stored.packs.packs) * 48
+    fans = (len(index) - at - 44 * rows) // 8
+    names = at + 8 * fans
+    one, other = index[names : names + 32], index[names + 32 : names + 64]
+    assert other < index[names + 64 : names + 96]
+    swapped = bytearray(index)
+    for column in range(3):  # each has the other's span
+        first = names + 32 * rows + 4 * column * rows
+        swapped[first : first + 8] = index[first + 4 : first + 8] + index[first : first + 4]
+    verdicts = stored.restored([(swapped, ones(stored.packs))])
+    bad = {name_of(bytes(one)), name_of(bytes(other))}
+    assert verdicts == ["bad name" if names[0] in bad else "good" for names in stored.names]
+
+
+def test_a_pack_that_is_gone_is_looked_for_once_more(stored: Stored) -> None:
+    index = PackIndex()
+    stored.pack(0).rename(stored.place / "elsewhere")
+    lost = stored.lost_with(0)
+    asked: list[int] = []
+    stored_index, there = stored.packs.index(), ones(stored.packs)
+
+    def refresh() -> bool:
+        asked.append(1)
+        return False
+
+    gone = [verdict.replace("-", "not there") for verdict in lost]
+    assert stored.restored([(stored_index, there)], refresh=refresh) == gone
+    assert len(asked) == lost.count("-")
+    second = Described(stored.packs.packs[0].raw[::-1], [])
+    moved = stored.place / "packs" / "2027-01-02"
+    moved.mkdir()
+    (stored.place / "elsewhere").rename(moved / name_of(second.raw))
+    pack = stored.packs.packs[0]
+    new = build_index([(second.raw, 20270102, len(pack.data))], [pack.table])
+
+    def find() -> bool:
+        asked.append(1)
+        states = bytes(raw != pack.raw for raw in sorted(pack.raw for pack in stored.packs.packs))
+        index.replace([(stored_index, states), (new, b"\1")])
+        return True
+
+    asked.clear()
+    index.replace([(stored_index, there)])
+    stored.blobs.read_packs(index, find)
+    target = stored.place / "found"
+    assert set(restore(stored.blobs, target, stored.names, stored.files.values(), jobs=1)) == {"good"}
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("error", [StoreError("cannot list"), ZeroDivisionError("oops")])
+def test_a_refresh_that_raises_finds_nothing(stored: Stored, error: Exception) -> None:
+    def refresh() -> bool:
+        raise error
+
+    stored.pack(1).unlink()
+    gone = [verdict.replace("-", "not there") for verdict in stored.lost_with(1)]
+    assert stored.restored([(stored.packs.index(), ones(stored.packs))], refresh=refresh) == gone
+
+
+def test_a_blob_of_a_lost_pack_is_read_by_itself(stored: Stored) -> None:
+    """As `unpack` leaves it: the index still names the pack."""
+    stored.pack(0).unlink()
+    for name, blob in stored.packs.packs[0].blobs:
+        stored.blobs.put(name, blob)
+    asked: list[int] = []
+    index = stored.packs.index()
+    assert set(stored.restored([(index, ones(stored.packs))], refresh=lambda: bool(asked.append(1)))) == {"good"}
+    assert asked == []
+
+
+def test_damage_in_a_pack_costs_that_blob_alone(stored: Stored) -> None:
+    path = stored.pack(1)
+    (first, blob), (second, _) = stored.packs.packs[1].blobs[:2]
+    flip(path, len(blob) // 2)
+    verdicts = stored.restored([(stored.packs.index(), ones(stored.packs))])
+    assert verdicts == ["bad body" if names[0] == first else "good" for names in stored.names]
+    path.write_bytes(path.read_bytes()[: len(blob) + 20])  # cut within the second one
+    verdicts = stored.restored([(stored.packs.index(), ones(stored.packs))])
+    cut = {name for name, _ in stored.packs.packs[1].blobs[1:]}
+    assert second in cut
+    for names, verdict in zip(stored.names, verdicts, strict=True):
+        assert verdict == ("bad body" if names[0] == first else "not there" if names[0] in cut else "good")
+
+
+def test_only_regular_files_that_no_link_leads_to_are_packs(stored: Stored) -> None:
+    index = stored.packs.index()
+    expected = [verdict.replace("-", "not there") for verdict in stored.lost_with(0)]
+    path = stored.pack(0)
+    path.rename(stored.place / "elsewhere")
+    path.symlink_to(stored.place / "elsewhere")
+    parts = [(index, ones(stored.packs))]
+    assert stored.restored(parts) == expected
+    path.unlink()
+    path.mkdir()
+    assert stored.restored(parts) == expected
+    path.rmdir()
+    os.mkfifo(path)
+    assert stored.restored(parts) == expected
+    path.unlink()
+    (stored.place / "elsewhere").rename(path)
+    assert set(stored.restored(parts)) == {"good"}
+    path.parent.rename(stored.place / "day")
+    path.parent.symlink_to(stored.place / "day")
+    packed = stored.packs.blobs
+    assert stored.restored(parts) == ["not there" if names[0] in packed else "good" for names in stored.names]
