@@ -24,7 +24,15 @@ from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, No
 from pogfast.stores.local import MAX_MANIFEST, check_size
 from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_mark, is_path
 from pogfast.stores.service import ObjectInfo, Service, TransientError
-from pogfast.stores.traffic import MAX_IN_FLIGHT, Download, InFlightLimit, Prefetcher, PrefetchingSource, UploadQueue
+from pogfast.stores.traffic import (
+    MAX_IN_FLIGHT,
+    Download,
+    InFlightLimit,
+    Prefetcher,
+    PrefetchingSource,
+    RangeDownload,
+    UploadQueue,
+)
 from pogfast.system.retries import RETRIED
 
 if TYPE_CHECKING:
@@ -94,6 +102,11 @@ class RemoteStore:
     @property
     def identity(self) -> str:
         return self.service.identity
+
+    @property
+    def in_flight(self) -> InFlightLimit:
+        """Limits the bytes of downloads."""
+        return self._in_flight
 
     @property
     def requests(self) -> dict[str, int]:
@@ -203,11 +216,27 @@ class RemoteStore:
             raise MissingBlob(f"{path} is missing from {self.label}")
         return data
 
-    def fetch_range(self, path: str, start: int, size: int, urgent: Callable[[], bool]) -> bytearray | None:
+    def fetch_range(
+        self,
+        path: str,
+        start: int,
+        size: int,
+        urgent: Callable[[], bool],
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> bytearray | None:
         """Reads a range of an object; returns None if the object is missing. Unless it is `urgent`, waits for memory.
-        Raises CorruptBlob and StoreError."""
-        reading = Download(self.service, path, self._in_flight, size, urgent, (start, start + size))
-        return self._with_retries(reading.go_on, lambda: reading.reached)
+        After abandon it ends in the middle unless it is still `wanted`. Raises CorruptBlob, StoreError, and what
+        `urgent` raises."""
+
+        def check() -> None:
+            if self._abandoned.is_set() and not wanted():
+                raise TransientError(f"{self.label}: {path} is not read any further")
+
+        reading = RangeDownload(self.service, path, self._in_flight, (start, start + size), urgent, check)
+        try:
+            return self._with_retries(reading.go_on, lambda: reading.reached)
+        finally:
+            reading.data = None  # the frames of an error would keep it
 
     def _fetch_blob(self, name: str, urgent: Callable[[], bool]) -> bytearray | None:
         return self._fetch(blob_path(name), MAX_BLOB, urgent)

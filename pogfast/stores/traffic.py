@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pogfast.errors import CorruptBlob
 from pogfast.stores.protocols import BlobSink, CanAbandon, CanPrefetch
@@ -19,6 +19,8 @@ from pogfast.stores.service import PIECE, Body, InvalidResponse, Service, Transi
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
+
+Key = TypeVar("Key")
 
 # Bytes in flight at most, in either direction; a single larger blob may always be.
 MAX_IN_FLIGHT = 150 * 10**6
@@ -29,7 +31,7 @@ MAX_STALLS = 5
 
 
 class Download:
-    """The download of an object, or of a range of it, which resumes after interruptions."""
+    """The download of an object, which resumes after interruptions."""
 
     def __init__(
         self,
@@ -38,16 +40,15 @@ class Download:
         in_flight: InFlightLimit,
         limit: int,
         urgent: Callable[[], bool],
-        within: tuple[int, int] | None = None,
     ) -> None:
-        """Reads at most `limit` bytes, or exactly the bytes from `within[0]` up to `within[1]`, exclusive."""
+        """Reads at most `limit` bytes."""
         self.service = service
         self.path = path
         self.in_flight = in_flight
         self.limit = limit
         self.urgent = urgent
-        self.start = within[0] if within else 0
-        self.end = within[1] if within else None
+        self.start = 0
+        self.end: int | None = None  # of a range
         self.whole: int | None = None  # bytes of the whole object
         self.data: InFlightBuffer | None = None
         self.size: int | None = None
@@ -62,7 +63,7 @@ class Download:
             body = self.service.open(self.path, self.start + self.got, self.end)
         except InvalidResponse as error:
             self._stall(str(error))
-            self.data, self.size, self.got = None, None, 0
+            self._restart()
             raise
         if body is None:
             return None
@@ -81,6 +82,7 @@ class Download:
             self._begin(body.size)
         assert self.data is not None
         while self.size is None or self.got < self.size:
+            self._check()
             self._make_room(self.data)
             with memoryview(self.data) as view:
                 n = body.readinto(view[self.got : self.got + PIECE])
@@ -94,21 +96,26 @@ class Download:
         del self.data[self.got :]
         return self.data
 
-    def _begin(self, whole: int | None) -> None:
-        size = whole
-        if self.end is not None:
-            if whole is not None and whole < self.end:
-                what = f"ends at byte {whole:,}, and has to have {self.end:,}"
-                raise CorruptBlob(f"{self.path} in {self.service.label} {what}")
-            size = self.end - self.start
+    def _begin(self, size: int | None) -> None:
         if size is not None and size > self.limit:
             what = f"has {size:,} bytes, more than the {self.limit:,} that are read"
             raise CorruptBlob(f"{self.path} in {self.service.label} {what}")
-        if self.got:  # another object now, of which the beginning was not read
-            self.data, self.size, self.got = None, None, 0
-            raise TransientError(f"{self.path} in {self.service.label} changes while it is read")
+        self._check_unchanged()
         self.in_flight.acquire(size or 0, self.urgent)  # before the memory is allocated: that touches all of it
-        self.data, self.size, self.whole = InFlightBuffer(self.in_flight, size or 0), size, whole
+        self.data, self.size, self.whole = InFlightBuffer(self.in_flight, size or 0), size, size
+
+    def _check(self) -> None:
+        """Is called before each read."""
+
+    def _check_unchanged(self) -> None:
+        """Raises TransientError if this is another object than the one of which the beginning was read."""
+        if self.got:
+            self._restart()
+            raise TransientError(f"{self.path} in {self.service.label} changes while it is read")
+
+    def _restart(self) -> None:
+        """Drops what was read."""
+        self.data, self.size, self.got = None, None, 0
 
     def _make_room(self, data: bytearray) -> None:
         """Allocates memory for the next piece. A size that a service announces is not trusted beyond MAX_TRUSTED
@@ -127,6 +134,48 @@ class Download:
             raise CorruptBlob(f"{why}, {MAX_STALLS} times")
 
 
+class RangeDownload(Download):
+    """The download of a range of an object. Its memory is waited for before anything is requested."""
+
+    def __init__(
+        self,
+        service: Service,
+        path: str,
+        in_flight: InFlightLimit,
+        within: tuple[int, int],
+        urgent: Callable[[], bool],
+        check: Callable[[], None],
+    ) -> None:
+        """Reads the bytes from `within[0]` up to `within[1]`, exclusive. `check` raises if nobody wants them any
+        more."""
+        self.check = check
+        size = within[1] - within[0]
+        super().__init__(service, path, in_flight, size, urgent)
+        self.start, self.end = within
+        in_flight.acquire(size, urgent)
+        self.data, self.size = InFlightBuffer(in_flight, size), size
+        self.whole = None
+
+    def go_on(self) -> bytearray | None:
+        self.check()
+        return super().go_on()
+
+    def _begin(self, size: int | None) -> None:
+        assert self.end is not None
+        if size is not None and size < self.end:
+            what = f"ends at byte {size:,}, and has to have {self.end:,}"
+            raise CorruptBlob(f"{self.path} in {self.service.label} {what}")
+        self._check_unchanged()
+        self.whole = size
+
+    def _check(self) -> None:
+        self.check()
+
+    def _restart(self) -> None:
+        """Starts again in the same memory."""
+        self.whole, self.got = None, 0
+
+
 class InFlightBuffer(bytearray):
     """A buffer that counts as in flight until it is freed."""
 
@@ -139,18 +188,29 @@ class InFlightBuffer(bytearray):
 
 
 class InFlightLimit:
-    """Limits the bytes in flight."""
+    """Limits the bytes in flight. Those who wait get memory in the order in which they came."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
         self.changed = threading.Condition()
+        self.waiting: list[object] = []
 
     def acquire(self, size: int, urgent: Callable[[], bool] = lambda: False) -> None:
-        """Waits until `size` more bytes are within the limit, or until `urgent` returns True."""
+        """Waits until `size` more bytes are within the limit, or until `urgent` returns True. Raises what `urgent`
+        raises."""
         with self.changed:
-            self.changed.wait_for(lambda: self.bytes == 0 or self.bytes + size <= self.limit or urgent())
-            self.bytes += size
+            ticket = object()
+            self.waiting.append(ticket)
+            try:
+                self.changed.wait_for(lambda: (self.waiting[0] is ticket and self._has_room(size)) or urgent())
+                self.bytes += size
+            finally:
+                self.waiting.remove(ticket)
+                self.changed.notify_all()
+
+    def _has_room(self, size: int) -> bool:
+        return self.bytes == 0 or self.bytes + size <= self.limit
 
     def recheck(self) -> None:
         """Has those who wait check again whether they are urgent."""
@@ -169,22 +229,23 @@ class InFlightLimit:
             self.changed.notify_all()
 
 
-class Prefetcher:
-    """Prefetches blobs. A blob that is asked for does not wait for memory: blobs that are needed later may have it."""
+class Prefetcher(Generic[Key]):
+    """Prefetches blobs, or pieces of packs. One that is asked for does not wait for memory: those that are needed later
+    may have it."""
 
     def __init__(
-        self, fetch: Callable[[str, Callable[[], bool]], bytearray | None], in_flight: InFlightLimit, parallel: int
+        self, fetch: Callable[[Key, Callable[[], bool]], bytearray | None], in_flight: InFlightLimit, parallel: int
     ):
         self.fetch = fetch
         self.in_flight = in_flight
         self.parallel = parallel
         self.lock = threading.Lock()
-        self.waiting: Iterator[str] = iter(())
-        self.futures: dict[str, Future[bytearray | None]] = {}
-        self.requested: set[str] = set()
+        self.waiting: Iterator[Key] = iter(())
+        self.futures: dict[Key, Future[bytearray | None]] = {}
+        self.requested: set[Key] = set()
         self.threads: ThreadPoolExecutor | None = None
 
-    def prefetch(self, names: Iterable[str]) -> None:
+    def prefetch(self, names: Iterable[Key]) -> None:
         """Replaces the blobs to prefetch by these, in this order."""
         with self.lock:
             for future in self.futures.values():
@@ -195,7 +256,7 @@ class Prefetcher:
             self.threads = self.threads or ThreadPoolExecutor(self.parallel, "pogfast-download")
             self._fill(self.threads)
 
-    def take(self, name: str) -> bytearray | None:
+    def take(self, name: Key) -> bytearray | None:
         """Returns a blob, prefetched or not; None if it is missing."""
         with self.lock:
             self.requested.add(name)
