@@ -886,17 +886,20 @@ def services(
     b2_realm: str | None = None,
     storage_class: str | None = None,
     object_lock: Lock | str | None = None,
+    packs: Size | Literal["yes"] | None = None,
     parallel: int | None = None,
     retry_for: Seconds | None = None,
 ) -> Iterator[None]:
-    """Sets options of S3 and B2 services during a with-block; None leaves an option unchanged. Raises UsageError."""
-    from pogfast.stores.settings import Lock, using
+    """Sets options of stores, most of them of S3 and B2 services, during a with-block; None leaves an option unchanged.
+    `packs` is the size of packs that stores get which are written to, or "yes". Raises UsageError."""
+    from pogfast.stores.settings import Lock, parse_packs, using
 
     words = {
         "s3_endpoint": s3_endpoint,
         "b2_realm": b2_realm,
         "storage_class": storage_class,
         "object_lock": Lock.parse(object_lock) if isinstance(object_lock, str) else object_lock,
+        "packs": None if packs is None else parse_packs("packs", str(packs)),
         "parallel": parallel,
         "retry_for": None if retry_for is None else _seconds("retry_for", retry_for, bare=True),
     }

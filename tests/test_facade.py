@@ -53,7 +53,7 @@ def names_of(options: Callable[[Any], Any]) -> set[str]:
     return {str(parameter.name) for parameter in probe.params}
 
 
-KEYS, SERVICES = names_of(key_options), names_of(service_options) | {"storage_class", "object_lock"}
+KEYS, SERVICES = names_of(key_options), names_of(service_options) | {"storage_class", "object_lock", "packs"}
 DISPLAY = {"quiet", "verbose", "json", "debug", "help"}
 
 

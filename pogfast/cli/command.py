@@ -14,7 +14,7 @@ import click
 from pogfast.cli.output import Output
 from pogfast.console import check_values
 from pogfast.errors import PogfastError, UsageError
-from pogfast.system.retries import RETRIED
+from pogfast.system.notices import IGNORED, RETRIED
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -123,6 +123,7 @@ class Verb(_Command):
             if not (each.is_flag or each.count or isinstance(each.flag_value, str))
             for name in each.opts
         }
+        args = _with_values(args, options)
         check_values(args, [name for each in options for name in (*each.opts, *each.secondary_opts)], valued)
         rest = super().parse_args(ctx, args)
         for each in self.params if not ctx.resilient_parsing else ():
@@ -136,9 +137,23 @@ class Verb(_Command):
         output = ctx.ensure_object(Output)
         output.check()
         RETRIED.set(output.retried)
+        IGNORED.set(output.warning)
         result = super().invoke(ctx)
         output.print_retries()
         return result
+
+
+def _with_values(args: list[str], options: Sequence[click.Option]) -> list[str]:
+    """Returns the arguments, in which --packs and its like have the value that they have alone: only =SIZE gives
+    another, since the next argument is a path."""
+    alone = {
+        name: each.flag_value
+        for each in options
+        if isinstance(each.flag_value, str) and not isinstance(each.type, click.Choice)
+        for name in each.opts
+    }
+    end = args.index("--") if "--" in args else len(args)
+    return [f"{arg}={alone[arg]}" if arg in alone else arg for arg in args[:end]] + args[end:]
 
 
 def verb(

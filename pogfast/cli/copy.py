@@ -17,6 +17,7 @@ from pogfast.cli.options import (
     key_options,
     object_lock_option,
     optional_key,
+    packs_option,
     require_archive,
     require_store,
     service_options,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 @service_options
 @storage_class_option
 @object_lock_option
+@packs_option
 def copy(output: Output, source: str, target: str | None, archives: tuple[str, ...], **options: Any) -> None:
     """Copy archives from one store to another.
 

@@ -19,6 +19,7 @@ from pogfast.cli.options import (
     key_of,
     key_options,
     object_lock_option,
+    packs_option,
     service_options,
     storage_class_option,
     tag_option,
@@ -135,6 +136,7 @@ if TYPE_CHECKING:
 @service_options
 @storage_class_option
 @object_lock_option
+@packs_option
 def create(output: Output, paths: tuple[str, ...], to: str | None, **options: Any) -> None:
     """Create an archive of files and directories.
 

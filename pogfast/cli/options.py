@@ -79,6 +79,33 @@ storage_class_option = _service(
 )
 
 
+def _set_packs(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and not context.resilient_parsing:
+        from pogfast.stores.settings import parse_packs
+
+        _set(context, parameter, parse_packs("--packs", value))
+
+
+class _WithValue(click.Option):
+    """An option that has a value of its own, or one behind =."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return record and (record[0].replace(" [=", "[="), record[1])
+
+
+packs_option = click.option(
+    "--packs",
+    cls=_WithValue,
+    metavar="[=SIZE]",
+    is_flag=False,
+    flag_value="yes",
+    expose_value=False,
+    callback=_set_packs,
+    help="Store small blobs together in packs, of 32 MiB or SIZE; the store is remembered to have packs.",
+)
+
+
 def tag_option(help: str) -> Callable[[Any], Any]:
     """Returns the option --tag; --tag a,b and --tag a --tag b are the same in every verb."""
     return click.option("--tag", "tags", metavar="TAG[,TAG]", multiple=True, callback=split_commas, help=help)

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable
 
 from pogfast.errors import NoSuchArchive, StoreLost, UsageError
-from pogfast.stores import local_path, open_each, open_service, open_store
+from pogfast.stores import local_path, open_each, open_service, open_store, with_packs
 from pogfast.stores.addresses import check_directory, parse_service
 from pogfast.stores.local import LocalStore
 from pogfast.stores.names import MANIFEST
@@ -74,11 +74,11 @@ def open_stored(text: str) -> tuple[Store, str] | None:
     scheme, _, rest = text.partition(":")
     if rest and scheme in CLOUDS:
         bucket, _, name = rest.rpartition("/")
-        return open_service(service_of(f"{scheme}:{bucket}") or ""), name
+        return with_packs(open_service(service_of(f"{scheme}:{bucket}") or "")), name
     if not text.startswith("local:"):
         return None
     directory, name = _find_local(text)
-    return LocalStore.open(directory, fan_out=True), name
+    return with_packs(LocalStore.open(directory, fan_out=True)), name
 
 
 def _find_local(text: str) -> tuple[str, str]:
@@ -108,7 +108,7 @@ def _find_local(text: str) -> tuple[str, str]:
 def open_backup(word: str) -> Store:
     """Opens the store of pog-cleanup's --backup. Raises UsageError, StoreError and NoSuchArchive."""
     cloud = service_of(word)
-    return open_service(cloud) if cloud else open_store("." if word == "local" else word)
+    return with_packs(open_service(cloud)) if cloud else open_store("." if word == "local" else word)
 
 
 def service_of(word: str) -> str | None:

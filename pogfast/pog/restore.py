@@ -85,7 +85,8 @@ def restore(
     jobs: int,
     report: Report,
 ) -> Summary:
-    """Restores the entries `names` (None: all) below `into`, in the order of the manifest, replacing existing files.
+    """Restores the entries `names` (None: all) below `into`, in the order in which the store is read fastest, and
+    replaces existing files.
 
     With `consume`, a blob in the working directory is deleted once every entry that needs it is on the disk, and the
     manifest once all are. Nothing is deleted from a store, where other archives may need the blobs. Problems with
@@ -112,9 +113,8 @@ def restore(
 
         places = _places(opened, names)
         with contextlib.closing(restore_places(places, ask, key, store.source, jobs, directories)) as results:
-            for place in places:
+            for place, result in results:
                 report.file(place.number + 1, len(opened.entries), place.name)
-                result = next(results)
                 if isinstance(result, PogfastError):
                     tell(result)
                     continue

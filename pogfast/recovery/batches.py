@@ -1,7 +1,8 @@
 """Restores files from blobs, in batches: the engine writes each under a temporary name and then renames it.
 
 Used by `pogfast restore` and `pog --decrypt`. The caller says what to do with each file, files/directories.py opens the
-directories, and the engine decrypts, verifies and writes. Results come in the order of the places.
+directories, and the engine decrypts, verifies and writes. Results come in the order of the places, or in that in which
+the source is read fastest.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pogfast.files.unfinished import temporary_prefix
 from pogfast.keys import Key
 from pogfast.recovery.plan import Place
 from pogfast.stores.fetching import prefetch
+from pogfast.stores.protocols import CanOrder
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -59,8 +61,8 @@ def restore_places(
     directories: Directories,
     watch: Callable[[Callable[[], int]], None] = lambda written: None,
     finisher: Finisher | None = None,
-) -> Generator[Opened | Outcome | PogfastError, None, None]:
-    """Restores files. Yields the result of each place in order: Opened if the file is complete and has its name.
+) -> Generator[tuple[Place, Opened | Outcome | PogfastError], None, None]:
+    """Restores files. Yields each place with its result: Opened if the file is complete and has its name.
 
     `prepare` returns what the engine is to do, or an outcome if nothing is to be done. A batch is prepared while the
     engine works on the one before. `watch` is called with a function that returns how many uncompressed bytes of the
@@ -72,10 +74,10 @@ def restore_places(
     files = FIRST_FILES if isinstance(blobs, BlobDirectory) else MAX_FILES
     try:
         for batch in _batches(places, max(1, directories.max_open // 2), files):
-            prepared = [_prepared(prepare, place) for place in batch]
+            prepared = _in_order(blobs, [(place, _prepared(prepare, place)) for place in batch])
             if running is not None:
                 yield from running.results(finisher)
-            running = _Batch(batch, prepared, key, blobs, jobs)
+            running = _Batch(prepared, key, blobs, jobs)
             watch(running.opener.written)
             if finisher is not None:
                 finisher.flush()
@@ -106,36 +108,44 @@ def _batches(places: Iterable[Place], most_directories: int, files: int) -> Iter
         yield batch
 
 
+def _in_order(
+    blobs: BlobDirectory | Callable[[str], Buffer], prepared: list[tuple[Place, Wanted | Outcome | PogfastError]]
+) -> list[tuple[Place, Wanted | Outcome | PogfastError]]:
+    """Returns the files of a batch in the order in which their blobs are read fastest."""
+    if not isinstance(blobs, CanOrder):
+        return prepared
+    groups = [wanted.blobs if isinstance(wanted, Wanted) else () for _, wanted in prepared]
+    return [prepared[position] for position in blobs.order(groups)]
+
+
 class _Batch:
     """Files that the engine works on."""
 
     def __init__(
         self,
-        places: Sequence[Place],
-        prepared: Sequence[Wanted | Outcome | PogfastError],
+        prepared: Sequence[tuple[Place, Wanted | Outcome | PogfastError]],
         key: Key,
         blobs: BlobDirectory | Callable[[str], Buffer],
         jobs: int,
     ) -> None:
-        self.places = places
         self.prepared = prepared
-        files = [wanted for wanted in prepared if isinstance(wanted, Wanted)]
+        files = [wanted for _, wanted in prepared if isinstance(wanted, Wanted)]
         prefetch(blobs, (blob for wanted in files for blob in wanted.blobs))
         temporary = temporary_prefix()
         self.opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary)
         self.opener.start()
 
-    def results(self, finisher: Finisher | None) -> Iterator[Opened | Outcome | PogfastError]:
-        """Yields the result of each place. Raises StoreError."""
+    def results(self, finisher: Finisher | None) -> Iterator[tuple[Place, Opened | Outcome | PogfastError]]:
+        """Yields each place with its result. Raises StoreError."""
         with contextlib.closing(self.opener.run()) as run:
-            for place, wanted in zip(self.places, self.prepared, strict=True):
+            for place, wanted in self.prepared:
                 if not isinstance(wanted, Wanted):
-                    yield wanted
+                    yield place, wanted
                     continue
                 result = _result(place.name, wanted.blobs, next(run))
                 if finisher is not None and isinstance(result, Opened):
                     finisher.add(place, wanted)
-                yield result
+                yield place, result
 
 
 def _prepared(prepare: Callable[[Place], Wanted | Outcome], place: Place) -> Wanted | Outcome | PogfastError:

@@ -120,7 +120,7 @@ class Run:
         damaged: list[Place] = []
         blocked: list[Place] = []
         with contextlib.closing(self._restored(places, self.blobs)) as results:
-            for place, result in zip(places, results, strict=True):  # to its end: the last files get their times there
+            for place, result in results:  # to its end: the last files get their times there
                 if self.good and isinstance(result, DamageError):
                     damaged.append(place)
                 elif isinstance(result, _Blocked):
@@ -129,14 +129,14 @@ class Run:
                     self._finish(place, result, place.size)
         if self.good:
             with contextlib.closing(self._restored(damaged, self.good)) as results:
-                for place, result in zip(damaged, results, strict=True):
+                for place, result in results:
                     self._finish(place, result, place.size)
         if blocked:
             self._restore_files(list(self._unblocked(blocked)))
 
     def _restored(
         self, places: Sequence[Place], blobs: BlobDirectory | Callable[[str], Buffer]
-    ) -> Generator[Opened | Outcome | PogfastError, None, None]:
+    ) -> Generator[tuple[Place, Opened | Outcome | PogfastError], None, None]:
         times = None if self.options.no_sync else Times(self.directories, self.mtimes, self.reporter.missed)
         return restore_places(places, self._prepare, self.key, blobs, self.jobs, self.directories, self._watch, times)
 

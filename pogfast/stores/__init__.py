@@ -13,12 +13,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, overload
 
-from pogfast.errors import NoSuchArchive, StoreError, StoreLost, UsageError
+from pogfast.errors import MissingBlob, NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
 from pogfast.stores.addresses import check_directory, is_service, parse_service
 from pogfast.stores.local import LocalStore, is_flat
-from pogfast.stores.names import MANIFEST, PACKS, PARTIAL, REMOVED, STORE_FILE, Stored, is_partial, is_removed
+from pogfast.stores.names import (
+    MANIFEST,
+    MAX_SETTINGS,
+    PACKS,
+    PARTIAL,
+    REMOVED,
+    SETTINGS,
+    Stored,
+    is_partial,
+    is_removed,
+)
 from pogfast.stores.protocols import HoldsPacks, Store, Target
+from pogfast.stores.service import AccessDenied
 
 if TYPE_CHECKING:
     from pogfast.stores.remote import RemoteStore
@@ -66,7 +77,9 @@ def _look_for_store(word: str) -> None:
     with contextlib.closing(store):
         if store.manifests() or store.marks() or next(iter(store.blob_names()), None) is not None:
             return
-        if isinstance(store, HoldsPacks) and any(next(store.objects(name), None) for name in (STORE_FILE, PACKS)):
+        if not isinstance(store, HoldsPacks):
+            return  # it says of itself that it has packs
+        if next(store.objects(PACKS), None) is not None:
             return
         if not isinstance(store, LocalStore) or not store.has_folder():
             raise NoSuchArchive(f"no store at {store.label}, and it must exist", hint="is the disk mounted?")
@@ -114,18 +127,48 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
         raise UsageError("the name of the store is empty", hint="name a directory")
     _check_address(text)
     if is_service(text):
-        return open_service(text, create=create)
+        return with_packs(open_service(text, create=create), create=create)
     path = local_path(text) if text.startswith("local:") else text
     path = path.rstrip("/") or "/"
     if os.path.isfile(path):
         return _open_program(text, path, create)
     flat = is_flat(path)
     if not create:
-        return LocalStore.open(path, fan_out=not flat)
+        return with_packs(LocalStore.open(path, fan_out=not flat))
     store = LocalStore.create(path, fan_out=not flat)
     if not flat:
         store.make_folder()
-    return store
+    return with_packs(store, create=True)
+
+
+def with_packs(store: LocalStore | RemoteStore, *, create: bool = False) -> Store:
+    """Returns an opened store as one with packs, if it has any; with `create` it gets them if the settings say so.
+    Raises StoreError, and UsageError for a flat store, which has none."""
+    size = settings.current().packs if create else None
+    if isinstance(store, LocalStore) and not store.fan_out:
+        if size is not None:
+            raise UsageError(f"{store.label} is a flat store, as pog writes it: it cannot have packs")
+        return store
+    found = _settings_of(store, create)
+    if size is None and found is None:
+        return store
+    from pogfast.stores.packs import opening  # imported here: most stores have no packs
+
+    return opening.with_packs(store, found, size)
+
+
+def _settings_of(store: LocalStore | RemoteStore, create: bool) -> bytes | None:
+    """Returns what a store says of its packs, None if it has none. Raises StoreError."""
+    try:
+        return bytes(store.get_object(SETTINGS, MAX_SETTINGS))
+    except MissingBlob:
+        return None
+    except AccessDenied as error:
+        # Without permission to list, S3 says this of a missing object. Without permission to read, a listing tells.
+        if create and store.named(SETTINGS):
+            hint = "a store with packs is written to with permission to read its indexes"
+            raise StoreError(f"{store.label} has packs: {error}", hint) from error
+        return None
 
 
 def _open_program(text: str, path: str, create: bool) -> Target:

@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
 from pogfast.stores.service import (
+    AccessDenied,
     BasicService,
     Body,
     InvalidResponse,
@@ -242,13 +243,14 @@ class B2Service(BasicService):
             return InvalidResponse(f"{where} ends before the requested byte")
         for kinds, meaning, hint in FINAL:
             if isinstance(error, kinds):
-                kind = NoSuchBucket if kinds is failures.NonExistentBucket else StoreError
-                return kind(f"{where}: {meaning}", hint)
+                if kinds is failures.NonExistentBucket:
+                    return NoSuchBucket(f"{self.label}: {meaning}", hint)
+                return StoreError(f"{where}: {meaning}", hint)
         if isinstance(error, failures.FileNotPresent):
             return _Gone(f"{where}: there is no such object")
         if isinstance(error, failures.Unauthorized) and not isinstance(error, failures.InvalidAuthToken):
             hint = "the application key is wrong or lacks the capability"
-            return StoreError(f"{where}: access denied: {_one_line(error)}", hint)
+            return AccessDenied(f"{where}: access denied: {_one_line(error)}", hint)
         if isinstance(error, failures.B2ConnectionError | failures.UnknownHost | failures.B2RequestTimeout):
             return self._unreachable(error)
         if error.should_retry_http() or error.should_retry_upload() or isinstance(error, PASSING):

@@ -15,7 +15,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from pogfast.stores.names import (
     OWN,
     PACKS,
     REMOVED,
-    STORE_FILE,
+    SETTINGS,
     SWEEP,
     TRASH,
     Stored,
@@ -258,14 +258,14 @@ class LocalStore:
     def _is_packed(self) -> bool:
         """Returns True if packs/ is the store's, and not a user's directory of that name beside it."""
         with contextlib.suppress(OSError):
-            return stat.S_ISREG(os.stat(STORE_FILE, dir_fd=self.directory, follow_symlinks=False).st_mode)
+            return stat.S_ISREG(os.stat(SETTINGS, dir_fd=self.directory, follow_symlinks=False).st_mode)
         return False
 
     def _is_own(self, name: str) -> bool:
         """Returns True if a name in the store's directory belongs to the store, and is not a user's file beside it."""
         if name == "data" and self.fan_out:
             return True
-        if name in (PACKS.rstrip("/"), STORE_FILE):
+        if name in (PACKS.rstrip("/"), SETTINGS):
             return self._is_packed()
         return name.startswith(OWN) or is_manifest(name) or is_mark(name) or (not self.fan_out and is_like_a_blob(name))
 
@@ -366,6 +366,9 @@ class LocalStore:
         self._doubted = frozenset(names)
         self.blobs.doubt(self._doubted)
 
+    def blobs_only_in(self, objects: Collection[str], listed: Collection[str]) -> set[str]:
+        return set(filter(is_like_a_blob, objects))
+
     def get_manifest(self, name: str) -> bytes:
         try:
             return bytes(self._read(name, self.directory, MAX_MANIFEST, follow=self.follow))
@@ -393,6 +396,13 @@ class LocalStore:
             for stored in self._files(f"data/{folder}", is_like_a_blob):
                 if stored.name.startswith(folder):
                     yield stored
+
+    holders = blob_names
+
+    def unneeded(
+        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+    ) -> list[Stored]:
+        return [blob for blob in objects if not is_needed(blob.name)]
 
     def size_of(self, name: str) -> int | None:
         """Returns the bytes of a blob; None if it is missing, treated as absent, or suspect. Raises StoreError."""

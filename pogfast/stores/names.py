@@ -24,7 +24,8 @@ SWEPT = SWEEP + "done-"
 STAMP = SWEEP + "time-"
 # Objects that are named by their paths: packs, their index, and what a store requires of its readers.
 PACKS = "packs/"
-STORE_FILE = "pogfast.store"
+SETTINGS = "pogfast.store"
+MAX_SETTINGS = 64 << 10  # bytes; written are about a hundred
 # Prefix of the temporary directories of tune.
 MEASURING = ".pogfast-tune-"
 # Prefix of blobs that were moved aside to be deleted, and can still be put back.
@@ -65,7 +66,7 @@ def is_mark(name: str) -> bool:
 
 def is_path(name: str) -> bool:
     """Returns True for an object that is named by its path: a pack, an index object, or the store's file."""
-    return "/" in name or name == STORE_FILE
+    return "/" in name or name == SETTINGS
 
 
 def is_like_a_blob(name: str) -> bool:

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,10 @@ class ProgramStore:
 
     def doubt(self, names: Iterable[str]) -> None:
         """Does nothing: the program gets every blob anyway."""
+
+    def blobs_only_in(self, objects: Collection[str], listed: Collection[str]) -> set[str]:
+        """Returns nothing: a program is never pruned."""
+        return set()
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Returns nothing: a program cannot be asked, so what it has stored is assumed to exist."""

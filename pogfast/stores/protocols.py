@@ -7,7 +7,7 @@ of its own (`HoldsPacks`, `CanPrefetch`, `CanAbandon`, `CanDropCache`, `CanMirro
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pogfast._engine import BlobDirectory
@@ -82,6 +82,11 @@ class Target(Protocol):
         """Treats these blobs as absent until they are put again: a prune may delete them, so nobody may rely on them.
         Replaces the names of an earlier call. Not while an engine puts blobs."""
 
+    def blobs_only_in(self, objects: Collection[str], listed: Collection[str]) -> set[str]:
+        """Returns the blobs that are in these objects, and in no other object of the store except the `listed` ones,
+        which include `objects`. A blob by itself is an object of its name, a pack one of its path; names of other
+        things are ignored. Raises StoreError."""
+
     def close(self) -> None: ...
 
 
@@ -127,6 +132,16 @@ class Store(Source, Target, Protocol):
 
     def named(self, prefix: str) -> list[Stored]:
         """Lists what lies beside the manifests and starts with `prefix`. Raises StoreError."""
+
+    def holders(self) -> Iterator[Stored]:
+        """Yields the objects that hold blobs: blobs by themselves, and packs. Raises StoreError."""
+
+    def unneeded(
+        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+    ) -> list[Stored]:
+        """Returns those of some holders without which the store still has every blob that `is_needed`. It decides one
+        after the other, so that of two objects that hold the same blob one stays; what is in `going` is not taken to
+        stay. Raises StoreError."""
 
     def remove_manifest(self, name: str) -> None:
         """Renames a manifest to the name of a removed archive, and restarts its age. Raises NoSuchArchive and
@@ -196,11 +211,28 @@ class CanPrefetch(Protocol):
 
 
 @runtime_checkable
+class CanOrder(Protocol):
+    """A source in which some orders of reading are faster than others."""
+
+    def order(self, groups: Sequence[Sequence[str]]) -> list[int]:
+        """Returns the positions of groups of blobs, such as those of files, in the order in which to read them."""
+
+
+@runtime_checkable
 class CanAbandon(Protocol):
     """A source or sink of the engine that may wait for a network. The engine calls it when a run ends early."""
 
     def abandon(self) -> None:
         """Ends retries and queued transfers, so that no worker waits longer than for a request that was sent."""
+
+
+@runtime_checkable
+class CanKeepUp(Protocol):
+    """A target that collects blobs before it stores them."""
+
+    def keep_up(self) -> None:
+        """Stores what has been waiting for long. Called every half second while blobs are put, by one thread;
+        make_durable reports the errors."""
 
 
 class BlobSink(CanAbandon, Protocol):
@@ -235,6 +267,10 @@ class CanCopy(Protocol):
     def copy_blob(self, name: str, source: object) -> bool:
         """Copies a blob from another store without a download. Returns False if the service cannot. Raises
         StoreError."""
+
+
+class PackableStore(Store, HoldsPacks, Protocol):
+    """A store that packs can lie in."""
 
 
 State = Literal["good", "note", "bad"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError
 from pogfast.sizes import many
-from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, SWEEP, SWEEPING, SWEPT
+from pogfast.stores.names import CONDEMNED, SWEEP, SWEEPING, SWEPT
 from pogfast.system.clock import Stopwatch
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ class Reliance:
         self.target = target
         self.tell = tell
         self.doubted: set[str] = set()  # names that count as absent until this run stores them
-        self._condemned: set[str] = set()  # names in newer lists that no archive has needed so far
+        self._condemned: set[str] = set()  # blobs in newer lists that no archive has needed so far
+        self._listed: set[str] = set()  # the objects that all lists name: blobs, and packs of blobs
         self._lists: set[str] = set()
         self._marks: frozenset[str] = frozenset()
         self._looked = Stopwatch()
@@ -93,7 +94,8 @@ class Reliance:
             raise Condemned(self.target.label, gone)
 
     def _look(self) -> tuple[set[str], bool]:
-        """Returns (names in lists that are new, True if blobs may have been deleted since the last call).
+        """Returns (blobs in lists that are new, True if blobs may have been deleted since the last call). A blob that
+        is also in an object which no list names is not among them.
 
         A prune deletes blobs, stores a mark, and then deletes their list: so lists are read before marks."""
         swept = False
@@ -107,7 +109,7 @@ class Reliance:
             late: set[str] = set()
             for name in lists - self._lists - gone:
                 try:
-                    fresh.update(blobs_in(self.target.get_manifest(name)))
+                    fresh.update(names_in(self.target.get_manifest(name)))
                 except NoSuchArchive:  # its blobs have just been deleted
                     late.add(name)
                 except DamageError as error:  # only this target is given up
@@ -117,7 +119,8 @@ class Reliance:
                 continue
             swept = swept or marks != self._marks
             self._lists, self._marks = lists, marks
-            return fresh, swept
+            self._listed |= fresh
+            return self.target.blobs_only_in(fresh, self._listed) if fresh else fresh, swept
 
     def _sweeps(self) -> frozenset[str]:
         """Returns the marks of prunes, which change when one begins to delete blobs and when it ends."""
@@ -151,10 +154,9 @@ def publish_while(target: Store, name: str, data: bytes, others: Collection[str]
         raise MissingBlob(f"{name}: its grace period is over: a prune deletes its blobs")
 
 
-def blobs_in(data: bytes) -> list[str]:
-    """Returns the names in a list of condemned blobs."""
-    lines = data.decode("ascii", "replace").splitlines()
-    return [line for line in lines if LIKE_A_BLOB.fullmatch(line)]
+def names_in(data: bytes) -> list[str]:
+    """Returns the names in a list of what is condemned: blobs, packs, and removed archives."""
+    return data.decode("utf-8", "surrogateescape").split("\n")
 
 
 def await_no_sweep(target: Target, tell: Tell = lambda text: None) -> bool:

@@ -14,7 +14,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
 from pogfast.stores.local import MAX_MANIFEST, check_size
-from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_mark, is_path
+from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_like_a_blob, is_mark, is_path
 from pogfast.stores.service import ObjectInfo, Service, TransientError
 from pogfast.stores.traffic import (
     MAX_IN_FLIGHT,
@@ -33,7 +33,7 @@ from pogfast.stores.traffic import (
     RangeDownload,
     UploadQueue,
 )
-from pogfast.system.retries import RETRIED
+from pogfast.system.notices import RETRIED
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -143,6 +143,13 @@ class RemoteStore:
             if LIKE_A_BLOB.fullmatch(name) and name[:2] == folder:
                 yield Stored(name, *found[1:])
 
+    holders = blob_names
+
+    def unneeded(
+        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+    ) -> list[Stored]:
+        return [blob for blob in objects if not is_needed(blob.name)]
+
     def manifests(self) -> list[Stored]:
         return [Stored(*found) for found in self._listed("", deep=False) if MANIFEST_NAME.fullmatch(found.path)]
 
@@ -164,6 +171,9 @@ class RemoteStore:
         for found in self._listed(prefix, deep=prefix.endswith("/")):
             if prefix.endswith("/") or found.path == prefix:
                 yield Stored(*found)
+
+    def blobs_only_in(self, objects: Collection[str], listed: Collection[str]) -> set[str]:
+        return set(filter(is_like_a_blob, objects))
 
     def _listed(self, prefix: str, *, deep: bool, start: str = "") -> Iterator[ObjectInfo]:
         """Yields the objects of a listing, page by page; a page that fails is requested again. Raises StoreError, also

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pogfast.errors import Exists, MissingBlob, StoreError, UsageError
 from pogfast.stores.protocols import MAKE_ROOM, Finding, ThawState
 from pogfast.stores.service import (
+    AccessDenied,
     BasicService,
     Body,
     InvalidResponse,
@@ -555,10 +556,6 @@ class _NoRules(StoreError):
 
 class _Cannot(_NoLock):
     """The service does not support the request."""
-
-
-class AccessDenied(StoreError):
-    """The credentials lack the permission."""
 
 
 def _locked_until(facts: dict[str, Any]) -> float:

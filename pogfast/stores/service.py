@@ -49,6 +49,10 @@ class NoSuchBucket(StoreError, NoSuchArchive):
     exit_code = NoSuchArchive.exit_code
 
 
+class AccessDenied(StoreError):
+    """The credentials lack the permission."""
+
+
 class ObjectInfo(NamedTuple):
     """An object in a listing; `path` is below the bucket and prefix, `modified` seconds since 1970. `version` changes
     when the object is rewritten, at least with other bytes; "" if the service has none."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pogfast.errors import UsageError
-from pogfast.sizes import MAX_PARALLEL, parse_seconds, parse_whole
+from pogfast.sizes import MAX_PARALLEL, parse_seconds, parse_size, parse_whole
 
 # The units of time that `Lock.parse` knows, in seconds.
 UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
@@ -39,6 +39,16 @@ class Lock:
         return cls(mode, int(found[1]) * UNITS[found[2]])
 
 
+def parse_packs(option: str, text: str) -> int:
+    """Parses the size of packs into bytes; `yes` is the usual size. Raises UsageError."""
+    from pogfast.stores.packs import layout  # imported here: most runs need no packs
+
+    size = layout.DEFAULT_SIZE if text == "yes" else parse_size(option, text)
+    if not layout.MIN_SIZE <= size <= layout.MAX_SIZE:
+        raise UsageError(f"{option}={text}: packs have 1 MiB to 1 GiB", hint=f"{option}=32MiB is the usual size")
+    return size
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings for every service that is opened while they are in force."""
@@ -47,6 +57,7 @@ class Settings:
     b2_realm: str | None = None  # a URL; None: Backblaze's own
     storage_class: str | None = None  # of blobs in S3, never of manifests; None: the bucket's
     object_lock: Lock | None = None  # of what is written to S3; None: the bucket's
+    packs: int | None = None  # bytes of a pack, in stores that get new ones; None: each store as it is
     parallel: int = 8  # concurrent requests
     retry_for: float = 300.0  # seconds that transient errors are retried
     profile: str | None = None  # of credentials, as boto3 or the b2 command know it; None: those of the environment
@@ -54,13 +65,14 @@ class Settings:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
-        """Reads POGFAST_S3_ENDPOINT, POGFAST_B2_REALM, POGFAST_STORAGE_CLASS, POGFAST_OBJECT_LOCK, POGFAST_PARALLEL and
-        POGFAST_RETRY_FOR. Raises UsageError."""
+        """Reads POGFAST_S3_ENDPOINT, POGFAST_B2_REALM, POGFAST_STORAGE_CLASS, POGFAST_OBJECT_LOCK, POGFAST_PACKS,
+        POGFAST_PARALLEL and POGFAST_RETRY_FOR. Raises UsageError."""
         return cls(
             environ.get("POGFAST_S3_ENDPOINT") or None,
             environ.get("POGFAST_B2_REALM") or None,
             environ.get("POGFAST_STORAGE_CLASS") or None,
             Lock.parse(environ["POGFAST_OBJECT_LOCK"]) if environ.get("POGFAST_OBJECT_LOCK") else None,
+            parse_packs("POGFAST_PACKS", environ["POGFAST_PACKS"]) if environ.get("POGFAST_PACKS") else None,
             parse_whole("POGFAST_PARALLEL", environ.get("POGFAST_PARALLEL") or str(cls.parallel), 1, MAX_PARALLEL),
             parse_seconds("POGFAST_RETRY_FOR", environ.get("POGFAST_RETRY_FOR") or str(cls.retry_for)),
         )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pogfast.errors import StoreError, StoreLost
-from pogfast.stores.protocols import hint_of
+from pogfast.stores.protocols import CanKeepUp, hint_of
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Needed, Reliance
 from pogfast.system.background import in_background
 from pogfast.system.clock import Stopwatch
@@ -89,6 +89,9 @@ class Targets:
         def sync(ended: threading.Event) -> None:
             synced = 0
             while not ended.wait(SYNC_EVERY):
+                for target in list(self.left):
+                    if isinstance(target, CanKeepUp):
+                        target.keep_up()
                 if blobs() - synced >= MIN_SYNCED:
                     synced = blobs()
                     for target in list(self.left):

@@ -43,13 +43,13 @@ class Needed:
         """Returns True while this is recent enough to delete blobs by."""
         return self.watch.seconds() < MAX_AGE
 
-    def is_live(self, blob: Stored) -> bool:
+    def is_live(self, blob: str) -> bool:
         """Returns True if an archive or a running backup needs a blob."""
-        return blob.name in self.archives or blob.name in self.runs
+        return blob in self.archives or blob in self.runs
 
-    def is_kept(self, blob: Stored) -> bool:
+    def is_kept(self, blob: str) -> bool:
         """Returns True if an archive, a running backup or a removed archive needs a blob."""
-        return self.is_live(blob) or blob.name in self.removed
+        return self.is_live(blob) or blob in self.removed
 
     def lists(self) -> list[Stored]:
         """Returns the lists of condemned blobs, the oldest first."""

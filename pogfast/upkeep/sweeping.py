@@ -186,8 +186,8 @@ class Sweep:
             return not self.grace or stored.modified < listed.get(stored.name, -math.inf)
 
         is_kept = needed.is_kept if self.grace else needed.is_live
-        unneeded = [blob for blob in self.store.blob_names() if not needed.is_live(blob)]
-        gone = [blob for blob in unneeded if not is_kept(blob) and goes(blob)]
+        unneeded = self._without(self.store.holders(), needed.is_live)
+        gone = self._without(filter(goes, unneeded), is_kept)
         locked = self.store.locked(blob.name for blob in gone)
         for blob in gone:
             if blob.name not in locked:
@@ -261,7 +261,7 @@ class Sweep:
             # Blobs are listed once, and before the manifests are read: for ten million blobs that takes longer than a
             # reading of the manifests may be used.
             names = set().union(*listed.values())
-            there = {blob.name: blob for blob in self.store.blob_names() if blob.name in names}
+            there = {blob.name: blob for blob in self.store.holders() if blob.name in names}
             for mark in due:
                 blobs = [there[name] for name in listed[mark.name] if name in there]
                 older = [blob for blob in blobs if blob.modified < mark.modified]
@@ -290,7 +290,7 @@ class Sweep:
         while left:
             # Rule: no manifest needs the blob, as read less than five minutes ago.
             needed = self._read()
-            left = [blob for blob in left if not needed.is_kept(blob)]
+            left = self._without(left, needed.is_kept)
             # Rule: nobody can delete a locked blob.
             if locked is None:
                 locked = self.store.locked(blob.name for blob in left)
@@ -341,7 +341,8 @@ class Sweep:
         needed = self._read()
         pending = self._names_in(needed.lists())
         # Rule: no archive and no running backup needs it. What only a removed archive needs is condemned with it.
-        unneeded = [blob for blob in self.store.blob_names() if not needed.is_live(blob)]
+        # Nothing is taken to stay that is in a list: it goes first.
+        unneeded = self._without(self.store.holders(), needed.is_live, pending)
         # Rule: it is older than the grace period. A younger one may be of a backup that has not said what it needs.
         old = [blob for blob in unneeded if not self.grace or blob.modified <= self.time - self.grace]
         # Rule: it is in no list yet, so that its grace period does not begin again.
@@ -379,6 +380,13 @@ class Sweep:
             if any(mark.modified > newest for mark in self.store.named(name)):
                 return
             time.sleep(PAUSE)
+
+    def _without(
+        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+    ) -> list[Stored]:
+        """Returns those of some objects that can go: the oldest first, so that of two which hold the same blob the
+        younger one stays."""
+        return self.store.unneeded(sorted(objects, key=written), is_needed, going)
 
     # ---- counting ----
 

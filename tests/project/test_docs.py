@@ -34,7 +34,8 @@ def flags(parameter: click.Parameter) -> list[str]:
     names = [*parameter.opts, *parameter.secondary_opts]
     if parameter.is_flag or parameter.count:
         return names
-    return [*names[:-1], f"{names[-1]} {parameter.metavar or '?'}"]
+    value = parameter.metavar or "?"
+    return [*names[:-1], f"{names[-1]}{'' if value.startswith('[=') else ' '}{value}"]
 
 
 COMMON = documented(section("Every command"))

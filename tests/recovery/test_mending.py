@@ -201,10 +201,25 @@ ssize_t read(int fd, void *p, size_t n) {
     ssize_t (*real)(int, void *, size_t) = dlsym(RTLD_NEXT, "read");
     return flip(fd, p, real(fd, p, n));
 }
+ssize_t pread(int fd, void *p, size_t n, off_t at) {
+    ssize_t (*real)(int, void *, size_t, off_t) = dlsym(RTLD_NEXT, "pread");
+    return flip(fd, p, real(fd, p, n, at));
+}
+ssize_t pread64(int fd, void *p, size_t n, off64_t at) {
+    ssize_t (*real)(int, void *, size_t, off64_t) = dlsym(RTLD_NEXT, "pread64");
+    return flip(fd, p, real(fd, p, n, at));
+}
 ssize_t readv(int fd, const struct iovec *p, int n) {
     ssize_t (*real)(int, const struct iovec *, int) = dlsym(RTLD_NEXT, "readv");
     return flip(fd, p[0].iov_base, real(fd, p, n));
 }
+#define FLIPPING_PREADV(name) \\
+    ssize_t name(int fd, const struct iovec *p, int n, off_t at, int flags) { \\
+        ssize_t (*real)(int, const struct iovec *, int, off_t, int) = dlsym(RTLD_NEXT, #name); \\
+        return flip(fd, p[0].iov_base, real(fd, p, n, at, flags)); \\
+    }
+FLIPPING_PREADV(preadv2)
+FLIPPING_PREADV(preadv64v2)
 static void forget(int fd, int advice) {
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);

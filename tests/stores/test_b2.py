@@ -21,7 +21,7 @@ from kit.commands import Ran, Runner
 from kit.servers import KEY, SECRET, Server, b2, b2_environment, free_port
 from pogfast.errors import MissingBlob, StoreError
 from pogfast.stores import open_store
-from pogfast.system.retries import RETRIED
+from pogfast.system.notices import RETRIED
 
 NAMES = [f"{letter}{'-' * 42}=" for letter in "ABC"]
 WITH_KEY = ["--keyfile", "key"]

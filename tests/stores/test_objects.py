@@ -21,7 +21,7 @@ KEY = oracle.OracleKey.of_keyfile(b"k")
 NAMES = sorted(KEY.name(bytes([number])) for number in range(3))
 PACK = f"{DAY}/{NAMES[0]}"
 INDEX = f"packs/index/{NAMES[1]}"
-STORE_FILE = b'{"layout": 1, "packs": null, "requires": ["packs1"]}'
+SETTINGS = b'{"layout": 1, "packs": null, "requires": ["packs1"]}'
 
 
 @pytest.fixture(params=[True, False], ids=["fan-out", "flat"])
@@ -205,7 +205,7 @@ def test_a_store_of_packs_alone_exists(tmp_path: Path) -> None:
         place.mkdir()
         with pytest.raises(NoSuchArchive, match="and it must exist"):
             open_stores(str(place), lambda lost: None, must_exist=True)
-        LocalStore.open(str(place), fan_out=True).put_object(path, STORE_FILE)
+        LocalStore.open(str(place), fan_out=True).put_object(path, SETTINGS)
         [opened] = open_stores(str(place), lambda lost: None, must_exist=True)
         opened.close()
 
@@ -238,7 +238,7 @@ def test_a_backup_of_what_the_store_lies_in_leaves_out_packs(tmp_path: Path, pac
     (tmp_path / "here" / "note").write_bytes(b"note")
     store.put_object(PACK, b"a pack")
     if packed:
-        store.put_object("pogfast.store", STORE_FILE)
+        store.put_object("pogfast.store", SETTINGS)
     assert archived(tmp_path) == {"note"} | (set() if packed else {PACK})
 
 

@@ -24,7 +24,7 @@ from pogfast.stores.protocols import ThawState
 from pogfast.stores.remote import Exists, RemoteStore
 from pogfast.stores.service import BasicService, Body, InvalidResponse, ObjectInfo, TransientError
 from pogfast.stores.settings import Lock
-from pogfast.system.retries import RETRIED
+from pogfast.system.notices import RETRIED
 
 A, B, C = (f"{letter}{'-' * 42}=" for letter in "ABC")
 MOMENT = 1_700_000_000.0

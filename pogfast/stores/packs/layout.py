@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pogfast.errors import CorruptPack, StoreError
+from pogfast.stores.names import PACKS, SETTINGS
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -46,11 +47,8 @@ MAX_SIZE = 1 << 30
 DEFAULT_LIMIT = 2 << 20  # bytes that a blob in a pack may have
 MAX_BLOBS = 10_000  # at which a pack is closed
 
-PACKS = "packs/"
 INDEX = PACKS + "index/"
-SETTINGS = "pogfast.store"
-MAX_SETTINGS = 64 << 10  # bytes of `pogfast.store`; written are about a hundred
-_MAX_BRACKETS = 256  # in it: what is nested more deeply can be read, but perhaps not written again
+_MAX_BRACKETS = 256  # in `pogfast.store`: what is nested more deeply can be read, but perhaps not written again
 STORE_LAYOUT = 1
 PACKS_WORD = "packs1"  # in `requires`: a program has to know packs
 
@@ -191,8 +189,13 @@ def raw_table(tail: Buffer, size: int, path: str = "a pack") -> memoryview:
 
 def read_table(tail: Buffer, size: int, path: str = "a pack") -> list[TableRow]:
     """Returns the blobs in a pack of `size` bytes, in order. Takes and raises what raw_table does."""
+    return read_rows(raw_table(tail, size, path))
+
+
+def read_rows(table: Buffer) -> list[TableRow]:
+    """Returns the blobs in a table, rows of 44 bytes."""
     rows, offset = [], 0
-    for raw, length, check in _ROW.iter_unpack(raw_table(tail, size, path)):
+    for raw, length, check in _ROW.iter_unpack(table):
         rows.append(TableRow(name_of(raw), offset, length, check))
         offset += length
     return rows

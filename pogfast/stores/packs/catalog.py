@@ -1,0 +1,321 @@
+"""Which packs a store has, and which blobs are in them.
+
+A listing says which packs there are. Index objects say what is in them; the packs of no index object are read from
+their tables, which are the truth. What an index object says of a pack that is not listed counts for nothing, and of one
+that is listed with another size only for reading. FORMAT.md, "Packs".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from pogfast._engine import PackIndex, Place, build_index, check_index, merge_indexes
+from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
+from pogfast.sizes import many
+from pogfast.stores.names import PACKS, Stored
+from pogfast.stores.packs import layout
+from pogfast.stores.packs.index_cache import IndexCache
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+    from pogfast.stores.protocols import HoldsPacks
+
+# Bytes of a pack's end that are read first: a table of 1,400 blobs and the footer.
+TAIL = 64 << 10
+# Packs whose tables are read at a time.
+PARALLEL = 8
+# Index objects of one tier that are merged; a tier has up to this many times as many blobs as the one below.
+FAN_IN = 8
+# How often everything is listed again because an index object vanished.
+ATTEMPTS = 5
+ABSENT, THERE, OTHER_SIZE = 0, 1, 2
+
+
+class Span(NamedTuple):
+    """Where a blob lies: bytes [offset, offset + size) of a pack, which has `pack_size` bytes."""
+
+    path: str
+    pack_size: int
+    offset: int
+    size: int
+
+
+class _Part(NamedTuple):
+    """An index object; one without a path was made of the tables of packs that are in no other."""
+
+    path: str
+    data: Buffer
+    header: layout.IndexHeader
+
+
+class Catalog:
+    """The packs of one store. It is loaded on first use and when `refresh` is called; `warn` gets what is ignored.
+    Methods may raise StoreError, and may be called by several threads."""
+
+    def __init__(self, base: HoldsPacks, cache: IndexCache, warn: Callable[[str], None]) -> None:
+        self.base = base
+        self.cache = cache
+        self.warn = warn
+        self.packs: dict[str, Stored] = {}  # as listed, and those that this process has put since
+        self.index_objects: dict[str, Stored] = {}
+        self.unreadable: dict[str, DamageError] = {}  # packs and index objects that are no such thing
+        self._index = PackIndex()
+        self._parts: list[_Part] = []
+        self._tables: dict[str, bytes] = {}  # of packs that no index object covers
+        self._loaded = False
+        self._lock = threading.RLock()
+
+    @property
+    def index(self) -> PackIndex:
+        """What the engine searches; it stays the same object."""
+        self._load()
+        return self._index
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self.refresh()
+
+    # ---- what there is ----
+
+    def refresh(self) -> None:
+        """Lists packs and index objects again, and reads those that are new."""
+        with self._lock:
+            for attempt in range(ATTEMPTS):
+                self._list()
+                try:
+                    parts = self._index_parts()
+                    break
+                except MissingBlob as error:  # a prune has deleted a superseded one since it was listed
+                    if attempt == ATTEMPTS - 1:
+                        raise StoreError(f"{error}: it is listed again and again, and not there") from error
+            self._parts = parts
+            self._read_tables(parts)
+            self._search()
+            self._loaded = True
+            self.cache.keep_only(self.index_objects)
+
+    def _list(self) -> None:
+        self.packs, self.index_objects = {}, {}
+        for stored in self.base.objects(PACKS):
+            if layout.is_pack(stored.name):
+                self.packs[stored.name] = stored
+            elif layout.is_index_object(stored.name):
+                self.index_objects[stored.name] = stored
+
+    def _index_parts(self) -> list[_Part]:
+        """Returns the index objects that no other one supersedes, the newest first, so that few have to be fetched.
+        Raises MissingBlob for one that has vanished."""
+        known = {part.path: part for part in self._parts}
+        superseded: set[str] = set()
+        parts = []
+        for stored in sorted(self.index_objects.values(), key=lambda found: found.modified, reverse=True):
+            if stored.name in superseded or stored.name in self.unreadable:
+                continue
+            part = known.get(stored.name) or self._read_index(stored)
+            if part is not None:
+                superseded.update(part.header.supersedes)
+                parts.append(part)
+        return [part for part in parts if part.path not in superseded]
+
+    def _read_index(self, stored: Stored) -> _Part | None:
+        """Reads an index object; returns None, with a warning, if it is damaged: its packs have tables."""
+        path = stored.name
+        data: Buffer | None = self.cache.get(path)
+        try:
+            if data is None:
+                data = self.base.get_object(path, layout.MAX_INDEX)
+                if hashlib.sha256(data).digest() != layout.raw_name(path):
+                    raise CorruptPack(f"index object {path} is damaged: its name is not that of its content")
+                _check(path, data)
+                self.cache.put(path, data)
+                data = self.cache.get(path) or data  # mapped, so that it need not stay in memory
+            return _Part(path, data, layout.read_header(data))
+        except MissingBlob:
+            raise
+        except DamageError as error:
+            self.unreadable[path] = error
+            self.warn(f"{error}: its packs are read instead; `pogfast check --repair` writes a new one")
+            return None
+
+    def _read_tables(self, parts: Sequence[_Part]) -> None:
+        """Reads the tables of packs that are in no index object, or in one that gives them another size."""
+        covered = {pack.path for part in parts for pack in part.header.packs if self._state(pack) == THERE}
+        left = [pack for path, pack in self.packs.items() if path not in covered and path not in self.unreadable]
+        self._tables = {pack.name: self._tables[pack.name] for pack in left if pack.name in self._tables}
+        new = [pack for pack in left if pack.name not in self._tables]
+        if not new:
+            return
+        with ThreadPoolExecutor(PARALLEL, "pogfast-tables") as threads:
+            for pack, table in zip(new, threads.map(self._table_of, new), strict=True):
+                if isinstance(table, DamageError):
+                    self.unreadable[pack.name] = table
+                    self.warn(f"{table}: it is left out")
+                elif table is None:
+                    del self.packs[pack.name]
+                else:
+                    self._tables[pack.name] = table
+
+    def _table_of(self, pack: Stored) -> bytes | DamageError | None:
+        """Returns the table at the end of a pack, the damage if it has none, None if the pack has vanished."""
+        try:
+            return read_table(self.base, pack)
+        except MissingBlob:
+            return None
+        except DamageError as error:
+            return error
+
+    def _search(self) -> None:
+        """Has the engine search what is there now."""
+        self._index.replace([(part.data, bytes(map(self._state, part.header.packs))) for part in self._all_parts()])
+
+    def _all_parts(self) -> list[_Part]:
+        """Returns the parts in the order of the engine's, the index object of uncovered packs last."""
+        self._parts = [part for part in self._parts if part.path]
+        if self._tables:
+            data = self._index_of(self._tables)
+            self._parts.append(_Part("", data, layout.read_header(data)))
+        return self._parts
+
+    def _index_of(self, tables: Mapping[str, bytes]) -> bytearray:
+        packs = [(layout.raw_name(path), layout.day_of(path), self.packs[path].size) for path in tables]
+        return build_index(packs, list(tables.values()))
+
+    def _state(self, pack: layout.PackInfo) -> int:
+        listed = self.packs.get(pack.path)
+        if listed is None:
+            return ABSENT
+        return THERE if listed.size == pack.size else OTHER_SIZE
+
+    # ---- look-ups ----
+
+    def locate(self, names: Sequence[str]) -> list[Span | None]:
+        """Returns where each blob lies; None for those in no pack."""
+        self._load()
+        with self._lock:
+            return [self._span(place) if place else None for place in self._index.find_many(names)]
+
+    def holders(self, name: str) -> list[Span]:
+        """Returns each place where a blob lies whole, as far as the index says: a pack once."""
+        self._load()
+        with self._lock:
+            spans = dict.fromkeys(map(self._span, self._index.find_all(name)))
+            return [span for span in spans if self.packs[span.path].size == span.pack_size]
+
+    def size_of(self, name: str) -> int | None:
+        """Returns the bytes of a blob in a pack, None if no pack that is whole has it."""
+        return next((span.size for span in self.holders(name)), None)
+
+    def blobs(self) -> Iterator[tuple[str, Span]]:
+        """Yields each blob of each pack that is there, a blob in several packs several times, and no pack twice."""
+        self._load()
+        with self._lock:
+            parts = list(enumerate(self._parts))
+        seen: set[str] = set()
+        for number, part in parts:
+            first = [pack.path not in seen and self._state(pack) == THERE for pack in part.header.packs]
+            for start in range(0, part.header.blobs, ROWS):
+                for row in self._index.rows(number, start, start + ROWS):
+                    if first[row.pack]:
+                        pack = part.header.packs[row.pack]
+                        yield row.name, Span(pack.path, pack.size, row.offset, row.size)
+            seen.update(pack.path for pack, is_first in zip(part.header.packs, first, strict=True) if is_first)
+
+    def _span(self, place: Place) -> Span:
+        pack = self._parts[place.part].header.packs[place.pack]
+        return Span(pack.path, pack.size, place.offset, place.size)
+
+    # ---- what this process adds ----
+
+    def added(self, pack: Stored, table: bytes) -> None:
+        """Notes a pack that this process has put. Its blobs are found only after `write_index` or `refresh`."""
+        with self._lock:
+            self.packs[pack.name] = pack
+            self._tables[pack.name] = table
+
+    def uncovered(self) -> int:
+        """Returns how many packs are in no index object."""
+        with self._lock:
+            return len(self._tables)
+
+    def write_index(self) -> None:
+        """Stores an index object of the packs that are in none, and merges those of which there are many."""
+        with self._lock:
+            if self._tables:
+                self._put_index(self._index_of(self._tables), covers=list(self._tables))
+            while together := self._to_merge():
+                self._merge(together)
+            self._search()
+
+    def _put_index(self, data: bytearray, covers: Iterable[str] = ()) -> None:
+        """Stores an index object; its packs are durable."""
+        check_index(data)
+        path = layout.index_path(hashlib.sha256(data).digest())
+        self.base.put_object(path, data)
+        self.cache.put(path, data)
+        self.index_objects[path] = Stored(path, len(data), 0.0)
+        header = layout.read_header(data)
+        self._parts = [part for part in self._parts if part.path and part.path not in header.supersedes]
+        self._parts.append(_Part(path, self.cache.get(path) or data, header))
+        for pack in covers:
+            del self._tables[pack]
+
+    def _to_merge(self) -> list[_Part]:
+        """Returns FAN_IN index objects of about the same size, if there are as many, whose union is not too large."""
+        tiers: dict[int, list[_Part]] = {}
+        for part in self._parts:
+            if part.path:
+                tier = tiers.setdefault(_tier(part.header.blobs), [])
+                tier.append(part)
+                if len(tier) == FAN_IN and sum(len(each.data) for each in tier) <= layout.MAX_INDEX:
+                    return tier
+        return []
+
+    def _merge(self, parts: Sequence[_Part]) -> None:
+        objects = [(part.data, bytes(map(self._state, part.header.packs))) for part in parts]
+        self._put_index(merge_indexes(objects, sorted(layout.raw_name(part.path) for part in parts)))
+
+
+# Rows that are asked of the engine at a time.
+ROWS = 10_000
+
+
+def _tier(blobs: int) -> int:
+    """Returns which power of FAN_IN a number of blobs reaches."""
+    tier = 0
+    while blobs >= FAN_IN:
+        blobs //= FAN_IN
+        tier += 1
+    return tier
+
+
+def _check(path: str, data: Buffer) -> None:
+    """Raises CorruptPack for an index object that contradicts itself."""
+    try:
+        check_index(data)
+    except ValueError as error:
+        raise CorruptPack(f"index object {path} is malformed: {error}") from error
+
+
+def read_table(base: HoldsPacks, pack: Stored) -> bytes:
+    """Reads the table of a pack. Raises CorruptPack, MissingBlob and StoreError."""
+    tail = min(TAIL, pack.size)
+    data = memoryview(base.read_range(pack.name, pack.size - tail, tail))
+    whole = layout.table_size(data[-layout.FOOTER :], pack.size) + layout.FOOTER
+    if whole > tail:
+        more = base.read_range(pack.name, pack.size - whole, whole - tail)
+        data = memoryview(b"".join((more, data)))
+    return bytes(layout.raw_table(data[-whole:], pack.size))
+
+
+def names_of(spans: Collection[tuple[str, Span]]) -> set[str]:
+    """Returns the names of some blobs."""
+    return {name for name, _ in spans}
+
+
+def summary_of(catalog: Catalog) -> str:
+    """Returns a few words on what there is."""
+    return f"{many(len(catalog.packs), 'pack')}, {many(len(catalog.index_objects), 'index object')}"

@@ -1,0 +1,133 @@
+"""Writing packs: the engine fills them, threads store them, and an index object says what is in them.
+
+Order: packs are durable before the index object that names them, and that before the manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from pogfast._engine import BlobDirectory, Pack, Packer, PackIndex
+from pogfast.errors import StoreError
+from pogfast.stores.names import Stored
+from pogfast.stores.packs import layout
+from pogfast.stores.packs.catalog import Catalog
+from pogfast.stores.protocols import hint_of
+
+if TYPE_CHECKING:
+    from pogfast.stores.protocols import HoldsPacks, Target
+
+# Packs that are stored at a time, beside the one that is filled: each is in memory until then.
+IN_FLIGHT = 2
+# Fewer blobs, or fewer bytes, are no pack: they are stored plain.
+MIN_BLOBS = 16
+MIN_SIZE = 256 << 10
+# Seconds after which an open pack is stored although it is not full, if nothing is added to it.
+IDLE = 60.0
+# Packs of a run that are in no index object yet, at most: so many tables are read if it is killed.
+MAX_UNCOVERED = 256
+
+
+class PackSink:
+    """Stores the packs of one run. `plain` says which small blobs lie plain in a store on a service."""
+
+    def __init__(
+        self,
+        base: Target,
+        objects: HoldsPacks,
+        catalog: Catalog,
+        plain: PackIndex | None,
+        *,
+        size: int,
+        limit: int,
+    ) -> None:
+        self.base = base
+        self.objects = objects
+        self.catalog = catalog
+        self.packer = Packer(base.blobs, catalog.index, self._take, size=size, limit=limit, plain=plain)
+        self.packs = 0  # stored, or about to be
+        self._slots = threading.Semaphore(IN_FLIGHT)
+        self._threads: ThreadPoolExecutor | None = None
+        self._waiting: list[Future[None]] = []
+        self._stopped = False
+
+    # ---- from the engine's threads ----
+
+    def _take(self, pack: Pack) -> None:
+        """Has a pack stored by another thread; waits while too many are. A tiny one becomes plain blobs."""
+        if pack.blobs < MIN_BLOBS or len(memoryview(pack)) < MIN_SIZE:
+            self._put_plain(pack)
+            return
+        self._check()
+        self._slots.acquire()
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(IN_FLIGHT, "pogfast-packs")
+        self.packs += 1
+        self._waiting.append(self._threads.submit(self._put, pack))
+
+    def _put_plain(self, pack: Pack) -> None:
+        data = memoryview(pack)
+        for row in layout.read_table(data, len(data)):
+            blob = data[row.offset : row.offset + row.size]
+            put_plain(self.base, row.name, blob)
+
+    def _put(self, pack: Pack) -> None:
+        try:
+            if self._stopped:
+                return
+            data = memoryview(pack)
+            path = layout.pack_path(hashlib.sha256(data).digest(), datetime.now(UTC).date())
+            self.objects.put_object(path, data)
+            self.catalog.added(Stored(path, len(data), 0.0), bytes(pack.table))
+            if self.catalog.uncovered() >= MAX_UNCOVERED:
+                self.catalog.write_index()
+        finally:
+            del pack
+            self._slots.release()
+
+    def _check(self) -> None:
+        """Raises what went wrong with a pack."""
+        for future in [each for each in self._waiting if each.done()]:
+            future.result()
+            self._waiting.remove(future)
+
+    # ---- from the run ----
+
+    def close_idle(self) -> None:
+        """Has an open pack stored to which nothing was added for a while."""
+        idle = self.packer.idle()
+        if idle is not None and idle > IDLE:
+            self.packer.flush()
+
+    def finish(self) -> None:
+        """Returns when all packs are durable. Raises StoreError."""
+        self.packer.flush()
+        for future in self._waiting:
+            future.result()
+        self._waiting.clear()
+
+    def doubt(self, names: Iterable[str]) -> None:
+        self.packer.doubt(names)
+
+    def stop(self) -> None:
+        """Drops the packs that no thread has begun to store, and waits for the others."""
+        self._stopped = True
+        if self._threads is not None:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+
+def put_plain(target: Target, name: str, blob: memoryview) -> None:
+    """Stores a blob as an object of its own. Raises StoreError."""
+    sink = target.blobs
+    if not isinstance(sink, BlobDirectory):
+        sink(name, blob)
+        return
+    try:
+        sink.put(name, blob)
+    except OSError as error:
+        raise StoreError(f"cannot write to {target.label}: {error.strerror}", hint_of(error)) from error

@@ -1,0 +1,275 @@
+"""A store with packs: another store, in which small blobs lie together in packs and larger ones by themselves.
+
+Whoever uses it sees blobs under names, as in any other store; only prune also sees the objects that hold them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, cast
+
+from pogfast._engine import BlobDirectory, Packer, PackIndex, build_index
+from pogfast.errors import MissingBlob
+from pogfast.stores.names import LIKE_A_BLOB, Stored
+from pogfast.stores.packs import layout
+from pogfast.stores.packs.catalog import Catalog, Span
+from pogfast.stores.packs.decision import Decision
+from pogfast.stores.packs.index_cache import IndexCache
+from pogfast.stores.packs.sink import PackSink
+from pogfast.stores.packs.source import PackSource, Ranges
+from pogfast.stores.protocols import CanDropCache, Finding, PackableStore, ThawState
+from pogfast.system.notices import IGNORED
+from pogfast.system.user_dirs import cache_directory
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+    from pogfast.stores.settings import Lock
+
+
+NO_DAY = 19700101
+
+
+class PackedStore:
+    """The store; `base` has its objects."""
+
+    def __init__(self, base: PackableStore, settings: layout.StoreSettings) -> None:
+        self.base = base
+        self.settings = settings
+        self.path = base.path
+        self.label = base.label
+        self.parallel = base.parallel
+        self.limit = settings.limit if settings.is_packing else 0  # bytes of a blob that is packed
+        self.catalog = Catalog(base, IndexCache(cache_directory(), base.identity), IGNORED.get())
+        self._sink: PackSink | None = None
+        self._source: BlobDirectory | PackSource | None = None
+        self._doubted: frozenset[str] = frozenset()
+
+    @property
+    def identity(self) -> str:
+        return self.base.identity
+
+    @property
+    def requests(self) -> Mapping[str, int]:
+        return self.base.requests
+
+    # ---- what is there ----
+
+    def blob_names(self) -> Iterator[Stored]:
+        """Yields each blob once; it is as old as what holds it."""
+        seen: set[str] = set()
+        for name, span in self.catalog.blobs():
+            if name not in seen:
+                seen.add(name)
+                yield Stored(name, span.size, self.catalog.packs[span.path].modified)
+        for blob in self.base.blob_names():
+            if blob.name not in seen:
+                yield blob
+
+    def size_of(self, name: str) -> int | None:
+        """Returns the stored bytes of a blob; None if it is missing, treated as absent, or suspect."""
+        if name in self._doubted:
+            return None
+        size = self.catalog.size_of(name)
+        return self.base.size_of(name) if size is None else size
+
+    def missing(self, names: Iterable[str]) -> list[str]:
+        wanted = list(names)
+        if not wanted:
+            return []
+        self.catalog.refresh()
+        return self.base.missing([name for name in wanted if self.catalog.size_of(name) is None])
+
+    def doubt(self, names: Iterable[str]) -> None:
+        self._doubted = frozenset(names)
+        self.base.doubt(self._doubted)
+        if self._sink is not None:
+            self._sink.doubt(self._doubted)
+
+    def blobs_only_in(self, objects: Collection[str], listed: Collection[str]) -> set[str]:
+        """Returns the blobs in these objects that no object but the `listed` ones has."""
+        packs = {name for name in objects if layout.is_pack(name)}
+        names = {name for name in objects if LIKE_A_BLOB.fullmatch(name)}
+        if packs:
+            self.catalog.refresh()  # a prune stores blobs anew before it condemns the pack that they were in
+            names.update(name for name, span in self.catalog.blobs() if span.path in packs)
+        return {name for name in names if not self._is_elsewhere(name, listed)}
+
+    def _is_elsewhere(self, name: str, listed: Collection[str]) -> bool:
+        if any(span.path not in listed for span in self.catalog.holders(name)):
+            return True
+        return name not in listed and self.base.size_of(name) is not None
+
+    # ---- reading ----
+
+    @property
+    def source(self) -> BlobDirectory | PackSource:
+        if self._source is None:
+            source = self.base.source
+            if isinstance(source, BlobDirectory):
+                source.read_packs(self.catalog.index, self._refresh)
+                self._source = source
+            else:
+                self._source = PackSource(cast(Ranges, self.base), self.catalog.locate, self._refresh)
+        return self._source
+
+    def _refresh(self) -> bool:
+        self.catalog.refresh()
+        return True
+
+    def get_blob(self, name: str) -> Buffer:
+        """Returns all bytes stored under a blob's name. Raises MissingBlob, StoreError, and CorruptBlob."""
+        [span] = self.catalog.locate([name])
+        if span is None:
+            return self._get_plain(name)
+        try:
+            return self._read(span)
+        except MissingBlob:
+            self.catalog.refresh()
+        [span] = self.catalog.locate([name])
+        return self._read(span) if span else self._get_plain(name)
+
+    def _get_plain(self, name: str) -> Buffer:
+        return self.base.get_blob(name)
+
+    def _read(self, span: Span) -> Buffer:
+        return self.base.read_range(span.path, span.offset, span.size)
+
+    def forget(self, name: str) -> None:
+        """Has the system drop its cached copy of a blob, if it lies plain."""
+        if isinstance(self.base, CanDropCache):
+            self.base.forget(name)
+
+    # ---- writing ----
+
+    @property
+    def blobs(self) -> Packer:
+        if self._sink is None:
+            size = self.settings.size
+            self._sink = PackSink(self.base, self.base, self.catalog, self._plain(), size=size, limit=self.limit)
+            self._sink.doubt(self._doubted)
+        return self._sink.packer
+
+    def _plain(self) -> PackIndex | None:
+        """Returns which small blobs lie plain on a service, for the engine: an index as if they lay in packs. None for
+        a directory, where it looks."""
+        if isinstance(self.base.blobs, BlobDirectory):
+            return None
+        small = [blob for blob in self.base.blob_names() if blob.size <= self.limit]
+        at_once = layout.MAX_PACK // max(self.limit, 1)
+        tables = [_table(small[start : start + at_once]) for start in range(0, len(small), at_once)]
+        packs = [(number.to_bytes(32), NO_DAY, layout.MAX_PACK) for number in range(len(tables))]
+        index = PackIndex()
+        index.replace([(build_index(packs, tables), b"\1" * len(packs))])
+        return index
+
+    def begin_durable(self) -> None:
+        """Does nothing: packs are on disk once they have a name."""
+
+    def keep_up(self) -> None:
+        if self._sink is not None:
+            self._sink.close_idle()
+
+    def make_durable(self) -> None:
+        """Returns when every blob that was put is durable, and in an index object if it is in a pack."""
+        if self._sink is not None:
+            self._sink.finish()
+        self.base.make_durable()
+        if self._sink is not None:
+            self.catalog.write_index()
+
+    # ---- prune ----
+
+    def holders(self) -> Iterator[Stored]:
+        """Yields blobs by themselves and packs. A pack of which nobody knows what is in it holds nothing, and stays."""
+        self.catalog.refresh()
+        yield from (pack for path, pack in self.catalog.packs.items() if path not in self.catalog.unreadable)
+        yield from self.base.blob_names()
+
+    def unneeded(
+        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+    ) -> list[Stored]:
+        """Returns the holders that can go: see Store. Most packs hold a blob that nothing else does, and are done with
+        at the first."""
+        return Decision(self.base, self.catalog, is_needed, going).of(list(objects))
+
+    def delete_blobs(self, names: Iterable[str]) -> None:
+        self.base.delete_blobs(names)
+
+    def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
+        for gone in self.base.delete_old_blobs(blobs, before, go_on):
+            self.catalog.packs.pop(gone.name, None)
+            yield gone
+
+    def begin_sweep(self) -> None:
+        self.base.begin_sweep()
+
+    # ---- locks and cold storage: of what holds the blobs ----
+
+    def locked(self, names: Iterable[str]) -> dict[str, float]:
+        return self.base.locked(names)
+
+    def lock(self, names: Iterable[str], lock: Lock) -> Iterator[tuple[str, bool | None]]:
+        return self.base.lock(self._objects_of(names), lock)
+
+    def thaw(self, names: Iterable[str], tier: str, days: int) -> Iterator[tuple[str, ThawState]]:
+        return self.base.thaw(self._objects_of(names), tier, days)
+
+    def _objects_of(self, names: Iterable[str]) -> list[str]:
+        """Returns what holds blobs, each once; other names stay as they are."""
+        wanted = list(names)
+        blobs = [name for name in wanted if LIKE_A_BLOB.fullmatch(name)]
+        spans = dict(zip(blobs, self.catalog.locate(blobs), strict=True))
+        return list(dict.fromkeys(span.path if (span := spans.get(name)) else name for name in wanted))
+
+    # ---- the rest lies beside the blobs ----
+
+    def own_directories(self) -> Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]:
+        return self.base.own_directories()
+
+    def put_manifest(self, name: str, data: bytes) -> None:
+        self.base.put_manifest(name, data)
+
+    def delete_manifests(self, names: Iterable[str]) -> None:
+        self.base.delete_manifests(names)
+
+    def manifests(self) -> list[Stored]:
+        return self.base.manifests()
+
+    def marks(self) -> list[Stored]:
+        return self.base.marks()
+
+    def prune_marks(self) -> list[Stored]:
+        return self.base.prune_marks()
+
+    def named(self, prefix: str) -> list[Stored]:
+        return self.base.named(prefix)
+
+    def get_manifest(self, name: str) -> bytes:
+        return self.base.get_manifest(name)
+
+    def put_mark(self, name: str, data: bytes) -> None:
+        self.base.put_mark(name, data)
+
+    def remove_manifest(self, name: str) -> None:
+        self.base.remove_manifest(name)
+
+    def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
+        self.base.delete_as_listed(marks, go_on)
+
+    def forget_removed(self, removed: Stored) -> None:
+        self.base.forget_removed(removed)
+
+    def examine(self) -> Iterator[Finding]:
+        yield from self.base.examine()
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.stop()
+        if isinstance(self._source, PackSource):
+            self._source.close()
+        self.base.close()
+
+
+def _table(blobs: Iterable[Stored]) -> bytes:
+    """Returns the table of a pack that would have these blobs."""
+    return b"".join(layout.raw_name(blob.name) + blob.size.to_bytes(4, "little") + bytes(8) for blob in blobs)

@@ -1,0 +1,106 @@
+"""Stores with packs: what is stored in them comes back, whatever was killed, deleted or added in between."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import pogfast
+from pogfast import keys
+from pogfast.stores import open_store
+from pogfast.stores.packs.store import PackedStore
+
+KEY = keys.Key("keyfile", bytes(range(32)))
+COUNT = 300
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    some = random.Random(16)
+    for number in range(COUNT):
+        file = root / f"d{number % 7}" / f"f{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(some.randbytes(some.randrange(1, 9000)))
+    (root / "large").write_bytes(some.randbytes(5_000_000))
+    (root / "empty").write_bytes(b"")
+    return root
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def create(tree: Path, store: Path, packs: int | str | None = None, **more: object) -> pogfast.backup.Summary:
+    with pogfast.services(packs=packs):
+        return pogfast.create([tree.name], str(store), KEY, directory=tree.parent, **more)
+
+
+def packs_of(store: Path) -> list[Path]:
+    return sorted(path for path in store.glob("packs/2*/*"))
+
+
+def indexes_of(store: Path) -> list[Path]:
+    return sorted(store.glob("packs/index/*"))
+
+
+def plain_of(store: Path) -> list[Path]:
+    return sorted(store.glob("data/*/*"))
+
+
+def restored(store: Path, target: Path) -> dict[str, bytes]:
+    shutil.rmtree(target, ignore_errors=True)
+    summary = pogfast.restore(f"{store}/latest", KEY, into=str(target))
+    assert not summary.problems, summary.problems
+    return contents(target)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def opened(store: Path, *, create: bool = False) -> Iterator[PackedStore]:
+    one = open_store(str(store), create=create)
+    assert isinstance(one, PackedStore)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def test_small_files_lie_in_a_pack_and_large_ones_by_themselves(tree: Path, store: Path, tmp_path: Path) -> None:
+    create(tree, store, packs="yes")
+    assert len(packs_of(store)) == 1
+    assert len(indexes_of(store)) == 1
+    assert [path.stat().st_size > 2 << 20 for path in plain_of(store)] == [True]
+    assert restored(store, tmp_path / "out") == {f"{tree.name}/{name}": data for name, data in contents(tree).items()}
+    summary = pogfast.check(str(store), KEY, read_data=True)
+    assert (summary.exit_code, summary.blobs) == (0, COUNT + 2)
+
+
+def test_a_store_remembers_that_it_has_packs(tree: Path, store: Path, tmp_path: Path) -> None:
+    create(tree, store, packs="yes")
+    (tree / "more").mkdir()
+    for number in range(100):
+        (tree / "more" / str(number)).write_bytes(os.urandom(4000))
+    summary = create(tree, store)
+    assert summary.blobs_new == 100
+    assert len(packs_of(store)) == 2
+    again = create(tree, store, no_cache=True)
+    assert again.blobs_new == 0
+    assert len(packs_of(store)) == 2
+    assert restored(store, tmp_path / "out") == {f"{tree.name}/{name}": data for name, data in contents(tree).items()}
