@@ -232,17 +232,18 @@ class RemoteStore:
         start: int,
         size: int,
         urgent: Callable[[], bool],
-        wanted: Callable[[], bool] = lambda: True,
+        exceed: Callable[[], bool] = lambda: True,
     ) -> bytearray | None:
-        """Reads a range of an object; returns None if the object is missing. Unless it is `urgent`, waits for memory.
-        After abandon it ends in the middle unless it is still `wanted`. Raises CorruptBlob, StoreError, and what
-        `urgent` raises."""
+        """Reads a range of an object; returns None if the object is missing. Waits for memory until it is `urgent` and
+        may `exceed` the limit, and ends after abandon unless it is urgent. Raises CorruptBlob, StoreError, and what the
+        two functions raise."""
 
         def check() -> None:
-            if self._abandoned.is_set() and not wanted():
+            if self._abandoned.is_set() and not urgent():
                 raise TransientError(f"{self.label}: {path} is not read any further")
 
-        reading = RangeDownload(self.service, path, self._in_flight, (start, start + size), urgent, check)
+        within = start, start + size
+        reading = RangeDownload(self.service, path, self._in_flight, within, urgent, exceed, check)
         try:
             return self._with_retries(reading.go_on, lambda: reading.reached)
         finally:

@@ -144,15 +144,16 @@ class RangeDownload(Download):
         in_flight: InFlightLimit,
         within: tuple[int, int],
         urgent: Callable[[], bool],
+        exceed: Callable[[], bool],
         check: Callable[[], None],
     ) -> None:
         """Reads the bytes from `within[0]` up to `within[1]`, exclusive. `check` raises if nobody wants them any
-        more."""
+        more; `urgent` and `exceed` are for the memory."""
         self.check = check
         size = within[1] - within[0]
         super().__init__(service, path, in_flight, size, urgent)
         self.start, self.end = within
-        in_flight.acquire(size, urgent)
+        in_flight.acquire(size, urgent, exceed)
         self.data, self.size = InFlightBuffer(in_flight, size), size
         self.whole = None
 
@@ -196,14 +197,26 @@ class InFlightLimit:
         self.changed = threading.Condition()
         self.waiting: list[object] = []
 
-    def acquire(self, size: int, urgent: Callable[[], bool] = lambda: False) -> None:
-        """Waits until `size` more bytes are within the limit, or until `urgent` returns True. Raises what `urgent`
-        raises."""
+    def acquire(
+        self,
+        size: int,
+        urgent: Callable[[], bool] = lambda: False,
+        exceed: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Waits until `size` more bytes are within the limit. Once `urgent` returns True, it takes them before others
+        who wait, and beyond the limit if `exceed` returns True. Raises what the two raise."""
+        ticket = object()
+
+        def is_ready() -> bool:
+            is_urgent = urgent()
+            if self._has_room(size) and (is_urgent or self.waiting[0] is ticket):
+                return True
+            return is_urgent and exceed()
+
         with self.changed:
-            ticket = object()
             self.waiting.append(ticket)
             try:
-                self.changed.wait_for(lambda: (self.waiting[0] is ticket and self._has_room(size)) or urgent())
+                self.changed.wait_for(is_ready)
                 self.bytes += size
             finally:
                 self.waiting.remove(ticket)

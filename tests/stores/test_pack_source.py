@@ -124,6 +124,10 @@ def many(first: int, count: int) -> list[str]:
     return [name_of(number) for number in range(first, first + count)]
 
 
+def requests_for(proxy: Proxy, path: str) -> int:
+    return proxy.count(f"GET .*{path.rstrip('=')}")  # which is quoted in an address
+
+
 def put_plain(store: RemoteStore, name: str, data: bytes) -> None:
     store.blobs(name, memoryview(data))
     store.make_durable()
@@ -374,8 +378,8 @@ def test_a_pack_that_was_repacked(packs: Packs, proxy: Proxy) -> None:
     packs.source.prefetch(names)
     packs.read(names)
     assert packs.refreshed == 1
-    assert proxy.count(f"GET .*{new}") <= 1 + THREADS
-    assert proxy.count(f"GET .*{old}") <= 1 + THREADS
+    assert 1 <= requests_for(proxy, new) <= 1 + THREADS
+    assert 1 <= requests_for(proxy, old) <= 1 + THREADS
 
 
 def test_a_pack_that_goes_away_in_the_middle(packs: Packs) -> None:
@@ -411,7 +415,7 @@ def test_a_pack_that_is_nowhere(packs: Packs, proxy: Proxy, helps: bool, planned
         assert all(pool.map(missing, names))
     packs.read(others)
     assert packs.refreshed <= 2
-    assert proxy.count(f"GET .*{gone}") <= 2 + THREADS
+    assert 1 <= requests_for(proxy, gone) <= 2 + THREADS
 
 
 def test_missing_plain_blobs_are_looked_for_in_one_listing(packs: Packs, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -528,14 +532,11 @@ def test_close_while_nobody_reads(packs: Packs) -> None:
 
 
 def test_pieces_of_an_earlier_plan_do_not_wait_for_memory(packs: Packs, proxy: Proxy) -> None:
-    names = many(0, 400)
-    for start in range(0, 400, 20):
-        packs.add(names[start : start + 20], 1000)
+    old, new = many(0, 200), many(200, 200)
+    paths = [packs.add(names[start : start + 20], 1000) for names in (old, new) for start in range(0, 200, 20)]
     packs.store.in_flight.limit = 40_000
-    packs.source.prefetch(names[:200])
+    packs.source.prefetch(old)
     time.sleep(0.3)
-    first = proxy.count(GET)
-    packs.source.prefetch(names[200:])
-    packs.read(names[200:])
-    assert first == 2
-    assert proxy.count(GET) <= first + 10 + 3
+    packs.source.prefetch(new)
+    packs.read(new)
+    assert [requests_for(proxy, path) for path in paths[:10]] == [1, 1, *[0] * 8]

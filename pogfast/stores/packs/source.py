@@ -48,10 +48,10 @@ class Ranges(Protocol):
     def in_flight(self) -> InFlightLimit: ...
 
     def fetch_range(
-        self, path: str, start: int, size: int, urgent: Callable[[], bool], wanted: Callable[[], bool]
+        self, path: str, start: int, size: int, urgent: Callable[[], bool], exceed: Callable[[], bool]
     ) -> bytearray | None:
-        """Reads a range; None if the object is missing. Waits for memory until `urgent` returns True or raises. If the
-        run was abandoned, it ends unless the range is `wanted`. The bytes count as in flight until they are freed."""
+        """Reads a range; None if the object is missing. Waits for memory until it is `urgent` and may `exceed` the
+        limit, and ends after abandon unless it is urgent. The bytes count as in flight until they are freed."""
 
     def read_range(self, path: str, start: int, size: int) -> Buffer: ...
 
@@ -254,20 +254,21 @@ class PackSource(CanPrefetch, CanAbandon):
         return data
 
     def _fetch(self, piece: Piece, urgent: Callable[[], bool]) -> bytearray | None:
-        def beyond() -> bool:
-            """Returns True if a piece that is asked for may have more memory than the limit: one at a time. It must not
-            wait for a lock: others may hold it while memory is freed."""
+        def is_urgent() -> bool:
             if piece.spare is not self._spare:
                 raise _NoRoom("the piece is of an earlier plan")
-            if not urgent():
-                return False
+            return urgent()
+
+        def exceed() -> bool:
+            """Gives a piece that is asked for more memory than the limit: one at a time. It must not wait for a lock:
+            others may hold it while memory is freed."""
             if not piece.spare.acquire(blocking=False):
                 raise _NoRoom("another piece is beyond the limit")
             piece.has_spare = True
             return True
 
         try:
-            return self.base.fetch_range(piece.path, piece.start, piece.end - piece.start, beyond, urgent)
+            return self.base.fetch_range(piece.path, piece.start, piece.end - piece.start, is_urgent, exceed)
         except BaseException:
             piece.drop()
             raise
