@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from pogfast._engine import PackIndex, Place, build_index, check_index, merge_indexes
 from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
-from pogfast.sizes import many
 from pogfast.stores.names import PACKS, Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.index_cache import IndexCache
+from pogfast.system.clock import Stopwatch
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -32,6 +32,11 @@ PARALLEL = 8
 FAN_IN = 8
 # How often everything is listed again because an index object vanished.
 ATTEMPTS = 5
+# Packs, and bytes of their tables, that get an index object of their own before a run ends: if it is killed, the tables
+# of the others are read. So many tables also make an index object that others can be merged with.
+ENOUGH_PACKS, ENOUGH_TABLES = 256, 16 << 20
+# Listings in a row that showed nothing new, after which `look_again` makes one only every so many seconds.
+FRUITLESS, PAUSE = 3, 5.0
 ABSENT, THERE, OTHER_SIZE = 0, 1, 2
 
 
@@ -66,7 +71,10 @@ class Catalog:
         self._index = PackIndex()
         self._parts: list[_Part] = []
         self._tables: dict[str, bytes] = {}  # of packs that no index object covers
-        self._loaded = False
+        self._is_loaded = False
+        self._is_searched = False  # the engine knows all that is in `packs`
+        self._fruitless = 0
+        self._listed = Stopwatch()
         self._lock = threading.RLock()
 
     @property
@@ -76,14 +84,15 @@ class Catalog:
         return self._index
 
     def _load(self) -> None:
-        if not self._loaded:
+        if not self._is_loaded:
             self.refresh()
 
     # ---- what there is ----
 
-    def refresh(self) -> None:
-        """Lists packs and index objects again, and reads those that are new."""
+    def refresh(self) -> bool:
+        """Lists packs and index objects again, and reads those that are new. Returns True if there is a change."""
         with self._lock:
+            before = self._sizes() if self._is_searched else None
             for attempt in range(ATTEMPTS):
                 self._list()
                 try:
@@ -92,11 +101,25 @@ class Catalog:
                 except MissingBlob as error:  # a prune has deleted a superseded one since it was listed
                     if attempt == ATTEMPTS - 1:
                         raise StoreError(f"{error}: it is listed again and again, and not there") from error
+            if before == self._sizes():
+                return False
             self._parts = parts
             self._read_tables(parts)
             self._search()
-            self._loaded = True
             self.cache.keep_only(self.index_objects)
+            return True
+
+    def look_again(self) -> bool:
+        """Refreshes for a blob that was not where it should be. Returns False if nothing can have changed."""
+        with self._lock:
+            if self._fruitless >= FRUITLESS and self._listed.seconds() < PAUSE:
+                return False  # many blobs are missing: one listing is enough for them
+            self._fruitless = 0 if self.refresh() else self._fruitless + 1
+            self._listed = Stopwatch()
+            return True
+
+    def _sizes(self) -> dict[str, int]:
+        return {stored.name: stored.size for stored in (*self.packs.values(), *self.index_objects.values())}
 
     def _list(self) -> None:
         self.packs, self.index_objects = {}, {}
@@ -171,6 +194,7 @@ class Catalog:
     def _search(self) -> None:
         """Has the engine search what is there now."""
         self._index.replace([(part.data, bytes(map(self._state, part.header.packs))) for part in self._all_parts()])
+        self._is_loaded = self._is_searched = True
 
     def _all_parts(self) -> list[_Part]:
         """Returns the parts in the order of the engine's, the index object of uncovered packs last."""
@@ -213,12 +237,14 @@ class Catalog:
         """Yields each blob of each pack that is there, a blob in several packs several times, and no pack twice."""
         self._load()
         with self._lock:
-            parts = list(enumerate(self._parts))
+            parts = list(self._parts)
         seen: set[str] = set()
-        for number, part in parts:
+        for part in parts:
+            index = PackIndex()  # of its own: the other may be replaced meanwhile
+            index.replace([(part.data, bytes([THERE]) * len(part.header.packs))])
             first = [pack.path not in seen and self._state(pack) == THERE for pack in part.header.packs]
             for start in range(0, part.header.blobs, ROWS):
-                for row in self._index.rows(number, start, start + ROWS):
+                for row in index.rows(0, start, start + ROWS):
                     if first[row.pack]:
                         pack = part.header.packs[row.pack]
                         yield row.name, Span(pack.path, pack.size, row.offset, row.size)
@@ -235,20 +261,37 @@ class Catalog:
         with self._lock:
             self.packs[pack.name] = pack
             self._tables[pack.name] = table
+            self._is_searched = False
 
-    def uncovered(self) -> int:
-        """Returns how many packs are in no index object."""
+    def has_enough(self) -> bool:
+        """Returns True if so many packs are in no index object that one is worth it."""
         with self._lock:
-            return len(self._tables)
+            return len(self._tables) >= ENOUGH_PACKS or sum(map(len, self._tables.values())) >= ENOUGH_TABLES
 
     def write_index(self) -> None:
         """Stores an index object of the packs that are in none, and merges those of which there are many."""
         with self._lock:
-            if self._tables:
-                self._put_index(self._index_of(self._tables), covers=list(self._tables))
+            for tables in list(self._together()):
+                self._put_index(self._index_of(tables), covers=tables)
             while together := self._to_merge():
                 self._merge(together)
             self._search()
+
+    def _together(self) -> Iterator[dict[str, bytes]]:
+        """Yields the tables of uncovered packs, as many as an index object can have. One that is too large even for an
+        index object of its own stays in none."""
+        together: dict[str, bytes] = {}
+        size = 0
+        for path, table in self._tables.items():
+            if len(table) > layout.MAX_INDEX // 2:
+                continue
+            if size + len(table) > layout.MAX_INDEX // 2:
+                yield together
+                together, size = {}, 0
+            together[path] = table
+            size += len(table)
+        if together:
+            yield together
 
     def _put_index(self, data: bytearray, covers: Iterable[str] = ()) -> None:
         """Stores an index object; its packs are durable."""
@@ -309,13 +352,3 @@ def read_table(base: HoldsPacks, pack: Stored) -> bytes:
         more = base.read_range(pack.name, pack.size - whole, whole - tail)
         data = memoryview(b"".join((more, data)))
     return bytes(layout.raw_table(data[-whole:], pack.size))
-
-
-def names_of(spans: Collection[tuple[str, Span]]) -> set[str]:
-    """Returns the names of some blobs."""
-    return {name for name, _ in spans}
-
-
-def summary_of(catalog: Catalog) -> str:
-    """Returns a few words on what there is."""
-    return f"{many(len(catalog.packs), 'pack')}, {many(len(catalog.index_objects), 'index object')}"

@@ -29,8 +29,6 @@ MIN_BLOBS = 16
 MIN_SIZE = 256 << 10
 # Seconds after which an open pack is stored although it is not full, if nothing is added to it.
 IDLE = 60.0
-# Packs of a run that are in no index object yet, at most: so many tables are read if it is killed.
-MAX_UNCOVERED = 256
 
 
 class PackSink:
@@ -50,7 +48,7 @@ class PackSink:
         self.objects = objects
         self.catalog = catalog
         self.packer = Packer(base.blobs, catalog.index, self._take, size=size, limit=limit, plain=plain)
-        self.packs = 0  # stored, or about to be
+        self._lock = threading.Lock()
         self._slots = threading.Semaphore(IN_FLIGHT)
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
@@ -63,12 +61,16 @@ class PackSink:
         if pack.blobs < MIN_BLOBS or len(memoryview(pack)) < MIN_SIZE:
             self._put_plain(pack)
             return
-        self._check()
         self._slots.acquire()
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(IN_FLIGHT, "pogfast-packs")
-        self.packs += 1
-        self._waiting.append(self._threads.submit(self._put, pack))
+        with self._lock:
+            try:
+                self._check()
+                if self._threads is None:
+                    self._threads = ThreadPoolExecutor(IN_FLIGHT, "pogfast-packs")
+                self._waiting.append(self._threads.submit(self._put, pack))
+            except BaseException:
+                self._slots.release()
+                raise
 
     def _put_plain(self, pack: Pack) -> None:
         data = memoryview(pack)
@@ -84,14 +86,14 @@ class PackSink:
             path = layout.pack_path(hashlib.sha256(data).digest(), datetime.now(UTC).date())
             self.objects.put_object(path, data)
             self.catalog.added(Stored(path, len(data), 0.0), bytes(pack.table))
-            if self.catalog.uncovered() >= MAX_UNCOVERED:
+            if self.catalog.has_enough():
                 self.catalog.write_index()
         finally:
             del pack
             self._slots.release()
 
     def _check(self) -> None:
-        """Raises what went wrong with a pack."""
+        """Raises what went wrong with a pack. Called with the lock held."""
         for future in [each for each in self._waiting if each.done()]:
             future.result()
             self._waiting.remove(future)
@@ -107,9 +109,10 @@ class PackSink:
     def finish(self) -> None:
         """Returns when all packs are durable. Raises StoreError."""
         self.packer.flush()
-        for future in self._waiting:
+        with self._lock:
+            waiting, self._waiting = self._waiting, []
+        for future in waiting:
             future.result()
-        self._waiting.clear()
 
     def doubt(self, names: Iterable[str]) -> None:
         self.packer.doubt(names)

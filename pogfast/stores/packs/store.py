@@ -12,7 +12,7 @@ from pogfast._engine import BlobDirectory, Packer, PackIndex, build_index
 from pogfast.errors import MissingBlob
 from pogfast.stores.names import LIKE_A_BLOB, Stored
 from pogfast.stores.packs import layout
-from pogfast.stores.packs.catalog import Catalog, Span
+from pogfast.stores.packs.catalog import Catalog
 from pogfast.stores.packs.decision import Decision
 from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.sink import PackSink
@@ -106,33 +106,24 @@ class PackedStore:
         if self._source is None:
             source = self.base.source
             if isinstance(source, BlobDirectory):
-                source.read_packs(self.catalog.index, self._refresh)
+                source.read_packs(self.catalog.index, self.catalog.look_again)
                 self._source = source
             else:
-                self._source = PackSource(cast(Ranges, self.base), self.catalog.locate, self._refresh)
+                self._source = PackSource(cast(Ranges, self.base), self.catalog.locate, self.catalog.look_again)
         return self._source
-
-    def _refresh(self) -> bool:
-        self.catalog.refresh()
-        return True
 
     def get_blob(self, name: str) -> Buffer:
         """Returns all bytes stored under a blob's name. Raises MissingBlob, StoreError, and CorruptBlob."""
-        [span] = self.catalog.locate([name])
-        if span is None:
-            return self._get_plain(name)
         try:
-            return self._read(span)
+            return self._get(name)
         except MissingBlob:
-            self.catalog.refresh()
+            if not self.catalog.look_again():  # it may be in another pack by now, or plain
+                raise
+        return self._get(name)
+
+    def _get(self, name: str) -> Buffer:
         [span] = self.catalog.locate([name])
-        return self._read(span) if span else self._get_plain(name)
-
-    def _get_plain(self, name: str) -> Buffer:
-        return self.base.get_blob(name)
-
-    def _read(self, span: Span) -> Buffer:
-        return self.base.read_range(span.path, span.offset, span.size)
+        return self.base.read_range(span.path, span.offset, span.size) if span else self.base.get_blob(name)
 
     def forget(self, name: str) -> None:
         """Has the system drop its cached copy of a blob, if it lies plain."""
@@ -182,7 +173,7 @@ class PackedStore:
     def holders(self) -> Iterator[Stored]:
         """Yields blobs by themselves and packs. A pack of which nobody knows what is in it holds nothing, and stays."""
         self.catalog.refresh()
-        yield from (pack for path, pack in self.catalog.packs.items() if path not in self.catalog.unreadable)
+        yield from [pack for path, pack in self.catalog.packs.items() if path not in self.catalog.unreadable]
         yield from self.base.blob_names()
 
     def unneeded(
