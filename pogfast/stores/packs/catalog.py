@@ -263,6 +263,13 @@ class Catalog:
             self._tables[pack.name] = table
             self._is_searched = False
 
+    def deleted(self, path: str) -> None:
+        """Notes a pack that has been deleted."""
+        with self._lock:
+            self.packs.pop(path, None)
+            self._tables.pop(path, None)
+            self._is_searched = False
+
     def has_enough(self) -> bool:
         """Returns True if so many packs are in no index object that one is worth it."""
         with self._lock:

@@ -188,7 +188,7 @@ class PackedStore:
 
     def delete_old_blobs(self, blobs: Iterable[Stored], before: float, go_on: Callable[[], bool]) -> Iterator[Stored]:
         for gone in self.base.delete_old_blobs(blobs, before, go_on):
-            self.catalog.packs.pop(gone.name, None)
+            self.catalog.deleted(gone.name)
             yield gone
 
     def begin_sweep(self) -> None:
