@@ -70,6 +70,7 @@ class Catalog:
         self.unreadable: dict[str, DamageError] = {}  # packs and index objects that are no such thing
         self._index = PackIndex()
         self._parts: list[_Part] = []
+        self._states: list[bytes] = []  # of the packs of each part, as the engine has them
         self._tables: dict[str, bytes] = {}  # of packs that no index object covers
         self._is_loaded = False
         self._is_searched = False  # the engine knows all that is in `packs`
@@ -193,7 +194,9 @@ class Catalog:
 
     def _search(self) -> None:
         """Has the engine search what is there now."""
-        self._index.replace([(part.data, bytes(map(self._state, part.header.packs))) for part in self._all_parts()])
+        parts = self._all_parts()
+        self._states = [bytes(map(self._state, part.header.packs)) for part in parts]
+        self._index.replace([(part.data, states) for part, states in zip(parts, self._states, strict=True)])
         self._is_loaded = self._is_searched = True
 
     def _all_parts(self) -> list[_Part]:
@@ -227,11 +230,15 @@ class Catalog:
         self._load()
         with self._lock:
             spans = dict.fromkeys(map(self._span, self._index.find_all(name)))
-            return [span for span in spans if self.packs[span.path].size == span.pack_size]
+            there = {path: self.packs[path].size for span in spans if (path := span.path) in self.packs}
+            return [span for span in spans if there.get(span.path) == span.pack_size]
 
     def size_of(self, name: str) -> int | None:
         """Returns the bytes of a blob in a pack, None if no pack that is whole has it."""
-        return next((span.size for span in self.holders(name)), None)
+        self._load()
+        with self._lock:
+            place = self._index.find(name)
+            return place.size if place and self._states[place.part][place.pack] == THERE else None
 
     def blobs(self) -> Iterator[tuple[str, Span]]:
         """Yields each blob of each pack that is there, a blob in several packs several times, and no pack twice."""
