@@ -337,6 +337,21 @@ def test_blobs_that_nobody_asks_for_block_no_others(packs: Packs) -> None:
     assert packs.store.in_flight.bytes <= 50_000
 
 
+@pytest.mark.parametrize(("alone", "requests"), [(10, 2 + 10 + 1), (11, 2 + 20)])
+def test_a_piece_that_found_no_room_is_downloaded_later(packs: Packs, proxy: Proxy, alone: int, requests: int) -> None:
+    """Unless most of its blobs were read alone by then."""
+    names = many(0, 60)
+    first, beyond, third = (names[start : start + 20] for start in range(0, 60, 20))
+    for blobs in (first, beyond, third):
+        packs.add(blobs, 1000)
+    packs.store.in_flight.limit = 1000
+    packs.source.prefetch(names)
+    packs.read([first[0], beyond[0], *third[:alone]], threads=1)
+    assert proxy.count(GET) == 2 + alone
+    packs.read([*first[1:], *beyond[1:], *third[alone:]], threads=1)
+    assert proxy.count(GET) == requests
+
+
 def test_a_blob_larger_than_memory_is_read(packs: Packs) -> None:
     names = many(0, 4)
     for name in names:
@@ -371,6 +386,7 @@ def test_a_pack_that_was_repacked(packs: Packs, proxy: Proxy) -> None:
     packs.store.delete_blobs([old])
 
     def refresh() -> bool:
+        time.sleep(0.2)  # others find meanwhile that the pack is gone
         packs.index = after
         return True
 
