@@ -240,8 +240,9 @@ class Catalog:
             place = self._index.find(name)
             return place.size if place and self._states[place.part][place.pack] == THERE else None
 
-    def blobs(self) -> Iterator[tuple[str, Span]]:
-        """Yields each blob of each pack that is there, a blob in several packs several times, and no pack twice."""
+    def blobs(self, *, every: bool = False) -> Iterator[tuple[str, Span]]:
+        """Yields each blob of each pack that is there, a blob in several packs several times, and no pack twice; with
+        `every` whatever any index object says of a pack."""
         self._load()
         with self._lock:
             parts = list(self._parts)
@@ -249,7 +250,7 @@ class Catalog:
         for part in parts:
             index = PackIndex()  # of its own: the other may be replaced meanwhile
             index.replace([(part.data, bytes([THERE]) * len(part.header.packs))])
-            first = [pack.path not in seen and self._state(pack) == THERE for pack in part.header.packs]
+            first = [(every or pack.path not in seen) and self._state(pack) == THERE for pack in part.header.packs]
             for start in range(0, part.header.blobs, ROWS):
                 for row in index.rows(0, start, start + ROWS):
                     if first[row.pack]:

@@ -12,8 +12,8 @@ from pogfast._engine import BlobDirectory, Packer, PackIndex, build_index
 from pogfast.errors import MissingBlob
 from pogfast.stores.names import LIKE_A_BLOB, Stored
 from pogfast.stores.packs import layout
-from pogfast.stores.packs.catalog import Catalog
-from pogfast.stores.packs.decision import Decision
+from pogfast.stores.packs.catalog import Catalog, Span
+from pogfast.stores.packs.decision import Decision, Tables
 from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.sink import PackSink
 from pogfast.stores.packs.source import PackSource, Ranges
@@ -40,6 +40,7 @@ class PackedStore:
         self.parallel = base.parallel
         self.limit = settings.limit if settings.is_packing else 0  # bytes of a blob that is packed
         self.catalog = Catalog(base, IndexCache(cache_directory(), base.identity), IGNORED.get())
+        self._tables = Tables(base)
         self._sink: PackSink | None = None
         self._source: BlobDirectory | PackSource | None = None
         self._doubted: frozenset[str] = frozenset()
@@ -89,15 +90,22 @@ class PackedStore:
         """Returns the blobs in these objects that no object but the `listed` ones has."""
         packs = {name for name in objects if layout.is_pack(name)}
         names = {name for name in objects if LIKE_A_BLOB.fullmatch(name)}
-        if packs:
+        if packs or names:
             self.catalog.refresh()  # a prune stores blobs anew before it condemns the pack that they were in
-            names.update(name for name, span in self.catalog.blobs() if span.path in packs)
+        if packs:
+            names.update(name for name, span in self.catalog.blobs(every=True) if span.path in packs)
         return {name for name in names if not self._is_elsewhere(name, listed)}
 
     def _is_elsewhere(self, name: str, listed: Collection[str]) -> bool:
-        if any(span.path not in listed for span in self.catalog.holders(name)):
+        if any(span.path not in listed and self._has(name, span) for span in self.catalog.holders(name)):
             return True
         return name not in listed and self.base.size_of(name) is not None
+
+    def _has(self, name: str, span: Span) -> bool:
+        """Returns True if the table of a pack says what the index says of a blob."""
+        pack = self.catalog.packs.get(span.path)
+        rows = None if pack is None else self._tables.rows(pack)
+        return rows is not None and (name, span.offset, span.size) in rows
 
     # ---- reading ----
 
@@ -181,7 +189,7 @@ class PackedStore:
     ) -> list[Stored]:
         """Returns the holders that can go: see Store. Most packs hold a blob that nothing else does, and are done with
         at the first."""
-        return Decision(self.base, self.catalog, is_needed, going).of(list(objects))
+        return Decision(self.base, self.catalog, is_needed, going, self._tables).of(list(objects))
 
     def delete_blobs(self, names: Iterable[str]) -> None:
         self.base.delete_blobs(names)
