@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
@@ -110,9 +110,19 @@ def raw_name(path: str) -> bytes:
     """Returns the 32 bytes in the name at the end of a path. Raises ValueError if it is not exactly the name of such
     bytes."""
     name = path.rpartition("/")[2]
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise ValueError(f"{path} does not end with a name of 32 bytes")
     return base64.urlsafe_b64decode(name)
+
+
+def is_name(text: str) -> bool:
+    """Returns True for exactly the name of some 32 bytes."""
+    return _NAME.fullmatch(text) is not None
+
+
+def pack_size(lengths: Collection[int]) -> int:
+    """Returns the bytes of a pack of blobs of these lengths."""
+    return sum(lengths) + TABLE_ROW * len(lengths) + FOOTER
 
 
 def pack_path(raw: Buffer, day: date | int) -> str:

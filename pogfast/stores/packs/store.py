@@ -153,12 +153,13 @@ class PackedStore:
         a directory, where it looks."""
         if isinstance(self.base.blobs, BlobDirectory):
             return None
-        small = [blob for blob in self.base.blob_names() if blob.size <= self.limit]
-        at_once = layout.MAX_PACK // max(self.limit, 1)
-        tables = [_table(small[start : start + at_once]) for start in range(0, len(small), at_once)]
-        packs = [(number.to_bytes(32), NO_DAY, layout.MAX_PACK) for number in range(len(tables))]
+        small = [blob for blob in self.base.blob_names() if 0 < blob.size <= self.limit and layout.is_name(blob.name)]
+        at_once = min(layout.MAX_BLOBS, (layout.MAX_PACK - layout.FOOTER) // (self.limit + layout.TABLE_ROW))
+        together = [small[start : start + at_once] for start in range(0, len(small), at_once)]
+        sizes = [layout.pack_size([blob.size for blob in blobs]) for blobs in together]
+        packs = [(number.to_bytes(32), NO_DAY, size) for number, size in enumerate(sizes)]
         index = PackIndex()
-        index.replace([(build_index(packs, tables), b"\1" * len(packs))])
+        index.replace([(build_index(packs, list(map(_table, together))), b"\1" * len(packs))])
         return index
 
     def begin_durable(self) -> None:
