@@ -1,6 +1,7 @@
 """One suite for every store. A new one is a file in pogfast/stores/, a row of this table, and a parameter here.
 
 KNOWN lists what a server is known not to support; there the suite asserts exactly that, so that a change is noticed.
+Every store that can be read is tried twice: with each blob as an object, and with packs ("moto, packed").
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ MANIFEST = "2026-11-23T12:34:56.012345.mfn"
 #   condition: refuse to write over a manifest
 #   checksum: refuse what was altered on its way
 #   lock, cold: S3's object lock and cold storage
+#   alone: delete or replace a blob by itself; in a pack it lies with others
 KNOWN: dict[str, set[str]] = {
     "local": {"checksum", "lock", "cold"},
     "program": {"read", "condition", "checksum", "lock", "cold"},
@@ -46,6 +48,7 @@ KNOWN: dict[str, set[str]] = {
     "rclone": {"condition", "checksum", "lock", "cold"},
     "b2": {"condition", "checksum", "lock", "cold"},
 }
+KNOWN |= {f"{kind}, packed": known | {"alone"} for kind, known in KNOWN.items() if "read" not in known}
 SERVICES = ("moto", "swift", "rclone", "b2")
 
 
@@ -56,9 +59,10 @@ class Place:
     kind: str
     text: str
     environment: dict[str, str]
+    packs: bool = False
 
     def does(self, what: str) -> bool:
-        return what not in KNOWN[self.kind]
+        return what not in KNOWN[f"{self.kind}, packed" if self.packs else self.kind]
 
     @contextlib.contextmanager
     def opened(self, *, create: bool = False) -> Iterator[Any]:
@@ -75,6 +79,16 @@ class Place:
             sink.put(name, data)
         else:
             sink(name, memoryview(data))
+
+    def base(self, store: Any) -> Any:
+        """Returns the store that makes the requests."""
+        return store.base if self.packs else store
+
+    def object_of(self, store: Any) -> str:
+        """Returns the one object that holds blobs."""
+        [holder] = store.holders()
+        assert holder.name.startswith("packs/") == self.packs
+        return str(holder.name)
 
 
 Maker = Callable[[str], Server]
@@ -126,7 +140,13 @@ def new_place(kind: str, server: Maker, tmp_path: Path) -> Place:
 
 @pytest.fixture(params=KNOWN)
 def place(request: pytest.FixtureRequest, server: Maker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    made = new_place(request.param, server, tmp_path)
+    kind, comma, _ = request.param.partition(",")
+    made = new_place(kind, server, tmp_path)
+    if comma:
+        made.packs = True
+        made.environment |= {"POGFAST_PACKS": "1MiB", "POGFAST_CACHE_DIR": str(tmp_path / "cache")}
+        monkeypatch.setattr("pogfast.stores.packs.sink.MIN_BLOBS", 1)  # the few blobs here are worth a pack
+        monkeypatch.setattr("pogfast.stores.packs.sink.MIN_SIZE", 0)
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     return made
@@ -168,8 +188,8 @@ def test_stored_objects_exist(below: Place) -> None:
 
 def test_old_blobs_are_deleted_while_the_callback_allows_it(place: Place) -> None:
     """Exactly the reported blobs are gone: none that was stored again, and none after the callback said no."""
-    if not place.does("read"):
-        pytest.skip("nothing can be deleted")
+    if not place.does("read") or not place.does("alone"):
+        pytest.skip("no blob can be deleted by itself")
     with place.opened(create=True) as store:
         for name in NAMES:
             place.put(store, name, name.encode())
@@ -202,8 +222,8 @@ def test_missing_objects(place: Place) -> None:
 
 
 def test_deleted_objects_are_gone(place: Place) -> None:
-    if not place.does("read"):
-        pytest.skip("a program only stores: there is nothing to delete")
+    if not place.does("read") or not place.does("alone"):
+        pytest.skip("a program only stores: there is nothing to delete. Packs go as a whole")
     with place.opened(create=True) as store:
         for name in NAMES:
             place.put(store, name, b"content")
@@ -302,12 +322,14 @@ def test_bytes_in_flight_are_limited_without_a_deadlock(place: Place, monkeypatc
             place.put(store, name, data)
         store.make_durable()
     monkeypatch.setattr("pogfast.stores.remote.MAX_IN_FLIGHT", 120_000)
+    monkeypatch.setattr("pogfast.stores.packs.source.MAX_PIECE", 100_000)
+    spare = 100_000 if place.packs else 0  # one piece of a pack may be beyond the limit
     with place.opened() as store:
         store.source.prefetch(content)
         last = list(content)[-1]
         assert bytes(store.get_blob(last)) == content[last]
         time.sleep(0.3)
-        assert store._in_flight.bytes <= 120_000
+        assert place.base(store)._in_flight.bytes <= 120_000 + spare
         assert {name: bytes(store.get_blob(name)) for name in content} == content
         assert threading.active_count() < 40
 
@@ -321,7 +343,7 @@ def test_a_body_altered_in_transit_is_refused(place: Place, altered: bool, monke
         monkeypatch.setenv("POGFAST_RETRY_FOR", "0.5")  # an altered body is refused each time
     refused = altered and place.does("checksum")
     with place.opened(create=True) as store, pytest.raises(StoreError) if refused else contextlib.nullcontext():
-        store.service.checksums = True  # over http a service has to ask for them
+        place.base(store).service.checksums = True  # over http a service has to ask for them
         place.put(store, NAMES[0], b"content")
         store.make_durable()
 
@@ -334,9 +356,10 @@ def test_locks(place: Place) -> None:
         store.make_durable()
         assert store.locked([NAMES[0]]) == {}
         if place.does("lock"):
-            assert dict(store.lock([NAMES[0], NAMES[1]], Lock("compliance", 3600))) == {NAMES[0]: True, NAMES[1]: None}
-            assert list(store.lock([NAMES[0]], Lock("compliance", 1800))) == [(NAMES[0], False)]
-            [until] = store.locked(NAMES).values()
+            found = place.object_of(store)
+            assert dict(store.lock([NAMES[0], NAMES[1]], Lock("compliance", 3600))) == {found: True, NAMES[1]: None}
+            assert list(store.lock([NAMES[0]], Lock("compliance", 1800))) == [(found, False)]
+            [until] = store.locked([found, *NAMES[1:]]).values()
             assert until == pytest.approx(time.time() + 3600, abs=60)
         else:
             with pytest.raises((StoreError, UsageError)):
@@ -354,11 +377,12 @@ def test_cold_storage(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         if place.does("cold"):
             with pytest.raises(StoreError, match="cold storage"):
                 store.get_blob(NAMES[0])
-            assert dict(store.thaw([NAMES[0], NAMES[1]], "bulk", 3)) == {NAMES[0]: "asked", NAMES[1]: "missing"}
-            assert dict(store.thaw([NAMES[0]], "bulk", 3)) == {NAMES[0]: "readable"}  # moto takes no time
+            found = place.object_of(store)
+            assert dict(store.thaw([NAMES[0], NAMES[1]], "bulk", 3)) == {found: "asked", NAMES[1]: "missing"}
+            assert dict(store.thaw([NAMES[0]], "bulk", 3)) == {found: "readable"}  # moto takes no time
             assert bytes(store.get_blob(NAMES[0])) == b"content"
         elif place.kind in ("swift", "rclone"):
-            assert dict(store.thaw([NAMES[0]], "bulk", 3)) == {NAMES[0]: "readable"}
+            assert dict(store.thaw([NAMES[0]], "bulk", 3)) == {place.object_of(store): "readable"}
         else:
             with pytest.raises(UsageError):
                 list(store.thaw([NAMES[0]], "bulk", 3))
@@ -371,10 +395,10 @@ PACK, OTHER_PACK, INDEX = DAY + NAMES[0], f"packs/2026-12-01/{NAMES[1]}", f"pack
 
 
 @pytest.fixture
-def packed(below: Place) -> Place:
-    """Places of which objects can be read."""
-    if not below.does("read"):
-        pytest.skip("a program only stores")
+def readable(below: Place) -> Place:
+    """Places of which objects can be read by their paths."""
+    if not below.does("read") or below.packs:
+        pytest.skip("a program only stores, and a store with packs is one of these and no other")
     return below
 
 
@@ -382,17 +406,17 @@ def paths(store: Any, prefix: str) -> list[tuple[str, int]]:
     return sorted(found[:2] for found in store.objects(prefix))
 
 
-def test_objects_by_their_paths(packed: Place) -> None:
+def test_objects_by_their_paths(readable: Place) -> None:
     content = {PACK: os.urandom(3000), OTHER_PACK: b"other", INDEX: b"index"}
-    with packed.opened(create=True) as store:
+    with readable.opened(create=True) as store:
         assert isinstance(store, HoldsPacks)
         assert paths(store, "packs/") == paths(store, DAY) == []
         for path, data in content.items():
             store.put_object(path, data)
-        packed.put(store, NAMES[3], b"a plain blob")
+        readable.put(store, NAMES[3], b"a plain blob")
         store.make_durable()
         store.put_mark("pogfast.store-2", b"")  # begins with the path of another
-    with packed.opened() as store:
+    with readable.opened() as store:
         assert paths(store, "packs/") == sorted((path, len(data)) for path, data in content.items())
         assert paths(store, DAY) == [(PACK, 3000)]
         assert paths(store, "packs/index/") == [(INDEX, 5)]
@@ -409,9 +433,9 @@ def test_objects_by_their_paths(packed: Place) -> None:
         assert paths(store, "pogfast.store") == [("pogfast.store", 2)]
 
 
-def test_ranges_of_objects(packed: Place) -> None:
+def test_ranges_of_objects(readable: Place) -> None:
     data = os.urandom(300_000)
-    with packed.opened(create=True) as store:
+    with readable.opened(create=True) as store:
         store.put_object(PACK, data)
         for start, size in ((0, 1), (0, 300_000), (1, 299_999), (299_999, 1), (123, 150_000), (7, 0)):
             assert bytes(store.read_range(PACK, start, size)) == data[start : start + size]
@@ -421,12 +445,12 @@ def test_ranges_of_objects(packed: Place) -> None:
             store.read_range(INDEX, 0, 5)
 
 
-def test_only_the_bytes_of_a_range_are_sent(packed: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_bytes_of_a_range_are_sent(readable: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also by rclone, which sends them with status 200."""
-    if not packed.text.startswith("s3:"):
+    if not readable.text.startswith("s3:"):
         pytest.skip("b2sdk makes its requests elsewhere")
     lengths: list[int] = []
-    with packed.opened(create=True) as store:
+    with readable.opened(create=True) as store:
         store.put_object(PACK, bytes(100_000))
         store.service.client.meta.events.register(
             "after-call.s3.GetObject", lambda parsed, **_: lengths.append(parsed["ContentLength"])
@@ -435,20 +459,20 @@ def test_only_the_bytes_of_a_range_are_sent(packed: Place, monkeypatch: pytest.M
     assert lengths == [1000]
 
 
-def test_a_range_beyond_the_end(packed: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_range_beyond_the_end(readable: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pogfast.stores.remote.MAX_PAUSE", 0.001)
-    with packed.opened(create=True) as store:
+    with readable.opened(create=True) as store:
         store.put_object(PACK, bytes(1000))
         for start in (1000, 2000, 1 << 40):
             with pytest.raises(CorruptBlob):
                 store.read_range(PACK, start, 5)
 
 
-def test_an_object_of_the_same_size_is_kept(packed: Place) -> None:
-    with packed.opened(create=True) as store:
+def test_an_object_of_the_same_size_is_kept(readable: Place) -> None:
+    with readable.opened(create=True) as store:
         store.put_object(PACK, b"first")
         store.put_object(PACK, b"again")
-        kept = packed.does("condition")
+        kept = readable.does("condition")
         assert bytes(store.get_object(PACK, 9)) == (b"first" if kept else b"again")
         store.put_object(PACK, b"longer")
         assert bytes(store.get_object(PACK, 9)) == b"longer"
@@ -457,12 +481,12 @@ def test_an_object_of_the_same_size_is_kept(packed: Place) -> None:
         assert paths(store, "packs/") == [(PACK, 6)]
 
 
-def test_paths_among_names(packed: Place) -> None:
+def test_paths_among_names(readable: Place) -> None:
     """What takes names of blobs takes paths."""
-    with packed.opened(create=True) as store:
+    with readable.opened(create=True) as store:
         for path in (PACK, OTHER_PACK, INDEX):
             store.put_object(path, path.encode())
-        packed.put(store, NAMES[0], b"content")
+        readable.put(store, NAMES[0], b"content")
         store.make_durable()
         wanted = [PACK, NAMES[0], f"{DAY}none", NAMES[1], INDEX, "pogfast.store"]
         gone = [f"{DAY}none", NAMES[1], "pogfast.store"]
@@ -481,11 +505,11 @@ def test_paths_among_names(packed: Place) -> None:
         assert store.locked([PACK, NAMES[0]]) == {}
 
 
-def test_packs_are_locked_and_cold_and_their_index_is_neither(packed: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not (packed.does("lock") and packed.does("cold")):
+def test_packs_are_locked_and_cold_and_their_index_is_neither(readable: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not (readable.does("lock") and readable.does("cold")):
         pytest.skip("there are no locks and no cold storage")
     monkeypatch.setenv("POGFAST_STORAGE_CLASS", "DEEP_ARCHIVE")
-    with packed.opened(create=True) as store:
+    with readable.opened(create=True) as store:
         store.service.object_lock = Lock("governance", 3600)
         for path in (PACK, INDEX, "pogfast.store"):
             store.put_object(path, b"content")
@@ -524,7 +548,8 @@ def test_all_commands(place: Place, pogfast: Runner, tmp_path: Path) -> None:
     (tmp_path / "key").write_bytes(bytes(range(32)))
     tree = tmp_path / "tree"
     (tree / "d").mkdir(parents=True)
-    for number in range(5):
+    files = 30 if place.packs else 5  # enough for a pack
+    for number in range(files):
         (tree / "d" / str(number)).write_bytes(os.urandom(1000 * number))
     (tree / "large").write_bytes(os.urandom(700_000))
     environment = {**os.environ, **place.environment, "POGFAST_CACHE_DIR": str(tmp_path / "cache")}
@@ -553,6 +578,7 @@ def test_all_commands(place: Place, pogfast: Runner, tmp_path: Path) -> None:
     run("prune", place.text, "--keep-last", "1", "--yes", "--grace", "0")
     run("check", place.text, "--read-data")
     with place.opened() as store:
-        assert len(list(store.blob_names())) == 5
+        assert len(list(store.blob_names())) == files or not place.does("alone")
+        assert any(holder.name.startswith("packs/") for holder in store.holders()) == place.packs
     assert len(run("copy", place.text, str(tmp_path / "copy"))) == 1
     run("check", str(tmp_path / "copy"), "--read-data")
