@@ -786,6 +786,17 @@ def test_memory_of_a_pack_is_used_again_when_nobody_sees_it() -> None:
         Pack()
 
 
+def test_memory_of_packs_does_not_grow() -> None:
+    def mapped() -> int:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
+
+    packer = Packer(lambda name, view: None, PackIndex(), lambda pack: None, size=8 * STEP, limit=STEP, max_blobs=2)
+    before = mapped()
+    for i in range(200):
+        packer(name_of(bytes([i]) * 32), b"blob")
+    assert mapped() < before + 8 * 9 * STEP
+
+
 def test_a_packer_that_cannot_be_is_refused() -> None:
     sink = lambda name, view: None  # noqa: E731
     index = PackIndex()
