@@ -249,6 +249,7 @@ def create(
         raise UsageError("the archived stream needs a name", hint="give name=...")
     cut = _how_to_cut(chunk_size, chunker, level, jobs, _optional(profile))
     of_profile = {word: cut.pop(word, False) for word in ("pad", "must_exist")}
+    packs = cut.pop("packs", None)
     options = backup.Options(
         layout=layout,
         readers=readers,
@@ -265,15 +266,16 @@ def create(
         dry_run=dry_run,
         **cut,
     )
-    return backup.create(
-        [] if name is not None else sources,
-        _stores(to),
-        key,
-        report=report,
-        stdin_name=name,
-        command=from_command,
-        options=options,
-    )
+    with services(packs=packs):
+        return backup.create(
+            [] if name is not None else sources,
+            _stores(to),
+            key,
+            report=report,
+            stdin_name=name,
+            command=from_command,
+            options=options,
+        )
 
 
 def _how_to_cut(

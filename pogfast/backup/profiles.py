@@ -21,6 +21,7 @@ WORDS: dict[str, type] = {
     "jobs": int,
     "pad": bool,
     "must_exist": bool,
+    "packs": str,
 }
 SUFFIX = ".toml"
 

@@ -205,10 +205,14 @@ def _is_given(option: str) -> bool:
 def _take_profile(name: str, options: dict[str, Any]) -> None:
     """Takes settings from a profile, except those given on the command line. Raises UsageError."""
     from pogfast.backup import profiles
+    from pogfast.stores import settings
 
     found = profiles.load(name)
     if _is_given("chunker") or _is_given("chunk_size"):
         found = {word: value for word, value in found.items() if word not in ("chunker", "chunk_size")}
+    packs = found.pop("packs", None)
+    if packs is not None and not _is_given("packs"):
+        settings.change(packs=settings.parse_packs("packs", str(packs)))
     options.update((word, value) for word, value in found.items() if not _is_given(word))
 
 

@@ -104,3 +104,31 @@ def test_a_store_remembers_that_it_has_packs(tree: Path, store: Path, tmp_path: 
     assert again.blobs_new == 0
     assert len(packs_of(store)) == 2
     assert restored(store, tmp_path / "out") == {f"{tree.name}/{name}": data for name, data in contents(tree).items()}
+
+
+def test_a_profile_a_variable_and_the_option_ask_for_packs(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = tmp_path / "small.toml"
+    profile.write_text('packs = "8MiB"\n')
+    create(tree, tmp_path / "one", profile=str(profile))
+    monkeypatch.setenv("POGFAST_PACKS", "yes")
+    create(tree, tmp_path / "two")
+    sizes = []
+    for name in ("one", "two"):
+        with opened(tmp_path / name) as store:
+            sizes.append(store.settings.size)
+    assert sizes == [8 << 20, 32 << 20]
+
+
+def test_a_plain_and_a_packed_store_in_one_run(tree: Path, tmp_path: Path) -> None:
+    packed, plain = tmp_path / "packed", tmp_path / "plain"
+    with pogfast.services(packs="1MiB"):
+        pogfast.create(["large"], str(packed), KEY, directory=tree)
+    summary = pogfast.create([tree.name], [str(plain), str(packed)], KEY, directory=tree.parent)
+    assert not summary.problems
+    assert len(packs_of(packed)) == 2
+    assert packs_of(plain) == []
+    assert len(plain_of(plain)) == COUNT + 2
+    wanted = {f"{tree.name}/{name}": data for name, data in contents(tree).items()}
+    assert restored(packed, tmp_path / "out") == restored(plain, tmp_path / "out") == wanted
