@@ -220,12 +220,14 @@ cdef extern from *:
         (void)fd; (void)start; (void)size;
     #endif
     }
-    /* The next read of a file comes from the disk, as far as the system can do that. */
-    static void pogfast_forget_cached(int fd) {
+    /* The next read of a part of a file comes from the disk, as far as the system can do that. Only whole pages are
+       forgotten, so those at both ends are included. */
+    static void pogfast_forget_cached(int fd, long long start, long long size) {
     #ifdef POSIX_FADV_DONTNEED
-        posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        long long first = start - start % 65536, end = start + size + 65536;
+        posix_fadvise(fd, first, end - end % 65536 - first, POSIX_FADV_DONTNEED);
     #else
-        (void)fd;
+        (void)fd; (void)start; (void)size;
     #endif
     }
     static void pogfast_sequential(int fd) {
@@ -256,7 +258,7 @@ cdef extern from *:
     long long next_data "pogfast_next_data"(int fd, long long at, long long end) nogil
     bint has_bytes "pogfast_has_bytes"(int fd, int ms) nogil
     void will_need "pogfast_will_need"(int fd, long long start, long long size) nogil
-    void forget_cached "pogfast_forget_cached"(int fd) nogil
+    void forget_cached "pogfast_forget_cached"(int fd, long long start, long long size) nogil
     void sequential "pogfast_sequential"(int fd) nogil
     int c_open "open"(const char* path, int flags, ...) nogil
     int c_openat "openat"(int dir, const char* path, int flags, ...) nogil

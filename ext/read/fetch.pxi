@@ -47,7 +47,7 @@ cdef class _Fetcher:
         """As read_blob. What is damaged is read once more, from the disk if possible: memory and cables err, too."""
         cdef Verdict verdict = self.read_blob(slab, extent, digest, code)
         if is_damage(verdict):
-            forget_cached(extent.fd)
+            forget_cached(extent.fd, extent.start, extent.size)
             verdict = self.read_blob(slab, extent, digest, code)
         return verdict
 
