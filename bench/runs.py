@@ -26,9 +26,9 @@ class Figures:
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)  # bytes
+    stored: int = 0  # bytes
     user: list[float] = field(default_factory=list)  # the part of `cpu` that is not the kernel's
     requests: list[int] = field(default_factory=list)  # if something counted them
-    stored: int = 0  # bytes
 
 
 Row = dict[str, Figures]  # by the name of the side

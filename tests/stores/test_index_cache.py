@@ -214,9 +214,10 @@ def as_user() -> Iterator[Callable[[], None]]:
     os.seteuid(own)
 
 
-def open_to_all(path: Path) -> None:
-    """Lets every user in, since pytest's directories are the user's own."""
-    while path.stat().st_uid == os.geteuid() and path.name.startswith(("pytest-", "test_", "user", "cache")):
+def open_to_all(path: Path, base: Path) -> None:
+    """Lets every user in, since pytest's directories are the user's own; `base` is that of this process's tests."""
+    top = base.parent if base.name.startswith("popen-") else base
+    while path.stat().st_uid == os.geteuid() and (path.is_relative_to(top) or path.name.startswith("pytest-")):
         path.chmod(0o755)
         path = path.parent
 
@@ -250,9 +251,11 @@ def test_a_directory_that_cannot_be_written_to(tmp_path: Path, as_user: Callable
     assert use(IndexCache(str(tmp_path / "cache"), "store")) is None
 
 
-def test_a_read_only_folder_is_still_read(directory: Path, filled: IndexCache, as_user: Callable[[], None]) -> None:
+def test_a_read_only_folder_is_still_read(
+    directory: Path, filled: IndexCache, as_user: Callable[[], None], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     folder = folder_of(directory)
-    open_to_all(directory)
+    open_to_all(directory, tmp_path_factory.getbasetemp())
     folder.chmod(0o555)
     for name in NAMES:
         (folder / name).chmod(0o444)
