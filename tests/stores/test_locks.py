@@ -258,15 +258,40 @@ def strict() -> Iterator[Server]:
         yield made
 
 
+def backups_with_packs(call: Callable[..., Ran], strict: Server, work: Path, keys: dict[str, str]) -> None:
+    """A store with packs is written to with permission to read its indexes; packs are not read, even those that a
+    killed run left without an index."""
+    for number in range(40):
+        (work / "tree" / str(number)).write_bytes(os.urandom(10_000))
+    words = [*create("s3://packed"), "--encryption-keyfile", "k.encrypt"]
+    ran = call("writes-packs", *words, "--packs")
+    assert ran.code == 0, ran.err
+    client = client_of(strict, aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
+                       aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
+    stored = [item["Key"] for item in client.list_objects_v2(Bucket="packed")["Contents"]]
+    [pack] = [key for key in stored if key.startswith("packs/2")]
+    for act in (client.get_object, client.delete_object):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            act(Bucket="packed", Key=pack)
+    uncovered = pack[:-3] + ("AA=" if not pack.endswith("AA=") else "BA=")
+    client.put_object(Bucket="packed", Key=uncovered, Body=bytes(1000))
+    (work / "tree" / "new").write_bytes(bytes(1002))
+    ran = call("writes-packs", *words)
+    assert ran.code == 0, ran.err
+    assert f"{uncovered}: access denied" in ran.err
+    assert "no index object covers this pack" in ran.err
+
+
 def test_credentials_that_only_list_and_write_can_back_up_but_not_read_or_delete(
     strict: Server, pogfast: Runner, work: Path
 ) -> None:
     s3, iam = client_of(strict), client_of(strict, "iam")
     s3.create_bucket(Bucket="safe", ObjectLockEnabledForBucket=True)
+    s3.create_bucket(Bucket="packed")
     keys = {}
-    for name in ("writes", "manifests"):
+    for name, of in (("writes", "safe"), ("manifests", "safe"), ("writes-packs", "packed")):
         iam.create_user(UserName=name)
-        iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy(name, "safe"))
+        iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy(name, of))
         made = iam.create_access_key(UserName=name)["AccessKey"]
         keys[name] = {"AWS_ACCESS_KEY_ID": made["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": made["SecretAccessKey"]}
     with contextlib.suppress(ClientError):
@@ -291,6 +316,7 @@ def test_credentials_that_only_list_and_write_can_back_up_but_not_read_or_delete
         assert ran.code == 1
         assert "access denied" in ran.err
         assert len(ran.err.splitlines()) <= 2
+    backups_with_packs(call, strict, work, keys["writes-packs"])
     thief = client_of(strict, aws_access_key_id=keys["writes"]["AWS_ACCESS_KEY_ID"],
                       aws_secret_access_key=keys["writes"]["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
     key = thief.list_objects_v2(Bucket="safe", Prefix="data/")["Contents"][0]["Key"]

@@ -18,6 +18,7 @@ from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
 from pogfast.stores.names import PACKS, Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.index_cache import IndexCache
+from pogfast.stores.service import AccessDenied
 from pogfast.system.clock import Stopwatch
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Catalog:
         self.packs: dict[str, Stored] = {}  # as listed, and those that this process has put since
         self.index_objects: dict[str, Stored] = {}
         self.unreadable: dict[str, DamageError] = {}  # packs and index objects that are no such thing
+        self._denied: set[str] = set()  # packs that were reported
         self._index = PackIndex()
         self._parts: list[_Part] = []
         self._states: list[bytes] = []  # of the packs of each part, as the engine has them
@@ -178,18 +180,25 @@ class Catalog:
                 if isinstance(table, DamageError):
                     self.unreadable[pack.name] = table
                     self.warn(f"{table}: it is left out")
-                elif table is None:
-                    del self.packs[pack.name]
+                elif table is None or isinstance(table, AccessDenied):
+                    self._leave_out(pack.name, table)
                 else:
                     self._tables[pack.name] = table
 
-    def _table_of(self, pack: Stored) -> bytes | DamageError | None:
+    def _leave_out(self, path: str, denied: AccessDenied | None) -> None:
+        """Treats a pack as absent that has vanished, or that these credentials may not read."""
+        del self.packs[path]
+        if denied is not None and path not in self._denied:
+            self._denied.add(path)
+            self.warn(f"{denied}: no index object covers this pack, so its blobs count as missing")
+
+    def _table_of(self, pack: Stored) -> bytes | DamageError | AccessDenied | None:
         """Returns the table at the end of a pack, the damage if it has none, None if the pack has vanished."""
         try:
             return read_table(self.base, pack)
         except MissingBlob:
             return None
-        except DamageError as error:
+        except (DamageError, AccessDenied) as error:
             return error
 
     def _search(self) -> None:
