@@ -220,12 +220,13 @@ cdef extern from *:
         (void)fd; (void)start; (void)size;
     #endif
     }
-    /* The next read of a part of a file comes from the disk, as far as the system can do that. Only whole pages are
-       forgotten, so those at both ends are included. */
+    /* The next read of a part of a file comes from the disk, as far as the system can do that. Linux forgets only whole
+       folios, which may have 2 MiB, so those at both ends are included. */
     static void pogfast_forget_cached(int fd, long long start, long long size) {
     #ifdef POSIX_FADV_DONTNEED
-        long long first = start - start % 65536, end = start + size + 65536;
-        posix_fadvise(fd, first, end - end % 65536 - first, POSIX_FADV_DONTNEED);
+        const long long folio = 2 << 20;
+        long long first = start - start % folio, end = start + size + folio - 1;
+        posix_fadvise(fd, first, end - end % folio - first, POSIX_FADV_DONTNEED);
     #else
         (void)fd; (void)start; (void)size;
     #endif
