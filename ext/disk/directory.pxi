@@ -207,6 +207,11 @@ cdef bint blob_open(const Directory* at, const u8* digest, Extent* extent) noexc
     cdef Span span
     if at.packs != NULL and index_find(at.packs, digest, &span) and pack_open(at, &span, extent):
         return True
+    return plain_open(at, digest, extent)
+
+
+cdef bint plain_open(const Directory* at, const u8* digest, Extent* extent) noexcept nogil:
+    """Opens a blob by itself. Returns False and sets errno if there is none."""
     extent.start = extent.size = 0
     extent.fd = directory_get(at, digest, &extent.size)
     return extent.fd >= 0

@@ -10,20 +10,39 @@ cdef class _Fetcher:
     cdef Plan* plan             # of the Opener that this belongs to
 
     cdef void fetch(self, FetchedBlob* blob, u8* scratch) noexcept nogil:
-        """Opens a blob of the directory in its slab. One that is longer than it can be is damaged, and gets no memory."""
+        """Opens a blob of the directory in its slab. If what holds it is damaged, other packs may hold it as well."""
         cdef const u8* digest = self.plan.uses[blob.use].digest
-        cdef long long maximum = max_size_of(self.plan, blob)
         cdef Extent extent
         blob.verdict = self.open(digest, &extent, &blob.code)
-        if blob.verdict != GOOD:
-            return
+        if blob.verdict == GOOD:
+            self.take(blob, &extent, digest, scratch)
+        if self.directory.packs != NULL and is_bad(blob.verdict, blob.code):
+            self.fetch_elsewhere(blob, digest, scratch)
+
+    cdef void take(self, FetchedBlob* blob, const Extent* extent, const u8* digest, u8* scratch) noexcept nogil:
+        """Opens a blob in its slab, and closes where it lies. One that is longer than it can be is damaged, and gets no
+        memory."""
+        cdef long long maximum = max_size_of(self.plan, blob)
+        blob.verdict, blob.code = GOOD, 0
         if extent.size > (max_blob if maximum < 0 else maximum):
             blob.verdict = BAD_BODY
         elif maximum < 0 and extent.size > UNPROVEN:
-            blob.verdict = authenticate(&extent, &self.keys, scratch, self.plan.stopping, &blob.code)
+            blob.verdict = authenticate(extent, &self.keys, scratch, self.plan.stopping, &blob.code)
         if blob.verdict == GOOD:
-            blob.verdict = self.load(blob.slab, &extent, digest, &blob.code)
+            blob.verdict = self.load(blob.slab, extent, digest, &blob.code)
         c_close(extent.fd)
+
+    cdef void fetch_elsewhere(self, FetchedBlob* blob, const u8* digest, u8* scratch) noexcept nogil:
+        """Opens the first good copy of a damaged blob, in any pack or by itself, if there is one."""
+        cdef IndexSearch search
+        cdef Span span
+        cdef Extent extent
+        index_begin(self.directory.packs, &search, digest)
+        while is_bad(blob.verdict, blob.code) and index_next(&search, &span):
+            if pack_open(self.directory, &span, &extent):
+                self.take(blob, &extent, digest, scratch)
+        if is_bad(blob.verdict, blob.code) and plain_open(self.directory, digest, &extent):
+            self.take(blob, &extent, digest, scratch)
 
     cdef Verdict open(self, const u8* digest, Extent* extent, Errno* code) noexcept nogil:
         """Opens where a blob lies. A prune may have moved it to another pack since these were listed: that is looked for
@@ -118,10 +137,11 @@ cdef class _Fetcher:
     cdef int fetch_from_call(self, FetchedBlob* blob) except -1:
         """As fetch, for a source that is a Python function. What seems damaged is asked for once more: it may have been
         damaged on its way. Raises what the function raises, unless that says something of this blob alone."""
+        cdef str name = name_of(self.plan.uses[blob.use].digest)
         cdef int attempt
         for attempt in range(2):
             try:
-                self.open_from_call(blob)
+                self.open_bytes(blob, self.source(name))
             except MissingBlob:
                 blob.verdict = NOT_THERE
             except CorruptBlob:     # found before all of it was fetched
@@ -129,12 +149,15 @@ cdef class _Fetcher:
             except MemoryError:     # this one is too large
                 blob.verdict, blob.code = BAD_READ, ENOMEM
             if not is_damage(blob.verdict):
+                return 0
+        for other in getattr(self.source, "copies", no_copies)(name):
+            self.open_bytes(blob, other)
+            if not is_damage(blob.verdict):
                 break
         return 0
 
-    cdef int open_from_call(self, FetchedBlob* blob) except -1:
+    cdef int open_bytes(self, FetchedBlob* blob, const u8[::1] data) except -1:
         cdef const u8* digest = self.plan.uses[blob.use].digest
-        cdef const u8[::1] data = self.source(name_of(digest))
         cdef size_t size = data.shape[0]
         cdef const u8* p = &data[0] if size else NULL
         cdef long long maximum = max_size_of(self.plan, blob)
@@ -150,6 +173,16 @@ cdef class _Fetcher:
 
     def __dealloc__(self):
         sodium.memzero(&self.keys, sizeof(Keys))
+
+
+def no_copies(name):
+    """The other copies of a blob in a source that has one of each."""
+    return ()
+
+
+cdef inline bint is_bad(Verdict verdict, Errno code) noexcept nogil:
+    """Returns True if another copy of a blob may be better."""
+    return is_damage(verdict) or (verdict == BAD_READ and code == EIO)
 
 
 cdef void count_fetched(Plan* plan, size_t n) noexcept nogil:

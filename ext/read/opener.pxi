@@ -157,7 +157,7 @@ cdef class Opener(_Pool):
         pthread_mutex_unlock(&self.lock)
 
     cdef Verdict do_blob(self, Worker* worker, const OpenJob* job, bint* large, Errno* code) noexcept nogil:
-        """Makes a file of its only blob, unless that is `large`."""
+        """Makes a file of its only blob, unless that is `large` or has to be looked for."""
         cdef const u8* digest = self.plan.uses[job.first].digest
         cdef Extent extent
         cdef Verdict verdict = self.fetcher.open(digest, &extent, code)
@@ -166,7 +166,9 @@ cdef class Opener(_Pool):
         large[0] = extent.size > SMALL_BLOB
         if not large[0]:
             verdict = self.fetcher.load(worker.own, &extent, digest, code)
-            if verdict == GOOD:
+            if self.fetcher.directory.packs != NULL and is_bad(verdict, code[0]):
+                large[0], verdict = True, GOOD      # _Fetcher.fetch looks for other copies
+            elif verdict == GOOD:
                 verdict = self.make_file(worker, worker.own, code)
         c_close(extent.fd)
         return verdict

@@ -6,11 +6,12 @@ what it reads through Opener.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from pogfast.errors import DamageError, MissingBlob, WrongKey
-from pogfast.stores.protocols import CanDropCache, CanPrefetch
+from pogfast.stores.protocols import CanDropCache, CanPrefetch, HasCopies
 
 if TYPE_CHECKING:
     from pogfast._engine import BlobDirectory, Buffer
@@ -38,8 +39,8 @@ def prefetch(source: BlobDirectory | Callable[[str], Buffer], names: Iterable[st
 
 def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result:
     """Returns what `look` returns for a blob. If `look` raises DamageError or WrongKey, the blob is fetched a second
-    time, from disk rather than from the page cache, which may be what is damaged. Raises what `get_blob` and `look`
-    raise."""
+    time, from disk rather than from the page cache, which may be what is damaged; then other copies are tried, if the
+    store has any. Raises what `get_blob` and `look` raise."""
     try:
         return look(store.get_blob(name))
     except MissingBlob:
@@ -47,7 +48,13 @@ def fetched(store: Holds, name: str, look: Callable[[Buffer], Result]) -> Result
     except (DamageError, WrongKey):
         if isinstance(store, CanDropCache):
             store.forget(name)
-    return look(store.get_blob(name))
+    try:
+        return look(store.get_blob(name))
+    except (DamageError, WrongKey):
+        for other in store.copies(name) if isinstance(store, HasCopies) else ():
+            with contextlib.suppress(DamageError, WrongKey):
+                return look(other)
+        raise
 
 
 def fetched_manifest(store: HoldsManifests, name: str, look: Callable[[bytes], Result]) -> Result:

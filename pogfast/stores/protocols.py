@@ -1,7 +1,8 @@
 """The protocols of stores, and `Finding`, in which a store reports its state to doctor.
 
 `Target` is written to, `Source` is read from, `Store` can also be listed. What only some stores can do has a protocol
-of its own (`HoldsPacks`, `CanPrefetch`, `CanAbandon`, `CanDropCache`, `CanMirror`, `CanCopy`): callers ask isinstance.
+of its own (`HoldsPacks`, `CanPrefetch`, `CanAbandon`, `CanDropCache`, `HasCopies`, `CanMirror`, `CanCopy`): callers ask
+isinstance.
 """
 
 from __future__ import annotations
@@ -250,6 +251,15 @@ class CanDropCache(Protocol):
 
     def forget(self, name: str) -> None:
         """Has the system drop its cached copy of a blob, so that the next read comes from the disk."""
+
+
+@runtime_checkable
+class HasCopies(Protocol):
+    """A store, or a source of the engine, in which several objects may hold a blob. The engine looks for the method."""
+
+    def copies(self, name: str) -> Iterator[Buffer]:
+        """Yields the bytes of each copy of a blob that can be read, since the one that was returned is damaged. Raises
+        StoreError."""
 
 
 @runtime_checkable

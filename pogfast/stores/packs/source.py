@@ -150,12 +150,19 @@ def _covered(blobs: Iterable[tuple[int, int, int]]) -> int:
 class PackSource(CanPrefetch, CanAbandon):
     """Reads blobs from packs and plain ones. May be called from several threads."""
 
-    def __init__(self, base: Ranges, locate: Locate, refresh: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        base: Ranges,
+        locate: Locate,
+        refresh: Callable[[], bool],
+        copies: Callable[[str], Iterable[Buffer]] = lambda name: (),
+    ) -> None:
         """`locate` returns where blobs lie: (path, bytes of the pack, offset, size). `refresh` lists the packs again,
-        and returns True if they are to be located again."""
+        and returns True if they are to be located again. `copies` yields all copies of a damaged blob."""
         self.base = base
         self.locate = locate
         self.refresh = refresh
+        self.copies = copies
         self._plan: Plan = {}  # of the blobs that were not asked for yet
         self._spare = threading.Lock()
         self._prefetcher: Prefetcher[Piece] = Prefetcher(self._fetch, base.in_flight, base.parallel)

@@ -5,11 +5,12 @@ Whoever uses it sees blobs under names, as in any other store; only prune also s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
 from pogfast._engine import BlobDirectory, Packer, PackIndex, build_index
-from pogfast.errors import MissingBlob
+from pogfast.errors import DamageError, MissingBlob
 from pogfast.stores.names import LIKE_A_BLOB, Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Catalog, Span
@@ -117,7 +118,8 @@ class PackedStore:
                 source.read_packs(self.catalog.index, self.catalog.look_again)
                 self._source = source
             else:
-                self._source = PackSource(cast(Ranges, self.base), self.catalog.locate, self.catalog.look_again)
+                base = cast(Ranges, self.base)
+                self._source = PackSource(base, self.catalog.locate, self.catalog.look_again, self.copies)
         return self._source
 
     def get_blob(self, name: str) -> Buffer:
@@ -131,7 +133,18 @@ class PackedStore:
 
     def _get(self, name: str) -> Buffer:
         [span] = self.catalog.locate([name])
-        return self.base.read_range(span.path, span.offset, span.size) if span else self.base.get_blob(name)
+        return self._read(span) if span else self.base.get_blob(name)
+
+    def copies(self, name: str) -> Iterator[Buffer]:
+        """Yields the bytes of each copy of a blob, in packs and by itself."""
+        for span in self.catalog.holders(name):
+            with contextlib.suppress(DamageError):
+                yield self._read(span)
+        with contextlib.suppress(DamageError):
+            yield self.base.get_blob(name)
+
+    def _read(self, span: Span) -> Buffer:
+        return self.base.read_range(span.path, span.offset, span.size)
 
     def forget(self, name: str) -> None:
         """Has the system drop its cached copy of a blob, if it lies plain."""

@@ -1,0 +1,61 @@
+"""Small stores with packs, in directories, and a look at what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pogfast
+from pogfast import keys
+
+KEYFILE = b"what is in the keyfile of these tests"
+KEY = keys.Key("keyfile", hashlib.sha256(KEYFILE).digest())
+
+
+def make_tree(root: Path, count: int = 300, seed: int = 16, size: int = 9000) -> Path:
+    """Makes small files of random bytes in a few directories, one large and one empty file."""
+    some = random.Random(seed)
+    for number in range(count):
+        file = root / f"d{number % 7}" / f"f{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(some.randbytes(some.randrange(1, size)))
+    (root / "large").write_bytes(some.randbytes(5_000_000))
+    (root / "empty").write_bytes(b"")
+    return root
+
+
+def create(tree: Path, store: Path | str, packs: int | str | None = None, **more: Any) -> pogfast.backup.Summary:
+    with pogfast.services(packs=packs):
+        return pogfast.create([tree.name], str(store), KEY, directory=tree.parent, **more)
+
+
+def packs_of(store: Path) -> list[Path]:
+    return sorted(store.glob("packs/2*/*"))
+
+
+def indexes_of(store: Path) -> list[Path]:
+    return sorted(store.glob("packs/index/*"))
+
+
+def plain_of(store: Path) -> list[Path]:
+    return sorted(store.glob("data/*/*"))
+
+
+def restored(store: Path | str, target: Path) -> dict[str, bytes]:
+    """Restores the newest archive; returns the files by their paths."""
+    shutil.rmtree(target, ignore_errors=True)
+    summary = pogfast.restore(f"{store}/latest", KEY, into=str(target))
+    assert not summary.problems, summary.problems
+    return contents(target)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def archived(tree: Path) -> dict[str, bytes]:
+    """What `restored` returns if the tree comes back whole."""
+    return {f"{tree.name}/{name}": data for name, data in contents(tree).items()}
