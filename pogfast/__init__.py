@@ -31,6 +31,7 @@ __all__ = [
     "open_archive",
     "open_key",
     "open_store",
+    "pack",
     "prune",
     "remove",
     "restore",
@@ -41,6 +42,7 @@ __all__ = [
     "thaw",
     "tune",
     "undelete",
+    "unpack",
 ]
 
 # Public name -> its module.
@@ -66,6 +68,7 @@ PUBLIC = {
     "open_archive": "pogfast.facade",
     "open_key": "pogfast.facade",
     "open_store": "pogfast.facade",
+    "pack": "pogfast.facade",
     "prune": "pogfast.facade",
     "remove": "pogfast.facade",
     "restore": "pogfast.facade",
@@ -76,6 +79,7 @@ PUBLIC = {
     "thaw": "pogfast.facade",
     "tune": "pogfast.facade",
     "undelete": "pogfast.facade",
+    "unpack": "pogfast.facade",
 }
 
 

@@ -17,6 +17,7 @@ from pogfast.facade import ls as ls
 from pogfast.facade import open_archive as open_archive
 from pogfast.facade import open_key as open_key
 from pogfast.facade import open_store as open_store
+from pogfast.facade import pack as pack
 from pogfast.facade import prune as prune
 from pogfast.facade import remove as remove
 from pogfast.facade import restore as restore
@@ -27,6 +28,7 @@ from pogfast.facade import stats as stats
 from pogfast.facade import thaw as thaw
 from pogfast.facade import tune as tune
 from pogfast.facade import undelete as undelete
+from pogfast.facade import unpack as unpack
 from pogfast.keys import Key as Key
 from pogfast.stores.settings import Lock as Lock
 from pogfast.upkeep.checking import Subset as Subset
@@ -58,6 +60,7 @@ __all__ = [
     "open_archive",
     "open_key",
     "open_store",
+    "pack",
     "prune",
     "remove",
     "restore",
@@ -68,4 +71,5 @@ __all__ = [
     "thaw",
     "tune",
     "undelete",
+    "unpack",
 ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pogfast.recovery import thawing
     from pogfast.stores.protocols import Finding, Store
     from pogfast.stores.settings import Lock
-    from pogfast.upkeep import checking, copying, locking, pruning, removing
+    from pogfast.upkeep import checking, copying, locking, packing, pruning, removing
     from pogfast.upkeep.checking import Subset
     from pogfast.upkeep.retention import Policy, Span
 
@@ -665,6 +665,29 @@ def copy(
         dry_run=dry_run,
         report=report,
     )
+
+
+def pack(store: StrPath, *, dry_run: bool = False, report: packing.Report | None = None) -> packing.Summary:
+    """Moves the small blobs of a store into packs, of the size that `services` sets (else that of the store, else
+    32 MiB). Later archives in the store are packed, too. Needs no key; a second run continues the first.
+
+    Damage is in the summary's problems. Raises UsageError, NoSuchArchive and StoreError.
+    """
+    from pogfast.upkeep import packing
+
+    return packing.pack(_path(store), dry_run=dry_run, report=report)
+
+
+def unpack(store: StrPath, *, dry_run: bool = False, report: packing.Report | None = None) -> packing.Summary:
+    """Stores each blob in packs as an object of its own, as later archives do, and deletes the packs. Needs no key; a
+    second run continues the first.
+
+    Damaged blobs stay in their packs, and are in the summary's problems. Raises UsageError, NoSuchArchive and
+    StoreError.
+    """
+    from pogfast.upkeep import packing
+
+    return packing.unpack(_path(store), dry_run=dry_run, report=report)
 
 
 def prune(

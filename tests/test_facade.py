@@ -26,7 +26,10 @@ from pogfast.cli.options import key_options, service_options
 # Command -> its function; words that are called otherwise there, or are another function's or the display's (None).
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(facade, name) for name in ("create", "restore", "ls", "find", "cat", "diff", "info", "stats")},
-    **{name: getattr(facade, name) for name in ("check", "copy", "prune", "remove", "rewrite", "undelete", "tune")},
+    **{
+        name: getattr(facade, name)
+        for name in ("check", "copy", "pack", "unpack", "prune", "remove", "rewrite", "undelete", "tune")
+    },
     **{name: getattr(facade, name) for name in ("doctor", "keygen")},
     "list": facade.list_archives,
     "lock extend": facade.lock,

@@ -1,10 +1,10 @@
 """The command `pogfast`: a table of verbs, each of which calls one function of the packages below.
 
-Each verb has a module of its name (`find` is in ls.py, `stats` in info.py, `undelete` in prune.py, `rewrite` in
-remove.py; `keygen`, `key`, `completion` and `help` are in keys.py; a module `list` would hide Python's). command.py and
-options.py have what they share. Until a verb runs, nothing but click and the standard library is imported, so that
---help answers at once. Every failure becomes one line on standard error and an exit code; a traceback is shown only
-with --debug.
+Each verb has a module of its name (`find` is in ls.py, `stats` in info.py, `unpack` in pack.py, `undelete` in prune.py,
+`rewrite` in remove.py; `keygen`, `key`, `completion` and `help` are in keys.py; a module `list` would hide Python's).
+command.py and options.py have what they share. Until a verb runs, nothing but click and the standard library is
+imported, so that --help answers at once. Every failure becomes one line on standard error and an exit code; a traceback
+is shown only with --debug.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ VERBS = {
     "stats": ("pogfast.cli.info", "Show the size of a store and how much of it is unneeded."),
     "check": ("pogfast.cli.check", "Check archives for damage, or compare one with files on disk."),
     "copy": ("pogfast.cli.copy", "Copy archives from one store to another."),
+    "pack": ("pogfast.cli.pack", "Move small blobs of a store into packs."),
+    "unpack": ("pogfast.cli.pack", "Move blobs out of packs."),
     "prune": ("pogfast.cli.prune", "Remove archives by a retention policy and delete unneeded blobs."),
     "remove": ("pogfast.cli.remove", "Remove single archives."),
     "rewrite": ("pogfast.cli.remove", "Remove paths from archives."),

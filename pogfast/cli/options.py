@@ -233,6 +233,7 @@ def reporter(output: Output) -> Callable[[PogfastError | str], None]:
 # What is printed when a verb is interrupted. Other verbs only read, or print what they did.
 KEPT = {
     "archival": "stored data is kept, run the same command again to continue",
+    **dict.fromkeys(("pack", "unpack"), "what has been moved stays, run the same command again to continue"),
     "copy": "copied data is kept, run the same command again to continue",
     "restore": "restored files are kept, run the same command again to continue",
 }

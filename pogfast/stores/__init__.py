@@ -62,27 +62,24 @@ def open_stores(text: str, lost: Callable[[StoreLost], None], *, must_exist: boo
                 raise UsageError(f"{option} is for S3, and no store here is in S3")
 
     def open_one(word: str) -> Target:
-        if must_exist:
-            _look_for_store(word)
+        if must_exist and not os.path.isfile(word):  # a program: it cannot be asked
+            with contextlib.closing(open_store(word)) as store:
+                look_for_store(store)
         return open_store(word, create=True)
 
     return open_each(words, open_one, lost)
 
 
-def _look_for_store(word: str) -> None:
+def look_for_store(store: Store) -> None:
     """Raises NoSuchArchive unless there is an archive, a blob, a pack, or a directory for blobs."""
-    if os.path.isfile(word):
-        return  # a program: it cannot be asked
-    store = open_store(word)
-    with contextlib.closing(store):
-        if store.manifests() or store.marks() or next(iter(store.blob_names()), None) is not None:
-            return
-        if not isinstance(store, HoldsPacks):
-            return  # it says of itself that it has packs
-        if next(store.objects(PACKS), None) is not None:
-            return
-        if not isinstance(store, LocalStore) or not store.has_folder():
-            raise NoSuchArchive(f"no store at {store.label}, and it must exist", hint="is the disk mounted?")
+    if store.manifests() or store.marks() or next(iter(store.blob_names()), None) is not None:
+        return
+    if not isinstance(store, HoldsPacks):
+        return  # it says of itself that it has packs
+    if next(store.objects(PACKS), None) is not None:
+        return
+    if not isinstance(store, LocalStore) or not store.has_folder():
+        raise NoSuchArchive(f"no store at {store.label}, and it must exist", hint="is the disk mounted?")
 
 
 def open_each(
@@ -145,9 +142,9 @@ def with_packs(store: LocalStore | RemoteStore, *, create: bool = False) -> Stor
     """Returns an opened store as one with packs, if it has any; with `create` it gets them if the settings say so.
     Raises StoreError, and UsageError for a flat store, which has none."""
     size = settings.current().packs if create else None
+    if size is not None:
+        refuse_flat(store)
     if isinstance(store, LocalStore) and not store.fan_out:
-        if size is not None:
-            raise UsageError(f"{store.label} is a flat store, as pog writes it: it cannot have packs")
         return store
     found = _settings_of(store, create)
     if size is None and found is None:
@@ -155,6 +152,12 @@ def with_packs(store: LocalStore | RemoteStore, *, create: bool = False) -> Stor
     from pogfast.stores.packs import opening  # imported here: most stores have no packs
 
     return opening.with_packs(store, found, size)
+
+
+def refuse_flat(store: object) -> None:
+    """Raises UsageError for a store that can have no packs."""
+    if isinstance(store, LocalStore) and not store.fan_out:
+        raise UsageError(f"{store.label} is a flat store, as pog writes it: it cannot have packs")
 
 
 def _settings_of(store: LocalStore | RemoteStore, create: bool) -> bytes | None:
@@ -291,9 +294,11 @@ __all__ = [
     "is_partial",
     "is_removed",
     "local_path",
+    "look_for_store",
     "names_archive",
     "open_each",
     "open_service",
     "open_store",
     "open_stores",
+    "refuse_flat",
 ]

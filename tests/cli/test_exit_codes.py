@@ -93,6 +93,9 @@ SCENES: dict[tuple[str, int], list[str]] = {
     ("check", 4): ["check lost KEY", "check cut KEY", "check bare KEY", "check lost/latest --read-data KEY"],
     ("copy", 3): ["copy mixed out5 KEY"],
     ("copy", 4): ["copy lost out6 KEY", "copy cut out7 KEY", "copy bare out8 KEY"],
+    ("pack", 4): [],  # tests/upkeep/test_packing.py: a file that is cut while it is read
+    ("unpack", 4): [],  # there as well: a pack with a flipped bit
+    **{(verb, 10): [f"{verb} nosuch", f"{verb} empty"] for verb in ("pack", "unpack")},
     ("prune", 4): ["prune cut --keep-last 1 KEY", "prune bare --keep-last 1 KEY"],
     ("prune", 12): ["prune mixed --keep-last 1 KEY", "prune good --keep-last 1 OTHER"],
     ("remove", 3): [],  # tests/stores/test_locks.py: a directory cannot lock

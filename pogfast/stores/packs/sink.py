@@ -84,7 +84,8 @@ class PackSink:
                 return
             data = memoryview(pack)
             path = layout.pack_path(hashlib.sha256(data).digest(), datetime.now(UTC).date())
-            self.objects.put_object(path, data)
+            # What a prune has condemned under this name counts as stored anew, as a blob does.
+            self.objects.put_object(path, data, replace=True)
             self.catalog.added(Stored(path, len(data), 0.0), bytes(pack.table))
             if self.catalog.has_enough():
                 self.catalog.write_index()

@@ -1,0 +1,431 @@
+"""`pogfast pack` and `pogfast unpack`: small blobs move into packs, and out of them. No key is needed.
+
+A blob is deleted where it was only after it is durable in its new place. A prune may run at the same time, which relies
+on one of several copies of a blob: so nothing relies on what a list of a prune names, and the lists are read directly
+before anything is deleted. FORMAT.md, "Packs".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from pogfast._engine import cores
+from pogfast.archives.lookup import Reports
+from pogfast.errors import CorruptBlob, DamageError, MissingBlob, NoSuchArchive, PogfastError, StoreError, worst_code
+from pogfast.stores import Stored, look_for_store, open_store, refuse_flat, settings
+from pogfast.stores.fetching import fetched
+from pogfast.stores.names import CONDEMNED, MAX_SETTINGS, PACKS, SETTINGS
+from pogfast.stores.packs import layout
+from pogfast.stores.packs.catalog import Span, read_table
+from pogfast.stores.packs.opening import with_packs, write_settings
+from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE, put_plain
+from pogfast.stores.packs.store import PackedStore
+from pogfast.stores.protocols import HoldsPacks, PackableStore
+from pogfast.stores.reliance import await_no_sweep, names_in
+from pogfast.system.clock import Stopwatch
+
+if TYPE_CHECKING:
+    from pogfast._engine import Buffer
+    from pogfast.stores.packs.layout import TableRow
+
+Item = TypeVar("Item")
+
+# Packs that are written or taken apart between two syncs.
+AT_ONCE = 8
+# Blobs that are read ahead.
+AHEAD = 64
+# Blobs that are deleted between two looks at what prunes condemn, and for how many seconds such a look is good.
+BATCH = 1000
+MAX_AGE = 300.0
+# Bytes of a pack that are read at a time.
+PIECE = 64 << 20
+# How often a pack is taken apart whose blobs a prune deletes again.
+ATTEMPTS = 3
+
+
+@dataclass
+class Summary:
+    """Counters, which another thread may read meanwhile. Sizes are bytes."""
+
+    dry_run: bool = False
+    packs: int = 0  # written, or taken apart and deleted
+    packs_left: int = 0  # that are damaged or locked, and so stay
+    total_blobs: int = 0
+    total_size: int = 0
+    blobs: int = 0  # of these, those that were moved
+    size: int = 0
+    locked: int = 0  # objects that cannot be deleted
+    problems: list[PogfastError] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        return worst_code(problem.exit_code for problem in self.problems)
+
+    def count(self, size: int) -> None:
+        self.blobs += 1
+        self.size += size
+
+
+class Report(Reports, Protocol):
+    """Receives what happens. Every method does nothing unless it is overridden."""
+
+    def started(self, progress: Summary) -> None:
+        """Called before anything is moved. The run goes on counting in `progress`."""
+        return
+
+
+class Silent(Report):
+    """Reports nothing."""
+
+
+def pack(store: str, *, dry_run: bool = False, report: Report | None = None) -> Summary:
+    """Moves the small blobs of a store into packs, and has later backups into it pack. The size of packs is that in the
+    settings, else that of the store, else the usual one. A second run continues the first. Raises UsageError,
+    NoSuchArchive and StoreError."""
+    summary = Summary(dry_run)
+    with contextlib.closing(open_store(store)) as there:
+        look_for_store(there)
+        refuse_flat(there)
+        size = settings.current().packs or _size_of(there)
+        if dry_run:
+            chosen = layout.StoreSettings().packing(size)
+            packed = there if isinstance(there, PackedStore) else PackedStore(_base_of(there), chosen)
+            _Packing(packed, chosen, summary, report or Silent()).predict()
+            return summary
+    with settings.using(packs=size), contextlib.closing(open_store(store, create=True)) as opened:
+        assert isinstance(opened, PackedStore)
+        _Packing(opened, opened.settings, summary, report or Silent()).run()
+    return summary
+
+
+def unpack(store: str, *, dry_run: bool = False, report: Report | None = None) -> Summary:
+    """Stores the blobs in packs as objects of their own, as later backups do, and deletes the packs. A damaged blob
+    stays in its pack. A second run continues the first. Raises UsageError, NoSuchArchive and StoreError."""
+    summary = Summary(dry_run)
+    with contextlib.closing(open_store(store)) as there:
+        look_for_store(there)
+    with settings.using(packs=None), contextlib.closing(open_store(store)) as opened:
+        packed = opened if isinstance(opened, PackedStore) else _without_settings(opened, dry_run)
+        if packed is not None:
+            run = _Unpacking(packed, summary, report or Silent())
+            run.predict() if dry_run else run.run()
+    return summary
+
+
+def _size_of(store: object) -> int:
+    """Returns the bytes of a pack in a store."""
+    if isinstance(store, PackedStore) and store.settings.is_packing:
+        return store.settings.size
+    return layout.DEFAULT_SIZE
+
+
+def _base_of(store: object) -> PackableStore:
+    assert isinstance(store, HoldsPacks)
+    return store  # type: ignore[return-value]  # both kinds of stores that hold packs are such
+
+
+def _without_settings(store: object, dry_run: bool) -> PackedStore | None:
+    """Opens a store that has lost its `pogfast.store`; returns None if it has no packs either."""
+    base = _base_of(store)
+    if next(base.objects(PACKS), None) is None:
+        return None
+    return PackedStore(base, layout.StoreSettings()) if dry_run else with_packs(base, None, layout.DEFAULT_SIZE)
+
+
+class _Lists:
+    """Which packs and blobs prunes have condemned. What was once in a list counts as condemned."""
+
+    def __init__(self, store: PackableStore) -> None:
+        self.store = store
+        self._known: set[str] = set()
+        self._names: set[str] = set()
+
+    def names(self) -> set[str]:
+        """Returns what is condemned now. Raises StoreError."""
+        for mark in self.store.prune_marks():
+            if mark.name.startswith(CONDEMNED) and mark.name not in self._known:
+                with contextlib.suppress(NoSuchArchive):  # what it named has just been deleted
+                    self._names.update(names_in(self.store.get_manifest(mark.name)))
+                    self._known.add(mark.name)
+        return self._names
+
+
+class _Tables:
+    """What the tables of packs say, which are read from the packs."""
+
+    def __init__(self, store: PackedStore) -> None:
+        self.store = store
+        self._rows: dict[str, dict[str, TableRow]] = {}
+
+    def row(self, name: str, span: Span) -> TableRow | None:
+        """Returns the row of a blob; None if the pack is not there, or its table does not say what the index says."""
+        if span.path not in self._rows:
+            rows: list[TableRow] = []
+            with contextlib.suppress(DamageError):
+                stored = Stored(span.path, span.pack_size, 0.0)
+                rows = layout.read_rows(read_table(self.store.base, stored))
+            self._rows[span.path] = {row.name: row for row in rows}
+        row = self._rows[span.path].get(name)
+        return row if row is not None and row.size == span.size else None
+
+
+class _Run:
+    """What both directions share."""
+
+    def __init__(self, store: PackedStore, summary: Summary, report: Report) -> None:
+        self.store = store
+        self.base = store.base
+        self.catalog = store.catalog
+        self.summary = summary
+        self.report = report
+        self.lists = _Lists(store.base)
+
+    def problem(self, error: PogfastError) -> None:
+        self.summary.problems.append(error)
+        self.report.problem(error)
+
+    def check_settings(self, *, is_packing: bool) -> None:
+        """Raises StoreError if somebody converts the store in the other direction."""
+        found = layout.StoreSettings.parse(self.base.get_object(SETTINGS, MAX_SETTINGS), self.base.label)
+        if found.is_packing != is_packing:
+            verb = "unpack" if is_packing else "pack"
+            raise StoreError(f"{self.base.label}: `pogfast {verb}` has begun meanwhile", "run one of them at a time")
+
+
+class _Packing(_Run):
+    """Plain blobs move into packs."""
+
+    def __init__(self, store: PackedStore, chosen: layout.StoreSettings, summary: Summary, report: Report) -> None:
+        super().__init__(store, summary, report)
+        self.size = chosen.size
+        self.limit = chosen.limit
+        self.written: set[str] = set()  # packs of this run
+
+    def predict(self) -> None:
+        """Counts what a run would do."""
+        held, groups = self._chosen()
+        self.summary.packs = len(groups)
+        self._begin([*held, *(blob for group in groups for blob in group)])
+
+    def run(self) -> None:
+        held, groups = self._chosen()
+        self._begin([*held, *(blob for group in groups for blob in group)])
+        self._delete(held)
+        before = set(self.catalog.packs)
+        with ThreadPoolExecutor(max(cores(), self.base.parallel), "pogfast-pack") as threads:
+            for some in _slices(groups, AT_ONCE):
+                blobs = [blob for group in some for blob in group]
+                for ahead in _slices(blobs, AHEAD):
+                    for blob, data in zip(ahead, threads.map(self._read, ahead), strict=True):
+                        if data is not None:
+                            self.store.blobs(blob.name, memoryview(data))
+                self.store.make_durable()
+                self.written = set(self.catalog.packs) - before
+                self.summary.packs = len(self.written)
+                self._delete(blobs)
+
+    def _begin(self, blobs: Sequence[Stored]) -> None:
+        self.summary.total_blobs = len(blobs)
+        self.summary.total_size = sum(blob.size for blob in blobs)
+        self.report.started(self.summary)
+
+    def _chosen(self) -> tuple[list[Stored], list[list[Stored]]]:
+        """Returns the small blobs that lie plain, in the order in which they were written: those that are in packs as
+        well, and the others divided among new packs. What is left for a tiny pack stays, and so does what is locked,
+        since it cannot be deleted."""
+        listed = self.lists.names()
+        small = [blob for blob in self.base.blob_names() if 0 < blob.size <= self.limit]
+        locked = self.base.locked(blob.name for blob in small)
+        self.summary.locked = len(locked)
+        held: list[Stored] = []
+        left: list[Stored] = []
+        for blob in sorted(small, key=lambda blob: (blob.modified, blob.name)):
+            if blob.name not in locked:
+                (held if self._spans(blob, listed) else left).append(blob)
+        return held, self._groups(left)
+
+    def _groups(self, blobs: Sequence[Stored]) -> list[list[Stored]]:
+        """Divides blobs as the engine does."""
+        groups: list[list[Stored]] = []
+        size = self.size
+        for blob in blobs:
+            if size >= self.size or len(groups[-1]) >= layout.MAX_BLOBS:
+                groups.append([])
+                size = 0
+            groups[-1].append(blob)
+            size += blob.size
+        if groups and (len(groups[-1]) < MIN_BLOBS or size < MIN_SIZE):
+            del groups[-1]
+        return groups
+
+    def _spans(self, blob: Stored, listed: Collection[str]) -> list[Span]:
+        """Returns the places of a blob in packs that are not condemned."""
+        spans = self.catalog.holders(blob.name)
+        return [span for span in spans if span.path not in listed and span.size == blob.size]
+
+    def _read(self, blob: Stored) -> Buffer | None:
+        """Returns a plain blob; None if it has vanished or is damaged, which is reported."""
+
+        def look(data: Buffer) -> Buffer:
+            if len(data) != blob.size:
+                raise CorruptBlob(f"blob {blob.name} in {self.base.label} is cut short: it is not packed")
+            return data
+
+        try:
+            return fetched(self.base, blob.name, look)
+        except MissingBlob:
+            return None
+        except DamageError as error:
+            self.problem(error)
+            return None
+
+    def _delete(self, blobs: Sequence[Stored]) -> None:
+        """Deletes those plain blobs that lie in a durable pack."""
+        for some in _slices(blobs, BATCH):
+            watch = Stopwatch()
+            self.check_settings(is_packing=True)
+            listed = self.lists.names()
+            tables = _Tables(self.store)
+            going = [
+                blob for blob in some if any(self._is_in(blob, span, tables) for span in self._spans(blob, listed))
+            ]
+            newest = max((blob.modified for blob in going), default=0.0)
+            before = math.nextafter(newest, math.inf)  # one that was stored again meanwhile stays
+            for gone in self.base.delete_old_blobs(going, before, partial(_is_fresh, watch)):
+                self.summary.count(gone.size)
+
+    def _is_in(self, blob: Stored, span: Span, tables: _Tables) -> bool:
+        """Returns True if a pack has a blob, as its own table says. In a pack of another run the blob is read, too."""
+        row = tables.row(blob.name, span)
+        if row is None or span.path in self.written:
+            return row is not None
+        try:
+            return layout.is_good_blob(row, self.base.read_range(span.path, row.offset, row.size))
+        except DamageError:
+            return False
+
+
+class _Unpacking(_Run):
+    """Blobs in packs become plain ones."""
+
+    def predict(self) -> None:
+        """Counts what a run would do."""
+        sizes = {name: span.size for name, span in self.catalog.blobs()}
+        self.summary.packs = len(self.catalog.packs)
+        self.summary.total_blobs = len(sizes)
+        self.summary.total_size = sum(sizes.values())
+        self.report.started(self.summary)
+
+    def run(self) -> None:
+        if self.store.settings.is_packing:  # first, so that backups which begin now write no packs
+            write_settings(self.base, self.store.settings.not_packing())
+        self.catalog.refresh()
+        packs = sorted(self.catalog.packs.values())
+        locked = self.base.locked(pack.name for pack in packs)
+        self.summary.locked = len(locked)
+        self.summary.total_size = sum(pack.size for pack in packs)
+        self.report.started(self.summary)
+        for some in _slices(packs, AT_ONCE):
+            whole = self._taken_apart(some)
+            self.check_settings(is_packing=False)
+            going = [path for path in whole if path not in locked]
+            self.base.delete_blobs(going)
+            self.summary.packs += len(going)
+            self.summary.packs_left += len(some) - len(going)
+        self._delete_indexes()
+
+    def _taken_apart(self, packs: Sequence[Stored]) -> list[str]:
+        """Returns those packs of which every blob lies plain, and durably so."""
+        whole: list[str] = []
+        left = {pack.name: pack for pack in packs}
+        for _ in range(ATTEMPTS):
+            blobs = {path: names for path, pack in left.items() if (names := self._take_apart(pack)) is not None}
+            self.base.make_durable()
+            gone = self._pruned(set().union(*blobs.values()))
+            whole += [path for path, names in blobs.items() if names.isdisjoint(gone)]
+            left = {path: left[path] for path, names in blobs.items() if not names.isdisjoint(gone)}
+            if not left:
+                return whole
+        raise StoreError(f"{self.base.label} is pruned at the same time", "run it again: what is stored is kept")
+
+    def _pruned(self, names: set[str]) -> set[str]:
+        """Returns the blobs among these that a prune has deleted again: it may have looked at the old plain copy of one
+        right before the new one replaced it."""
+        listed = names & self.lists.names()
+        if not listed:
+            return set()
+        await_no_sweep(self.base, self.report.warning)
+        return set(self.base.missing(listed))
+
+    def _take_apart(self, pack: Stored) -> set[str] | None:
+        """Stores the blobs of a pack plain, and returns their names; None if the pack has to stay."""
+        try:
+            rows = layout.read_rows(read_table(self.base, pack))
+        except MissingBlob:  # somebody else has deleted it
+            return None
+        except DamageError as error:
+            self.problem(type(error)(f"{pack.name} is left as it is: {error}", error.hint, path=pack.name))
+            return None
+        is_whole = True
+        for some in _pieces(rows):
+            start, end = some[0].offset, some[-1].offset + some[-1].size
+            data = memoryview(self.base.read_range(pack.name, start, end - start))
+            for row in some:
+                blob = self._good(pack, row, data[row.offset - start : row.offset - start + row.size])
+                is_whole = is_whole and blob is not None
+                if blob is not None:
+                    put_plain(self.base, row.name, blob)
+                    self.summary.count(row.size)
+        return {row.name for row in rows} if is_whole else None
+
+    def _good(self, pack: Stored, row: TableRow, data: memoryview) -> memoryview | None:
+        """Returns a blob that is what was packed, read once more if need be. Reports one that is not."""
+        if layout.is_good_blob(row, data):
+            return data
+        data = memoryview(self.base.read_range(pack.name, row.offset, row.size))
+        if layout.is_good_blob(row, data):
+            return data
+        self.problem(CorruptBlob(f"blob {row.name} in {pack.name} is damaged, and left there", path=pack.name))
+        return None
+
+    def _delete_indexes(self) -> None:
+        """Deletes the index objects that are of no pack which is there."""
+        there = {stored.name for stored in self.base.objects(PACKS)}
+        packs = set(filter(layout.is_pack, there))
+        paths = list(filter(layout.is_index_object, there))
+        self.base.delete_blobs(path for path in paths if not self._covers(path, packs))
+
+    def _covers(self, path: str, packs: Collection[str]) -> bool:
+        """Returns True if an index object is of one of these packs, or if nobody knows."""
+        if not packs:
+            return False
+        try:
+            header = layout.read_header(self.base.get_object(path, layout.MAX_INDEX), path)
+        except DamageError:
+            return True
+        return any(pack.path in packs for pack in header.packs)
+
+
+def _is_fresh(watch: Stopwatch) -> bool:
+    return watch.seconds() < MAX_AGE
+
+
+def _pieces(rows: Sequence[TableRow]) -> Iterator[list[TableRow]]:
+    """Divides the blobs of a pack into ranges that are read at a time."""
+    some: list[TableRow] = []
+    for row in rows:
+        if some and row.offset + row.size - some[0].offset > PIECE:
+            yield some
+            some = []
+        some.append(row)
+    yield some
+
+
+def _slices(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
