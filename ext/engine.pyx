@@ -57,7 +57,6 @@ Drafts
     last, since the tag in it is known last.
 """
 
-import base64
 import collections
 import importlib.util
 import os

@@ -30,7 +30,9 @@ cdef bint is_name(const Keys* keys, const u8* content, const u8* name) noexcept 
 
 
 cdef str name_of(const u8* digest):
-    return base64.urlsafe_b64encode(digest[:KEY]).decode()
+    cdef char[NAME + 1] letters
+    write_name(digest, letters)
+    return letters[:NAME].decode("ascii")
 
 
 cdef int letter_bits(u8 c) noexcept nogil:
