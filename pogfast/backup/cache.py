@@ -202,11 +202,13 @@ class Cache:
             int(known.complete),
         )
         proof = self._proof(raw, data, cut, digests, stored, complete, self._run)
-        plain = b"".join([name or NOT_NAMED for name in known.plain_names]) if any(known.plain_names) else b""
-        if plain:
+        plain = b""
+        if known.plain_names and any(known.plain_names):
+            plain = b"".join([name or NOT_NAMED for name in known.plain_names])
             plain = self._plain_proof(digests, stored, plain, self._run) + plain
         self._rows[raw] = (digests, stored, complete, self._run, self._run, proof, plain)
-        self._write_batch()
+        if len(self._rows) >= BATCH:
+            self._write_batch()
 
     def forget(self, path: str) -> None:
         """Removes the row of a file whose blobs the store does not have."""
@@ -445,7 +447,7 @@ class Cache:
 
     def _prove(self, head: str, *columns: bytes) -> bytes:
         proof = self._keyed.copy()
-        proof.update(b"".join((head.encode(), *columns)))
+        proof.update(head.encode() + b"".join(columns))
         return proof.digest()
 
 

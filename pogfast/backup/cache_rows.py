@@ -5,13 +5,15 @@ Also the rule by which a file counts as unchanged: git's, for what git calls rac
 
 from __future__ import annotations
 
-import base64
+import binascii
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
 DIGEST_SIZE = 32
 NOT_NAMED = bytes(DIGEST_SIZE)  # for a chunk without a plain name
+# Names are in urlsafe base64. Through binascii itself it takes a third of the time of the module base64.
+STANDARD, URL_SAFE = bytes.maketrans(b"-_", b"+/"), bytes.maketrans(b"+/", b"-_")
 # How long a file's timestamps may stay the same while it changes. Kernels take them from a tick of at most 10 ms, which
 # comes late on a busy virtual machine; file systems without fractions of a second keep 1 s or (FAT) 2 s.
 TICK_NS = 100_000_000
@@ -54,15 +56,18 @@ def is_racy(data: StatData, read_at_ns: int) -> bool:
 
 def packed_digests(names: list[str]) -> bytes:
     """Returns the digests that blob names encode, joined."""
-    return b"".join([base64.urlsafe_b64decode(name) for name in names])
+    return b"".join([binascii.a2b_base64(name.encode().translate(STANDARD)) for name in names])
 
 
 def unpacked_names(digests: bytes) -> list[str]:
     """Returns the blob names that `packed_digests` was given."""
     if len(digests) == DIGEST_SIZE:
-        return [base64.urlsafe_b64encode(digests).decode()]
-    pieces = [digests[i : i + DIGEST_SIZE] for i in range(0, len(digests), DIGEST_SIZE)]
-    return [base64.urlsafe_b64encode(piece).decode() for piece in pieces]
+        return [_name(digests)]
+    return [_name(digests[i : i + DIGEST_SIZE]) for i in range(0, len(digests), DIGEST_SIZE)]
+
+
+def _name(digest: bytes) -> str:
+    return binascii.b2a_base64(digest, newline=False).translate(URL_SAFE).decode()
 
 
 def packed_sizes(stored: list[int], sizes: Sequence[int]) -> bytes:

@@ -45,6 +45,17 @@ class PendingFile:
     stored: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     plain_names: list[bytes] = field(default_factory=list)
+    cache_path: str = ""  # what the cache knows it by; empty until that is asked
+
+    def add(self, sealed: Sealed) -> None:
+        """Adds blobs that the engine has stored."""
+        if not self.blobs:  # of a small file these are all
+            self.blobs, self.stored, self.sizes, self.plain_names = sealed[1:5]
+            return
+        self.blobs += sealed.names
+        self.stored += sealed.stored
+        self.sizes += sealed.sizes
+        self.plain_names += sealed.plain_names
 
     @property
     def is_stream(self) -> bool:
@@ -115,7 +126,7 @@ class KnownFiles:
         system = self.mounts.identity(node.path, stat)
         times = kept_time(stat.st_mtime_ns), kept_time(stat.st_ctime_ns)
         data = StatData(stat.st_size, *times, stat.st_ino, system)
-        known = self.cache.find(self._cache_path(node), data, self.cut)
+        known = self.cache.find(self._cache_path(file), data, self.cut)
         if known is None:
             return self.with_earlier_chunks(file, path)
         held = self._held_by_all(known)
@@ -134,13 +145,18 @@ class KnownFiles:
         """Returns `source` with the chunks that the cache knows of an earlier version, which it may contain again."""
         if self.cache is None or not self.cuts.by_content:
             return source
-        known = self.cache.find_earlier(self._cache_path(file.node))
+        known = self.cache.find_earlier(self._cache_path(file))
         if known is None:
             return source
         return Known(source, known.names, known.stored, known.sizes, None, known.plain_names)
 
-    def _cache_path(self, node: Node) -> str:
+    def _cache_path(self, file: PendingFile) -> str:
         """Returns what the cache knows a file by."""
+        if not file.cache_path:
+            file.cache_path = self._absolute(file.node)
+        return file.cache_path
+
+    def _absolute(self, node: Node) -> str:
         if node.path == "-":
             return f"stream:{node.name}"  # no absolute path
         given, _, leaf = node.path.rpartition("/")
@@ -182,7 +198,7 @@ class KnownFiles:
         if self.cache is None or sealed.changed or (file.is_stream and not any(file.plain_names)):
             return
         seen = OF_A_STREAM if file.is_stream else self._stat_as_read(file, sealed, sealed.size)
-        self._tell_cache(self.cache, _Row(self._cache_path(file.node), file, seen, self._known(file, True)))
+        self._tell_cache(self.cache, _Row(self._cache_path(file), file, seen, self._known(file, True)))
 
     def save(self, partial: tuple[PendingFile, Sealed] | None) -> None:
         """Saves the cache, with the part of a large file, the `partial` one, that is stored."""
@@ -192,7 +208,7 @@ class KnownFiles:
             file, sealed = partial
             if file.blobs and not file.is_stream:
                 data = self._stat_as_read(file, sealed, file.node.stat.st_size)
-                row = _Row(self._cache_path(file.node), file, data, self._known(file, False))
+                row = _Row(self._cache_path(file), file, data, self._known(file, False))
                 self.cache.remember(row.path, data, self.cut, row.known, read_at_ns=self._trusted_until(row))
         self._tell_postponed(self.cache)
         self.cache.save(durable=False)
