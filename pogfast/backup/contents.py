@@ -42,10 +42,10 @@ class Contents:
         """True if the archive has no entry of any kind."""
         return not len(self.writer) and not any(self.sections[kind] for kind in ("directories", "links", "fifos"))
 
-    def add(self, node: Node, blobs: Sequence[str], stored: Sequence[int], more: dict[str, Any]) -> None:
+    def add(self, node: Node, blobs: list[str], stored: list[int], more: dict[str, Any]) -> None:
         """Adds a file; `stored` are the bytes of each of its blobs in the store, `more` its facts and sizes."""
-        more["stored"] = list(stored)
-        entry = manifest.Entry(list(blobs), seconds_of(more["atime_ns"]), seconds_of(more["mtime_ns"]), more)
+        more["stored"] = stored
+        entry = manifest.Entry(blobs, seconds_of(more["atime_ns"]), seconds_of(more["mtime_ns"]), more)
         self.writer.add(node.name, entry)
         if node.stat.st_nlink > 1:
             self.shared[node.name] = entry

@@ -363,7 +363,8 @@ class Run:
             contextlib.closing(sealer.run()) as run,
         ):
             for sealed in run:
-                self.targets.drop(sealer.lost)
+                if sealer.lost:
+                    self.targets.drop(sealer.lost)
                 self._take_result(sealed, last)
             self.targets.drop(sealer.lost)
         self.tallied, self.sealer = self._tally(), None
@@ -372,10 +373,7 @@ class Run:
     def _take_result(self, sealed: Sealed, last: bool) -> None:
         """Takes a result of the engine, which is of the oldest pending file: some of its blobs, or its end."""
         pending = self.pending[0]
-        pending.blobs += sealed.names
-        pending.stored += sealed.stored
-        pending.sizes += sealed.sizes
-        pending.plain_names += sealed.plain_names
+        pending.add(sealed)
         if not sealed.done:
             self._note_progress(pending, sealed)
             return

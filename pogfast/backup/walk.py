@@ -241,7 +241,7 @@ class _Walk:
                 claim = self._claim(node, names.claim(node)) if watched else "new"
                 if claim == "new":
                     yield node
-                if claim != "clash" and self._enters(node, device, watched):
+                if node.kind == "directory" and claim != "clash" and self._enters(node, device, watched):
                     shared = level.shared or node.name in names.contested
                     levels.append(self._open(node, level.absolute + leaf, shared))
                     break

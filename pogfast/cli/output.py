@@ -93,6 +93,8 @@ class Output(Console):
         """Prints what became of one archived name: the answer of a dry run; otherwise only shown with -vv."""
         if self.display:
             self.display.check()
+        if not dry_run and self.verbose < 2:
+            return
         if self.json:
             if dry_run or self.volume >= 2:
                 self.emit("verbose_status", action=outcome, item=name, data_size=size)

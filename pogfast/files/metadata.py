@@ -73,7 +73,7 @@ def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _
         facts["user"] = user
     if group := _group_name(found.st_gid):
         facts["group"] = group
-    if xattrs := dict(_xattrs(path, missed)):
+    if xattrs := _xattrs(path, missed):
         facts["xattrs"] = xattrs
     return facts
 
@@ -102,14 +102,17 @@ def _group_name(number: int) -> str | None:
 
 if sys.platform == "linux":
 
-    def _xattrs(path: str, missed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
-        """Yields (name, base64 of the value) of each attribute. One system call if there are none."""
+    def _xattrs(path: str, missed: Callable[[str], None]) -> dict[str, str]:
+        """Returns the attributes, with values in base64. One system call if there are none."""
         try:
             names = os.listxattr(path, follow_symlinks=False)
         except OSError as error:
             if error.errno not in NO_XATTRS:
                 missed(f"its extended attributes cannot be listed: {error.strerror}")
-            return
+            return {}
+        return dict(_read_xattrs(path, names, missed)) if names else {}
+
+    def _read_xattrs(path: str, names: list[str], missed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
         for name in names:
             if name not in FOREIGN:
                 try:
@@ -122,9 +125,9 @@ if sys.platform == "linux":
 
 else:
 
-    def _xattrs(path: str, missed: Callable[[str], None]) -> Iterator[tuple[str, str]]:
-        """Yields nothing: Python reads attributes on Linux only."""
-        return iter(())
+    def _xattrs(path: str, missed: Callable[[str], None]) -> dict[str, str]:
+        """Returns nothing: Python reads attributes on Linux only."""
+        return {}
 
 
 def _attribute(name: str) -> str:
@@ -140,7 +143,7 @@ def kept_metadata(directory: int, leaf: str, there: os.stat_result) -> Metadata:
     """
     unread: list[str] = []
     path = f"/proc/self/fd/{directory}/{leaf}"
-    xattrs = tuple((os.fsencode(name), base64.b64decode(value)) for name, value in _xattrs(path, unread.append))
+    xattrs = tuple((os.fsencode(name), base64.b64decode(value)) for name, value in _xattrs(path, unread.append).items())
     root = os.geteuid() == 0
     mode, uid, gid = stat.S_IMODE(there.st_mode), there.st_uid if root else -1, there.st_gid
     if not root and gid not in (os.getegid(), *os.getgroups()):
@@ -208,7 +211,7 @@ def is_other_metadata(directory: int, leaf: str, there: os.stat_result, metadata
     if metadata.times is not None and not is_same_time(there.st_mtime_ns, metadata.times[1]):
         return True
     path = f"/proc/self/fd/{directory}/{leaf}"
-    found = {os.fsencode(name): base64.b64decode(value) for name, value in _xattrs(path, _ignore)}
+    found = {os.fsencode(name): base64.b64decode(value) for name, value in _xattrs(path, _ignore).items()}
     wanted = dict(metadata.xattrs)
     acls = (ACCESS_ACL, DEFAULT_ACL) if metadata.mode >= 0 else ()
     return any(found.get(name) != value for name, value in wanted.items()) or any(

@@ -19,7 +19,7 @@ from pogfast.errors import PogfastError
 from pogfast.keys import KEY_SIZE, Key
 from pogfast.manifest.entry import Entry, Manifest, is_name
 from pogfast.manifest.frames import TRAILER_MAGIC, pad, pad_to_ratio
-from pogfast.system.encoding import portable, portable_all
+from pogfast.system.encoding import IS_UTF8, portable, portable_all
 
 LEVEL = 3
 # An empty last block, which ends a zstd frame (RFC 8878, 3.1.1.2).
@@ -27,6 +27,7 @@ LAST_BLOCK = bytes.fromhex("010000")
 # JSON is compressed in pieces of this size: a call for each entry would cost as much as the work.
 PIECE = 1 << 18
 ENCODER = msgspec.json.Encoder()
+SHORT = 1024  # characters of a name that is within the limits in any encoding
 
 
 class Writer:
@@ -52,7 +53,7 @@ class Writer:
         """Adds an entry. Raises ValueError if the name exists already, PogfastError for a name beyond the limits."""
         if name in self._names:
             raise ValueError(f"there are two entries named {name!r}")
-        if not is_name(portable(name)):
+        if len(name) >= SHORT and not is_name(portable(name)):
             raise PogfastError(f"the name is too long for an archive: {name[:60]}...")
         self._waiting += b"," if self._names else b"{"
         self._waiting += _member(name, entry)
@@ -105,10 +106,10 @@ class Writer:
 
 def _member(name: str, entry: Entry) -> bytes:
     """Encodes an entry as a member of the JSON object of all entries."""
-    keys = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
-    if entry.more:
-        keys = {**keys, **entry.more, **keys}
-    return _dumps(name) + b":" + _dumps(keys)
+    keys = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime, **entry.more}
+    if len(keys) < 3 + len(entry.more):
+        keys |= {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
+    return b"%b:%b" % (_dumps(name), _dumps(keys))
 
 
 def _note_blobs(entry: Entry, blobs: bytearray, sizes: array[int]) -> None:
@@ -146,7 +147,8 @@ def seal(manifest: Manifest, key: Key) -> bytes:
 
 
 def _dumps(value: Any) -> bytes:
-    value = portable_all(value)
+    if not IS_UTF8:
+        value = portable_all(value)
     try:
         return ENCODER.encode(value)
     except UnicodeEncodeError:  # a name that is not UTF-8: surrogates are escaped, as by pogcli
