@@ -92,6 +92,18 @@ def test_small_files_lie_in_a_pack_and_large_ones_by_themselves(tree: Path, stor
     assert (summary.exit_code, summary.blobs) == (0, COUNT + 2)
 
 
+def test_a_damaged_index_object_is_written_again(tree: Path, store: Path, cache: Path) -> None:
+    """Under the same name, since its bytes follow from the packs; of the same size, so that only its name tells."""
+    create(tree, store, packs="yes")
+    [index] = indexes_of(store)
+    good = index.read_bytes()
+    index.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    shutil.rmtree(cache)
+    assert create(tree, store).blobs_new == 0
+    assert indexes_of(store) == [index]
+    assert index.read_bytes() == good
+
+
 def test_a_store_remembers_that_it_has_packs(tree: Path, store: Path, tmp_path: Path) -> None:
     create(tree, store, packs="yes")
     (tree / "more").mkdir()

@@ -321,7 +321,8 @@ class Catalog:
         """Stores an index object; its packs are durable."""
         check_index(data)
         path = layout.index_path(hashlib.sha256(data).digest())
-        self.base.put_object(path, data)
+        self.base.put_object(path, data, replace=path in self.unreadable)  # a damaged one may have this very size
+        self.unreadable.pop(path, None)
         self.cache.put(path, data)
         self.index_objects[path] = Stored(path, len(data), 0.0)
         header = layout.read_header(data)
