@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -90,6 +92,21 @@ def test_small_files_lie_in_a_pack_and_large_ones_by_themselves(tree: Path, stor
     assert restored(store, tmp_path / "out") == {f"{tree.name}/{name}": data for name, data in contents(tree).items()}
     summary = pogfast.check(str(store), KEY, read_data=True)
     assert (summary.exit_code, summary.blobs) == (0, COUNT + 2)
+
+
+def test_threads_that_store_blobs_first_share_a_packer(
+    tree: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`copy` stores blobs with several: a blob that went to a packer of its own was lost."""
+    create(tree, store, packs="yes")
+
+    def slowly(self: PackedStore) -> None:
+        time.sleep(0.2)  # as long as a service takes to list
+
+    monkeypatch.setattr(PackedStore, "_plain", slowly)
+    with opened(store, create=True) as one, ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(lambda _: one.blobs, range(8)))) == 1
+        assert len(set(threads.map(lambda _: one.source, range(8)))) == 1
 
 
 def test_a_damaged_index_object_is_written_again(tree: Path, store: Path, cache: Path) -> None:

@@ -6,6 +6,7 @@ Whoever uses it sees blobs under names, as in any other store; only prune also s
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
 
@@ -42,6 +43,7 @@ class PackedStore:
         self.limit = settings.limit if settings.is_packing else 0  # bytes of a blob that is packed
         self.catalog = Catalog(base, IndexCache(cache_directory(), base.identity), IGNORED.get())
         self._tables = Tables(base)
+        self._opening = threading.Lock()  # of the sink and of the source: several threads may ask first
         self._sink: PackSink | None = None
         self._source: BlobDirectory | PackSource | None = None
         self._doubted: frozenset[str] = frozenset()
@@ -112,15 +114,17 @@ class PackedStore:
 
     @property
     def source(self) -> BlobDirectory | PackSource:
-        if self._source is None:
-            source = self.base.source
-            if isinstance(source, BlobDirectory):
-                source.read_packs(self.catalog.index, self.catalog.look_again)
-                self._source = source
-            else:
-                base = cast(Ranges, self.base)
-                self._source = PackSource(base, self.catalog.locate, self.catalog.look_again, self.copies)
-        return self._source
+        with self._opening:
+            if self._source is None:
+                self._source = self._new_source()
+            return self._source
+
+    def _new_source(self) -> BlobDirectory | PackSource:
+        source = self.base.source
+        if isinstance(source, BlobDirectory):
+            source.read_packs(self.catalog.index, self.catalog.look_again)
+            return source
+        return PackSource(cast(Ranges, self.base), self.catalog.locate, self.catalog.look_again, self.copies)
 
     def get_blob(self, name: str) -> Buffer:
         """Returns all bytes stored under a blob's name. Raises MissingBlob, StoreError, and CorruptBlob."""
@@ -155,11 +159,16 @@ class PackedStore:
 
     @property
     def blobs(self) -> Packer:
-        if self._sink is None:
-            size = self.settings.size
-            self._sink = PackSink(self.base, self.base, self.catalog, self._plain(), size=size, limit=self.limit)
-            self._sink.doubt(self._doubted)
-        return self._sink.packer
+        with self._opening:
+            if self._sink is None:
+                self._sink = self._new_sink()
+            return self._sink.packer
+
+    def _new_sink(self) -> PackSink:
+        size = self.settings.size
+        sink = PackSink(self.base, self.base, self.catalog, self._plain(), size=size, limit=self.limit)
+        sink.doubt(self._doubted)
+        return sink
 
     def _plain(self) -> PackIndex | None:
         """Returns which small blobs lie plain on a service, for the engine: an index as if they lay in packs. None for
