@@ -79,6 +79,14 @@ def _top(path: str) -> str:
     return folder + slash
 
 
+def _drop_frames(error: BaseException | None) -> None:
+    """Frees what an error and its causes keep: the memory that was read into would count until it is collected."""
+    while error is not None:
+        cause = error.__cause__ or error.__context__
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        error = cause
+
+
 class RemoteStore:
     """A store that can be read and written. `path` is the address as the user wrote it."""
 
@@ -454,6 +462,7 @@ class RemoteStore:
                     self._report_retry(f"{error}: attempt {attempts + 1} follows in {pause:.1f} s")
                 if self._abandoned.wait(pause):
                     raise
+                _drop_frames(error)
 
     def _given_up(self, error: TransientError, attempts: int, seconds: float) -> TransientError:
         if attempts == 1:

@@ -481,6 +481,25 @@ def test_an_index_that_says_that_packs_are_longer(packs: Packs) -> None:
     assert packs.refreshed == 0
 
 
+def test_a_bad_network_and_a_bad_server(packs: Packs, proxy: Proxy) -> None:
+    """Each kind of wrong response to one piece or another."""
+    names = many(0, 240)
+    for start in range(0, 240, 20):
+        packs.add(names[start : start + 20], 1000)
+    proxy.faults = [
+        Fault(GET, cut_answer=5000, skip=1),
+        Fault(GET, status=503, code="SlowDown", times=2),
+        Fault(GET, whole=True, times=2),
+        Fault(GET, headers={"Content-Range": "bytes 0-9/20000"}),
+        Fault(GET, change=lambda body: body[:-1]),
+        Fault(GET, lose_answer=True),
+    ]
+    packs.source.prefetch(names)
+    packs.read(names)
+    assert all(fault.times == 0 for fault in proxy.faults)
+    assert packs.refreshed == 0
+
+
 def test_a_service_that_refuses_is_no_damage(packs: Packs, proxy: Proxy) -> None:
     names = many(0, 20)
     packs.add(names, 1000)
