@@ -278,6 +278,9 @@ class CanCopy(Protocol):
         """Copies a blob from another store without a download. Returns False if the service cannot. Raises
         StoreError."""
 
+    def copy_object(self, path: str, size: int, source: object) -> bool:
+        """Does the same for an object of so many bytes that is named by its path, as in both stores."""
+
 
 class PackableStore(Store, HoldsPacks, Protocol):
     """A store that packs can lie in."""

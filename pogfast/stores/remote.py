@@ -324,15 +324,16 @@ class RemoteStore:
     def copy_blob(self, name: str, source: object) -> bool:
         """Copies a blob from another store on the same service without a download. Returns False if the service cannot.
         Raises StoreError."""
-        if not isinstance(source, RemoteStore) or type(source.service) is not type(self.service):
-            return False
-        size = source.size_of(name)
-        if size is None or size > MAX_COPIED:
-            return False
-        copied = self._with_retries(lambda: self.service.copy(blob_path(name), source.service))
-        if copied:
+        size = source.size_of(name) if isinstance(source, RemoteStore) else None
+        copied = size is not None and self.copy_object(blob_path(name), size, source)
+        if copied and size is not None:
             self._note(name, size)
         return copied
+
+    def copy_object(self, path: str, size: int, source: object) -> bool:
+        if not isinstance(source, RemoteStore) or type(source.service) is not type(self.service) or size > MAX_COPIED:
+            return False
+        return self._with_retries(lambda: self.service.copy(path, source.service))
 
     def _note(self, name: str, size: int) -> None:
         """Records that a blob is stored."""

@@ -38,9 +38,11 @@ from pogfast.keys import Key
 from pogfast.sizes import check_jobs, many
 from pogfast.stores import LATEST, PARTIAL, Stored, find_manifest, is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched, fetched_manifest
+from pogfast.stores.packs.store import PackedStore
 from pogfast.stores.protocols import CanCopy, Store, Target
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
 from pogfast.system.background import in_background
+from pogfast.upkeep.pack_copies import Reading, WholePacks, plain_parts
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -159,7 +161,11 @@ class _Copy:
         self.jobs = jobs
         self.summary = summary
         self.report = report
-        self.stored = {blob.name: blob.size for blob in source.blob_names()}
+        self.reading = Reading(source) if isinstance(source, PackedStore) else None
+        blobs = source.blob_names()
+        if isinstance(target, PackedStore):  # what was written together is packed together
+            blobs = iter(sorted(blobs, key=lambda blob: (blob.modified, blob.name)))
+        self.stored = {blob.name: blob.size for blob in blobs}
         self.bad: set[str] = set()
         self.lock = threading.Lock()
         self.over = False
@@ -186,10 +192,12 @@ class _Copy:
             self.summary.archives = len(needed)
             return
         with self._partial(reliance.target, needed):
-            self._each(self._copy_blob, missing)
+            self._each(self._copy_blob, self._in_order(self._without_whole_packs(missing)))
             if verify:
                 self._each(self._verify_blob, there)
             reliance.target.make_durable()
+            if isinstance(reliance.target, PackedStore):
+                reliance.target.catalog.write_index()
             for name, blobs in needed.items():
                 self._copy_manifest(reliance, name, blobs if self.key else wanted, verify)
 
@@ -272,6 +280,40 @@ class _Copy:
                 self.over = True
                 raise
 
+    def _without_whole_packs(self, names: Sequence[str]) -> list[str]:
+        """Copies the packs of which most is among these blobs, and returns the other blobs."""
+        if not isinstance(self.source, PackedStore) or not isinstance(self.target, PackedStore):
+            return list(names)
+        opens = self.key is not None and self.key.can_open
+        whole = WholePacks(self.source, self.target, self._check_opens if opens else None)
+        wanted = whole.wanted(names)
+        done: set[str] = set()
+
+        def one(path: str) -> None:
+            blobs = wanted[path]
+            if whole.copy(path, blobs):
+                with self.lock:
+                    done.update(blobs)
+                for span in blobs.values():
+                    self._count(span.size)
+
+        self._each(one, wanted)
+        return [name for name in names if name not in done]
+
+    def _in_order(self, names: Sequence[str]) -> Sequence[str]:
+        """Returns blobs in the order in which they are to be read."""
+        if self.reading is not None:
+            return self.reading.in_order(names)
+        if isinstance(self.target, PackedStore):
+            wanted = set(names)
+            return [*filter(wanted.__contains__, self.stored), *sorted(wanted.difference(self.stored))]
+        return names
+
+    def _check_opens(self, name: str, data: Buffer) -> None:
+        """Raises DamageError and WrongKey for a blob that the key does not open."""
+        assert self.key is not None
+        open_blob(self.key.secret, self.key.private, data, name)
+
     def _copy_blob(self, name: str) -> None:
         if self._copied_there(name):
             return
@@ -313,20 +355,24 @@ class _Copy:
             if store is self.source and self.stored.get(name, len(data)) != len(data):
                 raise CorruptBlob(f"blob {name} in {store.label} is cut short")
             if self.key is not None and self.key.can_open:
-                open_blob(self.key.secret, self.key.private, data, name)
+                self._check_opens(name, data)
+            elif reading is not None and not reading.is_packed(name, data):
+                raise CorruptBlob(f"blob {name} in {store.label} is not what was packed")
             return data
 
+        reading = self.reading if store is self.source else None
         try:
-            return fetched(store, name, look)
+            return fetched(reading or store, name, look)
         except WrongKey as error:
             kind, text = BAD_HEADER
             raise kind(f"blob {name} {text}") from error
 
     def _copied_there(self, name: str) -> bool:
         """Returns True if the service has copied a blob within itself. Not if the key can check blobs on the way."""
-        if not isinstance(self.target, CanCopy) or (self.key is not None and self.key.can_open):
+        target, source = plain_parts(self.source, self.target, self.stored.get(name, 0))
+        if not isinstance(target, CanCopy) or (self.key is not None and self.key.can_open):
             return False
-        if not self.target.copy_blob(name, self.source):
+        if not target.copy_blob(name, source):
             return False
         self._count(self.stored.get(name, 0))
         return True

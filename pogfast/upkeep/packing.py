@@ -29,6 +29,7 @@ from pogfast.stores.packs.store import PackedStore
 from pogfast.stores.protocols import HoldsPacks, PackableStore
 from pogfast.stores.reliance import await_no_sweep, names_in
 from pogfast.system.clock import Stopwatch
+from pogfast.upkeep.pack_copies import Tables
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -156,25 +157,6 @@ class _Lists:
         return self._names
 
 
-class _Tables:
-    """What the tables of packs say, which are read from the packs."""
-
-    def __init__(self, store: PackedStore) -> None:
-        self.store = store
-        self._rows: dict[str, dict[str, TableRow]] = {}
-
-    def row(self, name: str, span: Span) -> TableRow | None:
-        """Returns the row of a blob; None if the pack is not there, or its table does not say what the index says."""
-        if span.path not in self._rows:
-            rows: list[TableRow] = []
-            with contextlib.suppress(DamageError):
-                stored = Stored(span.path, span.pack_size, 0.0)
-                rows = layout.read_rows(read_table(self.store.base, stored))
-            self._rows[span.path] = {row.name: row for row in rows}
-        row = self._rows[span.path].get(name)
-        return row if row is not None and row.size == span.size else None
-
-
 class _Run:
     """What both directions share."""
 
@@ -291,7 +273,7 @@ class _Packing(_Run):
             watch = Stopwatch()
             self.check_settings(is_packing=True)
             listed = self.lists.names()
-            tables = _Tables(self.store)
+            tables = Tables(self.store)
             going = [
                 blob for blob in some if any(self._is_in(blob, span, tables) for span in self._spans(blob, listed))
             ]
@@ -300,7 +282,7 @@ class _Packing(_Run):
             for gone in self.base.delete_old_blobs(going, before, partial(_is_fresh, watch)):
                 self.summary.count(gone.size)
 
-    def _is_in(self, blob: Stored, span: Span, tables: _Tables) -> bool:
+    def _is_in(self, blob: Stored, span: Span, tables: Tables) -> bool:
         """Returns True if a pack has a blob, as its own table says. In a pack of another run the blob is read, too."""
         row = tables.row(blob.name, span)
         if row is None or span.path in self.written:
