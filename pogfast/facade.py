@@ -554,10 +554,11 @@ def stats(store: StrPath, key: Key, *, tell: Tell = _raise) -> figures.Stats:
 
 def check(
     archives: Paths,
-    key: Key,
+    key: Key | None,
     *,
     read_data: bool | Subset | None = None,
     read_data_subset: str | None = None,
+    repair: bool = False,
     host: str | None = None,
     tags: Words = (),
     path: StrPath | None = None,
@@ -566,7 +567,8 @@ def check(
 ) -> checking.Summary:
     """Checks archives, and the archives of stores that `host`, `tags` and `path` select.
 
-    `read_data` reads all blobs, `read_data_subset` a part of them ("10%", "1/30", "50G"). Damage is in the summary.
+    `read_data` reads all blobs, `read_data_subset` a part of them ("10%", "1/30", "50G"). Without a key, the packs of
+    stores are checked, and read whole. `repair` makes index objects of packs anew. Damage is in the summary.
     Raises UsageError, NoSuchArchive, StoreError, and WrongKey if no archive opens.
     """
     from pogfast.upkeep import checking
@@ -580,6 +582,7 @@ def check(
         _paths(archives),
         key,
         read_data=wanted,
+        repair=repair,
         host=host,
         tags=_tags(tags),
         path=_optional(path),

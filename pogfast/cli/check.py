@@ -17,6 +17,7 @@ from pogfast.cli.options import (
     key_of,
     key_options,
     open_archive,
+    optional_key,
     require_archive,
     require_store,
     service_options,
@@ -30,6 +31,7 @@ from pogfast.sizes import many, show_size
 if TYPE_CHECKING:
     from pogfast.archives.differences import Compared, Difference
     from pogfast.cli.progress import Counters, Display
+    from pogfast.keys import Key
     from pogfast.upkeep.checking import Damage
     from pogfast.upkeep.checking import Summary as Checked
 
@@ -55,12 +57,14 @@ filter_options = apply(
     examples=(
         "pogfast check /mnt/backup",
         "pogfast check /mnt/backup --read-data-subset 10%",
+        "pogfast check s3://bucket/laptop --repair",
         "pogfast check /mnt/backup/latest --against /",
     ),
 )
 @click.argument("archives", nargs=-1, metavar="ARCHIVE|STORE...", type=PATH)
 @click.option("--read-data", is_flag=True, help="Read and verify all blobs.")
 @click.option("--read-data-subset", metavar="PART", help="Read and verify a part of the blobs: 10%, 1/30 or 50G.")
+@click.option("--repair", is_flag=True, help="Make index objects of packs anew if they are missing or wrong.")
 @click.option(
     "--against",
     metavar="PATH",
@@ -74,7 +78,8 @@ filter_options = apply(
 def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
     """Check archives for damage, or compare one with files on disk.
 
-    By default, checks that every blob exists and has its recorded size, without reading blobs.
+    By default, checks that every blob exists and has its recorded size, without reading blobs. A store with packs can
+    also be checked without a key: then whole packs are read.
     """
     archives = archives or (store_of(None),)
     whole, part = options.pop("read_data"), options.pop("read_data_subset")
@@ -83,6 +88,8 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     if against is not None:
         if len(archives) > 1:
             raise UsageError("--against compares one archive")
+        if options.pop("repair"):
+            raise UsageError("--against and --repair cannot be combined")
         _compare(output, archives[0], against, options)
         return
     from pogfast.stores import names_archive
@@ -93,14 +100,37 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     if len(archives) == 1:  # one of several is reported later, and the others are checked
         (require_archive if names_archive(archives[0]) else require_store)(archives[0])
     with displayed(output, "check", "check") as display:
-        key = key_of(options)
+        key = _key_for(archives, options)
         report = CheckReport(output, display)
         try:
             summary = check_archives(archives, key, read_data=wanted, report=report, **options)
         finally:
             report.print_blobs()
     output.raise_exit_code(summary.exit_code)
-    _print_summary(output, summary, key.can_open)
+    if key is None:
+        _print_packs(output, summary)
+    else:
+        _print_summary(output, summary, key.can_open)
+
+
+def _key_for(archives: tuple[str, ...], options: dict[str, Any]) -> Key | None:
+    """Returns the key; None if none is given and the packs of all these stores can be checked without one."""
+    from pogfast.errors import PogfastError
+    from pogfast.stores import names_archive
+    from pogfast.upkeep.scrubbing import is_packed
+
+    given = dict(options)
+    key = optional_key(given)
+    if key is None:
+        try:
+            keyless = not any(names_archive(each) for each in archives) and all(map(is_packed, archives))
+        except PogfastError:  # reported when it is opened again
+            keyless = False
+        if not keyless:
+            return key_of(options)
+    options.clear()
+    options.update(given)
+    return key
 
 
 class CheckReport:
@@ -119,7 +149,7 @@ class CheckReport:
     def damage(self, damage: Damage) -> None:
         """Reports damage with archive, file and offset. For people, a blob is collected and printed once."""
         self.display.check()
-        if damage.blob is None or self.output.json:
+        if damage.blob is None or damage.pack is not None or self.output.json:
             self._print_damage(damage)
         else:
             self.blobs.setdefault(damage.blob, []).append(damage)
@@ -142,10 +172,11 @@ class CheckReport:
         origin = "" if damage.archive in damage.error else f"{damage.archive}: "
         self.output.damage(
             f"{origin}{damage.error}{start}",
-            archive=damage.archive,
+            archive=damage.archive or None,
             item=damage.name,
             blob=damage.blob,
             offset=damage.offset,
+            pack=damage.pack,
         )
 
     def difference(self, difference: Difference) -> None:
@@ -193,6 +224,23 @@ def _compare(output: Output, archive: str, path: str, options: dict[str, Any]) -
     )
 
 
+def _print_packs(output: Output, summary: Checked) -> None:
+    """Prints the summary of a check without a key."""
+    output.emit(
+        "summary",
+        num_errors=len(summary.damage) + len(summary.problems),
+        packs=summary.packs,
+        index_objects=summary.index_objects,
+        packs_read=summary.read,
+        bytes_read=summary.read_size,
+    )
+    read = f"; {many(summary.read, 'pack')} read, {show_size(summary.read_size)}" if summary.to_read else ""
+    output.info(
+        f"checked {many(summary.packs, 'pack')}, {many(summary.index_objects, 'index object')}, without a key{read}"
+    )
+    output.info("damaged: named above" if summary.damage else "no damage found in packs; other blobs need a key")
+
+
 def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
     output.emit(
         "summary",
@@ -203,6 +251,8 @@ def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
         bytes_stored=summary.stored,
         blobs_read=summary.read,
         bytes_read=summary.read_size,
+        packs=summary.packs,
+        index_objects=summary.index_objects,
     )
     read = f"; {summary.read:,} of them read, {show_size(summary.read_size)}" if summary.to_read else ""
     files = f"{many(summary.files, 'file')}, " if sees_files else ""
@@ -211,8 +261,10 @@ def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
         f"{show_size(summary.stored)}{read}"
     )
     blobs = {damage.blob for damage in summary.damage if damage.blob is not None}
-    archives = {damage.archive for damage in summary.damage if damage.blob is None}
-    found = [many(len(each), word) for each, word in ((blobs, "blob"), (archives, "archive")) if each]
+    archives = {damage.archive for damage in summary.damage if damage.blob is None and damage.pack is None}
+    packs = {damage.pack for damage in summary.damage if damage.pack is not None}
+    words = ((blobs, "blob"), (archives, "archive"), (packs, "pack or index object"))
+    found = [many(len(each), word) for each, word in words if each]
     none = "no damage found in what could be read" if summary.problems else "no damage found"
     output.info(f"damaged: {', '.join(found)}, named above" if found else none)
     if blobs:

@@ -16,6 +16,7 @@ from pogfast.stores.names import Stored
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
+    from pogfast.stores.packs.scrubbing import Scrub
     from pogfast.stores.settings import Lock
 
 
@@ -251,6 +252,23 @@ class CanDropCache(Protocol):
 
     def forget(self, name: str) -> None:
         """Has the system drop its cached copy of a blob, so that the next read comes from the disk."""
+
+
+@runtime_checkable
+class CanScrub(Protocol):
+    """A store with packs, which can be checked without a key. It is a Store as well."""
+
+    label: str
+    lacks_settings: bool  # nothing in the store says that it has packs
+
+    @property
+    def identity(self) -> str: ...
+
+    def scrub(self) -> Scrub:
+        """Begins a check of the packs, as they are listed now. Raises StoreError."""
+
+    def write_settings(self) -> None:
+        """Writes what says that the store has packs. Raises StoreError."""
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
@@ -44,7 +44,12 @@ from pogfast.manifest import Entry, Manifest
 from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched_manifest, prefetch
-from pogfast.stores.protocols import Store
+from pogfast.stores.names import Stored
+from pogfast.stores.protocols import CanOrder, CanScrub, Store
+from pogfast.upkeep.scrubbing import NO_KEY, Scrubbing, packed
+
+if TYPE_CHECKING:
+    from pogfast.stores.packs.scrubbing import Found
 
 Result = TypeVar("Result")
 
@@ -120,11 +125,12 @@ def _stored_size(unit: Unit, stored: dict[str, int]) -> int:
 class Damage(Record):
     """A piece of damage in an archive. `name` is None if it is not of one file, or if only a public key is known."""
 
-    archive: str  # its manifest's name
+    archive: str  # its manifest's name; "" if it was found without a key
     name: str | None  # archived name of the damaged file
     blob: str | None
     offset: int | None  # in the file, from which on it is damaged; None: unknown
     error: str
+    pack: str | None = None  # in which it was found without a key; also the path of an index object
 
 
 @dataclass
@@ -138,8 +144,10 @@ class Summary:
     stored: int = 0  # their bytes
     to_read: int = 0  # of these
     to_read_size: int = 0
-    read: int = 0
+    read: int = 0  # of these; packs, if there is no key
     read_size: int = 0
+    packs: int = 0
+    index_objects: int = 0
     in_progress: Callable[[], int] = lambda: 0  # bytes read of units that are not finished
     damage: list[Damage] = field(default_factory=list)
     problems: list[PogfastError] = field(default_factory=list)
@@ -168,9 +176,10 @@ class Silent(Report):
 
 def check(
     archives: Sequence[str],
-    key: Key,
+    key: Key | None,
     *,
     read_data: Subset | None = None,
+    repair: bool = False,
     host: str | None = None,
     tags: Collection[str] = (),
     path: str | None = None,
@@ -181,10 +190,16 @@ def check(
     several and one cannot be opened, it is reported and the others are checked.
 
     Without `read_data`, checks that all blobs exist, that they have the sizes that the archive says, if it does, and
-    that the index names the same blobs. A public key alone can only check by the index. Raises UsageError,
-    NoSuchArchive (also if none is selected), NoArchives, StoreError, and WrongKey if no archive opens.
+    that the index names the same blobs. A public key alone can only check by the index. Packs are checked against their
+    index objects; without any key that is all, and `read_data` reads whole packs. `repair` makes index objects anew.
+    Raises UsageError, NoSuchArchive (also if none is selected), NoArchives, StoreError, and WrongKey if no archive
+    opens.
     """
     report = report or Silent()
+    if key is None:
+        if host or tags or path:
+            raise UsageError("archives cannot be selected without a key")
+        return _check_packs(archives, read_data, repair, report)
     if read_data:
         require_decryption(key, "read data")
     check_jobs(jobs)
@@ -202,10 +217,63 @@ def check(
                 "checked, and anybody with this key can write an index"
             )
         for store, names in stores:
+            if isinstance(store, CanScrub):
+                scrubbing = Scrubbing(store, partial(_tell_found, summary, report), report.warning)
+                scrubbing.compare(repair=repair)
+                _count_packs(summary, scrubbing)
+            elif repair:
+                raise UsageError(f"{store.label} has no packs: there is nothing that --repair could mend")
             _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
     if wanted != Filter() and not summary.total_archives and not summary.problems:
         raise NoSuchArchive(f"no archive {wanted} in {', '.join(archives)}", hint="`pogfast list` lists the archives")
     return summary
+
+
+def _check_packs(texts: Sequence[str], read_data: Subset | None, repair: bool, report: Report) -> Summary:
+    """Checks the packs of stores, without a key. Raises UsageError, NoSuchArchive and StoreError."""
+    summary = Summary()
+    report.started(summary)
+    for text in texts:
+        if names_archive(text):
+            raise UsageError(f"{text} is an archive: {NO_KEY}")
+        with contextlib.closing(open_store(text)) as store:
+            checked = packed(store)
+            if not isinstance(checked, CanScrub):
+                raise UsageError(f"{text} has no packs: {NO_KEY}", hint="give the key, --keyfile=FILE or another")
+            scrubbing = Scrubbing(checked, partial(_tell_found, summary, report), report.warning)
+            scrubbing.compare(repair=repair)
+            _count_packs(summary, scrubbing)
+            if read_data:
+                _read_packs(scrubbing, read_data, summary)
+    return summary
+
+
+def _count_packs(summary: Summary, scrubbing: Scrubbing) -> None:
+    summary.packs += len(scrubbing.scrub.packs)
+    summary.index_objects += scrubbing.scrub.index_objects
+
+
+def _read_packs(scrubbing: Scrubbing, part: Subset, summary: Summary) -> None:
+    def started(packs: int, size: int) -> None:
+        summary.to_read += packs
+        summary.to_read_size += size
+
+    def count(pack: Stored) -> None:
+        summary.read += 1
+        summary.read_size += pack.size
+
+    scrubbing.read(part, count, started)
+
+
+def _tell_found(summary: Summary, report: Report, found: Found) -> None:
+    """Reports what was found in packs: damage, or that something cannot be read."""
+    if isinstance(found.error, DamageError):
+        damage = Damage("", None, found.blob, None, str(found.error), found.path or None)
+        summary.damage.append(damage)
+        report.damage(damage)
+    else:
+        summary.problems.append(found.error)
+        report.problem(found.error)
 
 
 def _stores(
@@ -231,7 +299,7 @@ def _named(text: str, key: Key, wanted: Filter, opened: contextlib.ExitStack, te
     if names_archive(text):
         store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path, tell=tell)
     else:
-        store, name = open_store(text), ""
+        store, name = packed(open_store(text)), ""
     opened.callback(store.close)
     there = store.marks() if is_partial(name) else manifests_of(store)
     names = [stored.name for stored in there if name in ("", stored.name)]
@@ -417,6 +485,9 @@ class _Check:
         wanted_blobs = {blob for unit in units for blob in unit.blobs}
         self.summary.to_read += len(wanted_blobs)
         self.summary.to_read_size += sum(self.there[blob] for blob in wanted_blobs)
+        source = self.store.source
+        if isinstance(source, CanOrder):
+            units = [units[number] for number in source.order([unit.blobs for unit in units])]
         for start in range(0, len(units), BATCH):
             batch = units[start : start + BATCH]
             wanted = [

@@ -10,6 +10,7 @@ from typing import Any
 
 import pogfast
 from pogfast import keys
+from pogfast.stores.packs import layout
 
 KEYFILE = b"what is in the keyfile of these tests"
 KEY = keys.Key("keyfile", hashlib.sha256(KEYFILE).digest())
@@ -59,3 +60,14 @@ def contents(root: Path) -> dict[str, bytes]:
 def archived(tree: Path) -> dict[str, bytes]:
     """What `restored` returns if the tree comes back whole."""
     return {f"{tree.name}/{name}": data for name, data in contents(tree).items()}
+
+
+def rows_of(pack: Path) -> list[layout.TableRow]:
+    data = pack.read_bytes()
+    return layout.read_table(data, len(data))
+
+
+def damage(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)

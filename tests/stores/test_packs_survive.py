@@ -19,7 +19,19 @@ import pytest
 import pogfast
 from kit.commands import Runner
 from kit.faultproxy import Fault, Proxy, proxied
-from kit.packed import KEY, KEYFILE, archived, contents, create, indexes_of, make_tree, packs_of, restored
+from kit.packed import (
+    KEY,
+    KEYFILE,
+    archived,
+    contents,
+    create,
+    damage,
+    indexes_of,
+    make_tree,
+    packs_of,
+    restored,
+    rows_of,
+)
 from kit.packs import Listed, make_index, name_of, raw_of
 from kit.servers import KEY as SERVER_KEY
 from kit.servers import SECRET, Server, moto
@@ -76,17 +88,6 @@ def assert_whole(tree: Path, store: Path | str, tmp_path: Path) -> None:
     summary = pogfast.check(str(store), KEY, read_data=True)
     assert (summary.exit_code, summary.damage) == (0, [])
     assert restored(store, tmp_path / "out") == archived(tree)
-
-
-def rows_of(pack: Path) -> list[layout.TableRow]:
-    data = pack.read_bytes()
-    return layout.read_table(data, len(data))
-
-
-def damage(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
 
 
 # ---- killed runs ----

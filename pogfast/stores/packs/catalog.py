@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -50,7 +50,7 @@ class Span(NamedTuple):
     size: int
 
 
-class _Part(NamedTuple):
+class IndexPart(NamedTuple):
     """An index object; one without a path was made of the tables of packs that are in no other."""
 
     path: str
@@ -71,7 +71,7 @@ class Catalog:
         self.unreadable: dict[str, DamageError] = {}  # packs and index objects that are no such thing
         self._denied: set[str] = set()  # packs that were reported
         self._index = PackIndex()
-        self._parts: list[_Part] = []
+        self._parts: list[IndexPart] = []
         self._states: list[bytes] = []  # of the packs of each part, as the engine has them
         self._tables: dict[str, bytes] = {}  # of packs that no index object covers
         self._is_loaded = False
@@ -132,7 +132,7 @@ class Catalog:
             elif layout.is_index_object(stored.name):
                 self.index_objects[stored.name] = stored
 
-    def _index_parts(self) -> list[_Part]:
+    def _index_parts(self) -> list[IndexPart]:
         """Returns the index objects that no other one supersedes, the newest first, so that few have to be fetched.
         Raises MissingBlob for one that has vanished."""
         known = {part.path: part for part in self._parts}
@@ -147,7 +147,7 @@ class Catalog:
                 parts.append(part)
         return [part for part in parts if part.path not in superseded]
 
-    def _read_index(self, stored: Stored) -> _Part | None:
+    def _read_index(self, stored: Stored) -> IndexPart | None:
         """Reads an index object; returns None, with a warning, if it is damaged: its packs have tables."""
         path = stored.name
         data: Buffer | None = self.cache.get(path)
@@ -159,7 +159,7 @@ class Catalog:
                 _check(path, data)
                 self.cache.put(path, data)
                 data = self.cache.get(path) or data  # mapped, so that it need not stay in memory
-            return _Part(path, data, layout.read_header(data))
+            return IndexPart(path, data, layout.read_header(data))
         except MissingBlob:
             raise
         except DamageError as error:
@@ -167,7 +167,7 @@ class Catalog:
             self.warn(f"{error}: its packs are read instead; `pogfast check --repair` writes a new one")
             return None
 
-    def _read_tables(self, parts: Sequence[_Part]) -> None:
+    def _read_tables(self, parts: Sequence[IndexPart]) -> None:
         """Reads the tables of packs that are in no index object, or in one that gives them another size."""
         covered = {pack.path for part in parts for pack in part.header.packs if self._state(pack) == THERE}
         left = [pack for path, pack in self.packs.items() if path not in covered and path not in self.unreadable]
@@ -208,17 +208,17 @@ class Catalog:
         self._index.replace([(part.data, states) for part, states in zip(parts, self._states, strict=True)])
         self._is_loaded = self._is_searched = True
 
-    def _all_parts(self) -> list[_Part]:
+    def _all_parts(self) -> list[IndexPart]:
         """Returns the parts in the order of the engine's, the index object of uncovered packs last."""
         self._parts = [part for part in self._parts if part.path]
         if self._tables:
             data = self._index_of(self._tables)
-            self._parts.append(_Part("", data, layout.read_header(data)))
+            self._parts.append(IndexPart("", data, layout.read_header(data)))
         return self._parts
 
-    def _index_of(self, tables: Mapping[str, bytes]) -> bytearray:
+    def _index_of(self, tables: Mapping[str, bytes], supersedes: Sequence[bytes] = ()) -> bytearray:
         packs = [(layout.raw_name(path), layout.day_of(path), self.packs[path].size) for path in tables]
-        return build_index(packs, list(tables.values()))
+        return build_index(packs, list(tables.values()), supersedes)
 
     def _state(self, pack: layout.PackInfo) -> int:
         listed = self.packs.get(pack.path)
@@ -292,6 +292,31 @@ class Catalog:
         with self._lock:
             return len(self._tables) >= ENOUGH_PACKS or sum(map(len, self._tables.values())) >= ENOUGH_TABLES
 
+    def uncovered(self) -> int:
+        """Returns how many packs are in no index object."""
+        with self._lock:
+            return len(self._tables)
+
+    def parts(self) -> list[IndexPart]:
+        """Returns the index objects that are in use."""
+        self._load()
+        with self._lock:
+            return [part for part in self._parts if part.path]
+
+    def mend(self, wrong: Collection[str], tables: Mapping[str, bytes]) -> int:
+        """Stores index objects that supersede wrong ones, of the packs in these, whose right `tables` are given, and of
+        those in none. Returns how many packs they are."""
+        with self._lock:
+            self._tables.update((path, table) for path, table in tables.items() if path in self.packs)
+            mended = len(self._tables)
+            groups = list(self._together()) or [{}]
+            for number, group in enumerate(groups, 1):
+                gone = sorted(map(layout.raw_name, wrong)) if number == len(groups) else []
+                self._put_index(self._index_of(group, gone), covers=group)
+            self._parts = [part for part in self._parts if part.path not in wrong]
+            self._search()
+            return mended
+
     def write_index(self) -> None:
         """Stores an index object of the packs that are in none, and merges those of which there are many."""
         with self._lock:
@@ -327,13 +352,13 @@ class Catalog:
         self.index_objects[path] = Stored(path, len(data), 0.0)
         header = layout.read_header(data)
         self._parts = [part for part in self._parts if part.path and part.path not in header.supersedes]
-        self._parts.append(_Part(path, self.cache.get(path) or data, header))
+        self._parts.append(IndexPart(path, self.cache.get(path) or data, header))
         for pack in covers:
             del self._tables[pack]
 
-    def _to_merge(self) -> list[_Part]:
+    def _to_merge(self) -> list[IndexPart]:
         """Returns FAN_IN index objects of about the same size, if there are as many, whose union is not too large."""
-        tiers: dict[int, list[_Part]] = {}
+        tiers: dict[int, list[IndexPart]] = {}
         for part in self._parts:
             if part.path:
                 tier = tiers.setdefault(_tier(part.header.blobs), [])
@@ -342,7 +367,7 @@ class Catalog:
                     return tier
         return []
 
-    def _merge(self, parts: Sequence[_Part]) -> None:
+    def _merge(self, parts: Sequence[IndexPart]) -> None:
         objects = [(part.data, bytes(map(self._state, part.header.packs))) for part in parts]
         self._put_index(merge_indexes(objects, sorted(layout.raw_name(part.path) for part in parts)))
 

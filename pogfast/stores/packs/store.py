@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 from pogfast._engine import BlobDirectory, Packer, PackIndex, build_index
 from pogfast.errors import DamageError, MissingBlob
-from pogfast.stores.names import LIKE_A_BLOB, Stored
+from pogfast.stores.names import LIKE_A_BLOB, SETTINGS, Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Catalog, Span
 from pogfast.stores.packs.decision import Decision, Tables
@@ -25,6 +25,7 @@ from pogfast.system.user_dirs import cache_directory
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
+    from pogfast.stores.packs.scrubbing import Scrub
     from pogfast.stores.settings import Lock
 
 
@@ -34,7 +35,9 @@ NO_DAY = 19700101
 class PackedStore:
     """The store; `base` has its objects."""
 
-    def __init__(self, base: PackableStore, settings: layout.StoreSettings) -> None:
+    def __init__(self, base: PackableStore, settings: layout.StoreSettings, *, lacks_settings: bool = False) -> None:
+        """With `lacks_settings` nothing in the store says that it has packs."""
+        self.lacks_settings = lacks_settings
         self.base = base
         self.settings = settings
         self.path = base.path
@@ -224,6 +227,19 @@ class PackedStore:
 
     def begin_sweep(self) -> None:
         self.base.begin_sweep()
+
+    # ---- check ----
+
+    def scrub(self) -> Scrub:
+        """Begins a check of the packs, as they are listed now. Raises StoreError."""
+        from pogfast.stores.packs.scrubbing import Scrub  # imported here: only check needs it
+
+        return Scrub(self.base, self.catalog)
+
+    def write_settings(self) -> None:
+        """Writes `pogfast.store`. Raises StoreError."""
+        self.base.put_object(SETTINGS, self.settings.serialize(), replace=True)
+        self.lacks_settings = False
 
     # ---- locks and cold storage: of what holds the blobs ----
 

@@ -1,0 +1,163 @@
+"""Checks packs and index objects without a key, and makes index objects again.
+
+A pack's name is the sha256 of its bytes, its table has 8 bytes of the sha256 of each blob, and index objects repeat
+tables. So whoever can read a store finds what is damaged in it, and which blobs that are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import NamedTuple, TypeVar
+
+from pogfast._engine import build_index, merge_indexes
+from pogfast.errors import CorruptPack, MissingBlob, PogfastError
+from pogfast.stores.names import Stored
+from pogfast.stores.packs import layout
+from pogfast.stores.packs.catalog import ABSENT, THERE, Catalog, IndexPart, read_table
+from pogfast.stores.protocols import HoldsPacks
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Tables that are read at a time, and whole packs, which take memory.
+TABLES = 8
+WHOLE = 3
+
+
+class Found(NamedTuple):
+    """What is wrong with a pack or an index object. `blob` is the damaged blob in it, if it is one."""
+
+    path: str
+    error: PogfastError
+    blob: str | None = None
+    is_index: bool = False  # it can be made again
+
+
+class Scrub:
+    """A check of the packs of one store, as they were listed when it began."""
+
+    def __init__(self, base: HoldsPacks, catalog: Catalog) -> None:
+        self.base = base
+        self.catalog = catalog
+        self.catalog.refresh()
+        self.wrong: set[str] = set()  # index objects that are malformed, or say something else than tables do
+        self._tables: dict[str, bytes] = {}  # of the packs that only these list
+
+    @property
+    def packs(self) -> list[Stored]:
+        """The packs whose tables can be read, as listed."""
+        return [pack for path, pack in self.catalog.packs.items() if path not in self.catalog.unreadable]
+
+    @property
+    def index_objects(self) -> int:
+        return len(self.catalog.index_objects)
+
+    @property
+    def uncovered(self) -> int:
+        """How many packs are in no index object, as after a run that was killed."""
+        return self.catalog.uncovered()
+
+    # ---- structure ----
+
+    def compare(self) -> Iterator[Found]:
+        """Yields malformed packs and index objects, and index objects that do not repeat the tables of their packs.
+        Raises StoreError."""
+        for path, error in list(self.catalog.unreadable.items()):
+            is_index = layout.is_index_object(path)
+            if is_index:
+                self.wrong.add(path)
+            yield Found(path, error, is_index=is_index)
+        for part in self.catalog.parts():
+            yield from self._compare(part)
+
+    def _compare(self, part: IndexPart) -> Iterator[Found]:
+        tables: dict[str, bytes] = {}
+        listed = [self.catalog.packs.get(pack.path) for pack in part.header.packs]
+        resized = [
+            there is not None and there.size != pack.size for there, pack in zip(listed, part.header.packs, strict=True)
+        ]
+        there = [found for found, other in zip(listed, resized, strict=True) if found is not None and not other]
+        for pack, result in _in_order(TABLES, self._table, there):
+            if isinstance(result, PogfastError):
+                yield Found(pack.name, result)
+            elif result is not None:
+                tables[pack.name] = result
+        if any(resized) or not _says(part, tables):
+            self.wrong.add(part.path)
+            self._tables.update(tables)
+            what = f"index object {part.path} is wrong: it does not say what is in its packs"
+            yield Found(part.path, CorruptPack(what), is_index=True)
+
+    def _table(self, pack: Stored) -> bytes | PogfastError | None:
+        """Returns the table of a pack, None if the pack has vanished."""
+        try:
+            return read_table(self.base, pack)
+        except MissingBlob:
+            return None
+        except CorruptPack as error:
+            return error
+
+    # ---- content ----
+
+    def read(self, packs: Iterable[Stored]) -> Iterator[tuple[Stored, list[Found]]]:
+        """Reads whole packs, and yields each with what is damaged in it. What seems damaged is read once more."""
+        yield from _in_order(WHOLE, self._read, packs)
+
+    def _read(self, pack: Stored) -> list[Found]:
+        try:
+            return self._look(pack) and self._look(pack)
+        except MissingBlob:  # a prune has deleted it
+            return []
+        except PogfastError as error:
+            return [Found(pack.name, error)]
+
+    def _look(self, pack: Stored) -> list[Found]:
+        found = layout.check_pack(self.base.get_object(pack.name, layout.MAX_PACK), pack.name)
+        if not found.problem:
+            return []
+        blobs = [
+            Found(
+                pack.name,
+                CorruptPack(f"blob {row.name} is damaged, from byte {row.offset:,} on in {pack.name}"),
+                row.name,
+            )
+            for row in found.damaged
+        ]
+        return blobs or [Found(pack.name, CorruptPack(found.problem))]
+
+    # ---- repair ----
+
+    def mend(self) -> int:
+        """Stores index objects of the packs in none, and of those in wrong ones, which they supersede. Returns how many
+        packs these are. Raises StoreError."""
+        return self.catalog.mend(self.wrong, self._tables) if self.wrong or self.uncovered else 0
+
+
+def _says(part: IndexPart, tables: dict[str, bytes]) -> bool:
+    """Returns True if an index object says exactly what these tables do; it is determined by them. Packs without a
+    table here count as absent."""
+    states = bytes(THERE if pack.path in tables else ABSENT for pack in part.header.packs)
+    supersedes = [layout.raw_name(path) for path in part.header.supersedes]
+    packs = [pack for pack in part.header.packs if pack.path in tables]
+    rows = [(layout.raw_name(pack.path), layout.day_of(pack.path), pack.size) for pack in packs]
+    right = build_index(rows, [tables[pack.path] for pack in packs], supersedes)
+    return right == merge_indexes([(part.data, states)], supersedes)
+
+
+def _in_order(at_once: int, act: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Yields each item and the result of `act`, in order; at most `at_once` results are waiting."""
+    left = iter(items)
+    with ThreadPoolExecutor(at_once, "pogfast-scrub") as threads:
+        waiting: deque[tuple[Item, Future[Result]]] = deque()
+        try:
+            while True:
+                waiting.extend((item, threads.submit(act, item)) for item in islice(left, at_once - len(waiting)))
+                if not waiting:
+                    return
+                item, result = waiting.popleft()
+                yield item, result.result()
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)

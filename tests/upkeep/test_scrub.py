@@ -1,0 +1,172 @@
+"""`check` of stores with packs, without a key and with one, and what `--repair` mends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+import pogfast
+from kit.commands import Runner
+from kit.packed import KEY, KEYFILE, archived, create, damage, indexes_of, make_tree, packs_of, restored, rows_of
+from kit.packs import Listed, make_index, name_of, raw_of, sha256
+from pogfast.upkeep.checking import Subset
+from pogfast.upkeep.scrubbing import ReadPacks
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "key").write_bytes(KEYFILE)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "tree", 350)
+
+
+@pytest.fixture
+def store(tmp_path: Path, tree: Path) -> Path:
+    create(tree, tmp_path / "store", packs="1MiB")
+    assert len(packs_of(tmp_path / "store")) == 2
+    return tmp_path / "store"
+
+
+def checked(store: Path, **more: object) -> tuple[int, int, int]:
+    """The exit code without a key, and how much damage was found, and packs."""
+    summary = pogfast.check(str(store), None, **more)
+    return summary.exit_code, len(summary.damage), summary.packs
+
+
+def test_a_good_store_is_good_without_a_key(store: Path, pogfast: Runner) -> None:
+    assert checked(store) == (0, 0, 2)
+    assert checked(store, read_data=True) == (0, 0, 2)
+    ran = pogfast("check", "store", "--read-data", "--json")
+    assert ran.code == 0, ran.err
+    summary = json.loads(ran.lines[-1])
+    assert (summary["packs"], summary["packs_read"], summary["index_objects"]) == (2, 2, 1)
+    assert summary["bytes_read"] == sum(pack.stat().st_size for pack in packs_of(store))
+    assert pogfast("check", "store", "--read-data", "--keyfile=key").code == 0
+
+
+def test_a_flipped_bit_is_found_without_a_key(store: Path, pogfast: Runner) -> None:
+    pack = packs_of(store)[1]
+    row = rows_of(pack)[5]
+    damage(pack, row.offset + 1)
+    assert checked(store) == (0, 0, 2)
+    assert checked(store, read_data=True) == (4, 1, 2)
+    ran = pogfast("check", "store", "--read-data", "--json")
+    assert ran.code == 4
+    [error] = [found for found in map(json.loads, ran.lines) if found["message_type"] == "error"]
+    assert (error["blob"], error["pack"], error["archive"]) == (row.name, str(pack.relative_to(store)), None)
+    assert row.name in pogfast("check", "store", "--read-data").err
+
+
+@pytest.mark.parametrize("at", [-1, -40, -100])
+def test_a_damaged_table_is_found(store: Path, cache: Path, at: int) -> None:
+    pack = packs_of(store)[0]
+    damage(pack, pack.stat().st_size + at)
+    assert checked(store)[0] == 4
+    assert pogfast.check(str(store), KEY).exit_code == 4
+    assert checked(store, repair=True)[0] == 4, "a pack cannot be mended"
+
+
+def test_a_pack_that_is_cut_short_is_found(store: Path) -> None:
+    pack = packs_of(store)[0]
+    os.truncate(pack, pack.stat().st_size - 1)
+    assert checked(store)[0] == 4
+    assert pogfast.check(str(store), KEY).exit_code == 4
+
+
+def test_packs_in_no_index_are_a_note(store: Path, tree: Path, tmp_path: Path, pogfast: Runner) -> None:
+    shutil.rmtree(store / "packs/index")
+    ran = pogfast("check", "store")
+    assert (ran.code, "2 packs in no index object" in ran.err) == (0, True)
+    assert pogfast("check", "store", "--repair").code == 0
+    assert len(indexes_of(store)) == 1
+    assert "no index object" not in pogfast("check", "store").err
+    assert restored(store, tmp_path / "out") == archived(tree)
+
+
+def exchanged(store: Path) -> bytes:
+    """An index object in which two blobs are at each other's place."""
+    packs = []
+    for pack in packs_of(store):
+        rows = [(raw_of(row.name), row.size) for row in rows_of(pack)]
+        packs.append(Listed(raw_of(pack.name), pack.stat().st_size, rows, int(pack.parent.name.replace("-", ""))))
+    (one, size), (two, other), *rows = packs[0].rows
+    return make_index([packs[0]._replace(rows=[(two, size), (one, other), *rows]), *packs[1:]])
+
+
+@pytest.mark.parametrize("lie", ["exchanged", "malformed", "renamed", "another size"])
+def test_a_wrong_index_is_found_and_mended(
+    store: Path, tree: Path, tmp_path: Path, cache: Path, pogfast: Runner, lie: str
+) -> None:
+    [index] = indexes_of(store)
+    data = index.read_bytes()
+    if lie == "exchanged":
+        data = exchanged(store)
+    elif lie == "malformed":
+        data = data[:-5]
+    elif lie == "another size":
+        data = data[:64] + (int.from_bytes(data[64:72], "little") + 1).to_bytes(8, "little") + data[72:]
+    index.unlink()
+    name = sha256(data) if lie != "renamed" else bytes(32)
+    (store / "packs/index" / name_of(name)).write_bytes(data)
+    shutil.rmtree(cache, ignore_errors=True)
+    for more in ([], ["--keyfile=key"]):
+        assert pogfast("check", "store", *more).code == 4
+    ran = pogfast("check", "store", "--repair")
+    assert (ran.code, "mended" in ran.err) == (0, True), ran.err
+    assert len(indexes_of(store)) == 2, "the wrong one is superseded, and goes with a prune"
+    again = pogfast("check", "store", "--read-data", "--keyfile=key")
+    assert (again.code, "wrong" in again.err) == (0, False), again.err
+    assert restored(store, tmp_path / "out") == archived(tree)
+
+
+def test_packs_without_pogfast_store(store: Path, tree: Path, tmp_path: Path, pogfast: Runner) -> None:
+    (store / "pogfast.store").unlink()
+    assert pogfast("check", "store").code == 4
+    assert pogfast("check", "store", "--keyfile=key").code == 4
+    assert pogfast("check", "store", "--repair").code == 0
+    assert pogfast("check", "store", "--keyfile=key", "--read-data").code == 0
+    assert restored(store, tmp_path / "out") == archived(tree)
+
+
+def test_a_plain_store_needs_a_key(tree: Path, tmp_path: Path, pogfast: Runner) -> None:
+    create(tree, tmp_path / "plain")
+    with_key = pogfast("check", "plain", "--keyfile=key", "--repair")
+    assert (with_key.code, "no packs" in with_key.err) == (2, True)
+    ran = pogfast("check", "plain")
+    assert ran.code
+    assert len(ran.err.splitlines()) <= 2
+
+
+def test_the_longest_unread_packs_come_first(store: Path, cache: Path) -> None:
+    sizes = [pack.stat().st_size for pack in packs_of(store)]
+    names = []
+    for _ in range(3):
+        summary = pogfast.check(str(store), None, read_data_subset=str(max(sizes)))
+        assert summary.read == 1
+        [file] = cache.glob("*.scrubbed")
+        times = json.loads(file.read_text())
+        names.append(max(times, key=times.__getitem__))
+    assert names[0] != names[1]
+    assert names[0] == names[2]
+    for broken in ("[]", "{", '{"a": "b"}', ""):
+        file.write_text(broken)
+        assert pogfast.check(str(store), None, read_data_subset="100%").read == 2
+    parts = [pogfast.check(str(store), None, read_data_subset=f"{part}/3").read for part in (1, 2, 3)]
+    assert sum(parts) == 2
+    assert pogfast.check(str(store), None, read_data_subset="1%").read == 1
+
+
+def test_what_was_read_of_packs_that_are_gone_is_forgotten(cache: Path) -> None:
+    read = ReadPacks("a store")
+    read.note("packs/2026-01-31/gone")
+    assert read.choose([], Subset.parse("10%")) == []
+    assert read.times == {}
