@@ -23,7 +23,7 @@ from pogfast.stores.fetching import fetched
 from pogfast.stores.names import CONDEMNED, MAX_SETTINGS, PACKS, SETTINGS
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Span, read_table
-from pogfast.stores.packs.opening import with_packs, write_settings
+from pogfast.stores.packs.opening import with_packs
 from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE, put_plain
 from pogfast.stores.packs.store import PackedStore
 from pogfast.stores.protocols import HoldsPacks, PackableStore
@@ -306,7 +306,7 @@ class _Unpacking(_Run):
 
     def run(self) -> None:
         if self.store.settings.is_packing:  # first, so that backups which begin now write no packs
-            write_settings(self.base, self.store.settings.not_packing())
+            self.store.write_settings(self.store.settings.not_packing())
         self.catalog.refresh()
         packs = sorted(self.catalog.packs.values())
         locked = self.base.locked(pack.name for pack in packs)

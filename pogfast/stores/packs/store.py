@@ -236,8 +236,9 @@ class PackedStore:
 
         return Scrub(self.base, self.catalog)
 
-    def write_settings(self) -> None:
-        """Writes `pogfast.store`. Raises StoreError."""
+    def write_settings(self, settings: layout.StoreSettings | None = None) -> None:
+        """Writes `pogfast.store`, as it was read or with other settings. Raises StoreError."""
+        self.settings = settings or self.settings
         self.base.put_object(SETTINGS, self.settings.serialize(), replace=True)
         self.lacks_settings = False
 
