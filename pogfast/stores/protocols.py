@@ -16,7 +16,7 @@ from pogfast.stores.names import Stored
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
-    from pogfast.stores.packs.scrubbing import Scrub
+    from pogfast.errors import PogfastError
     from pogfast.stores.settings import Lock
 
 
@@ -252,6 +252,38 @@ class CanDropCache(Protocol):
 
     def forget(self, name: str) -> None:
         """Has the system drop its cached copy of a blob, so that the next read comes from the disk."""
+
+
+class Found(NamedTuple):
+    """What is wrong with a pack or an index object. `blob` is the damaged blob in it, if it is one."""
+
+    path: str
+    error: PogfastError
+    blob: str | None = None
+    is_index: bool = False  # it can be made again
+
+
+class Scrub(Protocol):
+    """A check of the packs of one store, as they were listed when it began. Methods raise StoreError."""
+
+    @property
+    def packs(self) -> list[Stored]: ...
+
+    @property
+    def index_objects(self) -> int: ...
+
+    @property
+    def uncovered(self) -> int:
+        """How many packs are in no index object."""
+
+    def compare(self) -> Iterator[Found]:
+        """Compares sizes, tables and index objects; yields what is wrong."""
+
+    def read(self, packs: Iterable[Stored]) -> Iterator[tuple[Stored, list[Found]]]:
+        """Reads whole packs; yields each with what is damaged in it."""
+
+    def mend(self) -> int:
+        """Writes index objects for packs that are in none, or in a wrong one; returns of how many packs."""
 
 
 @runtime_checkable

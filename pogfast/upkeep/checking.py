@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
@@ -45,11 +45,8 @@ from pogfast.sizes import check_jobs, parse_size
 from pogfast.stores import is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched_manifest, prefetch
 from pogfast.stores.names import Stored
-from pogfast.stores.protocols import CanOrder, CanScrub, Store
+from pogfast.stores.protocols import CanOrder, CanScrub, Found, Store
 from pogfast.upkeep.scrubbing import NO_KEY, Scrubbing, packed
-
-if TYPE_CHECKING:
-    from pogfast.stores.packs.scrubbing import Found
 
 Result = TypeVar("Result")
 

@@ -13,23 +13,34 @@ import os
 import time
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pogfast.errors import CorruptPack, DamageError
 from pogfast.sizes import many
 from pogfast.stores import open_store
-from pogfast.stores.protocols import CanScrub, HoldsPacks, Store
+from pogfast.stores.protocols import CanScrub, Found, HoldsPacks, Scrub, Store
 from pogfast.system.encoding import bytes_of
 from pogfast.system.user_dirs import cache_directory, make_cache_directory
 
 if TYPE_CHECKING:
     from pogfast.stores.names import Stored
-    from pogfast.stores.packs.scrubbing import Found, Scrub
-    from pogfast.upkeep.checking import Subset
 
 SAVE_EVERY = 30.0  # seconds
 NO_KEY = "without a key only stores with packs can be checked"
 REPAIRS = "`pogfast check --repair` makes it again, and needs no key"
+
+
+class Part(Protocol):
+    """A part of the data: checking.Subset."""
+
+    @property
+    def kind(self) -> Literal["percent", "part", "size"]: ...
+
+    @property
+    def number(self) -> float: ...
+
+    @property
+    def of(self) -> int: ...
 
 
 def is_packed(text: str) -> bool:
@@ -79,15 +90,13 @@ class Scrubbing:
             )
 
     def _found_wrong(self, text: str, found: Found | None, repair: bool) -> None:
-        from pogfast.stores.packs.scrubbing import Found
-
         if repair:
             self.warn(f"{text}: mended")
             return
         path = found.path if found else ""
         self.tell(Found(path, CorruptPack(f"{text}; {REPAIRS}", path=path), is_index=True))
 
-    def read(self, part: Subset, count: Callable[[Stored], None], started: Callable[[int, int], None]) -> None:
+    def read(self, part: Part, count: Callable[[Stored], None], started: Callable[[int, int], None]) -> None:
         """Reads whole packs, those first that have not been read for the longest time."""
         read = ReadPacks(self.store.identity)
         packs = read.choose(self.scrub.packs, part)
@@ -115,7 +124,7 @@ class ReadPacks:
             if isinstance(found, dict):
                 self.times = {str(pack): float(when) for pack, when in found.items() if isinstance(when, int | float)}
 
-    def choose(self, packs: Sequence[Stored], part: Subset) -> list[Stored]:
+    def choose(self, packs: Sequence[Stored], part: Part) -> list[Stored]:
         """Returns the packs to read, the longest unread first. A percentage and a size are of bytes, and at least one
         pack is read."""
         there = {pack.name for pack in packs}

@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from pogfast._engine import build_index, merge_indexes
 from pogfast.errors import CorruptPack, MissingBlob, PogfastError
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import ABSENT, THERE, Catalog, IndexPart, read_table
-from pogfast.stores.protocols import HoldsPacks
+from pogfast.stores.protocols import Found, HoldsPacks
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,15 +25,6 @@ Result = TypeVar("Result")
 # Tables that are read at a time, and whole packs, which take memory.
 TABLES = 8
 WHOLE = 3
-
-
-class Found(NamedTuple):
-    """What is wrong with a pack or an index object. `blob` is the damaged blob in it, if it is one."""
-
-    path: str
-    error: PogfastError
-    blob: str | None = None
-    is_index: bool = False  # it can be made again
 
 
 class Scrub:
