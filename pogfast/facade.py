@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pogfast.archives.overview import ArchiveInfo
     from pogfast.keys import Description, Key
     from pogfast.recovery import thawing
+    from pogfast.sizes import Share
     from pogfast.stores.protocols import Finding, Store
     from pogfast.stores.settings import Lock
     from pogfast.upkeep import checking, copying, locking, packing, pruning, removing
@@ -74,6 +75,12 @@ def _size(word: str, given: Size) -> int:
     from pogfast.sizes import parse_size
 
     return parse_size(word, given) if isinstance(given, str) else given
+
+
+def _share(word: str, given: Size) -> Share:
+    from pogfast.sizes import parse_share
+
+    return parse_share(word, str(given))
 
 
 def _seconds(word: str, given: Seconds, *, bare: bool) -> float:
@@ -719,6 +726,8 @@ def prune(
     allow_empty: bool = False,
     allow_missing: bool = False,
     grace: Seconds = "24h",
+    max_unused: Size = "10%",
+    max_repack: Size | None = None,
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> pruning.Summary:
@@ -767,6 +776,8 @@ def prune(
         allow_empty=allow_empty,
         allow_missing=allow_missing,
         grace=_seconds("grace", grace, bare=False),
+        max_unused=_share("max_unused", max_unused),
+        max_repack=None if max_repack is None else _share("max_repack", max_repack),
         dry_run=dry_run,
         warn=warn,
     )

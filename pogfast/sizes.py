@@ -6,6 +6,9 @@ Errors are UsageError, which names the option.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 UNITS = {"": 1, "b": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "p": 10**15}
 UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "pib": 2**50}
 WORDS = {"byte": "", "kilobyte": "k", "megabyte": "m", "gigabyte": "g", "terabyte": "t", "petabyte": "p"}
@@ -58,6 +61,34 @@ def parse_size(option: str, text: str, minimum: int = 1) -> int:
     if size >= 2**63:
         raise UsageError(f"{option}={text}: more than 9 EB")
     return size
+
+
+class Share(NamedTuple):
+    """A number of bytes: so many, and a percentage of a whole."""
+
+    size: float = 0
+    percent: float = 0
+
+    def of(self, total: int) -> float:
+        """Returns the bytes, infinity for all."""
+        return self.size + self.percent * total / 100
+
+
+def parse_share(option: str, text: str) -> Share:
+    """Parses a size, a percentage or "unlimited". Raises UsageError."""
+    from pogfast.errors import UsageError
+
+    if text == "unlimited":
+        return Share(math.inf)
+    if not text.endswith("%"):
+        return Share(parse_size(option, text, 0))
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = -1
+    if not 0 <= percent <= 100:
+        raise UsageError(f"{option}={text}: not a percentage from 0% to 100%")
+    return Share(percent=percent)
 
 
 def parse_seconds(option: str, text: str, *, bare: bool = True) -> float:

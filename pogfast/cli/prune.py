@@ -46,6 +46,17 @@ class Count(click.ParamType):  # type: ignore[type-arg]
         return parse_whole(param.opts[-1] if param else "count", value, 0, 10**9)
 
 
+class ShareOf(click.ParamType):  # type: ignore[type-arg]
+    """A size, a percentage of the store, or `unlimited`."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from pogfast.sizes import parse_share
+
+        return parse_share(param.opts[-1] if param else "share", value) if isinstance(value, str) else value
+
+
 def _keep(name: str, what: str) -> list[Callable[[Any], Any]]:
     return [
         click.option(f"--keep-{name}", metavar="N", type=Count(), default=0, help=what),
@@ -89,7 +100,8 @@ policy_options = apply(
 @verb(
     "prune",
     exit_codes={
-        4: "a manifest is damaged, or a kept archive lacks blobs: nothing was removed",
+        4: "a manifest is damaged, or a kept archive lacks blobs: nothing was removed; or a needed blob in a pack is "
+        "damaged: the pack stays",
         10: "no such store, or an empty one",
         12: "an archive needs another key: nothing was removed",
     },
@@ -122,6 +134,20 @@ policy_options = apply(
     show_default=True,
     help="How long removed archives can be brought back and unneeded blobs are kept.",
 )
+@click.option(
+    "--max-unused",
+    metavar="PERCENT|SIZE",
+    type=ShareOf(),
+    default="10%",
+    show_default=True,
+    help="How much of the store may be unneeded blobs in packs with needed ones; or unlimited.",
+)
+@click.option(
+    "--max-repack",
+    metavar="SIZE|unlimited",
+    type=ShareOf(),
+    help="How much to store again at most to repack packs (default: 10% of the store, at least 128 MiB).",
+)
 @click.option("--now", is_flag=True, help="Same as --grace 0; safe only while nobody else writes.")
 @click.option("--yes", is_flag=True, help="Remove and delete; otherwise only print what would be done.")
 @key_options
@@ -150,6 +176,8 @@ def prune(output: Output, store: str, **options: Any) -> None:
     summary = pruning.prune(store, key, policy, group_by=group_by, dry_run=dry_run, warn=output.warning, **options)
     _print_choices(output, summary.choices)
     _print_summary(output, summary)
+    for problem in summary.problems:
+        output.problem(problem)
 
 
 def _policy(options: dict[str, Any]) -> Any:
@@ -194,6 +222,13 @@ def _print_summary(output: Output, summary: Summary) -> None:
         blobs_waiting=summary.waiting,
         bytes_waiting=summary.waiting_size,
         blobs_locked=summary.locked,
+        packs_removed=summary.packs,
+        packs_waiting=summary.waiting_packs,
+        packs_locked=summary.locked_packs + summary.repacked.locked,
+        packs_cold=summary.repacked.cold,
+        packs_repacked=summary.repacked.packs,
+        bytes_repacked=summary.repacked.size,
+        bytes_unused=int(summary.repacked.unused_size),
     )
     would = "would be " if summary.dry_run else ""
     output.info(f"archives {summary.kept} kept, {summary.removed} {would}removed")
@@ -201,10 +236,33 @@ def _print_summary(output: Output, summary: Summary) -> None:
         f"blobs    {summary.blobs} {would}deleted, {show_size(summary.size)}; "
         f"{summary.waiting} more, {show_size(summary.waiting_size)}, by a prune after the grace period"
     )
+    _print_packs(output, summary, would)
     if summary.locked:
         output.info(f"locked   {summary.locked} unneeded blobs that cannot be deleted yet")
     if summary.dry_run:
         output.info("nothing was removed; add --yes to do it")
+
+
+def _print_packs(output: Output, summary: Summary, would: str) -> None:
+    done = summary.repacked
+    if not (summary.packs or summary.waiting_packs or done.packs or done.unused_size or done.locked or done.cold):
+        return
+    output.info(
+        f"packs    {summary.packs} {would}deleted, {summary.waiting_packs} later; "
+        f"{done.packs} {would}repacked, {show_size(done.size)} of their blobs stored again"
+    )
+    if summary.waiting:
+        output.info(f"         what waits goes with the first prune after {_day_of(summary.until)}")
+    if done.unused_size:
+        output.info(f"unused   {show_size(done.unused_size)} stay in packs with needed blobs (--max-unused)")
+    if done.locked or done.cold:
+        output.info(f"         {done.locked} locked packs and {done.cold} in cold storage are not repacked")
+
+
+def _day_of(seconds: float) -> str:
+    from datetime import datetime
+
+    return f"{datetime.fromtimestamp(seconds):%Y-%m-%d %H:%M}"
 
 
 @verb(

@@ -36,12 +36,14 @@ OWN = ".pogfast-"
 
 class Stored(NamedTuple):
     """A blob, manifest or mark in a store: its name there, its size in bytes, and when it was written (seconds since
-    1970, by the store's clock). `version` changes when it is rewritten; "" if the store has none."""
+    1970, by the store's clock). `version` changes when it is rewritten; "" if the store has none. What `is_cold` has to
+    be thawed before it can be read."""
 
     name: str
     size: int
     modified: float
     version: str = ""
+    is_cold: bool = False
 
 
 def is_manifest(name: str) -> bool:

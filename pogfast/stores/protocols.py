@@ -1,14 +1,15 @@
 """The protocols of stores, and `Finding`, in which a store reports its state to doctor.
 
 `Target` is written to, `Source` is read from, `Store` can also be listed. What only some stores can do has a protocol
-of its own (`HoldsPacks`, `CanPrefetch`, `CanAbandon`, `CanDropCache`, `HasCopies`, `CanMirror`, `CanCopy`): callers ask
-isinstance.
+of its own (`HoldsPacks`, `CanPrefetch`, `CanAbandon`, `CanDropCache`, `HasCopies`, `CanMirror`, `CanCopy`,
+`CanRepack`): callers ask isinstance.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pogfast._engine import BlobDirectory
@@ -17,6 +18,7 @@ from pogfast.stores.names import Stored
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
     from pogfast.errors import PogfastError
+    from pogfast.sizes import Share
     from pogfast.stores.settings import Lock
 
 
@@ -330,6 +332,41 @@ class CanCopy(Protocol):
 
     def copy_object(self, path: str, size: int, source: object) -> bool:
         """Does the same for an object of so many bytes that is named by its path, as in both stores."""
+
+
+@dataclass
+class Repacked:
+    """What a repacking did, or would do. Sizes are bytes."""
+
+    packs: int = 0  # whose needed blobs were stored anew, all of them
+    size: int = 0  # of these blobs
+    unused_size: float = 0  # of unneeded blobs that stay in packs with needed ones
+    locked: int = 0  # packs with both that cannot be repacked: nobody can delete them yet
+    cold: int = 0  # ... or read them
+    damaged: list[tuple[str, str]] = field(default_factory=list)  # blobs that were not stored anew, and their packs
+
+
+@runtime_checkable
+class CanRepack(Protocol):
+    """A store in which unneeded blobs lie in one object with needed ones."""
+
+    def repack(
+        self,
+        is_kept: Callable[[str], bool],
+        listed: Collection[str],
+        *,
+        before: float,
+        max_unused: Share,
+        max_repack: Share | None,
+        dry_run: bool,
+    ) -> Repacked:
+        """Stores the needed blobs of objects with much waste anew, durably, so that the objects can be deleted: enough
+        of them that no more than `max_unused` is waste, as far as `max_repack` bytes suffice for that (None: 10 % of
+        the store). Objects in `listed`, which are condemned already, and those written after `before` stay. Raises
+        StoreError."""
+
+    def unneeded_in(self, holder: Stored, is_kept: Callable[[str], bool]) -> int:
+        """Returns how many unneeded blobs are in an object, as far as that is known."""
 
 
 class PackableStore(Store, HoldsPacks, Protocol):

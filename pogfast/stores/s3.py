@@ -250,7 +250,13 @@ class S3Service(BasicService):
         with self._errors():
             answer = self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix + prefix, **more)
         found = [
-            ObjectInfo(self._path(item), max(item.get("Size", 0), 0), _seconds(item), str(item.get("ETag", "")))
+            ObjectInfo(
+                self._path(item),
+                max(item.get("Size", 0), 0),
+                _seconds(item),
+                str(item.get("ETag", "")),
+                item.get("StorageClass") in COLD,
+            )
             for item in answer.get("Contents", ())
             if item.get("Key", "").startswith(self.prefix + prefix)
         ]

@@ -55,12 +55,14 @@ class AccessDenied(StoreError):
 
 class ObjectInfo(NamedTuple):
     """An object in a listing; `path` is below the bucket and prefix, `modified` seconds since 1970. `version` changes
-    when the object is rewritten, at least with other bytes; "" if the service has none."""
+    when the object is rewritten, at least with other bytes; "" if the service has none. What `is_cold` has to be thawed
+    before it can be read."""
 
     path: str
     size: int
     modified: float
     version: str = ""
+    is_cold: bool = False
 
 
 class Body(Protocol):

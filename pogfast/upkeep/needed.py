@@ -79,18 +79,18 @@ class ManifestReader:
         self.warn = warn
         self._passed_over: set[str] = set()
 
-    def read(self, going: Collection[str] = ()) -> Needed:
-        """Returns what is needed. Archives whose manifests are in `going` count as removed.
+    def read(self, going: Collection[str] = (), over: Collection[str] = ()) -> Needed:
+        """Returns what is needed. Archives whose manifests are in `going` count as removed, those in `over` not at all.
 
         Raises NoSuchArchive for a manifest that is listed and always absent, StoreError, and what opening raises.
         """
         for _ in range(ATTEMPTS):
             with contextlib.suppress(NoSuchArchive):  # renamed since it was listed
-                return self._read_once(frozenset(going))
+                return self._read_once(frozenset(going), over)
             time.sleep(PAUSE)
-        return self._read_once(frozenset(going))
+        return self._read_once(frozenset(going), over)
 
-    def _read_once(self, going: Collection[str]) -> Needed:
+    def _read_once(self, going: Collection[str], over: Collection[str]) -> Needed:
         """Reads after two equal listings: an archive that is removed or restored meanwhile changes its name, and one
         listing may show it under neither."""
         watch = Stopwatch()
@@ -103,7 +103,8 @@ class ManifestReader:
             if archives == before:
                 break
             before = archives
-        counted = [mark for name, mark in sorted(marks.items()) if _stands_for_archive(name) and self.counts(mark)]
+        stand = [mark for name, mark in sorted(marks.items()) if _stands_for_archive(name) and name not in over]
+        counted = [mark for mark in stand if self.counts(mark)]
         needed = Needed(watch, marks)
         for name, blobs in needed_blobs(self.store, self.key, counted, self._unreadable):
             if is_partial(name):

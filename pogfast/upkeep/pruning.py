@@ -19,15 +19,21 @@ from pogfast.archives.refusals import hint_for_prune, require_decryption, some_o
 from pogfast.archives.trailer import Filter
 from pogfast.errors import Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError
 from pogfast.keys import Key
+from pogfast.sizes import Share
 from pogfast.stores import REMOVED, Stored, open_store
 from pogfast.stores.fetching import fetched_manifest
-from pogfast.stores.protocols import Store
+from pogfast.stores.protocols import Repacked, Store
 from pogfast.stores.reliance import publish_while
 from pogfast.upkeep.retention import Dated, Decision, Policy, judge, keeps_nothing
-from pogfast.upkeep.sweeping import Sweep
+from pogfast.upkeep.sweeping import MAX_UNUSED, Sweep
 
 GRACE = 24 * 3600.0  # seconds
 GROUPS = ("host", "paths", "tags")
+# What a summary tells of the deletion.
+SWEPT = (
+    *("expired", "blobs", "size", "waiting", "waiting_size", "locked"),
+    *("packs", "waiting_packs", "locked_packs", "repacked", "until", "problems"),
+)
 
 
 @dataclass(slots=True)
@@ -52,6 +58,12 @@ class Summary:
     waiting: int = 0  # unneeded blobs that stay for a grace period
     waiting_size: int = 0
     locked: int = 0  # unneeded blobs that nobody can delete yet
+    packs: int = 0  # that are deleted; the numbers of blobs count the unneeded ones in packs, too
+    waiting_packs: int = 0
+    locked_packs: int = 0
+    repacked: Repacked = field(default_factory=Repacked)
+    until: float = 0.0  # seconds since 1970: the first prune after that deletes what waits
+    problems: list[PogfastError] = field(default_factory=list)  # damaged blobs, for example, whose packs stay
 
 
 def prune(
@@ -66,12 +78,16 @@ def prune(
     allow_empty: bool = False,
     allow_missing: bool = False,
     grace: float = GRACE,
+    max_unused: Share = MAX_UNUSED,
+    max_repack: Share | None = None,
     dry_run: bool = True,
     warn: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Applies a policy to the archives that `host`, `tags` and `path` select (none: all), group by group. Blobs that no
     archive needs are put into a list, and a prune that runs `grace` seconds later deletes them (0: this one).
-    Calls `warn` for archives dated in the future, and for what is not safe.
+    Calls `warn` for archives dated in the future, and for what is not safe. In packs with needed blobs at most
+    `max_unused` stays of unneeded ones, as far as no more than `max_repack` has to be stored again for that (None: 10 %
+    of the store, but at least 128 MiB).
 
     With a public key alone, which tells neither hosts nor paths, `group_by` must be empty unless all archives are kept,
     and archives are ordered by the times in their names; else raises WrongKey. Raises UsageError for an empty policy
@@ -90,7 +106,16 @@ def prune(
         require_decryption(key, f"tell {' and '.join(group_by)}, by which archives are grouped", hint)
     opened = open_store(store)
     try:
-        sweep = Sweep(opened, key, grace, dry_run=dry_run, allow_missing=allow_missing, warn=warn)
+        sweep = Sweep(
+            opened,
+            key,
+            grace,
+            dry_run=dry_run,
+            allow_missing=allow_missing,
+            max_unused=max_unused,
+            max_repack=max_repack,
+            warn=warn,
+        )
         return _Prune(sweep).run(policy, group_by, wanted, allow_empty)
     finally:
         opened.close()
@@ -108,8 +133,8 @@ class _Prune:
 
     def run(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> Summary:
         swept = self.sweep.run(self._choose(policy, group_by, wanted, allow_empty))
-        for count in ("expired", "blobs", "size", "waiting", "waiting_size", "locked"):
-            setattr(self.summary, count, getattr(swept, count))
+        for one in SWEPT:
+            setattr(self.summary, one, getattr(swept, one))
         return self.summary
 
     # ---- which archives ----

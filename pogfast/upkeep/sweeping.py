@@ -16,17 +16,19 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pogfast.archives.manifests import needed_blobs
-from pogfast.errors import MissingBlob, NoArchives, NoSuchArchive, StoreError
+from pogfast.errors import CorruptBlob, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError
 from pogfast.keys import Key
-from pogfast.sizes import many
+from pogfast.sizes import Share, many
 from pogfast.stores import REMOVED, Stored, is_partial, is_removed
-from pogfast.stores.names import CONDEMNED, STAMP, SWEEP, SWEPT, is_manifest
-from pogfast.stores.protocols import Store
+from pogfast.stores.names import CONDEMNED, STAMP, SWEEP, SWEPT, is_manifest, is_path
+from pogfast.stores.protocols import CanRepack, Repacked, Store
 from pogfast.system.clock import Stopwatch, now
 from pogfast.upkeep.heartbeat import Heartbeat, beating, delete_marks, unique
 from pogfast.upkeep.needed import MAX_AGE, ManifestReader, Needed, marks_of, written
 
 DAY = 24 * 3600.0
+# Of the store, at most: unneeded blobs that stay in packs with needed ones.
+MAX_UNUSED = Share(percent=10)
 # Seconds within which a killed backup can be continued; after that its partial manifest no longer counts.
 PARTIAL_LIFE = 7 * DAY
 # How often a list is written until it is newer than what it names, and the pause in seconds.
@@ -47,7 +49,13 @@ class Swept:
     waiting: int = 0  # unneeded blobs that are still there: too young, or within the grace period
     waiting_size: int = 0
     locked: int = 0  # unneeded blobs that nobody can delete yet
+    packs: int = 0  # packs of blobs among what is deleted; `blobs` counts the unneeded ones in them
+    waiting_packs: int = 0
+    locked_packs: int = 0
+    repacked: Repacked = field(default_factory=Repacked)
+    until: float = 0.0  # what waits is deleted by the first prune after this time
     deleted: list[str] = field(default_factory=list)
+    problems: list[PogfastError] = field(default_factory=list)
 
 
 class Sweep:
@@ -64,6 +72,8 @@ class Sweep:
         *,
         dry_run: bool = False,
         allow_missing: bool = False,
+        max_unused: Share = MAX_UNUSED,
+        max_repack: Share | None = None,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.store = store
@@ -71,6 +81,8 @@ class Sweep:
         self.grace = grace
         self.dry_run = dry_run
         self.allow_missing = allow_missing
+        self.max_unused = max_unused
+        self.max_repack = max_repack
         self.warn = warn
         self.swept = Swept()
         self.time = 0.0  # of the store's clock, when this run began
@@ -86,15 +98,16 @@ class Sweep:
         needed = self._read(going)
         self._refuse_without_archives(needed, going)
         if self.dry_run:
-            self._predict(needed)
+            self._predict(needed, going)
             return self.swept
         self._warn_of_short_grace()
         removed = self._remove(going)  # step 1 of FORMAT.md's
         self.swept.expired = len(self._delete_condemned() - removed)  # step 2
-        self._condemn()  # step 3
+        self._repack()  # step 3
+        self._condemn()  # step 4
         if not self.grace:
             self._delete_condemned()  # its own list
-            self.swept.waiting, self.swept.waiting_size = 0, 0
+            self.swept.waiting, self.swept.waiting_size, self.swept.waiting_packs = 0, 0, 0
         return self.swept
 
     # ---- before anything is deleted ----
@@ -105,6 +118,7 @@ class Sweep:
         else:
             self.store.begin_sweep()
             self.time = self._store_time()
+        self.swept.until = self.time + self.grace
 
     def _store_time(self) -> float:
         """Returns the time of the store's clock, or an earlier one if nothing can be written there."""
@@ -176,7 +190,7 @@ class Sweep:
         elif self.grace < SHORT:
             self.warn(f"a grace period of less than {SHORT / 3600:.0f} h is safe only while nobody else writes")
 
-    def _predict(self, needed: Needed) -> None:
+    def _predict(self, needed: Needed, archives_going: Sequence[str]) -> None:
         """Counts for a dry run what a run would do now."""
         lists = [] if not self.grace else [mark for mark in needed.lists() if self._is_due(mark)]
         listed = self._names_in(lists)
@@ -191,11 +205,18 @@ class Sweep:
         locked = self.store.locked(blob.name for blob in gone)
         for blob in gone:
             if blob.name not in locked:
-                self._count(blob)
-        self.swept.locked = len(locked)
+                self._count(blob, is_kept)
+            else:
+                self._count_locked([blob], is_kept)
         counted = {*self.swept.deleted, *locked}
-        self._count_waiting(blob for blob in unneeded if blob.name not in counted)
-        self.swept.expired = sum(is_removed(name) and goes(mark) for name, mark in needed.marks.items())
+        self._count_waiting((blob for blob in unneeded if blob.name not in counted), is_kept)
+        expired = {name for name, mark in needed.marks.items() if is_removed(name) and goes(mark)}
+        self.swept.expired = len(expired)
+        if isinstance(self.store, CanRepack):
+            if expired and self.grace:
+                needed = self._manifests.read(archives_going, expired)
+            going = listed.keys() | {blob.name for blob in unneeded}
+            self._call_repack(needed.is_kept if self.grace else needed.is_live, going, dry_run=True)
 
     # ---- step 1: archives become removed ones ----
 
@@ -294,7 +315,7 @@ class Sweep:
             # Rule: nobody can delete a locked blob.
             if locked is None:
                 locked = self.store.locked(blob.name for blob in left)
-                self.swept.locked += len(locked)
+                self._count_locked((blob for blob in left if blob.name in locked), needed.is_kept)
                 left = [blob for blob in left if blob.name not in locked]
             # Rule: it was not written again. The store looks at each, right before it deletes it.
             gone = self._delete_old(left, before, needed, heartbeat)
@@ -321,7 +342,7 @@ class Sweep:
             batch = blobs[start : start + BATCH]
             for blob in self.store.delete_old_blobs(batch, before, partial(self._may_delete, needed, heartbeat)):
                 gone.add(blob.name)
-                self._count(blob)
+                self._count(blob, needed.is_kept)
         return gone
 
     def _may_delete(self, needed: Needed, heartbeat: Heartbeat) -> bool:
@@ -334,7 +355,45 @@ class Sweep:
     def _warn_of_pause(self) -> None:
         self.warn(f"{self.store.label}: this prune was suspended for too long to continue safely: the next one will")
 
-    # ---- step 3: condemns what is unneeded ----
+    # ---- step 3: stores anew what is needed in packs with much waste ----
+
+    def _repack(self) -> None:
+        """Stores blobs anew whose old packs are condemned next. A full disk is no reason not to condemn those."""
+        if not isinstance(self.store, CanRepack):
+            return
+        needed = self._read()
+        try:
+            # Rule: what a removed archive needs stays as well, since undelete can restore it.
+            self._call_repack(needed.is_kept, self._names_in(needed.lists()), dry_run=False)
+        except StoreError as error:
+            self.swept.problems.append(error)
+        self._tell_damage(needed)
+
+    def _call_repack(self, is_kept: Callable[[str], bool], listed: Collection[str], *, dry_run: bool) -> None:
+        if isinstance(self.store, CanRepack):
+            self.swept.repacked = self.store.repack(
+                is_kept,
+                listed,
+                before=self.time - self.grace if self.grace else math.inf,
+                max_unused=self.max_unused,
+                max_repack=self.max_repack,
+                dry_run=dry_run,
+            )
+
+    def _tell_damage(self, needed: Needed) -> None:
+        """Notes which archives need the blobs that are damaged."""
+        damaged = dict(self.swept.repacked.damaged)
+        if not damaged:
+            return
+        archives = [mark for name, mark in sorted(needed.marks.items()) if is_manifest(name)]
+        of: dict[str, str] = {}
+        for name, blobs in needed_blobs(self.store, self.key, archives):
+            of.update((blob, of.get(blob, name)) for blob in damaged.keys() & set(blobs))
+        for blob, pack in sorted(damaged.items()):
+            said = f"{pack}: blob {blob} is damaged, which {of.get(blob, 'an archive')} needs: the pack stays"
+            self.swept.problems.append(CorruptBlob(said, hint="`pogfast check --read-data` lists what is damaged"))
+
+    # ---- step 4: condemns what is unneeded ----
 
     def _condemn(self) -> None:
         """Writes the names of unneeded blobs, and of removed archives, into new lists."""
@@ -349,7 +408,7 @@ class Sweep:
         fresh = [blob for blob in old if blob.name not in pending]
         # Rule: it can be deleted.
         locked = self.store.locked(blob.name for blob in fresh)
-        self.swept.locked += len(locked)
+        self._count_locked((blob for blob in fresh if blob.name in locked), needed.is_live)
         removed = [mark for name, mark in needed.marks.items() if is_removed(name) and name not in pending]
         going = [each for each in [*fresh, *removed] if each.name not in locked]
         # A name with a line feed would become two in a list; pogfast gives no archive such a name.
@@ -358,7 +417,7 @@ class Sweep:
             with self._announced() as heartbeat:
                 if heartbeat:
                     self._delete([blob for blob in fresh if blob.name not in locked], math.inf, heartbeat)
-        self._count_waiting(blob for blob in unneeded if blob.name not in locked)
+        self._count_waiting((blob for blob in unneeded if blob.name not in locked), needed.is_live)
 
     def _write_lists(self, going: Sequence[Stored]) -> bool:
         """Writes lists of names. Returns False if they cannot be written."""
@@ -390,15 +449,28 @@ class Sweep:
 
     # ---- counting ----
 
-    def _count(self, blob: Stored) -> None:
-        self.swept.blobs += 1
-        self.swept.size += blob.size
-        self.swept.deleted.append(blob.name)
+    def _count(self, holder: Stored, is_kept: Callable[[str], bool]) -> None:
+        self.swept.blobs += self._blobs_in(holder, is_kept)
+        self.swept.packs += is_path(holder.name)
+        self.swept.size += holder.size
+        self.swept.deleted.append(holder.name)
 
-    def _count_waiting(self, blobs: Iterable[Stored]) -> None:
-        for blob in blobs:
-            self.swept.waiting += 1
-            self.swept.waiting_size += blob.size
+    def _count_waiting(self, holders: Iterable[Stored], is_kept: Callable[[str], bool]) -> None:
+        for holder in holders:
+            self.swept.waiting += self._blobs_in(holder, is_kept)
+            self.swept.waiting_packs += is_path(holder.name)
+            self.swept.waiting_size += holder.size
+
+    def _count_locked(self, holders: Iterable[Stored], is_kept: Callable[[str], bool]) -> None:
+        for holder in holders:
+            self.swept.locked += self._blobs_in(holder, is_kept)
+            self.swept.locked_packs += is_path(holder.name)
+
+    def _blobs_in(self, holder: Stored, is_kept: Callable[[str], bool]) -> int:
+        """Returns how many unneeded blobs an object has. In a pack are also some that lie elsewhere as well."""
+        if not is_path(holder.name) or not isinstance(self.store, CanRepack):
+            return 1
+        return self.store.unneeded_in(holder, is_kept)
 
 
 def _line(stored: Stored) -> bytes:

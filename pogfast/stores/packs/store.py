@@ -17,14 +17,16 @@ from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Catalog, Span
 from pogfast.stores.packs.decision import Decision, Tables
 from pogfast.stores.packs.index_cache import IndexCache
+from pogfast.stores.packs.repacking import Repacking
 from pogfast.stores.packs.sink import PackSink
 from pogfast.stores.packs.source import PackSource, Ranges
-from pogfast.stores.protocols import CanDropCache, Finding, PackableStore, ThawState
+from pogfast.stores.protocols import CanDropCache, CanRepack, Finding, PackableStore, Repacked, ThawState
 from pogfast.system.notices import IGNORED
 from pogfast.system.user_dirs import cache_directory
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
+    from pogfast.sizes import Share
     from pogfast.stores.packs.scrubbing import Scrub
     from pogfast.stores.settings import Lock
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 NO_DAY = 19700101
 
 
-class PackedStore:
+class PackedStore(CanRepack):
     """The store; `base` has its objects."""
 
     def __init__(self, base: PackableStore, settings: layout.StoreSettings, *, lacks_settings: bool = False) -> None:
@@ -45,7 +47,7 @@ class PackedStore:
         self.parallel = base.parallel
         self.limit = settings.limit if settings.is_packing else 0  # bytes of a blob that is packed
         self.catalog = Catalog(base, IndexCache(cache_directory(), base.identity), IGNORED.get())
-        self._tables = Tables(base)
+        self.tables = Tables(base)
         self._opening = threading.Lock()  # of the sink and of the source: several threads may ask first
         self._sink: PackSink | None = None
         self._source: BlobDirectory | PackSource | None = None
@@ -110,7 +112,7 @@ class PackedStore:
     def _has(self, name: str, span: Span) -> bool:
         """Returns True if the table of a pack says what the index says of a blob."""
         pack = self.catalog.packs.get(span.path)
-        rows = None if pack is None else self._tables.rows(pack)
+        rows = None if pack is None else self.tables.rows(pack)
         return rows is not None and (name, span.offset, span.size) in rows
 
     # ---- reading ----
@@ -215,7 +217,30 @@ class PackedStore:
     ) -> list[Stored]:
         """Returns the holders that can go: see Store. Most packs hold a blob that nothing else does, and are done with
         at the first."""
-        return Decision(self.base, self.catalog, is_needed, going, self._tables).of(list(objects))
+        return Decision(self.base, self.catalog, is_needed, going, self.tables).of(list(objects))
+
+    def repack(
+        self,
+        is_kept: Callable[[str], bool],
+        listed: Collection[str],
+        *,
+        before: float,
+        max_unused: Share,
+        max_repack: Share | None,
+        dry_run: bool,
+    ) -> Repacked:
+        repacking = Repacking(self, is_kept, listed, before, max_unused, max_repack)
+        chosen = repacking.choose()
+        if dry_run:
+            repacking.predict(chosen)
+        elif chosen:
+            repacking.run(chosen)
+        return repacking.done
+
+    def unneeded_in(self, holder: Stored, is_kept: Callable[[str], bool]) -> int:
+        if not layout.is_pack(holder.name):
+            return int(not is_kept(holder.name))
+        return sum(not is_kept(row.name) for row in layout.read_rows(self.tables.raw(holder) or b""))
 
     def delete_blobs(self, names: Iterable[str]) -> None:
         self.base.delete_blobs(names)

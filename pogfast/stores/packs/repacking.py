@@ -1,0 +1,193 @@
+"""Repacking: what is still needed in packs with much waste is stored anew, so that a prune can condemn the old packs.
+
+Nothing is deleted here. Which packs are chosen is told by the index; what is copied from one by its own table. Bytes
+are compared with the checks in it, which need no key: a damaged blob is not copied, and its pack stays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from pogfast.errors import CorruptBlob, MissingBlob
+from pogfast.sizes import Share
+from pogfast.stores.names import Stored
+from pogfast.stores.packs import layout
+from pogfast.stores.packs.decision import Decision, Tables
+from pogfast.stores.protocols import Repacked, Store
+
+if TYPE_CHECKING:
+    from pogfast._engine import Packer
+    from pogfast.stores.packs.catalog import Catalog
+    from pogfast.stores.protocols import PackableStore
+
+# Bytes between two blobs that are read with them, and bytes that are read at a time.
+MAX_GAP = 1 << 20
+MAX_PIECE = 64 << 20
+# Bytes that may be stored again by a prune that is not told how many: a small store is cleaned as well.
+MIN_REPACK = 128 << 20
+SHARE_REPACK = 10  # percent of the store, if that is more
+
+
+class Repackable(Store, Protocol):
+    """A store with packs."""
+
+    base: PackableStore
+    catalog: Catalog
+    tables: Tables
+
+    @property
+    def blobs(self) -> Packer: ...
+
+    def keep_up(self) -> None: ...
+
+
+class Usage(NamedTuple):
+    """Bytes of blobs in a pack that are needed and in no later holder, and of all others."""
+
+    pack: Stored
+    kept: int
+    dead: int
+
+    @property
+    def waste(self) -> float:
+        return self.dead / (self.kept + self.dead)
+
+
+@dataclass
+class Repacking:
+    """One repacking. `listed` are the objects that are condemned already; packs written after `before` stay."""
+
+    store: Repackable
+    is_kept: Callable[[str], bool]
+    listed: Collection[str]
+    before: float
+    max_unused: Share
+    max_repack: Share | None
+    done: Repacked = field(default_factory=Repacked)
+
+    def __post_init__(self) -> None:
+        self.catalog = self.store.catalog
+        self.decision = Decision(self.store.base, self.catalog, self.is_kept, self.listed, self.store.tables)
+
+    # ---- which packs ----
+
+    def choose(self) -> list[Usage]:
+        """Returns the packs to repack, the one with most waste first; counts those that cannot be."""
+        self.catalog.refresh()
+        partly = [usage for usage in self._usages() if usage.kept and usage.dead]
+        self.done.unused_size = sum(usage.dead for usage in partly)
+        total = sum(each.size for each in self.store.holders())
+        budget = max(MIN_REPACK, SHARE_REPACK * total // 100) if self.max_repack is None else self.max_repack.of(total)
+        chosen = []
+        for usage in self._possible(sorted(partly, key=lambda usage: usage.waste, reverse=True)):
+            is_too_much = self.done.unused_size > self.max_unused.of(total)
+            if (is_too_much or (usage.waste >= 0.5 and self.max_unused.size < math.inf)) and usage.kept <= budget:
+                chosen.append(usage)
+                budget -= usage.kept
+                self.done.unused_size -= usage.dead
+        return chosen
+
+    def _usages(self) -> list[Usage]:
+        kept: defaultdict[str, int] = defaultdict(int)
+        all_: defaultdict[str, int] = defaultdict(int)
+        before = ("", "")
+        for name, span in self.catalog.blobs():
+            all_[span.path] += span.size
+            # The rows of an index object are sorted: a blob that is twice in a pack counts once.
+            is_new, before = (name, span.path) != before, (name, span.path)
+            if is_new and self.is_kept(name) and not self.decision.is_elsewhere(name, span.path):
+                kept[span.path] += span.size
+        packs = [self.catalog.packs[path] for path in all_ if path not in self.listed and path in self.catalog.packs]
+        return [Usage(pack, kept[pack.name], all_[pack.name] - kept[pack.name]) for pack in packs]
+
+    def _possible(self, usages: Sequence[Usage]) -> list[Usage]:
+        """Returns those that are old enough, can be deleted afterwards, and can be read."""
+        old = [usage for usage in usages if usage.pack.modified <= self.before]
+        warm = [usage for usage in old if not usage.pack.is_cold]
+        locked = self.store.locked(usage.pack.name for usage in warm)
+        self.done.cold, self.done.locked = len(old) - len(warm), len(locked)
+        return [usage for usage in warm if usage.pack.name not in locked]
+
+    # ---- what is in them ----
+
+    def predict(self, chosen: Sequence[Usage]) -> None:
+        self.done.packs, self.done.size = len(chosen), sum(usage.kept for usage in chosen)
+
+    def run(self, chosen: Sequence[Usage]) -> None:
+        """Stores the needed blobs of some packs anew; they are durable, and in an index object. Raises StoreError."""
+        self.decision.gone.update(usage.pack.name for usage in chosen)
+        rows = {usage.pack.name: self._rows(usage.pack) for usage in chosen}
+        self.store.doubt({row.name for some in rows.values() for row in some})  # else they count as stored
+        try:
+            copied: set[str] = set()
+            for usage in chosen:
+                new = [row for row in rows[usage.pack.name] if row.name not in copied]
+                copied.update(self._copy(usage.pack.name, new))
+            self.store.make_durable()
+        finally:
+            self.store.doubt(())
+
+    def _rows(self, pack: Stored) -> list[layout.TableRow]:
+        """Returns the blobs of a pack, by its own table, that are needed and that no later holder has."""
+        table = self.store.tables.raw(pack)
+        if table is None:
+            return []
+        found = {row.name: row for row in layout.read_rows(table) if self.is_kept(row.name)}
+        return [row for row in found.values() if not self.decision.is_elsewhere(row.name, pack.name)]
+
+    def _copy(self, path: str, rows: Sequence[layout.TableRow]) -> Iterator[str]:
+        """Stores blobs of a pack anew, and yields their names. A damaged one is noted, and left out."""
+        put = self.store.blobs
+        pieces = list(_pieces(rows))
+        intact = True
+        for piece in pieces:
+            try:
+                data = self._read(path, piece)
+            except MissingBlob:  # another prune has deleted it
+                return
+            for row, blob in zip(piece, data, strict=True):
+                good = blob if blob is not None and layout.is_good_blob(row, blob) else self._read_again(path, row)
+                if good is None:
+                    intact = False
+                    self.done.damaged.append((row.name, path))
+                    continue
+                put(row.name, good)
+                self.done.size += row.size
+                yield row.name
+            self.store.keep_up()
+        self.done.packs += intact and bool(pieces)
+
+    def _read(self, path: str, piece: Sequence[layout.TableRow]) -> list[memoryview | None]:
+        start, end = piece[0].offset, piece[-1].offset + piece[-1].size
+        try:
+            data = memoryview(self.store.base.read_range(path, start, end - start))
+        except CorruptBlob:
+            return [None] * len(piece)
+        return [data[row.offset - start : row.offset - start + row.size] for row in piece]
+
+    def _read_again(self, path: str, row: layout.TableRow) -> memoryview | None:
+        """Reads a blob alone; returns None if it is damaged."""
+        try:
+            [data] = self._read(path, [row])
+        except MissingBlob:
+            return None
+        return data if data is not None and layout.is_good_blob(row, data) else None
+
+
+def _pieces(rows: Iterable[layout.TableRow]) -> Iterator[list[layout.TableRow]]:
+    """Yields blobs of a pack that are read together, in the order of the pack."""
+    piece: list[layout.TableRow] = []
+    for row in sorted(rows, key=lambda row: row.offset):
+        if piece and (
+            row.offset - (piece[-1].offset + piece[-1].size) > MAX_GAP
+            or row.offset + row.size - piece[0].offset > MAX_PIECE
+        ):
+            yield piece
+            piece = []
+        piece.append(row)
+    if piece:
+        yield piece
