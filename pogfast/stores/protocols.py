@@ -365,6 +365,9 @@ class CanRepack(Protocol):
         the store). Objects in `listed`, which are condemned already, and those written after `before` stay. Raises
         StoreError."""
 
+    def tidy(self, before: float) -> int:
+        """Deletes index objects, written before a time, that nobody needs, and returns how many. Raises StoreError."""
+
     def unneeded_in(self, holder: Stored, is_kept: Callable[[str], bool]) -> int:
         """Returns how many unneeded blobs are in an object, as far as that is known."""
 

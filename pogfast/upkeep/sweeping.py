@@ -105,6 +105,8 @@ class Sweep:
         self.swept.expired = len(self._delete_condemned() - removed)  # step 2
         self._repack()  # step 3
         self._condemn()  # step 4
+        if isinstance(self.store, CanRepack):
+            self.store.tidy(self.time - self.grace if self.grace else math.inf)
         if not self.grace:
             self._delete_condemned()  # its own list
             self.swept.waiting, self.swept.waiting_size, self.swept.waiting_packs = 0, 0, 0

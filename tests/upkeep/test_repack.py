@@ -324,3 +324,46 @@ def test_what_prune_says(shop: Shop, pogfast: Runner) -> None:
     assert (said["packs_removed"], said["blobs_removed"], said["packs_waiting"]) == (packs, 800 - kept, 0)
     for wrong in ("101%", "x", "-1"):
         assert pogfast(*words, "--max-unused", wrong).code == 2
+
+
+def indexes_of(shop: Shop) -> set[str]:
+    return {path.name for path in shop.store.glob("packs/index/*")}
+
+
+def test_index_objects_that_nobody_needs_go_a_grace_period_later(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    for number in range(10):
+        shop.fill(50, f"{number}-")
+        shop.create()
+    old = indexes_of(shop)
+    assert len(old) == 11, "eight were merged"
+    shop.prune(keep_last=99)
+    assert indexes_of(shop) == old
+    shop.age(2)
+    shop.prune(keep_last=99, dry_run=True)
+    assert indexes_of(shop) == old
+    shop.prune(keep_last=99)
+    assert len(indexes_of(shop)) == 3
+    assert indexes_of(shop) < old
+    assert shop.restored() == shop.wanted()
+
+
+def test_an_index_object_stays_as_long_as_the_one_that_supersedes_it_is_young(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    for number in range(10):
+        if number == 7:
+            shop.age(2)
+        shop.fill(50, f"{number}-")
+        shop.create()
+    old = indexes_of(shop)
+    shop.prune(keep_last=99)
+    assert indexes_of(shop) == old
+
+
+def test_an_index_object_without_packs_goes(shop: Shop) -> None:
+    old = indexes_of(shop)
+    shop.prune(grace=0)
+    assert old & indexes_of(shop), "its packs went after it was looked at"
+    shop.prune(grace=0)
+    assert not old & indexes_of(shop)
+    assert shop.restored() == shop.wanted()

@@ -7,6 +7,7 @@ that is listed with another size only for reading. FORMAT.md, "Packs".
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -341,6 +342,22 @@ class Catalog:
             size += len(table)
         if together:
             yield together
+
+    def obsolete(self, before: float) -> list[Stored]:
+        """Returns the index objects that nobody needs any more, and that were written before a time: those that others
+        supersede which were written before it, too, and those none of whose packs is there."""
+        with self._lock:
+            self.refresh()
+            old = [stored for stored in self.index_objects.values() if stored.modified <= before]
+            read = {part.path: part for part in self._parts}
+            gone: set[str] = set()
+            for stored in old:
+                with contextlib.suppress(MissingBlob):  # another prune has deleted it
+                    part = read.get(stored.name) or self._read_index(stored)
+                    if part is not None:
+                        gone.update(part.header.supersedes)
+                        gone.update([] if any(map(self._state, part.header.packs)) else [part.path])
+            return [stored for stored in old if stored.name in gone]
 
     def _put_index(self, data: bytearray, covers: Iterable[str] = ()) -> None:
         """Stores an index object; its packs are durable."""

@@ -6,6 +6,7 @@ Whoever uses it sees blobs under names, as in any other store; only prune also s
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, cast
@@ -236,6 +237,10 @@ class PackedStore(CanRepack):
         elif chosen:
             repacking.run(chosen)
         return repacking.done
+
+    def tidy(self, before: float) -> int:
+        gone = self.base.delete_old_blobs(self.catalog.obsolete(before), math.inf, lambda: True)
+        return sum(1 for _ in gone)
 
     def unneeded_in(self, holder: Stored, is_kept: Callable[[str], bool]) -> int:
         if not layout.is_pack(holder.name):
