@@ -37,14 +37,18 @@ from pogfast.archives import archive
 from pogfast.errors import MissingBlob, PogfastError
 from pogfast.pog import create as pog_create
 from pogfast.pog.addresses import open_targets
+from pogfast.sizes import Share
 from pogfast.stores import publish
 from pogfast.stores.local import LocalStore
+from pogfast.stores.names import PACKS, SETTINGS
+from pogfast.stores.packs import index_cache, layout, opening, repacking, sink
 from pogfast.stores.s3 import S3Service
 from pogfast.system import background
 from pogfast.upkeep import checking, copying, pruning
 from pogfast.upkeep.retention import Policy
 
 LOADED = (archive, backup, background, checking, copying, keys, manifest, pog_create, pruning, publish)
+LOADED += (index_cache, opening, repacking, sink)
 KEY = keys.Key("keyfile", bytes(32))
 CONTENTS = ("one", "two", "three", "four")
 START = 4_000_000_000.0  # seconds since 1970: far from now, so that times written by the system can be recognized
@@ -602,9 +606,12 @@ def _replacements() -> list[tuple[Any, str, Any]]:
 class World:
     """A store, what is known of it, and the time."""
 
-    def __init__(self, service: S3 | None = None) -> None:
-        """Makes a directory, or a new bucket of `service`."""
+    def __init__(self, service: S3 | None = None, *, packed: bool = False) -> None:
+        """Makes a directory, or a new bucket of `service`. If `packed`, even a single blob is put into a pack, and each
+        prune repacks all that it may."""
         self.service = service
+        self.packed = packed
+        self.tables: dict[str, list[str]] = {}  # the blobs of each pack
         self.changed = threading.Condition()
         self.actors: list[Actor] = []
         self.now = START
@@ -617,8 +624,9 @@ class World:
         self.store = service.new_store() if service else str(self.home / "store")
 
     def __enter__(self) -> World:
-        self.replaced = [(place, name, vars(place)[name]) for place, name, _ in replacements()]
-        for place, name, new in replacements():
+        instead = [*replacements(), *(PACKING if self.packed else ())]
+        self.replaced = [(place, name, vars(place)[name]) for place, name, _ in instead]
+        for place, name, new in instead:
             setattr(place, name, new)
         WORLDS.append(self)
         self.show_time()
@@ -628,6 +636,10 @@ class World:
             self.write(content, content.encode())
         if not self.service:
             os.makedirs(f"{self.store}/data")
+        if self.packed:
+            self.environment = os.environ.get("POGFAST_CACHE_DIR")
+            os.environ["POGFAST_CACHE_DIR"] = str(self.home / "indexes")
+            self._put(SETTINGS, layout.StoreSettings().serialize())
         return self
 
     def __exit__(self, kind: object, failure: object, trace: TracebackType | None) -> None:
@@ -636,6 +648,10 @@ class World:
         WORLDS.remove(self)
         for place, name, old in reversed(self.replaced):
             setattr(place, name, old)
+        if self.packed:
+            os.environ.pop("POGFAST_CACHE_DIR")
+            if self.environment is not None:
+                os.environ["POGFAST_CACHE_DIR"] = self.environment
         if self.service:
             self.service.drop(self.store)
         shutil.rmtree(self.home, ignore_errors=True)
@@ -719,7 +735,8 @@ class World:
         policy = Policy(**(more or {"last": 1}))
 
         def act() -> Any:
-            return pruning.prune(self.store, KEY, policy, group_by=(), grace=grace, dry_run=False)
+            unused = Share(percent=0 if self.packed else 10)
+            return pruning.prune(self.store, KEY, policy, group_by=(), grace=grace, max_unused=unused, dry_run=False)
 
         return Actor(self, label, act, skew, fine=fine)
 
@@ -796,12 +813,40 @@ class World:
     # -- the content of the store --
 
     def names(self) -> dict[str, float]:
-        """Returns when everything in the store was written, by name; of blobs and marks alike."""
-        if self.service:
-            return self.service.names(self.store)
+        """Returns when everything in the store was written, by name; of blobs and marks alike. For a pack that are its
+        blobs, by its own table."""
         found: dict[str, float] = {}
-        _walk(self.store, lambda entry: found.__setitem__(entry.name, entry.stat().st_mtime))
+        for path, when in self.paths_there().items():
+            if layout.is_pack(path):
+                found.update((blob, max(when, found.get(blob, 0.0))) for blob in self._blobs_of(path))
+            elif not path.startswith(PACKS) and path != SETTINGS:
+                name = path.rpartition("/")[2]
+                found[name] = max(when, found.get(name, 0.0))
         return found
+
+    def paths_there(self) -> dict[str, float]:
+        """Returns when every object was written, by its path."""
+        if self.service:
+            return self.service.paths(self.store)
+        found: dict[str, float] = {}
+
+        def see(entry: os.DirEntry[str]) -> None:
+            found[os.path.relpath(entry.path, self.store)] = entry.stat().st_mtime
+
+        _walk(self.store, see)
+        return found
+
+    def _blobs_of(self, pack: str) -> list[str]:
+        if pack not in self.tables:
+            data = self._read(pack)
+            self.tables[pack] = [row.name for row in layout.read_table(data, len(data))]
+        return self.tables[pack]
+
+    def _put(self, path: str, data: bytes) -> None:
+        if self.service:
+            self.service.put(self.store, path, data)
+        else:
+            Path(self.store, path).write_bytes(data)
 
     def index(self, name: str) -> frozenset[str]:
         """Returns the blobs that an archive names."""
@@ -876,7 +921,7 @@ class World:
     def settle(self) -> None:
         """Prunes undisturbed, until only archives and their blobs are left, and asserts that these can be read."""
         self.advance(8 * DAY)
-        for _ in range(4):
+        for _ in range(6 if self.packed else 4):
             self._prune_quietly()
             self.expect_whole()
             self.advance(GRACE + HOUR)
@@ -884,6 +929,8 @@ class World:
         there = self.blobs()
         assert there == needed, f"{len(there - needed)} blobs leak, {len(needed - there)} are lost\n{self.story()}"
         # Those of the last sweep stay; what is half written by this process would go with its end.
+        packs = [blob for path in self.paths_there() if layout.is_pack(path) for blob in self._blobs_of(path)]
+        assert len(packs) == len(set(packs)), f"blobs in several packs leak\n{self.story()}"
         left = [name for name in self.others() if not name.startswith(("sweep.done-", ".pogfast-"))]
         assert not left, f"{left} leak\n{self.story()}"
         checked = checking.check([self.store], KEY, read_data=checking.EVERYTHING, jobs=1)
@@ -900,6 +947,8 @@ class _Silent:
         return lambda *words: None
 
 
+# What a packed world has instead: no pack is too small.
+PACKING: list[tuple[Any, str, Any]] = [(sink, "MIN_BLOBS", 1), (sink, "MIN_SIZE", 0)]
 SHM = "/dev/shm"
 _REPLACED: list[tuple[Any, str, Any]] = []
 
@@ -954,9 +1003,12 @@ class S3:
     def _bucket(self, store: str) -> str:
         return store.removeprefix("s3://")
 
-    def names(self, store: str) -> dict[str, float]:
+    def paths(self, store: str) -> dict[str, float]:
         listed = self.client.list_objects_v2(Bucket=self._bucket(store)).get("Contents", ())
-        return {item["Key"].rpartition("/")[2]: item["LastModified"].timestamp() for item in listed}
+        return {item["Key"]: item["LastModified"].timestamp() for item in listed}
+
+    def put(self, store: str, path: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self._bucket(store), Key=path, Body=data)
 
     def read(self, store: str, name: str) -> bytes:
         data: bytes = self.client.get_object(Bucket=self._bucket(store), Key=name)["Body"].read()

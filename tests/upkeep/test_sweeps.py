@@ -41,14 +41,14 @@ def plain_service() -> Iterator[sweeps.S3]:
 class Stage:
     """Makes worlds with a store of one kind, each in a state that some prunes and backups have led to."""
 
-    def __init__(self, service: sweeps.S3 | None, visits: int) -> None:
-        self.service, self.visits = service, visits
+    def __init__(self, service: sweeps.S3 | None, visits: int, *, packed: bool = False) -> None:
+        self.service, self.visits, self.packed = service, visits, packed
 
     @contextlib.contextmanager
     def scene(self, *more: tuple[str, ...]) -> Iterator[World]:
         """Of two archives the first was removed long ago, and a run was killed before its manifest; blobs of both lie
         there, and `visits` quiet prunes have seen them. `more` archives are to go with the next prune but the last."""
-        with World(self.service) as world:
+        with World(self.service, packed=self.packed) as world:
             world.run_well(world.creating(["one", "two"]))
             world.run_well(world.creating(["two"]))
             world.run_well(world.pruning())
@@ -813,9 +813,9 @@ class Schedule:
     cast: list[tuple[str, Any, float, bool]]
     moves: list[tuple[str, int, Any]]
 
-    def perform(self, service: sweeps.S3 | None) -> World:
+    def perform(self, service: sweeps.S3 | None, *, packed: bool = False) -> World:
         """Raises AssertionError for anything that is lost, or does not end well."""
-        with Stage(service, self.visits).scene(*self.before) as world:
+        with Stage(service, self.visits, packed=packed).scene(*self.before) as world:
             source = world.make_source() if any(kind == "copy" for kind, *_ in self.cast) else ""
             actors = [self._actor(world, number, source, *one) for number, one in enumerate(self.cast)]
             for move, number, amount in self.moves:
@@ -884,3 +884,15 @@ def test_no_schedule_loses_a_blob_in_a_directory(schedule: Schedule) -> None:
 @given(schedule=schedules)
 def test_no_schedule_loses_a_blob_in_s3(service: sweeps.S3, schedule: Schedule) -> None:
     schedule.perform(service)
+
+
+@settings(max_examples=SCHEDULES, database=None)
+@given(schedule=schedules)
+def test_no_schedule_loses_a_blob_in_a_directory_with_packs(schedule: Schedule) -> None:
+    schedule.perform(None, packed=True)
+
+
+@settings(max_examples=SCHEDULES // 16, database=None)
+@given(schedule=schedules)
+def test_no_schedule_loses_a_blob_in_s3_with_packs(service: sweeps.S3, schedule: Schedule) -> None:
+    schedule.perform(service, packed=True)
