@@ -47,8 +47,10 @@ from pogfast.system import background
 from pogfast.upkeep import checking, copying, pruning
 from pogfast.upkeep.retention import Policy
 
-LOADED = (archive, backup, background, checking, copying, keys, manifest, pog_create, pruning, publish)
-LOADED += (index_cache, opening, repacking, sink)
+LOADED = (
+    *(archive, backup, background, checking, copying, keys, manifest, pog_create, pruning, publish),
+    *(index_cache, opening, repacking, sink),
+)
 KEY = keys.Key("keyfile", bytes(32))
 CONTENTS = ("one", "two", "three", "four")
 START = 4_000_000_000.0  # seconds since 1970: far from now, so that times written by the system can be recognized
