@@ -167,7 +167,7 @@ def test_help_imports_nothing_but_click(work: Path) -> None:
         "pogfast",
         *(f"pogfast.cli{name}" for name in ("", ".command", ".output")),
         *(f"pogfast.{name}" for name in ("console", "errors", "system")),
-        *(f"pogfast.system.{name}" for name in ("encoding", "environment", "retries")),
+        *(f"pogfast.system.{name}" for name in ("encoding", "environment", "notices")),
     }
     packages = {name.split(".")[0] for name in loaded} - sys.stdlib_module_names - {"pogfast", "__mp_main__"}
     before = set(run([sys.executable, "-c", "import sys; print(*sys.modules, file=sys.stderr)"], work).err.split())
