@@ -17,7 +17,7 @@ from pogfast.archives.refusals import those_that_open
 from pogfast.errors import CorruptManifest, PogfastError
 from pogfast.keys import Key
 from pogfast.manifest import Entry
-from pogfast.stores.protocols import Store
+from pogfast.stores.protocols import HasPacks, Store
 
 
 @dataclass(slots=True)
@@ -121,6 +121,10 @@ class Stats(Record):
     orphans: int = 0  # blobs that no readable archive needs
     orphaned: int = 0  # bytes of these
     missing: int = 0  # distinct blobs that are needed and absent
+    packs: int = 0
+    packed: int = 0  # bytes of the packs
+    wasted: int = 0  # of these, bytes that no readable archive needs, or that are there twice
+    index_objects: int = 0  # of packs
     files: int | None = 0  # of all readable archives; None with a public key alone
     size: int | None = 0  # uncompressed bytes of these; None if an archive does not say
     ratio: float | None = None  # uncompressed bytes to stored bytes that are needed
@@ -146,6 +150,10 @@ def stats(store: Store, key: Key, problem: Callable[[PogfastError], None]) -> St
         if blob not in needed:
             found.orphans += 1
             found.orphaned += size
+    if isinstance(store, HasPacks):
+        packs = store.pack_figures(needed.__contains__)
+        found.packs, found.packed, found.index_objects = packs.packs, packs.size, packs.index_objects
+        found.wasted = packs.size - packs.needed
     if found.size and found.stored > found.orphaned:
         found.ratio = found.size / (found.stored - found.orphaned)
     return found

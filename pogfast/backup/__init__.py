@@ -20,7 +20,7 @@ from pogfast.backup.run import Run
 from pogfast.errors import NoSuchArchive, StoreLost, UsageError
 from pogfast.keys import Key
 from pogfast.stores import check_stores, open_store, open_stores
-from pogfast.stores.protocols import Target
+from pogfast.stores.protocols import CanAdvise, Target
 from pogfast.stores.reliance import Condemned, stored_again
 
 
@@ -75,6 +75,8 @@ def create(
         if not options.dry_run:
             stored_again(run.conclude, archive_again)
         run.summary.requests = dict(sum((Counter(target.requests) for target in targets), Counter()))
+        advised = [target.advice() for target in targets if isinstance(target, CanAdvise)]
+        run.summary.advice = list(filter(None, advised))
         if options.dry_run and run.summary.requests:
             services = sum(bool(target.requests) for target in targets)
             run.summary.requests["put"] = services * (run.summary.blobs_new + 1)

@@ -86,4 +86,5 @@ class Summary:
     blobs_known: int = 0
     seconds: float = 0.0
     requests: dict[str, int] = field(default_factory=dict)  # to object services, by kind
+    advice: list[str] = field(default_factory=list)  # what would make later runs take fewer requests
     problems: list[PogfastError] = field(default_factory=list)

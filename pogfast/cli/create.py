@@ -327,6 +327,7 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         bytes_repeated=summary.bytes_repeated,
         ratio=ratio,
         requests=summary.requests,
+        advice=summary.advice,
         error_count=output.errors,
         total_duration=round(summary.seconds, 3),
     )
@@ -354,6 +355,8 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
     if reused := _reused(summary):
         output.info(f"reused   {reused}")
     _print_requests(output, "", summary.requests)
+    for advice in summary.advice:
+        output.info(f"hint     {advice}")
     if output.errors:
         output.info(f"errors   {output.errors:,}, named above")
 

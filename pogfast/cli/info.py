@@ -25,7 +25,7 @@ from pogfast.errors import MissingBlob
 from pogfast.sizes import many
 
 if TYPE_CHECKING:
-    from pogfast.archives.figures import Info
+    from pogfast.archives.figures import Info, Stats
 
 
 @verb(
@@ -125,11 +125,19 @@ def stats(output: Output, store: str, **options: Any) -> None:
             "size": size_text(found.size),
             "stored": f"{size_text(found.stored)} in {many(found.blobs, 'blob')}" + _ratio(found.ratio),
             "manifests": size_text(found.manifests),
+            "packs": _packs(found),
             "not needed": f"{size_text(found.orphaned)} in {many(found.orphans, 'blob')}"
             + (" by the archives that open" if found.unreadable else ""),
             "missing": many(found.missing, "blob") if found.missing else "",
         },
     )
+
+
+def _packs(found: Stats) -> str:
+    if not found.packs:
+        return ""
+    packs, objects = many(found.packs, "pack"), many(found.index_objects, "index object")
+    return f"{size_text(found.packed)} in {packs}, {size_text(found.wasted)} of it waste; {objects}"
 
 
 def _report_missing(output: Output, missing: int, where: str) -> None:

@@ -305,6 +305,32 @@ class CanScrub(Protocol):
         """Writes what says that the store has packs. Raises StoreError."""
 
 
+class PackFigures(NamedTuple):
+    """What is in the packs of a store. Sizes are bytes."""
+
+    packs: int
+    size: int
+    index_objects: int
+    uncovered: int  # packs in no index object, as after a run that was killed
+    needed: int  # bytes of the needed blobs in packs, each counted once
+
+
+@runtime_checkable
+class HasPacks(Protocol):
+    """A store with packs, which can count them."""
+
+    def pack_figures(self, is_needed: Callable[[str], bool]) -> PackFigures:
+        """Counts packs, and the blobs in them that are needed. Raises StoreError."""
+
+
+@runtime_checkable
+class CanAdvise(Protocol):
+    """A target that knows how later runs would take fewer requests."""
+
+    def advice(self) -> str:
+        """Returns a sentence for the summary of a run that is over; "" if there is nothing to say."""
+
+
 @runtime_checkable
 class HasCopies(Protocol):
     """A store, or a source of the engine, in which several objects may hold a blob. The engine looks for the method."""

@@ -23,6 +23,8 @@ from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
 from pogfast.stores.local import MAX_MANIFEST, check_size
 from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_like_a_blob, is_mark, is_path
+from pogfast.stores.packs.layout import DEFAULT_LIMIT as SMALL
+from pogfast.stores.packs.layout import DEFAULT_SIZE
 from pogfast.stores.service import ObjectInfo, Service, TransientError
 from pogfast.stores.traffic import (
     MAX_IN_FLIGHT,
@@ -56,6 +58,8 @@ DELETE_BATCH = 1000
 MAX_BY_NAME = 50
 # Empty pages in a row after which a listing counts as endless: each stands for a thousand folders.
 MAX_EMPTY_PAGES = 10_000
+# Small blobs that a run may send one by one before its summary mentions packs.
+MANY_SMALL = 1000
 MANIFEST_NAME = re.compile(r"[^/]+\.mfn")
 
 
@@ -106,6 +110,7 @@ class RemoteStore:
         self._prefetcher = Prefetcher(self._fetch_blob, self._in_flight, parallel)
         self._abandoned = threading.Event()
         self._report_retry = RETRIED.get()
+        self._small_blobs = self._small_size = 0  # put by this run
 
     @property
     def identity(self) -> str:
@@ -282,6 +287,19 @@ class RemoteStore:
         """Returns when the blob is stored. Raises StoreError."""
         self._put_once(blob_path(name), blob, absent=self.size_of(name) is None and name not in self._doubted)
         self._note(name, len(blob))
+        if len(blob) <= SMALL:
+            with self._lock:
+                self._small_blobs += 1
+                self._small_size += len(blob)
+
+    def advice(self) -> str:
+        if self._small_blobs <= MANY_SMALL:
+            return ""
+        packs = 1 + self._small_size // DEFAULT_SIZE
+        return (
+            f"{self.label}: {self._small_blobs:,} small blobs took a request each; in packs (--packs) they would have "
+            f"taken about {packs + 1}"
+        )
 
     def put_object(self, path: str, data: Buffer, *, replace: bool = False) -> None:
         self._put_once(path, data, absent=not replace)

@@ -14,7 +14,7 @@ from statistics import median
 from pogfast.errors import NoSuchArchive, PogfastError, StoreError
 from pogfast.sizes import many, show_size
 from pogfast.stores import REMOVED, open_store
-from pogfast.stores.protocols import Finding, Store
+from pogfast.stores.protocols import Finding, HasPacks, Store
 
 PROBE = "doctor.probe-"  # begins the names of the objects that are written
 SIZE = 4 << 20  # bytes of each
@@ -47,6 +47,8 @@ def _contents(store: Store) -> Iterator[Finding]:
         return
     size = sum(blob.size for blob in blobs)
     yield Finding("list", "good", f"{many(len(manifests), 'archive')}, {many(len(blobs), 'blob')}, {show_size(size)}")
+    if isinstance(store, HasPacks):
+        yield from _packs(store)
     if removed:
         yield Finding(
             "removed",
@@ -54,6 +56,15 @@ def _contents(store: Store) -> Iterator[Finding]:
             f"{many(len(removed), 'archive')} can be restored by undelete",
             "the first prune after their grace period deletes them",
         )
+
+
+def _packs(store: HasPacks) -> Iterator[Finding]:
+    found = store.pack_figures(lambda name: False)
+    objects = many(found.index_objects, "index object")
+    yield Finding("packs", "good", f"{many(found.packs, 'pack')}, {show_size(found.size)}, {objects}")
+    if found.uncovered:
+        said = f"{many(found.uncovered, 'pack')} in no index object, as after a run that was killed: nothing is lost"
+        yield Finding("packs", "note", said, "the next create that writes packs, or check --repair, writes one")
 
 
 def _rights(store: Store) -> Iterator[Finding]:

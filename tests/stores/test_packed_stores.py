@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,11 +13,10 @@ from pathlib import Path
 import pytest
 
 import pogfast
-from pogfast import keys
+from kit.packed import KEY, contents, create, indexes_of, make_tree, packs_of, plain_of, restored
 from pogfast.stores import open_store
 from pogfast.stores.packs.store import PackedStore
 
-KEY = keys.Key("keyfile", bytes(range(32)))
 COUNT = 300
 
 
@@ -30,48 +28,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "tree"
-    some = random.Random(16)
-    for number in range(COUNT):
-        file = root / f"d{number % 7}" / f"f{number}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(some.randbytes(some.randrange(1, 9000)))
-    (root / "large").write_bytes(some.randbytes(5_000_000))
-    (root / "empty").write_bytes(b"")
-    return root
+    return make_tree(tmp_path / "tree", COUNT)
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "store"
-
-
-def create(tree: Path, store: Path, packs: int | str | None = None, **more: object) -> pogfast.backup.Summary:
-    with pogfast.services(packs=packs):
-        return pogfast.create([tree.name], str(store), KEY, directory=tree.parent, **more)
-
-
-def packs_of(store: Path) -> list[Path]:
-    return sorted(path for path in store.glob("packs/2*/*"))
-
-
-def indexes_of(store: Path) -> list[Path]:
-    return sorted(store.glob("packs/index/*"))
-
-
-def plain_of(store: Path) -> list[Path]:
-    return sorted(store.glob("data/*/*"))
-
-
-def restored(store: Path, target: Path) -> dict[str, bytes]:
-    shutil.rmtree(target, ignore_errors=True)
-    summary = pogfast.restore(f"{store}/latest", KEY, into=str(target))
-    assert not summary.problems, summary.problems
-    return contents(target)
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @contextmanager

@@ -357,3 +357,39 @@ def test_a_range_that_stays_wrong_is_an_error(tree: Path, bucket: str, proxy: Pr
             assert "but the service responded with" in str(error)
     wanted = archived(tree)
     assert all(wanted[name] == data for name, data in contents(tmp_path / "out").items())
+
+
+# ---- requests ----
+
+
+def test_few_requests_for_many_small_files(tmp_path: Path, bucket: str, proxy: Proxy) -> None:
+    """20,000 files take two requests more than these: that many blobs are two packs instead of one."""
+    tree = make_tree(tmp_path / "many", count=1500, size=4096)
+    summary = create(tree, bucket, packs="yes")
+    assert sum(summary.requests.values()) <= 18, summary.requests
+    proxy.seen.clear()
+    assert restored(bucket, tmp_path / "out") == archived(tree)
+    assert len(proxy.seen) <= 18, proxy.seen
+
+
+def test_a_run_without_packs_says_what_they_would_have_saved(
+    tree: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pogfast.stores.remote.MANY_SMALL", 100)
+    [advice] = create(tree, f"{bucket}/plain").advice
+    assert "301 small blobs took a request each" in advice
+    assert "about 2" in advice
+    assert create(tree, f"{bucket}/packed", packs="yes").advice == []
+    assert create(tree, f"{bucket}/plain").advice == []
+
+
+def test_stats_and_doctor_count_packs(tree: Path, store: Path) -> None:
+    create(tree, store, packs="1MiB")
+    create(tree, store, packs="1MiB", force=True)
+    found = pogfast.stats(str(store), KEY)
+    assert (found.packs, found.index_objects) == (len(packs_of(store)), len(indexes_of(store)))
+    assert found.packed == sum(path.stat().st_size for path in packs_of(store))
+    assert found.packed / 2 <= found.wasted < found.packed * 0.6
+    indexes_of(store)[0].unlink()
+    said = [f"{finding.what} {finding.state}" for finding in pogfast.doctor(str(store))]
+    assert said.count("packs good") == said.count("packs note") == 1

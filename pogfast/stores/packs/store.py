@@ -21,7 +21,7 @@ from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.repacking import Repacking
 from pogfast.stores.packs.sink import PackSink
 from pogfast.stores.packs.source import PackSource, Ranges
-from pogfast.stores.protocols import CanDropCache, CanRepack, Finding, PackableStore, Repacked, ThawState
+from pogfast.stores.protocols import CanDropCache, CanRepack, Finding, PackableStore, PackFigures, Repacked, ThawState
 from pogfast.system.notices import IGNORED
 from pogfast.system.user_dirs import cache_directory
 
@@ -257,6 +257,12 @@ class PackedStore(CanRepack):
 
     def begin_sweep(self) -> None:
         self.base.begin_sweep()
+
+    def pack_figures(self, is_needed: Callable[[str], bool]) -> PackFigures:
+        needed = {name: span.size for name, span in self.catalog.blobs() if is_needed(name)}
+        sizes = [pack.size for pack in self.catalog.packs.values()]
+        objects, uncovered = len(self.catalog.index_objects), self.catalog.uncovered()
+        return PackFigures(len(sizes), sum(sizes), objects, uncovered, sum(needed.values()))
 
     # ---- check ----
 
