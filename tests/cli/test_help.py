@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from contextvars import copy_context
 
 import click
 import pytest
@@ -54,4 +55,5 @@ def parse(example: str, name: str) -> None:
     own = ["pogfast", *name.split()]
     assert words[: len(own)] == own
     parent = click.Context(group, info_name="pogfast", obj=Output())
-    verb_of(name).make_context(name, words[len(own) :], parent=parent)
+    # In a context of its own: options such as --packs are settings, which would be in force in later tests.
+    copy_context().run(verb_of(name).make_context, name, words[len(own) :], parent=parent)
