@@ -70,18 +70,27 @@ class Row(NamedTuple):
     offset: int
     size: int
 
+class IndexFile:
+    """An index object in a file, which stays there but for its beginning and a byte of each name. `fd` is duplicated.
+    Raises ValueError if it is no index object, OSError if it cannot be read."""
+
+    def __init__(self, fd: int) -> None: ...
+    beginning: bytes  # what is before the names
+    def __len__(self) -> int: ...
+    def read(self) -> bytearray:
+        """Returns the whole index object. Raises OSError."""
+
 class PackIndex:
-    """Index objects, searched where they lie: in memory, or better in mapped files. Nothing in them is believed: a row
-    counts only if its span lies within its pack, by the size that the index says.
+    """Index objects, searched where they lie: in memory or in files. Nothing in them is believed: a row counts only if
+    its span lies within its pack, by the size that the index says.
 
     All methods may be called from any thread; `replace` while others search.
     """
 
-    def replace(self, parts: Sequence[tuple[Buffer, Buffer]]) -> None:
+    def replace(self, parts: Sequence[tuple[Buffer | IndexFile, Buffer]]) -> None:
         """Searches these index objects from now on. With each comes a byte for each of its packs: 0 absent, 1 there,
         2 there with another size. They must not change, and are kept until the PackIndex is freed: a search may still
-        be in earlier ones. Beyond 64 MiB, files that are mapped read-only (mmap) are taken out of this process's memory
-        now and then. Raises ValueError if one is no index object."""
+        be in earlier ones. Raises ValueError if one is no index object."""
 
     def find(self, name: str) -> Place | None:
         """Returns a place of the blob in a pack of state 1, else of state 2, else None."""
@@ -90,12 +99,11 @@ class PackIndex:
         """Returns every place in packs of state 1 or 2, in the order of the index objects."""
 
     def find_many(self, names: Sequence[str]) -> list[Place | None]:
-        """As find, for many names: without the GIL, and one index object after the other, so that little memory is
-        needed."""
+        """As find, for many names: without the GIL, and one index object after the other."""
 
     def rows(self, part: int, start: int, stop: int) -> list[Row]:
         """Returns rows [start, stop) of an index object, as far as it has them, in its order. Raises IndexError if
-        there is no such index object, ValueError if a row lies beyond its pack."""
+        there is no such index object, ValueError if a row lies beyond its pack or cannot be read."""
 
 def check_index(data: Buffer) -> None:
     """Raises ValueError, which says what is wrong, unless an index object is as build_index makes it, and its rows

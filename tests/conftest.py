@@ -14,6 +14,7 @@ pytest.register_assert_rewrite("kit")
 from kit.commands import Ran, Runner, run  # noqa: E402
 from kit.environments import RELEASES, pogcli_python  # noqa: E402
 from kit.vectors import Vector, all_vectors  # noqa: E402
+from pogfast.stores.packs import index_cache  # noqa: E402
 
 # Timings vary on shared machines, and the engine's threads make no example slower than another.
 settings.register_profile(
@@ -64,6 +65,19 @@ def cli(work: Path) -> Runner:
         return ran
 
     return call
+
+
+@pytest.fixture
+def index_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Index objects of packs are searched in their files, however small they are, but for those of other processes."""
+    monkeypatch.setattr(index_cache, "LARGE", 1)
+
+
+@pytest.fixture(params=["memory", "file"])
+def index_objects(request: pytest.FixtureRequest) -> None:
+    """Where the index objects of packs are searched."""
+    if request.param == "file":
+        request.getfixturevalue("index_files")
 
 
 @pytest.fixture(scope="session", params=RELEASES)

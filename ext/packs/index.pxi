@@ -1,22 +1,15 @@
-# Which blob lies where in packs. An index object is a sorted table that is searched where it lies, in a file that is
-# mapped, so memory does not grow with the store:
+# Which blob lies where in packs. An index object is a sorted table that is searched where it lies, so memory does not grow
+# with the store: in memory if it is small, else in a file.
 #
 #     header 32 | packs 48 each | superseded 32 each | fan-out 8 each
 #     | names 32 each | pack numbers 4 each | offsets 4 each | lengths 4 each
 #
+# A file is read, not mapped: a fault can map 2 MiB for the 32 bytes of a name, and all of that counts as memory of the
+# process. Of each name a byte stays in memory, so that a blob that is not there costs a read once in twelve times.
+#
 # Nothing that an index object says is believed. Its parts have to fit its length; a row counts only if its pack number
 # and its span are possible, which is looked at whenever the row is used; and what is read there is authenticated like
-# any blob.
-
-cdef extern from *:
-    """
-    #if defined(__linux__) && defined(MADV_DONTNEED)
-    #define pogfast_forget_mapped(p, n) madvise((void *)(p), n, MADV_DONTNEED)
-    #else
-    #define pogfast_forget_mapped(p, n) ((void)(p), (void)(n))
-    #endif
-    """
-    void forget_mapped "pogfast_forget_mapped"(const void* p, size_t n) nogil   # of a file, where it can be read again
+# any blob. A row that cannot be read is none.
 
 cdef enum:
     INDEX_HEADER = 32
@@ -27,8 +20,7 @@ cdef enum:
     MAX_FAN_BITS = 16
     IN_BUCKET = 32              # names behind one entry of the fan-out, as long as that has not MAX_FAN_BITS
     NO_PACK = 0xFFFFFFFFu
-    LARGE_INDEX = 64 << 20      # bytes of all index objects from which on they do not stay in memory
-    FORGET_EVERY = 4096         # look-ups, after which they are taken out of it
+    NAMES_AT_ONCE = 2048        # names of a file that are read for a byte of each
 
 cdef u64 MAX_PACK = 0xFFFFFFFF
 
@@ -49,31 +41,29 @@ cdef struct Span:               # where a blob lies
     const u8* pack_row          # INDEX_PACK bytes
 
 cdef struct IndexPart:          # one index object, and a byte for each of its packs; borrowed, and never changed
-    const u8* start
-    size_t size
+    const u8* start             # all of it, or of a file what is before the names
     const u8* packs
     const u8* superseded
     const u8* fan_out
-    const u8* names
-    const u8* numbers
-    const u8* offsets
-    const u8* lengths
     const u8* states
+    size_t names                # where these begin, from the start of the object
+    size_t numbers
+    size_t offsets
+    size_t lengths
     u64 count                   # rows
     unsigned pack_count
     unsigned superseded_count
     int bits                    # of a name, that the fan-out counts
-    bint mapped                 # it is a file
+    int fd                      # of the file, -1: all is in memory
+    const u8* hints             # of a file: hint_of each name
 
 cdef struct IndexParts:
     Py_ssize_t count
     IndexPart* parts
-    bint large
     IndexParts* older           # those that were replaced: a search may still be in them
 
 cdef struct Index:              # of a PackIndex: what is needed for a search without the GIL
     IndexParts* current         # replaced with the GIL, read without it
-    int look_ups                # since the last time that the parts were taken out of memory, roughly
 
 cdef struct IndexSearch:        # for one name, how far it has come
     const IndexParts* parts
@@ -81,13 +71,14 @@ cdef struct IndexSearch:        # for one name, how far it has come
     Py_ssize_t part
     Py_ssize_t end              # the last part + 1
     long long row               # the next row of that part, -1: the part has not been searched
+    long long last              # the last row of that part that can have the name + 1
 
 
 # ---- one index object ----
 
-cdef const char* part_read(IndexPart* part, const u8* p, size_t n) noexcept nogil:
-    """Reads how an index object is divided. Returns what is wrong, or NULL; takes constant time but for the fan-out."""
-    cdef u64 packs, superseded, count, fans, i
+cdef const char* part_divide(IndexPart* part, const u8* p, size_t n) noexcept nogil:
+    """Reads from its header how an index object of `n` bytes is divided. Returns what is wrong, or NULL."""
+    cdef u64 packs, superseded, count, fans
     if n < INDEX_HEADER or memcmp(p, b"pogindx1", 8):
         return b"it is no index object"
     if read_le(p + 8, 4) != 1:
@@ -99,65 +90,126 @@ cdef const char* part_read(IndexPart* part, const u8* p, size_t n) noexcept nogi
     fans = (1 << part.bits) + 1
     if n != INDEX_HEADER + INDEX_PACK * packs + KEY * superseded + 8 * fans + (KEY + INDEX_NUMBERS) * count:
         return b"its length is not what its header says"
-    part.start, part.size = p, n
     part.count, part.pack_count, part.superseded_count = count, <unsigned>packs, <unsigned>superseded
+    part_columns(part, INDEX_HEADER + INDEX_PACK * packs + KEY * superseded + 8 * fans)
+    part.fd, part.hints, part.states = -1, NULL, NULL
+    return NULL
+
+
+cdef void part_columns(IndexPart* part, size_t names) noexcept nogil:
+    """Notes where the columns of `count` rows begin, the first one at `names`."""
+    part.names = names
+    part.numbers = part.names + KEY * part.count
+    part.offsets = part.numbers + 4 * part.count
+    part.lengths = part.offsets + 4 * part.count
+
+
+cdef const char* part_begin(IndexPart* part, const u8* p) noexcept nogil:
+    """Reads what is before the names, at `p`. Returns what is wrong, or NULL."""
+    cdef u64 i, fans = (1 << part.bits) + 1
+    part.start = p
     part.packs = p + INDEX_HEADER
-    part.superseded = part.packs + INDEX_PACK * packs
-    part.fan_out = part.superseded + KEY * superseded
-    part.names = part.fan_out + 8 * fans
-    part.numbers = part.names + KEY * count
-    part.offsets = part.numbers + 4 * count
-    part.lengths = part.offsets + 4 * count
+    part.superseded = part.packs + INDEX_PACK * <size_t>part.pack_count
+    part.fan_out = part.superseded + KEY * <size_t>part.superseded_count
     for i in range(fans - 1):
         if read_le(part.fan_out + 8 * i, 8) > read_le(part.fan_out + 8 * i + 8, 8):
             return b"its fan-out is not sorted"
-    if read_le(part.fan_out, 8) or read_le(part.fan_out + 8 * (fans - 1), 8) != count:
+    if read_le(part.fan_out, 8) or read_le(part.fan_out + 8 * (fans - 1), 8) != part.count:
         return b"its fan-out does not go from 0 to its count"
     return NULL
 
 
+cdef const char* part_read(IndexPart* part, const u8* p, size_t n) noexcept nogil:
+    """Reads how an index object in memory is divided. Returns what is wrong, or NULL; takes constant time but for the
+    fan-out."""
+    cdef const char* wrong = part_divide(part, p, n)
+    return wrong if wrong != NULL else part_begin(part, p)
+
+
 cdef inline const u8* name_at(const IndexPart* part, u64 row) noexcept nogil:
-    return part.names + KEY * row
+    """Returns a name of an index object in memory."""
+    return part.start + part.names + KEY * row
+
+
+cdef inline const u8* part_bytes(const IndexPart* part, size_t at, size_t n, u8* room) noexcept nogil:
+    """Returns `n` bytes of the rows, where they lie or in `room`; NULL if they cannot be read."""
+    cdef size_t got = 0
+    if part.fd < 0:
+        return part.start + at
+    return room if pread_full(part.fd, room, n, <off_t>at, &got) == 0 and got == n else NULL
 
 
 cdef inline u64 bucket_of(const u8* digest, int bits) noexcept nogil:
     return (<unsigned>digest[0] << 8 | digest[1]) >> (MAX_FAN_BITS - bits)
 
 
-cdef long long part_search(const IndexPart* part, const u8* digest) noexcept nogil:
-    """Returns the first row whose name is not below `digest`, as far as the rows are sorted; else the count."""
-    cdef u64 bucket = bucket_of(digest, part.bits)
-    cdef u64 low = min(read_le(part.fan_out + 8 * bucket, 8), part.count)
-    cdef u64 high = min(read_le(part.fan_out + 8 * bucket + 8, 8), part.count)
+cdef inline u8 hint_of(const u8* digest, int bits) noexcept nogil:
+    """Returns the eight bits of a name after those that the fan-out counts."""
+    return (<unsigned>digest[0] << 16 | <unsigned>digest[1] << 8 | digest[2]) >> (MAX_FAN_BITS - bits)
+
+
+cdef u64 hint_search(const u8* hints, u64 low, u64 high, unsigned hint) noexcept nogil:
+    """Returns the first of these rows whose hint is not below `hint`, else `high`."""
     cdef u64 middle
     while low < high:
         middle = low + (high - low) // 2
-        if memcmp(name_at(part, middle), digest, KEY) < 0:
+        if hints[middle] < hint:
             low = middle + 1
         else:
             high = middle
     return low
 
 
+cdef int name_order(const IndexPart* part, u64 row, const u8* digest) noexcept nogil:
+    """Compares the name of a row with `digest`; one that cannot be read comes after all others."""
+    cdef u8[KEY] room
+    cdef const u8* name = part_bytes(part, part.names + KEY * row, KEY, room)
+    return memcmp(name, digest, KEY) if name != NULL else 1
+
+
+cdef bint part_search(const IndexPart* part, IndexSearch* search) noexcept nogil:
+    """Finds the first row whose name is not below that which is searched, as far as the rows are sorted. Returns True
+    if it is that name."""
+    cdef u64 bucket = bucket_of(search.digest, part.bits)
+    cdef u64 low = min(read_le(part.fan_out + 8 * bucket, 8), part.count)
+    cdef u64 high = min(read_le(part.fan_out + 8 * bucket + 8, 8), part.count)
+    cdef u64 middle
+    cdef int order
+    cdef bint same = False
+    if part.hints != NULL:
+        low = hint_search(part.hints, low, high, hint_of(search.digest, part.bits))
+        high = hint_search(part.hints, low, high, <unsigned>hint_of(search.digest, part.bits) + 1)
+    search.last = high
+    while low < high:
+        middle = low + (high - low) // 2
+        order = name_order(part, middle, search.digest)
+        if order < 0:
+            low = middle + 1
+        else:
+            high = middle
+            same = order == 0
+    search.row = low
+    return same
+
+
+cdef bint part_number(const IndexPart* part, size_t column, u64 row, unsigned* number) noexcept nogil:
+    cdef u8[4] room
+    cdef const u8* p = part_bytes(part, column + 4 * row, 4, room)
+    if p != NULL:
+        number[0] = <unsigned>read_le(p, 4)
+    return p != NULL
+
+
 cdef bint part_span(const IndexPart* part, u64 row, Span* span) noexcept nogil:
-    """Reads where the blob of a row lies. Returns False if that cannot be."""
+    """Reads where the blob of a row lies. Returns False if that cannot be, or cannot be read."""
     cdef u64 size
-    span.pack = <unsigned>read_le(part.numbers + 4 * row, 4)
-    if span.pack >= part.pack_count:
+    if not part_number(part, part.numbers, row, &span.pack) or span.pack >= part.pack_count:
+        return False
+    if not (part_number(part, part.offsets, row, &span.offset) and part_number(part, part.lengths, row, &span.size)):
         return False
     span.pack_row = part.packs + INDEX_PACK * <size_t>span.pack
-    span.offset = <unsigned>read_le(part.offsets + 4 * row, 4)
-    span.size = <unsigned>read_le(part.lengths + 4 * row, 4)
     size = read_le(span.pack_row + KEY, 8)
     return 0 < span.size and size <= MAX_PACK and <u64>span.offset + span.size + PACK_ROW + PACK_FOOTER <= size
-
-
-cdef void part_forget(const IndexPart* part) noexcept nogil:
-    """Takes the rows of a mapped file out of this process's memory. The fan-out stays, which is small."""
-    cdef size_t start = (<size_t>part.names + PAGE - 1) // PAGE * PAGE
-    cdef size_t end = (<size_t>part.start + part.size) // PAGE * PAGE
-    if part.mapped and start < end:
-        forget_mapped(<const void*>start, end - start)
 
 
 # ---- a search in all of them ----
@@ -168,35 +220,30 @@ cdef void index_begin(Index* index, IndexSearch* search, const u8* digest) noexc
     search.digest = digest
     search.part, search.row = 0, -1
     search.end = search.parts.count if search.parts != NULL else 0
-    if search.parts != NULL and search.parts.large:
-        store_int(&index.look_ups, load_int(&index.look_ups) + 1)
-        if load_int(&index.look_ups) >= FORGET_EVERY:
-            store_int(&index.look_ups, 0)
-            forget_parts(search.parts)
-
-
-cdef void forget_parts(const IndexParts* parts) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(parts.count):
-        part_forget(&parts.parts[i])
 
 
 cdef bint index_next(IndexSearch* search, Span* span) noexcept nogil:
     """Finds the next place where the blob lies, in a pack that is there. Returns False if there is no other."""
     cdef const IndexPart* part
     cdef long long row
+    cdef bint same
     while search.part < search.end:
         part = &search.parts.parts[search.part]
-        if search.row < 0:
-            search.row = part_search(part, search.digest)
-        while search.row < <long long>part.count and memcmp(name_at(part, search.row), search.digest, KEY) == 0:
+        same = part_search(part, search) if search.row < 0 else has_name(part, search)
+        while same:
             row = search.row
             search.row += 1
             if part_span(part, row, span) and part.states[span.pack] in (PACK_THERE, PACK_OTHER):
                 span.part, span.state = search.part, <PackState>part.states[span.pack]
                 return True
+            same = has_name(part, search)
         search.part, search.row = search.part + 1, -1
     return False
+
+
+cdef bint has_name(const IndexPart* part, const IndexSearch* search) noexcept nogil:
+    """Returns True if the next row has the name that is searched."""
+    return search.row < search.last and name_order(part, search.row, search.digest) == 0
 
 
 cdef bint search_best(IndexSearch* search, Span* span) noexcept nogil:
@@ -234,7 +281,7 @@ cdef int compare_numbers(const void* a, const void* b) noexcept nogil:
 
 
 cdef void index_find_many(const IndexParts* parts, NameSought* names, Py_ssize_t count) noexcept nogil:
-    """Looks for names in one part after the other, from its beginning to its end: a part is in memory once."""
+    """Looks for names in one part after the other, from its beginning to its end."""
     cdef IndexSearch search
     cdef Span span
     cdef Py_ssize_t part, i
@@ -248,8 +295,6 @@ cdef void index_find_many(const IndexParts* parts, NameSought* names, Py_ssize_t
             if names[i].span.state != PACK_THERE and search_best(&search, &span) and (
                     span.state == PACK_THERE or names[i].span.state == PACK_ABSENT):
                 names[i].span = span
-        if parts.large:
-            part_forget(&parts.parts[part])
     qsort(names, count, sizeof(NameSought), compare_numbers)
 
 
@@ -274,7 +319,8 @@ cdef class PackIndex:
 
     def replace(self, parts):
         """Searches these index objects from now on."""
-        cdef list kept = [(memoryview(data), memoryview(states)) for data, states in parts]
+        cdef list kept = [(data if isinstance(data, IndexFile) else memoryview(data), memoryview(states))
+                          for data, states in parts]
         cdef IndexParts* new = new_parts(kept)
         new.older = self.at.current
         self.keep.append(kept)
@@ -316,26 +362,51 @@ cdef class PackIndex:
 
     def rows(self, Py_ssize_t part, long long start, long long stop):
         cdef const IndexParts* parts = self.at.current
-        cdef const IndexPart* at
+        cdef IndexPart at
+        cdef bytearray room
         cdef Span span
         cdef list found = []
         cdef long long row
         if parts == NULL or not 0 <= part < parts.count:
             raise IndexError("no such index object")
-        at = &parts.parts[part]
-        for row in range(max(start, 0), min(stop, <long long>at.count)):
-            if not part_span(at, row, &span):
+        at = parts.parts[part]
+        start, stop = max(start, 0), min(stop, <long long>at.count)
+        room = part_piece(&at, &start, &stop)
+        for row in range(start, stop):
+            if not part_span(&at, row, &span):
                 raise ValueError(f"index object: its row {row} lies in no pack")
-            found.append(Row(name_of(name_at(at, row)), span.pack, span.offset, span.size))
-        if parts.large:
-            part_forget(at)
+            found.append(Row(name_of(name_at(&at, row)), span.pack, span.offset, span.size))
         return found
+
+
+cdef bytearray part_piece(IndexPart* part, long long* start, long long* stop):
+    """Reads rows [start, stop) of a file, so that `part` is one of these rows in memory; one in memory stays. Returns
+    what it borrows. Raises ValueError if they cannot be read."""
+    cdef u64 first = <u64>start[0]
+    cdef IndexPart file = part[0]
+    cdef bytearray room
+    if part.fd < 0 or start[0] >= stop[0]:
+        return None
+    part.count = <u64>(stop[0] - start[0])
+    room = PyByteArray_FromStringAndSize(NULL, (KEY + INDEX_NUMBERS) * part.count)
+    part.start, part.fd = <const u8*>PyByteArray_AS_STRING(room), -1
+    part_columns(part, 0)
+    start[0], stop[0] = 0, <long long>part.count
+    if not (part_copy(part, part.names, &file, file.names + KEY * first, KEY)
+            and part_copy(part, part.numbers, &file, file.numbers + 4 * first, 4)
+            and part_copy(part, part.offsets, &file, file.offsets + 4 * first, 4)
+            and part_copy(part, part.lengths, &file, file.lengths + 4 * first, 4)):
+        raise ValueError("index object: its file cannot be read")
+    return room
+
+
+cdef bint part_copy(const IndexPart* part, size_t to, const IndexPart* file, size_t at, size_t width) noexcept nogil:
+    return part_bytes(file, at, width * part.count, <u8*>part.start + to) != NULL
 
 
 cdef IndexParts* new_parts(list kept) except NULL:
     """Reads index objects. Raises ValueError if one is malformed."""
     cdef IndexParts* parts = <IndexParts*>calloc(1, sizeof(IndexParts))
-    cdef size_t size = 0
     cdef Py_ssize_t i
     if parts != NULL:
         parts.count = len(kept)
@@ -345,11 +416,9 @@ cdef IndexParts* new_parts(list kept) except NULL:
             raise MemoryError
         for i in range(parts.count):
             fill_part(&parts.parts[i], kept[i][0], kept[i][1])
-            size += parts.parts[i].size
     except BaseException:
         free_parts(parts)
         raise
-    parts.large = size > LARGE_INDEX
     return parts
 
 
@@ -360,14 +429,21 @@ cdef void free_parts(IndexParts* parts) noexcept:
 
 
 cdef int fill_part(IndexPart* part, object data, object states) except -1:
-    cdef const u8[::1] bytes_ = data, state_bytes = states
-    cdef const char* wrong = part_read(part, first_byte(bytes_), bytes_.shape[0])
-    if wrong != NULL:
-        raise ValueError(f"index object: {wrong.decode()}")
+    cdef const u8[::1] bytes_, state_bytes = states
+    if isinstance(data, IndexFile):
+        part[0] = (<IndexFile>data).part
+    else:
+        bytes_ = data
+        raise_wrong(part_read(part, first_byte(bytes_), bytes_.shape[0]))
     if state_bytes.shape[0] != part.pack_count:
         raise ValueError("as many states as packs")
     part.states = first_byte(state_bytes)
-    part.mapped = is_mapped(data)
+    return 0
+
+
+cdef int raise_wrong(const char* wrong) except -1:
+    if wrong != NULL:
+        raise ValueError(f"index object: {wrong.decode()}")
     return 0
 
 
@@ -375,10 +451,67 @@ cdef inline const u8* first_byte(const u8[::1] data) noexcept:
     return &data[0] if data.shape[0] else NULL
 
 
-cdef bint is_mapped(object view) except -1:
-    """Returns True if a memoryview shows a mapped file that cannot be written to: its memory can be taken away."""
-    import mmap
-    return view.readonly and isinstance(view.obj, mmap.mmap)
+# ---- one in a file ----
+
+cdef class IndexFile:
+    """An index object in a file: see _engine.pyi."""
+    cdef IndexPart part
+    cdef readonly bytes beginning
+    cdef size_t size
+    cdef int fd
+    cdef u8* hints
+
+    def __cinit__(self, int fd):
+        cdef u8[INDEX_HEADER] header
+        self.fd = -1
+        self.fd = os.dup(fd)
+        self.size = os.fstat(fd).st_size
+        self.read_at(header, min(self.size, <size_t>INDEX_HEADER), 0)
+        raise_wrong(part_divide(&self.part, header, self.size))
+        self.beginning = PyBytes_FromStringAndSize(NULL, self.part.names)
+        self.read_at(<u8*>PyBytes_AS_STRING(self.beginning), self.part.names, 0)
+        if memcmp(PyBytes_AS_STRING(self.beginning), header, INDEX_HEADER):
+            raise ValueError("index object: it has changed")
+        raise_wrong(part_begin(&self.part, <const u8*>PyBytes_AS_STRING(self.beginning)))
+        self.read_hints()
+        self.part.fd, self.part.hints = self.fd, self.hints
+
+    def __dealloc__(self):
+        free(self.hints)
+        if self.fd >= 0:
+            c_close(self.fd)
+
+    def __len__(self):
+        return self.size
+
+    def read(self):
+        cdef bytearray whole = PyByteArray_FromStringAndSize(NULL, self.size)
+        self.read_at(<u8*>PyByteArray_AS_STRING(whole), self.size, 0)
+        return whole
+
+    cdef int read_at(self, u8* p, size_t n, size_t at) except -1:
+        """Reads `n` bytes. Raises OSError if there are not as many."""
+        cdef size_t got = 0
+        cdef Errno error
+        with nogil:
+            error = pread_full(self.fd, p, n, <off_t>at, &got)
+        if error or got != n:
+            raise OSError(error or EIO, "index object: its file cannot be read")
+        return 0
+
+    cdef int read_hints(self) except -1:
+        cdef u8[NAMES_AT_ONCE * KEY] names
+        cdef u64 row = 0, some, i
+        self.hints = <u8*>malloc(max(self.part.count, 1u))
+        if self.hints == NULL:
+            raise MemoryError
+        while row < self.part.count:
+            some = min(self.part.count - row, <u64>NAMES_AT_ONCE)
+            self.read_at(names, some * KEY, self.part.names + KEY * row)
+            for i in range(some):
+                self.hints[row + i] = hint_of(names + KEY * i, self.part.bits)
+            row += some
+        return 0
 
 
 # ---- all that can be wrong with an index object ----
@@ -474,9 +607,7 @@ cdef int raise_flaw(const u8* p, size_t n) except -1:
             if wrong == NULL:
                 wrong = rows_flaw(&part, covers, salt)
         free(covers)
-    if wrong != NULL:
-        raise ValueError(f"index object: {wrong.decode()}")
-    return 0
+    return raise_wrong(wrong)
 
 
 def check_index(const u8[::1] data):
@@ -652,8 +783,7 @@ def build_index(packs, tables, supersedes=()):
     for number, i in enumerate(order):
         table = views[i]
         wrong = builder.add_table(number, first_byte(table), table.shape[0] // PACK_ROW)
-        if wrong != NULL:
-            raise ValueError(f"index object: {wrong.decode()}")
+        raise_wrong(wrong)
     return builder.finish()
 
 
@@ -719,6 +849,5 @@ cdef int add_parts(_IndexBuilder builder, const IndexParts* parts, dict chosen) 
         with nogil:
             wrong = builder.add_part(part, numbers)
         free(numbers)
-        if wrong != NULL:
-            raise ValueError(f"index object: {wrong.decode()}")
+        raise_wrong(wrong)
     return 0

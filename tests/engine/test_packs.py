@@ -24,6 +24,7 @@ from kit.files import flip, opened
 from pogfast._engine import (
     VERDICT,
     BlobDirectory,
+    IndexFile,
     Opener,
     Pack,
     Packer,
@@ -104,7 +105,7 @@ def by_hand(packs: Sequence[Described], supersedes: Sequence[bytes] = ()) -> byt
     )
 
 
-def searched(*parts: tuple[bytes | bytearray | memoryview, bytes]) -> PackIndex:
+def searched(*parts: tuple[bytes | bytearray | memoryview | IndexFile, bytes]) -> PackIndex:
     index = PackIndex()
     index.replace(parts)
     return index
@@ -348,16 +349,14 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return place, names
 
 
-@pytest.mark.parametrize("mapped", [True, False])
-def test_memory_that_is_taken_away_comes_back(large: tuple[Path, list[str]], mapped: bool) -> None:
-    """Look-ups in large index objects, whether they are mapped files, which are forgotten, or bytes, which are not."""
+@pytest.mark.parametrize("in_file", [True, False])
+def test_several_large_index_objects(large: tuple[Path, list[str]], in_file: bool) -> None:
     place, names = large
-    parts: list[tuple[bytes | memoryview, bytes]] = []
+    parts: list[tuple[bytes | IndexFile, bytes]] = []
     for number in range(10):
-        with open(place / str(number), "rb") as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if mapped else file.read()
+        data = (place / str(number)).read_bytes()
         check_index(data)
-        parts.append((data, b"\1" * 20))
+        parts.append((index_file(place / str(number)) if in_file else data, b"\1" * 20))
     index = searched(*parts)
     for _ in range(4):
         assert all(index.find(name) for name in names)
@@ -365,6 +364,207 @@ def test_memory_that_is_taken_away_comes_back(large: tuple[Path, list[str]], map
     assert found == [index.find(name) for name in names]
     assert [place.part for place in found if place] == [number for number in range(10) for _ in range(200)]
     assert len(index.rows(3, 0, 100_000)) == 100_000
+
+
+# ---- index objects in files ----
+
+
+def index_file(path: Path) -> IndexFile:
+    with open(path, "rb") as file:
+        return IndexFile(file.fileno())
+
+
+def written(path: Path, data: bytes | bytearray) -> IndexFile:
+    path.write_bytes(data)
+    return index_file(path)
+
+
+def near(name: str) -> str:
+    """Another name, of which all but the last byte are the same."""
+    raw = base64.urlsafe_b64decode(name)
+    return name_of(raw[:31] + bytes([raw[31] ^ 1]))
+
+
+@pytest.fixture(scope="module")
+def held() -> list[Described]:
+    """20 packs of 10,000 blobs each; packs 3, 9 and 15 have the first 500 in common, and pack 15 has these twice."""
+    packs = described(16, *[10_000] * 20)
+    shared = packs[3].blobs[:500]
+    packs[9] = Described(packs[9].raw, packs[9].blobs[:-500] + shared)
+    packs[15] = Described(packs[15].raw, shared + packs[15].blobs[1000:] + shared)
+    return packs
+
+
+@pytest.fixture(scope="module")
+def held_data(held: list[Described]) -> bytearray:
+    return built(held)
+
+
+def places_in(packs: Sequence[Described]) -> dict[str, list[Place]]:
+    """Where each blob lies in the index object of these packs."""
+    found: dict[str, list[Place]] = {}
+    for number, pack in enumerate(sorted(packs)):
+        offset = 0
+        for raw, length in pack.blobs:
+            found.setdefault(name_of(raw), []).append(Place(0, number, offset, length))
+            offset += length
+    return found
+
+
+def test_a_file_says_what_its_index_object_does(held: list[Described], held_data: bytearray, tmp_path: Path) -> None:
+    file = written(tmp_path / "index", held_data)
+    places = places_in(held)
+    names = list(places)
+    assert len(file) == len(held_data)
+    assert file.read() == held_data
+    assert held_data.startswith(file.beginning)
+    assert len(held_data) - len(file.beginning) == 200_000 * ROW
+    index = searched((file, b"\1" * 20))
+    assert sorted(set(map(len, places.values()))) == [1, 4]
+    assert [index.find_all(name) for name in names] == list(places.values())
+    assert [index.find(name) for name in names] == [found[0] for found in places.values()]
+    assert index.find_many(names) == [found[0] for found in places.values()]
+    assert not any(index.find(near(name)) for name in names)
+    assert not any(index.find_many(list(map(near, names))))
+    assert not any(index.find_all(near(name)) for name in names)
+    strange = [name_of(hashlib.sha256(name.encode()).digest()) for name in names[:50_000]]
+    assert not any(index.find(name) for name in strange)
+    assert not any(index.find_many(strange))
+
+
+def test_rows_of_a_file(held_data: bytearray, tmp_path: Path) -> None:
+    index = searched((written(tmp_path / "index", held_data), b"\1" * 20))
+    rows = searched((held_data, b"\1" * 20)).rows(0, 0, 1 << 40)
+    assert len(rows) == 200_000
+    for start, stop in ((0, 1 << 40), (0, 1), (77_777, 99_999), (199_999, 200_001), (200_000, 200_001), (-5, 3)):
+        assert index.rows(0, start, stop) == rows[max(start, 0) : stop]
+
+
+def test_a_file_prefers_packs_that_are_there(held: list[Described], held_data: bytearray, tmp_path: Path) -> None:
+    """Of four rows with the same name in one index object, and of two index objects."""
+    file = written(tmp_path / "index", held_data)
+    name = name_of(held[3].blobs[0][0])
+    places = places_in(held)[name]
+    numbers = sorted({place.pack for place in places})
+    for there in numbers:
+        states = bytes(1 if number == there else 2 if number in numbers else 0 for number in range(20))
+        wanted = next(place for place in places if place.pack == there)
+        assert searched((file, states)).find(name) == wanted
+        assert searched((file, states)).find_many([name]) == [wanted]
+        other = searched((file, states.replace(b"\1", b"\0")), (file, states))
+        assert other.find(name) == wanted._replace(part=1)
+        assert other.find_many([name]) == [wanted._replace(part=1)]
+    assert searched((file, bytes(20))).find_all(name) == []
+
+
+@pytest.mark.parametrize("counts", [(1,), (32,), (33,), (7, 1, 500), (1500, 1500)])
+def test_a_small_file(counts: tuple[int, ...], tmp_path: Path) -> None:
+    """Its fan-out counts few bits of a name, or none."""
+    packs = described(17, *counts)
+    index = searched((written(tmp_path / "index", built(packs)), bytes([1]) * len(packs)))
+    places = places_in(packs)
+    assert [index.find_all(name) for name in places] == list(places.values())
+    assert not any(index.find(near(name)) for name in places)
+    assert [row.name for row in index.rows(0, 0, 3000)] == sorted(places, key=base64.urlsafe_b64decode)
+
+
+def test_a_file_without_rows(tmp_path: Path) -> None:
+    index = searched((written(tmp_path / "index", build_index([], [])), b""))
+    assert index.find(name_of(bytes(32))) is None
+    assert index.rows(0, 0, 10) == []
+
+
+def test_a_file_that_becomes_shorter_has_no_rows_there(
+    held: list[Described], held_data: bytearray, tmp_path: Path
+) -> None:
+    """Wherever it ends: among the names, the pack numbers, the offsets, the lengths."""
+    path = tmp_path / "index"
+    names = list(places_in(held))[::50]
+    beginning = len(written(path, held_data).beginning)
+    for size in (0, beginning, beginning + 32 * 200_000, beginning + 36 * 200_000, beginning + 40 * 200_000):
+        file = written(path, held_data)
+        index = searched((file, b"\1" * 20))
+        assert all(index.find_many(names))
+        os.truncate(path, size)
+        assert not any(index.find(name) for name in names)
+        assert not any(index.find_many(names))
+        assert not any(index.find_all(name) for name in names)
+        with pytest.raises(ValueError, match="cannot be read"):
+            index.rows(0, 0, 1)
+        with pytest.raises(OSError, match="cannot be read"):
+            file.read()
+    file = written(path, held_data)
+    index = searched((file, b"\1" * 20))
+    row = index.rows(0, 1000, 1001)[0]
+    os.truncate(path, beginning + 40 * 200_000 + 4 * 1001)
+    assert index.find(row.name) == Place(0, *row[1:])
+    assert index.rows(0, 1000, 1001) == [row]
+    with pytest.raises(ValueError, match="cannot be read"):
+        index.rows(0, 1000, 1002)
+
+
+def test_a_file_that_changes_is_not_believed(held: list[Described], held_data: bytearray, tmp_path: Path) -> None:
+    """Random rows, and packs that are none: whatever is found then lies in a pack, and nothing is read elsewhere."""
+    path = tmp_path / "index"
+    index = searched((written(path, held_data), b"\1" * 20))
+    names = list(places_in(held))[::20]
+    beginning = len(held_data) - ROW * 200_000
+    sizes = [pack.size for pack in sorted(held)]
+    chance = random.Random(18)
+    with open(path, "r+b") as file:
+        for start, width in ((40, 4), (36, 8), (32, 12), (0, ROW)):
+            file.seek(beginning + start * 200_000)
+            file.write(chance.randbytes(width * 200_000))
+            file.flush()
+            for place in filter(None, [*map(index.find, names), *index.find_many(names)]):
+                assert place.offset + place.size + ROW + FOOTER <= sizes[place.pack]
+    assert not any(index.find_many(names))
+
+
+def test_malformed_files_are_refused(tmp_path: Path) -> None:
+    data = built(described(4, 40, 3), [bytes([7]) * 32])
+    path = tmp_path / "index"
+    fans = HEADER + 2 * 48 + 32
+    for at in [*range(32), *range(fans, fans + 24)]:
+        with pytest.raises(ValueError, match="index object"):
+            written(path, broken(data, at, bytes([data[at] ^ 0x55])))
+    for size in [*range(0, len(data), 7), len(data) - 1]:
+        with pytest.raises(ValueError, match="index object"):
+            written(path, data[:size])
+    with pytest.raises(ValueError, match="length"):
+        written(path, data + b"\0")
+    with pytest.raises(ValueError, match="states"):
+        searched((written(path, data), b"\1"))
+    with pytest.raises(OSError, match=r"."):
+        IndexFile(-1)
+    before = len(os.listdir("/dev/fd"))
+    with pytest.raises(ValueError, match="length"):
+        written(path, data + b"\0")
+    file = written(path, data)
+    assert len(os.listdir("/dev/fd")) == before + 1
+    del file
+    assert len(os.listdir("/dev/fd")) == before
+
+
+def test_files_are_replaced_while_others_search(held: list[Described], held_data: bytearray, tmp_path: Path) -> None:
+    index = searched((written(tmp_path / "index", held_data), b"\1" * 20))
+    names = list(places_in(held))[::20]
+    over = threading.Event()
+
+    def replace() -> None:
+        while not over.is_set():
+            index.replace([(index_file(tmp_path / "index"), b"\1" * 20)])
+            over.wait(0.01)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(20):
+            assert all(index.find_many(names))
+            assert all(map(index.find, names))
+    finally:
+        over.set()
+        thread.join()
 
 
 # ---- packs, made by a Packer ----

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ import pytest
 from kit.files import flip
 from kit.packs import listed, make_index, name_of, sha256
 from kit.paths import TESTS
+from pogfast._engine import IndexFile, build_index
 from pogfast.stores.packs import index_cache
 from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.layout import MAX_INDEX, index_path
@@ -24,6 +25,8 @@ from pogfast.stores.packs.layout import MAX_INDEX, index_path
 DATA = [make_index([listed([(name_of(sha256(b"%d" % number)), b"blob")])]) for number in range(3)]
 PATHS = [index_path(sha256(data)) for data in DATA]
 NAMES = [path.rpartition("/")[2] for path in PATHS]
+
+pytestmark = pytest.mark.usefixtures("index_objects")
 
 
 @pytest.fixture
@@ -52,18 +55,31 @@ def files_in(directory: Path) -> set[str]:
     return set(os.listdir(folder_of(directory)))
 
 
-def test_what_was_put_is_found(cache: IndexCache) -> None:
+def content(found: bytes | IndexFile | None) -> bytes | bytearray | None:
+    return found.read() if isinstance(found, IndexFile) else found
+
+
+@pytest.mark.parametrize(("beyond", "kind"), [(0, IndexFile), (1, bytes)])
+def test_what_was_put_is_found(cache: IndexCache, monkeypatch: pytest.MonkeyPatch, beyond: int, kind: type) -> None:
+    """In its file from LARGE bytes on, else in memory."""
+    monkeypatch.setattr(index_cache, "LARGE", len(DATA[0]) + beyond)
     assert cache.get(PATHS[0]) is None
     cache.put(PATHS[0], memoryview(DATA[0]))
     found = cache.get(PATHS[0])
-    assert found == DATA[0]
-    assert found.readonly
-    assert isinstance(found.obj, mmap.mmap)
+    assert content(found) == DATA[0]
+    assert type(found) is kind
     assert cache.get(PATHS[1]) is None
 
 
+def test_what_is_large_but_no_index_object_is_none(cache: IndexCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_cache, "LARGE", 100)
+    path = index_path(sha256(bytes(100)))
+    cache.put(path, bytes(100))
+    assert cache.get(path) is None
+
+
 def test_another_run_finds_it(directory: Path, filled: IndexCache) -> None:
-    assert IndexCache(str(directory), "s3://bucket/").get(PATHS[2]) == DATA[2]
+    assert content(IndexCache(str(directory), "s3://bucket/").get(PATHS[2])) == DATA[2]
 
 
 def test_each_store_has_its_own(directory: Path, filled: IndexCache) -> None:
@@ -71,7 +87,7 @@ def test_each_store_has_its_own(directory: Path, filled: IndexCache) -> None:
     assert other.get(PATHS[0]) is None
     other.put(PATHS[0], DATA[0])
     other.keep_only([])
-    assert filled.get(PATHS[0]) == DATA[0]
+    assert content(filled.get(PATHS[0])) == DATA[0]
     assert len(list(directory.glob("*.packs"))) == 2
 
 
@@ -96,13 +112,13 @@ def test_keep_only(directory: Path, filled: IndexCache) -> None:
         (folder / name).write_bytes(b"x")
     filled.keep_only([PATHS[1], index_path(bytes(32))])
     assert files_in(directory) == {NAMES[1], "a user's file"}
-    assert filled.get(PATHS[1]) == DATA[1]
+    assert content(filled.get(PATHS[1])) == DATA[1]
 
 
-def test_what_is_mapped_stays_when_the_file_goes(filled: IndexCache) -> None:
+def test_what_was_found_stays_when_the_file_goes(filled: IndexCache) -> None:
     found = filled.get(PATHS[0])
     filled.keep_only([])
-    assert found == DATA[0]
+    assert content(found) == DATA[0]
 
 
 def test_nothing_stays_open(filled: IndexCache) -> None:
@@ -145,7 +161,7 @@ def test_a_damaged_file_is_deleted(directory: Path, filled: IndexCache, act: Cal
     assert filled.get(PATHS[0]) is None
     assert files_in(directory) == set(NAMES[1:])
     filled.put(PATHS[0], DATA[0])
-    assert filled.get(PATHS[0]) == DATA[0]
+    assert content(filled.get(PATHS[0])) == DATA[0]
 
 
 def test_an_empty_file_is_none_whatever_its_name(directory: Path, cache: IndexCache) -> None:
@@ -178,7 +194,7 @@ def test_links_are_not_followed(directory: Path, filled: IndexCache, tmp_path: P
     assert filled.get(PATHS[0]) is None
     filled.put(PATHS[0], DATA[0])
     assert not there.is_symlink()
-    assert filled.get(PATHS[0]) == DATA[0] == outside.read_bytes()
+    assert content(filled.get(PATHS[0])) == DATA[0] == outside.read_bytes()
 
 
 def test_a_folder_that_is_a_link(directory: Path, filled: IndexCache, tmp_path: Path) -> None:
@@ -222,7 +238,7 @@ def open_to_all(path: Path, base: Path) -> None:
         path = path.parent
 
 
-def use(cache: IndexCache) -> memoryview | None:
+def use(cache: IndexCache) -> bytes | IndexFile | None:
     """All methods; whether something was found in the end."""
     cache.put(PATHS[0], DATA[0])
     found = cache.get(PATHS[0])
@@ -260,10 +276,10 @@ def test_a_read_only_folder_is_still_read(
     for name in NAMES:
         (folder / name).chmod(0o444)
     as_user()
-    assert filled.get(PATHS[0]) == DATA[0]
+    assert content(filled.get(PATHS[0])) == DATA[0]
     filled.put(index_path(sha256(b"new")), b"new")
     filled.keep_only([])
-    assert filled.get(PATHS[0]) == DATA[0]
+    assert content(filled.get(PATHS[0])) == DATA[0]
     assert filled.get(index_path(sha256(b"new"))) is None
 
 
@@ -304,27 +320,38 @@ def test_a_full_disk(directory: Path, cache: IndexCache, monkeypatch: pytest.Mon
 MEASURE = """
 import re, sys
 from pathlib import Path
+from pogfast._engine import PackIndex
 from pogfast.stores.packs.index_cache import IndexCache
 def most():
     return int(re.search("VmHWM:(.*)kB", Path("/proc/self/status").read_text())[1]) << 10
-cache = IndexCache(sys.argv[1], "s3://bucket/")
+cache, index = IndexCache(sys.argv[1], "s3://bucket/"), PackIndex()
 before = most()
 found = cache.get(sys.argv[2])
+index.replace([(found, bytes([1]))])
 print(len(found), most() - before)
-sum(found[::4096])
+names = [index.rows(0, row, row + 1)[0].name for row in range(0, 900_000, 300)]
+assert all(map(index.find, names)) and all(index.find_many(names))
+print(most() - before)
+found.read()
 print(most() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is measured in /proc")
-def test_verifying_a_file_takes_no_memory_of_its_size(directory: Path, cache: IndexCache) -> None:
-    """It is not read through the mapping, whose pages count once they are used."""
-    data = os.urandom(40 << 20)
+def test_a_large_index_object_takes_little_memory(directory: Path, cache: IndexCache) -> None:
+    """Neither when it is verified nor when it is searched, unlike one that is mapped, whose pages count once they are
+    used."""
+    rows = 900_000
+    table = bytearray(os.urandom(44 * rows))
+    for at, byte in enumerate(struct.pack("<I", 1000)):
+        table[32 + at :: 44] = bytes([byte]) * rows
+    data = build_index([(bytes(32), 20261130, 1044 * rows + 48)], [table])
     path = index_path(sha256(data))
     cache.put(path, data)
     program = [sys.executable, "-c", MEASURE, str(directory), path]
     ran = subprocess.run(program, capture_output=True, text=True, check=True, cwd=TESTS.parent)
-    size, verified, used = map(int, ran.stdout.split())
+    size, verified, searched, read = map(int, ran.stdout.split())
     assert size == len(data)
     assert verified < 8 << 20
-    assert used > 30 << 20
+    assert searched < 8 << 20
+    assert read > 30 << 20

@@ -19,6 +19,8 @@ from pogfast.stores.packs.store import PackedStore
 
 COUNT = 300
 
+pytestmark = pytest.mark.usefixtures("index_objects")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

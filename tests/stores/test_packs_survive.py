@@ -38,6 +38,8 @@ from kit.servers import SECRET, Server, moto
 from pogfast.errors import PogfastError
 from pogfast.stores.packs import layout
 
+pytestmark = pytest.mark.usefixtures("index_files")
+
 # Kills its own process after the so-many-th object whose path begins with a text, or right before the manifest.
 DIES = """
 import os, signal, sys

@@ -30,6 +30,8 @@ from pogfast.upkeep import packing
 KEY = Key("keyfile", bytes(range(32)))
 COUNT = 400
 
+pytestmark = pytest.mark.usefixtures("index_files")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from kit.packs import Listed, make_index, name_of, raw_of, sha256
 from pogfast.upkeep.checking import Subset
 from pogfast.upkeep.scrubbing import ReadPacks
 
+pytestmark = pytest.mark.usefixtures("index_objects")
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

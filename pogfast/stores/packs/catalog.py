@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
-from pogfast._engine import PackIndex, Place, build_index, check_index, merge_indexes
+from pogfast._engine import IndexFile, PackIndex, Place, build_index, check_index, merge_indexes
 from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
 from pogfast.stores.names import PACKS, Stored
 from pogfast.stores.packs import layout
@@ -55,8 +55,15 @@ class IndexPart(NamedTuple):
     """An index object; one without a path was made of the tables of packs that are in no other."""
 
     path: str
-    data: Buffer
+    data: Buffer | IndexFile
     header: layout.IndexHeader
+
+    def whole(self) -> Buffer:
+        """Returns the index object. Raises StoreError."""
+        try:
+            return self.data.read() if isinstance(self.data, IndexFile) else self.data
+        except OSError as error:
+            raise StoreError(f"index object {self.path}: {error.strerror}") from error
 
 
 class Catalog:
@@ -151,22 +158,24 @@ class Catalog:
     def _read_index(self, stored: Stored) -> IndexPart | None:
         """Reads an index object; returns None, with a warning, if it is damaged: its packs have tables."""
         path = stored.name
-        data: Buffer | None = self.cache.get(path)
         try:
-            if data is None:
-                data = self.base.get_object(path, layout.MAX_INDEX)
-                if hashlib.sha256(data).digest() != layout.raw_name(path):
-                    raise CorruptPack(f"index object {path} is damaged: its name is not that of its content")
-                _check(path, data)
-                self.cache.put(path, data)
-                data = self.cache.get(path) or data  # mapped, so that it need not stay in memory
-            return IndexPart(path, data, layout.read_header(data))
+            data = self.cache.get(path) or self._fetch_index(path)
+            return IndexPart(path, data, _header(data))
         except MissingBlob:
             raise
         except DamageError as error:
             self.unreadable[path] = error
             self.warn(f"{error}: its packs are read instead; `pogfast check --repair` writes a new one")
             return None
+
+    def _fetch_index(self, path: str) -> Buffer | IndexFile:
+        """Fetches an index object into the cache; it stays in memory only if it is small, or there is no cache."""
+        data = self.base.get_object(path, layout.MAX_INDEX)
+        if hashlib.sha256(data).digest() != layout.raw_name(path):
+            raise CorruptPack(f"index object {path} is damaged: its name is not that of its content")
+        _check(path, data)
+        self.cache.put(path, data)
+        return self.cache.get(path) or data
 
     def _read_tables(self, parts: Sequence[IndexPart]) -> None:
         """Reads the tables of packs that are in no index object, or in one that gives them another size."""
@@ -385,7 +394,7 @@ class Catalog:
         return []
 
     def _merge(self, parts: Sequence[IndexPart]) -> None:
-        objects = [(part.data, bytes(map(self._state, part.header.packs))) for part in parts]
+        objects = [(part.whole(), bytes(map(self._state, part.header.packs))) for part in parts]
         self._put_index(merge_indexes(objects, sorted(layout.raw_name(part.path) for part in parts)))
 
 
@@ -400,6 +409,12 @@ def _tier(blobs: int) -> int:
         blobs //= FAN_IN
         tier += 1
     return tier
+
+
+def _header(data: Buffer | IndexFile) -> layout.IndexHeader:
+    if isinstance(data, IndexFile):
+        return layout.read_header(data.beginning, size=len(data))
+    return layout.read_header(data)
 
 
 def _check(path: str, data: Buffer) -> None:

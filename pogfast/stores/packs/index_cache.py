@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import mmap
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from pogfast._engine import random_bytes
+from pogfast._engine import IndexFile, random_bytes
 from pogfast.stores.packs.layout import MAX_INDEX, name_of, raw_name
 from pogfast.system.encoding import bytes_of
 from pogfast.system.user_dirs import make_cache_directory
@@ -30,7 +29,9 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY | os.O_CLOEXEC
 # The names that this module gives: of index objects, and of those that are being written.
 _OURS = re.compile(r"[A-Za-z0-9_-]{43}=(\.\d+-[0-9a-f]{8})?")
-_HARMLESS = (OSError, ValueError)  # ValueError: a path that no file has, a file that cannot be mapped
+_HARMLESS = (OSError, ValueError)  # ValueError: a path that no file has, a file that is no index object
+# Bytes of an index object from which on it is searched in its file rather than in memory. Merging leaves few below.
+LARGE = 1 << 20
 
 
 class IndexCache:
@@ -43,12 +44,10 @@ class IndexCache:
         name = hashlib.blake2b(bytes_of(identity), digest_size=16).hexdigest() + _SUFFIX
         self._path = os.path.join(directory, name) if directory else ""
 
-    def get(self, path: str) -> memoryview | None:
-        """Returns an index object, mapped read-only, or None. A file that is not what its name says is deleted.
-
-        It is read before it is mapped, so that its pages count as memory of this process only when they are used."""
+    def get(self, path: str) -> bytes | IndexFile | None:
+        """Returns an index object, a large one as a file, or None. A file that is not what its name says is deleted."""
         with contextlib.suppress(*_HARMLESS), self._folder() as folder:
-            return _mapped(folder, raw_name(path))
+            return _opened(folder, raw_name(path))
         return None
 
     def put(self, path: str, data: Buffer) -> None:
@@ -82,14 +81,19 @@ class IndexCache:
             os.close(folder)
 
 
-def _mapped(folder: int, raw: bytes) -> memoryview | None:
-    """Maps the file whose sha256 is `raw`, or deletes it if it has another. Raises OSError and ValueError."""
+def _opened(folder: int, raw: bytes) -> bytes | IndexFile | None:
+    """Opens the file whose sha256 is `raw`, or deletes it if it has another. Raises OSError and ValueError."""
     name = name_of(raw)
     file = os.open(name, _READ, dir_fd=folder)
     try:
         found = os.fstat(file)
-        if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= MAX_INDEX and _sha256(file) == raw:
-            return memoryview(mmap.mmap(file, found.st_size, access=mmap.ACCESS_READ))
+        if stat.S_ISREG(found.st_mode) and 0 < found.st_size <= MAX_INDEX:
+            if found.st_size < LARGE:
+                data = os.pread(file, LARGE, 0)
+                if hashlib.sha256(data).digest() == raw:
+                    return data
+            elif _sha256(file) == raw:
+                return IndexFile(file)
     finally:
         os.close(file)
     os.unlink(name, dir_fd=folder)

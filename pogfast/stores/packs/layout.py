@@ -248,17 +248,18 @@ def _read_footer(tail: Buffer, size: int, path: str) -> tuple[bytes, int]:
 # ---- index objects
 
 
-def read_header(data: Buffer, path: str = "an index object") -> IndexHeader:
-    """Reads what a whole index object says about packs. Its rows are not read: `check_index` of the engine checks them.
-    Raises CorruptPack, which names `path`, unless everything before the rows and the length are as FORMAT.md says."""
+def read_header(data: Buffer, path: str = "an index object", *, size: int | None = None) -> IndexHeader:
+    """Reads what an index object says about packs, from all of it, or from its beginning if `size` is what it has in
+    all. Its rows are not read: `check_index` of the engine checks them. Raises CorruptPack, which names `path`, unless
+    everything before the rows and the length are as FORMAT.md says."""
     view = memoryview(data)
     try:
-        return _parse_header(view)
+        return _parse_header(view, len(view) if size is None else size)
     except (ValueError, struct.error) as error:
         raise CorruptPack(f"{path}: it is not an index of packs: {error}", path=path) from error
 
 
-def _parse_header(view: memoryview) -> IndexHeader:
+def _parse_header(view: memoryview, size: int) -> IndexHeader:
     """Raises ValueError and struct.error."""
     magic, version, packs, blobs, superseded, bits = _HEADER.unpack_from(view)
     if (magic, version) != (INDEX_MAGIC, INDEX_VERSION):
@@ -266,8 +267,8 @@ def _parse_header(view: memoryview) -> IndexHeader:
     if bits != fan_out_bits(blobs):
         raise ValueError(f"a fan-out of {bits} bits for {blobs} blobs")
     rows = _HEADER.size + packs * _INDEXED.size + superseded * RAW_NAME
-    if len(view) != rows + ((1 << bits) + 1) * 8 + blobs * (RAW_NAME + _COLUMNS):
-        raise ValueError(f"it has {len(view)} bytes, not what its header says")
+    if size != rows + ((1 << bits) + 1) * 8 + blobs * (RAW_NAME + _COLUMNS):
+        raise ValueError(f"it has {size} bytes, not what its header says")
     between = _HEADER.size + packs * _INDEXED.size
     return IndexHeader(
         _listed_packs(view[_HEADER.size : between]),

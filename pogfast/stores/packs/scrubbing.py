@@ -135,7 +135,7 @@ def _says(part: IndexPart, tables: dict[str, bytes]) -> bool:
     packs = [pack for pack in part.header.packs if pack.path in tables]
     rows = [(layout.raw_name(pack.path), layout.day_of(pack.path), pack.size) for pack in packs]
     right = build_index(rows, [tables[pack.path] for pack in packs], supersedes)
-    return right == merge_indexes([(part.data, states)], supersedes)
+    return right == merge_indexes([(part.whole(), states)], supersedes)
 
 
 def _in_order(at_once: int, act: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
