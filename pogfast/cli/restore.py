@@ -148,15 +148,22 @@ def _request_thaw(
         asked=summary.asked,
         coming=summary.coming,
         missing=summary.missing,
+        packs=summary.packs,
+        pack_bytes=summary.pack_bytes,
+        needed_bytes=summary.needed_bytes,
         tier=tier,
     )
     if not summary.waiting:
         return True
     output.exit_code = 3
+    what = "object" if summary.packs else "blob"
     output.info(
-        f"requested {many(summary.asked, 'blob')} from cold storage; {summary.coming:,} requested earlier, "
+        f"requested {many(summary.asked, what)} from cold storage; {summary.coming:,} requested earlier, "
         f"{summary.readable:,} readable"
     )
+    if summary.packs:
+        size, needed = show_size(summary.pack_bytes), show_size(summary.needed_bytes)
+        output.info(f"{many(summary.packs, 'pack')} among these: thaws {size} for {needed} that the restore needs")
     output.info(f"retrieval takes {TAKES[tier]}; after that, run the same command again")
     return False
 

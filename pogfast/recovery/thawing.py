@@ -6,7 +6,6 @@ nothing is requested twice; once every blob is readable the restore can begin.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -16,7 +15,7 @@ from pogfast.archives.lookup import open_archive
 from pogfast.errors import PogfastError, UsageError
 from pogfast.keys import Key
 from pogfast.recovery import Options, Silent, restore_archive
-from pogfast.stores.protocols import Store
+from pogfast.stores.protocols import HasPacks, PackShare, Store, ThawState
 
 if TYPE_CHECKING:
     from pogfast.recovery.batches import Outcome
@@ -33,17 +32,28 @@ MAX_DAYS = 36500  # a century, the limit of all time spans
 
 @dataclass
 class Summary:
-    """Counts of blobs that the restore needs, by state."""
+    """Counts of what the restore needs, by state: blobs, and packs instead of the blobs in them."""
 
     readable: int = 0
     asked: int = 0  # requested now
     coming: int = 0  # requested earlier
     missing: int = 0
+    packs: int = 0  # of those that are not readable yet
+    pack_bytes: int = 0  # of these packs
+    needed_bytes: int = 0  # of the blobs in them that the restore needs
     problems: list[PogfastError] = field(default_factory=list)
 
     @property
     def waiting(self) -> int:
         return self.asked + self.coming
+
+    def add(self, state: ThawState, share: PackShare | None) -> None:
+        """Counts a blob, or a pack with its share."""
+        setattr(self, state, getattr(self, state) + 1)
+        if share and state in ("asked", "coming"):
+            self.packs += 1
+            self.pack_bytes += share.size
+            self.needed_bytes += share.wanted
 
 
 class _Wanted(Silent):
@@ -91,8 +101,9 @@ def thaw(
         dry = Options(**{**vars(chosen), "dry_run": True})
         restore_archive(opened, opened.store.source, key, into, names=names, report=wanted, options=dry)
         store = cast(Store, opened.store)  # never mirrors, since no `stores` were given
-        counts: Counter[str] = Counter()
-        for number, (_, warmth) in enumerate(store.thaw(wanted.blobs, tier, days), 1):
-            counts[warmth] += 1
+        summary = Summary(problems=wanted.problems)
+        packs = store.packs_with(wanted.blobs) if isinstance(store, HasPacks) else {}
+        for number, (name, state) in enumerate(store.thaw(wanted.blobs, tier, days), 1):
+            summary.add(state, packs.get(name))
             tell(number)
-    return Summary(**counts, problems=wanted.problems)
+    return summary

@@ -315,9 +315,20 @@ class PackFigures(NamedTuple):
     needed: int  # bytes of the needed blobs in packs, each counted once
 
 
+class PackShare(NamedTuple):
+    """A pack with wanted blobs in it. Sizes are bytes."""
+
+    size: int
+    wanted: int  # of the wanted blobs
+
+
 @runtime_checkable
 class HasPacks(Protocol):
     """A store with packs, which can count them."""
+
+    def packs_with(self, names: Iterable[str]) -> dict[str, PackShare]:
+        """Returns the packs, by path, that `lock` and `thaw` take for these blobs; blobs in no pack are ignored. Raises
+        StoreError."""
 
     def pack_figures(self, is_needed: Callable[[str], bool]) -> PackFigures:
         """Counts packs, and the blobs in them that are needed. Raises StoreError."""

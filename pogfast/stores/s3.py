@@ -111,6 +111,8 @@ CANNOT = {"NotImplemented", "501", "MethodNotAllowed", "405", "XNotImplemented"}
 NO_LOCK = {"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "InvalidRequest", *CANNOT, *GONE}
 # A pack, which is stored as blobs are; their index is not.
 PACK = re.compile(r"packs/\d{4}-\d\d-\d\d/")
+# What a lifecycle rule is limited to that moves only what holds blobs.
+BLOBS = ("data/", "packs/2")
 # Storage classes whose objects have to be requested before they can be read.
 COLD = {"GLACIER", "DEEP_ARCHIVE"}
 
@@ -431,8 +433,8 @@ class S3Service(BasicService):
         if any(rule.get("Expiration", {}).keys() & {"Days", "Date"} for rule in live):
             advice = "blobs are needed for as long as an archive names them, however old: let prune decide"
             yield Finding("lifecycle", "bad", "a rule deletes objects by their age", advice)
-        elif any("Transitions" in rule and "data/" not in str(rule) for rule in live):
-            advice = "limit it to data/: manifests are read by every command"
+        elif any("Transitions" in rule and not any(map(str(rule).__contains__, BLOBS)) for rule in live):
+            advice = "limit it to data/ and packs/20: every command reads the rest"
             yield Finding("lifecycle", "note", "a rule moves all objects to another class", advice)
         elif any("AbortIncompleteMultipartUpload" in rule for rule in live):
             yield Finding("lifecycle", "good", f"{len(live)} rules, none in the way")

@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,74 @@ def test_the_lock_of_pog_cleanup(command: Command, pog: Runner, server: Server, 
     assert len(command("list", f"s3://{bucket}", "--json").lines) == 2
 
 
+@pytest.fixture
+def many(work: Path) -> Path:
+    """Enough small files for a pack, and a large one."""
+    for number in range(40):
+        (work / "tree" / f"small{number}").write_bytes(os.urandom(10_000))
+    (work / "tree" / "huge").write_bytes(os.urandom(3_000_000))
+    return work / "tree"
+
+
+def kinds_of(keys: Iterable[str]) -> Counter[str]:
+    return Counter(kind_of(key) for key in keys)
+
+
+def kind_of(key: str) -> str:
+    if key.startswith("packs/"):
+        return "index" if key.startswith("packs/index/") else "pack"
+    return "data" if key.startswith("data/") else key.rpartition(".")[2]
+
+
+def test_packs_are_locked_as_blobs_are(command: Command, client: Any, bucket: str, many: Path, work: Path) -> None:
+    store = f"s3://{bucket}"
+    words = ["create", "tree", "--to", store]
+    ran = command(*words, "--packs", "--object-lock", "governance:2d")
+    assert ran.code == 0, ran.err
+    left = days_left(client, bucket)
+    assert kinds_of(left) == {"pack": 1, "data": 1, "index": 1, "mfn": 1, "store": 1}
+    for key, days in left.items():
+        assert days == pytest.approx(2 if kind_of(key) in ("pack", "data", "mfn") else 0, abs=0.01), key
+    (many / "more").write_bytes(os.urandom(400_000))
+    for number in range(40):
+        (many / f"more{number}").write_bytes(os.urandom(10_000))
+    assert command(*words, POGFAST_OBJECT_LOCK="compliance:90d").code == 0
+    ran = command("lock", "extend", store, "compliance:30d", "--json", key="encrypt")
+    summary = json.loads(ran.lines[-1])
+    assert summary["snapshots"] == 2
+    assert summary["objects_locked"] == 3, "a pack, a blob and a manifest, each once"
+    assert summary["objects_locked_already"] == 2, "the second pack and manifest"
+    left = days_left(client, bucket)
+    assert kinds_of(key for key, days in left.items() if round(days) == 30) == {"pack": 1, "data": 1, "mfn": 1}
+    assert kinds_of(key for key, days in left.items() if round(days) == 90) == {"pack": 1, "mfn": 1}
+    assert kinds_of(key for key, days in left.items() if not days) == {"index": 2, "store": 1}
+    assert command("restore", f"{store}/latest", "--into", "out").code == 0
+    assert restored(work, "out")
+
+
+def test_prune_keeps_locked_packs(command: Command, client: Any, bucket: str, many: Path, work: Path) -> None:
+    store = f"s3://{bucket}"
+    [first] = command("create", "tree", "--to", store, "--packs", "--object-lock", "compliance:1d").lines
+    client.delete_object(Bucket=bucket, Key=first)  # somebody else does: only a mark, since it has versions
+    ran = command("create", "tree", "--to", store, "--exclude", "small*", "--no-cache")
+    assert ran.code == 0, ran.err
+    [second] = ran.lines
+    time.sleep(1.1)
+    prune = ("prune", store, "--keep-all", "--yes", "--grace", "0", "--max-unused", "0")
+    ran = command(*prune, "--json")
+    summary = json.loads(ran.lines[-1])
+    assert (summary["packs_removed"], summary["packs_locked"], summary["packs_repacked"]) == (0, 1, 0)
+    ran = command(*prune)
+    assert ran.code == 0, ran.err
+    assert "locked" in ran.err
+    assert kinds_of(days_left(client, bucket))["pack"] == 1
+    ran = command("remove", f"{store}/{second}", "--yes", "--allow-empty")
+    assert ran.code == 0, ran.err
+    assert command("undelete", store, second).code == 0
+    assert command("restore", f"{store}/{second}", "--into", "out").code == 0
+    assert (work / "out/tree/0").read_bytes() == (many / "0").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -213,6 +282,53 @@ def test_exactly_what_a_restore_needs_is_thawed(command: Command, client: Any, b
     assert (told["asked"], told["readable"]) == (3 + 3, 0), "what is there already needs no blob"
     assert command("restore", f"{store}/latest", "--into", "out", "--thaw").code == 0
     assert restored(work, "out")
+
+
+def test_packs_are_thawed_whole(command: Command, client: Any, bucket: str, many: Path, work: Path) -> None:
+    store = f"s3://{bucket}"
+    assert command("create", "tree", "--to", store, "--packs", "--storage-class", "GLACIER").code == 0
+    listed = client.list_objects_v2(Bucket=bucket)["Contents"]
+    classes = {kind_of(item["Key"]): item["StorageClass"] for item in listed}
+    assert classes == {
+        **dict.fromkeys(("pack", "data"), "GLACIER"),
+        **dict.fromkeys(("index", "mfn", "store"), "STANDARD"),
+    }
+    for words in (["list", store], ["ls", f"{store}/latest"], ["create", "tree", "--to", store]):
+        assert command(*words, POGFAST_CACHE_DIR=str(work / "another")).code == 0, "no blob is touched"
+    [pack] = [item for item in listed if kind_of(item["Key"]) == "pack"]
+    restore = ("restore", f"{store}/latest", "tree/small1", "tree/small2", "tree/huge", "--into", "out")
+    assert "restore --thaw" in command(*restore).err
+    ran = command(*restore, "--thaw", "--json")
+    assert ran.code == 3, ran.err
+    told = next(line for line in map(json.loads, ran.lines) if line["message_type"] == "thaw")
+    assert (told["asked"], told["coming"], told["readable"], told["missing"]) == (2, 0, 0, 0), "a pack and a blob"
+    assert (told["packs"], told["pack_bytes"]) == (1, pack["Size"])
+    assert 20_000 < told["needed_bytes"] < 22_000
+    assert "Restore" in client.head_object(Bucket=bucket, Key=pack["Key"])
+    assert command(*restore, "--thaw").code == 0
+    assert (work / "out/tree/small2").read_bytes() == (many / "small2").read_bytes()
+
+
+def test_a_thaw_says_how_much_is_needed_of_how_much(command: Command, bucket: str, many: Path) -> None:
+    store = f"s3://{bucket}"
+    assert command("create", "tree", "--to", store, "--packs", "--storage-class", "DEEP_ARCHIVE").code == 0
+    ran = command("restore", f"{store}/latest", "tree/small1", "tree/huge", "--into", "out", "--thaw")
+    assert ran.code == 3
+    assert "requested 2 objects from cold storage; 0 requested earlier, 0 readable" in ran.err
+    said = re.search(r"1 pack among these: thaws (\S+) MB for (\S+) kB that the restore needs", ran.err)
+    assert said, ran.err
+    assert (float(said[1]) > 0.9, float(said[2]) < 11) == (True, True)
+
+
+@pytest.mark.parametrize(("prefix", "is_good"), [("data/", True), ("packs/20", True), ("packs/", False), ("", False)])
+def test_doctor_says_what_a_rule_for_a_colder_class_may_cover(
+    command: Command, client: Any, bucket: str, prefix: str, is_good: bool
+) -> None:
+    rule = {"ID": "cold", "Status": "Enabled", "Filter": {"Prefix": prefix},
+            "Transitions": [{"Days": 30, "StorageClass": "GLACIER"}]}  # fmt: skip
+    client.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
+    ran = command("doctor", f"s3://{bucket}", key="")
+    assert ("limit it to data/ and packs/20" in ran.out.decode()) != is_good
 
 
 def test_thaw_without_cold_storage(command: Command) -> None:

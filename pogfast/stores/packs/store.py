@@ -21,7 +21,16 @@ from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.repacking import Repacking
 from pogfast.stores.packs.sink import PackSink
 from pogfast.stores.packs.source import PackSource, Ranges
-from pogfast.stores.protocols import CanDropCache, CanRepack, Finding, PackableStore, PackFigures, Repacked, ThawState
+from pogfast.stores.protocols import (
+    CanDropCache,
+    CanRepack,
+    Finding,
+    PackableStore,
+    PackFigures,
+    PackShare,
+    Repacked,
+    ThawState,
+)
 from pogfast.system.notices import IGNORED
 from pogfast.system.user_dirs import cache_directory
 
@@ -295,6 +304,13 @@ class PackedStore(CanRepack):
         blobs = [name for name in wanted if LIKE_A_BLOB.fullmatch(name)]
         spans = dict(zip(blobs, self.catalog.locate(blobs), strict=True))
         return list(dict.fromkeys(span.path if (span := spans.get(name)) else name for name in wanted))
+
+    def packs_with(self, names: Iterable[str]) -> dict[str, PackShare]:
+        shares: dict[str, PackShare] = {}
+        for span in filter(None, self.catalog.locate(list(dict.fromkeys(names)))):
+            _, wanted = shares.get(span.path, (0, 0))
+            shares[span.path] = PackShare(span.pack_size, wanted + span.size)
+        return shares
 
     # ---- the rest lies beside the blobs ----
 
