@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 from pogfast._engine import BlobDirectory
+from pogfast.errors import PogfastError, StoreError
 from pogfast.stores.names import Stored
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer, Sink
-    from pogfast.errors import PogfastError
     from pogfast.sizes import Share
     from pogfast.stores.settings import Lock
 
@@ -421,6 +421,18 @@ MAKE_ROOM = "make room and run it again: what is stored is kept"
 def hint_of(error: BaseException) -> str:
     """Returns the hint for a failed write: what to do about a full disk or quota; "" for other errors."""
     return MAKE_ROOM if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+
+
+def put_blob(target: Target, name: str, blob: memoryview) -> None:
+    """Stores one blob as the target's sink does. Raises StoreError."""
+    sink = target.blobs
+    if not isinstance(sink, BlobDirectory):
+        sink(name, blob)
+        return
+    try:
+        sink.put(name, blob)
+    except OSError as error:
+        raise StoreError(f"cannot write to {target.label}: {error.strerror}", hint_of(error)) from error
 
 
 class Finding(NamedTuple):

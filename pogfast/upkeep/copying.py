@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pogfast import manifest
-from pogfast._engine import BlobDirectory, cores, open_blob
+from pogfast._engine import cores, open_blob
 from pogfast.archives.catalog import in_parallel
 from pogfast.archives.lookup import Reports, latest_of, telling
 from pogfast.archives.manifests import manifests_of
@@ -39,7 +39,7 @@ from pogfast.sizes import check_jobs, many
 from pogfast.stores import LATEST, PARTIAL, Stored, find_manifest, is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched, fetched_manifest
 from pogfast.stores.packs.store import PackedStore
-from pogfast.stores.protocols import CanCopy, Store, Target
+from pogfast.stores.protocols import CanCopy, Store, Target, put_blob
 from pogfast.stores.reliance import PARTIAL_EVERY, Condemned, Reliance, stored_again
 from pogfast.system.background import in_background
 from pogfast.upkeep.pack_copies import Reading, WholePacks, plain_parts
@@ -384,14 +384,7 @@ class _Copy:
 
     def _put(self, name: str, data: memoryview) -> None:
         assert self.target is not None
-        sink = self.target.blobs
-        if not isinstance(sink, BlobDirectory):
-            sink(name, data)
-            return
-        try:
-            sink.put(name, data)
-        except OSError as error:
-            raise StoreError(f"cannot write to {self.target.label}: {error.strerror}") from error
+        put_blob(self.target, name, data)
 
     # ---- manifests ----
 

@@ -24,9 +24,9 @@ from pogfast.stores.names import CONDEMNED, MAX_SETTINGS, PACKS, SETTINGS
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Span, read_table
 from pogfast.stores.packs.opening import with_packs
-from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE, put_plain
+from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE
 from pogfast.stores.packs.store import PackedStore
-from pogfast.stores.protocols import HoldsPacks, PackableStore
+from pogfast.stores.protocols import HoldsPacks, PackableStore, put_blob
 from pogfast.stores.reliance import await_no_sweep, names_in
 from pogfast.system.clock import Stopwatch
 from pogfast.upkeep.pack_copies import Tables
@@ -362,7 +362,7 @@ class _Unpacking(_Run):
                 blob = self._good(pack, row, data[row.offset - start : row.offset - start + row.size])
                 is_whole = is_whole and blob is not None
                 if blob is not None:
-                    put_plain(self.base, row.name, blob)
+                    put_blob(self.base, row.name, blob)
                     self.summary.count(row.size)
         return {row.name for row in rows} if is_whole else None
 

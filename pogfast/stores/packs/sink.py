@@ -12,12 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pogfast._engine import BlobDirectory, Pack, Packer, PackIndex
-from pogfast.errors import StoreError
+from pogfast._engine import Pack, Packer, PackIndex
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Catalog
-from pogfast.stores.protocols import hint_of
+from pogfast.stores.protocols import put_blob
 
 if TYPE_CHECKING:
     from pogfast.stores.protocols import HoldsPacks, Target
@@ -76,7 +75,7 @@ class PackSink:
         data = memoryview(pack)
         for row in layout.read_table(data, len(data)):
             blob = data[row.offset : row.offset + row.size]
-            put_plain(self.base, row.name, blob)
+            put_blob(self.base, row.name, blob)
 
     def _put(self, pack: Pack) -> None:
         try:
@@ -123,15 +122,3 @@ class PackSink:
         self._stopped = True
         if self._threads is not None:
             self._threads.shutdown(wait=True, cancel_futures=True)
-
-
-def put_plain(target: Target, name: str, blob: memoryview) -> None:
-    """Stores a blob as an object of its own. Raises StoreError."""
-    sink = target.blobs
-    if not isinstance(sink, BlobDirectory):
-        sink(name, blob)
-        return
-    try:
-        sink.put(name, blob)
-    except OSError as error:
-        raise StoreError(f"cannot write to {target.label}: {error.strerror}", hint_of(error)) from error
