@@ -16,7 +16,6 @@ import pytest
 
 from kit.files import flip
 from kit.packs import listed, make_index, name_of, sha256
-from kit.paths import TESTS
 from pogfast._engine import IndexFile, build_index
 from pogfast.stores.packs import index_cache
 from pogfast.stores.packs.index_cache import IndexCache
@@ -349,7 +348,7 @@ def test_a_large_index_object_takes_little_memory(directory: Path, cache: IndexC
     path = index_path(sha256(data))
     cache.put(path, data)
     program = [sys.executable, "-c", MEASURE, str(directory), path]
-    ran = subprocess.run(program, capture_output=True, text=True, check=True, cwd=TESTS.parent)
+    ran = subprocess.run(program, capture_output=True, text=True, check=True, cwd=directory.parent)
     size, verified, searched, read = map(int, ran.stdout.split())
     assert size == len(data)
     assert verified < 8 << 20
