@@ -679,7 +679,7 @@ def copy(
 
 def pack(store: StrPath, *, dry_run: bool = False, report: packing.Report | None = None) -> packing.Summary:
     """Moves the small blobs of a store into packs, of the size that `services` sets (else that of the store, else
-    32 MiB). Later archives in the store are packed, too. Needs no key; a second run continues the first.
+    16 MiB). Later archives in the store are packed, too. Needs no key; a second run continues the first.
 
     Damage is in the summary's problems. Raises UsageError, NoSuchArchive and StoreError.
     """

@@ -102,7 +102,7 @@ packs_option = click.option(
     flag_value="yes",
     expose_value=False,
     callback=_set_packs,
-    help="Store small blobs together in packs, of 32 MiB or SIZE; the store is remembered to have packs.",
+    help="Store small blobs together in packs, of 16 MiB or SIZE; the store is remembered to have packs.",
 )
 
 

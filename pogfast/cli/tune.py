@@ -219,7 +219,7 @@ def _print_results(output: Output, outcome: Outcome, price: float | None) -> Non
     head += ["blobs/TB"] + (["$/TB"] if price is not None else [])
     rows = []
     for each in outcome.figures:
-        cost = None if price is None else price * each.blobs_a_terabyte
+        cost = None if price is None else price * each.writes_a_terabyte
         output.emit(
             "setting",
             **_setting(each.setting),

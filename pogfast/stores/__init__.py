@@ -139,19 +139,29 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
 
 
 def with_packs(store: LocalStore | RemoteStore, *, create: bool = False) -> Store:
-    """Returns an opened store as one with packs, if it has any; with `create` it gets them if the settings say so.
-    Raises StoreError, and UsageError for a flat store, which has none."""
+    """Returns an opened store as one with packs, if it has any, for reading also if it lost its `pogfast.store`; with
+    `create` it gets them if the settings say so. Raises StoreError, and UsageError for a flat store, which has none."""
     size = settings.current().packs if create else None
     if size is not None:
         refuse_flat(store)
     if isinstance(store, LocalStore) and not store.fan_out:
         return store
     found = _settings_of(store, create)
-    if size is None and found is None:
+    if size is None and found is None and (create or not _has_packs(store)):
         return store
     from pogfast.stores.packs import opening  # imported here: most stores have no packs
 
     return opening.with_packs(store, found, size)
+
+
+def _has_packs(store: LocalStore | RemoteStore) -> bool:
+    """Returns True if there are packs in a store. Raises StoreError."""
+    for found in store.objects(PACKS):
+        from pogfast.stores.packs.layout import is_pack  # imported here: most stores have no packs
+
+        if is_pack(found.name):
+            return True
+    return False
 
 
 def refuse_flat(store: object) -> None:

@@ -322,9 +322,20 @@ class PackShare(NamedTuple):
     wanted: int  # of the wanted blobs
 
 
+class PackableStore(Store, HoldsPacks, Protocol):
+    """A store that packs can lie in."""
+
+
 @runtime_checkable
 class HasPacks(Protocol):
     """A store with packs, which can count them."""
+
+    base: PackableStore  # the store of the packs, which sees plain blobs only
+    lacks_settings: bool  # nothing in the store says that it has packs
+
+    @property
+    def pack_size(self) -> int | None:
+        """Bytes of a new pack; None if new blobs are stored plain."""
 
     def packs_with(self, names: Iterable[str]) -> dict[str, PackShare]:
         """Returns the packs, by path, that `lock` and `thaw` take for these blobs; blobs in no pack are ignored. Raises
@@ -407,10 +418,6 @@ class CanRepack(Protocol):
 
     def unneeded_in(self, holder: Stored, is_kept: Callable[[str], bool]) -> int:
         """Returns how many unneeded blobs are in an object, as far as that is known."""
-
-
-class PackableStore(Store, HoldsPacks, Protocol):
-    """A store that packs can lie in."""
 
 
 State = Literal["good", "note", "bad"]

@@ -389,7 +389,13 @@ class S3Service(BasicService):
         return "asked"
 
     def examine(self) -> Iterator[Finding]:
-        for act in (self._examine_conditions, self._examine_versions, self._examine_lifecycle, self._examine_uploads):
+        for act in (
+            self._examine_conditions,
+            self._examine_ranges,
+            self._examine_versions,
+            self._examine_lifecycle,
+            self._examine_uploads,
+        ):
             try:
                 yield from act()
             except StoreError as error:  # not every server supports all of these
@@ -407,6 +413,27 @@ class S3Service(BasicService):
             yield Finding("conditions", "note", "If-None-Match is not obeyed", "pogfast does not rely on it")
         with contextlib.suppress(StoreError):
             self.delete([path])
+
+    def _examine_ranges(self) -> Iterator[Finding]:
+        """Checks whether the service sends a part of an object by itself, on which packs rely for their speed."""
+        path = f"doctor.probe-{os.urandom(6).hex()}"
+        self.put(path, b"some bytes", absent=False)
+        try:
+            with self._errors(path):
+                answer = self.client.get_object(**self._where(path), Range=byte_range(5, 10))
+                with contextlib.closing(answer["Body"]) as body:
+                    sent = body.read()
+        finally:
+            with contextlib.suppress(StoreError):
+                self.delete([path])
+        if sent == b"bytes":
+            yield Finding("ranges", "good", "a part of an object can be read")
+        elif sent == b"some bytes":
+            advice = "what is read from packs takes more bytes, and more time"
+            yield Finding("ranges", "note", "a request for a part of an object gets all of it", advice)
+        else:
+            said = "a request for a part of an object gets other bytes"
+            yield Finding("ranges", "bad", said, "do not use this server")
 
     def _examine_versions(self) -> Iterator[Finding]:
         with self._errors():

@@ -45,7 +45,7 @@ def parse_packs(option: str, text: str) -> int:
 
     size = layout.DEFAULT_SIZE if text == "yes" else parse_size(option, text)
     if not layout.MIN_SIZE <= size <= layout.MAX_SIZE:
-        raise UsageError(f"{option}={text}: packs have 1 MiB to 1 GiB", hint=f"{option}=32MiB is the usual size")
+        raise UsageError(f"{option}={text}: packs have 1 MiB to 1 GiB", hint=f"{option}=16MiB is the usual size")
     return size
 
 

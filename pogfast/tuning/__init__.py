@@ -22,9 +22,10 @@ from pogfast.backup.chunker import Chunker
 from pogfast.errors import NoSuchArchive, PogfastError, SourceError, StoreError, UsageError
 from pogfast.keys import Key
 from pogfast.sizes import parse_size, show_size
-from pogfast.stores import check_stores
+from pogfast.stores import check_stores, open_store, settings
 from pogfast.stores.addresses import below, is_service
 from pogfast.stores.names import MEASURING
+from pogfast.stores.protocols import HasPacks
 from pogfast.tuning import trial
 from pogfast.tuning.sampling import Sample, regular_files, sample
 from pogfast.tuning.trial import Restored, Setting, Written
@@ -99,6 +100,12 @@ class Figures:
     def blobs_a_terabyte(self) -> float:
         return self.written[0].blobs / self.written[0].size * 1e12
 
+    @property
+    def writes_a_terabyte(self) -> float:
+        """Objects that are stored in a service, without the manifest; with packs they are fewer than blobs."""
+        run = self.written[0]
+        return max(run.requests.get("put", 1) - 1, 0) / run.size * 1e12
+
 
 class Report(Protocol):
     """Receives what happens while tune measures. Every method does nothing unless it is overridden."""
@@ -160,7 +167,7 @@ def tune(
     for number in jobs:
         Options(jobs=number)
 
-    with _scratch(to) as (store, scratch):
+    with settings.using(packs=_packs(to)), _scratch(to) as (store, scratch):
         parts = os.path.join(scratch, "parts")
         os.mkdir(parts)
         taken = sample(paths, sample_size, parts, report.problem)
@@ -175,12 +182,23 @@ def tune(
         middle = 3 if 3 in levels else levels[0]
         cuttings = cuttings or _worth_trying(taken.largest)
         best = bench.best("how to cut", [Setting(*cutting, middle, everyone) for cutting in cuttings], aim)
-        settings = [best.setting._replace(level=level) for level in levels]
-        best = bench.best("the level", settings, aim)
-        settings = [best.setting._replace(jobs=number) for number in jobs or _powers(everyone)]
-        best = bench.best("the jobs", settings, aim)
+        best = bench.best("the level", [best.setting._replace(level=level) for level in levels], aim)
+        numbers = jobs or _powers(everyone)
+        best = bench.best("the jobs", [best.setting._replace(jobs=number) for number in numbers], aim)
     figures = list(bench.figures.values())
     return Outcome(taken, figures, best, _reason(best, figures, aim))
+
+
+def _packs(to: str | None) -> int | None:
+    """Returns the bytes of a pack in what a `create` writes into the store; None if it has no packs. Raises UsageError
+    and StoreError."""
+    size = settings.current().packs
+    if size is not None or to is None:
+        return size
+    check_stores(to)
+    with contextlib.suppress(NoSuchArchive), contextlib.closing(open_store(to)) as opened:
+        return opened.pack_size if isinstance(opened, HasPacks) else None
+    return None
 
 
 def _chunker_of(text: str) -> tuple[str, int]:
@@ -217,9 +235,9 @@ class _Bench:
         self.secret = random_bytes(32)
         self.figures: dict[Setting, Figures] = {}
 
-    def best(self, what: str, settings: Sequence[Setting], aim: Aim) -> Figures:
+    def best(self, what: str, wanted: Sequence[Setting], aim: Aim) -> Figures:
         """Tries the settings that have not been tried, for as many rounds as needed, and returns the best of all."""
-        fresh = [setting for setting in settings if setting not in self.figures]
+        fresh = [setting for setting in wanted if setting not in self.figures]
         if fresh:
             self.report.stage(what, len(fresh))
         for setting in fresh:
@@ -228,19 +246,20 @@ class _Bench:
             left = [setting for setting in fresh if number < MIN_ROUNDS or self._needs_more_runs(self.figures[setting])]
             for setting in left:
                 self._run(self.figures[setting])
-        return choose([self.figures[setting] for setting in settings], aim)
+        return choose([self.figures[setting] for setting in wanted], aim)
 
     def _needs_more_runs(self, figures: Figures) -> bool:
         first = max(other.write_speed for other in self.figures.values() if other.written)
         return figures.spread > MAX_SPREAD and figures.write_speed * TOO_SLOW >= first
 
     def _run(self, figures: Figures) -> None:
-        into = os.path.join(self.scratch, "restored")
-        written = trial.alone(trial.write, self.sample.paths, self.store, self.secret, figures.setting)
+        into, cache = os.path.join(self.scratch, "restored"), os.path.join(self.scratch, "cache")
+        written = trial.alone(cache, trial.write, self.sample.paths, self.store, self.secret, figures.setting)
         figures.written.append(written)
         archive = f"{self.store}/{written.manifest}"
-        figures.restored.append(trial.alone(trial.restore, archive, into, self.secret, figures.setting.jobs))
-        shutil.rmtree(into, ignore_errors=True)
+        figures.restored.append(trial.alone(cache, trial.restore, archive, into, self.secret, figures.setting.jobs))
+        for made in (into, cache):
+            shutil.rmtree(made, ignore_errors=True)
         trial.empty(self.store)
         self.report.trial(figures)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import re
 import resource
 import signal
@@ -23,6 +24,8 @@ from pogfast.errors import PogfastError
 from pogfast.keys import Key
 from pogfast.sizes import show_size
 from pogfast.stores import open_store, settings
+from pogfast.stores.names import PACKS, SETTINGS
+from pogfast.stores.protocols import HasPacks, HoldsPacks
 
 Result = TypeVar("Result")
 
@@ -111,15 +114,19 @@ def restore(archive: str, into: str, secret: bytes, jobs: int) -> Restored:
 def empty(store: str) -> None:
     """Deletes everything in a temporary store. Raises PogfastError."""
     with contextlib.closing(open_store(store)) as opened:
-        opened.delete_manifests([manifest.name for manifest in opened.manifests()])
-        opened.delete_blobs([blob.name for blob in opened.blob_names()])
+        base = opened.base if isinstance(opened, HasPacks) else opened
+        base.delete_manifests([manifest.name for manifest in base.manifests()])
+        base.delete_blobs([blob.name for blob in base.blob_names()])
+        if isinstance(base, HoldsPacks):
+            base.delete_blobs([found.name for prefix in (PACKS, SETTINGS) for found in base.objects(prefix)])
 
 
-def alone(function: Callable[..., Result], *arguments: object) -> Result:
-    """Calls one of these functions in a new process. Raises what it raises, and PogfastError if it is killed."""
+def alone(cache: str, function: Callable[..., Result], *arguments: object) -> Result:
+    """Calls one of these functions in a new process, whose cache directory is `cache`. Raises what it raises, and
+    PogfastError if it is killed."""
     context = multiprocessing.get_context("spawn")  # a fork would start with all memory of this process
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(theirs, settings.current(), function, arguments), daemon=True)
+    process = context.Process(target=_child, args=(theirs, cache, settings.current(), function, arguments), daemon=True)
     # Only this process handles Ctrl-C, and kills the other one, which inherits the blocked signal for good.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -141,7 +148,14 @@ def alone(function: Callable[..., Result], *arguments: object) -> Result:
     return answer
 
 
-def _child(answer: Connection, said: settings.Settings, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+def _child(
+    answer: Connection,
+    cache: str,
+    said: settings.Settings,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+) -> None:
+    os.environ["POGFAST_CACHE_DIR"] = cache
     try:
         with settings.using(**vars(said)):
             result = function(*arguments)

@@ -46,7 +46,7 @@ from pogfast.stores import is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched_manifest, prefetch
 from pogfast.stores.names import Stored
 from pogfast.stores.protocols import CanOrder, CanScrub, Found, Store
-from pogfast.upkeep.scrubbing import NO_KEY, Scrubbing, packed
+from pogfast.upkeep.scrubbing import NO_KEY, Scrubbing
 
 Result = TypeVar("Result")
 
@@ -234,10 +234,9 @@ def _check_packs(texts: Sequence[str], read_data: Subset | None, repair: bool, r
         if names_archive(text):
             raise UsageError(f"{text} is an archive: {NO_KEY}")
         with contextlib.closing(open_store(text)) as store:
-            checked = packed(store)
-            if not isinstance(checked, CanScrub):
+            if not isinstance(store, CanScrub):
                 raise UsageError(f"{text} has no packs: {NO_KEY}", hint="give the key, --keyfile=FILE or another")
-            scrubbing = Scrubbing(checked, partial(_tell_found, summary, report), report.warning)
+            scrubbing = Scrubbing(store, partial(_tell_found, summary, report), report.warning)
             scrubbing.compare(repair=repair)
             _count_packs(summary, scrubbing)
             if read_data:
@@ -296,7 +295,7 @@ def _named(text: str, key: Key, wanted: Filter, opened: contextlib.ExitStack, te
     if names_archive(text):
         store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path, tell=tell)
     else:
-        store, name = packed(open_store(text)), ""
+        store, name = open_store(text), ""
     opened.callback(store.close)
     there = store.marks() if is_partial(name) else manifests_of(store)
     names = [stored.name for stored in there if name in ("", stored.name)]

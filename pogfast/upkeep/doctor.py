@@ -60,6 +60,9 @@ def _contents(store: Store) -> Iterator[Finding]:
 
 def _packs(store: HasPacks) -> Iterator[Finding]:
     found = store.pack_figures(lambda name: False)
+    if store.lacks_settings:
+        advice = "check --repair writes it again; until then new blobs are written plain"
+        yield Finding("packs", "note", "pogfast.store is missing, which says that there are packs", advice)
     objects = many(found.index_objects, "index object")
     yield Finding("packs", "good", f"{many(found.packs, 'pack')}, {show_size(found.size)}, {objects}")
     if found.uncovered:

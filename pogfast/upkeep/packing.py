@@ -23,7 +23,6 @@ from pogfast.stores.fetching import fetched
 from pogfast.stores.names import CONDEMNED, MAX_SETTINGS, PACKS, SETTINGS
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Span, read_table
-from pogfast.stores.packs.opening import with_packs
 from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE
 from pogfast.stores.packs.store import PackedStore
 from pogfast.stores.protocols import HoldsPacks, PackableStore, put_blob
@@ -93,7 +92,8 @@ def pack(store: str, *, dry_run: bool = False, report: Report | None = None) -> 
     with contextlib.closing(open_store(store)) as there:
         look_for_store(there)
         refuse_flat(there)
-        size = settings.current().packs or _size_of(there)
+        now = there.pack_size if isinstance(there, PackedStore) else None
+        size = settings.current().packs or now or layout.DEFAULT_SIZE
         if dry_run:
             chosen = layout.StoreSettings().packing(size)
             packed = there if isinstance(there, PackedStore) else PackedStore(_base_of(there), chosen)
@@ -112,31 +112,17 @@ def unpack(store: str, *, dry_run: bool = False, report: Report | None = None) -
     with contextlib.closing(open_store(store)) as there:
         look_for_store(there)
     with settings.using(packs=None), contextlib.closing(open_store(store)) as opened:
-        packed = opened if isinstance(opened, PackedStore) else _without_settings(opened, dry_run)
-        if packed is not None:
-            run = _Unpacking(packed, summary, report or Silent())
+        if isinstance(opened, PackedStore):
+            if opened.lacks_settings and not dry_run:
+                opened.write_settings()
+            run = _Unpacking(opened, summary, report or Silent())
             run.predict() if dry_run else run.run()
     return summary
-
-
-def _size_of(store: object) -> int:
-    """Returns the bytes of a pack in a store."""
-    if isinstance(store, PackedStore) and store.settings.is_packing:
-        return store.settings.size
-    return layout.DEFAULT_SIZE
 
 
 def _base_of(store: object) -> PackableStore:
     assert isinstance(store, HoldsPacks)
     return store  # type: ignore[return-value]  # both kinds of stores that hold packs are such
-
-
-def _without_settings(store: object, dry_run: bool) -> PackedStore | None:
-    """Opens a store that has lost its `pogfast.store`; returns None if it has no packs either."""
-    base = _base_of(store)
-    if next(base.objects(PACKS), None) is None:
-        return None
-    return PackedStore(base, layout.StoreSettings()) if dry_run else with_packs(base, None, layout.DEFAULT_SIZE)
 
 
 class _Lists:

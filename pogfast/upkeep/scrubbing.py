@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pogfast.errors import CorruptPack, DamageError
 from pogfast.sizes import many
 from pogfast.stores import open_store
-from pogfast.stores.protocols import CanScrub, Found, HoldsPacks, Scrub, Store
+from pogfast.stores.protocols import CanScrub, Found, Scrub
 from pogfast.system.encoding import bytes_of
 from pogfast.system.user_dirs import cache_directory, make_cache_directory
 
@@ -44,18 +44,9 @@ class Part(Protocol):
 
 
 def is_packed(text: str) -> bool:
-    """Returns True if a store has packs, also if nothing says so. Raises as open_store does."""
+    """Returns True if a store has packs. Raises as open_store does."""
     with contextlib.closing(open_store(text)) as store:
-        return isinstance(packed(store), CanScrub)
-
-
-def packed(store: Store) -> Store:
-    """Returns a store as one with packs if there are packs in it, although `pogfast.store` is missing."""
-    if isinstance(store, CanScrub) or not isinstance(store, HoldsPacks):
-        return store
-    from pogfast.stores.packs.opening import without_settings  # imported here: most stores have no packs
-
-    return without_settings(store)
+        return isinstance(store, CanScrub)
 
 
 class Scrubbing:

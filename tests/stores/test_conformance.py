@@ -539,6 +539,7 @@ def test_doctor_examines_the_store(place: Place, pogfast: Runner) -> None:
     assert found.get("conditions") == (
         {True: "good", False: "note"}[place.does("condition")] if "s3:" in place.text else None
     )
+    assert found.get("ranges") == ("good" if "s3:" in place.text else None)
     assert found.get("lock") == ({True: "good", False: "note"}[place.does("lock")] if "s3:" in place.text else None)
     with place.opened() as store:
         assert store.named("doctor") == []

@@ -300,7 +300,7 @@ def test_what_is_written_is_read() -> None:
     settings = StoreSettings()
     assert json.loads(settings.serialize()) == {
         "layout": 1,
-        "packs": {"size": 33554432, "limit": 2097152},
+        "packs": {"size": 16777216, "limit": 2097152},
         "requires": ["packs1"],
     }
     assert StoreSettings.parse(settings.serialize(), "store") == settings

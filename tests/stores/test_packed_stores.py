@@ -111,7 +111,7 @@ def test_a_profile_a_variable_and_the_option_ask_for_packs(
     for name in ("one", "two"):
         with opened(tmp_path / name) as store:
             sizes.append(store.settings.size)
-    assert sizes == [8 << 20, 32 << 20]
+    assert sizes == [8 << 20, 16 << 20]
 
 
 def test_a_plain_and_a_packed_store_in_one_run(tree: Path, tmp_path: Path) -> None:

@@ -155,3 +155,18 @@ def test_what_is_missing_or_refused_is_no_damage(store: RemoteStore, proxy: Prox
     proxy.faults = [Fault(GET, status=404, code="NoSuchKey")]
     with pytest.raises(MissingBlob):
         store.read_range(PACK, START, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [
+        (Fault("nothing"), "good"),
+        (Fault("GET .*/doctor", times=-1, whole=True), "note"),
+        (Fault("GET .*/doctor", times=-1, change=lambda body: body[::-1]), "bad"),
+    ],
+    ids=["ranges", "without ranges", "wrong bytes"],
+)
+def test_doctor_says_whether_ranges_work(store: RemoteStore, proxy: Proxy, fault: Fault, state: str) -> None:
+    proxy.faults = [fault]
+    assert [found.state for found in store.examine() if found.what == "ranges"] == [state]
+    assert store.named("doctor") == []

@@ -314,11 +314,11 @@ def test_a_trial_that_fails_says_why(tmp_path: Path) -> None:
     (tmp_path / "taken").write_bytes(b"not a store")
     setting = Setting("fixed", 1000, 1, 1)
     with pytest.raises(StoreError):
-        alone(write, [str(tmp_path / "file")], str(tmp_path / "taken" / "store"), bytes(32), setting)
+        alone("", write, [str(tmp_path / "file")], str(tmp_path / "taken" / "store"), bytes(32), setting)
     with pytest.raises(ZeroDivisionError):
-        alone(divmod, 1, 0)
+        alone("", divmod, 1, 0)
     with pytest.raises(PogfastError, match="ended by signal 9"):
-        alone(signal.raise_signal, 9)
+        alone("", signal.raise_signal, 9)
 
 
 # ---- what is best --------------------------------------------------------------------------------------------------

@@ -131,10 +131,14 @@ def test_a_wrong_index_is_found_and_mended(
 
 
 def test_packs_without_pogfast_store(store: Path, tree: Path, tmp_path: Path, pogfast: Runner) -> None:
+    """Everything is read from them, and check, unpack and doctor say what is missing."""
     (store / "pogfast.store").unlink()
+    assert restored(store, tmp_path / "before") == archived(tree)
+    assert b"pogfast.store is missing" in pogfast("doctor", "store").out
     assert pogfast("check", "store").code == 4
     assert pogfast("check", "store", "--keyfile=key").code == 4
     assert pogfast("check", "store", "--repair").code == 0
+    assert b"missing" not in pogfast("doctor", "store").out
     assert pogfast("check", "store", "--keyfile=key", "--read-data").code == 0
     assert restored(store, tmp_path / "out") == archived(tree)
 

@@ -41,7 +41,7 @@ MIN_PACK = TABLE_ROW + FOOTER + 1
 # Bytes of an index object: no merge makes a larger one. A table is no longer either, since all blobs of a pack stand in
 # one index object.
 MAX_INDEX = 64 << 20
-DEFAULT_SIZE = 32 << 20  # bytes of blobs at which a pack is closed
+DEFAULT_SIZE = 16 << 20  # bytes of blobs at which a pack is closed
 MIN_SIZE = 1 << 20
 MAX_SIZE = 1 << 30
 DEFAULT_LIMIT = 2 << 20  # bytes that a blob in a pack may have

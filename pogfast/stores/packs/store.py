@@ -71,6 +71,10 @@ class PackedStore(CanRepack):
     def requests(self) -> Mapping[str, int]:
         return self.base.requests
 
+    @property
+    def pack_size(self) -> int | None:
+        return self.settings.size if self.settings.is_packing else None
+
     # ---- what is there ----
 
     def blob_names(self) -> Iterator[Stored]:
