@@ -31,7 +31,7 @@ from machine import check, machine, parser_of
 from runs import Bench, Figures, Row
 from services import KEY, MANY, RCLONE, SECRET, PogfastS3, ResticS3, Server, ServiceBench, serving
 from sides import Pogfast, Restic, Side, age, borg, environment_with, our, released
-from tables import OURS, peers_table, put_into_results
+from tables import OURS, peers_table, put_into_pages, put_into_results
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from kit.faultproxy import Fault, Proxy, proxied
@@ -282,6 +282,7 @@ def main() -> None:
             print(text)
             if options.write:
                 put_into_results(f"packs-{name}", text)
+                put_into_pages()
 
 
 if __name__ == "__main__":

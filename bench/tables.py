@@ -159,6 +159,31 @@ def readme_peers(results: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+PACKS_IN_README = {
+    "directory": "Packs in a directory",
+    "S3": "Packs on S3",
+    "S3, 20 ms away": "Packs on S3 20 ms away",
+}
+
+
+def readme_packs(results: str) -> str:
+    """Returns README.md's comparison of stores with packs: seconds of the best runs; "" if none was measured."""
+    columns: dict[str, dict[str, list[str]]] = {}
+    for where, title in PACKS_IN_README.items():
+        for what in ("writing", "restoring"):
+            rows = rows_of(results, f"{title}: {what}")
+            columns[f"{where}: {what}"] = {name.partition(": ")[2]: row for name, row in rows.items()}
+    sides = list(dict.fromkeys(side for rows in columns.values() for side in rows if "key pair" not in side))
+    if not sides:
+        return ""
+    lines = [f"| 20,000 small files | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    for side in sides:
+        cells = [peer(rows[side]) if side in rows else "" for rows in columns.values()]
+        lines.append(f"| {side} | {' | '.join(cells)} |")
+    lines += ["", f"Multiples of the time with packs. {measured_on(results, 'packs-s3')}."]
+    return "\n".join(lines) + "\n"
+
+
 def peer(row: list[str]) -> str:
     wall, times = (first(cell) for cell in row[:2])
     return f"{wall} (**{float(times):.1f}**)"
@@ -172,7 +197,11 @@ def measured_on(results: str, part: str) -> str:
 
 def put_into_pages() -> None:
     results = RESULTS.read_text()
-    for page, part, text in ((POG, "measured", pog_table(results)), (README, "peers", readme_peers(results))):
+    for page, part, text in (
+        (POG, "measured", pog_table(results)),
+        (README, "peers", readme_peers(results)),
+        (README, "packs", readme_packs(results)),
+    ):
         changed = between_markers(page.read_text(), part, text)
         assert changed is not None, f"{page.name} has no markers for {part}"
         page.write_text(changed)

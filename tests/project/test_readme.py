@@ -175,6 +175,9 @@ def test_the_figures_are_the_measured_ones(tables: ModuleType) -> None:
     peers = tables.readme_peers(results)
     assert peers.count("\n|") >= 5, "pogfast and four others"
     assert shown(README, "peers") == peers, "bench/compare.py --readme updates it"
+    packs = tables.readme_packs(results)
+    assert packs.count("\n|") >= 4, "pogfast with packs and without, and restic"
+    assert shown(README, "packs") == packs, "bench/compare.py --readme updates it"
 
 
 def test_the_table_is_read_out_of_the_results(tables: ModuleType) -> None:
@@ -203,6 +206,26 @@ def test_the_table_of_peers_is_read_out_of_the_results(tables: ModuleType) -> No
     assert "\n| pog |" not in table
     assert "2026-01-01, a machine: [bench/RESULTS.md]" in table
     assert tables.readme_peers("# Measured\n") == ""
+
+
+def test_the_table_of_packs_is_read_out_of_the_results(tables: ModuleType) -> None:
+    runs = importlib.import_module("runs")
+    ours, theirs = (runs.Figures([wall, wall + 1], [1.0, 2.0], [10**6], 10**6) for wall in (2.0, 5.0))
+    local = {"small": {"pogfast --packs": ours, "pogfast, key pair": ours, "peer 1.2": theirs}}
+    there = {"small": {"pogfast --packs": theirs, "other 3": ours}}
+    results = "# Measured\n\n<!-- packs-s3 -->\n2026-01-01, a machine. Command: `x`\n\n"
+    for title in tables.PACKS_IN_README.values():
+        rows = local if "directory" in title else there
+        for what in ("writing", "restoring"):
+            results += tables.peers_table(f"{title}: {what}", rows, "pogfast --packs") + "\n"
+    table = tables.readme_packs(results)
+    assert table.startswith("| 20,000 small files | directory: writing | directory: restoring | S3: writing |")
+    assert "\n| pogfast --packs | 2.00 (**1.0**) | 2.00 (**1.0**) | 5.00 (**1.0**) |" in table
+    assert "\n| peer 1.2 | 5.00 (**2.5**) | 5.00 (**2.5**) |  |" in table
+    assert "\n| other 3 |  |  | 2.00 (**0.4**) |" in table
+    assert "key pair" not in table
+    assert "2026-01-01, a machine" in table
+    assert tables.readme_packs("# Measured\n") == ""
 
 
 def test_a_minute_is_enough_to_read_the_readme() -> None:
