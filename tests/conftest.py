@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ pytest.register_assert_rewrite("kit")
 
 from kit.commands import Ran, Runner, run  # noqa: E402
 from kit.environments import RELEASES, pogcli_python  # noqa: E402
+from kit.faultproxy import Proxy, proxied  # noqa: E402
+from kit.servers import Server, moto  # noqa: E402
 from kit.vectors import Vector, all_vectors  # noqa: E402
 from pogfast.stores.packs import index_cache  # noqa: E402
 
@@ -65,6 +68,20 @@ def cli(work: Path) -> Runner:
         return ran
 
     return call
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    """An S3 server for the tests of a file; some files have another one."""
+    with moto() as made:
+        yield made
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    """What a test puts between the server and its clients."""
+    with proxied(server.url) as made:
+        yield made
 
 
 @pytest.fixture

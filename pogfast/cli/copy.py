@@ -89,13 +89,9 @@ class Report:
         self.problem = output.problem
 
     def started(self, progress: Summary) -> None:
-        from pogfast.cli.progress import Counters
+        from pogfast.cli.progress import of_blobs
 
-        self.display.watch(
-            lambda: Counters(
-                progress.blobs, progress.total_blobs, progress.size, progress.total_size, {"stored": progress.size}
-            )
-        )
+        self.display.watch(lambda: of_blobs(progress))
 
     def archive(self, name: str) -> None:
         self.display.check()

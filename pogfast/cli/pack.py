@@ -96,18 +96,9 @@ class Report:
         self.problem = output.problem
 
     def started(self, progress: Summary) -> None:
-        from pogfast.cli.progress import Counters
+        from pogfast.cli.progress import of_blobs
 
-        self.display.watch(
-            lambda: Counters(
-                progress.blobs,
-                progress.total_blobs or None,
-                progress.size,
-                progress.total_size,
-                {"stored": progress.size},
-                noun="blob",
-            )
-        )
+        self.display.watch(lambda: of_blobs(progress))
 
 
 def _emit(output: Output, summary: Summary) -> None:

@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from pogfast.errors import PogfastError
 from pogfast.sizes import many, show_size
@@ -56,6 +56,21 @@ class Counters(NamedTuple):
             if total:
                 return min(done / total, 1.0)
         return None
+
+
+class MovedBlobs(Protocol):
+    """What a run counts that moves blobs; sizes are bytes."""
+
+    blobs: int
+    total_blobs: int
+    size: int
+    total_size: int
+
+
+def of_blobs(run: MovedBlobs) -> Counters:
+    """Returns the state of a run that moves blobs."""
+    stored = {"stored": run.size}
+    return Counters(run.blobs, run.total_blobs or None, run.size, run.total_size, stored, noun="blob")
 
 
 class Pace:

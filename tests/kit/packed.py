@@ -28,6 +28,17 @@ def make_tree(root: Path, count: int = 300, seed: int = 16, size: int = 9000) ->
     return root
 
 
+def make_files(root: Path, count: int, folders: int = 7) -> Path:
+    """Makes small files of 4,000 to 9,000 random bytes, no two alike, and one of 3 MB: each is one blob."""
+    some = random.Random(16)
+    for number in range(count):
+        file = root / f"d{number % folders}" / f"f{number}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(some.randbytes(some.randrange(4000, 9000)))
+    (root / "large").write_bytes(some.randbytes(3_000_000))
+    return root
+
+
 def create(tree: Path, store: Path | str, packs: int | str | None = None, **more: Any) -> pogfast.backup.Summary:
     with pogfast.services(packs=packs):
         return pogfast.create([tree.name], str(store), KEY, directory=tree.parent, **more)

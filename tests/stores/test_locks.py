@@ -27,12 +27,6 @@ STORES = DOCS / "stores.md"
 Command = Callable[..., Ran]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with moto() as made:
-        yield made
-
-
 def client_of(server: Server, service: str = "s3", **more: str) -> Any:
     said = {"aws_access_key_id": server.key, "aws_secret_access_key": server.secret, "region_name": "us-east-1"}
     return boto3.client(service, endpoint_url=server.url, **{**said, **more})

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pogfast as ours
 from kit.commands import Ran, Runner, run
 from kit.environments import RELEASES, installed, pogcli_python
 from kit.packed import KEY, KEYFILE, archived, contents, create, make_tree, packs_of
-from kit.servers import Server, moto
+from kit.servers import Server
 
 COUNT = 120  # of small files: enough for a pack
 
@@ -108,12 +108,6 @@ def test_pogs_cleanup_of_a_directory_leaves_packs_alone(
     first, second = manifests(store)
     assert from_archive(store, first, tmp_path / "first") == archived(tree)
     assert from_archive(store, second, tmp_path / "second") == without_folders(their)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with moto() as made:
-        yield made
 
 
 def test_pogs_cleanup_of_a_bucket_leaves_packs_alone(

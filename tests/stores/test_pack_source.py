@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 import boto3
 import pytest
 
-from kit.faultproxy import Fault, Proxy, proxied
-from kit.servers import Server, moto
+from kit.faultproxy import Fault, Proxy
+from kit.servers import Server
 from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, MissingBlob, StoreError
 from pogfast.stores import open_service
@@ -84,18 +84,6 @@ class Packs:
 
     def taken(self, name: str) -> bytes:
         return bytes(self.source(name))
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with moto() as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server.url) as made:
-        yield made
 
 
 @pytest.fixture

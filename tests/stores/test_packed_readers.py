@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import pytest
 import pogfast
 from kit.commands import Ran, run
 from kit.packed import KEY, KEYFILE, archived, contents, create, damage, make_tree, packs_of, plain_of, rows_of
-from kit.servers import Server, moto
+from kit.servers import Server
 
 MANIFEST = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\.mfn")
 
@@ -54,12 +53,6 @@ class Pair:
         plain, packed = self.both(*words, code=code)
         assert packed.out == plain.out.replace(self.plain.encode(), self.packed.encode())
         return packed.out
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with moto() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 
 import pogfast
 from kit.commands import Runner
-from kit.faultproxy import Fault, Proxy, proxied
+from kit.faultproxy import Fault, Proxy
 from kit.packed import (
     KEY,
     KEYFILE,
@@ -34,7 +34,7 @@ from kit.packed import (
 )
 from kit.packs import Listed, make_index, name_of, raw_of
 from kit.servers import KEY as SERVER_KEY
-from kit.servers import SECRET, Server, moto
+from kit.servers import SECRET, Server
 from pogfast.errors import PogfastError
 from pogfast.stores.packs import layout
 
@@ -271,18 +271,6 @@ def test_of_several_copies_a_good_one_is_read(
 
 
 # ---- servers ----
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with moto() as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server.url) as made:
-        yield made
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
-from kit.faultproxy import Fault, Proxy, proxied
-from kit.servers import Server, moto
+from kit.faultproxy import Fault, Proxy
+from kit.servers import Server
 from pogfast.errors import CorruptBlob, MissingBlob, StoreError
 from pogfast.stores import open_service
 from pogfast.stores.remote import RemoteStore
@@ -22,18 +22,6 @@ DATA = os.urandom(3 * PIECE)
 START, SIZE = 1000, 2 * PIECE + 5
 WANTED = DATA[START : START + SIZE]
 GET = "GET .*/packs/"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with moto() as running:
-        yield running
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with proxied(server.url) as made:
-        yield made
 
 
 @pytest.fixture

@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ import pytest
 
 import pogfast
 from kit.commands import Runner
-from kit.servers import Server, moto
+from kit.packed import make_files
+from kit.servers import Server
 from pogfast._engine import build_index
 from pogfast.keys import Key, create_pair, from_decryption_keyfile, from_keyfile, from_password
 from pogfast.stores import open_store
@@ -38,14 +37,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "tree"
-    some = random.Random(16)
-    for number in range(COUNT):
-        file = root / f"d{number % 3}" / f"f{number}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(some.randbytes(some.randrange(4000, 9000)))
-    (root / "large").write_bytes(some.randbytes(3_000_000))
-    return root
+    return make_files(tmp_path / "tree", COUNT, folders=3)
 
 
 def create(store: str, key: Key = KEY, *, packs: str | None = None) -> str:
@@ -220,12 +212,6 @@ def test_pogcli_restores_the_plain_copy(mode: str, tree: Path, tmp_path: Path, p
 
 
 # ---- services --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with moto() as made:
-        yield made
 
 
 @pytest.fixture

@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ import pytest
 
 import pogfast
 from kit.commands import Runner
-from kit.servers import Server, moto
+from kit.packed import contents, indexes_of, make_files, packs_of, plain_of
+from kit.servers import Server
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
 from pogfast.keys import Key, create_pair, from_decryption_keyfile, from_keyfile, from_password
 from pogfast.stores import local, open_store
@@ -41,14 +41,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    root = tmp_path / "tree"
-    some = random.Random(16)
-    for number in range(COUNT):
-        file = root / f"d{number % 7}" / f"f{number}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(some.randbytes(some.randrange(4000, 9000)))
-    (root / "large").write_bytes(some.randbytes(3_000_000))
-    return root
+    return make_files(tmp_path / "tree", COUNT)
 
 
 @pytest.fixture
@@ -66,22 +59,6 @@ def packed(tree: Path, tmp_path: Path) -> Path:
         pogfast.create("tree", made, KEY)
     assert len(packs_of(made)) == 3
     return made
-
-
-def packs_of(store: Path) -> list[Path]:
-    return sorted(store.glob("packs/2*/*"))
-
-
-def indexes_of(store: Path) -> list[Path]:
-    return sorted(store.glob("packs/index/*"))
-
-
-def plain_of(store: Path) -> list[Path]:
-    return sorted(store.glob("data/*/*"))
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 def assert_whole(store: Path | str, tmp_path: Path) -> None:
@@ -465,12 +442,6 @@ def test_pogcli_restores_what_was_unpacked(kind: str, tree: Path, tmp_path: Path
 
 
 # ---- services --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with moto() as made:
-        yield made
 
 
 @pytest.fixture
