@@ -155,12 +155,13 @@ def with_packs(store: LocalStore | RemoteStore, *, create: bool = False) -> Stor
 
 
 def _has_packs(store: LocalStore | RemoteStore) -> bool:
-    """Returns True if there are packs in a store. Raises StoreError."""
-    for found in store.objects(PACKS):
-        from pogfast.stores.packs.layout import is_pack  # imported here: most stores have no packs
+    """Returns True if there are packs in a store, as far as the credentials may list it. Raises StoreError."""
+    with contextlib.suppress(AccessDenied):
+        for found in store.objects(PACKS):
+            from pogfast.stores.packs.layout import is_pack  # imported here: most stores have no packs
 
-        if is_pack(found.name):
-            return True
+            if is_pack(found.name):
+                return True
     return False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -13,8 +14,13 @@ from pathlib import Path
 import pytest
 
 import pogfast
-from kit.packed import KEY, contents, create, indexes_of, make_tree, packs_of, plain_of, restored
+from kit.packed import KEY, contents, create, indexes_of, make_tree, packs_of, plain_of, restored, rows_of
+from kit.packs import name_of
+from pogfast.errors import StoreError
 from pogfast.stores import open_store
+from pogfast.stores.local import LocalStore
+from pogfast.stores.names import Stored
+from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.store import PackedStore
 
 COUNT = 300
@@ -71,6 +77,58 @@ def test_threads_that_store_blobs_first_share_a_packer(
     with opened(store, create=True) as one, ThreadPoolExecutor(8) as threads:
         assert len(set(threads.map(lambda _: one.blobs, range(8)))) == 1
         assert len(set(threads.map(lambda _: one.source, range(8)))) == 1
+
+
+@pytest.mark.parametrize("blobs", [3, 100], ids=["too few for a pack", "a pack"])
+def test_what_could_not_be_stored_in_the_background_fails_the_run(
+    store: Path, monkeypatch: pytest.MonkeyPatch, blobs: int
+) -> None:
+    """An idle pack is stored by a thread whose errors nobody sees."""
+    monkeypatch.setattr("pogfast.stores.packs.sink.IDLE", -1.0)
+    names = [name_of(hashlib.sha256(b"%d" % number).digest()) for number in range(blobs)]
+    with pogfast.services(packs="1MiB"), opened(store, create=True) as one:
+        for name in names:
+            one.blobs(name, os.urandom(4000))
+        for name in names:
+            (store / "data" / name[:2]).write_bytes(b"where the directory of the blob has to be")
+        (store / "packs").write_bytes(b"where the directory of packs has to be")
+        one.keep_up()
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                one.make_durable()
+
+
+def test_a_listing_that_fails_is_made_up_for(tree: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it found before is not forgotten, and the next one tells what is new."""
+    create(tree, store, packs="yes")
+    with opened(store) as one:
+        name = rows_of(packs_of(store)[0])[0].name
+        assert one.size_of(name)
+        make_tree(tree / "more", COUNT, seed=3)
+        create(tree, store)
+        new = next(row.name for pack in packs_of(store) for row in rows_of(pack) if one.size_of(row.name) is None)
+        listed = LocalStore.objects
+
+        def fails(self: LocalStore, prefix: str) -> Iterator[Stored]:
+            yield next(listed(self, prefix))
+            raise StoreError("the disk is gone for a moment")
+
+        def unreadable(self: LocalStore, path: str, limit: int) -> bytes:
+            raise StoreError("the disk is gone for a moment")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(LocalStore, "objects", fails)
+            with pytest.raises(StoreError):
+                one.catalog.refresh()
+        assert one.size_of(name)
+        with monkeypatch.context() as patched:
+            patched.setattr(IndexCache, "get", lambda self, path: None)
+            patched.setattr(LocalStore, "get_object", unreadable)
+            with pytest.raises(StoreError):
+                one.catalog.refresh()
+        assert one.size_of(name)
+        assert one.catalog.refresh()
+        assert one.size_of(new)
 
 
 def test_a_damaged_index_object_is_written_again(tree: Path, store: Path, cache: Path) -> None:

@@ -816,11 +816,11 @@ def test_an_invalid_listing_entry_does_not_affect_others(
 @pytest.mark.parametrize("body", [b"", b"<html>log in to the hotel's network</html>", b"<ListBucketResult><Conte"])
 def test_an_invalid_listing_is_one_line(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch, body: bytes) -> None:
     proxy.faults = [Fault(LISTING, times=-1, change=lambda _: body)]
-    with opened(proxy.url, f"s3://{shelf}", monkeypatch, POGFAST_RETRY_FOR="0.3") as store:
-        try:
+    try:
+        with opened(proxy.url, f"s3://{shelf}", monkeypatch, POGFAST_RETRY_FOR="0.3") as store:
             assert store.manifests() == []
-        except StoreError as error:
-            assert "\n" not in str(error)
+    except StoreError as error:
+        assert "\n" not in str(error)
 
 
 # ---- rights --------------------------------------------------------------------------------------------------------

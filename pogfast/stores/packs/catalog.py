@@ -104,6 +104,7 @@ class Catalog:
         """Lists packs and index objects again, and reads those that are new. Returns True if there is a change."""
         with self._lock:
             before = self._sizes() if self._is_searched else None
+            self._is_searched = False  # until the end: an error leaves the search behind what is listed
             for attempt in range(ATTEMPTS):
                 self._list()
                 try:
@@ -113,9 +114,10 @@ class Catalog:
                     if attempt == ATTEMPTS - 1:
                         raise StoreError(f"{error}: it is listed again and again, and not there") from error
             if before == self._sizes():
+                self._is_searched = True
                 return False
-            self._parts = parts
             self._read_tables(parts)
+            self._parts = parts
             self._search()
             self.cache.keep_only(self.index_objects)
             return True
@@ -133,12 +135,13 @@ class Catalog:
         return {stored.name: stored.size for stored in (*self.packs.values(), *self.index_objects.values())}
 
     def _list(self) -> None:
-        self.packs, self.index_objects = {}, {}
+        packs, index_objects = {}, {}
         for stored in self.base.objects(PACKS):
             if layout.is_pack(stored.name):
-                self.packs[stored.name] = stored
+                packs[stored.name] = stored
             elif layout.is_index_object(stored.name):
-                self.index_objects[stored.name] = stored
+                index_objects[stored.name] = stored
+        self.packs, self.index_objects = packs, index_objects
 
     def _index_parts(self) -> list[IndexPart]:
         """Returns the index objects that no other one supersedes, the newest first, so that few have to be fetched.
@@ -330,11 +333,13 @@ class Catalog:
     def write_index(self) -> None:
         """Stores an index object of the packs that are in none, and merges those of which there are many."""
         with self._lock:
-            for tables in list(self._together()):
-                self._put_index(self._index_of(tables), covers=tables)
-            while together := self._to_merge():
-                self._merge(together)
-            self._search()
+            try:
+                for tables in list(self._together()):
+                    self._put_index(self._index_of(tables), covers=tables)
+                while together := self._to_merge():
+                    self._merge(together)
+            finally:
+                self._search()
 
     def _together(self) -> Iterator[dict[str, bytes]]:
         """Yields the tables of uncovered packs, as many as an index object can have. One that is too large even for an

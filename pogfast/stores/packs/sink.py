@@ -5,10 +5,11 @@ Order: packs are durable before the index object that names them, and that befor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import threading
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -51,25 +52,40 @@ class PackSink:
         self._slots = threading.Semaphore(IN_FLIGHT)
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
+        self._failure: BaseException | None = None  # the first: blobs that the run relies on may not be stored
         self._stopped = False
 
     # ---- from the engine's threads ----
 
     def _take(self, pack: Pack) -> None:
         """Has a pack stored by another thread; waits while too many are. A tiny one becomes plain blobs."""
-        if pack.blobs < MIN_BLOBS or len(memoryview(pack)) < MIN_SIZE:
-            self._put_plain(pack)
-            return
+        self._check()
+        with self._noting_failures():
+            if pack.blobs < MIN_BLOBS or len(memoryview(pack)) < MIN_SIZE:
+                self._put_plain(pack)
+            else:
+                self._put_later(pack)
+
+    @contextlib.contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        """Keeps an error, which all later calls raise: the blobs of the pack are stored nowhere."""
+        try:
+            yield
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+
+    def _put_later(self, pack: Pack) -> None:
         self._slots.acquire()
-        with self._lock:
-            try:
-                self._check()
+        try:
+            with self._lock:
                 if self._threads is None:
                     self._threads = ThreadPoolExecutor(IN_FLIGHT, "pogfast-packs")
+                self._waiting = [each for each in self._waiting if not each.done()]
                 self._waiting.append(self._threads.submit(self._put, pack))
-            except BaseException:
-                self._slots.release()
-                raise
+        except BaseException:
+            self._slots.release()
+            raise
 
     def _put_plain(self, pack: Pack) -> None:
         data = memoryview(pack)
@@ -79,40 +95,42 @@ class PackSink:
 
     def _put(self, pack: Pack) -> None:
         try:
-            if self._stopped:
+            if self._stopped or self._failure is not None:
                 return
-            data = memoryview(pack)
-            path = layout.pack_path(hashlib.sha256(data).digest(), datetime.now(UTC).date())
-            # What a prune has condemned under this name counts as stored anew, as a blob does.
-            self.objects.put_object(path, data, replace=True)
-            self.catalog.added(Stored(path, len(data), 0.0), bytes(pack.table))
-            if self.catalog.has_enough():
-                self.catalog.write_index()
+            with self._noting_failures():
+                data = memoryview(pack)
+                path = layout.pack_path(hashlib.sha256(data).digest(), datetime.now(UTC).date())
+                # What a prune has condemned under this name counts as stored anew, as a blob does.
+                self.objects.put_object(path, data, replace=True)
+                self.catalog.added(Stored(path, len(data), 0.0), bytes(pack.table))
+                if self.catalog.has_enough():
+                    self.catalog.write_index()
         finally:
             del pack
             self._slots.release()
 
     def _check(self) -> None:
-        """Raises what went wrong with a pack. Called with the lock held."""
-        for future in [each for each in self._waiting if each.done()]:
-            future.result()
-            self._waiting.remove(future)
+        """Raises what went wrong with a pack."""
+        if self._failure is not None:
+            raise self._failure
 
     # ---- from the run ----
 
     def close_idle(self) -> None:
-        """Has an open pack stored to which nothing was added for a while."""
+        """Has an open pack stored to which nothing was added for a while. What goes wrong is raised by `finish`."""
         idle = self.packer.idle()
         if idle is not None and idle > IDLE:
-            self.packer.flush()
+            with contextlib.suppress(Exception), self._noting_failures():
+                self.packer.flush()
 
     def finish(self) -> None:
         """Returns when all packs are durable. Raises StoreError."""
-        self.packer.flush()
+        with self._noting_failures():
+            self.packer.flush()
         with self._lock:
-            waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            future.result()
+            waiting = list(self._waiting)
+        wait(waiting)
+        self._check()
 
     def doubt(self, names: Iterable[str]) -> None:
         self.packer.doubt(names)
