@@ -146,23 +146,12 @@ def with_packs(store: LocalStore | RemoteStore, *, create: bool = False) -> Stor
         refuse_flat(store)
     if isinstance(store, LocalStore) and not store.fan_out:
         return store
-    found = _settings_of(store, create)
-    if size is None and found is None and (create or not _has_packs(store)):
+    found = _settings_of(store)
+    if size is None and found is None and (create or not store.has_packs()):
         return store
     from pogfast.stores.packs import opening  # imported here: most stores have no packs
 
     return opening.with_packs(store, found, size)
-
-
-def _has_packs(store: LocalStore | RemoteStore) -> bool:
-    """Returns True if there are packs in a store, as far as the credentials may list it. Raises StoreError."""
-    with contextlib.suppress(AccessDenied):
-        for found in store.objects(PACKS):
-            from pogfast.stores.packs.layout import is_pack  # imported here: most stores have no packs
-
-            if is_pack(found.name):
-                return True
-    return False
 
 
 def refuse_flat(store: object) -> None:
@@ -171,7 +160,7 @@ def refuse_flat(store: object) -> None:
         raise UsageError(f"{store.label} is a flat store, as pog writes it: it cannot have packs")
 
 
-def _settings_of(store: LocalStore | RemoteStore, create: bool) -> bytes | None:
+def _settings_of(store: LocalStore | RemoteStore) -> bytes | None:
     """Returns what a store says of its packs, None if it has none. Raises StoreError."""
     try:
         return bytes(store.get_object(SETTINGS, MAX_SETTINGS))
@@ -179,9 +168,10 @@ def _settings_of(store: LocalStore | RemoteStore, create: bool) -> bytes | None:
         return None
     except AccessDenied as error:
         # Without permission to list, S3 says this of a missing object. Without permission to read, a listing tells.
-        if create and store.named(SETTINGS):
-            hint = "a store with packs is written to with permission to read its indexes"
-            raise StoreError(f"{store.label} has packs: {error}", hint) from error
+        with contextlib.suppress(AccessDenied):
+            if store.named(SETTINGS):
+                hint = "a store with packs needs permission to read pogfast.store and packs/index/"
+                raise StoreError(f"{store.label} has packs: {error}", hint) from error
         return None
 
 

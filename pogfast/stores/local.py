@@ -482,6 +482,16 @@ class LocalStore:
                 elif stat.S_ISDIR(status.st_mode):
                     waiting.append(f"{above}{name}/")
 
+    def has_packs(self) -> bool:
+        with contextlib.suppress(StoreError):  # where there is no order, the directory is a user's own
+            for day, status in self._entries_of(PACKS):
+                if stat.S_ISDIR(status.st_mode) and day[:1].isdigit():
+                    from pogfast.stores.packs.layout import is_pack  # imported here: most stores have no packs
+
+                    if any(is_pack(f"{PACKS}{day}/{name}") for name, _ in self._entries_of(f"{PACKS}{day}/")):
+                        return True
+        return False
+
     def _entries_of(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
         """Yields what a folder with a / at its end has, except files that vanish meanwhile; nothing if the folder is
         missing. Raises StoreError, also for a symbolic link to a directory in it."""

@@ -192,6 +192,10 @@ class HoldsPacks(Protocol):
         """Yields the objects below a folder, at any depth, named by their paths, in no order; none if it is missing.
         `prefix` ends in /, or is the path of one object. Raises StoreError."""
 
+    def has_packs(self) -> bool:
+        """Returns True if there is a pack, as far as the credentials may list the store; in a directory of that name,
+        there may be a user's own files. Raises StoreError."""
+
     def put_object(self, path: str, data: Buffer, *, replace: bool = False) -> None:
         """Stores an object atomically; it is durable when this returns. Unless `replace`, an object of that path and
         size is kept, if the store can tell: paths are made from the bytes. Raises StoreError."""

@@ -8,6 +8,7 @@ shorter than announced is never accepted; the engine verifies the bytes.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import random
@@ -22,10 +23,10 @@ from typing import TYPE_CHECKING, TypeVar
 from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
 from pogfast.stores.local import MAX_MANIFEST, check_size
-from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, REMOVED, SWEEP, Stored, is_like_a_blob, is_mark, is_path
+from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, PACKS, REMOVED, SWEEP, Stored, is_like_a_blob, is_mark, is_path
 from pogfast.stores.packs.layout import DEFAULT_LIMIT as SMALL
-from pogfast.stores.packs.layout import DEFAULT_SIZE
-from pogfast.stores.service import ObjectInfo, Service, TransientError
+from pogfast.stores.packs.layout import DEFAULT_SIZE, is_pack
+from pogfast.stores.service import AccessDenied, ObjectInfo, Service, TransientError
 from pogfast.stores.traffic import (
     MAX_IN_FLIGHT,
     Download,
@@ -60,6 +61,8 @@ MAX_BY_NAME = 50
 MAX_EMPTY_PAGES = 10_000
 # Small blobs that a run may send one by one before its summary mentions packs.
 MANY_SMALL = 1000
+# Objects below packs/ among which is a pack, if there are any.
+LOOKED_AT = 1000
 MANIFEST_NAME = re.compile(r"[^/]+\.mfn")
 
 
@@ -184,6 +187,11 @@ class RemoteStore:
         for found in self._listed(prefix, deep=prefix.endswith("/")):
             if prefix.endswith("/") or found.path == prefix:
                 yield Stored(*found)
+
+    def has_packs(self) -> bool:
+        with contextlib.suppress(AccessDenied):
+            return any(is_pack(found.path) for found in itertools.islice(self._listed(PACKS, deep=True), LOOKED_AT))
+        return False
 
     def blobs_only_in(self, objects: Collection[str], listed: Collection[str]) -> set[str]:
         return set(filter(is_like_a_blob, objects))

@@ -196,8 +196,6 @@ class _Copy:
             if verify:
                 self._each(self._verify_blob, there)
             reliance.target.make_durable()
-            if isinstance(reliance.target, PackedStore):
-                reliance.target.catalog.write_index()
             for name, blobs in needed.items():
                 self._copy_manifest(reliance, name, blobs if self.key else wanted, verify)
 

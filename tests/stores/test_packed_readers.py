@@ -3,6 +3,7 @@ directory and in S3."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 
 import pogfast
 from kit.commands import Ran, run
+from kit.faultproxy import Fault, Proxy
 from kit.packed import KEY, KEYFILE, archived, contents, create, damage, make_tree, packs_of, plain_of, rows_of
 from kit.servers import Server
 
@@ -187,6 +189,20 @@ def test_an_archive_in_python(pair: Pair) -> None:
             assert file.read() == source[-10:]
         for name in reversed(list(archive)):
             assert b"".join(archive.read(name)) == (pair.work / name).read_bytes()
+
+
+# ---- rights
+
+
+def test_settings_that_may_not_be_read(stores: dict[str, Pair], proxy: Proxy) -> None:
+    """A store is not taken for one that has lost them."""
+    pair = stores["s3"]
+    through = dataclasses.replace(pair, environment={**pair.environment, "POGFAST_S3_ENDPOINT": proxy.url})
+    proxy.faults = [Fault("GET .*/pogfast.store", times=-1, status=403, code="AccessDenied")]
+    for words in (["check", "--repair"], ["unpack"], ["list", "--keyfile=key"]):
+        ran = through.command(*words, pair.packed, code=1)
+        assert "permission to read pogfast.store" in ran.err
+    assert proxy.count("PUT") == 0
 
 
 # ---- several stores

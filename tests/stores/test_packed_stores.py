@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 import pogfast
-from kit.packed import KEY, contents, create, indexes_of, make_tree, packs_of, plain_of, restored, rows_of
-from kit.packs import name_of
-from pogfast.errors import StoreError
+from kit.packed import KEY, archived, contents, create, indexes_of, make_tree, packs_of, plain_of, restored, rows_of
+from kit.packs import Listed, make_index, name_of
+from pogfast.errors import StoreError, UsageError
 from pogfast.stores import open_store
 from pogfast.stores.local import LocalStore
 from pogfast.stores.names import Stored
+from pogfast.stores.packs import layout
+from pogfast.stores.packs.catalog import IndexPart
 from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.store import PackedStore
 
@@ -183,3 +185,47 @@ def test_a_plain_and_a_packed_store_in_one_run(tree: Path, tmp_path: Path) -> No
     assert len(plain_of(plain)) == COUNT + 2
     wanted = {f"{tree.name}/{name}": data for name, data in contents(tree).items()}
     assert restored(packed, tmp_path / "out") == restored(plain, tmp_path / "out") == wanted
+
+
+def test_a_pack_under_two_days_counts_once(tree: Path, store: Path, cache: Path, tmp_path: Path) -> None:
+    """Two prunes around midnight may make the same one."""
+    create(tree, store, packs="yes")
+    [pack] = packs_of(store)
+    (store / "packs/2026-01-31").mkdir()
+    shutil.copy2(pack, store / "packs/2026-01-31" / pack.name)
+    assert pogfast.check(str(store), None).exit_code == 0
+    for index in indexes_of(store):
+        index.unlink()
+    shutil.rmtree(cache)
+    assert restored(store, tmp_path / "out") == archived(tree)
+    make_tree(tree / "more", COUNT, seed=3)
+    create(tree, store)
+    count = len(indexes_of(store))
+    for _ in range(2):
+        create(tree, store)
+        assert len(indexes_of(store)) == count, "nothing is left to write"
+    pack.unlink()
+    assert restored(store, tmp_path / "out") == archived(tree)
+
+
+def test_files_in_a_directory_named_packs_beside_a_plain_store(tree: Path, store: Path, tmp_path: Path) -> None:
+    create(tree, store)
+    (store / "packs/2026-01-31").mkdir(parents=True)
+    (store / "packs/2026-01-31/notes").write_bytes(b"a user's own")
+    (store / "packs/link").symlink_to(tmp_path)
+    assert restored(store, tmp_path / "out") == archived(tree)
+    with pytest.raises(UsageError, match="no packs"):
+        pogfast.check(str(store), None)
+
+
+def test_a_tier_with_a_large_index_object_is_merged(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The smallest ones of it, if the others would make them too large."""
+    parts = []
+    for number, rows in enumerate([4000, *[600] * 8]):
+        blobs = [(hashlib.sha256(b"%d %d" % (number, row)).digest(), 1000) for row in range(rows)]
+        data = make_index([Listed(bytes([number]) * 32, 1044 * rows + 48, blobs)])
+        parts.append(IndexPart(str(number), data, layout.read_header(data)))
+    monkeypatch.setattr(layout, "MAX_INDEX", sum(len(part.data) for part in parts) - 1)
+    with pogfast.services(packs="1MiB"), opened(store, create=True) as one:
+        one.catalog._parts = parts
+        assert [part.path for part in one.catalog._to_merge()] == [str(number) for number in range(1, 9)]

@@ -182,8 +182,8 @@ class Catalog:
 
     def _read_tables(self, parts: Sequence[IndexPart]) -> None:
         """Reads the tables of packs that are in no index object, or in one that gives them another size."""
-        covered = {pack.path for part in parts for pack in part.header.packs if self._state(pack) == THERE}
-        left = [pack for path, pack in self.packs.items() if path not in covered and path not in self.unreadable]
+        covered = {_leaf(pack.path) for part in parts for pack in part.header.packs if self._state(pack) == THERE}
+        left = [pack for path, pack in self.packs.items() if _leaf(path) not in covered and path not in self.unreadable]
         self._tables = {pack.name: self._tables[pack.name] for pack in left if pack.name in self._tables}
         new = [pack for pack in left if pack.name not in self._tables]
         if not new:
@@ -230,8 +230,9 @@ class Catalog:
         return self._parts
 
     def _index_of(self, tables: Mapping[str, bytes], supersedes: Sequence[bytes] = ()) -> bytearray:
-        packs = [(layout.raw_name(path), layout.day_of(path), self.packs[path].size) for path in tables]
-        return build_index(packs, list(tables.values()), supersedes)
+        once = {layout.raw_name(path): path for path in tables}  # a pack may lie there under two days
+        packs = [(raw, layout.day_of(path), self.packs[path].size) for raw, path in once.items()]
+        return build_index(packs, [tables[path] for path in once.values()], supersedes)
 
     def _state(self, pack: layout.PackInfo) -> int:
         listed = self.packs.get(pack.path)
@@ -394,11 +395,17 @@ class Catalog:
             if part.path:
                 tier = tiers.setdefault(_tier(part.header.blobs), [])
                 tier.append(part)
-                if len(tier) == FAN_IN and sum(len(each.data) for each in tier) <= layout.MAX_INDEX:
-                    return tier
+        for tier in tiers.values():
+            smallest = sorted(tier, key=lambda part: len(part.data))[:FAN_IN]
+            if len(smallest) == FAN_IN and sum(len(part.data) for part in smallest) <= layout.MAX_INDEX:
+                return smallest
         return []
 
     def _merge(self, parts: Sequence[IndexPart]) -> None:
+        absent = {pack.path for part in parts for pack in part.header.packs if self._state(pack) == ABSENT}
+        if absent:
+            # They may have been put after their folder was listed, and before the index objects were.
+            self.packs.update((found.name, found) for found in self.base.objects(PACKS) if found.name in absent)
         objects = [(part.whole(), bytes(map(self._state, part.header.packs))) for part in parts]
         self._put_index(merge_indexes(objects, sorted(layout.raw_name(part.path) for part in parts)))
 
@@ -414,6 +421,10 @@ def _tier(blobs: int) -> int:
         blobs //= FAN_IN
         tier += 1
     return tier
+
+
+def _leaf(path: str) -> str:
+    return path.rpartition("/")[2]
 
 
 def _header(data: Buffer | IndexFile) -> layout.IndexHeader:

@@ -215,7 +215,7 @@ class PackedStore(CanRepack):
         if self._sink is not None:
             self._sink.finish()
         self.base.make_durable()
-        if self._sink is not None:
+        if self.catalog.uncovered():
             self.catalog.write_index()
 
     # ---- prune ----
