@@ -274,15 +274,16 @@ cdef class Packer:
         pthread_mutex_destroy(&self.at.lock)
         pthread_cond_destroy(&self.at.copied)
 
-    def __call__(self, str name, const u8[::1] blob):
+    def __call__(self, str name, blob):
+        cdef const u8[::1] data = blob
         cdef u8[KEY] digest
         cdef OpenPack* full = NULL
-        cdef const u8* p = first_byte(blob)
-        cdef size_t n = blob.shape[0]
+        cdef const u8* p = first_byte(data)
+        cdef size_t n = data.shape[0]
         cdef Errno error
         read_name(name, digest)
         if not 0 < n <= self.at.limit:
-            self.pass_on(name, blob)
+            self.pass_on(name, memoryview(blob))
             return
         with nogil:
             error = self.add(digest, p, n, &full)
@@ -298,6 +299,7 @@ cdef class Packer:
         return error
 
     cdef int pass_on(self, str name, blob) except -1:
+        """Puts a blob into the sink beneath, which may keep and release the view that it gets."""
         if self.at.directory != NULL:
             self.sink.put(name, blob)
         else:

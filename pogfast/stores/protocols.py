@@ -437,13 +437,13 @@ def hint_of(error: BaseException) -> str:
 def put_blob(target: Target, name: str, blob: memoryview) -> None:
     """Stores one blob as the target's sink does. Raises StoreError."""
     sink = target.blobs
-    if not isinstance(sink, BlobDirectory):
-        sink(name, blob)
-        return
     try:
-        sink.put(name, blob)
+        if isinstance(sink, BlobDirectory):
+            sink.put(name, blob)
+        else:
+            sink(name, blob)  # of a Packer a directory may be beneath
     except OSError as error:
-        raise StoreError(f"cannot write to {target.label}: {error.strerror}", hint_of(error)) from error
+        raise StoreError(f"cannot write to {target.label}: {error.strerror or error}", hint_of(error)) from error
 
 
 class Finding(NamedTuple):

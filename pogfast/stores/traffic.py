@@ -357,9 +357,11 @@ class UploadQueue(BlobSink):
         except Exception as error:  # noqa: BLE001 (raised in the next call, or by drain)
             self.failure = self.failure or error
         finally:
-            blob.release()
-            self.in_flight.release(size)
-            self.slots.release()
+            try:
+                blob.release()
+            finally:  # whatever holds a view of it: a caller may wait for these
+                self.in_flight.release(size)
+                self.slots.release()
 
     def _check(self) -> None:
         if self.failure is not None:

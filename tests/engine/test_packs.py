@@ -15,7 +15,8 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from pickle import PickleBuffer
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 
@@ -39,6 +40,7 @@ from pogfast._engine import (
     merge_indexes,
 )
 from pogfast.errors import StoreError
+from pogfast.stores import protocols, traffic
 
 DAY = 20261130
 HEADER, ROW, FOOTER = 32, 44, 48
@@ -904,6 +906,53 @@ def test_a_sink_beneath_that_fails_is_lost(directory_at: DirectoryAt, tmp_path: 
     assert "there" in str(sealer.lost[2])
     packers[1].flush()
     assert_opens(names, good.blobs | files_in(tmp_path / "good"), tree)
+
+
+def test_a_queue_beneath_may_release_what_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The upload queue of a service, which lets no more bytes in until it has released others."""
+
+    class Store:
+        parallel = 2
+        stored: ClassVar[list[str]] = []
+
+        def put_blob(self, name: str, blob: memoryview) -> None:
+            assert type(blob) is memoryview
+            if name == names[0]:
+                kept.append(PickleBuffer(blob))  # until then the blob cannot be released
+            self.stored.append(name)
+
+    monkeypatch.setattr(traffic, "MAX_IN_FLIGHT", 3 * LIMIT)
+    names = [name_of(bytes([i]) * 32) for i in range(40)]
+    kept: list[PickleBuffer] = []
+    queue = traffic.UploadQueue(Store())  # type: ignore[arg-type]
+    packer = Packer(queue, PackIndex(), print, size=SIZE, limit=LIMIT)
+
+    def put() -> None:
+        for name in names:
+            packer(name, bytes(LIMIT + 1))
+
+    thread = threading.Thread(target=put, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), "it waits for ever"
+    queue.drain()
+    assert sorted(Store.stored) == sorted(names)
+    assert queue.in_flight.bytes == 0
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_blob_that_cannot_be_put_is_an_error_of_the_store(
+    directory_at: DirectoryAt, tmp_path: Path, packed: bool
+) -> None:
+    (tmp_path / "file").touch()
+    beneath = directory_at(tmp_path / "file")
+
+    class Target:
+        label = "the store"
+        blobs = Packer(beneath, PackIndex(), print, size=SIZE, limit=LIMIT) if packed else beneath
+
+    with pytest.raises(StoreError, match="cannot write to the store: Not a directory"):
+        protocols.put_blob(Target(), name_of(bytes(32)), memoryview(bytes(LIMIT + 1)))  # type: ignore[arg-type]
 
 
 def test_packs_are_ended_while_workers_add(directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes]) -> None:
