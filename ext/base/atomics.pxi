@@ -1,6 +1,6 @@
-# Small values that one thread writes while others read them without the lock. Nothing else follows from such a value: a
-# thread that reads an old one does a little work in vain. So both sides use relaxed atomics, which cost what plain loads and
-# stores cost.
+# Small values that one thread writes while others read them without the lock. From most nothing else follows: a thread
+# that reads an old one does a little work in vain. So both sides use relaxed atomics, which cost what plain loads and stores
+# cost.
 
 cdef extern from *:
     """
@@ -10,9 +10,11 @@ cdef extern from *:
     static void pogfast_store_int(int *p, int n) { __atomic_store_n(p, n, __ATOMIC_RELAXED); }
     static Py_ssize_t pogfast_load_count(const Py_ssize_t *p) { return __atomic_load_n(p, __ATOMIC_RELAXED); }
     static void pogfast_store_count(Py_ssize_t *p, Py_ssize_t n) { __atomic_store_n(p, n, __ATOMIC_RELAXED); }
-    /* What a pointer leads to has to be there: these two are ordered. */
-    static void *pogfast_load_pointer(void *const *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
-    static void pogfast_store_pointer(void **p, void *q) { __atomic_store_n(p, q, __ATOMIC_RELEASE); }
+    /* From these something follows: all threads see them in one order. */
+    static void *pogfast_load_pointer_in_order(void *const *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+    static void pogfast_store_pointer_in_order(void **p, void *q) { __atomic_store_n(p, q, __ATOMIC_SEQ_CST); }
+    static Py_ssize_t pogfast_load_count_in_order(const Py_ssize_t *p) { return __atomic_load_n(p, __ATOMIC_SEQ_CST); }
+    static void pogfast_add_in_order(Py_ssize_t *p, Py_ssize_t n) { __atomic_fetch_add(p, n, __ATOMIC_SEQ_CST); }
     """
     u8 load_byte "pogfast_load_byte"(const u8* p) nogil
     void store_byte "pogfast_store_byte"(u8* p, u8 b) nogil
@@ -20,5 +22,7 @@ cdef extern from *:
     void store_int "pogfast_store_int"(int* p, int n) nogil
     Py_ssize_t load_count "pogfast_load_count"(const Py_ssize_t* p) nogil
     void store_count "pogfast_store_count"(Py_ssize_t* p, Py_ssize_t n) nogil
-    void* load_pointer "pogfast_load_pointer"(void** p) nogil
-    void store_pointer "pogfast_store_pointer"(void** p, void* q) nogil
+    void* load_pointer_in_order "pogfast_load_pointer_in_order"(void** p) nogil
+    void store_pointer_in_order "pogfast_store_pointer_in_order"(void** p, void* q) nogil
+    Py_ssize_t load_count_in_order "pogfast_load_count_in_order"(const Py_ssize_t* p) nogil
+    void add_in_order "pogfast_add_in_order"(Py_ssize_t* p, Py_ssize_t n) nogil

@@ -20,6 +20,11 @@ cdef struct Extent:             # where the bytes of a blob are
     long long start
     long long size
 
+cdef struct Holder:             # what a blob was opened in
+    bint in_pack
+    u8[KEY] pack                # its raw name
+    unsigned offset             # of the blob
+
 
 cdef class BlobDirectory:
     """A directory of blobs for Sealer and Opener: see _engine.pyi."""
@@ -202,12 +207,54 @@ cdef int regular_open(int directory, const char* path, long long* size) noexcept
     return fd
 
 
-cdef bint blob_open(const Directory* at, const u8* digest, Extent* extent) noexcept nogil:
-    """Opens a blob for reading, in a pack or by itself. Returns False and sets errno if there is none."""
-    cdef Span span
-    if at.packs != NULL and index_find(at.packs, digest, &span) and pack_open(at, &span, extent):
+cdef bint blob_open(const Directory* at, const u8* digest, Extent* extent, Holder* holder) noexcept nogil:
+    """Opens a blob for reading, in any pack that can be opened or by itself, and says which it was. Returns False and
+    sets errno if there is none: ENOENT only if nothing else is wrong with any of them."""
+    cdef Errno error = ENOENT
+    holder.in_pack = at.packs != NULL and packed_open(at, digest, extent, holder, &error)
+    if holder.in_pack or plain_open(at, digest, extent):
         return True
-    return plain_open(at, digest, extent)
+    if errno == ENOENT:
+        errno_set(error)
+    return False
+
+
+cdef bint packed_open(const Directory* at, const u8* digest, Extent* extent, Holder* holder,
+                      Errno* error) noexcept nogil:
+    """Opens a blob in the first pack that can be opened, of state PACK_THERE if possible. If none can, `error` is the
+    first errno that is not ENOENT."""
+    cdef IndexSearch search
+    cdef Span span
+    cdef bint others = False
+    index_begin(at.packs, &search, digest)
+    while index_next(&search, &span):
+        if span.state != PACK_THERE:
+            others = True
+        elif holder_open(at, &span, extent, holder, error):
+            return True
+    if not others:
+        return False
+    index_begin(at.packs, &search, digest)
+    while index_next(&search, &span):
+        if span.state != PACK_THERE and holder_open(at, &span, extent, holder, error):
+            return True
+    return False
+
+
+cdef bint holder_open(const Directory* at, const Span* span, Extent* extent, Holder* holder,
+                      Errno* error) noexcept nogil:
+    if pack_open(at, span, extent):
+        memcpy(holder.pack, span.pack_row, KEY)
+        holder.offset = span.offset
+        return True
+    if error[0] == ENOENT:
+        error[0] = errno
+    return False
+
+
+cdef bint is_held(const Holder* holder, const Span* span) noexcept nogil:
+    """Returns True if this is the place where the blob was opened."""
+    return holder.in_pack and holder.offset == span.offset and memcmp(holder.pack, span.pack_row, KEY) == 0
 
 
 cdef bint plain_open(const Directory* at, const u8* digest, Extent* extent) noexcept nogil:
@@ -218,7 +265,8 @@ cdef bint plain_open(const Directory* at, const u8* digest, Extent* extent) noex
 
 
 cdef bint pack_open(const Directory* at, const Span* span, Extent* extent) noexcept nogil:
-    """Opens a pack at a blob. Returns False if the pack is not there, or is too short for what the index says."""
+    """Opens a pack at a blob. Returns False and sets errno if the pack is not there, or is too short for what the index
+    says: then the blob is not (ENOENT)."""
     cdef char[PATH_ROOM] path
     cdef char[NAME + 1] name
     cdef unsigned day = <unsigned>read_le(span.pack_row + KEY + 8, 4)
@@ -229,6 +277,7 @@ cdef bint pack_open(const Directory* at, const Span* span, Extent* extent) noexc
     if extent.fd >= 0 and <long long>span.offset + span.size > size:
         c_close(extent.fd)
         extent.fd = -1
+        errno_set(ENOENT)
     extent.start, extent.size = span.offset, span.size
     return extent.fd >= 0
 

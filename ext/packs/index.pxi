@@ -64,6 +64,7 @@ cdef struct IndexParts:
 
 cdef struct Index:              # of a PackIndex: what is needed for a search without the GIL
     IndexParts* current         # replaced with the GIL, read without it
+    Py_ssize_t version          # counts the replacements, after each
 
 cdef struct IndexSearch:        # for one name, how far it has come
     const IndexParts* parts
@@ -214,9 +215,15 @@ cdef bint part_span(const IndexPart* part, u64 row, Span* span) noexcept nogil:
 
 # ---- a search in all of them ----
 
+cdef Py_ssize_t index_version(Index* index) noexcept nogil:
+    """Returns which list of index objects a search finds, or an earlier one: if the number is still the same after a
+    search, and with the GIL, nothing has been replaced."""
+    return load_count_in_order(&index.version) if index != NULL else 0
+
+
 cdef void index_begin(Index* index, IndexSearch* search, const u8* digest) noexcept nogil:
     """Begins a search. Any thread may do so, while `index` is replaced as well."""
-    search.parts = <const IndexParts*>load_pointer(<void**>&index.current)
+    search.parts = <const IndexParts*>load_pointer_in_order(<void**>&index.current)
     search.digest = digest
     search.part, search.row = 0, -1
     search.end = search.parts.count if search.parts != NULL else 0
@@ -324,7 +331,8 @@ cdef class PackIndex:
         cdef IndexParts* new = new_parts(kept)
         new.older = self.at.current
         self.keep.append(kept)
-        store_pointer(<void**>&self.at.current, new)
+        store_pointer_in_order(<void**>&self.at.current, new)
+        add_in_order(&self.at.version, 1)
 
     def find(self, str name):
         cdef u8[KEY] digest

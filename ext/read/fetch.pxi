@@ -13,11 +13,13 @@ cdef class _Fetcher:
         """Opens a blob of the directory in its slab. If what holds it is damaged, other packs may hold it as well."""
         cdef const u8* digest = self.plan.uses[blob.use].digest
         cdef Extent extent
-        blob.verdict = self.open(digest, &extent, &blob.code)
-        if blob.verdict == GOOD:
-            self.take(blob, &extent, digest, scratch)
+        cdef Holder holder
+        blob.verdict = self.open(digest, &extent, &holder, &blob.code)
+        if blob.verdict != GOOD:
+            return
+        self.take(blob, &extent, digest, scratch)
         if self.directory.packs != NULL and is_bad(blob.verdict, blob.code):
-            self.fetch_elsewhere(blob, digest, scratch)
+            self.fetch_elsewhere(blob, &holder, digest, scratch)
 
     cdef void take(self, FetchedBlob* blob, const Extent* extent, const u8* digest, u8* scratch) noexcept nogil:
         """Opens a blob in its slab, and closes where it lies. One that is longer than it can be is damaged, and gets no
@@ -32,35 +34,43 @@ cdef class _Fetcher:
             blob.verdict = self.load(blob.slab, extent, digest, &blob.code)
         c_close(extent.fd)
 
-    cdef void fetch_elsewhere(self, FetchedBlob* blob, const u8* digest, u8* scratch) noexcept nogil:
-        """Opens the first good copy of a damaged blob, in any pack or by itself, if there is one."""
+    cdef void fetch_elsewhere(self, FetchedBlob* blob, const Holder* holder, const u8* digest,
+                              u8* scratch) noexcept nogil:
+        """Opens the first good copy of a blob that is damaged in `holder`, in another pack or by itself, if there is
+        one."""
         cdef IndexSearch search
         cdef Span span
         cdef Extent extent
         index_begin(self.directory.packs, &search, digest)
         while is_bad(blob.verdict, blob.code) and index_next(&search, &span):
-            if pack_open(self.directory, &span, &extent):
+            if not is_held(holder, &span) and pack_open(self.directory, &span, &extent):
                 self.take(blob, &extent, digest, scratch)
-        if is_bad(blob.verdict, blob.code) and plain_open(self.directory, digest, &extent):
+        if holder.in_pack and is_bad(blob.verdict, blob.code) and plain_open(self.directory, digest, &extent):
             self.take(blob, &extent, digest, scratch)
 
-    cdef Verdict open(self, const u8* digest, Extent* extent, Errno* code) noexcept nogil:
+    cdef Verdict open(self, const u8* digest, Extent* extent, Holder* holder, Errno* code) noexcept nogil:
         """Opens where a blob lies. A prune may have moved it to another pack since these were listed: that is looked for
         once."""
-        cdef bint found = blob_open(self.directory, digest, extent)
+        cdef Py_ssize_t version = index_version(self.directory.packs)
+        cdef bint found = blob_open(self.directory, digest, extent, holder)
         code[0] = 0 if found else errno
-        if code[0] == ENOENT and self.directory.packs != NULL and self.look_again():
-            found = blob_open(self.directory, digest, extent)
+        if not found and self.directory.packs != NULL and self.look_again(version):
+            found = blob_open(self.directory, digest, extent, holder)
             code[0] = 0 if found else errno
         return GOOD if found else NOT_THERE if code[0] == ENOENT else BAD_READ
 
-    cdef bint look_again(self) noexcept nogil:
-        """Has the packs listed again. Returns True if that could be done."""
+    cdef bint look_again(self, Py_ssize_t version) noexcept nogil:
+        """Has the packs listed again, unless the index is another one than the `version` that was searched: of several
+        workers that miss a pack one lists. Returns True if the blob may be elsewhere by now."""
+        cdef bint listed
         with gil:
+            if index_version(self.directory.packs) != version:
+                return True
             try:
-                return self.refresh is not None and self.refresh()
+                listed = self.refresh is not None and self.refresh()
             except Exception:       # what cannot be listed is not there
-                return False
+                listed = False
+            return listed or index_version(self.directory.packs) != version
 
     cdef Verdict load(self, Slab* slab, const Extent* extent, const u8* digest, Errno* code) noexcept nogil:
         """As read_blob. What is damaged is read once more, from the disk if possible: memory and cables err, too."""
@@ -126,11 +136,12 @@ cdef class _Fetcher:
         tenth less time if none is in the page cache."""
         cdef u8[KEY] digest
         cdef Extent extent
+        cdef Holder holder
         cdef bint found
         pthread_mutex_lock(self.plan.lock)
         found = next_to_fetch(self.plan, digest)
         pthread_mutex_unlock(self.plan.lock)
-        if found and blob_open(self.directory, digest, &extent):
+        if found and blob_open(self.directory, digest, &extent, &holder):
             will_need(extent.fd, extent.start, extent.size)
             c_close(extent.fd)
 
@@ -182,7 +193,7 @@ def no_copies(name):
 
 cdef inline bint is_bad(Verdict verdict, Errno code) noexcept nogil:
     """Returns True if another copy of a blob may be better."""
-    return is_damage(verdict) or (verdict == BAD_READ and code == EIO)
+    return is_damage(verdict) or (verdict == BAD_READ and code != ENOMEM)
 
 
 cdef void count_fetched(Plan* plan, size_t n) noexcept nogil:

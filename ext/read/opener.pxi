@@ -160,7 +160,8 @@ cdef class Opener(_Pool):
         """Makes a file of its only blob, unless that is `large` or has to be looked for."""
         cdef const u8* digest = self.plan.uses[job.first].digest
         cdef Extent extent
-        cdef Verdict verdict = self.fetcher.open(digest, &extent, code)
+        cdef Holder holder
+        cdef Verdict verdict = self.fetcher.open(digest, &extent, &holder, code)
         if verdict != GOOD:
             return verdict
         large[0] = extent.size > SMALL_BLOB

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import bisect
 import contextlib
+import errno
 import gc
 import hashlib
 import itertools
@@ -1275,6 +1276,97 @@ def test_a_pack_that_is_gone_is_looked_for_once_more(stored: Stored) -> None:
     assert asked == [1]
 
 
+def test_one_worker_lists_for_all_that_miss_a_pack(stored: Stored) -> None:
+    """As a Catalog, which lists nothing for a while after it has found nothing new."""
+    stored_index, there = stored.packs.index(), ones(stored.packs)
+    pack = stored.packs.packs[0]
+    new = build_index([(pack.raw[::-1], 20270102, len(pack.data))], [pack.table])
+    moved = stored.place / "packs" / "2027-01-02"
+    moved.mkdir()
+    stored.pack(0).rename(moved / name_of(pack.raw[::-1]))
+    index, arrived = searched((stored_index, there)), threading.Barrier(4)
+    asked: list[int] = []
+
+    def find() -> bool:
+        """Four workers have looked in vain before the first of them lists."""
+        with contextlib.suppress(threading.BrokenBarrierError):
+            arrived.wait(5)
+        arrived.abort()
+        with lock:
+            asked.append(1)
+            if len(asked) == 1:
+                states = bytes(raw != pack.raw for raw in sorted(pack.raw for pack in stored.packs.packs))
+                index.replace([(stored_index, states), (new, b"\1")])
+            return len(asked) == 1
+
+    stored.blobs.read_packs(index, find)
+    target, lock = stored.place / "found", threading.Lock()
+    assert set(restore(stored.blobs, target, stored.names, stored.files.values(), jobs=4)) == {"good"}
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize("states", [b"\1\1", b"\2\2", b"\1\2", b"\2\1"])
+def test_a_pack_that_cannot_be_opened_is_not_the_last_holder(
+    directory_at: DirectoryAt, tmp_path: Path, states: bytes
+) -> None:
+    """A blob in two packs. EIO: a pipe in place of a pack."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    put, blobs = Packs(), directory_at(tmp_path / "store")
+    packer = Packer(blobs, PackIndex(), put, size=SIZE, limit=LIMIT)
+    [names], _ = seal([path], [packer])
+    packer.flush()
+    [(name, blob)] = put.packs[0].blobs
+    packer(name, blob)
+    packer(name_of(bytes(32)), b"another one")
+    packer.flush()
+    put.write(tmp_path / "store")
+    blobs.read_packs(searched((put.index(), states)))
+    paths = [tmp_path / "store" / "packs" / "2026-11-30" / name_of(pack.raw) for pack in put.packs]
+
+    def verdict() -> str:
+        opener = Opener(SECRET, None, False, [Wanted(-1, b"", names, None, 7, 0, 0)], blobs, jobs=1)
+        [news] = opener.run()
+        assert (news.errno == errno.EIO) == (NAMED[news.verdict] == "bad read")
+        return NAMED[news.verdict]
+
+    assert verdict() == "good"
+    for one, other in (paths, paths[::-1]):
+        one.rename(tmp_path / "one")
+        assert verdict() == "good"
+        os.mkfifo(one)
+        assert verdict() == "good"
+        other.rename(tmp_path / "other")
+        assert verdict() == "bad read"
+        blobs.put(name, blob)
+        assert verdict() == "good"
+        [plain] = (tmp_path / "store" / "data").rglob(name)
+        plain.unlink()
+        one.unlink()
+        assert verdict() == "not there"
+        (tmp_path / "one").rename(one)
+        (tmp_path / "other").rename(other)
+
+
+def test_a_damaged_holder_is_not_read_again(directory_at: DirectoryAt, tmp_path: Path) -> None:
+    """What seems damaged is read twice, and small files are tried before other holders are looked for."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    put, blobs = Packs(), directory_at(tmp_path / "store")
+    packer = Packer(blobs, PackIndex(), put, size=SIZE, limit=LIMIT)
+    [names], _ = seal([path], [packer])
+    packer.flush()
+    put.write(tmp_path / "store")
+    [(name, blob)] = put.packs[0].blobs
+    flip(tmp_path / "store" / "packs" / "2026-11-30" / name_of(put.packs[0].raw), len(blob) // 2)
+    for index in (searched((put.index(), b"\1")), PackIndex()):
+        blobs.read_packs(index)
+        opener = Opener(SECRET, None, False, [Wanted(-1, b"", names, None, 7, 0, 0)], blobs, jobs=1)
+        assert [NAMED[news.verdict] for news in opener.run()] == ["bad body"]
+        assert opener.read() == 4 * len(blob)
+        blobs.put(name, blob[:-1] + bytes([blob[-1] ^ 1]))
+
+
 @pytest.mark.parametrize("error", [StoreError("cannot list"), ZeroDivisionError("oops")])
 def test_a_refresh_that_raises_finds_nothing(stored: Stored, error: Exception) -> None:
     def refresh() -> bool:
@@ -1312,7 +1404,7 @@ def test_damage_in_a_pack_costs_that_blob_alone(stored: Stored) -> None:
 
 def test_only_regular_files_that_no_link_leads_to_are_packs(stored: Stored) -> None:
     index = stored.packs.index()
-    expected = [verdict.replace("-", "not there") for verdict in stored.lost_with(0)]
+    expected = [verdict.replace("-", "bad read") for verdict in stored.lost_with(0)]
     path = stored.pack(0)
     path.rename(stored.place / "elsewhere")
     path.symlink_to(stored.place / "elsewhere")
@@ -1330,4 +1422,4 @@ def test_only_regular_files_that_no_link_leads_to_are_packs(stored: Stored) -> N
     path.parent.rename(stored.place / "day")
     path.parent.symlink_to(stored.place / "day")
     packed = stored.packs.blobs
-    assert stored.restored(parts) == ["not there" if names[0] in packed else "good" for names in stored.names]
+    assert stored.restored(parts) == ["bad read" if names[0] in packed else "good" for names in stored.names]

@@ -24,6 +24,7 @@ from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import IndexPart
 from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.store import PackedStore
+from pogfast.stores.protocols import put_blob
 
 COUNT = 300
 
@@ -131,6 +132,20 @@ def test_a_listing_that_fails_is_made_up_for(tree: Path, store: Path, monkeypatc
         assert one.size_of(name)
         assert one.catalog.refresh()
         assert one.size_of(new)
+
+
+def test_a_blob_that_another_thread_has_found_elsewhere(
+    tree: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has listed the packs in between, and a further listing shows nothing new."""
+    create(tree, store, packs="yes")
+    with opened(store) as one:
+        name, _ = next(one.catalog.blobs())
+        blob = bytes(one.get_blob(name))
+        packs_of(store)[0].unlink()
+        put_blob(one.base, name, memoryview(blob))
+        monkeypatch.setattr(one.catalog, "look_again", lambda: one.catalog.refresh() and False)
+        assert bytes(one.get_blob(name)) == blob
 
 
 def test_a_damaged_index_object_is_written_again(tree: Path, store: Path, cache: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from pogfast._engine import BlobDirectory, Packer, PackIndex, build_index
@@ -147,15 +147,16 @@ class PackedStore(CanRepack):
 
     def get_blob(self, name: str) -> Buffer:
         """Returns all bytes stored under a blob's name. Raises MissingBlob, StoreError, and CorruptBlob."""
+        before = self.catalog.locate([name])
         try:
-            return self._get(name)
-        except MissingBlob:
-            if not self.catalog.look_again():  # it may be in another pack by now, or plain
+            return self._get(name, before)
+        except MissingBlob:  # it may be in another pack by now, or plain; another thread may have found that out
+            if not self.catalog.look_again() and self.catalog.locate([name]) == before:
                 raise
-        return self._get(name)
+        return self._get(name, self.catalog.locate([name]))
 
-    def _get(self, name: str) -> Buffer:
-        [span] = self.catalog.locate([name])
+    def _get(self, name: str, spans: Sequence[Span | None]) -> Buffer:
+        [span] = spans
         return self._read(span) if span else self.base.get_blob(name)
 
     def copies(self, name: str) -> Iterator[Buffer]:
