@@ -1,14 +1,17 @@
 """`pogfast pack` and `pogfast unpack`: small blobs move into packs, and out of them. No key is needed.
 
-A blob is deleted where it was only after it is durable in its new place. A prune may run at the same time, which relies
-on one of several copies of a blob: so nothing relies on what a list of a prune names, and the lists are read directly
-before anything is deleted. FORMAT.md, "Packs".
+A blob is deleted where it was only after it is durable in its new place. Prunes, and runs in the other direction, may
+delete at the same time: so nothing is deleted but under a heartbeat, when nobody else has one, and what a deletion
+relies on is verified after that. Nor does anything rely on a pack that a list of a prune names: backups take what it
+holds for absent. FORMAT.md, "Packs".
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import random
+import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,14 +23,15 @@ from pogfast.archives.lookup import Reports
 from pogfast.errors import CorruptBlob, DamageError, MissingBlob, NoSuchArchive, PogfastError, StoreError, worst_code
 from pogfast.stores import Stored, look_for_store, open_store, refuse_flat, settings
 from pogfast.stores.fetching import fetched
-from pogfast.stores.names import CONDEMNED, MAX_SETTINGS, PACKS, SETTINGS
+from pogfast.stores.names import CONDEMNED, MAX_SETTINGS, PACKS, SETTINGS, SWEEP, SWEEPING, SWEPT
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Span, read_table
 from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE
 from pogfast.stores.packs.store import PackedStore
 from pogfast.stores.protocols import HoldsPacks, PackableStore, put_blob
-from pogfast.stores.reliance import await_no_sweep, names_in
+from pogfast.stores.reliance import MAX_PAUSE, PAUSE, names_in
 from pogfast.system.clock import Stopwatch
+from pogfast.upkeep.heartbeat import Heartbeat, beating
 from pogfast.upkeep.pack_copies import Tables
 
 if TYPE_CHECKING:
@@ -45,7 +49,7 @@ BATCH = 1000
 MAX_AGE = 300.0
 # Bytes of a pack that are read at a time.
 PIECE = 64 << 20
-# How often a pack is taken apart whose blobs a prune deletes again.
+# How often a pack is taken apart whose blobs somebody deletes again.
 ATTEMPTS = 3
 
 
@@ -152,13 +156,31 @@ class _Run:
         self.catalog = store.catalog
         self.summary = summary
         self.report = report
-        self.lists = _Lists(store.base)
 
     def problem(self, error: PogfastError) -> None:
         self.summary.problems.append(error)
         self.report.problem(error)
 
-    def check_settings(self, *, is_packing: bool) -> None:
+    @contextlib.contextmanager
+    def alone(self, *, is_packing: bool) -> Iterator[Heartbeat]:
+        """Waits until nobody else deletes blobs or packs, and has others wait for the duration of a with-block. Raises
+        StoreError, also if somebody converts the store in the other direction, and if this process was suspended."""
+        pause = PAUSE
+        while True:
+            with beating(self.base, 0.0) as heartbeat:
+                if heartbeat.is_alone():
+                    self._check_settings(is_packing=is_packing)
+                    yield heartbeat
+                    if heartbeat.is_alive():
+                        return
+                    hint = "run it again: what is stored is kept"
+                    raise StoreError(f"{self.base.label}: this run was suspended for too long to delete safely", hint)
+            if pause == PAUSE:
+                self.report.warning(f"{self.base.label}: waiting until nobody else deletes blobs or packs")
+            time.sleep(random.uniform(pause / 2, pause))  # two that wait for each other must not stay in step
+            pause = min(2 * pause, MAX_PAUSE)
+
+    def _check_settings(self, *, is_packing: bool) -> None:
         """Raises StoreError if somebody converts the store in the other direction."""
         found = layout.StoreSettings.parse(self.base.get_object(SETTINGS, MAX_SETTINGS), self.base.label)
         if found.is_packing != is_packing:
@@ -173,6 +195,7 @@ class _Packing(_Run):
         super().__init__(store, summary, report)
         self.size = chosen.size
         self.limit = chosen.limit
+        self.lists = _Lists(store.base)
         self.written: set[str] = set()  # packs of this run
 
     def predict(self) -> None:
@@ -256,17 +279,18 @@ class _Packing(_Run):
     def _delete(self, blobs: Sequence[Stored]) -> None:
         """Deletes those plain blobs that lie in a durable pack."""
         for some in _slices(blobs, BATCH):
-            watch = Stopwatch()
-            self.check_settings(is_packing=True)
-            listed = self.lists.names()
-            tables = Tables(self.store)
-            going = [
-                blob for blob in some if any(self._is_in(blob, span, tables) for span in self._spans(blob, listed))
-            ]
-            newest = max((blob.modified for blob in going), default=0.0)
-            before = math.nextafter(newest, math.inf)  # one that was stored again meanwhile stays
-            for gone in self.base.delete_old_blobs(going, before, partial(_is_fresh, watch)):
-                self.summary.count(gone.size)
+            with self.alone(is_packing=True) as heartbeat:
+                watch = Stopwatch()
+                listed = self.lists.names()
+                tables = Tables(self.store)
+                going = [
+                    blob for blob in some if any(self._is_in(blob, span, tables) for span in self._spans(blob, listed))
+                ]
+                newest = max((blob.modified for blob in going), default=0.0)
+                before = math.nextafter(newest, math.inf)  # one that was stored again meanwhile stays
+                may_delete = partial(_may_delete, watch, heartbeat)
+                for gone in self.base.delete_old_blobs(going, before, may_delete):
+                    self.summary.count(gone.size)
 
     def _is_in(self, blob: Stored, span: Span, tables: Tables) -> bool:
         """Returns True if a pack has a blob, as its own table says. In a pack of another run the blob is read, too."""
@@ -295,41 +319,48 @@ class _Unpacking(_Run):
             self.store.write_settings(self.store.settings.not_packing())
         self.catalog.refresh()
         packs = sorted(self.catalog.packs.values())
-        locked = self.base.locked(pack.name for pack in packs)
-        self.summary.locked = len(locked)
+        self.locked = set(self.base.locked(pack.name for pack in packs))
+        self.summary.locked = len(self.locked)
         self.summary.total_size = sum(pack.size for pack in packs)
         self.report.started(self.summary)
         for some in _slices(packs, AT_ONCE):
-            whole = self._taken_apart(some)
-            self.check_settings(is_packing=False)
-            going = [path for path in whole if path not in locked]
-            self.base.delete_blobs(going)
-            self.summary.packs += len(going)
-            self.summary.packs_left += len(some) - len(going)
+            deleted = self._unpack(some)
+            self.summary.packs += deleted
+            self.summary.packs_left += len(some) - deleted
         self._delete_indexes()
 
-    def _taken_apart(self, packs: Sequence[Stored]) -> list[str]:
-        """Returns those packs of which every blob lies plain, and durably so."""
-        whole: list[str] = []
-        left = {pack.name: pack for pack in packs}
+    def _unpack(self, packs: Sequence[Stored]) -> int:
+        """Takes packs apart, and deletes those of which every blob lies plain, and durably so. Returns how many."""
+        left, deleted = packs, 0
         for _ in range(ATTEMPTS):
-            blobs = {path: names for path, pack in left.items() if (names := self._take_apart(pack)) is not None}
+            marks = self._sweeps()
+            blobs = {pack: names for pack in left if (names := self._take_apart(pack)) is not None}
             self.base.make_durable()
-            gone = self._pruned(set().union(*blobs.values()))
-            whole += [path for path, names in blobs.items() if names.isdisjoint(gone)]
-            left = {path: left[path] for path, names in blobs.items() if not names.isdisjoint(gone)}
+            with self.alone(is_packing=False) as heartbeat:
+                gone = self._deleted_since(marks, heartbeat, set().union(*blobs.values()))
+                whole = [pack for pack, names in blobs.items() if names.isdisjoint(gone)]
+                deleted += self._delete([pack for pack in whole if pack.name not in self.locked], heartbeat)
+            left = [pack for pack, names in blobs.items() if not names.isdisjoint(gone)]
             if not left:
-                return whole
+                return deleted
         raise StoreError(f"{self.base.label} is pruned at the same time", "run it again: what is stored is kept")
 
-    def _pruned(self, names: set[str]) -> set[str]:
-        """Returns the blobs among these that a prune has deleted again: it may have looked at the old plain copy of one
-        right before the new one replaced it."""
-        listed = names & self.lists.names()
-        if not listed:
+    def _sweeps(self) -> set[str]:
+        """Returns the marks of those who delete blobs, which change when one begins and when it ends."""
+        return {mark.name for mark in self.base.named(SWEEP) if mark.name.startswith((SWEEPING, SWEPT))}
+
+    def _deleted_since(self, marks: Collection[str], heartbeat: Heartbeat, names: Collection[str]) -> set[str]:
+        """Returns the blobs among these that somebody has deleted since there were these marks: a prune, or a run in
+        the other direction, may have looked at the old plain copy of one right before the new one replaced it."""
+        is_quiet = self._sweeps() - {SWEEPING + heartbeat.own} == marks
+        if is_quiet and not any(mark.startswith(SWEEPING) for mark in marks):
             return set()
-        await_no_sweep(self.base, self.report.warning)
-        return set(self.base.missing(listed))
+        return set(self.base.missing(names))
+
+    def _delete(self, packs: Sequence[Stored], heartbeat: Heartbeat) -> int:
+        """Deletes packs as they were listed. Returns how many are gone."""
+        before = math.nextafter(max((pack.modified for pack in packs), default=0.0), math.inf)
+        return sum(1 for _ in self.base.delete_old_blobs(packs, before, heartbeat.is_alive))
 
     def _take_apart(self, pack: Stored) -> set[str] | None:
         """Stores the blobs of a pack plain, and returns their names; None if the pack has to stay."""
@@ -380,8 +411,8 @@ class _Unpacking(_Run):
         return any(pack.path in packs for pack in header.packs)
 
 
-def _is_fresh(watch: Stopwatch) -> bool:
-    return watch.seconds() < MAX_AGE
+def _may_delete(watch: Stopwatch, heartbeat: Heartbeat) -> bool:
+    return watch.seconds() < MAX_AGE and heartbeat.is_alive()
 
 
 def _pieces(rows: Sequence[TableRow]) -> Iterator[list[TableRow]]:

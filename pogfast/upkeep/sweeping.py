@@ -299,7 +299,9 @@ class Sweep:
         with beating(self.store, self.time) as heartbeat:
             alone = heartbeat.is_alone() or not self.grace
             if not alone:
-                self.warn(f"{self.store.label}: another prune deletes blobs, or was killed: the next one continues")
+                self.warn(
+                    f"{self.store.label}: another prune or pack deletes blobs, or was killed: the next one continues"
+                )
             yield heartbeat if alone else None
 
     def _delete(self, blobs: Sequence[Stored], before: float, heartbeat: Heartbeat) -> bool:

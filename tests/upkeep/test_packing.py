@@ -25,7 +25,7 @@ from pogfast.keys import Key, create_pair, from_decryption_keyfile, from_keyfile
 from pogfast.stores import local, open_store
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.store import PackedStore
-from pogfast.upkeep import packing
+from pogfast.upkeep import heartbeat, packing
 
 KEY = Key("keyfile", bytes(range(32)))
 COUNT = 400
@@ -269,20 +269,30 @@ def test_a_blob_that_lies_plain_and_is_condemned_is_written_again(packed: Path, 
     assert_whole(packed, tmp_path)
 
 
+@pytest.mark.parametrize("when", ["before", "meanwhile", "killed"])
 def test_what_a_prune_deletes_meanwhile_is_moved_again(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The prune begins before this run or while it stores blobs; once it has deleted one, it ends, or is killed."""
     with contextlib.closing(open_store(str(packed))) as opened:
         assert isinstance(opened, PackedStore)
         names = [name for name, _ in opened.catalog.blobs()]
-    (packed / "condemned-1").write_text("\n".join(names) + "\n")
+    running, done = packed / "sweep.running-1", packed / "sweep.done-1"
+    if when != "meanwhile":
+        running.touch()
     make_durable = local.LocalStore.make_durable
     victims = iter([names[3], None])
 
     def deleted_then(self: local.LocalStore) -> None:
         make_durable(self)
         if victim := next(victims, None):
+            running.touch()
             (packed / "data" / victim[:2] / victim).unlink()
+            if when == "killed":
+                os.utime(running, (1, 1))
+            else:
+                done.touch()
+                running.unlink()
 
     monkeypatch.setattr(local.LocalStore, "make_durable", deleted_then)
     summary = pogfast.unpack(packed)
@@ -290,6 +300,92 @@ def test_what_a_prune_deletes_meanwhile_is_moved_again(
     monkeypatch.undo()
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
     assert_whole(packed, tmp_path)
+
+
+# ---- nobody else deletes meanwhile -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["pack", "unpack"])
+def test_a_run_waits_while_another_deletes(verb: str, store: Path, packed: Path, tmp_path: Path) -> None:
+    """Nothing is deleted until the other has ended, and what it has deleted by then is noticed."""
+    where = store if verb == "pack" else packed
+    before = contents(where / "data"), contents(where / "packs")
+    (where / "sweep.running-1").touch()
+
+    class Report(packing.Silent):
+        waited = 0
+
+        def warning(self, said: str) -> None:
+            assert "waiting until nobody else deletes" in said
+            after = contents(where / "data"), contents(where / "packs")
+            assert all(now.items() >= then.items() for now, then in zip(after, before, strict=True))
+            assert [path.name for path in where.glob("sweep.running-*")] == ["sweep.running-1"], "it stands back"
+            self.waited += 1
+            (where / "sweep.running-1").unlink()
+
+    report = Report()
+    if verb == "pack":
+        pack(where, report=report)
+    else:
+        pogfast.unpack(where, report=report)
+    assert report.waited == 1
+    small = [path for path in plain_of(where) if path.stat().st_size < 2 << 20]
+    assert (len(small), len(packs_of(where))) == ((0, 3) if verb == "pack" else (COUNT, 0))
+    assert not list(where.glob("sweep.running-*"))
+    assert_whole(where, tmp_path)
+
+
+def test_packs_that_are_deleted_in_the_other_direction(store: Path, tmp_path: Path) -> None:
+    """`unpack` has verified that all blobs lie plain, and deletes the packs as `pack` is about to delete blobs."""
+    plain = tmp_path / "plain"
+    shutil.copytree(store / "data", plain)
+    pack(store)
+    shutil.copytree(plain, store / "data", dirs_exist_ok=True)
+    (store / "sweep.running-1").touch()
+
+    class Report(packing.Silent):
+        def warning(self, said: str) -> None:
+            for path in packs_of(store):
+                path.unlink()
+            (store / "sweep.running-1").unlink()
+
+    assert pack(store, report=Report()).blobs == 0
+    assert_whole(store, tmp_path)
+
+
+@pytest.mark.parametrize("verb", ["pack", "unpack"])
+def test_a_prune_does_not_delete_meanwhile(
+    verb: str, store: Path, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = store if verb == "pack" else packed
+    alone: list[bool] = []
+    delete = local.LocalStore.delete_old_blobs
+
+    def look_then(self: local.LocalStore, *words: Any) -> Any:
+        with heartbeat.beating(self, 0.0) as prune:
+            alone.append(prune.is_alone())
+        return delete(self, *words)
+
+    monkeypatch.setattr(local.LocalStore, "delete_old_blobs", look_then)
+    pack(where) if verb == "pack" else pogfast.unpack(where)
+    assert alone
+    assert not any(alone)
+
+
+@pytest.mark.parametrize("verb", ["pack", "unpack"])
+def test_a_run_that_was_suspended_deletes_nothing(
+    verb: str, store: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = store if verb == "pack" else packed
+    monkeypatch.setattr(heartbeat, "MAX_SILENCE", 0.0)
+    with pytest.raises(StoreError, match="was suspended"):
+        pack(where) if verb == "pack" else pogfast.unpack(where)
+    assert len(plain_of(where)) == COUNT + 1
+    assert len(packs_of(where)) == 3
+    monkeypatch.undo()
+    monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    assert_whole(where, tmp_path)
 
 
 # ---- kills, and readers in the middle --------------------------------------------------------------------------------
@@ -330,6 +426,8 @@ def test_a_run_that_is_killed_is_continued(verb: str, store: Path, packed: Path,
         killed = ran.returncode != 0
         assert ran.returncode in (0, -9), ran.stderr
         if killed:
+            for mark in one.glob("sweep.running-*"):
+                os.utime(mark, (1, 1))  # a quarter of an hour later
             problems = pogfast.restore(f"{one}/latest", KEY, tmp_path / f"between-{step}").problems
             assert not problems, f"after step {step}"
             if verb == "pack":
