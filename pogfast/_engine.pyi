@@ -76,6 +76,10 @@ class IndexFile:
 
     def __init__(self, fd: int) -> None: ...
     beginning: bytes  # what is before the names
+    @property
+    def failed(self) -> bool:
+        """True once it could not be read: a search that finds nothing says nothing then."""
+
     def __len__(self) -> int: ...
     def read(self) -> bytearray:
         """Returns the whole index object. Raises OSError."""
@@ -89,8 +93,8 @@ class PackIndex:
 
     def replace(self, parts: Sequence[tuple[Buffer | IndexFile, Buffer]]) -> None:
         """Searches these index objects from now on. With each comes a byte for each of its packs: 0 absent, 1 there,
-        2 there with another size. They must not change, and are kept until the PackIndex is freed: a search may still
-        be in earlier ones. Raises ValueError if one is no index object."""
+        2 there with another size. They must not change, and are kept until they are replaced and no search is in them
+        any more. Raises ValueError if one is no index object."""
 
     def find(self, name: str) -> Place | None:
         """Returns a place of the blob in a pack of state 1, else of state 2, else None."""
@@ -103,7 +107,7 @@ class PackIndex:
 
     def rows(self, part: int, start: int, stop: int) -> list[Row]:
         """Returns rows [start, stop) of an index object, as far as it has them, in its order. Raises IndexError if
-        there is no such index object, ValueError if a row lies beyond its pack or cannot be read."""
+        there is no such index object, ValueError if a row lies beyond its pack, OSError if one cannot be read."""
 
 def check_index(data: Buffer) -> None:
     """Raises ValueError, which says what is wrong, unless an index object is as build_index makes it, and its rows
@@ -112,16 +116,16 @@ def check_index(data: Buffer) -> None:
 def build_index(
     packs: Sequence[tuple[bytes, int, int]], tables: Sequence[Buffer], supersedes: Sequence[bytes] = ()
 ) -> bytearray:
-    """Returns the index object of packs: (raw name, day, size) in any order, and the table of each. Raises ValueError
-    if a table does not match the size of its pack."""
+    """Returns the index object of packs: (raw name, day, size) in any order, and the table of each, which must not
+    change meanwhile. Raises ValueError if a table does not match the size of its pack."""
 
 def build_plain_index(blobs: Iterable[tuple[str, int]]) -> bytearray:
     """Returns an index object, with one pack, that says how long blobs are that lie in no pack: for Packer's `plain`.
     Blobs of 4 GiB or more are left out."""
 
 def merge_indexes(parts: Sequence[tuple[Buffer, Buffer]], supersedes: Sequence[bytes]) -> bytearray:
-    """Returns one index object with the rows of all packs of state 1. `parts` as in PackIndex.replace; a pack in
-    several of them counts once. Raises ValueError if one is malformed."""
+    """Returns one index object with the rows of all packs of state 1. `parts` as in PackIndex.replace, in memory; they
+    must not change meanwhile. A pack in several of them counts once. Raises ValueError if one is malformed."""
 
 class BlobDirectory:
     """A directory of blobs, accessed without the GIL: data/ab/NAME with `fan_out`, else NAME.
@@ -162,10 +166,11 @@ class Packer:
     """A sink for a Sealer that puts blobs of at most `limit` bytes into packs, and passes larger ones on to `sink`.
 
     A pack is complete when its blobs have `size` bytes, or are `max_blobs`. `put` is called with each by the thread
-    that completes it, which may be any worker; several at a time. With a `limit` of 0 nothing is packed. What `index`
+    that completes it, which may be any worker; two at a time, beside `flush`: others wait before they begin another
+    pack, so `put` must not add blobs. With a `limit` of 0 nothing is packed. What `index`
     has in packs of state 1 is not stored again. `plain`, from build_plain_index, says which blobs of at most `limit`
     bytes lie in the store by themselves; a Sealer then asks `sink` only for longer ones. Raises ValueError if a pack
-    could have 4 GiB.
+    could have 4 GiB, or if `plain` is `index`.
 
     A Sealer adds blobs without the GIL. If `put` raises, the Sealer loses this sink as if a sink had raised.
     """
@@ -200,6 +205,9 @@ class Packer:
 
     def idle(self) -> float | None:
         """Returns the seconds since a blob was added to the pack that is not complete; None if there is none."""
+
+    def age(self) -> float | None:
+        """Returns the seconds since the first blob was added to it."""
 
 Sink = BlobDirectory | Packer | Callable[[str, memoryview], None]
 

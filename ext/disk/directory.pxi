@@ -225,20 +225,21 @@ cdef bint packed_open(const Directory* at, const u8* digest, Extent* extent, Hol
     first errno that is not ENOENT."""
     cdef IndexSearch search
     cdef Span span
-    cdef bint others = False
+    cdef bint found = False, others = False
     index_begin(at.packs, &search, digest)
-    while index_next(&search, &span):
-        if span.state != PACK_THERE:
+    while not found and index_next(&search, &span):
+        if span.state == PACK_THERE:
+            found = holder_open(at, &span, extent, holder, error)
+        else:
             others = True
-        elif holder_open(at, &span, extent, holder, error):
-            return True
-    if not others:
-        return False
+    index_leave(at.packs)
+    if found or not others:
+        return found
     index_begin(at.packs, &search, digest)
-    while index_next(&search, &span):
-        if span.state != PACK_THERE and holder_open(at, &span, extent, holder, error):
-            return True
-    return False
+    while not found and index_next(&search, &span):
+        found = span.state != PACK_THERE and holder_open(at, &span, extent, holder, error)
+    index_leave(at.packs)
+    return found
 
 
 cdef bint holder_open(const Directory* at, const Span* span, Extent* extent, Holder* holder,

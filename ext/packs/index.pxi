@@ -38,7 +38,7 @@ cdef struct Span:               # where a blob lies
     PackState state
     unsigned offset
     unsigned size
-    const u8* pack_row          # INDEX_PACK bytes
+    const u8* pack_row          # INDEX_PACK bytes, until the search ends
 
 cdef struct IndexPart:          # one index object, and a byte for each of its packs; borrowed, and never changed
     const u8* start             # all of it, or of a file what is before the names
@@ -56,15 +56,17 @@ cdef struct IndexPart:          # one index object, and a byte for each of its p
     int bits                    # of a name, that the fan-out counts
     int fd                      # of the file, -1: all is in memory
     const u8* hints             # of a file: hint_of each name
+    int* failed                 # of a file: 1 once it could not be read; set without a lock
 
 cdef struct IndexParts:
     Py_ssize_t count
     IndexPart* parts
-    IndexParts* older           # those that were replaced: a search may still be in them
+    IndexParts* older           # those that were replaced while a search might be in them
 
 cdef struct Index:              # of a PackIndex: what is needed for a search without the GIL
     IndexParts* current         # replaced with the GIL, read without it
     Py_ssize_t version          # counts the replacements, after each
+    Py_ssize_t searches         # between index_enter and index_leave
 
 cdef struct IndexSearch:        # for one name, how far it has come
     const IndexParts* parts
@@ -93,7 +95,7 @@ cdef const char* part_divide(IndexPart* part, const u8* p, size_t n) noexcept no
         return b"its length is not what its header says"
     part.count, part.pack_count, part.superseded_count = count, <unsigned>packs, <unsigned>superseded
     part_columns(part, INDEX_HEADER + INDEX_PACK * packs + KEY * superseded + 8 * fans)
-    part.fd, part.hints, part.states = -1, NULL, NULL
+    part.fd, part.hints, part.states, part.failed = -1, NULL, NULL, NULL
     return NULL
 
 
@@ -133,11 +135,15 @@ cdef inline const u8* name_at(const IndexPart* part, u64 row) noexcept nogil:
 
 
 cdef inline const u8* part_bytes(const IndexPart* part, size_t at, size_t n, u8* room) noexcept nogil:
-    """Returns `n` bytes of the rows, where they lie or in `room`; NULL if they cannot be read."""
+    """Returns `n` bytes of the rows, where they lie or in `room`; NULL if they cannot be read, which is noted: what a
+    search does not find may be there nevertheless."""
     cdef size_t got = 0
     if part.fd < 0:
         return part.start + at
-    return room if pread_full(part.fd, room, n, <off_t>at, &got) == 0 and got == n else NULL
+    if pread_full(part.fd, room, n, <off_t>at, &got) == 0 and got == n:
+        return room
+    store_int(part.failed, 1)
+    return NULL
 
 
 cdef inline u64 bucket_of(const u8* digest, int bits) noexcept nogil:
@@ -221,9 +227,20 @@ cdef Py_ssize_t index_version(Index* index) noexcept nogil:
     return load_count_in_order(&index.version) if index != NULL else 0
 
 
+cdef const IndexParts* index_enter(Index* index) noexcept nogil:
+    """Returns what is to be searched, which stays until index_leave. It counts the search before it looks: whoever
+    replaces that and then counts none knows that each later search looks at the new."""
+    add_in_order(&index.searches, 1)
+    return <const IndexParts*>load_pointer_in_order(<void**>&index.current)
+
+
+cdef void index_leave(Index* index) noexcept nogil:
+    add_in_order(&index.searches, -1)
+
+
 cdef void index_begin(Index* index, IndexSearch* search, const u8* digest) noexcept nogil:
-    """Begins a search. Any thread may do so, while `index` is replaced as well."""
-    search.parts = <const IndexParts*>load_pointer_in_order(<void**>&index.current)
+    """Begins a search, which ends with index_leave. Any thread may search, while `index` is replaced as well."""
+    search.parts = index_enter(index)
     search.digest = digest
     search.part, search.row = 0, -1
     search.end = search.parts.count if search.parts != NULL else 0
@@ -267,9 +284,13 @@ cdef bint search_best(IndexSearch* search, Span* span) noexcept nogil:
 
 
 cdef bint index_find(Index* index, const u8* digest, Span* span) noexcept nogil:
+    """Finds a place as search_best does. `pack_row` is not to be used."""
     cdef IndexSearch search
+    cdef bint found
     index_begin(index, &search, digest)
-    return search_best(&search, span)
+    found = search_best(&search, span)
+    index_leave(index)
+    return found
 
 
 cdef struct NameSought:         # one of many
@@ -287,21 +308,21 @@ cdef int compare_numbers(const void* a, const void* b) noexcept nogil:
     return -1 if one < other else one > other
 
 
-cdef void index_find_many(const IndexParts* parts, NameSought* names, Py_ssize_t count) noexcept nogil:
+cdef void index_find_many(Index* index, NameSought* names, Py_ssize_t count) noexcept nogil:
     """Looks for names in one part after the other, from its beginning to its end."""
+    cdef const IndexParts* parts = index_enter(index)
     cdef IndexSearch search
     cdef Span span
     cdef Py_ssize_t part, i
-    if parts == NULL:
-        return
     qsort(names, count, sizeof(NameSought), compare_sought)
-    for part in range(parts.count):
+    for part in range(parts.count if parts != NULL else 0):
         for i in range(count):
             search.parts, search.digest = parts, names[i].digest
             search.part, search.end, search.row = part, part + 1, -1
             if names[i].span.state != PACK_THERE and search_best(&search, &span) and (
                     span.state == PACK_THERE or names[i].span.state == PACK_ABSENT):
                 names[i].span = span
+    index_leave(index)
     qsort(names, count, sizeof(NameSought), compare_numbers)
 
 
@@ -318,21 +339,25 @@ cdef class PackIndex:
         self.keep = []
 
     def __dealloc__(self):
-        cdef IndexParts* parts = self.at.current
-        while parts != NULL:
-            self.at.current = parts.older
-            free_parts(parts)
-            parts = self.at.current
+        free_lists(self.at.current)
 
     def replace(self, parts):
         """Searches these index objects from now on."""
         cdef list kept = [(data if isinstance(data, IndexFile) else memoryview(data), memoryview(states))
                           for data, states in parts]
         cdef IndexParts* new = new_parts(kept)
+        try:
+            self.keep.append(kept)
+        except BaseException:
+            free_lists(new)
+            raise
         new.older = self.at.current
-        self.keep.append(kept)
         store_pointer_in_order(<void**>&self.at.current, new)
         add_in_order(&self.at.version, 1)
+        if load_count_in_order(&self.at.searches) == 0:     # else the next replacement does it
+            free_lists(new.older)
+            new.older = NULL
+            del self.keep[:len(self.keep) - 1]
 
     def find(self, str name):
         cdef u8[KEY] digest
@@ -347,14 +372,16 @@ cdef class PackIndex:
         cdef list found = []
         read_name(name, digest)
         index_begin(&self.at, &search, digest)
-        while index_next(&search, &span):
-            found.append(place_of(&span))
+        try:
+            while index_next(&search, &span):
+                found.append(place_of(&span))
+        finally:
+            index_leave(&self.at)
         return found
 
     def find_many(self, names):
         cdef list wanted = list(names)
         cdef Py_ssize_t i, count = len(wanted)
-        cdef const IndexParts* parts = self.at.current
         cdef NameSought* sought = <NameSought*>calloc(max(count, 1), sizeof(NameSought))
         if sought == NULL:
             raise MemoryError
@@ -363,33 +390,37 @@ cdef class PackIndex:
                 read_name(wanted[i], sought[i].digest)
                 sought[i].number = i
             with nogil:
-                index_find_many(parts, sought, count)
+                index_find_many(&self.at, sought, count)
             return [place_of(&sought[i].span) if sought[i].span.state != PACK_ABSENT else None for i in range(count)]
         finally:
             free(sought)
 
     def rows(self, Py_ssize_t part, long long start, long long stop):
-        cdef const IndexParts* parts = self.at.current
-        cdef IndexPart at
-        cdef bytearray room
-        cdef Span span
-        cdef list found = []
-        cdef long long row
-        if parts == NULL or not 0 <= part < parts.count:
-            raise IndexError("no such index object")
-        at = parts.parts[part]
-        start, stop = max(start, 0), min(stop, <long long>at.count)
-        room = part_piece(&at, &start, &stop)
-        for row in range(start, stop):
-            if not part_span(&at, row, &span):
-                raise ValueError(f"index object: its row {row} lies in no pack")
-            found.append(Row(name_of(name_at(&at, row)), span.pack, span.offset, span.size))
-        return found
+        cdef const IndexParts* parts = index_enter(&self.at)
+        try:
+            if parts == NULL or not 0 <= part < parts.count:
+                raise IndexError("no such index object")
+            return part_rows(parts.parts[part], max(start, 0), stop)
+        finally:
+            index_leave(&self.at)
+
+
+cdef list part_rows(IndexPart part, long long start, long long stop):
+    """Returns rows [start, stop). Raises ValueError if one lies in no pack, OSError if one cannot be read."""
+    cdef long long row, last = min(stop, <long long>part.count), first = start
+    cdef bytearray room = part_piece(&part, &first, &last)
+    cdef Span span
+    cdef list found = []
+    for row in range(first, last):
+        if not part_span(&part, row, &span):
+            raise ValueError(f"index object: its row {start - first + row} lies in no pack")
+        found.append(Row(name_of(name_at(&part, row)), span.pack, span.offset, span.size))
+    return found
 
 
 cdef bytearray part_piece(IndexPart* part, long long* start, long long* stop):
     """Reads rows [start, stop) of a file, so that `part` is one of these rows in memory; one in memory stays. Returns
-    what it borrows. Raises ValueError if they cannot be read."""
+    what it borrows. Raises OSError if they cannot be read."""
     cdef u64 first = <u64>start[0]
     cdef IndexPart file = part[0]
     cdef bytearray room
@@ -404,7 +435,7 @@ cdef bytearray part_piece(IndexPart* part, long long* start, long long* stop):
             and part_copy(part, part.numbers, &file, file.numbers + 4 * first, 4)
             and part_copy(part, part.offsets, &file, file.offsets + 4 * first, 4)
             and part_copy(part, part.lengths, &file, file.lengths + 4 * first, 4)):
-        raise ValueError("index object: its file cannot be read")
+        raise OSError(EIO, "index object: its file cannot be read")
     return room
 
 
@@ -434,6 +465,15 @@ cdef void free_parts(IndexParts* parts) noexcept:
     if parts != NULL:
         free(parts.parts)
     free(parts)
+
+
+cdef void free_lists(IndexParts* parts) noexcept:
+    """Frees index objects, and those that they replaced."""
+    cdef IndexParts* older
+    while parts != NULL:
+        older = parts.older
+        free_parts(parts)
+        parts = older
 
 
 cdef int fill_part(IndexPart* part, object data, object states) except -1:
@@ -467,6 +507,7 @@ cdef class IndexFile:
     cdef readonly bytes beginning
     cdef size_t size
     cdef int fd
+    cdef int is_failed
     cdef u8* hints
 
     def __cinit__(self, int fd):
@@ -482,7 +523,7 @@ cdef class IndexFile:
             raise ValueError("index object: it has changed")
         raise_wrong(part_begin(&self.part, <const u8*>PyBytes_AS_STRING(self.beginning)))
         self.read_hints()
-        self.part.fd, self.part.hints = self.fd, self.hints
+        self.part.fd, self.part.hints, self.part.failed = self.fd, self.hints, &self.is_failed
 
     def __dealloc__(self):
         free(self.hints)
@@ -491,6 +532,10 @@ cdef class IndexFile:
 
     def __len__(self):
         return self.size
+
+    @property
+    def failed(self):
+        return load_int(&self.is_failed) != 0
 
     def read(self):
         cdef bytearray whole = PyByteArray_FromStringAndSize(NULL, self.size)
@@ -504,6 +549,7 @@ cdef class IndexFile:
         with nogil:
             error = pread_full(self.fd, p, n, <off_t>at, &got)
         if error or got != n:
+            store_int(&self.is_failed, 1)
             raise OSError(error or EIO, "index object: its file cannot be read")
         return 0
 
@@ -851,11 +897,13 @@ cdef int add_parts(_IndexBuilder builder, const IndexParts* parts, dict chosen) 
         numbers = <unsigned*>malloc(max(part.pack_count, 1u) * sizeof(unsigned))
         if numbers == NULL:
             raise MemoryError
-        for number in range(part.pack_count):
-            from_part, new = chosen.get((part.packs + INDEX_PACK * <size_t>number)[:KEY], (-1, 0))
-            numbers[number] = new if from_part == i else NO_PACK
-        with nogil:
-            wrong = builder.add_part(part, numbers)
-        free(numbers)
+        try:
+            for number in range(part.pack_count):
+                from_part, new = chosen.get((part.packs + INDEX_PACK * <size_t>number)[:KEY], (-1, 0))
+                numbers[number] = new if from_part == i else NO_PACK
+            with nogil:
+                wrong = builder.add_part(part, numbers)
+        finally:
+            free(numbers)
         raise_wrong(wrong)
     return 0

@@ -15,6 +15,7 @@ cdef extern from "<string.h>" nogil:
 cdef enum:
     PACK_CHECK = 8              # bytes of a blob's sha256 in its row
     SPARE_PACKS = 2             # memory of packs that is kept for the next ones
+    MAX_ENDED = 1               # packs that wait for `put` while another one is begun
 
 cdef struct OpenPack:           # a pack that is being filled
     u8* base                    # Packs.room bytes: its blobs, and from `rows_at` on the rows of its table
@@ -23,7 +24,8 @@ cdef struct OpenPack:           # a pack that is being filled
     int copying                 # of these, the ones that workers copy to their places
     bint full                   # the worker that copies last hands it over
     bint flushed                # `flush` does, once no worker copies
-    long long added_ns          # when the last one was added, on the monotonic clock
+    long long begun_ns          # when the first one was added, on the monotonic clock
+    long long added_ns          # ... and the last one
 
 cdef struct PackMemory:         # shared by a Packer and its Packs, without a lock
     void* spare[SPARE_PACKS]
@@ -31,6 +33,7 @@ cdef struct PackMemory:         # shared by a Packer and its Packs, without a lo
 cdef struct Packs:              # of a Packer: what workers need without the GIL
     Mutex lock
     Cond copied                 # a pack that is flushed has all its blobs
+    Cond taken                  # `put` has taken one of those that are `ended`
     Index* index
     Index* plain                # of blobs within `limit` that lie in no pack; NULL: the sink is asked
     Directory* directory        # of the sink; NULL when it is a Python function
@@ -42,6 +45,7 @@ cdef struct Packs:              # of a Packer: what workers need without the GIL
     const u8* doubted           # digests, sorted: their blobs count as absent
     size_t doubts
     OpenPack* open              # with the lock
+    int ended                   # packs that are full or flushed, and that `put` has not taken; with the lock
     PackMemory* memory
 
 
@@ -83,10 +87,13 @@ cdef long long monotonic_ns() noexcept nogil:
 
 
 cdef OpenPack* open_pack(Packs* packs) noexcept nogil:
-    """Returns the pack that the next blob goes to, NULL if there is no memory. With the lock."""
-    cdef OpenPack* pack = packs.open
-    if pack != NULL:
-        return pack
+    """Returns the pack that the next blob goes to, NULL if there is no memory. With the lock, but for a wait for `put`: as
+    many workers as there are could each fill a pack before it takes one."""
+    cdef OpenPack* pack
+    while packs.open == NULL and packs.ended > MAX_ENDED:
+        pthread_cond_wait(&packs.taken, &packs.lock)
+    if packs.open != NULL:
+        return packs.open
     pack = <OpenPack*>calloc(1, sizeof(OpenPack))
     if pack == NULL:
         return NULL
@@ -94,8 +101,18 @@ cdef OpenPack* open_pack(Packs* packs) noexcept nogil:
     if pack.base == NULL:
         free(pack)
         return NULL
+    pack.begun_ns = monotonic_ns()
     packs.open = pack
     return pack
+
+
+cdef void pack_taken(Packs* packs) noexcept nogil:
+    """Notes that `put` has taken a pack, or refused it."""
+    pthread_mutex_lock(&packs.lock)
+    check(packs.ended > 0)
+    packs.ended -= 1
+    pthread_cond_broadcast(&packs.taken)
+    pthread_mutex_unlock(&packs.lock)
 
 
 cdef OpenPack* take_place(Packs* packs, size_t n, u8** blob, u8** row) noexcept nogil:
@@ -114,6 +131,7 @@ cdef OpenPack* take_place(Packs* packs, size_t n, u8** blob, u8** row) noexcept 
         if pack.length >= packs.size or pack.count == packs.max_blobs:
             pack.full = True
             packs.open = NULL
+            packs.ended += 1
     pthread_mutex_unlock(&packs.lock)
     return pack
 
@@ -155,6 +173,7 @@ cdef OpenPack* packs_flush(Packs* packs) noexcept nogil:
     pack = packs.open
     if pack != NULL:
         packs.open = NULL
+        packs.ended += 1
         pack.flushed = True
         while pack.copying:
             pthread_cond_wait(&packs.copied, &packs.lock)
@@ -184,15 +203,17 @@ cdef size_t packs_have(Packs* packs, const u8* digest, const size_t* sizes) noex
     cdef IndexSearch search
     cdef Span span
     cdef Index* index = packs.index
+    cdef size_t size = 0
     if is_among(packs.doubted, packs.doubts, digest):
         return 0
-    while index != NULL:
+    while index != NULL and size == 0:
         index_begin(index, &search, digest)
-        while index_next(&search, &span):
+        while size == 0 and index_next(&search, &span):
             if span.state == PACK_THERE and (sizes == NULL or span.size in (sizes[0], sizes[1], sizes[2])):
-                return span.size
+                size = span.size
+        index_leave(index)
         index = packs.plain if index == packs.index else NULL
-    return 0
+    return size
 
 
 # ---- for Python ----
@@ -247,6 +268,7 @@ cdef class Packer:
     def __cinit__(self):
         pthread_mutex_init(&self.at.lock, NULL)
         pthread_cond_init(&self.at.copied, NULL)
+        pthread_cond_init(&self.at.taken, NULL)
 
     def __init__(self, sink, PackIndex index not None, put, *, size_t size, size_t limit, size_t max_blobs=10_000,
                  PackIndex plain=None):
@@ -255,6 +277,8 @@ cdef class Packer:
             raise ValueError("a pack has at least one blob, and less than 4 GiB")
         if self.memory is not None or isinstance(sink, Packer):
             raise ValueError("a Packer is made once, and not for another one")
+        if plain is index:
+            raise ValueError("`plain` is another index than that of the packs")
         self.sink, self.index, self.plain, self.put = sink, index, plain, put
         self.memory = _PackMemory()
         self.at.size, self.at.limit, self.at.max_blobs = size, limit, max_blobs
@@ -273,6 +297,7 @@ cdef class Packer:
             free(self.at.open)
         pthread_mutex_destroy(&self.at.lock)
         pthread_cond_destroy(&self.at.copied)
+        pthread_cond_destroy(&self.at.taken)
 
     def __call__(self, str name, blob):
         cdef const u8[::1] data = blob
@@ -308,12 +333,19 @@ cdef class Packer:
 
     cdef int hand_over(self, OpenPack* full) except -1:
         """Ends a pack and gives it to Python. Raises what that raises. Called with the GIL, without a lock."""
-        cdef Pack pack = Pack.__new__(Pack)
-        pack.memory, pack.base, pack.table_at, pack.blobs = self.memory, full.base, full.length, full.count
-        with nogil:
-            pack.size = pack_end(&self.at, full)
+        cdef Pack pack = None
+        try:
+            pack = Pack.__new__(Pack)
+            pack.memory, pack.base, pack.table_at, pack.blobs = self.memory, full.base, full.length, full.count
+            with nogil:
+                pack.size = pack_end(&self.at, full)
+            self.put(pack)
+        finally:                    # whatever happens: others wait for it
+            if pack is None:
+                return_pack_memory(&self.memory.at, full.base, self.memory.room)
             free(full)
-        self.put(pack)
+            with nogil:
+                pack_taken(&self.at)
         return 0
 
     def holds(self, str name):
@@ -345,10 +377,17 @@ cdef class Packer:
             abandon()
 
     def idle(self):
-        cdef long long added_ns = -1
+        return self.seconds_since(False)
+
+    def age(self):
+        return self.seconds_since(True)
+
+    cdef object seconds_since(self, bint begun):
+        """Returns the seconds since the first blob of the open pack was added, or the last one."""
+        cdef long long then_ns = -1
         with nogil:
             pthread_mutex_lock(&self.at.lock)
             if self.at.open != NULL:
-                added_ns = self.at.open.added_ns
+                then_ns = self.at.open.begun_ns if begun else self.at.open.added_ns
             pthread_mutex_unlock(&self.at.lock)
-        return None if added_ns < 0 else max(0, monotonic_ns() - added_ns) / 1e9
+        return None if then_ns < 0 else max(0, monotonic_ns() - then_ns) / 1e9

@@ -45,6 +45,7 @@ cdef class _Fetcher:
         while is_bad(blob.verdict, blob.code) and index_next(&search, &span):
             if not is_held(holder, &span) and pack_open(self.directory, &span, &extent):
                 self.take(blob, &extent, digest, scratch)
+        index_leave(self.directory.packs)
         if holder.in_pack and is_bad(blob.verdict, blob.code) and plain_open(self.directory, digest, &extent):
             self.take(blob, &extent, digest, scratch)
 

@@ -14,6 +14,7 @@ import os
 import random
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from pickle import PickleBuffer
@@ -492,7 +493,8 @@ def test_a_file_that_becomes_shorter_has_no_rows_there(
         assert not any(index.find(name) for name in names)
         assert not any(index.find_many(names))
         assert not any(index.find_all(name) for name in names)
-        with pytest.raises(ValueError, match="cannot be read"):
+        assert file.failed
+        with pytest.raises(OSError, match="cannot be read"):
             index.rows(0, 0, 1)
         with pytest.raises(OSError, match="cannot be read"):
             file.read()
@@ -502,8 +504,15 @@ def test_a_file_that_becomes_shorter_has_no_rows_there(
     os.truncate(path, beginning + 40 * 200_000 + 4 * 1001)
     assert index.find(row.name) == Place(0, *row[1:])
     assert index.rows(0, 1000, 1001) == [row]
-    with pytest.raises(ValueError, match="cannot be read"):
+    assert not file.failed
+    with pytest.raises(OSError, match="cannot be read"):
         index.rows(0, 1000, 1002)
+    assert file.failed
+    file = written(path, held_data)
+    os.truncate(path, beginning)
+    with pytest.raises(OSError, match="cannot be read"):
+        file.read()
+    assert file.failed
 
 
 def test_a_file_that_changes_is_not_believed(held: list[Described], held_data: bytearray, tmp_path: Path) -> None:
@@ -565,9 +574,64 @@ def test_files_are_replaced_while_others_search(held: list[Described], held_data
         for _ in range(20):
             assert all(index.find_many(names))
             assert all(map(index.find, names))
+            assert all(map(index.find_all, names[:1000]))
+            assert len(index.rows(0, 0, 5000)) == 5000
     finally:
         over.set()
         thread.join()
+
+
+def test_what_was_replaced_is_freed(tmp_path: Path) -> None:
+    """A run of weeks replaces index objects again and again; each in a file has a descriptor."""
+    data = built(described(19, 100))
+    index = PackIndex()
+    before = len(os.listdir("/dev/fd"))
+    for number in range(20):
+        index.replace([(written(tmp_path / str(number % 2), data), b"\1")])
+        assert len(index.rows(0, 0, 1000)) == 100
+        index.find_many([name_of(bytes(32))])
+        index.find_all(name_of(bytes(32)))
+        index.find(name_of(bytes(32)))
+        with contextlib.suppress(IndexError):
+            index.rows(1, 0, 1)
+        assert len(os.listdir("/dev/fd")) == before + 1
+
+
+def test_an_error_names_the_row_of_a_file(tmp_path: Path) -> None:
+    data = built(described(20, 100))
+    bad = broken(data, len(data) - 4 * 30, bytes(4))  # a length of row 70
+    for part in (bad, written(tmp_path / "index", bad)):
+        with pytest.raises(ValueError, match="its row 70 lies"):
+            searched((part, b"\1")).rows(0, 50, 100)
+
+
+@pytest.mark.parametrize("states", [b"\1", b"\2"])
+def test_searches_of_engines_end(directory_at: DirectoryAt, tmp_path: Path, states: bytes) -> None:
+    """What a Sealer and an Opener have searched is freed when it is replaced, whatever came of the search."""
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    put, blobs, index = Packs(), directory_at(tmp_path / "store"), PackIndex()
+    packer = Packer(blobs, index, put, size=SIZE, limit=LIMIT)
+    [names], _ = seal([path], [packer])
+    packer.flush()
+    put.write(tmp_path / "store")
+    pack = tmp_path / "store" / "packs" / "2026-11-30" / name_of(put.packs[0].raw)
+    before = len(os.listdir("/dev/fd"))
+    blobs.read_packs(index)
+
+    def replace() -> int:
+        index.replace([(written(tmp_path / "index", put.index()), states)])
+        return len(os.listdir("/dev/fd")) - before
+
+    wanted = [Wanted(-1, b"", names, None, 7, 0, 0), Wanted(-1, b"", [name_of(bytes(32))], None, 7, 0, 0)]
+    for damage in (lambda: None, lambda: flip(pack, 5), lambda: os.truncate(pack, 5), pack.unlink):
+        damage()
+        assert replace() == 1
+        seal([path], [packer])
+        packer.holds(name_of(bytes(32)))
+        assert replace() == 1
+        list(Opener(SECRET, None, False, wanted, blobs, jobs=1).run())
+    assert replace() == 1
 
 
 # ---- packs, made by a Packer ----
@@ -956,6 +1020,57 @@ def test_a_blob_that_cannot_be_put_is_an_error_of_the_store(
         protocols.put_blob(Target(), name_of(bytes(32)), memoryview(bytes(LIMIT + 1)))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("raises", [False, True])
+def test_few_packs_wait_to_be_put(raises: bool) -> None:
+    """Workers would each fill a pack while `put` waits for a slow store."""
+    gate, lock = threading.Event(), threading.Lock()
+    inside, most, done = 0, 0, 0
+
+    def put(pack: Pack) -> None:
+        nonlocal inside, most, done
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        gate.wait(30)
+        with lock:
+            inside -= 1
+            done += 1
+        if raises:
+            raise StoreError("no")
+
+    packer = Packer(lambda name, view: None, PackIndex(), put, size=SIZE, limit=LIMIT, max_blobs=1)
+
+    def add(number: int) -> None:
+        for i in range(5):
+            with contextlib.suppress(StoreError):
+                packer(name_of(bytes([number, i]) * 16), b"blob")
+
+    threads = [threading.Thread(target=add, args=(number,), daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    assert inside == 2
+    gate.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert (most, done) == (2, 40)
+
+
+def test_a_pack_knows_how_old_it_is() -> None:
+    packer = Packer(lambda name, view: None, PackIndex(), lambda pack: None, size=SIZE, limit=LIMIT)
+    assert packer.age() is None
+    for i in range(2):
+        time.sleep(0.1 * i)
+        packer(name_of(bytes([i]) * 32), b"blob")
+    age, idle = packer.age(), packer.idle()
+    assert age is not None
+    assert idle is not None
+    assert age - idle > 0.09
+    packer.flush()
+    assert packer.age() is None
+
+
 def test_packs_are_ended_while_workers_add(directory_at: DirectoryAt, tmp_path: Path, tree: dict[Path, bytes]) -> None:
     """`flush` at any moment: no blob is lost, none is in two packs."""
     put, over = Packs(), threading.Event()
@@ -1066,6 +1181,8 @@ def test_a_packer_that_cannot_be_is_refused() -> None:
     assert packer.idle() is None
     with pytest.raises(ValueError, match="another one"):
         Packer(packer, index, print, size=SIZE, limit=LIMIT)
+    with pytest.raises(ValueError, match="another index"):
+        Packer(sink, index, print, size=SIZE, limit=LIMIT, plain=index)
     with pytest.raises(ValueError, match="not a blob's name"):
         packer("a", b"")
     with pytest.raises(TypeError):
