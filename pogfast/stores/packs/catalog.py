@@ -12,9 +12,9 @@ import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from pogfast._engine import IndexFile, PackIndex, Place, build_index, check_index, merge_indexes
+from pogfast._engine import IndexFile, PackIndex, Place, Row, build_index, check_index, merge_indexes
 from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
 from pogfast.stores.names import PACKS, Stored
 from pogfast.stores.packs import layout
@@ -40,6 +40,7 @@ ENOUGH_PACKS, ENOUGH_TABLES = 256, 16 << 20
 # Listings in a row that showed nothing new, after which `look_again` makes one only every so many seconds.
 FRUITLESS, PAUSE = 3, 5.0
 ABSENT, THERE, OTHER_SIZE = 0, 1, 2
+Found = TypeVar("Found")
 
 
 class Span(NamedTuple):
@@ -58,12 +59,24 @@ class IndexPart(NamedTuple):
     data: Buffer | IndexFile
     header: layout.IndexHeader
 
+    @property
+    def has_failed(self) -> bool:
+        """True if it is in a file that could not be read: what was not found may be in it."""
+        return isinstance(self.data, IndexFile) and self.data.failed
+
     def whole(self) -> Buffer:
         """Returns the index object. Raises StoreError."""
         try:
             return self.data.read() if isinstance(self.data, IndexFile) else self.data
         except OSError as error:
             raise StoreError(f"index object {self.path}: {error.strerror}") from error
+
+    def rows(self, index: PackIndex, start: int) -> list[Row]:
+        """Returns ROWS rows of an `index` that has this index object alone. Raises StoreError."""
+        try:
+            return index.rows(0, start, start + ROWS)
+        except (OSError, ValueError) as error:
+            raise StoreError(f"index object {self.path}: {error}") from error
 
 
 class Catalog:
@@ -78,6 +91,7 @@ class Catalog:
         self.index_objects: dict[str, Stored] = {}
         self.unreadable: dict[str, DamageError] = {}  # packs and index objects that are no such thing
         self._denied: set[str] = set()  # packs that were reported
+        self._uncached: set[str] = set()  # index objects whose files in the cache could not be read
         self._index = PackIndex()
         self._parts: list[IndexPart] = []
         self._states: list[bytes] = []  # of the packs of each part, as the engine has them
@@ -125,11 +139,30 @@ class Catalog:
     def look_again(self) -> bool:
         """Refreshes for a blob that was not where it should be. Returns False if nothing can have changed."""
         with self._lock:
+            if self._reread():
+                return True
             if self._fruitless >= FRUITLESS and self._listed.seconds() < PAUSE:
                 return False  # many blobs are missing: one listing is enough for them
             self._fruitless = 0 if self.refresh() else self._fruitless + 1
             self._listed = Stopwatch()
             return True
+
+    def _reread(self) -> bool:
+        """Reads index objects again, into memory, whose files in the cache cannot be read any more. Returns False if
+        there are none. Called with the lock held."""
+        failed = {part.path for part in self._parts if part.has_failed}
+        if failed:
+            self._uncached |= failed
+            self._is_searched = False
+            self.refresh()
+        return bool(failed)
+
+    def _searched(self, look: Callable[[], Found]) -> Found:
+        """Returns what `look` finds in the index, all of which could be read. Called with the lock held."""
+        found = look()
+        while self._reread():
+            found = look()
+        return found
 
     def _sizes(self) -> dict[str, int]:
         return {stored.name: stored.size for stored in (*self.packs.values(), *self.index_objects.values())}
@@ -146,7 +179,7 @@ class Catalog:
     def _index_parts(self) -> list[IndexPart]:
         """Returns the index objects that no other one supersedes, the newest first, so that few have to be fetched.
         Raises MissingBlob for one that has vanished."""
-        known = {part.path: part for part in self._parts}
+        known = {part.path: part for part in self._parts if not part.has_failed}
         superseded: set[str] = set()
         parts = []
         for stored in sorted(self.index_objects.values(), key=lambda found: found.modified, reverse=True):
@@ -162,7 +195,7 @@ class Catalog:
         """Reads an index object; returns None, with a warning, if it is damaged: its packs have tables."""
         path = stored.name
         try:
-            data = self.cache.get(path) or self._fetch_index(path)
+            data = (None if path in self._uncached else self.cache.get(path)) or self._fetch_index(path)
             return IndexPart(path, data, _header(data))
         except MissingBlob:
             raise
@@ -172,11 +205,14 @@ class Catalog:
             return None
 
     def _fetch_index(self, path: str) -> Buffer | IndexFile:
-        """Fetches an index object into the cache; it stays in memory only if it is small, or there is no cache."""
+        """Fetches an index object into the cache; it stays in memory only if it is small, or there is no cache that can
+        be read."""
         data = self.base.get_object(path, layout.MAX_INDEX)
         if hashlib.sha256(data).digest() != layout.raw_name(path):
             raise CorruptPack(f"index object {path} is damaged: its name is not that of its content")
         _check(path, data)
+        if path in self._uncached:
+            return data
         self.cache.put(path, data)
         return self.cache.get(path) or data
 
@@ -246,13 +282,14 @@ class Catalog:
         """Returns where each blob lies; None for those in no pack."""
         self._load()
         with self._lock:
-            return [self._span(place) if place else None for place in self._index.find_many(names)]
+            places = self._searched(lambda: self._index.find_many(names))
+            return [self._span(place) if place else None for place in places]
 
     def holders(self, name: str) -> list[Span]:
         """Returns each place where a blob lies whole, as far as the index says: a pack once."""
         self._load()
         with self._lock:
-            spans = dict.fromkeys(map(self._span, self._index.find_all(name)))
+            spans = dict.fromkeys(map(self._span, self._searched(lambda: self._index.find_all(name))))
             there = {path: self.packs[path].size for span in spans if (path := span.path) in self.packs}
             return [span for span in spans if there.get(span.path) == span.pack_size]
 
@@ -260,7 +297,7 @@ class Catalog:
         """Returns the bytes of a blob in a pack, None if no pack that is whole has it."""
         self._load()
         with self._lock:
-            place = self._index.find(name)
+            place = self._searched(lambda: self._index.find(name))
             return place.size if place and self._states[place.part][place.pack] == THERE else None
 
     def blobs(self, *, every: bool = False) -> Iterator[tuple[str, Span]]:
@@ -268,6 +305,7 @@ class Catalog:
         `every` whatever any index object says of a pack."""
         self._load()
         with self._lock:
+            self._reread()
             parts = list(self._parts)
         seen: set[str] = set()
         for part in parts:
@@ -275,7 +313,7 @@ class Catalog:
             index.replace([(part.data, bytes([THERE]) * len(part.header.packs))])
             first = [(every or pack.path not in seen) and self._state(pack) == THERE for pack in part.header.packs]
             for start in range(0, part.header.blobs, ROWS):
-                for row in index.rows(0, start, start + ROWS):
+                for row in part.rows(index, start):
                     if first[row.pack]:
                         pack = part.header.packs[row.pack]
                         yield row.name, Span(pack.path, pack.size, row.offset, row.size)
