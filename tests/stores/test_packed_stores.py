@@ -134,6 +134,58 @@ def test_a_listing_that_fails_is_made_up_for(tree: Path, store: Path, monkeypatc
         assert one.size_of(new)
 
 
+@pytest.mark.usefixtures("index_files")
+@pytest.mark.parametrize("way", ["size_of", "missing", "locate", "holders", "get_blob", "blobs", "look_again"])
+def test_a_cached_file_that_breaks_hides_no_blob(tree: Path, store: Path, cache: Path, way: str) -> None:
+    """Its index object is fetched again, and stays in memory: the cache may be on a bad disk."""
+    create(tree, store, packs="yes")
+    with opened(store) as one:
+        name, span = next(one.catalog.blobs())
+        index = one.catalog.index
+        while one.catalog.look_again():
+            pass
+        [file] = cache.glob("*.packs/*")
+        os.truncate(file, 500)
+        if way == "size_of":
+            assert one.size_of(name) == span.size
+        elif way == "missing":
+            assert one.missing([name]) == []
+        elif way == "locate":
+            assert one.catalog.locate([name]) == [span]
+        elif way == "holders":
+            assert one.catalog.holders(name) == [span]
+        elif way == "get_blob":
+            assert len(one.get_blob(name)) == span.size
+        elif way == "blobs":
+            with pytest.raises(StoreError, match="cannot be read"):
+                next(one.catalog.blobs())
+            assert len(list(one.catalog.blobs())) > COUNT - 10
+        else:
+            assert index.find(name) is None
+            assert one.catalog.look_again()
+        assert index.find(name) is not None
+        assert file.stat().st_size == 500
+    with opened(store) as one:
+        assert one.catalog.locate([name]) == [span]
+        assert file.stat().st_size > 500
+
+
+def test_a_pack_does_not_stay_open_for_ever(tree: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that adds a blob now and then: what is in an open pack would be lost with it."""
+    monkeypatch.setattr("pogfast.stores.packs.sink.MAX_AGE", 0.2)
+    with pogfast.services(packs="1MiB"), opened(store, create=True) as one:
+        for number in range(100):
+            one.blobs(name_of(hashlib.sha256(b"%d" % number).digest()), os.urandom(4000))
+        one.keep_up()
+        assert one.blobs.idle() is not None
+        time.sleep(0.3)
+        one.blobs(name_of(bytes(32)), b"another one")
+        one.keep_up()
+        assert one.blobs.idle() is None
+        one.make_durable()
+        assert len(packs_of(store)) == 1
+
+
 def test_a_blob_that_another_thread_has_found_elsewhere(
     tree: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
@@ -118,11 +118,6 @@ def raw_name(path: str) -> bytes:
 def is_name(text: str) -> bool:
     """Returns True for exactly the name of some 32 bytes."""
     return _NAME.fullmatch(text) is not None
-
-
-def pack_size(lengths: Collection[int]) -> int:
-    """Returns the bytes of a pack of blobs of these lengths."""
-    return sum(lengths) + TABLE_ROW * len(lengths) + FOOTER
 
 
 def pack_path(raw: Buffer, day: date | int) -> str:

@@ -27,8 +27,8 @@ IN_FLIGHT = 2
 # Fewer blobs, or fewer bytes, are no pack: they are stored plain.
 MIN_BLOBS = 16
 MIN_SIZE = 256 << 10
-# Seconds after which an open pack is stored although it is not full, if nothing is added to it.
-IDLE = 60.0
+# Seconds after which an open pack is stored although it is not full: without a new blob, and with.
+IDLE, MAX_AGE = 60.0, 600.0
 
 
 class PackSink:
@@ -117,9 +117,10 @@ class PackSink:
     # ---- from the run ----
 
     def close_idle(self) -> None:
-        """Has an open pack stored to which nothing was added for a while. What goes wrong is raised by `finish`."""
-        idle = self.packer.idle()
-        if idle is not None and idle > IDLE:
+        """Has an open pack stored to which nothing was added for a while, or that is old. What goes wrong is raised by
+        `finish`."""
+        idle, age = self.packer.idle(), self.packer.age()
+        if (idle is not None and idle > IDLE) or (age is not None and age > MAX_AGE):
             with contextlib.suppress(Exception), self._noting_failures():
                 self.packer.flush()
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from pogfast._engine import BlobDirectory, Packer, PackIndex, build_index
+from pogfast._engine import BlobDirectory, Packer, PackIndex, build_plain_index
 from pogfast.errors import DamageError, MissingBlob
 from pogfast.stores.names import LIKE_A_BLOB, SETTINGS, Stored
 from pogfast.stores.packs import layout
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
     from pogfast.sizes import Share
     from pogfast.stores.packs.scrubbing import Scrub
     from pogfast.stores.settings import Lock
-
-
-NO_DAY = 19700101
 
 
 class PackedStore(CanRepack):
@@ -191,17 +188,12 @@ class PackedStore(CanRepack):
         return sink
 
     def _plain(self) -> PackIndex | None:
-        """Returns which small blobs lie plain on a service, for the engine: an index as if they lay in packs. None for
-        a directory, where it looks."""
+        """Returns which small blobs lie plain on a service, for the engine. None for a directory, where it looks."""
         if isinstance(self.base.blobs, BlobDirectory):
             return None
-        small = [blob for blob in self.base.blob_names() if 0 < blob.size <= self.limit and layout.is_name(blob.name)]
-        at_once = min(layout.MAX_BLOBS, (layout.MAX_PACK - layout.FOOTER) // (self.limit + layout.TABLE_ROW))
-        together = [small[start : start + at_once] for start in range(0, len(small), at_once)]
-        sizes = [layout.pack_size([blob.size for blob in blobs]) for blobs in together]
-        packs = [(number.to_bytes(32), NO_DAY, size) for number, size in enumerate(sizes)]
+        small = (blob for blob in self.base.blob_names() if 0 < blob.size <= self.limit and layout.is_name(blob.name))
         index = PackIndex()
-        index.replace([(build_index(packs, list(map(_table, together))), b"\1" * len(packs))])
+        index.replace([(build_plain_index((blob.name, blob.size) for blob in small), b"\1")])
         return index
 
     def begin_durable(self) -> None:
@@ -364,8 +356,3 @@ class PackedStore(CanRepack):
         if isinstance(self._source, PackSource):
             self._source.close()
         self.base.close()
-
-
-def _table(blobs: Iterable[Stored]) -> bytes:
-    """Returns the table of a pack that would have these blobs."""
-    return b"".join(layout.raw_name(blob.name) + blob.size.to_bytes(4, "little") + bytes(8) for blob in blobs)
