@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from pogfast._engine import cores
 from pogfast.archives.lookup import Reports
 from pogfast.errors import CorruptBlob, DamageError, MissingBlob, NoSuchArchive, PogfastError, StoreError, worst_code
+from pogfast.sizes import many
 from pogfast.stores import Stored, look_for_store, open_store, refuse_flat, settings
 from pogfast.stores.fetching import fetched
 from pogfast.stores.names import CONDEMNED, MAX_SETTINGS, PACKS, SETTINGS, SWEEP, SWEEPING, SWEPT
@@ -229,16 +230,26 @@ class _Packing(_Run):
     def _chosen(self) -> tuple[list[Stored], list[list[Stored]]]:
         """Returns the small blobs that lie plain, in the order in which they were written: those that are in packs as
         well, and the others divided among new packs. What is left for a tiny pack stays, and so does what is locked,
-        since it cannot be deleted."""
+        since it cannot be deleted, and what a power cut may have damaged: a pack would make it look intact."""
         listed = self.lists.names()
         small = [blob for blob in self.base.blob_names() if 0 < blob.size <= self.limit]
         locked = self.base.locked(blob.name for blob in small)
         self.summary.locked = len(locked)
         held: list[Stored] = []
         left: list[Stored] = []
+        suspect = 0
         for blob in sorted(small, key=lambda blob: (blob.modified, blob.name)):
-            if blob.name not in locked:
-                (held if self._spans(blob, listed) else left).append(blob)
+            if blob.name in locked:
+                continue
+            if self._spans(blob, listed):
+                held.append(blob)
+            elif self.base.size_of(blob.name) == blob.size:
+                left.append(blob)
+            else:
+                suspect += 1
+        if suspect:
+            what = many(suspect, "blob")
+            self.report.warning(f"{self.base.label}: {what} written just before a power cut or reboot: not packed")
         return held, self._groups(left)
 
     def _groups(self, blobs: Sequence[Stored]) -> list[list[Stored]]:

@@ -11,14 +11,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import boto3
 import pytest
 
 import pogfast
 from kit.commands import Runner
-from kit.packed import contents, indexes_of, make_files, packs_of, plain_of
+from kit.packed import contents, indexes_of, make_files, packs_of, plain_of, rows_of
 from kit.servers import Server
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
 from pogfast.keys import Key, create_pair, from_decryption_keyfile, from_keyfile, from_password
@@ -144,6 +144,34 @@ def test_a_blob_that_is_cut_short_is_not_packed(store: Path, tmp_path: Path, mon
     assert (summary.exit_code, summary.blobs) == (4, COUNT - 1)
     assert cut.name in str(summary.problems[0])
     assert cut.exists()
+
+
+def test_what_a_power_cut_may_have_damaged_is_not_packed(
+    store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such blobs may have their size and no content. In a pack they would have a valid check."""
+    booted = time.time() + 100
+    monkeypatch.setattr(local, "booted_ns", lambda: int(booted * 1e9))
+    suspects = [path for path in plain_of(store) if path.stat().st_size < 2 << 20][7:9]
+    for path in suspects:
+        path.chmod(0o600)
+        path.write_bytes(bytes(path.stat().st_size))
+        os.utime(path, (booted - 50, booted - 50))
+
+    class Report(packing.Silent):
+        said: ClassVar[list[str]] = []
+
+        def warning(self, said: str) -> None:
+            self.said.append(said)
+
+    assert pack(store, report=Report()).blobs == COUNT - 2
+    assert ["2 blobs written just before a power cut" in said for said in Report.said] == [True]
+    assert all(path.exists() for path in suspects)
+    assert not {path.name for path in suspects}.intersection(
+        row.name for one in packs_of(store) for row in rows_of(one)
+    )
+    pogfast.create("tree", store, KEY, force=True)
+    assert_whole(store, tmp_path)
 
 
 def test_a_plain_copy_stays_if_the_pack_has_it_no_longer(store: Path, tmp_path: Path) -> None:
