@@ -396,6 +396,7 @@ class Repacked:
     locked: int = 0  # packs with both that cannot be repacked: nobody can delete them yet
     cold: int = 0  # ... or read them
     damaged: list[tuple[str, str]] = field(default_factory=list)  # blobs that were not stored anew, and their packs
+    unreadable: list[PogfastError] = field(default_factory=list)  # one for each pack that cannot be read
 
 
 @runtime_checkable

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from pogfast.errors import DamageError, WrongKey
 from pogfast.stores import Stored
 from pogfast.stores.packs import layout
-from pogfast.stores.packs.catalog import Span, read_table
+from pogfast.stores.packs.catalog import Span
+from pogfast.stores.packs.reading import read_table
 from pogfast.stores.packs.store import PackedStore
 from pogfast.stores.protocols import CanCopy, CanPrefetch, Store
 

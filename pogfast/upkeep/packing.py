@@ -26,7 +26,8 @@ from pogfast.stores import Stored, look_for_store, open_store, refuse_flat, sett
 from pogfast.stores.fetching import fetched
 from pogfast.stores.names import CONDEMNED, MAX_SETTINGS, PACKS, SETTINGS, SWEEP, SWEEPING, SWEPT
 from pogfast.stores.packs import layout
-from pogfast.stores.packs.catalog import Span, read_table
+from pogfast.stores.packs.catalog import Span
+from pogfast.stores.packs.reading import read_blobs, read_part, read_table
 from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE
 from pogfast.stores.packs.store import PackedStore
 from pogfast.stores.protocols import HoldsPacks, PackableStore, put_blob
@@ -37,7 +38,6 @@ from pogfast.upkeep.pack_copies import Tables
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
-    from pogfast.stores.packs.layout import TableRow
 
 Item = TypeVar("Item")
 
@@ -48,8 +48,6 @@ AHEAD = 64
 # Blobs that are deleted between two looks at what prunes condemn, and for how many seconds such a look is good.
 BATCH = 1000
 MAX_AGE = 300.0
-# Bytes of a pack that are read at a time.
-PIECE = 64 << 20
 # How often a pack is taken apart whose blobs somebody deletes again.
 ATTEMPTS = 3
 
@@ -309,7 +307,7 @@ class _Packing(_Run):
         if row is None or span.path in self.written:
             return row is not None
         try:
-            return layout.is_good_blob(row, self.base.read_range(span.path, row.offset, row.size))
+            return layout.is_good_blob(row, read_part(self.base, span.path, row.offset, row.size))
         except DamageError:
             return False
 
@@ -375,34 +373,24 @@ class _Unpacking(_Run):
 
     def _take_apart(self, pack: Stored) -> set[str] | None:
         """Stores the blobs of a pack plain, and returns their names; None if the pack has to stay."""
+        is_whole = True
         try:
             rows = layout.read_rows(read_table(self.base, pack))
+            for row, blob in read_blobs(self.base, pack.name, rows):
+                if blob is None:
+                    is_whole = False
+                    self.problem(
+                        CorruptBlob(f"blob {row.name} in {pack.name} is damaged, and left there", path=pack.name)
+                    )
+                else:
+                    put_blob(self.base, row.name, blob)
+                    self.summary.count(row.size)
         except MissingBlob:  # somebody else has deleted it
             return None
         except DamageError as error:
             self.problem(type(error)(f"{pack.name} is left as it is: {error}", error.hint, path=pack.name))
             return None
-        is_whole = True
-        for some in _pieces(rows):
-            start, end = some[0].offset, some[-1].offset + some[-1].size
-            data = memoryview(self.base.read_range(pack.name, start, end - start))
-            for row in some:
-                blob = self._good(pack, row, data[row.offset - start : row.offset - start + row.size])
-                is_whole = is_whole and blob is not None
-                if blob is not None:
-                    put_blob(self.base, row.name, blob)
-                    self.summary.count(row.size)
         return {row.name for row in rows} if is_whole else None
-
-    def _good(self, pack: Stored, row: TableRow, data: memoryview) -> memoryview | None:
-        """Returns a blob that is what was packed, read once more if need be. Reports one that is not."""
-        if layout.is_good_blob(row, data):
-            return data
-        data = memoryview(self.base.read_range(pack.name, row.offset, row.size))
-        if layout.is_good_blob(row, data):
-            return data
-        self.problem(CorruptBlob(f"blob {row.name} in {pack.name} is damaged, and left there", path=pack.name))
-        return None
 
     def _delete_indexes(self) -> None:
         """Deletes the index objects that are of no pack which is there."""
@@ -424,17 +412,6 @@ class _Unpacking(_Run):
 
 def _may_delete(watch: Stopwatch, heartbeat: Heartbeat) -> bool:
     return watch.seconds() < MAX_AGE and heartbeat.is_alive()
-
-
-def _pieces(rows: Sequence[TableRow]) -> Iterator[list[TableRow]]:
-    """Divides the blobs of a pack into ranges that are read at a time."""
-    some: list[TableRow] = []
-    for row in rows:
-        if some and row.offset + row.size - some[0].offset > PIECE:
-            yield some
-            some = []
-        some.append(row)
-    yield some
 
 
 def _slices(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -371,6 +371,7 @@ class Sweep:
             self._call_repack(needed.is_kept, self._names_in(needed.lists()), dry_run=False)
         except StoreError as error:
             self.swept.problems.append(error)
+        self.swept.problems += self.swept.repacked.unreadable
         self._tell_damage(needed)
 
     def _call_repack(self, is_kept: Callable[[str], bool], listed: Collection[str], *, dry_run: bool) -> None:

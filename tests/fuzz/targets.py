@@ -732,11 +732,11 @@ def _read_pack(draw: Draw) -> None:
     found = layout.check_pack(pack, layout.pack_path(raw, DAY))
     assert not found.problem or not honest, found.problem
     with contextlib.suppress(CorruptPack):
-        layout.read_table(draw.bent(pack), len(pack))
+        layout.read_table(draw.bent(pack), len(pack), "a pack")
     if not found.rows:
         assert found.problem, "nothing is wrong with it, and nothing in it"
         return
-    rows = layout.read_table(pack, len(pack))
+    rows = layout.read_table(pack, len(pack), "a pack")
     assert rows == found.rows
     assert sum(row.size for row in rows) == len(pack) - len(rows) * layout.TABLE_ROW - layout.FOOTER
     for row in rows:
@@ -744,7 +744,7 @@ def _read_pack(draw: Draw) -> None:
         is_good = hashlib.sha256(content).digest()[:8] == row.check
         assert len(content) == row.size > 0, "beyond its pack"
         assert is_good == (row not in found.damaged), "a damaged blob passes"
-    index = build_index([(raw, DAY, len(pack))], [layout.raw_table(pack, len(pack))])
+    index = build_index([(raw, DAY, len(pack))], [layout.raw_table(pack, len(pack), "a pack")])
     check_index(index)
     assert layout.read_header(index) == ([(layout.pack_path(raw, DAY), len(pack))], [], len(rows))
     _search(index, b"\x01", [row.name for row in rows])

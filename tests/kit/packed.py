@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import random
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import pogfast
 from pogfast import keys
+from pogfast.stores import local
 from pogfast.stores.packs import layout
 
 KEYFILE = b"what is in the keyfile of these tests"
@@ -75,10 +80,22 @@ def archived(tree: Path) -> dict[str, bytes]:
 
 def rows_of(pack: Path) -> list[layout.TableRow]:
     data = pack.read_bytes()
-    return layout.read_table(data, len(data))
+    return layout.read_table(data, len(data), "a pack")
 
 
 def damage(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
+
+
+def make_unreadable(monkeypatch: pytest.MonkeyPatch, path: Path, at: int) -> None:
+    """From now on no byte of a file is read together with byte `at`, as if the disk had a bad sector there."""
+    inode, read_at = path.stat().st_ino, local._read_at
+
+    def read(file: int, start: int, size: int) -> bytearray:
+        if os.fstat(file).st_ino == inode and start <= at < start + size:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read_at(file, start, size)
+
+    monkeypatch.setattr(local, "_read_at", read)

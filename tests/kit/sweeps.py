@@ -841,7 +841,7 @@ class World:
     def _blobs_of(self, pack: str) -> list[str]:
         if pack not in self.tables:
             data = self._read(pack)
-            self.tables[pack] = [row.name for row in layout.read_table(data, len(data))]
+            self.tables[pack] = [row.name for row in layout.read_table(data, len(data), "a pack")]
         return self.tables[pack]
 
     def _put(self, path: str, data: bytes) -> None:

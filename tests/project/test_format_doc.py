@@ -280,7 +280,7 @@ def test_the_index_object_lists_the_pack() -> None:
 
 
 def test_pogfast_reads_the_pack_and_the_index_object() -> None:
-    rows = layout.read_table(HEX["pack"], len(HEX["pack"]))
+    rows = layout.read_table(HEX["pack"], len(HEX["pack"]), "a pack")
     assert [(layout.raw_name(row.name), row.offset, row.size) for row in rows] == [
         (raw, offset, len(blob)) for raw, offset, blob in parse_pack(HEX["pack"])
     ]

@@ -63,7 +63,7 @@ class Shelf:
         found = {path.name for path in self.root.glob("data/*/*")}
         for path in self.root.glob("packs/2*/*"):
             data = path.read_bytes()
-            found.update(row.name for row in layout.read_table(data, len(data)))
+            found.update(row.name for row in layout.read_table(data, len(data), "a pack"))
         return found
 
     def opened(self) -> PackedStore:

@@ -99,18 +99,18 @@ def test_a_number_that_is_no_day(day: int) -> None:
 
 
 def test_a_table_is_read() -> None:
-    rows = layout.read_table(PACK, len(PACK))
+    rows = layout.read_table(PACK, len(PACK), PATH)
     assert [(row.name, PACK[row.offset : row.offset + row.size]) for row in rows] == BLOBS
     assert [row.check for row in rows] == [sha256(blob)[:8] for _, blob in BLOBS]
-    assert layout.read_table(memoryview(PACK)[-TAIL:], len(PACK)) == rows
-    assert bytes(layout.raw_table(PACK[-TAIL:], len(PACK))) == make_table(BLOBS)
-    assert layout.table_size(PACK[-48:], len(PACK)) == layout.table_size(PACK, len(PACK)) == TAIL - 48
+    assert layout.read_table(memoryview(PACK)[-TAIL:], len(PACK), PATH) == rows
+    assert bytes(layout.raw_table(PACK[-TAIL:], len(PACK), PATH)) == make_table(BLOBS)
+    assert layout.table_size(PACK[-48:], len(PACK), PATH) == layout.table_size(PACK, len(PACK), PATH) == TAIL - 48
 
 
 @pytest.mark.parametrize("cut", [1, 44, TAIL - 1, TAIL])
 def test_a_tail_that_is_too_short(cut: int) -> None:
     with pytest.raises(CorruptPack):
-        layout.read_table(PACK[len(PACK) - TAIL + cut :], len(PACK))
+        layout.read_table(PACK[len(PACK) - TAIL + cut :], len(PACK), PATH)
 
 
 @pytest.mark.parametrize("at", range(TAIL))
@@ -118,13 +118,13 @@ def test_each_bit_of_a_tail_counts(at: int) -> None:
     tail = bytearray(PACK[-TAIL:])
     tail[at] ^= 1 << RANDOM.randrange(8)
     with pytest.raises(CorruptPack):
-        layout.read_table(tail, len(PACK))
+        layout.read_table(tail, len(PACK), PATH)
 
 
 @pytest.mark.parametrize("off", [-1, 1, 44, -len(PACK), 2**32])
 def test_the_lengths_add_up(off: int) -> None:
     with pytest.raises(CorruptPack):
-        layout.read_table(PACK[-TAIL:], len(PACK) + off)
+        layout.read_table(PACK[-TAIL:], len(PACK) + off, PATH)
 
 
 @pytest.mark.parametrize(
@@ -148,27 +148,27 @@ def test_a_footer_that_is_not_ours(tail: bytes, what: str) -> None:
 def test_no_blob_is_empty() -> None:
     data = make_pack([BLOBS[0], (BLOBS[1][0], b"")])
     with pytest.raises(CorruptPack, match="do not add up"):
-        layout.read_table(data, len(data))
+        layout.read_table(data, len(data), PATH)
 
 
 def test_a_pack_has_at_most_four_gigabytes() -> None:
     tail = make_tail(bytes(32) + struct.pack("<I", 2**32 - 1 - 92) + bytes(8))
-    assert layout.read_table(tail, 2**32 - 1)[0].size == 2**32 - 1 - 92
+    assert layout.read_table(tail, 2**32 - 1, PATH)[0].size == 2**32 - 1 - 92
     tail = make_tail(bytes(32) + struct.pack("<I", 2**32 - 92) + bytes(8))
     with pytest.raises(CorruptPack):
-        layout.read_table(tail, 2**32)
+        layout.read_table(tail, 2**32, PATH)
 
 
 def test_no_footer_makes_a_reader_take_gigabytes() -> None:
     """A table that no index object could hold is refused before it is read."""
     count = layout.MAX_INDEX // 44
-    assert layout.table_size(make_tail(b"", count=count), 2**32 - 1) == count * 44
+    assert layout.table_size(make_tail(b"", count=count), 2**32 - 1, PATH) == count * 44
     with pytest.raises(CorruptPack):
-        layout.table_size(make_tail(b"", count=count + 1), 2**32 - 1)
+        layout.table_size(make_tail(b"", count=count + 1), 2**32 - 1, PATH)
 
 
 def test_a_blob_is_known_by_its_size_and_its_check() -> None:
-    row = layout.read_table(PACK, len(PACK))[1]
+    row = layout.read_table(PACK, len(PACK), PATH)[1]
     blob = BLOBS[1][1]
     assert layout.is_good_blob(row, memoryview(blob))
     assert not layout.is_good_blob(row, blob[:-1] + b"x")
@@ -179,7 +179,7 @@ def test_a_blob_is_known_by_its_size_and_its_check() -> None:
 
 
 def test_a_whole_pack() -> None:
-    assert layout.check_pack(PACK, PATH) == ("", layout.read_table(PACK, len(PACK)), [])
+    assert layout.check_pack(PACK, PATH) == ("", layout.read_table(PACK, len(PACK), PATH), [])
 
 
 def test_the_damaged_blob_is_named() -> None:
@@ -286,7 +286,7 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
         given_data = prefix + data + suffix
         for act in (
             lambda it: layout.read_header(it),
-            lambda it: layout.read_table(it, len(it)),
+            lambda it: layout.read_table(it, len(it), PATH),
             lambda it: StoreSettings.parse(it, "store"),
         ):
             with contextlib.suppress(CorruptPack, StoreError):

@@ -68,7 +68,7 @@ def assert_whole(store: str, tmp_path: Path) -> None:
 def flip(pack: Path, number: int) -> str:
     """Flips a bit in a blob, and returns its name."""
     data = bytearray(pack.read_bytes())
-    row = layout.read_table(data, len(data))[number]
+    row = layout.read_table(data, len(data), "a pack")[number]
     data[row.offset + row.size // 2] ^= 1
     pack.chmod(0o600)
     pack.write_bytes(data)
@@ -126,7 +126,7 @@ def test_a_damaged_blob_is_refused(target: str | None, key: Key | None, tree: Pa
         needed = {blob for entry in archive.entries.values() for blob in entry.blobs}
     names = sorted(info.name for info in pogfast.list_archives("one", KEY))
     [first, *_] = packs_of("one")
-    rows = layout.read_table(first.read_bytes(), first.stat().st_size)
+    rows = layout.read_table(first.read_bytes(), first.stat().st_size, "a pack")
     number = next(number for number, row in enumerate(rows) if row.name not in needed)
     bad = flip(first, number)
     done = copy("one", "two", key, packs=target)
@@ -149,9 +149,9 @@ def test_an_index_that_lies_brings_no_wrong_blob(opens: bool, tree: Path, tmp_pa
     create("one", packs="1MiB")
     [first, *_] = packs_of("one")
     data = first.read_bytes()
-    table = bytearray(layout.raw_table(data, len(data)))
+    table = bytearray(layout.raw_table(data, len(data), "a pack"))
     table[:32], table[44:76] = table[44:76], table[:32]
-    rows = layout.read_table(data, len(data))
+    rows = layout.read_table(data, len(data), "a pack")
     shutil.rmtree("one/packs/index")
     Path("one/packs/index").mkdir()
     packs, tables = [], []
@@ -159,7 +159,7 @@ def test_an_index_that_lies_brings_no_wrong_blob(opens: bool, tree: Path, tmp_pa
         whole = path.read_bytes()
         raw = layout.raw_name(path.name)
         packs.append((raw, layout.day_of(str(path.relative_to("one"))), len(whole)))
-        tables.append(bytes(table) if path == first else bytes(layout.raw_table(whole, len(whole))))
+        tables.append(bytes(table) if path == first else bytes(layout.raw_table(whole, len(whole), "a pack")))
     index = build_index(packs, tables)
     Path("one", layout.index_path(hashlib.sha256(index).digest())).write_bytes(index)
     shutil.rmtree("cache", ignore_errors=True)

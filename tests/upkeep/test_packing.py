@@ -18,13 +18,15 @@ import pytest
 
 import pogfast
 from kit.commands import Runner
-from kit.packed import contents, indexes_of, make_files, packs_of, plain_of, rows_of
+from kit.faultproxy import Fault, Proxy
+from kit.packed import contents, indexes_of, make_files, make_unreadable, packs_of, plain_of, rows_of
 from kit.servers import Server
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
 from pogfast.keys import Key, create_pair, from_decryption_keyfile, from_keyfile, from_password
 from pogfast.stores import local, open_store
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.store import PackedStore
+from pogfast.stores.service import AccessDenied
 from pogfast.upkeep import heartbeat, packing
 
 KEY = Key("keyfile", bytes(range(32)))
@@ -182,7 +184,7 @@ def test_a_plain_copy_stays_if_the_pack_has_it_no_longer(store: Path, tmp_path: 
     shutil.copytree(plain, store / "data", dirs_exist_ok=True)
     [first, *_] = packs_of(store)
     data = bytearray(first.read_bytes())
-    row = layout.read_table(data, len(data))[3]
+    row = layout.read_table(data, len(data), "a pack")[3]
     data[row.offset + 50] ^= 1
     first.chmod(0o600)
     first.write_bytes(data)
@@ -268,7 +270,7 @@ def test_packs_without_a_word_about_them_are_unpacked(packed: Path, tmp_path: Pa
 def test_a_damaged_blob_is_left_in_its_pack(packed: Path) -> None:
     [first, second, _] = packs_of(packed)
     data = bytearray(first.read_bytes())
-    row = layout.read_table(data, len(data))[7]
+    row = layout.read_table(data, len(data), "a pack")[7]
     data[row.offset] ^= 1
     first.chmod(0o600)
     first.write_bytes(data)
@@ -284,6 +286,21 @@ def test_a_damaged_blob_is_left_in_its_pack(packed: Path) -> None:
     assert row.name not in {path.name for path in plain_of(packed)}
     problems = pogfast.restore(f"{packed}/latest", KEY, "out").problems
     assert len(problems) == 1, "what is not damaged is restored, from wherever it is"
+
+
+@pytest.mark.parametrize("part", ["blobs", "table"])
+def test_a_pack_on_a_bad_sector_is_left_as_it_is(
+    part: str, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, second, _ = packs_of(packed)
+    with monkeypatch.context() as bad:
+        make_unreadable(bad, second, 5000 if part == "blobs" else second.stat().st_size - 1)
+        summary = pogfast.unpack(packed)
+    assert (summary.exit_code, summary.packs, summary.packs_left) == (4, 2, 1)
+    assert [second.name in str(problem) and "error" in str(problem) for problem in summary.problems] == [True]
+    assert packs_of(packed) == [second]
+    assert pogfast.unpack(packed).packs == 1, "it could be read again"
+    assert_whole(packed, tmp_path)
 
 
 def test_a_blob_that_lies_plain_and_is_condemned_is_written_again(packed: Path, store: Path, tmp_path: Path) -> None:
@@ -603,6 +620,34 @@ def test_on_a_service(bucket: str, client: Any, tmp_path: Path) -> None:
         0,
         COUNT + 1,
     )
+    assert_whole(bucket, tmp_path)
+
+
+def test_a_pack_that_a_service_cannot_read(
+    bucket: str, client: Any, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are taken apart; but if the service is down, that is said once."""
+    with pogfast.services(packs="1MiB"):
+        pogfast.create("tree", bucket, KEY)
+    bad = next(filter(layout.is_pack, keys_of(client, bucket)))
+    monkeypatch.setenv("POGFAST_S3_ENDPOINT", proxy.url)
+    monkeypatch.setenv("POGFAST_RETRY_FOR", "0")
+
+    class Down(packing.Silent):
+        def started(self, progress: packing.Summary) -> None:
+            proxy.faults = [Fault("", times=-1, status=503)]
+
+    with pytest.raises(StoreError, match="busy"):
+        pogfast.unpack(bucket, report=Down())
+    assert sum(map(layout.is_pack, keys_of(client, bucket))) == 3
+    proxy.faults = [Fault(f"GET .*{bad.rstrip('=')}", times=-1, status=500)]
+    summary = pogfast.unpack(bucket)
+    assert (summary.exit_code, summary.packs, summary.packs_left, len(summary.problems)) == (4, 2, 1, 1)
+    assert list(filter(layout.is_pack, keys_of(client, bucket))) == [bad]
+    proxy.faults = [Fault(f"GET .*{bad.rstrip('=')}", times=-1, status=403, code="AccessDenied")]
+    with pytest.raises(AccessDenied):
+        pogfast.unpack(bucket)
+    proxy.faults = []
     assert_whole(bucket, tmp_path)
 
 

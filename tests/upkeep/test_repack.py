@@ -13,8 +13,9 @@ import pytest
 
 import pogfast
 from kit.commands import Runner
+from kit.packed import make_unreadable, rows_of
 from pogfast import keys
-from pogfast.errors import CorruptBlob, StoreError
+from pogfast.errors import CorruptBlob, CorruptPack, StoreError
 from pogfast.stores.local import LocalStore
 from pogfast.stores.packs import layout, repacking
 from pogfast.upkeep.pruning import Summary
@@ -80,7 +81,7 @@ class Shop:
         found: dict[str, int] = {}
         for path in self.store.glob("packs/2*/*"):
             data = path.read_bytes()
-            for row in layout.read_table(data, len(data)):
+            for row in layout.read_table(data, len(data), "a pack"):
                 found[row.name] = found.get(row.name, 0) + 1
         return found
 
@@ -192,7 +193,7 @@ def test_a_blob_that_is_damaged_is_not_copied_and_its_pack_stays(shop: Shop) -> 
     needed = set(pogfast.manifest.blob_names(newest.read_bytes(), KEY, newest.name))
     path = sorted(shop.store.glob("packs/2*/*"))[0]
     data = bytearray(path.read_bytes())
-    row = next(row for row in layout.read_table(data, len(data)) if row.name in needed)
+    row = next(row for row in layout.read_table(data, len(data), "a pack") if row.name in needed)
     data[row.offset + 50] ^= 1
     path.write_bytes(data)
     os.utime(path, (time.time() - 10 * DAY,) * 2)
@@ -205,6 +206,32 @@ def test_a_blob_that_is_damaged_is_not_copied_and_its_pack_stays(shop: Shop) -> 
     assert needed <= shop.held().keys()
     again = shop.prune(grace=0)
     assert (len(again.problems), again.repacked.packs) == (1, 0)
+
+
+def test_a_pack_on_a_bad_sector_stays_and_the_others_are_repacked(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = shop.packs()
+    path = sorted(shop.store.glob("packs/2*/*"))[0]
+    needed = needed_of(shop)
+    bad = next(row for row in rows_of(path) if row.name in needed)
+    make_unreadable(monkeypatch, path, bad.offset)
+    summary = shop.prune(grace=0)
+    monkeypatch.undo()
+    assert [type(problem) for problem in summary.problems] == [CorruptPack]
+    assert path.name in str(summary.problems[0])
+    assert summary.repacked.packs == len(before) - 1
+    assert before & shop.packs() == {path.name}
+    assert needed <= shop.held().keys()
+
+
+def test_a_table_on_a_bad_sector_keeps_its_pack(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = shop.packs()
+    path = sorted(shop.store.glob("packs/2*/*"))[0]
+    make_unreadable(monkeypatch, path, path.stat().st_size - 1)
+    summary = shop.prune(grace=0)
+    monkeypatch.undo()
+    assert summary.repacked.packs == len(before) - 1
+    assert before & shop.packs() == {path.name}
+    assert needed_of(shop) <= shop.held().keys()
 
 
 def test_a_disk_that_is_full_does_not_keep_a_prune_from_condemning(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,7 +317,7 @@ def test_a_few_blobs_are_stored_by_themselves_in_place_of_older_copies(tmp_path:
     before, needed = shop.packs(), needed_of(shop)
     for path in shop.store.glob("packs/2*/*"):
         data = path.read_bytes()
-        for row in layout.read_table(data, len(data)):
+        for row in layout.read_table(data, len(data), "a pack"):
             if row.name in needed:
                 plain = shop.store / "data" / row.name[:2] / row.name
                 plain.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,19 @@ import pytest
 
 import pogfast
 from kit.commands import Runner
-from kit.packed import KEY, KEYFILE, archived, create, damage, indexes_of, make_tree, packs_of, restored, rows_of
+from kit.packed import (
+    KEY,
+    KEYFILE,
+    archived,
+    create,
+    damage,
+    indexes_of,
+    make_tree,
+    make_unreadable,
+    packs_of,
+    restored,
+    rows_of,
+)
 from kit.packs import Listed, make_index, name_of, raw_of, sha256
 from pogfast.upkeep.checking import Subset
 from pogfast.upkeep.scrubbing import ReadPacks
@@ -75,6 +87,18 @@ def test_a_damaged_table_is_found(store: Path, cache: Path, at: int) -> None:
     assert checked(store)[0] == 4
     assert pogfast.check(str(store), KEY).exit_code == 4
     assert checked(store, repair=True)[0] == 4, "a pack cannot be mended"
+
+
+@pytest.mark.parametrize("is_covered", [True, False])
+def test_a_pack_on_a_bad_sector_is_found(store: Path, monkeypatch: pytest.MonkeyPatch, is_covered: bool) -> None:
+    """What an index object says of it is compared with nothing else."""
+    if not is_covered:
+        shutil.rmtree(store / "packs" / "index")
+    pack = packs_of(store)[0]
+    make_unreadable(monkeypatch, pack, pack.stat().st_size - 1)
+    summary = pogfast.check(str(store), None, read_data=True)
+    assert summary.exit_code == 4
+    assert {damage.pack for damage in summary.damage} >= {str(pack.relative_to(store))}
 
 
 def test_a_pack_that_is_cut_short_is_found(store: Path) -> None:

@@ -19,6 +19,7 @@ from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
 from pogfast.stores.names import PACKS, Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.index_cache import IndexCache
+from pogfast.stores.packs.reading import read_table
 from pogfast.stores.service import AccessDenied
 from pogfast.system.clock import Stopwatch
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from pogfast._engine import Buffer
     from pogfast.stores.protocols import HoldsPacks
 
-# Bytes of a pack's end that are read first: a table of 1,400 blobs and the footer.
-TAIL = 64 << 10
 # Packs whose tables are read at a time.
 PARALLEL = 8
 # Index objects of one tier that are merged; a tier has up to this many times as many blobs as the one below.
@@ -477,14 +476,3 @@ def _check(path: str, data: Buffer) -> None:
         check_index(data)
     except ValueError as error:
         raise CorruptPack(f"index object {path} is malformed: {error}") from error
-
-
-def read_table(base: HoldsPacks, pack: Stored) -> bytes:
-    """Reads the table of a pack. Raises CorruptPack, MissingBlob and StoreError."""
-    tail = min(TAIL, pack.size)
-    data = memoryview(base.read_range(pack.name, pack.size - tail, tail))
-    whole = layout.table_size(data[-layout.FOOTER :], pack.size) + layout.FOOTER
-    if whole > tail:
-        more = base.read_range(pack.name, pack.size - whole, whole - tail)
-        data = memoryview(b"".join((more, data)))
-    return bytes(layout.raw_table(data[-whole:], pack.size))

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 from pogfast.errors import DamageError
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
-from pogfast.stores.packs.catalog import PARALLEL, Catalog, Span, read_table
+from pogfast.stores.packs.catalog import PARALLEL, Catalog, Span
+from pogfast.stores.packs.reading import read_table
 
 if TYPE_CHECKING:
     from pogfast.stores.protocols import HoldsPacks, PackableStore

@@ -169,13 +169,13 @@ def _day_text(number: int) -> str:
 # ---- packs
 
 
-def table_size(footer: Buffer, size: int, path: str = "a pack") -> int:
+def table_size(footer: Buffer, size: int, path: str) -> int:
     """Returns the bytes of the table of a pack of `size` bytes, as its footer says: the last 48 bytes of `footer`.
     Raises CorruptPack, which names `path`."""
     return _read_footer(footer, size, path)[1] * TABLE_ROW
 
 
-def raw_table(tail: Buffer, size: int, path: str = "a pack") -> memoryview:
+def raw_table(tail: Buffer, size: int, path: str) -> memoryview:
     """Returns the rows of the table of a pack of `size` bytes, 44 bytes each. `tail` is the end of the pack, at least
     the table and the footer. Raises CorruptPack, which names `path`, unless the table is intact and the blobs in it
     fill the pack exactly."""
@@ -192,7 +192,7 @@ def raw_table(tail: Buffer, size: int, path: str = "a pack") -> memoryview:
     return table
 
 
-def read_table(tail: Buffer, size: int, path: str = "a pack") -> list[TableRow]:
+def read_table(tail: Buffer, size: int, path: str) -> list[TableRow]:
     """Returns the blobs in a pack of `size` bytes, in order. Takes and raises what raw_table does."""
     return read_rows(raw_table(tail, size, path))
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from pogfast.errors import CorruptBlob, MissingBlob
+from pogfast.errors import DamageError, MissingBlob
 from pogfast.sizes import Share
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.decision import Decision, Tables
+from pogfast.stores.packs.reading import read_blobs
 from pogfast.stores.protocols import Repacked, Store
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from pogfast.stores.packs.catalog import Catalog
     from pogfast.stores.protocols import PackableStore
 
-# Bytes between two blobs that are read with them, and bytes that are read at a time.
-MAX_GAP = 1 << 20
-MAX_PIECE = 64 << 20
 # Bytes that may be stored again by a prune that is not told how many: a small store is cleaned as well.
 MIN_REPACK = 128 << 20
 SHARE_REPACK = 10  # percent of the store, if that is more
@@ -142,52 +140,20 @@ class Repacking:
     def _copy(self, path: str, rows: Sequence[layout.TableRow]) -> Iterator[str]:
         """Stores blobs of a pack anew, and yields their names. A damaged one is noted, and left out."""
         put = self.store.blobs
-        pieces = list(_pieces(rows))
         intact = True
-        for piece in pieces:
-            try:
-                data = self._read(path, piece)
-            except MissingBlob:  # another prune has deleted it
-                return
-            for row, blob in zip(piece, data, strict=True):
-                good = blob if blob is not None and layout.is_good_blob(row, blob) else self._read_again(path, row)
-                if good is None:
+        try:
+            for row, blob in read_blobs(self.store.base, path, rows):
+                if blob is None:
                     intact = False
                     self.done.damaged.append((row.name, path))
                     continue
-                put(row.name, good)
+                put(row.name, blob)
                 self.done.size += row.size
                 yield row.name
-            self.store.keep_up()
-        self.done.packs += intact and bool(pieces)
-
-    def _read(self, path: str, piece: Sequence[layout.TableRow]) -> list[memoryview | None]:
-        start, end = piece[0].offset, piece[-1].offset + piece[-1].size
-        try:
-            data = memoryview(self.store.base.read_range(path, start, end - start))
-        except CorruptBlob:
-            return [None] * len(piece)
-        return [data[row.offset - start : row.offset - start + row.size] for row in piece]
-
-    def _read_again(self, path: str, row: layout.TableRow) -> memoryview | None:
-        """Reads a blob alone; returns None if it is damaged."""
-        try:
-            [data] = self._read(path, [row])
-        except MissingBlob:
-            return None
-        return data if data is not None and layout.is_good_blob(row, data) else None
-
-
-def _pieces(rows: Iterable[layout.TableRow]) -> Iterator[list[layout.TableRow]]:
-    """Yields blobs of a pack that are read together, in the order of the pack."""
-    piece: list[layout.TableRow] = []
-    for row in sorted(rows, key=lambda row: row.offset):
-        if piece and (
-            row.offset - (piece[-1].offset + piece[-1].size) > MAX_GAP
-            or row.offset + row.size - piece[0].offset > MAX_PIECE
-        ):
-            yield piece
-            piece = []
-        piece.append(row)
-    if piece:
-        yield piece
+                self.store.keep_up()
+        except MissingBlob:  # another prune has deleted it
+            return
+        except DamageError as error:
+            self.done.unreadable.append(error)
+            return
+        self.done.packs += intact and bool(rows)

@@ -13,10 +13,11 @@ from itertools import islice
 from typing import TypeVar
 
 from pogfast._engine import build_index, merge_indexes
-from pogfast.errors import CorruptPack, MissingBlob, PogfastError
+from pogfast.errors import CorruptPack, DamageError, MissingBlob, PogfastError
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
-from pogfast.stores.packs.catalog import ABSENT, THERE, Catalog, IndexPart, read_table
+from pogfast.stores.packs.catalog import ABSENT, THERE, Catalog, IndexPart
+from pogfast.stores.packs.reading import read_table
 from pogfast.stores.protocols import Found, HoldsPacks
 
 Item = TypeVar("Item")
@@ -88,7 +89,7 @@ class Scrub:
             return read_table(self.base, pack)
         except MissingBlob:
             return None
-        except CorruptPack as error:
+        except DamageError as error:
             return error
 
     # ---- content ----

@@ -89,7 +89,7 @@ class PackSink:
 
     def _put_plain(self, pack: Pack) -> None:
         data = memoryview(pack)
-        for row in layout.read_table(data, len(data)):
+        for row in layout.read_table(data, len(data), "a new pack"):
             blob = data[row.offset : row.offset + row.size]
             put_blob(self.base, row.name, blob)
 

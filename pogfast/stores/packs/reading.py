@@ -1,0 +1,87 @@
+"""Reading packs: their tables, and blobs, which are compared with the checks in the tables. No key is needed.
+
+A pack that cannot be read, as on a bad sector, is damage of that pack alone, so that commands go on with the others. A
+StoreError says that the store cannot be read at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
+from pogfast.stores.packs import layout
+from pogfast.stores.service import AccessDenied
+
+if TYPE_CHECKING:
+    from pogfast.stores.names import Stored
+    from pogfast.stores.packs.layout import TableRow
+    from pogfast.stores.protocols import HoldsPacks
+
+# Bytes of a pack's end that are read first: a table of 1,400 blobs and the footer.
+TAIL = 64 << 10
+# Bytes between two blobs that are read with them: they take less time than another request.
+MAX_GAP = 1 << 20
+# Bytes that are read at a time.
+MAX_PIECE = 64 << 20
+
+
+def read_table(base: HoldsPacks, pack: Stored) -> bytes:
+    """Reads the table of a pack. Raises what read_part does."""
+    tail = min(TAIL, pack.size)
+    data = read_part(base, pack.name, pack.size - tail, tail)
+    whole = layout.table_size(data[-layout.FOOTER :], pack.size, pack.name) + layout.FOOTER
+    if whole > tail:
+        more = read_part(base, pack.name, pack.size - whole, whole - tail)
+        data = memoryview(b"".join((more, data)))
+    return bytes(layout.raw_table(data[-whole:], pack.size, pack.name))
+
+
+def read_blobs(base: HoldsPacks, path: str, rows: Iterable[TableRow]) -> Iterator[tuple[TableRow, memoryview | None]]:
+    """Yields blobs of a pack, in its order, each with its bytes; None for a damaged one, which has been read a second
+    time. Raises what read_part does."""
+    for piece in _pieces(rows):
+        start, end = piece[0].offset, piece[-1].offset + piece[-1].size
+        data = read_part(base, path, start, end - start)
+        for row in piece:
+            blob = data[row.offset - start : row.offset - start + row.size]
+            yield row, blob if layout.is_good_blob(row, blob) else _read_again(base, path, row)
+
+
+def read_part(base: HoldsPacks, path: str, start: int, size: int) -> memoryview:
+    """Reads bytes of a pack. Raises MissingBlob, CorruptBlob if the pack ends before, CorruptPack if it is there and
+    cannot be read, and StoreError."""
+    try:
+        return memoryview(base.read_range(path, start, size))
+    except AccessDenied:  # which applies to all packs
+        raise
+    except StoreError as error:
+        if next(iter(base.objects(path)), None) is None:  # raises StoreError if it is not about this pack
+            raise MissingBlob(f"{path} cannot be read, and is not listed: {error}") from error
+        raise CorruptPack(str(error), error.hint, path=path) from error
+
+
+def _read_again(base: HoldsPacks, path: str, row: TableRow) -> memoryview | None:
+    """Reads a blob alone; returns None if it is damaged. Raises MissingBlob and StoreError."""
+    try:
+        data = read_part(base, path, row.offset, row.size)
+    except MissingBlob:
+        raise
+    except DamageError:
+        return None
+    return data if layout.is_good_blob(row, data) else None
+
+
+def _pieces(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
+    """Yields blobs of a pack that are read together, in the order of the pack."""
+    piece: list[TableRow] = []
+    for row in sorted(rows, key=lambda row: row.offset):
+        if piece and (
+            row.offset - (piece[-1].offset + piece[-1].size) > MAX_GAP
+            or row.offset + row.size - piece[0].offset > MAX_PIECE
+        ):
+            yield piece
+            piece = []
+        piece.append(row)
+    if piece:
+        yield piece
