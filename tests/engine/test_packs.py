@@ -1066,7 +1066,7 @@ def test_a_pack_knows_how_old_it_is() -> None:
     age, idle = packer.age(), packer.idle()
     assert age is not None
     assert idle is not None
-    assert age - idle > 0.09
+    assert 0.09 < age - idle < 60
     packer.flush()
     assert packer.age() is None
 
