@@ -13,6 +13,7 @@ import pytest
 
 from kit import packs
 from pogfast.stores import open_store
+from pogfast.stores.local import LocalStore
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.store import PackedStore
@@ -51,8 +52,8 @@ class Shelf:
         put(self.root / "packs/2026-01-31" / packs.name_of(listed.raw), packs.make_pack(blobs), OLD + when)
         return listed
 
-    def put_plain(self, name: str, when: float = 0) -> None:
-        put(self.root / "data" / name[:2] / name, BLOBS[name], OLD + when)
+    def put_plain(self, name: str, when: float = 0, data: bytes | None = None) -> None:
+        put(self.root / "data" / name[:2] / name, BLOBS[name] if data is None else data, OLD + when)
 
     def put_index(self, listed: Sequence[packs.Listed]) -> None:
         data = packs.make_index(listed)
@@ -211,3 +212,55 @@ def test_a_plain_blob_goes_when_a_later_pack_has_it(shelf: Shelf) -> None:
     assert goes(shelf, [A]) == {A}
     shelf.put_plain(A, 3)
     assert goes(shelf, [A]) == {path_of(first)}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", BLOBS[A][:-1], BLOBS[A] + b"x", bytes(len(BLOBS[A])), b"x" + BLOBS[A][1:]],
+    ids=["empty", "torn", "longer", "zeros", "other bytes"],
+)
+def test_a_plain_blob_that_is_not_whole_is_no_holder(shelf: Shelf, data: bytes) -> None:
+    """Another program was killed while it wrote it, or the power was cut."""
+    first = shelf.put_pack([A, B], 1)
+    shelf.put_index([first])
+    for name in (A, B):
+        shelf.put_plain(name, 2, data if name == A else None)
+    assert path_of(first) not in goes(shelf, [A])
+    assert path_of(first) in goes(shelf, [B])
+    store = shelf.opened()
+    assert store.blobs_only_in([path_of(first)], [path_of(first)]) >= {A}
+    assert B not in store.blobs_only_in([path_of(first)], [path_of(first)])
+    store.close()
+
+
+def test_a_plain_blob_that_cannot_be_read_is_no_holder(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = shelf.put_pack([A], 1)
+    shelf.put_plain(A, 2)
+    plain = shelf.root / "data" / A[:2] / A
+    assert goes(shelf, [A]) == {path_of(first)}
+    listed, count = LocalStore.blob_names, iter(range(10))
+
+    def vanishes(self: LocalStore) -> Iterator[Stored]:
+        yield from listed(self)
+        if next(count) == 1:  # the holders, and then those that may be later
+            plain.unlink()
+
+    monkeypatch.setattr(LocalStore, "blob_names", vanishes)
+    assert goes(shelf, [A]) == set()
+
+
+def test_a_plain_blob_is_compared_with_each_pack_that_has_it(shelf: Shelf) -> None:
+    """Two writers may have stored the same chunk with other bytes: a plain blob is whole if it is what one pack has."""
+    first = shelf.put_pack([A], 1)
+    other = BLOBS[A] + b" and padding"
+    blobs = [(A, other)]
+    second = packs.listed(blobs)
+    put(shelf.root / path_of(second), packs.make_pack(blobs), OLD + 1)
+    shelf.put_index([first, second])
+    shelf.put_plain(A, 2, other)
+    both = [path_of(first), path_of(second)]
+    assert path_of(second) in goes(shelf, [A])
+    store = shelf.opened()
+    assert A not in store.blobs_only_in(both, both)
+    assert A in store.blobs_only_in([*both, A], [*both, A])
+    store.close()

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -326,6 +327,24 @@ def test_a_few_blobs_are_stored_by_themselves_in_place_of_older_copies(tmp_path:
     summary = shop.prune(grace=0)
     assert summary.packs == len(before)
     assert not shop.packs()
+    assert shop.restored() == shop.wanted()
+
+
+@pytest.mark.parametrize(
+    "torn", [lambda blob: blob[: len(blob) // 2], lambda blob: bytes(len(blob))], ids=["cut", "zeros"]
+)
+def test_torn_plain_blobs_are_no_reason_to_delete_packs(shop: Shop, torn: Callable[[bytes], bytes]) -> None:
+    """pogcli was killed while it wrote them into the store, or the power was cut while `unpack` did."""
+    for path in shop.store.glob("packs/2*/*"):
+        data = path.read_bytes()
+        for row in layout.read_table(data, len(data)):
+            plain = shop.store / "data" / row.name[:2] / row.name
+            plain.parent.mkdir(parents=True, exist_ok=True)
+            plain.write_bytes(torn(data[row.offset : row.offset + row.size]))
+            os.utime(plain, (time.time() - 5 * DAY,) * 2)
+    for _ in range(3):
+        shop.prune(max_repack=0)
+        shop.age(2)
     assert shop.restored() == shop.wanted()
 
 

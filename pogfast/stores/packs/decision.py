@@ -9,39 +9,37 @@ goes. What a pack holds is believed only if its own table says so: an index is a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pogfast.errors import DamageError
+from pogfast._engine import BlobDirectory, PackIndex, build_index
+from pogfast.errors import DamageError, PogfastError
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
-from pogfast.stores.packs.catalog import PARALLEL, Catalog, Span
+from pogfast.stores.packs.catalog import PARALLEL, THERE, Catalog, Span
 from pogfast.stores.packs.reading import read_table
 
 if TYPE_CHECKING:
-    from pogfast.stores.protocols import HoldsPacks, PackableStore
-
-# Packs whose tables are in memory in a form that can be searched.
-PARSED = 64
-Rows = frozenset[tuple[str, int, int]]  # name, offset and size of the blobs in a pack
+    from pogfast.stores.protocols import PackableStore
 
 
 class Tables:
     """The tables of packs, each read once: a pack never changes. May be used by several threads."""
 
-    def __init__(self, base: HoldsPacks) -> None:
+    def __init__(self, base: PackableStore) -> None:
         self.base = base
         self._raw: dict[str, bytes | None] = {}
+        self._indexes: dict[str, PackIndex] = {}
+        self._compared: dict[tuple[Stored, bytes], bool] = {}
         self._lock = threading.Lock()
-        self.rows = lru_cache(PARSED)(self._rows)
 
     def read(self, packs: Iterable[Stored]) -> None:
         """Reads the tables of some packs, several at a time. Raises StoreError."""
-        new = [pack for pack in packs if pack.name not in self._raw]
+        new = {pack.name: pack for pack in packs if pack.name not in self._raw}
         with ThreadPoolExecutor(PARALLEL, "pogfast-tables") as threads:
-            list(threads.map(self.raw, new))
+            list(threads.map(self.raw, new.values()))
 
     def raw(self, pack: Stored) -> bytes | None:
         """Returns the table of a pack; None if there is none, or it is damaged. Raises StoreError."""
@@ -57,11 +55,37 @@ class Tables:
         except DamageError:
             return None
 
-    def _rows(self, pack: Stored) -> Rows | None:
+    def has(self, pack: Stored, blob: str, span: Span) -> bool:
+        """Returns True if a pack has a blob at this place, as its table says. Raises StoreError."""
         table = self.raw(pack)
         if table is None:
-            return None
-        return frozenset((row.name, row.offset, row.size) for row in layout.read_rows(table))
+            return False
+        if pack.name not in self._indexes:
+            index = PackIndex()
+            one = layout.raw_name(pack.name), layout.day_of(pack.name), pack.size
+            index.replace([(build_index([one], [table]), bytes([THERE]))])
+            self._indexes[pack.name] = index
+        places = self._indexes[pack.name].find_all(blob)
+        return any((place.offset, place.size) == (span.offset, span.size) for place in places)
+
+    def is_copy(self, plain: Stored, pack: Stored) -> bool:
+        """Returns True if a plain blob is the one in a pack, as the pack's table says. A service has blobs that are
+        whole, but in a directory another program may have been killed, or the power cut, while it wrote one. Raises
+        StoreError."""
+        table = self.raw(pack)
+        row = None if table is None else layout.find_row(table, plain.name)
+        if row is None or row.size != plain.size:
+            return False
+        return not isinstance(self.base.source, BlobDirectory) or self._is_good(plain, row)
+
+    def _is_good(self, plain: Stored, row: layout.TableRow) -> bool:
+        compared = plain, row.check
+        if compared not in self._compared:
+            try:
+                self._compared[compared] = layout.is_good_blob(row, self.base.get_blob(plain.name))
+            except PogfastError:  # gone, damaged, or on a bad sector
+                self._compared[compared] = False
+        return self._compared[compared]
 
 
 class Decision:
@@ -99,37 +123,66 @@ class Decision:
         """Returns the packs that stay whatever else goes, by what the index says. A pack that was listed and is not
         now may come back: a prune moves aside what it looks at."""
         staying = {name for name in objects if layout.is_pack(name) and name not in self.catalog.packs}
-        for blob, span in self.catalog.blobs():
-            is_open = span.path in objects and span.path not in staying
-            if is_open and self.is_needed(blob) and not self.is_elsewhere(blob, span.path):
-                staying.add(span.path)
+
+        def is_open(path: str) -> bool:
+            return path in objects and path not in staying
+
+        blobs = ((blob, span) for blob, span in self.catalog.blobs() if is_open(span.path) and self.is_needed(blob))
+        for _, span in self.only_there(blobs, is_open):
+            staying.add(span.path)
         return staying
+
+    def only_there(
+        self, blobs: Iterable[tuple[str, Span]], is_open: Callable[[str], bool] = lambda path: True
+    ) -> Iterator[tuple[str, Span]]:
+        """Yields those of some blobs in packs that no later object holds which stays, first those of which the index
+        knows none. For the others tables are read, several at a time, as long as their own pack `is_open`."""
+        doubtful = []
+        for blob, span in blobs:
+            if self._later_spans(blob, span.path) or self._later_plain(blob, span.path):
+                doubtful.append((blob, span))
+            else:
+                yield blob, span
+        doubtful = [(blob, span) for blob, span in doubtful if is_open(span.path)]
+        later = {each.path for blob, span in doubtful for each in self._later_spans(blob, span.path)}
+        self.tables.read(self.catalog.packs[path] for path in later)
+        for blob, span in doubtful:
+            if is_open(span.path) and not self.is_elsewhere(blob, span.path):
+                yield blob, span
 
     def _needed_in(self, holder: Stored) -> list[str] | None:
         """Returns the needed blobs that an object holds, by its own table; None for a pack without one."""
         if not layout.is_pack(holder.name):
             return [holder.name] if self.is_needed(holder.name) else []
-        rows = self.tables.rows(self.catalog.packs[holder.name])
-        return None if rows is None else [name for name, _, _ in rows if self.is_needed(name)]
+        table = self.tables.raw(self.catalog.packs[holder.name])
+        return None if table is None else [row.name for row in layout.read_rows(table) if self.is_needed(row.name)]
 
     def is_elsewhere(self, blob: str, holder: str) -> bool:
         """Returns True if a later object holds a blob, and stays."""
-        rank = self._rank(holder)
-        for span in self.catalog.holders(blob):
-            if span.path not in self.gone and self._rank(span.path) > rank and self._has(blob, span):
-                return True
-        return blob not in self.gone and blob in self._plain and self._rank(blob) > rank
+        spans = self._later_spans(blob, holder)
+        if any(self.tables.has(self.catalog.packs[span.path], blob, span) for span in spans):
+            return True
+        plain = self._later_plain(blob, holder)
+        return plain is not None and self.tables.is_copy(plain, self.catalog.packs[holder])
+
+    def _later_spans(self, blob: str, holder: str) -> list[Span]:
+        """Returns where a blob lies in later packs that stay, as the index says."""
+        spans = [span for span in self.catalog.holders(blob) if span.path != holder and span.path not in self.gone]
+        rank = self._rank(holder) if spans else (0.0, "")
+        return [span for span in spans if self._rank(span.path) > rank]
+
+    def _later_plain(self, blob: str, holder: str) -> Stored | None:
+        """Returns the plain blob of this name if it is later, and stays."""
+        plain = self._plain.get(blob)
+        return plain if plain and blob not in self.gone and self._rank(blob) > self._rank(holder) else None
 
     def _rank(self, holder: str) -> tuple[float, str]:
         """Returns what holders are ordered by: no two prunes may see two of them in another order."""
-        pack = self.catalog.packs.get(holder)
-        return (self._plain.get(holder, 0.0) if pack is None else pack.modified), holder
-
-    def _has(self, blob: str, span: Span) -> bool:
-        rows = self.tables.rows(self.catalog.packs[span.path])
-        return rows is not None and (blob, span.offset, span.size) in rows
+        stored = self.catalog.packs.get(holder) or self._plain.get(holder)
+        return stored.modified if stored else 0.0, holder
 
     @cached_property
-    def _plain(self) -> dict[str, float]:
-        """When each plain blob was written."""
-        return {blob.name: blob.modified for blob in self.base.blob_names()}
+    def _plain(self) -> dict[str, Stored]:
+        """The plain blobs. They are durable then: what is read of one in a directory is on the disk."""
+        self.base.make_durable()
+        return {blob.name: blob for blob in self.base.blob_names()}

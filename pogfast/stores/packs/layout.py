@@ -206,6 +206,18 @@ def read_rows(table: Buffer) -> list[TableRow]:
     return rows
 
 
+def find_row(table: Buffer, name: str) -> TableRow | None:
+    """Returns the first row of a blob in a table, without its offset (-1); None if there is none."""
+    raw, rows = raw_name(name), bytes(table)
+    at = rows.find(raw)
+    while at % TABLE_ROW and at >= 0:
+        at = rows.find(raw, at + 1)
+    if at < 0:
+        return None
+    _, size, check = _ROW.unpack_from(rows, at)
+    return TableRow(name, -1, size, check)
+
+
 def is_good_blob(row: TableRow, data: Buffer) -> bool:
     """Returns True if `data` is the blob that was packed."""
     return len(data) == row.size and hashlib.sha256(data).digest()[:CHECK] == row.check

@@ -22,7 +22,7 @@ from pogfast.stores.protocols import Repacked, Store
 
 if TYPE_CHECKING:
     from pogfast._engine import Packer
-    from pogfast.stores.packs.catalog import Catalog
+    from pogfast.stores.packs.catalog import Catalog, Span
     from pogfast.stores.protocols import PackableStore
 
 # Bytes that may be stored again by a prune that is not told how many: a small store is cleaned as well.
@@ -92,15 +92,22 @@ class Repacking:
     def _usages(self) -> list[Usage]:
         kept: defaultdict[str, int] = defaultdict(int)
         all_: defaultdict[str, int] = defaultdict(int)
+        for _, span in self.decision.only_there(self._counted(all_)):
+            kept[span.path] += span.size
+        packs = [self.catalog.packs[path] for path in all_]
+        return [Usage(pack, kept[pack.name], all_[pack.name] - kept[pack.name]) for pack in packs]
+
+    def _counted(self, sizes: defaultdict[str, int]) -> Iterator[tuple[str, Span]]:
+        """Yields the needed blobs in packs that are not condemned, and adds up the sizes of all blobs in each."""
         before = ("", "")
         for name, span in self.catalog.blobs():
-            all_[span.path] += span.size
+            if span.path in self.listed:
+                continue
+            sizes[span.path] += span.size
             # The rows of an index object are sorted: a blob that is twice in a pack counts once.
             is_new, before = (name, span.path) != before, (name, span.path)
-            if is_new and self.is_kept(name) and not self.decision.is_elsewhere(name, span.path):
-                kept[span.path] += span.size
-        packs = [self.catalog.packs[path] for path in all_ if path not in self.listed and path in self.catalog.packs]
-        return [Usage(pack, kept[pack.name], all_[pack.name] - kept[pack.name]) for pack in packs]
+            if is_new and self.is_kept(name):
+                yield name, span
 
     def _possible(self, usages: Sequence[Usage]) -> list[Usage]:
         """Returns those that are old enough, can be deleted afterwards, and can be read."""

@@ -116,15 +116,19 @@ class PackedStore(CanRepack):
         return {name for name in names if not self._is_elsewhere(name, listed)}
 
     def _is_elsewhere(self, name: str, listed: Collection[str]) -> bool:
-        if any(span.path not in listed and self._has(name, span) for span in self.catalog.holders(name)):
+        spans = self.catalog.holders(name)
+        if any(span.path not in listed and self._has(name, span) for span in spans):
             return True
-        return name not in listed and self.base.size_of(name) is not None
+        size = None if name in listed else self.base.size_of(name)
+        if size is None:
+            return False
+        packs = [pack for span in spans if (pack := self.catalog.packs.get(span.path))]
+        return any(self.tables.is_copy(Stored(name, size, 0.0), pack) for pack in packs)
 
     def _has(self, name: str, span: Span) -> bool:
         """Returns True if the table of a pack says what the index says of a blob."""
         pack = self.catalog.packs.get(span.path)
-        rows = None if pack is None else self.tables.rows(pack)
-        return rows is not None and (name, span.offset, span.size) in rows
+        return pack is not None and self.tables.has(pack, name, span)
 
     # ---- reading ----
 
