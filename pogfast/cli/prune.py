@@ -256,7 +256,9 @@ def _print_packs(output: Output, summary: Summary, would: str) -> None:
     if done.unused_size:
         output.info(f"unused   {show_size(done.unused_size)} stay in packs with needed blobs (--max-unused)")
     if done.locked or done.cold:
-        output.info(f"         {done.locked} locked packs and {done.cold} in cold storage are not repacked")
+        output.info(
+            f"         {done.locked} locked packs and {done.cold} in cold storage are neither repacked nor deleted"
+        )
 
 
 def _day_of(seconds: float) -> str:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pogfast.stores.settings import Lock
 
 
+class InColdStorage(StoreError):
+    """An object that has to be thawed before it can be read."""
+
+
 class Target(Protocol):
     """A store that an archive is written to."""
 
@@ -282,8 +286,11 @@ class Scrub(Protocol):
     def uncovered(self) -> int:
         """How many packs are in no index object."""
 
+    def listed(self) -> Iterator[Found]:
+        """Compares sizes with index objects, and reads nothing more; yields what is wrong."""
+
     def compare(self) -> Iterator[Found]:
-        """Compares sizes, tables and index objects; yields what is wrong."""
+        """Compares sizes, tables and index objects; yields what is wrong, and what cannot be read."""
 
     def read(self, packs: Iterable[Stored]) -> Iterator[tuple[Stored, list[Found]]]:
         """Reads whole packs; yields each with what is damaged in it."""
@@ -394,7 +401,7 @@ class Repacked:
     size: int = 0  # of these blobs
     unused_size: float = 0  # of unneeded blobs that stay in packs with needed ones
     locked: int = 0  # packs with both that cannot be repacked: nobody can delete them yet
-    cold: int = 0  # ... or read them
+    cold: int = 0  # ... or read them; also packs without needed blobs of which nobody can read what is in them
     damaged: list[tuple[str, str]] = field(default_factory=list)  # blobs that were not stored anew, and their packs
     unreadable: list[PogfastError] = field(default_factory=list)  # one for each pack that cannot be read
 

@@ -22,7 +22,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import Exists, MissingBlob, StoreError, UsageError
-from pogfast.stores.protocols import MAKE_ROOM, Finding, ThawState
+from pogfast.stores.protocols import MAKE_ROOM, Finding, InColdStorage, ThawState
 from pogfast.stores.service import (
     AccessDenied,
     BasicService,
@@ -74,6 +74,8 @@ ALTERED = {"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentChecksumM
            "XMinioContentSHA256Mismatch"}  # fmt: skip
 # A multipart upload that is complete, with its response lost, or that was aborted.
 LOST = {"NoSuchUpload"}
+# The error code of an object in cold storage.
+FROZEN = "InvalidObjectState"
 # Error codes that another attempt would not change: what they mean, and the hint.
 REFUSED = {
     "InvalidAccessKeyId": ("the access key is not known there", "look at AWS_ACCESS_KEY_ID or the profile"),
@@ -92,7 +94,7 @@ REFUSED = {
     "PermanentRedirect": ("the bucket is in another region, or behind another endpoint", "set AWS_REGION"),
     "301": ("the bucket is in another region, or behind another endpoint", "set AWS_REGION to the bucket's"),
     "InvalidStorageClass": ("there is no such storage class", "see --storage-class"),
-    "InvalidObjectState": ("the object is in cold storage", "restore --thaw asks for it; try again when it is there"),
+    FROZEN: ("the object is in cold storage", "restore --thaw asks for it; try again when it is there"),
     "EntityTooLarge": ("the service takes no object of this size", "choose a smaller --chunk-size"),
     "413": ("the service takes no object of this size", "choose a smaller --chunk-size"),
     "InsufficientStorage": ("the store is full", MAKE_ROOM),
@@ -569,7 +571,8 @@ class S3Service(BasicService):
             return TransientError(f"{where}: {text}")
         if code in REFUSED:
             said, hint = REFUSED[code]
-            return (AccessDenied if code in DENIED else StoreError)(f"{where}: {said}", hint)
+            refusal = AccessDenied if code in DENIED else InColdStorage if code == FROZEN else StoreError
+            return refusal(f"{where}: {said}", hint)
         if code in BUSY or code in RACING or status in BUSY_STATUSES or any(word in code for word in BUSY_WORDS):
             return TransientError(f"{where}: the service is busy: {text}", "try again later", answered=True)
         if code.isdigit() and int(code) in BUSY_STATUSES:

@@ -187,8 +187,9 @@ def check(
     several and one cannot be opened, it is reported and the others are checked.
 
     Without `read_data`, checks that all blobs exist, that they have the sizes that the archive says, if it does, and
-    that the index names the same blobs. A public key alone can only check by the index. Packs are checked against their
-    index objects; without any key that is all, and `read_data` reads whole packs. `repair` makes index objects anew.
+    that the index names the same blobs. A public key alone can only check by the index. With `read_data`, `repair` or
+    without any key, packs are checked against their index objects; without a key that is all, and `read_data` reads
+    whole packs. `repair` makes index objects anew.
     Raises UsageError, NoSuchArchive (also if none is selected), NoArchives, StoreError, and WrongKey if no archive
     opens.
     """
@@ -216,7 +217,10 @@ def check(
         for store, names in stores:
             if isinstance(store, CanScrub):
                 scrubbing = Scrubbing(store, partial(_tell_found, summary, report), report.warning)
-                scrubbing.compare(repair=repair)
+                if repair or read_data:
+                    scrubbing.compare(repair=repair)
+                else:
+                    scrubbing.look()
                 _count_packs(summary, scrubbing)
             elif repair:
                 raise UsageError(f"{store.label} has no packs: there is nothing that --repair could mend")

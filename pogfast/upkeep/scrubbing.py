@@ -12,13 +12,13 @@ import json
 import os
 import time
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from pogfast.errors import CorruptPack, DamageError
 from pogfast.sizes import many
 from pogfast.stores import open_store
-from pogfast.stores.protocols import CanScrub, Found, Scrub
+from pogfast.stores.protocols import CanScrub, Found, InColdStorage, Scrub
 from pogfast.system.encoding import bytes_of
 from pogfast.system.user_dirs import cache_directory, make_cache_directory
 
@@ -58,23 +58,34 @@ class Scrubbing:
         self.warn = warn
         self.scrub: Scrub = store.scrub()
 
+    def look(self) -> None:
+        """Checks what shows without reading any pack. Raises StoreError."""
+        self._check(self.scrub.listed(), repair=False)
+
     def compare(self, *, repair: bool) -> None:
         """Checks the structure, and mends it. Raises StoreError."""
+        self._check(self.scrub.compare(), repair=repair)
+        mended = self.scrub.mend() if repair else 0
+        if mended:
+            self.warn(f"{self.store.label}: {many(mended, 'pack')} in a new index object")
+
+    def _check(self, wrong: Iterable[Found], *, repair: bool) -> None:
         label = self.store.label
         if self.store.lacks_settings:
             if repair:
                 self.store.write_settings()
             self._found_wrong(f"{label} has packs, but no pogfast.store, which says so", None, repair)
-        for found in self.scrub.compare():
+        cold = 0
+        for found in wrong:
             if found.is_index:
                 self._found_wrong(str(found.error), found, repair)
+            elif isinstance(found.error, InColdStorage):
+                cold += 1
             else:
                 self.tell(found)
-        if repair:
-            mended = self.scrub.mend()
-            if mended:
-                self.warn(f"{label}: {many(mended, 'pack')} in a new index object")
-        elif self.scrub.uncovered:
+        if cold:
+            self.warn(f"{label}: {many(cold, 'pack')} in cold storage could not be checked")
+        if self.scrub.uncovered and not repair:
             number = many(self.scrub.uncovered, "pack")
             self.warn(
                 f"{label}: {number} in no index object, as after a run that was killed: nothing is lost; {REPAIRS}"
@@ -95,7 +106,8 @@ class Scrubbing:
         with contextlib.closing(read):
             for pack, damaged in self.scrub.read(packs):
                 for found in damaged:
-                    self.tell(found)
+                    if not isinstance(found.error, InColdStorage):  # `compare` has said so
+                        self.tell(found)
                 count(pack)
                 if all(isinstance(found.error, DamageError) for found in damaged):
                     read.note(pack.name)

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -20,8 +21,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from kit.commands import Ran, Runner
+from kit.faultproxy import Proxy
+from kit.packs import listed, make_index, make_pack, name_of, sha256
 from kit.paths import DOCS
 from kit.servers import Server, moto
+from pogfast.stores.packs import layout
 
 STORES = DOCS / "stores.md"
 Command = Callable[..., Ran]
@@ -245,6 +249,24 @@ def test_a_bucket_without_locks(command: Command, client: Any) -> None:
         assert "ObjectLockConfiguration" not in ran.err
 
 
+def test_a_prune_asks_only_about_locks_of_packs_that_it_would_repack(
+    command: Command, proxy: Proxy, bucket: str, many: Path, work: Path
+) -> None:
+    store = f"s3://{bucket}"
+    assert command("create", "tree", "--to", store, "--packs").code == 0
+    (many / "small1").unlink()
+    assert command("create", "tree", "--to", store).code == 0
+    prune = ("prune", store, "--keep-last", "1", "--group-by", "", "--now", "--yes")
+    ran = command(*prune, POGFAST_S3_ENDPOINT=proxy.url)
+    assert (ran.code, "unused " in ran.err) == (0, True), ran.err
+    assert proxy.count(r"^HEAD .*/packs/") == 0
+    ran = command(*prune, "--max-unused", "0", POGFAST_S3_ENDPOINT=proxy.url)
+    assert (ran.code, "1 repacked" in ran.err) == (0, True), ran.err
+    assert proxy.count(r"^HEAD .*/packs/2") >= 1
+    assert command("restore", f"{store}/latest", "--into", "out").code == 0
+    assert restored(work, "out")
+
+
 # ---- cold storage ----------------------------------------------------------------------------------------------------
 
 
@@ -314,6 +336,49 @@ def test_a_thaw_says_how_much_is_needed_of_how_much(command: Command, bucket: st
     assert (float(said[1]) > 0.9, float(said[2]) < 11) == (True, True)
 
 
+def test_a_cold_pack_in_no_index_ends_nothing(
+    command: Command, client: Any, bucket: str, many: Path, work: Path
+) -> None:
+    """Its run was killed: nobody can read what is in it, so its blobs are stored again."""
+    store = f"s3://{bucket}"
+    assert command("create", "tree", "--to", store, "--packs", "--storage-class", "GLACIER").code == 0
+    keys = [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]]
+    client.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys if kind_of(key) == "index"]})
+    [pack] = [key for key in keys if kind_of(key) == "pack"]
+    shutil.rmtree(work / "cache")
+    for words in (["list", store], ["ls", f"{store}/latest"], ["check", store, "--repair"]):
+        ran = command(*words, key="" if words[0] == "check" else "decrypt")
+        assert ran.code == 0, ran.err
+    assert f"{pack}: the object is in cold storage" in ran.err
+    assert "1 pack in cold storage could not be checked" in ran.err
+    ran = command("restore", f"{store}/latest", "tree/small1", "tree/huge", "--into", "out", "--thaw")
+    assert "requested 1 " in ran.err, "the blob that lies by itself"
+    assert command("create", "tree", "--to", store, "--no-cache").code == 0
+    assert command("restore", f"{store}/latest", "tree/small1", "--into", "again", "--thaw").code == 0
+    assert (work / "again/tree/small1").read_bytes() == (many / "small1").read_bytes()
+
+
+def test_a_cold_pack_that_nobody_needs_stays(command: Command, client: Any, bucket: str, many: Path) -> None:
+    """What is in it is told by its table, which cannot be read."""
+    store = f"s3://{bucket}"
+    words = ("create", "tree", "--to", store, "--packs", "--storage-class", "GLACIER")
+    assert command(*words).code == 0
+    for path in many.iterdir():
+        path.write_bytes(os.urandom(20_000))
+    assert command(*words).code == 0
+    for more in (["--now"], ["--now", "--yes"]):
+        ran = command("prune", store, "--keep-last", "1", "--group-by", "", *more)
+        assert ran.code == 0, ran.err
+        assert "1 in cold storage are neither repacked nor deleted" in ran.err
+    kinds = Counter(kind_of(item["Key"]) for item in client.list_objects_v2(Bucket=bucket)["Contents"])
+    assert kinds["pack"] == 2
+    for words, said in ((["check", store], False), (["check", store, "--repair"], True)):
+        ran = command(*words)
+        assert (ran.code, "2 packs in cold storage could not be checked" in ran.err) == (0, said), ran.err
+    ran = command("check", store, "--read-data", key="")
+    assert (ran.code, "2 packs in cold storage could not be checked" in ran.err) == (0, True), ran.err
+
+
 @pytest.mark.parametrize(("prefix", "is_good"), [("data/", True), ("packs/20", True), ("packs/", False), ("", False)])
 def test_doctor_says_what_a_rule_for_a_colder_class_may_cover(
     command: Command, client: Any, bucket: str, prefix: str, is_good: bool
@@ -361,14 +426,25 @@ def policy(name: str, bucket: str) -> str:
     return found[1].replace("BUCKET", bucket)
 
 
+OF_WRITERS = {"writes": "safe", "manifests": "safe", "writes-packs": "packed"}
+
+
 @pytest.fixture(scope="module")
 def strict() -> Iterator[Server]:
     """A server that checks permissions; the first client grants them to others."""
-    with moto(INITIAL_NO_AUTH_ACTION_COUNT="12") as made:
+    with moto(INITIAL_NO_AUTH_ACTION_COUNT="15") as made:
         yield made
 
 
-def backups_with_packs(call: Callable[..., Ran], strict: Server, work: Path, keys: dict[str, str]) -> None:
+def client_with(server: Server, key: dict[str, str]) -> Any:
+    return client_of(
+        server,
+        aws_access_key_id=key["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=key["AWS_SECRET_ACCESS_KEY"],
+    )
+
+
+def backups_with_packs(call: Callable[..., Ran], strict: Server, work: Path, keys: dict[str, dict[str, str]]) -> None:
     """A store with packs is written to with permission to read its indexes; packs are not read, even those that a
     killed run left without an index."""
     for number in range(40):
@@ -376,8 +452,7 @@ def backups_with_packs(call: Callable[..., Ran], strict: Server, work: Path, key
     words = [*create("s3://packed"), "--encryption-keyfile", "k.encrypt"]
     ran = call("writes-packs", *words, "--packs")
     assert ran.code == 0, ran.err
-    client = client_of(strict, aws_access_key_id=keys["AWS_ACCESS_KEY_ID"],
-                       aws_secret_access_key=keys["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
+    client, admin = (client_with(strict, keys[name]) for name in ("writes-packs", "admin"))
     stored = [item["Key"] for item in client.list_objects_v2(Bucket="packed")["Contents"]]
     [pack] = [key for key in stored if key.startswith("packs/2")]
     for act in (client.get_object, client.delete_object):
@@ -390,6 +465,28 @@ def backups_with_packs(call: Callable[..., Ran], strict: Server, work: Path, key
     assert ran.code == 0, ran.err
     assert f"{uncovered}: access denied" in ran.err
     assert "no index object covers this pack" in ran.err
+    writes_after_a_repack(lambda: call("writes-packs", *words), admin, pack)
+
+
+def writes_after_a_repack(write: Callable[[], Ran], admin: Any, pack: str) -> None:
+    """A prune has stored what is in a pack anew, and condemned it. Whether the new one has it cannot be read."""
+    data = admin.get_object(Bucket="packed", Key=pack)["Body"].read()
+    rows = layout.read_table(data, len(data))
+    blobs = [(row.name, data[row.offset : row.offset + row.size]) for row in reversed(rows)]
+    new = listed(blobs)
+    day = f"{new.day}"
+    where = f"packs/{day[:4]}-{day[4:6]}-{day[6:]}/{name_of(new.raw)}"
+    index = make_index([new])
+    for key, body in (
+        (where, make_pack(blobs)),
+        (f"packs/index/{name_of(sha256(index))}", index),
+        ("condemned-by-a-prune", pack.encode()),
+    ):
+        admin.put_object(Bucket="packed", Key=key, Body=body)
+    before = admin.list_objects_v2(Bucket="packed", Prefix="packs/2")["KeyCount"]
+    ran = write()
+    assert ran.code == 0, ran.err
+    assert admin.list_objects_v2(Bucket="packed", Prefix="packs/2")["KeyCount"] == before + 1, "stored again"
 
 
 def test_credentials_that_only_list_and_write_can_back_up_but_not_read_or_delete(
@@ -399,9 +496,11 @@ def test_credentials_that_only_list_and_write_can_back_up_but_not_read_or_delete
     s3.create_bucket(Bucket="safe", ObjectLockEnabledForBucket=True)
     s3.create_bucket(Bucket="packed")
     keys = {}
-    for name, of in (("writes", "safe"), ("manifests", "safe"), ("writes-packs", "packed")):
+    everything = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["*"], "Resource": "*"}]}'
+    policies = {name: policy(name, of) for name, of in OF_WRITERS.items()}
+    for name, document in {**policies, "admin": everything}.items():
         iam.create_user(UserName=name)
-        iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy(name, of))
+        iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=document)
         made = iam.create_access_key(UserName=name)["AccessKey"]
         keys[name] = {"AWS_ACCESS_KEY_ID": made["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": made["SecretAccessKey"]}
     with contextlib.suppress(ClientError):
@@ -426,9 +525,8 @@ def test_credentials_that_only_list_and_write_can_back_up_but_not_read_or_delete
         assert ran.code == 1
         assert "access denied" in ran.err
         assert len(ran.err.splitlines()) <= 2
-    backups_with_packs(call, strict, work, keys["writes-packs"])
-    thief = client_of(strict, aws_access_key_id=keys["writes"]["AWS_ACCESS_KEY_ID"],
-                      aws_secret_access_key=keys["writes"]["AWS_SECRET_ACCESS_KEY"])  # fmt: skip
+    backups_with_packs(call, strict, work, keys)
+    thief = client_with(strict, keys["writes"])
     key = thief.list_objects_v2(Bucket="safe", Prefix="data/")["Contents"][0]["Key"]
     for act in (thief.get_object, thief.delete_object):
         with pytest.raises(ClientError, match="AccessDenied"):

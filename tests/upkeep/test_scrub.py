@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from kit.packed import (
     rows_of,
 )
 from kit.packs import Listed, make_index, name_of, raw_of, sha256
+from pogfast.stores.local import LocalStore
 from pogfast.upkeep.checking import Subset
 from pogfast.upkeep.scrubbing import ReadPacks
 
@@ -85,7 +87,7 @@ def test_a_damaged_table_is_found(store: Path, cache: Path, at: int) -> None:
     pack = packs_of(store)[0]
     damage(pack, pack.stat().st_size + at)
     assert checked(store)[0] == 4
-    assert pogfast.check(str(store), KEY).exit_code == 4
+    assert pogfast.check(str(store), KEY, read_data=True).exit_code == 4
     assert checked(store, repair=True)[0] == 4, "a pack cannot be mended"
 
 
@@ -144,7 +146,7 @@ def test_a_wrong_index_is_found_and_mended(
     name = sha256(data) if lie != "renamed" else bytes(32)
     (store / "packs/index" / name_of(name)).write_bytes(data)
     shutil.rmtree(cache, ignore_errors=True)
-    for more in ([], ["--keyfile=key"]):
+    for more in ([], ["--keyfile=key", "--read-data"]):
         assert pogfast("check", "store", *more).code == 4
     ran = pogfast("check", "store", "--repair")
     assert (ran.code, "mended" in ran.err) == (0, True), ran.err
@@ -200,3 +202,42 @@ def test_what_was_read_of_packs_that_are_gone_is_forgotten(cache: Path) -> None:
     read.note("packs/2026-01-31/gone")
     assert read.choose([], Subset.parse("10%")) == []
     assert read.times == {}
+
+
+def test_a_check_with_a_key_reads_no_tables_unless_it_reads_data(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    read_range = LocalStore.read_range
+
+    def counted(self: LocalStore, path: str, start: int, size: int) -> object:
+        read.append(path)
+        return read_range(self, path, start, size)
+
+    monkeypatch.setattr(LocalStore, "read_range", counted)
+    assert pogfast.check(str(store), KEY).exit_code == 0
+    assert read == []
+    assert pogfast.check(str(store), KEY, repair=True).exit_code == 0
+    assert len(read) == 2
+
+
+def test_a_pack_on_a_bad_sector_ends_nothing(
+    store: Path, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in no index object, and what is at its end cannot be read: its blobs are stored again."""
+    bad = packs_of(store)[0]
+    inode = bad.stat().st_ino
+    shutil.rmtree(store / "packs/index")
+    preadv = os.preadv
+
+    def fails(file: int, buffers: list[memoryview], offset: int) -> int:
+        if os.fstat(file).st_ino == inode:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", fails)
+    summary = pogfast.check(str(store), None)
+    assert [found.pack for found in summary.damage] == [str(bad.relative_to(store))]
+    assert summary.packs == 1
+    assert create(tree, store, packs="1MiB", no_cache=True).blobs_new == len(rows_of(bad))
+    assert restored(store, tmp_path / "out") == archived(tree)
+    assert pogfast.prune(str(store), KEY, keep_last=1, grace=0, dry_run=False).problems == []
+    assert bad.exists()

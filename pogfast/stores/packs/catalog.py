@@ -20,6 +20,7 @@ from pogfast.stores.names import PACKS, Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.reading import read_table
+from pogfast.stores.protocols import InColdStorage
 from pogfast.stores.service import AccessDenied
 from pogfast.system.clock import Stopwatch
 
@@ -89,7 +90,7 @@ class Catalog:
         self.packs: dict[str, Stored] = {}  # as listed, and those that this process has put since
         self.index_objects: dict[str, Stored] = {}
         self.unreadable: dict[str, DamageError] = {}  # packs and index objects that are no such thing
-        self._denied: set[str] = set()  # packs that were reported
+        self.left_out: dict[str, StoreError] = {}  # packs in no index object that cannot be read, which were reported
         self._uncached: set[str] = set()  # index objects whose files in the cache could not be read
         self._index = PackIndex()
         self._parts: list[IndexPart] = []
@@ -228,25 +229,26 @@ class Catalog:
                 if isinstance(table, DamageError):
                     self.unreadable[pack.name] = table
                     self.warn(f"{table}: it is left out")
-                elif table is None or isinstance(table, AccessDenied):
+                elif table is None or isinstance(table, StoreError):
                     self._leave_out(pack.name, table)
                 else:
                     self._tables[pack.name] = table
 
-    def _leave_out(self, path: str, denied: AccessDenied | None) -> None:
-        """Treats a pack as absent that has vanished, or that these credentials may not read."""
+    def _leave_out(self, path: str, error: StoreError | None) -> None:
+        """Treats a pack as absent that has vanished, or that cannot be read."""
         del self.packs[path]
-        if denied is not None and path not in self._denied:
-            self._denied.add(path)
-            self.warn(f"{denied}: no index object covers this pack, so its blobs count as missing")
+        if error is not None and path not in self.left_out:
+            self.left_out[path] = error
+            self.warn(f"{error}: no index object covers this pack, so its blobs count as missing")
 
-    def _table_of(self, pack: Stored) -> bytes | DamageError | AccessDenied | None:
-        """Returns the table at the end of a pack, the damage if it has none, None if the pack has vanished."""
+    def _table_of(self, pack: Stored) -> bytes | DamageError | StoreError | None:
+        """Returns the table at the end of a pack; the damage if it has none; why these credentials, or nobody, can
+        read it now; None if the pack has vanished."""
         try:
             return read_table(self.base, pack)
         except MissingBlob:
             return None
-        except (DamageError, AccessDenied) as error:
+        except (DamageError, AccessDenied, InColdStorage) as error:
             return error
 
     def _search(self) -> None:

@@ -15,11 +15,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pogfast._engine import BlobDirectory, PackIndex, build_index
-from pogfast.errors import DamageError, PogfastError
+from pogfast.errors import DamageError, PogfastError, StoreError
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import PARALLEL, THERE, Catalog, Span
 from pogfast.stores.packs.reading import read_table
+from pogfast.stores.protocols import InColdStorage
+from pogfast.stores.service import AccessDenied
 
 if TYPE_CHECKING:
     from pogfast.stores.protocols import PackableStore
@@ -31,6 +33,7 @@ class Tables:
     def __init__(self, base: PackableStore) -> None:
         self.base = base
         self._raw: dict[str, bytes | None] = {}
+        self.unreadable: dict[str, StoreError] = {}  # packs whose tables may be intact
         self._indexes: dict[str, PackIndex] = {}
         self._compared: dict[tuple[Stored, bytes], bool] = {}
         self._lock = threading.Lock()
@@ -42,7 +45,8 @@ class Tables:
             list(threads.map(self.raw, new.values()))
 
     def raw(self, pack: Stored) -> bytes | None:
-        """Returns the table of a pack; None if there is none, or it is damaged. Raises StoreError."""
+        """Returns the table of a pack; None if there is none, it is damaged, or it cannot be read. Raises
+        StoreError."""
         if pack.name not in self._raw:
             table = self._read(pack)
             with self._lock:
@@ -53,6 +57,9 @@ class Tables:
         try:
             return read_table(self.base, pack)
         except DamageError:
+            return None
+        except (AccessDenied, InColdStorage) as error:
+            self.unreadable[pack.name] = error
             return None
 
     def has(self, pack: Stored, blob: str, span: Span) -> bool:

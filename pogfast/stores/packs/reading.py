@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
 from pogfast.stores.packs import layout
+from pogfast.stores.protocols import InColdStorage
 from pogfast.stores.service import AccessDenied
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def read_part(base: HoldsPacks, path: str, start: int, size: int) -> memoryview:
     cannot be read, and StoreError."""
     try:
         return memoryview(base.read_range(path, start, size))
-    except AccessDenied:  # which applies to all packs
+    except (AccessDenied, InColdStorage):  # which is no damage
         raise
     except StoreError as error:
         if next(iter(base.objects(path)), None) is None:  # raises StoreError if it is not about this pack

@@ -18,7 +18,7 @@ from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.decision import Decision, Tables
 from pogfast.stores.packs.reading import read_blobs
-from pogfast.stores.protocols import Repacked, Store
+from pogfast.stores.protocols import InColdStorage, Repacked, Store
 
 if TYPE_CHECKING:
     from pogfast._engine import Packer
@@ -76,17 +76,39 @@ class Repacking:
     def choose(self) -> list[Usage]:
         """Returns the packs to repack, the one with most waste first; counts those that cannot be."""
         self.catalog.refresh()
-        partly = [usage for usage in self._usages() if usage.kept and usage.dead]
-        self.done.unused_size = sum(usage.dead for usage in partly)
+        usages = self._usages()
+        old = [usage for usage in usages if usage.pack.modified <= self.before]
+        self._note_unreadable([usage.pack for usage in old if not usage.kept])
+        partly = [usage for usage in old if usage.kept and usage.dead]
+        warm = [usage for usage in partly if not usage.pack.is_cold]
+        self.done.cold += len(partly) - len(warm)
+        unused = sum(usage.dead for usage in usages if usage.kept)
+        possible = sorted(warm, key=lambda usage: usage.waste, reverse=True)
         total = sum(each.size for each in self.store.holders())
+        asked: set[str] = set()
+        while True:
+            chosen = self._worth_it(possible, unused, total)
+            new = {usage.pack.name for usage in chosen} - asked
+            if not new:
+                return chosen
+            # Rule: the old pack can be deleted afterwards. To ask takes a request for each.
+            locked = self.store.locked(new)
+            asked |= new
+            self.done.locked += len(locked)
+            possible = [usage for usage in possible if usage.pack.name not in locked]
+
+    def _worth_it(self, usages: Sequence[Usage], unused: int, total: int) -> list[Usage]:
+        """Returns those of some packs to repack if all of them can be, and notes what stays unused then. `total` are
+        the bytes of the store, `unused` those of the unneeded blobs in packs with needed ones."""
         budget = max(MIN_REPACK, SHARE_REPACK * total // 100) if self.max_repack is None else self.max_repack.of(total)
         chosen = []
-        for usage in self._possible(sorted(partly, key=lambda usage: usage.waste, reverse=True)):
-            is_too_much = self.done.unused_size > self.max_unused.of(total)
+        for usage in usages:
+            is_too_much = unused > self.max_unused.of(total)
             if (is_too_much or (usage.waste >= 0.5 and self.max_unused.size < math.inf)) and usage.kept <= budget:
                 chosen.append(usage)
                 budget -= usage.kept
-                self.done.unused_size -= usage.dead
+                unused -= usage.dead
+        self.done.unused_size = unused
         return chosen
 
     def _usages(self) -> list[Usage]:
@@ -109,13 +131,13 @@ class Repacking:
             if is_new and self.is_kept(name):
                 yield name, span
 
-    def _possible(self, usages: Sequence[Usage]) -> list[Usage]:
-        """Returns those that are old enough, can be deleted afterwards, and can be read."""
-        old = [usage for usage in usages if usage.pack.modified <= self.before]
-        warm = [usage for usage in old if not usage.pack.is_cold]
-        locked = self.store.locked(usage.pack.name for usage in warm)
-        self.done.cold, self.done.locked = len(old) - len(warm), len(locked)
-        return [usage for usage in warm if usage.pack.name not in locked]
+    def _note_unreadable(self, packs: Sequence[Stored]) -> None:
+        """Notes those packs that stay since their tables cannot be read. Raises StoreError."""
+        tables = self.store.tables
+        tables.read(packs)
+        errors = [tables.unreadable[pack.name] for pack in packs if pack.name in tables.unreadable]
+        self.done.unreadable += [error for error in errors if not isinstance(error, InColdStorage)]
+        self.done.cold += sum(isinstance(error, InColdStorage) for error in errors)
 
     # ---- what is in them ----
 
@@ -124,6 +146,7 @@ class Repacking:
 
     def run(self, chosen: Sequence[Usage]) -> None:
         """Stores the needed blobs of some packs anew; they are durable, and in an index object. Raises StoreError."""
+        self._note_unreadable([usage.pack for usage in chosen])
         self.decision.gone.update(usage.pack.name for usage in chosen)
         rows = {usage.pack.name: self._rows(usage.pack) for usage in chosen}
         self.store.doubt({row.name for some in rows.values() for row in some})  # else they count as stored

@@ -18,7 +18,7 @@ from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import ABSENT, THERE, Catalog, IndexPart
 from pogfast.stores.packs.reading import read_table
-from pogfast.stores.protocols import Found, HoldsPacks
+from pogfast.stores.protocols import Found, HoldsPacks, InColdStorage
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,34 +54,49 @@ class Scrub:
 
     # ---- structure ----
 
-    def compare(self) -> Iterator[Found]:
-        """Yields malformed packs and index objects, and index objects that do not repeat the tables of their packs.
-        Raises StoreError."""
+    def listed(self) -> Iterator[Found]:
+        """Yields what is known without reading more: malformed packs and index objects, packs that could not be read,
+        and index objects that give packs another size. Raises StoreError."""
         for path, error in list(self.catalog.unreadable.items()):
             is_index = layout.is_index_object(path)
             if is_index:
                 self.wrong.add(path)
             yield Found(path, error, is_index=is_index)
+        for path, unread in self.catalog.left_out.items():
+            yield Found(path, unread)
+        for part in self.catalog.parts():
+            if any(self._sizes_differ(pack) for pack in part.header.packs):
+                yield self._wrong(part)
+
+    def compare(self) -> Iterator[Found]:
+        """Yields what `listed` does, malformed tables, and index objects that do not repeat the tables of their packs.
+        Raises StoreError."""
+        yield from self.listed()
         for part in self.catalog.parts():
             yield from self._compare(part)
 
+    def _sizes_differ(self, pack: layout.PackInfo) -> bool:
+        there = self.catalog.packs.get(pack.path)
+        return there is not None and there.size != pack.size
+
+    def _wrong(self, part: IndexPart) -> Found:
+        self.wrong.add(part.path)
+        what = f"index object {part.path} is wrong: it does not say what is in its packs"
+        return Found(part.path, CorruptPack(what), is_index=True)
+
     def _compare(self, part: IndexPart) -> Iterator[Found]:
         tables: dict[str, bytes] = {}
-        listed = [self.catalog.packs.get(pack.path) for pack in part.header.packs]
-        resized = [
-            there is not None and there.size != pack.size for there, pack in zip(listed, part.header.packs, strict=True)
-        ]
-        there = [found for found, other in zip(listed, resized, strict=True) if found is not None and not other]
+        packs = [pack.path for pack in part.header.packs if not self._sizes_differ(pack)]
+        there = [self.catalog.packs[path] for path in packs if path in self.catalog.packs]
         for pack, result in _in_order(TABLES, self._table, there):
             if isinstance(result, PogfastError):
                 yield Found(pack.name, result)
             elif result is not None:
                 tables[pack.name] = result
-        if any(resized) or not _says(part, tables):
-            self.wrong.add(part.path)
+        if part.path not in self.wrong and not _says(part, tables):
+            yield self._wrong(part)
+        if part.path in self.wrong:
             self._tables.update(tables)
-            what = f"index object {part.path} is wrong: it does not say what is in its packs"
-            yield Found(part.path, CorruptPack(what), is_index=True)
 
     def _table(self, pack: Stored) -> bytes | PogfastError | None:
         """Returns the table of a pack, None if the pack has vanished."""
@@ -89,7 +104,7 @@ class Scrub:
             return read_table(self.base, pack)
         except MissingBlob:
             return None
-        except DamageError as error:
+        except (DamageError, InColdStorage) as error:
             return error
 
     # ---- content ----
