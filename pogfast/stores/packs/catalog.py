@@ -301,9 +301,8 @@ class Catalog:
             place = self._searched(lambda: self._index.find(name))
             return place.size if place and self._states[place.part][place.pack] == THERE else None
 
-    def blobs(self, *, every: bool = False) -> Iterator[tuple[str, Span]]:
-        """Yields each blob of each pack that is there, a blob in several packs several times, and no pack twice; with
-        `every` whatever any index object says of a pack."""
+    def blobs(self) -> Iterator[tuple[str, Span]]:
+        """Yields each blob of each pack that is there, a blob in several packs several times, and no pack twice."""
         self._load()
         with self._lock:
             self._reread()
@@ -312,13 +311,36 @@ class Catalog:
         for part in parts:
             index = PackIndex()  # of its own: the other may be replaced meanwhile
             index.replace([(part.data, bytes([THERE]) * len(part.header.packs))])
-            first = [(every or pack.path not in seen) and self._state(pack) == THERE for pack in part.header.packs]
+            first = [pack.path not in seen and self._state(pack) == THERE for pack in part.header.packs]
             for start in range(0, part.header.blobs, ROWS):
                 for row in part.rows(index, start):
                     if first[row.pack]:
                         pack = part.header.packs[row.pack]
                         yield row.name, Span(pack.path, pack.size, row.offset, row.size)
             seen.update(pack.path for pack, is_first in zip(part.header.packs, first, strict=True) if is_first)
+
+    def blobs_in(self, packs: Collection[str]) -> set[str]:
+        """Returns the blobs in some packs: whatever any index object says of one. Raises StoreError."""
+        self._load()
+        with self._lock:
+            parts = list(self._parts)
+        found: set[str] = set()
+        for part in parts:
+            there = [pack.path in packs and self._state(pack) == THERE for pack in part.header.packs]
+            if any(there):
+                index = PackIndex()
+                index.replace([(self._only(part, bytes(there)), bytes(filter(None, there)))])
+                rows = (index.rows(0, start, start + ROWS) for start in range(0, part.header.blobs, ROWS))
+                found.update(row.name for some in rows for row in some)
+        return found
+
+    @staticmethod
+    def _only(part: IndexPart, states: bytes) -> bytearray:
+        """Returns what an index object says of its packs of state THERE. Raises StoreError."""
+        try:
+            return merge_indexes([(part.whole(), states)], ())
+        except ValueError as error:
+            raise StoreError(f"index object {part.path}: {error}") from error
 
     def _span(self, place: Place) -> Span:
         pack = self._parts[place.part].header.packs[place.pack]

@@ -109,26 +109,22 @@ class PackedStore(CanRepack):
         """Returns the blobs in these objects that no object but the `listed` ones has."""
         packs = {name for name in objects if layout.is_pack(name)}
         names = {name for name in objects if LIKE_A_BLOB.fullmatch(name)}
-        if packs or names:
-            self.catalog.refresh()  # a prune stores blobs anew before it condemns the pack that they were in
-        if packs:
-            names.update(name for name, span in self.catalog.blobs(every=True) if span.path in packs)
-        return {name for name in names if not self._is_elsewhere(name, listed)}
+        if not packs and not names:
+            return names
+        self.catalog.refresh()  # a prune stores blobs anew before it condemns the pack that they were in
+        names |= self.catalog.blobs_in(packs)
+        names -= self._in_packs(names, listed)
+        # The table of a pack is read only if one of its blobs lies plain as well.
+        plain = [Stored(name, size, 0.0) for name in names - set(listed) if (size := self.base.size_of(name))]
+        places = [(blob, self.catalog.packs[span.path]) for blob in plain for span in self.catalog.holders(blob.name)]
+        self.tables.read(pack for _, pack in places)
+        return names - {blob.name for blob, pack in places if self.tables.is_copy(blob, pack)}
 
-    def _is_elsewhere(self, name: str, listed: Collection[str]) -> bool:
-        spans = self.catalog.holders(name)
-        if any(span.path not in listed and self._has(name, span) for span in spans):
-            return True
-        size = None if name in listed else self.base.size_of(name)
-        if size is None:
-            return False
-        packs = [pack for span in spans if (pack := self.catalog.packs.get(span.path))]
-        return any(self.tables.is_copy(Stored(name, size, 0.0), pack) for pack in packs)
-
-    def _has(self, name: str, span: Span) -> bool:
-        """Returns True if the table of a pack says what the index says of a blob."""
-        pack = self.catalog.packs.get(span.path)
-        return pack is not None and self.tables.has(pack, name, span)
+    def _in_packs(self, names: Iterable[str], listed: Collection[str]) -> set[str]:
+        """Returns the blobs among these that are in packs which are not `listed`, as the tables of these say."""
+        places = [(name, span) for name in names for span in self.catalog.holders(name) if span.path not in listed]
+        self.tables.read(self.catalog.packs[path] for path in {span.path for _, span in places})
+        return {name for name, span in places if self.tables.has(self.catalog.packs[span.path], name, span)}
 
     # ---- reading ----
 
