@@ -323,6 +323,7 @@ class Catalog:
         """Returns the blobs in some packs: whatever any index object says of one. Raises StoreError."""
         self._load()
         with self._lock:
+            self._reread()
             parts = list(self._parts)
         found: set[str] = set()
         for part in parts:
