@@ -471,7 +471,7 @@ def backups_with_packs(call: Callable[..., Ran], strict: Server, work: Path, key
 def writes_after_a_repack(write: Callable[[], Ran], admin: Any, pack: str) -> None:
     """A prune has stored what is in a pack anew, and condemned it. Whether the new one has it cannot be read."""
     data = admin.get_object(Bucket="packed", Key=pack)["Body"].read()
-    rows = layout.read_table(data, len(data))
+    rows = layout.read_table(data, len(data), pack)
     blobs = [(row.name, data[row.offset : row.offset + row.size]) for row in reversed(rows)]
     new = listed(blobs)
     day = f"{new.day}"
