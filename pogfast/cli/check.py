@@ -238,7 +238,8 @@ def _print_packs(output: Output, summary: Checked) -> None:
     output.info(
         f"checked {many(summary.packs, 'pack')}, {many(summary.index_objects, 'index object')}, without a key{read}"
     )
-    output.info("damaged: named above" if summary.damage else "no damage found in packs; other blobs need a key")
+    none = "no damage found in what could be read of packs" if summary.problems else "no damage found in packs"
+    output.info("damaged: named above" if summary.damage else f"{none}; other blobs need a key")
 
 
 def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:

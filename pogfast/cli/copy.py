@@ -109,6 +109,7 @@ def _print_summary(output: Output, summary: Summary) -> None:
         snapshots_skipped=summary.archives_there,
         data_blobs=summary.total_blobs if summary.dry_run else summary.blobs,
         data_added_packed=summary.total_size if summary.dry_run else summary.size,
+        blobs_unread=summary.unread,
         blobs_known=summary.blobs_there,
         blobs_verified=summary.verified,
         blobs_mended=summary.mended,
@@ -120,6 +121,10 @@ def _print_summary(output: Output, summary: Summary) -> None:
         f"{many(summary.archives, 'archive')} {would}, {summary.archives_there:,} there already; "
         f"{many(blobs, 'blob')}, {show_size(size)}; {summary.blobs_there:,} there already"
     )
+    if summary.unread:
+        output.info(
+            f"{many(summary.unread, 'blob')} copied by the service itself, unread: damage in them was copied as well"
+        )
     if summary.verified:
         output.info(f"{many(summary.verified, 'blob')} in the target read, {summary.mended:,} damaged and stored again")
 

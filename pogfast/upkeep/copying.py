@@ -61,6 +61,7 @@ class Summary:
     total_size: int = 0
     blobs: int = 0  # of these, those that were copied
     size: int = 0
+    unread: int = 0  # of these, those that the service copied by itself: damage is copied as well
     blobs_there: int = 0  # that the target has already
     verified: int = 0  # of these, those that were read and are intact now
     mended: int = 0  # of these, those that were damaged, and were replaced
@@ -296,6 +297,7 @@ class _Copy:
                     self._count(span.size)
 
         self._each(one, wanted)
+        self.summary.unread += whole.unread
         return [name for name in names if name not in done]
 
     def _in_order(self, names: Sequence[str]) -> Sequence[str]:
@@ -373,6 +375,8 @@ class _Copy:
         if not target.copy_blob(name, source):
             return False
         self._count(self.stored.get(name, 0))
+        with self.lock:
+            self.summary.unread += 1
         return True
 
     def _count(self, size: int) -> None:

@@ -93,6 +93,8 @@ class WholePacks:
         self.source = source
         self.target = target
         self.check = check
+        self.unread = 0  # wanted blobs in packs that the service has copied: only the tables were read
+        self._lock = threading.Lock()
         self._room = threading.Semaphore(DOWNLOADS)
 
     def wanted(self, names: Sequence[str]) -> dict[str, dict[str, Span]]:
@@ -130,6 +132,8 @@ class WholePacks:
         table = read_table(self.source.base, Stored(path, size, 0.0))
         if not _has(table, blobs) or not base.copy_object(path, size, self.source.base):
             return None
+        with self._lock:
+            self.unread += len(blobs)
         return table
 
     def _sent(self, path: str, size: int, blobs: Mapping[str, Span]) -> bytes | None:

@@ -112,12 +112,9 @@ def unpack(store: str, *, dry_run: bool = False, report: Report | None = None) -
     """Stores the blobs in packs as objects of their own, as later backups do, and deletes the packs. A damaged blob
     stays in its pack. A second run continues the first. Raises UsageError, NoSuchArchive and StoreError."""
     summary = Summary(dry_run)
-    with contextlib.closing(open_store(store)) as there:
-        look_for_store(there)
-    with settings.using(packs=None), contextlib.closing(open_store(store)) as opened:
+    with contextlib.closing(open_store(store)) as opened:
+        look_for_store(opened)
         if isinstance(opened, PackedStore):
-            if opened.lacks_settings and not dry_run:
-                opened.write_settings()
             run = _Unpacking(opened, summary, report or Silent())
             run.predict() if dry_run else run.run()
     return summary

@@ -89,13 +89,13 @@ def damage(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def make_unreadable(monkeypatch: pytest.MonkeyPatch, path: Path, at: int) -> None:
+def make_unreadable(monkeypatch: pytest.MonkeyPatch, path: Path, at: int, code: int = errno.EIO) -> None:
     """From now on no byte of a file is read together with byte `at`, as if the disk had a bad sector there."""
     inode, read_at = path.stat().st_ino, local._read_at
 
     def read(file: int, start: int, size: int) -> bytearray:
         if os.fstat(file).st_ino == inode and start <= at < start + size:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise OSError(code, os.strerror(code))
         return read_at(file, start, size)
 
     monkeypatch.setattr(local, "_read_at", read)

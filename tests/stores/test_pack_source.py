@@ -21,7 +21,8 @@ from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, MissingBlob, StoreError
 from pogfast.stores import open_service
 from pogfast.stores.packs import source as source_module
-from pogfast.stores.packs.source import MAX_GAP, MAX_PIECE, PackSource, Span, plan
+from pogfast.stores.packs.reading import MAX_GAP, MAX_PIECE
+from pogfast.stores.packs.source import PackSource, Span, plan
 from pogfast.stores.remote import RemoteStore
 
 THREADS = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -237,6 +238,7 @@ def test_few_requests(bucket: str, key: Key | None, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(copying, "open_store", recording)
     done = copy(f"{bucket}/one", f"{bucket}/two", key, packs="1MiB")
     assert (done.exit_code, done.blobs) == (0, COUNT + 1)
+    assert done.unread == (0 if key else COUNT + 1)
     requests = Counter(used[0].requests) + Counter(used[1].requests)
     assert requests.total() <= 40, requests
     used.clear()
@@ -244,3 +246,12 @@ def test_few_requests(bucket: str, key: Key | None, tmp_path: Path, monkeypatch:
     assert Counter(used[0].requests).total() <= 25, used[0].requests
     assert_whole(f"{bucket}/two", tmp_path)
     assert_whole(str(tmp_path / "down"), tmp_path)
+
+
+def test_what_nobody_has_read_is_said(bucket: str, pogfast: Runner) -> None:
+    create(f"{bucket}/one", packs="1MiB")
+    ran = pogfast("copy", f"{bucket}/one", f"{bucket}/two", "--packs=1MiB")
+    assert ran.code == 0
+    assert f"{COUNT + 1} blobs copied by the service itself, unread" in ran.err
+    ran = pogfast("copy", f"{bucket}/one", f"{bucket}/three", "--json")
+    assert json.loads(ran.lines[-1])["blobs_unread"] == 1, "the large one: the others are taken out of packs"

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+import time
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 
 import pogfast
 from kit.commands import Runner
+from kit.faultproxy import Fault, Proxy
 from kit.packed import (
     KEY,
     KEYFILE,
@@ -25,6 +30,8 @@ from kit.packed import (
     rows_of,
 )
 from kit.packs import Listed, make_index, name_of, raw_of, sha256
+from kit.servers import Server
+from pogfast.errors import StoreError
 from pogfast.stores.local import LocalStore
 from pogfast.upkeep.checking import Subset
 from pogfast.upkeep.scrubbing import ReadPacks
@@ -100,6 +107,57 @@ def test_a_pack_on_a_bad_sector_is_found(store: Path, monkeypatch: pytest.Monkey
     summary = pogfast.check(str(store), None, read_data=True)
     assert summary.exit_code == 4
     assert {damage.pack for damage in summary.damage} >= {str(pack.relative_to(store))}
+
+
+def test_a_pack_whose_blobs_are_on_a_bad_sector_is_found(
+    store: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is forbidden is no damage, and keeps nobody from checking the others."""
+    one, other = packs_of(store)
+    damage(other, 1)
+    with monkeypatch.context() as bad:
+        make_unreadable(bad, one, 5000)
+        summary = pogfast.check(str(store), None, read_data=True)
+        assert (summary.exit_code, len(summary.damage), summary.problems) == (4, 2, [])
+        assert "Input/output error" in " ".join(damage.error for damage in summary.damage)
+    make_unreadable(monkeypatch, one, 5000, errno.EACCES)
+    summary = pogfast.check(str(store), None, read_data=True)
+    assert (summary.exit_code, len(summary.damage)) == (4, 1)
+    assert [one.name in str(problem) for problem in summary.problems] == [True]
+
+
+@pytest.fixture
+def bucket(server: Server, proxy: Proxy, tree: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store of two packs, which the proxy leads to."""
+    for name, value in (server.environment | {"POGFAST_S3_ENDPOINT": proxy.url, "POGFAST_RETRY_FOR": "0"}).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{time.monotonic_ns()}"
+    said = {"aws_access_key_id": server.key, "aws_secret_access_key": server.secret, "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=server.url, **said).create_bucket(Bucket=name)
+    create(tree, f"s3://{name}", packs="1MiB")
+    return f"s3://{name}"
+
+
+def test_packs_that_could_not_be_read_are_not_called_intact(bucket: str, proxy: Proxy, pogfast: Runner) -> None:
+    ran = pogfast("check", bucket)
+    assert (ran.code, "no damage found in packs;" in ran.err) == (0, True)
+    proxy.faults = [Fault("GET .*/packs/2", times=-1, status=403, code="AccessDenied")]
+    ran = pogfast("check", bucket)
+    assert ran.code == 1
+    assert "no damage found in packs" not in ran.err
+    assert "no damage found in what could be read" in ran.err
+
+
+def test_a_service_that_is_down_is_reported_once(bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = ReadPacks.choose
+
+    def choose_then(self: ReadPacks, *words: Any) -> Any:
+        proxy.faults = [Fault("", times=-1, status=503)]
+        return choose(self, *words)
+
+    monkeypatch.setattr(ReadPacks, "choose", choose_then)
+    with pytest.raises(StoreError, match="busy"):
+        pogfast.check(bucket, None, read_data=True)
 
 
 def test_a_pack_that_is_cut_short_is_found(store: Path) -> None:

@@ -1,11 +1,12 @@
 """Reading packs: their tables, and blobs, which are compared with the checks in the tables. No key is needed.
 
 A pack that cannot be read, as on a bad sector, is damage of that pack alone, so that commands go on with the others. A
-StoreError says that the store cannot be read at all.
+StoreError of another kind than denied access or cold storage says that the store cannot be read at all.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from pogfast.stores.protocols import InColdStorage
 from pogfast.stores.service import AccessDenied
 
 if TYPE_CHECKING:
+    from pogfast._engine import Buffer
     from pogfast.stores.names import Stored
     from pogfast.stores.packs.layout import TableRow
     from pogfast.stores.protocols import HoldsPacks
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 TAIL = 64 << 10
 # Bytes between two blobs that are read with them: they take less time than another request.
 MAX_GAP = 1 << 20
-# Bytes that are read at a time.
+# Bytes that are read at a time: several pieces have to fit into memory.
 MAX_PIECE = 64 << 20
 
 
@@ -51,13 +53,29 @@ def read_blobs(base: HoldsPacks, path: str, rows: Iterable[TableRow]) -> Iterato
 
 def read_part(base: HoldsPacks, path: str, start: int, size: int) -> memoryview:
     """Reads bytes of a pack. Raises MissingBlob, CorruptBlob if the pack ends before, CorruptPack if it is there and
-    cannot be read, and StoreError."""
-    try:
+    cannot be read, AccessDenied, and StoreError."""
+    with _telling_apart(base, path):
         return memoryview(base.read_range(path, start, size))
+
+
+def read_whole(base: HoldsPacks, path: str) -> Buffer:
+    """Reads a pack, whatever its size is. Raises what read_part does."""
+    with _telling_apart(base, path):
+        return base.get_object(path, layout.MAX_PACK)
+
+
+@contextlib.contextmanager
+def _telling_apart(base: HoldsPacks, path: str) -> Iterator[None]:
+    """Raises a StoreError only if it is about the whole store; CorruptPack, MissingBlob, AccessDenied and
+    InColdStorage are about one pack."""
+    try:
+        yield
     except (AccessDenied, InColdStorage):  # which is no damage
         raise
     except StoreError as error:
-        if next(iter(base.objects(path)), None) is None:  # raises StoreError if it is not about this pack
+        if isinstance(error.__cause__, PermissionError):  # of a file
+            raise AccessDenied(str(error), error.hint) from error
+        if next(iter(base.objects(path)), None) is None:  # raises StoreError if nothing can be read
             raise MissingBlob(f"{path} cannot be read, and is not listed: {error}") from error
         raise CorruptPack(str(error), error.hint, path=path) from error
 

@@ -17,8 +17,9 @@ from pogfast.errors import CorruptPack, DamageError, MissingBlob, PogfastError
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import ABSENT, THERE, Catalog, IndexPart
-from pogfast.stores.packs.reading import read_table
+from pogfast.stores.packs.reading import read_table, read_whole
 from pogfast.stores.protocols import Found, HoldsPacks, InColdStorage
+from pogfast.stores.service import AccessDenied
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -104,13 +105,14 @@ class Scrub:
             return read_table(self.base, pack)
         except MissingBlob:
             return None
-        except (DamageError, InColdStorage) as error:
+        except (DamageError, AccessDenied, InColdStorage) as error:
             return error
 
     # ---- content ----
 
     def read(self, packs: Iterable[Stored]) -> Iterator[tuple[Stored, list[Found]]]:
-        """Reads whole packs, and yields each with what is damaged in it. What seems damaged is read once more."""
+        """Reads whole packs, and yields each with what is damaged in it, or that access is denied. What seems damaged
+        is read once more. Raises StoreError."""
         yield from _in_order(WHOLE, self._read, packs)
 
     def _read(self, pack: Stored) -> list[Found]:
@@ -118,11 +120,11 @@ class Scrub:
             return self._look(pack) and self._look(pack)
         except MissingBlob:  # a prune has deleted it
             return []
-        except PogfastError as error:
+        except (DamageError, AccessDenied, InColdStorage) as error:
             return [Found(pack.name, error)]
 
     def _look(self, pack: Stored) -> list[Found]:
-        found = layout.check_pack(self.base.get_object(pack.name, layout.MAX_PACK), pack.name)
+        found = layout.check_pack(read_whole(self.base, pack.name), pack.name)
         if not found.problem:
             return []
         blobs = [

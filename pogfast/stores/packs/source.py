@@ -18,16 +18,13 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, MissingBlob, PogfastError, without_frames
+from pogfast.stores.packs.reading import MAX_GAP, MAX_PIECE
 from pogfast.stores.protocols import CanAbandon, CanPrefetch
 from pogfast.stores.traffic import InFlightLimit, Prefetcher
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
-# Bytes between two blobs that are downloaded with them: they take less time than another request.
-MAX_GAP = 1 << 20
-# Bytes of a piece: several have to be in flight at a time.
-MAX_PIECE = 64 << 20
 # Seconds after a listing of the packs in which a plain blob that is missing is not looked for in yet another listing.
 FRESH = 30.0
 # Names that are located at a time.
