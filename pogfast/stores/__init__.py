@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, overload
 
-from pogfast.errors import MissingBlob, NoSuchArchive, StoreError, StoreLost, UsageError
+from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
 from pogfast.stores.addresses import check_directory, is_service, parse_service
 from pogfast.stores.local import LocalStore, is_flat
@@ -139,19 +139,19 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
 
 
 def with_packs(store: LocalStore | RemoteStore, *, create: bool = False) -> Store:
-    """Returns an opened store as one with packs, if it has any, for reading also if it lost its `pogfast.store`; with
-    `create` it gets them if the settings say so. Raises StoreError, and UsageError for a flat store, which has none."""
+    """Returns an opened store as one with packs, if it has any, also if it lost its `pogfast.store`; with `create` it
+    gets them if the settings say so. Raises StoreError, and UsageError for a flat store, which has none."""
     size = settings.current().packs if create else None
     if size is not None:
         refuse_flat(store)
     if isinstance(store, LocalStore) and not store.fan_out:
         return store
     found = _settings_of(store)
-    if size is None and found is None and (create or not store.has_packs()):
+    if size is None and found is None and not store.has_packs():
         return store
     from pogfast.stores.packs import opening  # imported here: most stores have no packs
 
-    return opening.with_packs(store, found, size)
+    return opening.with_packs(store, found, size, create=create)
 
 
 def refuse_flat(store: object) -> None:
@@ -161,11 +161,14 @@ def refuse_flat(store: object) -> None:
 
 
 def _settings_of(store: LocalStore | RemoteStore) -> bytes | None:
-    """Returns what a store says of its packs, None if it has none. Raises StoreError."""
+    """Returns what a store says of its packs, None if it has none; "" for what is no such object. Raises
+    StoreError."""
     try:
         return bytes(store.get_object(SETTINGS, MAX_SETTINGS))
     except MissingBlob:
         return None
+    except DamageError:
+        return b""
     except AccessDenied as error:
         # Without permission to list, S3 says this of a missing object. Without permission to read, a listing tells.
         with contextlib.suppress(AccessDenied):

@@ -347,7 +347,7 @@ def test_a_store_of_a_newer_version(words: dict[str, object]) -> None:
 )
 def test_sizes_that_no_store_has(packs: object) -> None:
     text = json.dumps({"layout": 1, "requires": ["packs1"], "packs": packs})
-    with pytest.raises(StoreError, match=r"^store: pogfast\.store does not parse"):
+    with pytest.raises(CorruptPack, match=r"^store: pogfast\.store does not parse"):
         StoreSettings.parse(text.encode(), "store")
 
 
@@ -361,5 +361,5 @@ def test_sizes_that_no_store_has(packs: object) -> None:
     ],
 )
 def test_what_is_not_settings(text: bytes) -> None:
-    with pytest.raises(StoreError, match=r"^store: pogfast\.store does not parse"):
+    with pytest.raises(CorruptPack, match=r"^store: pogfast\.store does not parse"):
         StoreSettings.parse(text, "store")

@@ -16,7 +16,7 @@ import pytest
 import pogfast
 from kit.packed import KEY, archived, contents, create, indexes_of, make_tree, packs_of, plain_of, restored, rows_of
 from kit.packs import Listed, make_index, name_of
-from pogfast.errors import StoreError, UsageError
+from pogfast.errors import CorruptPack, StoreError, UsageError
 from pogfast.stores import open_store
 from pogfast.stores.local import LocalStore
 from pogfast.stores.names import Stored
@@ -296,3 +296,29 @@ def test_a_tier_with_a_large_index_object_is_merged(store: Path, monkeypatch: py
     with pogfast.services(packs="1MiB"), opened(store, create=True) as one:
         one.catalog._parts = parts
         assert [part.path for part in one.catalog._to_merge()] == [str(number) for number in range(1, 9)]
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "not JSON", "too large", "a FIFO"])
+def test_settings_that_are_damaged(tree: Path, store: Path, tmp_path: Path, damage: str) -> None:
+    """Everything is read without them; only `check --repair` writes them again, unless they are gone."""
+    create(tree, store, packs="1MiB")
+    settings = store / "pogfast.store"
+    settings.unlink()
+    if damage == "a FIFO":
+        os.mkfifo(settings)
+    elif damage != "missing":
+        settings.write_bytes({"empty": b"", "not JSON": b'{"layout"', "too large": bytes(1 << 20)}[damage])
+    assert restored(store, tmp_path / "out") == archived(tree)
+    if damage == "missing":
+        assert create(tree, store, no_cache=True).blobs_new == 0
+        assert settings.exists()
+        settings.unlink()
+    else:
+        with pytest.raises(CorruptPack, match="does not parse") as raised:
+            create(tree, store)
+        assert "--repair" in raised.value.hint
+    for key in (None, KEY):
+        assert pogfast.check(str(store), key).exit_code == 4
+    assert pogfast.check(str(store), None, repair=True).exit_code == 0
+    assert create(tree, store, no_cache=True).blobs_new == 0
+    assert restored(store, tmp_path / "out") == archived(tree)

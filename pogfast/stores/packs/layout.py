@@ -322,8 +322,8 @@ class StoreSettings:
 
     @classmethod
     def parse(cls, data: Buffer, store: str) -> StoreSettings:
-        """Parses the object; `store` is for messages. Raises StoreError for one that a newer pogfast wrote, and for one
-        that does not parse."""
+        """Parses the object; `store` is for messages. Raises StoreError for one that a newer pogfast wrote, and
+        CorruptPack for one that does not parse."""
         try:
             text = bytes(data)
             words = json.loads(text) if text.count(b"[") + text.count(b"{") <= _MAX_BRACKETS else None
@@ -332,7 +332,7 @@ class StoreSettings:
             _check_age(words.pop("layout", None), words.pop("requires", None), store)
             return cls._of_packs(words.pop("packs", None), words)
         except ValueError as error:
-            raise StoreError(f"{store}: {SETTINGS} does not parse: {error}") from error
+            raise CorruptPack(f"{store}: {SETTINGS} does not parse: {error}", path=SETTINGS) from error
 
     @classmethod
     def _of_packs(cls, packs: object, others: Mapping[str, Any]) -> StoreSettings:
