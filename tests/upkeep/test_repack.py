@@ -413,3 +413,28 @@ def test_an_index_object_without_packs_goes(shop: Shop) -> None:
     shop.prune(grace=0)
     assert not old & indexes_of(shop)
     assert shop.restored() == shop.wanted()
+
+
+def test_a_later_pack_that_has_rotted_is_no_reason_to_delete_the_earlier(shop: Shop) -> None:
+    """As after `create --force`, and a copy of the store without its times."""
+    first = shop.packs()
+    shop.age(2)
+    with pogfast.services(packs="1MiB"):
+        pogfast.create([shop.tree.name], str(shop.store), KEY, directory=shop.tree.parent, force=True)
+    second = next(path for path in shop.store.glob("packs/2*/*") if path.name not in first)
+    row = rows_of(second)[7]
+    data = bytearray(second.read_bytes())
+    data[row.offset + 9] ^= 1
+    second.chmod(0o600)
+    second.write_bytes(data)
+    for _ in range(2):
+        shop.age(2)
+        shop.prune(keep_last=9)
+    kept = first & shop.packs()
+    assert shop.restored() == shop.wanted()
+    second.write_bytes(bytes(data[: row.offset + 9]) + bytes([data[row.offset + 9] ^ 1]) + data[row.offset + 10 :])
+    for _ in range(2):
+        shop.age(2)
+        shop.prune(keep_last=9)
+    assert len(first & shop.packs()) < len(kept), "the one with the blob that is whole again in the later one"
+    assert shop.restored() == shop.wanted()

@@ -3,7 +3,8 @@
 A blob may be in several packs, and plain as well. A holder goes only if each needed blob in it has a *later* holder
 that stays: one that was written after it, or at the same time and has the greater name. So whatever several prunes
 decide at the same time, and however old what they know is when they delete, the latest holder of a needed blob never
-goes. What a pack holds is believed only if its own table says so: an index is a cache, which may be wrong.
+goes. What a pack holds is believed only if its own table says so: an index is a cache, which may be wrong. And before
+an object goes, the packs that hold its blobs from then on are read: the later one may be the one that rotted.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Tables:
         self.unreadable: dict[str, StoreError] = {}  # packs whose tables may be intact
         self._indexes: dict[str, PackIndex] = {}
         self._compared: dict[tuple[Stored, bytes], bool] = {}
+        self._intact: dict[str, frozenset[str]] = {}  # packs that were read whole, and their blobs that are intact
         self._lock = threading.Lock()
 
     def read(self, packs: Iterable[Stored]) -> None:
@@ -74,6 +76,18 @@ class Tables:
             self._indexes[pack.name] = index
         places = self._indexes[pack.name].find_all(blob)
         return any((place.offset, place.size) == (span.offset, span.size) for place in places)
+
+    def is_intact(self, pack: Stored, blob: str) -> bool:
+        """Returns True if the bytes of a blob in a pack are what was packed. The first call for a pack reads it whole:
+        what has been repacked takes its place."""
+        if pack.name not in self._intact:
+            try:
+                found = layout.check_pack(self.base.get_object(pack.name, layout.MAX_PACK), pack.name)
+            except PogfastError:  # gone, cold, or on a bad sector
+                found = layout.PackCheck("", [], [])
+            damaged = {row.name for row in found.damaged}
+            self._intact[pack.name] = frozenset(row.name for row in found.rows if row.name not in damaged)
+        return blob in self._intact[pack.name]
 
     def is_copy(self, plain: Stored, pack: Stored) -> bool:
         """Returns True if a plain blob is the one in a pack, as the pack's table says. A service has blobs that are
@@ -121,7 +135,7 @@ class Decision:
         going = []
         for each in left:
             blobs = self._needed_in(each)
-            if blobs is not None and all(self.is_elsewhere(blob, each.name) for blob in blobs):
+            if blobs is not None and all(self._is_safe(blob, each.name) for blob in blobs):
                 self.gone.add(each.name)
                 going.append(each)
         return going
@@ -164,11 +178,18 @@ class Decision:
         table = self.tables.raw(self.catalog.packs[holder.name])
         return None if table is None else [row.name for row in layout.read_rows(table) if self.is_needed(row.name)]
 
-    def is_elsewhere(self, blob: str, holder: str) -> bool:
-        """Returns True if a later object holds a blob, and stays."""
-        spans = self._later_spans(blob, holder)
-        if any(self.tables.has(self.catalog.packs[span.path], blob, span) for span in spans):
-            return True
+    def _is_safe(self, blob: str, holder: str) -> bool:
+        """Returns True if a later object holds a blob, stays, and is intact: it may be the only one from now on."""
+        return self.is_elsewhere(blob, holder, self.tables.is_intact)
+
+    def is_elsewhere(
+        self, blob: str, holder: str, is_good: Callable[[Stored, str], bool] = lambda pack, blob: True
+    ) -> bool:
+        """Returns True if a later object holds a blob, and stays; a pack only if it `is_good`."""
+        for span in self._later_spans(blob, holder):
+            pack = self.catalog.packs[span.path]
+            if self.tables.has(pack, blob, span) and is_good(pack, blob):
+                return True
         plain = self._later_plain(blob, holder)
         return plain is not None and self.tables.is_copy(plain, self.catalog.packs[holder])
 
