@@ -83,6 +83,7 @@ include "base/libs.pxi"           # where libsodium, libzstd and libcrypto come 
 include "base/results.pxi"        # what an int means that a function returns
 include "base/atomics.pxi"        # what is looked at without the lock
 include "base/format.pxi"         # the numbers of FORMAT.md
+include "base/poly.pxi"           # tags, by libcrypto or libsodium
 include "base/keys.pxi"           # what a key is here; unwrapping a header
 include "base/names.pxi"          # a chunk's hash, a blob's name, and its 44 letters
 include "base/slab.pxi"           # one aligned, reused buffer a chunk, and the view of a blob in it

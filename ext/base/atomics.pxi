@@ -26,3 +26,16 @@ cdef extern from *:
     void store_pointer_in_order "pogfast_store_pointer_in_order"(void** p, void* q) nogil
     Py_ssize_t load_count_in_order "pogfast_load_count_in_order"(const Py_ssize_t* p) nogil
     void add_in_order "pogfast_add_in_order"(Py_ssize_t* p, Py_ssize_t n) nogil
+
+
+# A slot in which one thread leaves memory for another.
+cdef extern from *:
+    """
+    static void *pogfast_take(void **slot) { return __atomic_exchange_n(slot, NULL, __ATOMIC_ACQ_REL); }
+    static int pogfast_give(void **slot, void *p) {
+        void *empty = NULL;
+        return __atomic_compare_exchange_n(slot, &empty, p, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+    }
+    """
+    void* take_pointer "pogfast_take"(void** slot) nogil            # leaves NULL
+    bint give_pointer "pogfast_give"(void** slot, void* p) nogil    # False if there is one already

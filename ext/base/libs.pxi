@@ -4,7 +4,8 @@
 # hashlib is linked with. All three are opened with dlopen and asked for their public functions by name, once, at
 # import: no header and no -dev package is needed to build, and a call costs one indirect jump, without the GIL.
 # The zstd release decides the names of blobs (FORMAT.md), so it must be pogcli's, which is that of the wheel.
-# sha256 belongs to OpenSSL: it uses the CPU's SHA instructions, where libsodium's is portable C (1100 against 360 MB/s).
+# sha256 and Poly1305 belong to OpenSSL: it uses the CPU's SHA and vector instructions, where libsodium's are portable C
+# (1100 against 360 MB/s) and SSE2.
 
 cdef extern from "<dlfcn.h>" nogil:
     void* dlopen(const char* path, int flags)
@@ -69,11 +70,18 @@ cdef struct Crypto:
     int (*update)(void* ctx, const void* m, size_t n) noexcept nogil
     int (*final)(void* ctx, u8* digest, unsigned* n) noexcept nogil
     int (*ctx_copy)(void* to, const void* source) noexcept nogil
+    void* (*mac_fetch)(void* library, const char* name, const char* properties) noexcept nogil
+    void* (*mac_new)(void* mac) noexcept nogil
+    void (*mac_free)(void* ctx) noexcept nogil
+    int (*mac_init)(void* ctx, const u8* key, size_t n, const void* parameters) noexcept nogil
+    int (*mac_update)(void* ctx, const u8* m, size_t n) noexcept nogil
+    int (*mac_final)(void* ctx, u8* tag, size_t* n, size_t room) noexcept nogil
 
 cdef Sodium sodium
 cdef Zstd zstd
 cdef Crypto crypto
 cdef const void* SHA256_MD
+cdef void* POLY1305_MAC         # NULL: libsodium's is used
 
 
 cdef void* _open(path) except? NULL:
@@ -152,7 +160,7 @@ def _libcrypto():
 
 
 cdef int _load_libraries() except -1:
-    global SHA256_MD
+    global SHA256_MD, POLY1305_MAC
     cdef _Library lib = _Library("PyNaCl", _inside("nacl", "_sodium"))
     lib.take("sodium_init", <void**>&sodium.init)
     lib.take("randombytes_buf", <void**>&sodium.randombytes)
@@ -208,6 +216,14 @@ cdef int _load_libraries() except -1:
         SHA256_MD = _fetch_sha256()
     if SHA256_MD == NULL:
         raise ImportError("OpenSSL has no SHA-256: check openssl.cnf, and the variables OPENSSL_CONF and OPENSSL_MODULES")
+    if lib.has("EVP_MAC_fetch"):
+        lib.take("EVP_MAC_fetch", <void**>&crypto.mac_fetch)
+        lib.take("EVP_MAC_CTX_new", <void**>&crypto.mac_new)
+        lib.take("EVP_MAC_CTX_free", <void**>&crypto.mac_free)
+        lib.take("EVP_MAC_init", <void**>&crypto.mac_init)
+        lib.take("EVP_MAC_update", <void**>&crypto.mac_update)
+        lib.take("EVP_MAC_final", <void**>&crypto.mac_final)
+        POLY1305_MAC = crypto.mac_fetch(NULL, "POLY1305", NULL)
     return 0
 
 
@@ -260,21 +276,6 @@ cdef inline void sha_copy(void* to, const void* source) noexcept nogil:
 cdef inline void salsa_xor(u8* c, const u8* m, u64 n, const u8* nonce, u64 block, const u8* key) noexcept nogil:
     if sodium.xor_ic(c, m, n, nonce, block, key):
         library_failed(b"XSalsa20")
-
-
-cdef inline void poly_begin(void* state, const u8* key) noexcept nogil:
-    if sodium.poly_init(state, key):
-        library_failed(b"Poly1305")
-
-
-cdef inline void poly_add(void* state, const u8* m, u64 n) noexcept nogil:
-    if sodium.poly_update(state, m, n):
-        library_failed(b"Poly1305")
-
-
-cdef inline void poly_end(void* state, u8* tag) noexcept nogil:
-    if sodium.poly_final(state, tag):
-        library_failed(b"Poly1305")
 
 
 cdef inline void zstd_set(void* cctx, int parameter, int value) noexcept nogil:

@@ -92,7 +92,7 @@ cdef struct Sealing:        # the chunk becomes a blob. Written by the worker th
     u8[KEY] digest          # the blob's name, once slab_name has made it
     u8[KEY] file_key        # of this blob, from encrypt_begin until the tag is written
     void* sha               # EVP_MD_CTX
-    u8[POLY_STATE + 16] poly_room   # Poly1305 state; see poly_of
+    Poly poly               # of its tag, meanwhile
 
 cdef struct Writing:        # the blob goes to the disk (write/writer.pxi)
     WriteState state        # with the pool's lock
@@ -230,17 +230,13 @@ cdef void slab_free(Slab* slab) noexcept nogil:
     if slab == NULL:
         return
     sodium.memzero(slab.sealing.file_key, KEY)
-    sodium.memzero(slab.sealing.poly_room, POLY_STATE + 16)
+    poly_forget(&slab.sealing.poly)
     if slab.base != NULL:
         munmap(slab.base, slab.room)
     if slab.chunk.plain != NULL:
         munmap(slab.chunk.plain, slab.chunk.plain_room)
     crypto.ctx_free(slab.sealing.sha)
     free(slab)
-
-
-cdef inline void* poly_of(Slab* slab) noexcept nogil:
-    return <void*>((<size_t>&slab.sealing.poly_room[0] + 15) & ~<size_t>15)       # libsodium wants its state aligned to 16
 
 
 cdef inline u8* chunk_of(Slab* slab) noexcept nogil:

@@ -32,11 +32,12 @@ cdef struct OpenState:      # the state of a box that is being authenticated: it
     u8[KEY] file_key
     u8[NONCE] nonce
     u8[TAG] tag
-    u8[POLY_STATE + 16] poly_room
+    Poly poly
 
 
-cdef inline void* poly_of_state(OpenState* state) noexcept nogil:
-    return <void*>((<size_t>&state.poly_room[0] + 15) & ~<size_t>15)
+cdef inline void open_forget(OpenState* state) noexcept nogil:
+    poly_forget(&state.poly)
+    sodium.memzero(state, sizeof(OpenState))
 
 
 cdef Verdict open_begin(OpenState* state, const Keys* keys, const u8* head) noexcept nogil:
@@ -48,7 +49,7 @@ cdef Verdict open_begin(OpenState* state, const Keys* keys, const u8* head) noex
     memcpy(state.tag, head + keys.header + NONCE, TAG)
     memset(poly_key, 0, FIRST)
     salsa_xor(poly_key, poly_key, FIRST, state.nonce, 0, state.file_key)
-    poly_begin(poly_of_state(state), poly_key)
+    poly_begin(&state.poly, poly_key)
     sodium.memzero(poly_key, FIRST)
     return GOOD
 
@@ -56,7 +57,7 @@ cdef Verdict open_begin(OpenState* state, const Keys* keys, const u8* head) noex
 cdef Verdict open_end(OpenState* state) noexcept nogil:
     """Compares the tag. Returns BAD_BODY unless the bytes given to poly_add are those that were sealed."""
     cdef u8[TAG] tag
-    poly_end(poly_of_state(state), tag)
+    poly_end(&state.poly, tag)
     return GOOD if sodium.verify_16(tag, state.tag) == 0 else BAD_BODY
 
 
@@ -173,6 +174,7 @@ cdef Verdict slab_open(Slab* slab, const Keys* keys, const u8* blob, size_t size
     cdef Verdict verdict
     if size < head:
         return BAD_BODY
+    memset(&state, 0, sizeof(OpenState))
     slab.total = size - head
     check(slab.chunk_at + slab.total <= slab.room)
     verdict = open_begin(&state, keys, blob)
@@ -182,11 +184,11 @@ cdef Verdict slab_open(Slab* slab, const Keys* keys, const u8* blob, size_t size
             break
         n = min(slab.total - at, <size_t>PIECE)
         memcpy(chunk_of(slab) + at, blob + head + at, n)
-        poly_add(poly_of_state(&state), chunk_of(slab) + at, n)
+        poly_add(&state.poly, chunk_of(slab) + at, n)
         at += n
     if verdict == GOOD:
         verdict = open_end(&state)
     if verdict == GOOD:
         verdict = slab_unlock(slab, &state, keys, name, stop)
-    sodium.memzero(&state, sizeof(OpenState))
+    open_forget(&state)
     return verdict

@@ -86,9 +86,9 @@ cdef int encrypt_begin(Slab* slab, const Keys* keys, bint last) noexcept nogil:
     memset(block, 0, FIRST)
     memcpy(block + FIRST, chunk, n)
     salsa_xor(block, block, FIRST + n, nonce, 0, slab.sealing.file_key)
-    poly_begin(poly_of(slab), block)
+    poly_begin(&slab.sealing.poly, block)
     memcpy(chunk, block + FIRST, n)
-    poly_add(poly_of(slab), chunk, n)
+    poly_add(&slab.sealing.poly, chunk, n)
     slab.sealing.sealed = n
     sodium.memzero(block, SALSA_BLOCK)
     return failed
@@ -104,7 +104,7 @@ cdef void encrypt_to(Slab* slab, size_t end) noexcept nogil:
         n = min(end - slab.sealing.sealed, <size_t>PIECE)
         salsa_xor(chunk + slab.sealing.sealed, chunk + slab.sealing.sealed, n, chunk - BOX,
                       (slab.sealing.sealed + FIRST) // SALSA_BLOCK, slab.sealing.file_key)
-        poly_add(poly_of(slab), chunk + slab.sealing.sealed, n)
+        poly_add(&slab.sealing.poly, chunk + slab.sealing.sealed, n)
         slab.sealing.sealed += n
 
 
@@ -119,7 +119,7 @@ cdef int slab_encrypt(Slab* slab, const Keys* keys, bint last) noexcept nogil:
         return -1
     encrypt_to(slab, end)
     if last:
-        poly_end(poly_of(slab), chunk_of(slab) - TAG)
+        poly_end(&slab.sealing.poly, chunk_of(slab) - TAG)
         sodium.memzero(slab.sealing.file_key, KEY)
     return 0
 

@@ -326,6 +326,7 @@ cdef Verdict authenticate(const Extent* extent, const Keys* keys, u8* scratch, c
     cdef size_t got = 0, done, size = extent.size
     cdef OpenState state
     cdef Verdict verdict = GOOD
+    memset(&state, 0, sizeof(OpenState))
     done = min(size, keys.header + BOX)
     code[0] = pread_full(extent.fd, scratch, done, extent.start, &got)
     if code[0]:
@@ -333,7 +334,7 @@ cdef Verdict authenticate(const Extent* extent, const Keys* keys, u8* scratch, c
     verdict = open_begin(&state, keys, scratch) if got == keys.header + BOX else BAD_BODY
     while verdict == GOOD and got:
         code[0] = pread_full(extent.fd, scratch, min(size - done, <size_t>PIECE), extent.start + done, &got)
-        poly_add(poly_of_state(&state), scratch, got)
+        poly_add(&state.poly, scratch, got)
         done += got
         if code[0]:
             verdict = BAD_READ
@@ -341,5 +342,5 @@ cdef Verdict authenticate(const Extent* extent, const Keys* keys, u8* scratch, c
             verdict = BROKEN_OFF
     if verdict == GOOD:
         verdict = open_end(&state)
-    sodium.memzero(&state, sizeof(OpenState))
+    open_forget(&state)
     return verdict

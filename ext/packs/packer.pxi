@@ -49,18 +49,6 @@ cdef struct Packs:              # of a Packer: what workers need without the GIL
     PackMemory* memory
 
 
-cdef extern from *:
-    """
-    static void *pogfast_take(void **slot) { return __atomic_exchange_n(slot, NULL, __ATOMIC_ACQ_REL); }
-    static int pogfast_give(void **slot, void *p) {
-        void *empty = NULL;
-        return __atomic_compare_exchange_n(slot, &empty, p, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-    }
-    """
-    void* take_pointer "pogfast_take"(void** slot) nogil            # leaves NULL
-    bint give_pointer "pogfast_give"(void** slot, void* p) nogil    # False if there is one already
-
-
 cdef u8* take_pack_memory(PackMemory* memory, size_t room) noexcept nogil:
     cdef u8* base = NULL
     cdef int i

@@ -88,6 +88,7 @@ cdef class _Fetcher:
         cdef Verdict verdict
         if extent.size < <long long>head:
             return BAD_BODY
+        memset(&state, 0, sizeof(OpenState))
         slab.total = extent.size - head
         if slab_reserve(slab, slab.total):
             code[0] = ENOMEM
@@ -99,7 +100,7 @@ cdef class _Fetcher:
             self.read_ahead()
         if verdict == GOOD:
             verdict = slab_unlock(slab, &state, &self.keys, digest, self.plan.stopping)
-        sodium.memzero(&state, sizeof(OpenState))
+        open_forget(&state)
         return verdict
 
     cdef Verdict read_pieces(self, OpenState* state, Slab* slab, const Extent* extent, Errno* code) noexcept nogil:
@@ -117,7 +118,7 @@ cdef class _Fetcher:
         verdict = open_begin(state, &self.keys, blob)
         got -= head
         while verdict == GOOD:
-            poly_add(poly_of_state(state), chunk_of(slab) + at, got)
+            poly_add(&state.poly, chunk_of(slab) + at, got)
             at += got
             if at == slab.total:
                 break
