@@ -231,6 +231,7 @@ def _print_packs(output: Output, summary: Checked) -> None:
         num_errors=len(summary.damage) + len(summary.problems),
         packs=summary.packs,
         index_objects=summary.index_objects,
+        packs_absent=summary.packs_absent,
         packs_read=summary.read,
         bytes_read=summary.read_size,
     )
@@ -238,6 +239,11 @@ def _print_packs(output: Output, summary: Checked) -> None:
     output.info(
         f"checked {many(summary.packs, 'pack')}, {many(summary.index_objects, 'index object')}, without a key{read}"
     )
+    if summary.packs_absent:
+        output.info(
+            f"{many(summary.packs_absent, 'pack')} of index objects not there: as after a prune, "
+            "but if there was none, check with a key whether archives lack blobs"
+        )
     none = "no damage found in what could be read of packs" if summary.problems else "no damage found in packs"
     output.info("damaged: named above" if summary.damage else f"{none}; other blobs need a key")
 

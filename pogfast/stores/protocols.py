@@ -286,6 +286,10 @@ class Scrub(Protocol):
     def uncovered(self) -> int:
         """How many packs are in no index object."""
 
+    @property
+    def absent(self) -> int:
+        """How many packs of index objects are not there, as after a prune."""
+
     def listed(self) -> Iterator[Found]:
         """Compares sizes with index objects, and reads nothing more; yields what is wrong."""
 

@@ -43,6 +43,8 @@ def parse_packs(option: str, text: str) -> int:
     """Parses the size of packs into bytes; `yes` is the usual size. Raises UsageError."""
     from pogfast.stores.packs import layout  # imported here: most runs need no packs
 
+    if text in ("no", "0", "off"):
+        raise UsageError(f"{option}={text}: a store that has packs keeps them", "`pogfast unpack STORE` ends it")
     size = layout.DEFAULT_SIZE if text == "yes" else parse_size(option, text)
     if not layout.MIN_SIZE <= size <= layout.MAX_SIZE:
         raise UsageError(f"{option}={text}: packs have 1 MiB to 1 GiB", hint=f"{option}=16MiB is the usual size")

@@ -145,6 +145,7 @@ class Summary:
     read_size: int = 0
     packs: int = 0
     index_objects: int = 0
+    packs_absent: int = 0  # that index objects name, as after a prune
     in_progress: Callable[[], int] = lambda: 0  # bytes read of units that are not finished
     damage: list[Damage] = field(default_factory=list)
     problems: list[PogfastError] = field(default_factory=list)
@@ -251,6 +252,7 @@ def _check_packs(texts: Sequence[str], read_data: Subset | None, repair: bool, r
 def _count_packs(summary: Summary, scrubbing: Scrubbing) -> None:
     summary.packs += len(scrubbing.scrub.packs)
     summary.index_objects += scrubbing.scrub.index_objects
+    summary.packs_absent += scrubbing.scrub.absent
 
 
 def _read_packs(scrubbing: Scrubbing, part: Subset, summary: Summary) -> None:

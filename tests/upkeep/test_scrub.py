@@ -290,3 +290,19 @@ def test_a_pack_on_a_bad_sector_ends_nothing(
     assert restored(store, tmp_path / "out") == archived(tree)
     assert pogfast.prune(str(store), KEY, keep_last=1, grace=0, dry_run=False).problems == []
     assert bad.exists()
+
+
+def test_packs_that_are_gone_are_counted(store: Path, pogfast: Runner) -> None:
+    """A prune leaves their names in index objects, so it is no damage without a key."""
+    assert b"not there" not in pogfast("check", "store").out
+    packs_of(store)[0].unlink()
+    ran = pogfast("check", "store", "--json")
+    assert (ran.code, json.loads(ran.lines[-1])["packs_absent"]) == (0, 1)
+    assert "1 pack of index objects not there" in pogfast("check", "store").err
+    assert pogfast("check", "store", "--keyfile=key").code == 4
+
+
+def test_packs_are_not_switched_off_by_a_size(pogfast: Runner) -> None:
+    for word in ("no", "0", "off"):
+        ran = pogfast("create", "tree", "--to=other", f"--packs={word}", "--keyfile=key")
+        assert (ran.code, "pogfast unpack" in ran.err) == (2, True), ran.err

@@ -53,6 +53,13 @@ class Scrub:
         """How many packs are in no index object, as after a run that was killed."""
         return self.catalog.uncovered()
 
+    @property
+    def absent(self) -> int:
+        """How many packs of index objects are not there, as after a prune."""
+        there = {layout.raw_name(path) for path in self.catalog.packs}
+        named = {layout.raw_name(pack.path) for part in self.catalog.parts() for pack in part.header.packs}
+        return len(named - there)
+
     # ---- structure ----
 
     def listed(self) -> Iterator[Found]:
