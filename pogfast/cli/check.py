@@ -64,7 +64,7 @@ filter_options = apply(
 @click.argument("archives", nargs=-1, metavar="ARCHIVE|STORE...", type=PATH)
 @click.option("--read-data", is_flag=True, help="Read and verify all blobs.")
 @click.option("--read-data-subset", metavar="PART", help="Read and verify a part of the blobs: 10%, 1/30 or 50G.")
-@click.option("--repair", is_flag=True, help="Make index objects of packs anew if they are missing or wrong.")
+@click.option("--repair", is_flag=True, help="Write missing and wrong index objects and pogfast.store again.")
 @click.option(
     "--against",
     metavar="PATH",
@@ -78,8 +78,8 @@ filter_options = apply(
 def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
     """Check archives for damage, or compare one with files on disk.
 
-    By default, checks that every blob exists and has its recorded size, without reading blobs. A store with packs can
-    also be checked without a key: then whole packs are read.
+    By default, checks that every blob exists and has its recorded size, without reading blobs. Without a key, checks
+    the packs of a store.
     """
     archives = archives or (store_of(None),)
     whole, part = options.pop("read_data"), options.pop("read_data_subset")

@@ -50,8 +50,13 @@ NEEDLESS = {
     **dict.fromkeys(
         ("unlock", "break-lock", "with-lock", "locks"), "nothing has to be unlocked: commands do not lock a store"
     ),
-    "repair": f"`{CHECK}` reports damage; `pogfast create --force` stores blobs again",
+    "repair": f"`{CHECK}` reports damage; `{CHECK} --repair` writes index objects again, and "
+    "`pogfast create --force` stores blobs again",
     **dict.fromkeys(("migrate", "upgrade", "self-update"), "not needed: every release reads what older ones wrote"),
+    **dict.fromkeys(
+        ("rebuild-index", "reindex", "index"), f"`{CHECK} --repair` writes index objects that are missing or wrong"
+    ),
+    "repack": f"`{PRUNE}` stores what is needed of packs with much waste again: --max-unused sets how much",
     "cache": "the cache needs no maintenance; `pogfast create --no-cache` does not use it",
     "rename": "archives are named by their time: mark them with `pogfast create --tag TAG`",
     "tag": "tags are set when an archive is created: `pogfast create --tag TAG`",
@@ -82,6 +87,7 @@ OPTIONS: list[tuple[str, str, str]] = [
     ("--stdin --stdin-filename --stdin-name", "create", "`pogfast create - --name NAME` archives standard input"),
     ("--stdin-from-command --content-from-command", "create", "--from-command COMMAND"),
     ("--compression --compress -z", "create", "--level N is zstd's level"),
+    ("--pack-size", "create copy pack", "--packs=SIZE stores small blobs together in packs of SIZE"),
     ("--chunker-params", "create", "--chunker CHUNKER sets how files are cut"),
     (
         "--parent --ignore-inode --ignore-ctime --files-cache",
@@ -99,11 +105,6 @@ OPTIONS: list[tuple[str, str, str]] = [
         "--verify",
         "restore",
         "every restore checks each blob; `pogfast check ARCHIVE --against DIR` compares what is on the disk",
-    ),
-    (
-        "--repair",
-        "check",
-        "check changes nothing; `pogfast create --force` stores blobs again",
     ),
     ("--snapshot --archive", "", "ARCHIVE is an argument: STORE/NAME.mfn, or STORE/latest"),
     ("--latest --newest --last --first", "", "ARCHIVE is STORE/latest for the newest; list shows the newest last"),

@@ -75,7 +75,9 @@ service_options = apply(
     ]
 )
 storage_class_option = _service(
-    "--storage-class", metavar="CLASS", help="Storage class of blobs in S3; manifests stay in the standard class."
+    "--storage-class",
+    metavar="CLASS",
+    help="Storage class of blobs and packs in S3; all else stays in the standard class.",
 )
 
 
@@ -102,7 +104,7 @@ packs_option = click.option(
     flag_value="yes",
     expose_value=False,
     callback=_set_packs,
-    help="Store small blobs together in packs, of 16 MiB or SIZE; the store is remembered to have packs.",
+    help="Store small blobs together in packs, of 16 MiB or SIZE; the store remembers it.",
 )
 
 

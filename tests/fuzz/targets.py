@@ -839,7 +839,7 @@ def _read_settings(draw: Draw) -> None:
     )
     words = {"layout": 1, "requires": ["packs1"], "packs": inner if draw.below(4) else None}
     text = draw.bent(dumps(draw.changed(words, ("layout", "requires", "packs", "x"))))
-    with contextlib.suppress(StoreError):
+    with contextlib.suppress(CorruptPack, StoreError):
         settings = layout.StoreSettings.parse(text, "fuzz")
         assert layout.MIN_SIZE <= settings.size <= layout.MAX_SIZE
         assert 0 <= settings.limit <= settings.size
