@@ -6,8 +6,9 @@ The package `backup` defines what the options mean.
 from __future__ import annotations
 
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
     from pogfast.backup.walk import Selection
     from pogfast.cli.progress import Display
+
+LIKE_A_SIZE = re.compile(r"[0-9.]+ ?[kMGT]?i?B?", re.IGNORECASE)
 
 
 @verb(
@@ -165,6 +168,7 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
     stdin_is_data = (stream and command is None) or "-" in options["files_from"] + options["exclude_from"]
     if stdin_is_data and sys.stdin is None:
         raise UsageError("cannot read standard input: it is closed")
+    _check_no_size_of_packs(paths, options["directory"])
     sources = () if stream else _paths(paths, options)
     cache = "" if options.pop("no_cache") else options.pop("cache_dir", None)
     with displayed(output, "create", "archival") as display:
@@ -232,6 +236,16 @@ def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, li
     if not (stream or paths or lists):
         raise UsageError("nothing to archive: no PATH given", hint="see pogfast create --help")
     return stream
+
+
+def _check_no_size_of_packs(paths: Sequence[str], directory: str | None) -> None:
+    """Raises UsageError for `--packs 64MiB`: that is a path, which would be reported when all else has been archived,
+    in packs of another size."""
+    from pogfast.stores import settings
+
+    for path in paths if settings.current().packs else ():
+        if LIKE_A_SIZE.fullmatch(path) and not os.path.lexists(os.path.join(directory or "", path)):
+            raise UsageError(f"{path}: no such file", hint=f"--packs={path}, with =, sets the size of packs")
 
 
 def _paths(given: tuple[str, ...], options: dict[str, Any]) -> Iterator[str]:

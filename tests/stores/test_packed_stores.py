@@ -14,7 +14,20 @@ from pathlib import Path
 import pytest
 
 import pogfast
-from kit.packed import KEY, archived, contents, create, indexes_of, make_tree, packs_of, plain_of, restored, rows_of
+from kit.commands import Runner
+from kit.packed import (
+    KEY,
+    KEYFILE,
+    archived,
+    contents,
+    create,
+    indexes_of,
+    make_tree,
+    packs_of,
+    plain_of,
+    restored,
+    rows_of,
+)
 from kit.packs import Listed, make_index, name_of
 from pogfast.errors import CorruptPack, StoreError, UsageError
 from pogfast.stores import open_store
@@ -322,3 +335,13 @@ def test_settings_that_are_damaged(tree: Path, store: Path, tmp_path: Path, dama
     assert pogfast.check(str(store), None, repair=True).exit_code == 0
     assert create(tree, store, no_cache=True).blobs_new == 0
     assert restored(store, tmp_path / "out") == archived(tree)
+
+
+def test_a_size_of_packs_without_an_equals_sign(tree: Path, tmp_path: Path, pogfast: Runner) -> None:
+    (tmp_path / "key").write_bytes(KEYFILE)
+    for word in ("64MiB", "5"):
+        ran = pogfast("create", "tree", "--to=new", "--packs", word, "--keyfile=key")
+        assert (ran.code, f"--packs={word}" in ran.err) == (2, True), ran.err
+        assert not (tmp_path / "new").exists()
+        (tmp_path / word).write_bytes(b"a file of that name")
+    assert pogfast("create", "tree", "5", "--to=new", "--packs", "64MiB", "--keyfile=key").code == 0
