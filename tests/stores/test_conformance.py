@@ -416,7 +416,8 @@ def test_objects_by_their_paths(readable: Place) -> None:
         readable.put(store, NAMES[3], b"a plain blob")
         store.make_durable()
         store.put_mark("pogfast.store-2", b"")  # begins with the path of another
-    with readable.opened() as store:
+    with readable.opened() as packed:
+        store = packed.base  # that there is a pack makes it a store with packs
         assert paths(store, "packs/") == sorted((path, len(data)) for path, data in content.items())
         assert paths(store, DAY) == [(PACK, 3000)]
         assert paths(store, "packs/index/") == [(INDEX, 5)]
