@@ -162,6 +162,7 @@ def readme_peers(results: str) -> str:
 PACKS_IN_README = {
     "directory": "Packs in a directory",
     "S3": "Packs on S3",
+    "S3, 20 ms away": "Packs on S3 20 ms away",
 }
 
 
@@ -171,15 +172,26 @@ def readme_packs(results: str) -> str:
     for where, title in PACKS_IN_README.items():
         for what in ("writing", "restoring"):
             rows = rows_of(results, f"{title}: {what}")
-            columns[f"{where}: {what}"] = {name.partition(": ")[2]: row for name, row in rows.items()}
-    sides = list(dict.fromkeys(side for rows in columns.values() for side in rows if not side.endswith("key pair")))
+            if rows:
+                columns[f"{where}: {what}"] = {name.partition(": ")[2]: row for name, row in rows.items()}
+    sides = list(
+        dict.fromkeys(
+            side
+            for rows in columns.values()
+            for side in rows
+            if not side.endswith("key pair") and not side.startswith(("borg", "zstd"))
+        )
+    )
     if not sides:
         return ""
     lines = [f"| 20,000 small files | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
     for side in sides:
         cells = [peer(rows[side]) if side in rows else "" for rows in columns.values()]
         lines.append(f"| {side} | {' | '.join(cells)} |")
-    lines += ["", f"Multiples of the time with packs. {measured_on(results, 'packs-s3')}."]
+    lines += [
+        "",
+        f"Multiples of the time with packs. {measured_on(results, 'packs-s3') or measured_on(results, 'packs-latency')}.",
+    ]
     return "\n".join(lines) + "\n"
 
 
