@@ -188,10 +188,8 @@ def readme_packs(results: str) -> str:
     for side in sides:
         cells = [peer(rows[side]) if side in rows else "" for rows in columns.values()]
         lines.append(f"| {side} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"Multiples of the time with packs. {measured_on(results, 'packs-s3') or measured_on(results, 'packs-latency')}.",
-    ]
+    measured = measured_on(results, "packs-s3") or measured_on(results, "packs-latency")
+    lines += ["", f"Multiples of the time with packs. {measured}."]
     return "\n".join(lines) + "\n"
 
 
