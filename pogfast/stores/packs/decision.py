@@ -20,7 +20,7 @@ from pogfast.errors import DamageError, PogfastError, StoreError
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import PARALLEL, THERE, Catalog, Span
-from pogfast.stores.packs.reading import read_table
+from pogfast.stores.packs.reading import read_table, read_whole
 from pogfast.stores.protocols import InColdStorage
 from pogfast.stores.service import AccessDenied
 
@@ -82,7 +82,7 @@ class Tables:
         what has been repacked takes its place."""
         if pack.name not in self._intact:
             try:
-                found = layout.check_pack(self.base.get_object(pack.name, layout.MAX_PACK), pack.name)
+                found = layout.check_pack(read_whole(self.base, pack.name), pack.name)
             except PogfastError:  # gone, cold, or on a bad sector
                 found = layout.PackCheck("", [], [])
             damaged = {row.name for row in found.damaged}
