@@ -25,7 +25,7 @@ import pytest
 
 import pogfast
 from kit.commands import Ran, Runner, run
-from kit.files import plant_socket
+from kit.files import flip, plant_socket
 from kit.pages import json_words
 from pogfast.cli import VERBS, group, main
 
@@ -665,7 +665,7 @@ def test_archives_of_another_key_are_reported_once(work: Path, cli: Runner, stor
         assert ran.code == 3, (verb, ran.err)
         assert ran.err.count(other) == 1, verb
     damaged = next(path for path in (work / store).glob("*.mfn") if path.name != other)
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    flip(damaged, -1)
     assert cli("list", store).code == 4
 
 
@@ -825,8 +825,7 @@ def test_check(work: Path, cli: Runner, store: str) -> None:
         assert "checked 1 archive, 5 files, " in ran.err
         assert "no damage found" in ran.err
     blob = max((work / store / "data").rglob("*="), key=lambda path: path.stat().st_size)
-    whole = blob.read_bytes()
-    blob.write_bytes(whole[:200_000] + b"?" + whole[200_001:])
+    flip(blob, 200_000)
     assert cli("check", store).code == 0, "what is not read is not found"
     ran = cli("check", store, "--read-data")
     assert (ran.code, ran.out) == (4, b"")
@@ -849,7 +848,7 @@ def test_check(work: Path, cli: Runner, store: str) -> None:
 
 def test_check_against_the_disk(work: Path, cli: Runner, store: str) -> None:
     assert cli("check", f"{store}/latest", "--against", ".").code == 0
-    (work / "tree" / "d" / "big").write_bytes(BIG[:1000] + b"?" + BIG[1001:])
+    flip(work / "tree" / "d" / "big", 1000)
     (work / "tree" / "more").write_bytes(b"")
     (work / "tree" / "f").unlink()
     ran = cli("check", f"{store}/latest", "--against", ".")

@@ -21,7 +21,6 @@ from kit.commands import Ran, Runner
 from kit.servers import KEY, SECRET, Server, b2, b2_environment, free_port
 from pogfast.errors import MissingBlob, StoreError
 from pogfast.stores import open_store
-from pogfast.system.notices import RETRIED
 
 NAMES = [f"{letter}{'-' * 42}=" for letter in "ABC"]
 WITH_KEY = ["--keyfile", "key"]
@@ -196,15 +195,6 @@ def test_a_service_that_does_not_respond(command: Command) -> None:
 
 
 # ---- every answer that a service can give --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The reported retries."""
-    lines: list[str] = []
-    token = RETRIED.set(lines.append)
-    yield lines
-    RETRIED.reset(token)
 
 
 @pytest.fixture

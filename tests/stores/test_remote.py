@@ -24,7 +24,6 @@ from pogfast.stores.protocols import ThawState
 from pogfast.stores.remote import Exists, RemoteStore
 from pogfast.stores.service import BasicService, Body, InvalidResponse, ObjectInfo, TransientError
 from pogfast.stores.settings import Lock
-from pogfast.system.notices import RETRIED
 
 A, B, C = (f"{letter}{'-' * 42}=" for letter in "ABC")
 MOMENT = 1_700_000_000.0
@@ -145,14 +144,6 @@ class Memory(BasicService):
 def service(monkeypatch: pytest.MonkeyPatch) -> Memory:
     monkeypatch.setattr("pogfast.stores.remote.random.uniform", lambda least, most: min(most, 0.001))
     return Memory()
-
-
-@pytest.fixture
-def told() -> Iterator[list[str]]:
-    lines: list[str] = []
-    token = RETRIED.set(lines.append)
-    yield lines
-    RETRIED.reset(token)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pogfast._engine import BlobDirectory, PackIndex, build_index
@@ -125,6 +124,7 @@ class Decision:
         self.is_needed = is_needed
         self.gone = set(going)
         self.tables = tables or Tables(base)
+        self._plain_blobs: dict[str, Stored] | None = None
 
     def of(self, objects: Sequence[Stored]) -> list[Stored]:
         """Returns those of the objects that can go, in their order. Raises StoreError."""
@@ -209,8 +209,11 @@ class Decision:
         stored = self.catalog.packs.get(holder) or self._plain.get(holder)
         return stored.modified if stored else 0.0, holder
 
-    @cached_property
+    @property
     def _plain(self) -> dict[str, Stored]:
         """The plain blobs. They are durable then: what is read of one in a directory is on the disk."""
-        self.base.make_durable()
-        return {blob.name: blob for blob in self.base.blob_names()}
+        # Not a cached_property: before Python 3.12 these share one lock, which a second store would wait for.
+        if self._plain_blobs is None:
+            self.base.make_durable()
+            self._plain_blobs = {blob.name: blob for blob in self.base.blob_names()}
+        return self._plain_blobs
