@@ -72,7 +72,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EEXIST, EINTR, EINVAL, EIO, EISDIR, ELOOP, ENOENT, ENOMEM, ENOSPC, ENOTDIR, ENXIO, EPERM, errno
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdlib cimport bsearch, calloc, free, malloc, qsort, realloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcmp, memcpy, memset, strcmp, strlen
 from posix.types cimport mode_t, off_t
 
 cdef extern from "<assert.h>" nogil:
@@ -103,6 +103,10 @@ include "disk/posix.pxi"          # the system calls
 include "disk/drafts.pxi"         # files that appear when they are complete
 include "disk/directory.pxi"      # blobs under names in a directory
 include "packs/packer.pxi"        # small blobs into packs, larger ones into a sink
+
+# Files as a walk finds them
+include "walk/listing.pxi"        # the names in a directory, and lstat of each
+include "walk/files.pxi"          # runs of files in it: those that a cache knows, and their entries in a manifest
 
 # Files into blobs
 include "write/store.pxi"         # the sinks: which have a blob, which have failed, what was stored

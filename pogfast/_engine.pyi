@@ -151,6 +151,10 @@ class BlobDirectory:
         """Treats blobs of these names as absent, so that a Sealer stores those that it needs again. Replaces the names
         of an earlier call. Not while a Sealer runs. Raises ValueError for an invalid blob name."""
 
+    def sizes_of(self, names: Iterable[str]) -> list[int | None]:
+        """Returns the bytes of each blob that lies by itself; None for one that is missing, or counts as absent by
+        `distrust` or `doubt`. Raises OSError, and ValueError for an invalid blob name."""
+
 class Pack:
     """A finished pack, as a buffer that cannot be written to: blobs, table and footer of FORMAT.md. Its memory is used
     again when the last view of it is gone."""
@@ -210,6 +214,135 @@ class Packer:
         """Returns the seconds since the first blob was added to it."""
 
 Sink = BlobDirectory | Packer | Callable[[str, memoryview], None]
+
+class Stat:
+    """What lstat says of a file: the fields of os.stat_result that an archive needs."""
+
+    st_mode: int
+    st_uid: int
+    st_gid: int
+    st_dev: int
+    st_ino: int
+    st_nlink: int
+    st_size: int
+    st_blocks: int
+    @property
+    def st_atime_ns(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
+
+class Listing:
+    """The entries of a directory, sorted by the bytes of their names. The names are read at once, lstat is called for
+    some thousand at a time. `path` ends in a slash. Raises OSError if the directory cannot be read."""
+
+    path: bytes
+    def __init__(self, path: bytes) -> None: ...
+    def __len__(self) -> int: ...
+    def name(self, number: int) -> str: ...
+    def position(self, name: bytes) -> int:
+        """Returns how many names are less than this one."""
+
+    def stat(self, number: int) -> Stat:
+        """Returns what lstat says of an entry. Raises OSError."""
+
+    def end_of_files(self, first: int, largest: int) -> int:
+        """Returns where a run of plain files ends that begins at `first`, at most some thousand further on; `first` if
+        there is none. Plain files are regular, on one device, have one name and no extended attributes, and at most
+        `largest` bytes."""
+
+class FileRun:
+    """Plain files that follow each other in a directory, as they were listed; numbered from 0. `above` is what comes
+    before their archived names: the directory with a slash, or nothing.
+
+    A file is unchanged if the cache says so, and which blob it has; it is read if the engine has read it; it is
+    doubtful if the cache says something else, and fresh if that says nothing. What a run does with any file is in
+    pogfast/backup; this does the same with the usual ones, which have one blob, many at a time."""
+
+    above: str
+    device: int
+    newest_ns: int  # the latest ctime
+    path: bytes  # of the directory, with a slash at its end
+    def __init__(self, listing: Listing, first: int, last: int, above: str) -> None: ...
+    def __len__(self) -> int: ...
+    def leaf(self, number: int) -> bytes:
+        """Returns the name of a file in its directory."""
+
+    def node(self, number: int) -> tuple[str, str, Stat]:
+        """Returns the path of a file, its archived name, and what lstat said."""
+
+    def match(
+        self,
+        begin: int,
+        rows: dict[bytes, tuple[bytes, bytes, bytes, int, int, int, bytes, bytes]],
+        until: bytes | None,
+        directory: bytes,
+        trusted: set[int],
+        stale: int,
+        key: bytes,
+        cut: bytes,
+        seen: list[bytes],
+    ) -> int:
+        """Makes the files from `begin` on unchanged, or doubtful, that have rows: as backup/cache.py does, by the proof
+        of each under `key`. Returns the first whose path in `directory` is greater than `until`, of which `rows` say
+        nothing; their number if there is none. Paths of rows that no run after `stale` has seen are added to `seen`.
+
+        Files of several blobs, on file systems of whole seconds, and with times before 1677 or after 2262 are doubtful.
+        """
+
+    def known(self) -> list[tuple[int, str, int]]:
+        """Returns the number, blob and its bytes in a store of each unchanged file."""
+
+    def doubt(self, number: int) -> None:
+        """Makes a file doubtful."""
+
+    def ordinary_until(self, begin: int) -> int:
+        """Returns the first doubtful file from `begin` on; their number if there is none."""
+
+    def next_fresh(self, begin: int) -> int:
+        """Returns the first fresh file from `begin` on; their number if there is none."""
+
+    def take(self, number: int, sealed: Sealed) -> bool:
+        """Makes a fresh file read, as a Sealer reports it. Returns False if it is not finished, or not a usual one: it
+        has several blobs, holes or an odd time, it has changed or could not be read."""
+
+    def outcomes(self, begin: int, end: int) -> tuple[int, int, int, int]:
+        """Returns the number of files that were read and their bytes, and the same of those that are unchanged."""
+
+    def is_unchanged(self, number: int) -> bool: ...
+    def blobs(self, begin: int, end: int) -> tuple[list[str], list[int]]:
+        """Returns the blobs of some files, and the bytes of each in a store."""
+
+    def plain_names(self, number: int) -> list[bytes]:
+        """Returns the plain name of the chunk in a file's blob, if the engine has told it."""
+
+    def entries(
+        self,
+        begin: int,
+        end: int,
+        above: bytes,
+        owners: dict[tuple[int, int], bytes],
+        owner: Callable[[int, int], bytes],
+        encoded: Callable[[str], bytes],
+    ) -> bytes:
+        """Returns the entries of some files, as members of a manifest's JSON, with commas between them.
+
+        `above` is self.above in JSON, without the last quotation mark. `owner` returns, for a uid and a gid, the
+        members of an entry that name them; `owners` keeps what it has returned. `encoded` returns a name in JSON. Raises
+        ValueError if the blob of one is not known."""
+
+    def rows(
+        self, begin: int, end: int, directory: bytes, run: int, key: bytes, cut: bytes, until_ns: int, by_content: bool
+    ) -> tuple[list[tuple[bytes, bytes, bytes, int, int, int, bytes, bytes]], list[int]]:
+        """Returns rows, as backup/cache.py makes them, for those of some files that were read; and which of these it
+        leaves out, since a change after `until_ns` may not show in their timestamps."""
+
+class BlobSet:
+    """A set of blobs. Keeps 8 bytes of each name, which are random enough to tell them apart."""
+
+    def add(self, names: list[str], sizes: list[int]) -> int:
+        """Adds blobs, and returns the sum of the sizes of those that are new."""
 
 class Known(NamedTuple):
     """A file of which an earlier run has stored the first chunks, or an earlier version: names and bytes of the blobs

@@ -39,6 +39,7 @@ cdef struct Sodium:
     int (*poly_update)(void* state, const u8* m, u64 n) noexcept nogil
     int (*poly_final)(void* state, u8* tag) noexcept nogil
     size_t (*poly_state)() noexcept nogil
+    int (*generichash)(u8* out, size_t room, const u8* m, u64 n, const u8* key, size_t key_size) noexcept nogil
     int (*verify_16)(const u8* a, const u8* b) noexcept nogil
 
 cdef struct Zstd:
@@ -176,6 +177,7 @@ cdef int _load_libraries() except -1:
     lib.take("crypto_onetimeauth_poly1305_update", <void**>&sodium.poly_update)
     lib.take("crypto_onetimeauth_poly1305_final", <void**>&sodium.poly_final)
     lib.take("crypto_onetimeauth_poly1305_statebytes", <void**>&sodium.poly_state)
+    lib.take("crypto_generichash", <void**>&sodium.generichash)
     lib.take("crypto_verify_16", <void**>&sodium.verify_16)
     if sodium.init() < 0:
         raise ImportError("libsodium cannot start: the system gives no random numbers")

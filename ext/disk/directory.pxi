@@ -74,6 +74,47 @@ cdef class BlobDirectory:
         if error:
             raise OSError(error, os.strerror(error), self.path)
 
+    def sizes_of(self, names):
+        """Returns the bytes of each blob; None for one that is missing, in doubt or suspect. Raises OSError."""
+        cdef list wanted = list(names)
+        cdef Py_ssize_t i, count = len(wanted)
+        cdef Errno error = 0
+        cdef u8* digests = <u8*>malloc(count * KEY + 1)
+        cdef long long* sizes = <long long*>malloc((count + 1) * sizeof(long long))
+        try:
+            if digests == NULL or sizes == NULL:
+                raise MemoryError
+            for i in range(count):
+                read_name(wanted[i], digests + i * KEY)
+            with nogil:
+                for i in range(count):
+                    error = directory_size(&self.at, digests + i * KEY, &sizes[i])
+                    if error:
+                        break
+            if error:
+                raise OSError(error, os.strerror(error), self.path)
+            return [sizes[i] if sizes[i] >= 0 else None for i in range(count)]
+        finally:
+            free(digests)
+            free(sizes)
+
+
+cdef Errno directory_size(const Directory* at, const u8* digest, long long* size) noexcept nogil:
+    """Finds the `size` of a blob by itself; -1 if there is none, or one that is in doubt or suspect."""
+    cdef char[PATH_ROOM] path
+    cdef Facts facts
+    cdef Errno error
+    size[0] = -1
+    if is_among(at.doubted, at.doubts, digest):
+        return 0
+    blob_path(at, digest, path)
+    error = folder_check(at, digest, path, False)
+    if error == 0 and facts_at(at.fd, path, &facts):
+        error = errno
+    if error == 0 and facts.regular and not at.loose_after < facts.mtime_ns < at.loose_before:
+        size[0] = facts.size
+    return 0 if error == ENOENT else error
+
 
 cdef bytes sorted_digests(names):
     cdef u8[KEY] digest
@@ -146,7 +187,7 @@ cdef Errno blob_publish(const Directory* at, const u8* digest, Draft* draft) noe
     cdef char[PATH_ROOM] path
     cdef Errno error
     blob_path(at, digest, path)
-    error = folder_check(at, digest, path)
+    error = folder_check(at, digest, path, True)
     if error == 0:
         error = draft_outlast(draft, at.fd, path)
     if error == ENOENT and at.fan_out:      # the folder was there a while ago
@@ -156,8 +197,8 @@ cdef Errno blob_publish(const Directory* at, const u8* digest, Draft* draft) noe
     return error
 
 
-cdef Errno folder_check(const Directory* at, const u8* digest, const char* path) noexcept nogil:
-    """Makes data/ab/ of data/ab/NAME, and checks once that neither part is a symbolic link."""
+cdef Errno folder_check(const Directory* at, const u8* digest, const char* path, bint make) noexcept nogil:
+    """Checks once that no part of data/ab/ of data/ab/NAME is a symbolic link; with `make` it is made if need be."""
     cdef u8* checked
     cdef char[8] folder
     cdef Facts facts
@@ -171,7 +212,7 @@ cdef Errno folder_check(const Directory* at, const u8* digest, const char* path)
     memcpy(folder, path, 7)
     folder[7] = 0
     fd = open_below(at.fd, folder)
-    if fd < 0 and errno == ENOENT:
+    if fd < 0 and errno == ENOENT and make:
         error = make_folders(at, path)
         fd = open_below(at.fd, folder) if error == 0 else -1
     if error == 0 and fd < 0:

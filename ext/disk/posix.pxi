@@ -63,6 +63,12 @@ cdef extern from *:
         pogfast_fill(&s, f);
         return 0;
     }
+    static int pogfast_facts_at(int dir, const char *path, pogfast_facts *f) {
+        struct stat s;
+        if (fstatat(dir, path, &s, AT_SYMLINK_NOFOLLOW)) return -1;
+        pogfast_fill(&s, f);
+        return 0;
+    }
     static int pogfast_set_times(int fd, long long atime_ns, long long mtime_ns) {
         struct timespec t[2];
         t[0].tv_sec = atime_ns / 1000000000LL; t[0].tv_nsec = atime_ns % 1000000000LL;
@@ -245,6 +251,7 @@ cdef extern from *:
         u64 inode
         bint regular, directory, sparse     # sparse: it has holes, or the file system packs it
     int facts_of "pogfast_facts_of"(int fd, Facts* facts) nogil
+    int facts_at "pogfast_facts_at"(int dir, const char* path, Facts* facts) nogil
     int set_times "pogfast_set_times"(int fd, long long atime_ns, long long mtime_ns) nogil
     void start_writeback "pogfast_start_writeback"(int fd, long long offset, long long n) nogil
     int set_direct "pogfast_direct"(int fd, bint on) nogil

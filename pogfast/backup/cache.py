@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 
-from pogfast._engine import random_bytes
+from pogfast._engine import FileRun, random_bytes
 from pogfast.backup.cache_rows import (
     DIGEST_SIZE,
     NOT_NAMED,
@@ -76,11 +76,12 @@ REFUSALS = {
 NEW_RUN = "INSERT OR IGNORE INTO runs VALUES (?, ?, NULL)"
 # In the order of paths, which is nearly that of a walk: one query for many files takes a tenth of a query for each.
 FIND = "SELECT path, digests, stored, complete, run, seen, proof, plain FROM files WHERE path >= ? ORDER BY path"
-AHEAD = 256  # rows that are read at a time
-AHEAD_SIZE = 1 << 20  # bytes that they may have together; a single row may have more
+AHEAD = 512  # rows that are read at a time
+FEW = 16  # of them before their size is looked at
+AHEAD_SIZE = 1 << 20  # bytes that they may have together, but for the last few
 
 
-Row = tuple[bytes, bytes, int, int, int, bytes, bytes]  # as FIND has it, without the path
+Row = tuple[bytes, bytes, bytes, int, int, int, bytes, bytes]  # as FIND has it
 
 
 class _Foreign(Exception):
@@ -99,6 +100,7 @@ class Cache:
         self.warning = ""
         self.is_first = True  # as far as the cache knows, no run with this store and key has been completed
         self._path = path
+        self._key = proof_key
         self._keyed = hashlib.blake2b(key=proof_key, digest_size=PROOF_SIZE)
         self._boot = _boot_id()
         self._database: sqlite3.Connection | None = None
@@ -134,7 +136,7 @@ class Cache:
         row = self._row(raw)
         if row is None:
             return None
-        digests, stored, complete, run, seen, proof, plain = row
+        _, digests, stored, complete, run, seen, proof, plain = row
         if self._proof(raw, data, cut, digests, stored, complete, run) != proof:
             return None
         if not isinstance(seen, int) or seen <= self._stale:
@@ -144,13 +146,32 @@ class Cache:
         plain_names = self._plain_names(digests, stored, plain, run) if plain else ()
         return KnownBlobs(unpacked_names(digests), stored_sizes, bool(complete), sizes, plain_names)
 
+    def match(self, files: FileRun, directory: str, cut: str) -> None:
+        """Has `files` note which of them are unchanged, as `find` would say, and which are doubtful: of these `find` or
+        `find_earlier` may say more. `directory` is their absolute path, with a slash at its end."""
+        at, above, how = 0, os.fsencode(directory), cut.encode()
+        while at < len(files) and self._covers(above + files.leaf(at)):
+            at = files.match(
+                at, self._ahead, self._ahead_to, above, self._trusted, self._stale, self._key, how, self._met
+            )
+        self._write_batch()
+
+    def _covers(self, raw: bytes) -> bool:
+        """Returns True once the rows that were read ahead include those from this path on; False if that fails."""
+        if self._database is None:
+            return False
+        if raw < self._ahead_from or (self._ahead_to is not None and raw > self._ahead_to):
+            with self._excused():
+                self._read_ahead(self._database, raw)
+        return raw >= self._ahead_from and (self._ahead_to is None or raw <= self._ahead_to)
+
     def find_earlier(self, path: str) -> KnownBlobs | None:
         """Returns the chunks that the file at `path` had when it was last read, whether or not it has changed since.
         None if the names of their uncompressed content are not known."""
         row = self._row(os.fsencode(path))
         if row is None:
             return None
-        digests, stored, _, run, _, _, plain = row
+        _, digests, stored, _, run, _, _, plain = row
         plain_names = self._plain_names(digests, stored, plain, run)
         if not plain_names:
             return None
@@ -168,15 +189,12 @@ class Cache:
     def _row(self, raw: bytes) -> Row | None:
         """Returns the row of a path, if it is of a run whose blobs are still in the store. It is not verified yet."""
         row = self._rows.get(raw)
-        if row is None and self._database is not None:
-            if raw < self._ahead_from or (self._ahead_to is not None and raw > self._ahead_to):
-                with self._excused():
-                    self._read_ahead(self._database, raw)
+        if row is None and self._covers(raw):
             row = self._ahead.get(raw)
         # A damaged row can have other types than it was written with.
-        if row is None or row[3] not in self._trusted:
+        if row is None or row[4] not in self._trusted:
             return None
-        whole = isinstance(row[0], bytes) and isinstance(row[1], bytes) and isinstance(row[6], bytes)
+        whole = isinstance(row[1], bytes) and isinstance(row[2], bytes) and isinstance(row[7], bytes)
         return row if whole else None
 
     def remember(self, path: str, data: StatData, cut: str, known: KnownBlobs, *, read_at_ns: int) -> None:
@@ -206,9 +224,24 @@ class Cache:
         if known.plain_names and any(known.plain_names):
             plain = b"".join([name or NOT_NAMED for name in known.plain_names])
             plain = self._plain_proof(digests, stored, plain, self._run) + plain
-        self._rows[raw] = (digests, stored, complete, self._run, self._run, proof, plain)
+        self._rows[raw] = (raw, digests, stored, complete, self._run, self._run, proof, plain)
         if len(self._rows) >= BATCH:
             self._write_batch()
+
+    def remember_all(
+        self, files: FileRun, begin: int, end: int, directory: str, cut: str, *, by_content: bool, until_ns: int
+    ) -> list[int]:
+        """Replaces the rows of those of some files that were read. Returns which are too new for that: a change after
+        `until_ns` may not show in their timestamps."""
+        if self._database is None:
+            return []
+        rows, late = files.rows(
+            begin, end, os.fsencode(directory), self._run, self._key, cut.encode(), until_ns, by_content
+        )
+        self._rows.update((row[0], row) for row in rows)
+        if len(self._rows) >= BATCH:
+            self._write_batch()
+        return late
 
     def forget(self, path: str) -> None:
         """Removes the row of a file whose blobs the store does not have."""
@@ -290,11 +323,11 @@ class Cache:
         size = 0
         last = None
         with contextlib.closing(database.execute(FIND, (first,))) as rows:
-            for path, *row in rows:
-                ahead[path] = tuple(row)
-                size += sum(len(column) for column in row if isinstance(column, bytes))
-                if size > AHEAD_SIZE or len(ahead) == AHEAD:
-                    last = path
+            while some := rows.fetchmany(FEW):
+                ahead.update((row[0], row) for row in some)
+                size += sum(len(row[1]) for row in some if isinstance(row[1], bytes))
+                if size > AHEAD_SIZE or len(ahead) >= AHEAD:
+                    last = some[-1][0]
                     break
         self._ahead, self._ahead_from, self._ahead_to = ahead, first, last
 
@@ -313,7 +346,7 @@ class Cache:
             return
         _begin(database)
         database.execute(NEW_RUN, (self._run, self._boot))
-        rows = ((raw, *row) for raw, row in self._rows.items())
+        rows = self._rows.values()
         database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
         marks = ((self._run, raw) for raw in self._met)
         database.executemany("UPDATE files SET seen = ? WHERE path = ?", marks)

@@ -12,9 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from pogfast import __version__, manifest
+from pogfast._engine import BlobSet, FileRun
 from pogfast.backup.options import Options
 from pogfast.backup.report import Summary
 from pogfast.backup.walk import Node
+from pogfast.files.metadata import owner_names
 from pogfast.keys import Key
 from pogfast.stores.publish import seconds_of
 
@@ -35,7 +37,8 @@ class Contents:
         self.sections: dict[str, dict[str, Any]] = {kind: {} for kind in SECTIONS}
         self.changed: list[str] = []  # files that changed each time they were read
         self.shared: dict[str, manifest.Entry] = {}  # of files with several names, by archived name
-        self._distinct: set[int] = set()  # hashes of blob names
+        self._distinct = BlobSet()
+        self._owners: dict[tuple[int, int], bytes] = {}  # as entries have them, by uid and gid
 
     @property
     def is_empty(self) -> bool:
@@ -49,13 +52,20 @@ class Contents:
         self.writer.add(node.name, entry)
         if node.stat.st_nlink > 1:
             self.shared[node.name] = entry
-        for blob, size in zip(blobs, stored, strict=True):
-            identity = hash(blob)
-            if identity in self._distinct:
-                self.summary.bytes_repeated += size
-            else:
-                self._distinct.add(identity)
-                self.summary.bytes_stored += size
+        self._count(blobs, stored)
+
+    def add_files(self, files: FileRun, begin: int, end: int) -> None:
+        """Adds some files of a run, whose blobs are known."""
+        blobs, stored = files.blobs(begin, end)
+        above = manifest.encoded(files.above)[:-1]  # without the quotation mark at its end
+        members = files.entries(begin, end, above, self._owners, _encoded_owner, manifest.encoded)
+        self.writer.add_encoded(members, blobs, stored)
+        self._count(blobs, stored)
+
+    def _count(self, blobs: list[str], stored: list[int]) -> None:
+        new = self._distinct.add(blobs, stored)
+        self.summary.bytes_stored += new
+        self.summary.bytes_repeated += sum(stored) - new
 
     def add_hard_link(self, name: str, first: str) -> bool:
         """Adds a further name of the file `first`. Returns False if that is not in the archive."""
@@ -99,6 +109,12 @@ class Contents:
             "stored": self.summary.bytes_stored,
             "added": self.summary.bytes_added,
         }
+
+
+def _encoded_owner(uid: int, gid: int) -> bytes:
+    """Returns the facts that name an owner as they stand between others in an entry."""
+    names = owner_names(uid, gid)
+    return b"," + manifest.encoded(names)[1:-1] if names else b""
 
 
 def _user() -> str:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from pogfast._engine import Known, Sealed
+from pogfast._engine import FileRun, Known, Sealed
 from pogfast.backup import cache
 from pogfast.backup.cache_rows import KnownBlobs, StatData, is_racy
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
-from pogfast.backup.report import Report
-from pogfast.backup.walk import Node
+from pogfast.backup.report import Outcome, Report
+from pogfast.backup.walk import Node, file_in
 from pogfast.errors import StoreError
 from pogfast.files.metadata import kept_time
 from pogfast.keys import Key
@@ -30,6 +31,27 @@ MAX_POSTPONED = 10_000
 # What the cache is told of a stream, which has no timestamps: it is never taken for unchanged.
 OF_A_STREAM = StatData(-1, 0, 0, 0)
 Source = TypeVar("Source", bytes, int)
+
+
+@dataclass(slots=True)
+class PendingFiles:
+    """Files that follow each other, none of them doubtful: those from `begin` to `end` of a run. The engine has read
+    the fresh ones among them up to `at`."""
+
+    files: FileRun
+    begin: int
+    end: int
+    read_at: int
+    at: int
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+    def listed(self, end: int) -> Iterator[tuple[str, str, Outcome, int]]:
+        """Yields what is reported of each, up to `end`."""
+        for number in range(self.begin, end):
+            node = file_in(self.files, number)
+            yield node.name, node.path, "unchanged" if self.files.is_unchanged(number) else "new", node.stat.st_size
 
 
 @dataclass(slots=True)
@@ -56,6 +78,9 @@ class PendingFile:
         self.stored += sealed.stored
         self.sizes += sealed.sizes
         self.plain_names += sealed.plain_names
+
+    def __len__(self) -> int:
+        return 1
 
     @property
     def is_stream(self) -> bool:
@@ -141,6 +166,18 @@ class KnownFiles:
             return path
         return Known(path, known.names[:full], known.stored[:full], sizes[:full], data[:4], known.plain_names[:full])
 
+    def look_up_all(self, files: FileRun) -> None:
+        """Has `files` note which are unchanged, and held by every store. `look_up` says more of the doubtful ones."""
+        if self.cache is None or self.options.force or not self.targets.left:
+            return
+        self.cache.match(files, self._directory(os.fsdecode(files.path)), self.cut)
+        known = files.known()
+        names = [name for _, name, _ in known]
+        for target in self.targets.left:
+            for (number, _, stored), size in zip(known, target.sizes_of(names), strict=True):
+                if size != stored:
+                    files.doubt(number)
+
     def with_earlier_chunks(self, file: PendingFile, source: Source) -> Source | Known:
         """Returns `source` with the chunks that the cache knows of an earlier version, which it may contain again."""
         if self.cache is None or not self.cuts.by_content:
@@ -159,25 +196,29 @@ class KnownFiles:
     def _absolute(self, node: Node) -> str:
         if node.path == "-":
             return f"stream:{node.name}"  # no absolute path
-        given, _, leaf = node.path.rpartition("/")
+        given, slash, leaf = node.path.rpartition("/")
+        return self._directory(given + slash) + leaf
+
+    def _directory(self, given: str) -> str:
+        """Returns the absolute path of a directory, with a slash at its end. `given` has one as well, or is empty."""
         if self.last_directory[0] != given or not given:
-            self.last_directory = given, os.path.abspath(node.path[: -len(leaf)]).rstrip("/")
-        return f"{self.last_directory[1]}/{leaf}"
+            self.last_directory = given, os.path.abspath(given).rstrip("/") + "/"
+        return self.last_directory[1]
 
     def _held_by_all(self, known: KnownBlobs) -> int:
         """Returns how many of a file's blobs, from the first on, every store holds with the right size."""
-        for number, (name, stored) in enumerate(zip(known.names, known.stored, strict=True)):
-            for target in self.targets.left:
-                if target.size_of(name) != stored:
-                    return number
-        return len(known.names)
+        held = len(known.names)
+        for target in self.targets.left:
+            sizes = target.sizes_of(known.names[:held])
+            rows = enumerate(zip(sizes, known.stored[:held], strict=True))
+            held = next((number for number, (size, stored) in rows if size != stored), held)
+        return held
 
     def _note_lost(self, known: KnownBlobs) -> None:
         if self.store in self.targets.left:
-            size_of = self.store.size_of
-            self.lost.update(
-                name for name, size in zip(known.names, known.stored, strict=True) if size_of(name) != size
-            )
+            sizes = self.store.sizes_of(known.names)
+            rows = zip(known.names, known.stored, sizes, strict=True)
+            self.lost.update(name for name, stored, size in rows if size != stored)
 
     def warn_of_lost(self) -> None:
         """Warns of blobs that the store should have and does not have, if archives there may need them."""
@@ -199,6 +240,23 @@ class KnownFiles:
             return
         seen = OF_A_STREAM if file.is_stream else self._stat_as_read(file, sealed, sealed.size)
         self._tell_cache(self.cache, _Row(self._cache_path(file), file, seen, self._known(file, True)))
+
+    def remember_all(self, files: FileRun, begin: int, end: int, read_at: int) -> None:
+        """Tells the cache of those of some files that were read, after `read_at`, in ns since 1970."""
+        if self.cache is None:
+            return
+        directory, by_content = self._directory(os.fsdecode(files.path)), self.cuts.by_content
+        until = self.mounts.time_of(files.device, read_at)
+        late = self.cache.remember_all(files, begin, end, directory, self.cut, by_content=by_content, until_ns=until)
+        for number in late:
+            node = file_in(files, number)
+            stat = node.stat
+            file = PendingFile(node, {}, read_at=read_at)
+            times = kept_time(stat.st_mtime_ns), kept_time(stat.st_ctime_ns)
+            seen = StatData(stat.st_size, *times, stat.st_ino, self.mounts.identity(node.path, stat))
+            file.blobs, file.stored = files.blobs(number, number + 1)
+            file.sizes, file.plain_names = [stat.st_size], files.plain_names(number)
+            self._tell_cache(self.cache, _Row(self._cache_path(file), file, seen, self._known(file, True)))
 
     def save(self, partial: tuple[PendingFile, Sealed] | None) -> None:
         """Saves the cache, with the part of a large file, the `partial` one, that is stored."""
@@ -259,4 +317,4 @@ class KnownFiles:
         # A part of a large file is for a run that continues soon; only a clock of whole seconds is too coarse for that.
         if file.is_stream or not (row.known.complete or row.data.system):
             return file.read_at
-        return self.mounts.time_of(file.node.stat, file.read_at)
+        return self.mounts.time_of(file.node.stat.st_dev, file.read_at)

@@ -13,6 +13,8 @@ import contextlib
 import os
 from collections.abc import Iterable
 
+from pogfast._engine import Stat
+
 SECOND_NS = 1_000_000_000
 
 
@@ -24,18 +26,18 @@ class Mounts:
         self._newest: dict[int, int] = {}
         self._systems: dict[int, int] = {}
 
-    def see(self, stat: os.stat_result) -> None:
-        """Notes the timestamps of a file. Only the ctime counts, since nobody can set it."""
-        if stat.st_ctime_ns > self._newest.get(stat.st_dev, 0):
-            self._newest[stat.st_dev] = stat.st_ctime_ns
+    def see(self, device: int, ctime_ns: int) -> None:
+        """Notes a timestamp of a file. Only the ctime counts, since nobody can set it."""
+        if ctime_ns > self._newest.get(device, 0):
+            self._newest[device] = ctime_ns
 
-    def time_of(self, stat: os.stat_result, read_at_ns: int) -> int:
+    def time_of(self, device: int, read_at_ns: int) -> int:
         """Returns the time, in nanoseconds since 1970, up to which a change of a file shows in its timestamps."""
-        if stat.st_dev in self._live:
+        if device in self._live:
             return read_at_ns
-        return min(read_at_ns, self._newest.get(stat.st_dev, 0))
+        return min(read_at_ns, self._newest.get(device, 0))
 
-    def identity(self, path: str, stat: os.stat_result) -> int:
+    def identity(self, path: str, stat: Stat | os.stat_result) -> int:
         """Returns a number for a file system that keeps whole seconds only, from its device and statfs's f_fsid; 0 for
         one with finer timestamps.
 

@@ -5,7 +5,7 @@ No text is printed here: the command line shows it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
@@ -41,6 +41,11 @@ class Report(Protocol):
         """Called for each entry. `name` is its archived name, `size` the uncompressed bytes of a file."""
         return
 
+    def entries(self, found: Iterable[tuple[str, str, Outcome, int]]) -> None:
+        """Called in place of `entry` for many files. Who does not need them does not iterate."""
+        for each in found:
+            self.entry(*each)
+
     def detail(self, text: str) -> None:
         """Called for how the work is done, as the number of workers: for verbose output."""
         return
@@ -64,6 +69,10 @@ class Report(Protocol):
 
 class Silent(Report):
     """Reports nothing."""
+
+    def entries(self, found: Iterable[tuple[str, str, Outcome, int]]) -> None:
+        if type(self).entry is not Silent.entry:  # else nobody needs their names
+            super().entries(found)
 
 
 @dataclass

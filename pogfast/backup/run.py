@@ -16,12 +16,12 @@ from datetime import datetime
 from typing import Any
 
 from pogfast import manifest
-from pogfast._engine import Known, Sealed, Sealer, Tallied, cores
+from pogfast._engine import FileRun, Known, Sealed, Sealer, Tallied, cores
 from pogfast.backup import walk
 from pogfast.backup.cache_rows import KnownBlobs
 from pogfast.backup.command import output_of
 from pogfast.backup.contents import Contents
-from pogfast.backup.known import KnownFiles, PendingFile, directory_of, open_cache
+from pogfast.backup.known import KnownFiles, PendingFile, PendingFiles, directory_of, open_cache
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
 from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
@@ -88,7 +88,8 @@ class Run:
     def _begin(self) -> None:
         self.contents = Contents(self.key, self.options, self.paths, self.begun, self.summary)
         self.again: list[PendingFile] = []
-        self.pending: deque[PendingFile] = deque()
+        self.pending: deque[PendingFile | PendingFiles] = deque()
+        self.waiting = 0  # files in these
         self.inodes: dict[tuple[int, int], str] = {}  # of files with several names: the first of these
         self.sealer: Sealer | None = None
         self.unread = 0  # bytes that did not need to be read: of unchanged files, and of holes
@@ -144,7 +145,7 @@ class Run:
             directories[found.st_dev, found.st_ino] = (f"the cache {directory}", lambda name: True)
         return walk.Own(directories, MEASURING)
 
-    def _walk(self, tell: walk.Tell, **more: Any) -> Iterator[Node]:
+    def _walk(self, tell: walk.Tell, **more: Any) -> Iterator[Node | FileRun]:
         options = self.options
         return walk.walk(self.paths, options.selection, base=options.base, own=self.own, tell=tell, **more)
 
@@ -209,12 +210,15 @@ class Run:
             files = size = 0
             # The run itself reports problems with sources; then there are no totals.
             with contextlib.suppress(PogfastError, OSError):
-                for node in self._walk(_ignore):
+                for found in self._walk(_ignore):
                     if ended.is_set():
                         return
-                    if node.kind == "file":
+                    if isinstance(found, FileRun):
+                        files += len(found)
+                        size += sum(found.outcomes(0, len(found))[1::2])
+                    elif found.kind == "file":
                         files += 1
-                        size += node.stat.st_size
+                        size += found.stat.st_size
                 self.totals = files, size
 
         with in_background(count, "pogfast-count"):
@@ -223,27 +227,68 @@ class Run:
     def _sources(self) -> Iterator[bytes | Known | None]:
         """Yields what the engine is to read, in the order of the archive, and handles everything else. None asks the
         engine to wait."""
-        for node in self._walk(self.tell, on_parent=self._add_parent):
-            while len(self.pending) >= MAX_PENDING:
-                yield None
-            self.mounts.see(node.stat)
-            if node.kind != "file":
-                self._add_special(node)
+        for found in self._walk(self.tell, on_parent=self._add_parent):
+            if isinstance(found, FileRun):
+                yield from self._sources_in(found)
                 continue
-            pending = PendingFile(node, self._facts_of(node), read_at=time.time_ns())
-            self.pending.append(pending)
-            if node.stat.st_nlink > 1:
-                inode = (node.stat.st_dev, node.stat.st_ino)
-                pending.first = self.inodes.setdefault(inode, node.name)
-                if pending.first != node.name:
-                    self._finish_known()
-                    continue
-                pending.first = None
-            source = self.known.look_up(pending)
-            if source is None or self.options.dry_run:
+            self.mounts.see(found.stat.st_dev, found.stat.st_ctime_ns)
+            if found.kind == "file":
+                yield from self._source_of(found)
+            else:
+                self._add_special(found)
+
+    def _sources_in(self, files: FileRun) -> Iterator[bytes | Known | None]:
+        """Yields those of some files that the engine is to read."""
+        self.mounts.see(files.device, files.newest_ns)
+        together = self.contents.writer.takes_encoded(files.above) and not self.options.dry_run
+        if together:
+            self.known.look_up_all(files)
+        at = 0
+        while at < len(files):
+            end = files.ordinary_until(at) if together else at
+            if end == at:
+                yield from self._source_of(walk.file_in(files, at))
+                at += 1
+                continue
+            yield from self._room()
+            end = min(end, at + MAX_PENDING)
+            self._wait(PendingFiles(files, at, end, time.time_ns(), at=files.next_fresh(at)))
+            self._finish_known()
+            while (at := files.next_fresh(at)) < end:
+                yield files.path + files.leaf(at)
+                at += 1
+            at = end
+
+    def _room(self) -> Iterator[None]:
+        """Asks the engine to wait while many files wait for an older one."""
+        while self.waiting >= MAX_PENDING:
+            yield None
+
+    def _source_of(self, node: Node) -> Iterator[bytes | Known | None]:
+        """Yields a file if the engine is to read it."""
+        yield from self._room()
+        pending = PendingFile(node, self._facts_of(node), read_at=time.time_ns())
+        self._wait(pending)
+        if node.stat.st_nlink > 1:
+            inode = (node.stat.st_dev, node.stat.st_ino)
+            pending.first = self.inodes.setdefault(inode, node.name)
+            if pending.first != node.name:
                 self._finish_known()
-                continue
+                return
+            pending.first = None
+        source = self.known.look_up(pending)
+        if source is None or self.options.dry_run:
+            self._finish_known()
+        else:
             yield source
+
+    def _wait(self, pending: PendingFile | PendingFiles) -> None:
+        """Has files wait for their turn in the archive."""
+        self.pending.append(pending)
+        self.waiting += len(pending)
+
+    def _end_wait(self) -> None:
+        self.waiting -= len(self.pending.popleft())
 
     def _facts_of(self, node: Node) -> dict[str, Any]:
         """Returns a node's metadata. Parts that cannot be read are reported, and noted in the archive."""
@@ -297,12 +342,12 @@ class Run:
                     continue
                 node = old.node._replace(stat=stat)
                 facts = metadata.facts_of(node.path, stat)  # parts that cannot be read were reported the first time
-                self.pending.append(PendingFile(node, facts, read_at=time.time_ns()))
+                self._wait(PendingFile(node, facts, read_at=time.time_ns()))
                 path = os.fsencode(node.path)
                 known = any(old.plain_names)
                 yield Known(path, old.blobs, old.stored, old.sizes, None, old.plain_names) if known else path
             else:
-                self.pending.append(PendingFile(old.node, old.facts, first=old.first))
+                self._wait(PendingFile(old.node, old.facts, first=old.first))
                 self._finish_known()
 
     # ---- a stream ----
@@ -317,20 +362,20 @@ class Run:
         owner = {"mode": 0o600, "uid": os.getuid(), "gid": os.getgid()}
         facts = {**owner, "mtime_ns": now, "atime_ns": now}
         node = Node("-", name, "file", os.stat_result((0o100600, 0, 0, 1, 0, 0, 0, 0, 0, 0)))
-        self.pending.append(PendingFile(node, facts, read_at=now))
         if self.options.dry_run:
-            self.pending.clear()
             return
+        pending = PendingFile(node, facts, read_at=now)
+        self._wait(pending)
         if command is None:
-            self._run_engine(iter([self._stream(0)]), last=True)
+            self._run_engine(iter([self._stream(pending, 0)]), last=True)
         else:
             with output_of(command) as descriptor:
-                self._run_engine(iter([self._stream(descriptor)]), last=True)
+                self._run_engine(iter([self._stream(pending, descriptor)]), last=True)
         if self.contents.is_empty:
             raise PogfastError("standard input could not be read: no archive was made")
 
-    def _stream(self, descriptor: int) -> int | Known:
-        return descriptor if self.options.force else self.known.with_earlier_chunks(self.pending[0], descriptor)
+    def _stream(self, pending: PendingFile, descriptor: int) -> int | Known:
+        return descriptor if self.options.force else self.known.with_earlier_chunks(pending, descriptor)
 
     # ---- through the engine ----
 
@@ -373,11 +418,18 @@ class Run:
     def _take_result(self, sealed: Sealed, last: bool) -> None:
         """Takes a result of the engine, which is of the oldest pending file: some of its blobs, or its end."""
         pending = self.pending[0]
+        if isinstance(pending, PendingFiles):
+            if pending.files.take(pending.at, sealed):
+                pending.at = pending.files.next_fresh(pending.at)
+                self._note_progress(None, None)
+                self._finish_known()
+                return
+            pending = self._single_out(pending)
         pending.add(sealed)
         if not sealed.done:
             self._note_progress(pending, sealed)
             return
-        self.pending.popleft()
+        self._end_wait()
         if sealed.error:
             self.problem(_unreadable(pending.node.path, why_not_read(sealed.error)))
         elif sealed.changed and not last:
@@ -415,7 +467,11 @@ class Run:
         """Adds the oldest pending files to the archive, up to the first that the engine has to read."""
         while self.pending:
             pending = self.pending[0]
-            if pending.known is not None:
+            if isinstance(pending, PendingFiles):
+                if pending.at < pending.end:
+                    return
+                self._finish_up_to(pending, pending.end)
+            elif pending.known is not None:
                 self._finish_unchanged(pending, pending.known)
             elif pending.first is not None:
                 self._finish_hardlink(pending, pending.first)
@@ -426,7 +482,7 @@ class Run:
                 self.report.entry(pending.node.name, pending.node.path, "new", pending.node.stat.st_size)
             else:
                 return
-            self.pending.popleft()
+            self._end_wait()
 
     def _finish_unchanged(self, pending: PendingFile, known: KnownBlobs) -> None:
         if self.summary.files_unchanged % MAX_PENDING == 0:
@@ -444,6 +500,35 @@ class Run:
         self.summary.bytes_source += size
         self.unread += size
         self.report.entry(node.name, node.path, "unchanged", size)
+
+    def _finish_up_to(self, pending: PendingFiles, end: int) -> None:
+        """Adds some of the oldest files to the archive, and to the cache those that the engine has read."""
+        begin, files = pending.begin, pending.files
+        if end == begin:
+            return
+        self._put_partial()
+        new, new_size, unchanged, unchanged_size = files.outcomes(begin, end)
+        self.contents.add_files(files, begin, end)
+        self.known.remember_all(files, begin, end, pending.read_at)
+        self.summary.files_new += new
+        self.summary.files_unchanged += unchanged
+        self.summary.bytes_source += new_size + unchanged_size
+        self.unread += unchanged_size
+        self.report.entries(pending.listed(end))
+        self.waiting -= end - begin
+        pending.begin = end
+
+    def _single_out(self, pending: PendingFiles) -> PendingFile:
+        """Takes the file that the engine has read out of the oldest ones, and returns it."""
+        self._finish_up_to(pending, pending.at)
+        node = walk.file_in(pending.files, pending.at)
+        file = PendingFile(node, self._facts_of(node), read_at=pending.read_at)
+        pending.begin += 1
+        if not len(pending):
+            self.pending.popleft()
+        pending.at = pending.files.next_fresh(pending.begin)
+        self.pending.appendleft(file)
+        return file
 
     def _finish_hardlink(self, pending: PendingFile, first: str) -> None:
         node = pending.node
@@ -463,6 +548,9 @@ class Run:
         self.partial_file = None if pending is None or sealed is None else (pending, sealed)
         every = SAVE_EVERY + (len(pending.blobs) * SAVE_BLOB if pending else 0)
         if time.monotonic() - self.saved_at >= every:
+            first = self.pending[0] if self.pending else None
+            if isinstance(first, PendingFiles):
+                self._finish_up_to(first, min(first.at, first.end))
             self.known.save(self.partial_file)
             self._put_partial()
             self.saved_at = time.monotonic()

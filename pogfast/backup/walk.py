@@ -1,9 +1,10 @@
 """Walks the inputs of an archive: yields everything at and below the given paths, with names as tar gives them.
 
-Reads names and stat results (one lstat each), and opens only directories and tag files. Keeps nothing of what was
-yielded, so memory depends only on the names in the widest directory: the stat results of a million files would take a
-gigabyte. Links are not followed, except a given path that ends with `/`. Files that cannot be read are reported, and
-the walk continues.
+Reads names and stat results (one lstat each), and opens only directories and tag files. Plain files that follow each
+other in a directory come as one FileRun, which the engine has read: most of a tree, at a fraction of the time. Keeps
+nothing of what was yielded, so memory depends only on the names in the widest directory: the stat results of a million
+files would take a gigabyte. Links are not followed, except a given path that ends with `/`. Files that cannot be read
+are reported, and the walk continues.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from pogfast._engine import FileRun, Listing, Stat
 from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
 from pogfast.files.patterns import Patterns
 
@@ -37,6 +38,7 @@ KINDS: dict[int, Kind] = {
     stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket",
 }
+MAX_SIZE = 2**63 - 1
 # The first bytes of a CACHEDIR.TAG that counts: https://bford.info/cachedir/
 CACHE_TAG = "CACHEDIR.TAG:Signature: 8a477f597d28d172789f06886806bc55"
 
@@ -47,7 +49,7 @@ class Node(NamedTuple):
     path: str  # to open it with
     name: str
     kind: Kind
-    stat: os.stat_result  # of a link itself, not of its target
+    stat: Stat | os.stat_result  # of a link itself, not of its target
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def walk(
     own: Own = NOTHING,
     tell: Tell,
     on_parent: Callable[[Node], None] = _ignore,
-) -> Iterator[Node]:
+) -> Iterator[Node | FileRun]:
     """Yields everything at and below `paths`, sorted by the bytes of the names, directories before their contents.
 
     `base`: the directory that relative paths start from; `own`: what is left out, with a note. Each name is yielded
@@ -104,7 +106,22 @@ def walk(
     """
     if base is not None and not os.path.isdir(base):
         raise NoSuchInput(f"{base}: no such directory")
-    return _Walk(list(paths), selection, base, own, tell, on_parent).nodes()
+    return _Walk(list(paths), selection, base, own, tell, on_parent).found()
+
+
+def nodes_in(found: Iterable[Node | FileRun]) -> Iterator[Node]:
+    """Yields what a walk yields, with runs of files as single nodes."""
+    for each in found:
+        if isinstance(each, FileRun):
+            for number in range(len(each)):
+                yield file_in(each, number)
+        else:
+            yield each
+
+
+def file_in(run: FileRun, number: int) -> Node:
+    path, name, found = run.node(number)
+    return Node(path, name, "file", found)
 
 
 def archived_name(path: str) -> str:
@@ -127,14 +144,17 @@ def _leading_to(path: str, name: str) -> Iterator[tuple[str, str]]:
         yield "/".join(parts), name
 
 
-class _Level(NamedTuple):
+@dataclass(slots=True)
+class _Level:
     """A directory that is being walked."""
 
-    leaves: list[str]  # names that are left, the next one last
+    listing: Listing
+    left: Sequence[int]  # positions in it that are walked
     path: str  # these three are put before a leaf
     name: str
     absolute: str  # empty if there are no patterns
     shared: bool  # another given path has names in this directory as well
+    at: int = 0  # how many of them are done
 
 
 class _Walk:
@@ -161,10 +181,10 @@ class _Walk:
         self.excluding = [some.matches for some in patterns if some]
         tags = [*selection.exclude_if_present, *[CACHE_TAG] * selection.exclude_caches]
         self.tags = [_parse_tag(tag) for tag in tags]
-        self.largest = sys.maxsize if selection.exclude_larger_than is None else selection.exclude_larger_than
+        self.largest = MAX_SIZE if selection.exclude_larger_than is None else selection.exclude_larger_than
         self.one_file_system = selection.one_file_system
 
-    def nodes(self) -> Iterator[Node]:
+    def found(self) -> Iterator[Node | FileRun]:
         for given, absolute, node in self._given():
             self._say_what_is_stripped(given)
             if self._excludes(absolute):
@@ -218,7 +238,7 @@ class _Walk:
     def _excludes(self, absolute: str) -> bool:
         return any(excludes(absolute) for excludes in self.excluding)
 
-    def _below(self, top: Node, absolute: str) -> Iterator[Node]:
+    def _below(self, top: Node, absolute: str) -> Iterator[Node | FileRun]:
         """Yields a given path and everything below it."""
         names, device = self.names, top.stat.st_dev
         watched = top.name in names.watched
@@ -229,24 +249,25 @@ class _Walk:
             yield top
         levels: list[_Level] = []
         if claim != "clash" and self._enters(top, device, watched):
-            levels.append(self._open(top, absolute, top.name in names.contested))
+            self._open(levels, top, absolute, top.name in names.contested)
         while levels:
             level = levels[-1]
-            while level.leaves:
-                leaf = level.leaves.pop()
-                node = self._look(level, leaf)
-                if node is None:
-                    continue
-                watched = level.shared or node.name in names.watched
-                claim = self._claim(node, names.claim(node)) if watched else "new"
-                if claim == "new":
-                    yield node
-                if node.kind == "directory" and claim != "clash" and self._enters(node, device, watched):
-                    shared = level.shared or node.name in names.contested
-                    levels.append(self._open(node, level.absolute + leaf, shared))
-                    break
-            else:
+            if level.at == len(level.left):
                 levels.pop()
+                continue
+            if (files := self._files(level)) is not None:
+                yield files
+                continue
+            node = self._look(level)
+            if node is None:
+                continue
+            watched = level.shared or node.name in names.watched
+            claim = self._claim(node, names.claim(node)) if watched else "new"
+            if claim == "new":
+                yield node
+            if node.kind == "directory" and claim != "clash" and self._enters(node, device, watched):
+                shared = level.shared or node.name in names.contested
+                self._open(levels, node, level.absolute + node.name.rpartition("/")[2], shared)
 
     def _pass_through(self, top: Node) -> None:
         """Passes the directories in the name of a given path to `on_parent`. Links among them are followed, as in the
@@ -261,13 +282,31 @@ class _Walk:
             with contextlib.suppress(OSError):  # it was removed, and with it everything below
                 self.on_parent(Node(f"{path}/.", name, "directory", os.stat(path)))
 
-    def _look(self, level: _Level, leaf: str) -> Node | None:
-        """Returns the node of a leaf; None if it is excluded or its stat fails."""
-        if self.excluding and self._excludes(level.absolute + leaf):
+    def _files(self, level: _Level) -> FileRun | None:
+        """Returns the plain files that come next in a directory; None if there are none, or if one may have a name that
+        another path leads to."""
+        if self.names.watched:
             return None
+        first = level.left[level.at]
+        last = level.listing.end_of_files(first, self.largest)
+        if isinstance(level.left, list):
+            there = level.at
+            while there < len(level.left) and level.left[there] == first + there - level.at < last:
+                there += 1
+            last = first + there - level.at
+        if last == first:
+            return None
+        level.at += last - first
+        return FileRun(level.listing, first, last, level.name)
+
+    def _look(self, level: _Level) -> Node | None:
+        """Returns the node that comes next in a directory; None if it is too large or its stat fails."""
+        number = level.left[level.at]
+        level.at += 1
+        leaf = level.listing.name(number)
         path = level.path + leaf
         try:
-            found = os.lstat(path)
+            found = level.listing.stat(number)
         except OSError as error:
             self._unreadable(path, error)
             return None
@@ -291,33 +330,47 @@ class _Walk:
             return False
         return not watched or self.names.enter(node)
 
-    def _open(self, node: Node, absolute: str, shared: bool) -> _Level:
-        """Lists a directory, sorted: nothing if it cannot be read, only the tag files if it has any."""
+    def _open(self, levels: list[_Level], node: Node, absolute: str, shared: bool) -> None:
+        """Lists a directory and adds it to the levels, only with its tag files if it has any; not if it cannot be
+        read."""
         path = node.path if node.path.endswith("/") else f"{node.path}/"
         try:
-            leaves = os.listdir(node.path)
+            listing = Listing(os.fsencode(node.path))
         except OSError as error:
             self._unreadable(node.path, error)
-            leaves = []
-        leaves = self._without_own(node, leaves)
-        tags = {name for name, header in self.tags if name in leaves and self._begins(path + name, header)}
-        leaves = list(tags) or leaves
-        leaves.sort(key=os.fsencode, reverse=True)
+            return
+        left = self._without_own(node, listing)
+        if tags := self._tags_in(listing, path):
+            left = [number for number in tags if number in left]
+        absolute = f"{absolute.rstrip('/')}/" if self.excluding else ""
+        if self.excluding:
+            left = [number for number in left if not self._excludes(absolute + listing.name(number))]
         name = f"{node.name}/" if node.name else ""
-        return _Level(leaves, path, name, f"{absolute.rstrip('/')}/" if self.excluding else "", shared)
+        levels.append(_Level(listing, left, path, name, absolute, shared))
 
-    def _without_own(self, node: Node, leaves: list[str]) -> list[str]:
-        """Returns the leaves of a directory without those that the run itself writes."""
+    def _tags_in(self, listing: Listing, path: str) -> list[int]:
+        """Returns where the tag files of a directory are, each once."""
+        found = set()
+        for name, header in self.tags:
+            number = listing.position(os.fsencode(name))
+            if number < len(listing) and listing.name(number) == name and self._begins(path + name, header):
+                found.add(number)
+        return sorted(found)
+
+    def _without_own(self, node: Node, listing: Listing) -> Sequence[int]:
+        """Returns which entries of a directory are not of the run itself."""
+        everything = range(len(listing))
         what, belongs = self.own.directories.get((node.stat.st_dev, node.stat.st_ino), ("", None))
         if belongs is not None:
-            others = [leaf for leaf in leaves if not belongs(leaf)]
-            if len(others) < len(leaves):
+            others = [number for number in everything if not belongs(listing.name(number))]
+            if len(others) < len(listing):
                 self.tell(Note(f"{node.path} is {what}: its own files are left out"))
             return others
-        for leaf in [leaf for leaf in leaves if leaf.startswith(self.own.prefix)]:
+        first = last = listing.position(os.fsencode(self.own.prefix))
+        while last < len(listing) and (leaf := listing.name(last)).startswith(self.own.prefix):
             self.tell(Note(f"{os.path.join(node.path, leaf)} belongs to a running or killed pogfast tune: left out"))
-            leaves.remove(leaf)
-        return leaves
+            last += 1
+        return [*range(first), *range(last, len(listing))] if last > first else everything
 
     def _begins(self, path: str, header: bytes) -> bool:
         """Returns True if a tag file begins with its header. Does not wait for a FIFO of that name."""
@@ -393,7 +446,7 @@ def _above(name: str) -> Iterator[str]:
         yield name
 
 
-def _kind(found: os.stat_result) -> Kind:
+def _kind(found: Stat | os.stat_result) -> Kind:
     return KINDS.get(stat.S_IFMT(found.st_mode), "device")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -308,6 +308,12 @@ class Report:
 
     def entry(self, name: str, path: str, outcome: str, size: int) -> None:
         self.output.item(outcome, name, size, self.dry_run)
+
+    def entries(self, found: Iterable[tuple[str, str, str, int]]) -> None:
+        self.display.check()
+        if self.output.shows_items(self.dry_run):
+            for each in found:
+                self.entry(*each)
 
     def detail(self, text: str) -> None:
         self.output.info(f"pogfast: {text}", 1)

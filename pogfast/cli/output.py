@@ -93,7 +93,7 @@ class Output(Console):
         """Prints what became of one archived name: the answer of a dry run; otherwise only shown with -vv."""
         if self.display:
             self.display.check()
-        if not dry_run and self.verbose < 2:
+        if not self.shows_items(dry_run):
             return
         if self.json:
             if dry_run or self.volume >= 2:
@@ -102,6 +102,10 @@ class Output(Console):
             self.answer(f"{outcome:10} {name}")
         else:
             self.info(f"{outcome:10} {name}", 2)
+
+    def shows_items(self, dry_run: bool) -> bool:
+        """Returns True if `item` prints anything."""
+        return dry_run or self.verbose >= 2
 
     def remark(self, text: str) -> None:
         """Prints a note that would be the same in every run; not with --quiet."""

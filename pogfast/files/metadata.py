@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from pogfast._engine import Stat
 from pogfast.errors import CorruptManifest
 
 # Labels and signatures that a machine's own policy gives to every file: on another machine they are wrong.
@@ -56,7 +57,7 @@ def _ignore(reason: str) -> None:
 # ---- from a file ---------------------------------------------------------------------------------------------------
 
 
-def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _ignore) -> dict[str, Any]:
+def facts_of(path: str, found: Stat | os.stat_result, missed: Callable[[str], None] = _ignore) -> dict[str, Any]:
     """Returns the facts (FORMAT.md) of the file at `path`, given its lstat. Never raises.
 
     For entries and for the trailer's directories, links and FIFOs. Attributes, including ACLs, that cannot be read are
@@ -69,13 +70,16 @@ def facts_of(path: str, found: os.stat_result, missed: Callable[[str], None] = _
         "mtime_ns": kept_time(found.st_mtime_ns),
         "atime_ns": kept_time(found.st_atime_ns),
     }
-    if user := _user_name(found.st_uid):
-        facts["user"] = user
-    if group := _group_name(found.st_gid):
-        facts["group"] = group
+    facts |= owner_names(found.st_uid, found.st_gid)
     if xattrs := _xattrs(path, missed):
         facts["xattrs"] = xattrs
     return facts
+
+
+def owner_names(uid: int, gid: int) -> dict[str, str]:
+    """Returns the facts that name an owner and a group, as far as they have names here."""
+    names = {"user": _user_name(uid), "group": _group_name(gid)}
+    return {word: name for word, name in names.items() if name}
 
 
 def kept_time(ns: int) -> int:

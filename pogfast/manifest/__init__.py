@@ -24,7 +24,7 @@ from pogfast.manifest.opening import (
     open_trailer,
 )
 from pogfast.manifest.padding import BOX, MAX_PAD, can_be_padded_to, evened
-from pogfast.manifest.writing import Writer, seal
+from pogfast.manifest.writing import Writer, encoded, seal
 
 __all__ = [
     "BOX",
@@ -39,6 +39,7 @@ __all__ = [
     "can_be_padded_to",
     "check_index",
     "check_key",
+    "encoded",
     "evened",
     "index_header",
     "is_blob_name",

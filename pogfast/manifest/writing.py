@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -27,18 +27,19 @@ LAST_BLOCK = bytes.fromhex("010000")
 # JSON is compressed in pieces of this size: a call for each entry would cost as much as the work.
 PIECE = 1 << 18
 ENCODER = msgspec.json.Encoder()
+LONG = 2048  # characters of a directory, in which every name is within the limits
 SHORT = 1024  # characters of a name that is within the limits in any encoding
 
 
 class Writer:
-    """A manifest that is being written. Keeps the compressed JSON of the entries, and their names.
+    """A manifest that is being written. Keeps the compressed JSON of the entries.
 
     With a key pair it also keeps the names of all blobs and their stored sizes, for the index.
     """
 
     def __init__(self, key: Key) -> None:
         self._key = key
-        self._names: set[str] = set()
+        self._count = 0
         self._blobs = bytearray()  # names, one per line
         self._sizes = array("q")  # their stored bytes; 0: unknown
         self._compressor = zstandard.ZstdCompressor(level=LEVEL).compressobj()
@@ -47,28 +48,40 @@ class Writer:
         self._waiting = bytearray()
 
     def __len__(self) -> int:
-        return len(self._names)
+        return self._count
 
     def add(self, name: str, entry: Entry) -> None:
-        """Adds an entry. Raises ValueError if the name exists already, PogfastError for a name beyond the limits."""
-        if name in self._names:
-            raise ValueError(f"there are two entries named {name!r}")
+        """Adds an entry, of a name that has none yet. Raises PogfastError for a name beyond the limits."""
         if len(name) >= SHORT and not is_name(portable(name)):
             raise PogfastError(f"the name is too long for an archive: {name[:60]}...")
-        self._waiting += b"," if self._names else b"{"
-        self._waiting += _member(name, entry)
-        self._names.add(name)
         if self._key.asymmetric:
-            _note_blobs(entry, self._blobs, self._sizes)
+            _note_blobs(entry.blobs, entry.stored, self._blobs, self._sizes)
+        self._add(_member(name, entry), 1)
+
+    @staticmethod
+    def takes_encoded(above: str) -> bool:
+        """Returns True if names that begin with `above`, a directory, can be added as FileRun encodes them."""
+        return IS_UTF8 and len(above) <= LONG
+
+    def add_encoded(self, members: bytes, blobs: Sequence[str], stored: Sequence[int]) -> None:
+        """Adds entries of one blob each, as FileRun encodes them; these are their blobs, and the bytes of each in a
+        store."""
+        if self._key.asymmetric:
+            _note_blobs(blobs, stored, self._blobs, self._sizes)
+        self._add(members, len(blobs))
+
+    def _add(self, members: bytes, count: int) -> None:
+        self._waiting += b"," if self._count else b"{"
+        self._waiting += members
+        self._count += count
         if len(self._waiting) >= PIECE:
             self._compress()
 
     def seal(self, trailer: dict[str, Any] | None = None) -> bytes:
         """Returns the bytes of the manifest's file, with a key pair including the index. The writer cannot be used
         afterwards."""
-        self._waiting += b"}" if self._names else b"{}"
+        self._waiting += b"}" if self._count else b"{}"
         self._compress()
-        self._names.clear()
         frames = self._frame
         frames += self._compressor.flush()
         _write_size(frames, self._size)
@@ -78,11 +91,11 @@ class Writer:
         """Returns the bytes of a manifest with the entries so far and `more`; the writer can still be used. Its entries
         are in two frames, which pogfast opens, but pogcli never writes."""
         blobs, sizes = bytearray(self._blobs), self._sizes[:]
-        last = bytearray(b"" if self._names else b"{")
+        last = bytearray(b"" if self._count else b"{")
         for name, entry in more.items():
-            last += (b"," if self._names or len(last) > 1 else b"") + _member(name, entry)
+            last += (b"," if self._count or len(last) > 1 else b"") + _member(name, entry)
             if self._key.asymmetric:
-                _note_blobs(entry, blobs, sizes)
+                _note_blobs(entry.blobs, entry.stored, blobs, sizes)
         last += b"}"
         frames = self._closed_frame()
         frames += compress(last, LEVEL)
@@ -90,7 +103,7 @@ class Writer:
 
     def _closed_frame(self) -> bytearray:
         """Returns a frame with all entries so far."""
-        if not self._names:
+        if not self._count:
             return bytearray()
         self._compress()
         self._frame += self._compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
@@ -109,14 +122,14 @@ def _member(name: str, entry: Entry) -> bytes:
     keys = {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime, **entry.more}
     if len(keys) < 3 + len(entry.more):
         keys |= {"blobs": entry.blobs, "atime": entry.atime, "mtime": entry.mtime}
-    return b"%b:%b" % (_dumps(name), _dumps(keys))
+    return b"%b:%b" % (encoded(name), encoded(keys))
 
 
-def _note_blobs(entry: Entry, blobs: bytearray, sizes: array[int]) -> None:
-    """Adds an entry's blobs to the names and sizes for the index."""
-    for blob in entry.blobs:
+def _note_blobs(names: Sequence[str], stored: Sequence[int] | None, blobs: bytearray, sizes: array[int]) -> None:
+    """Adds blobs and their stored sizes to those for the index."""
+    for blob in names:
         blobs += blob.encode() + b"\n"
-    sizes.extend(entry.stored or [0] * len(entry.blobs))
+    sizes.extend(stored or [0] * len(names))
 
 
 def _sealed(
@@ -125,9 +138,9 @@ def _sealed(
     """Seals frames with `size` bytes of JSON into the bytes of a manifest's file, and clears them to free memory."""
     text = size
     if trailer is not None:
-        encoded = _dumps(trailer)
-        text = max(text, len(encoded))
-        content = compress(encoded, LEVEL)
+        words = encoded(trailer)
+        text = max(text, len(words))
+        content = compress(words, LEVEL)
         frames += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
     file_key = random_bytes(KEY_SIZE)
     pad(frames)
@@ -146,7 +159,8 @@ def seal(manifest: Manifest, key: Key) -> bytes:
     return writer.seal(manifest.trailer)
 
 
-def _dumps(value: Any) -> bytes:
+def encoded(value: Any) -> bytes:
+    """Returns JSON as manifests have it."""
     if not IS_UTF8:
         value = portable_all(value)
     try:

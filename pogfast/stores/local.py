@@ -15,7 +15,7 @@ import re
 import stat
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -408,6 +408,13 @@ class LocalStore:
         """Returns the bytes of a blob; None if it is missing, treated as absent, or suspect. Raises StoreError."""
         status = None if name in self._doubted else self._look_for(name)
         return None if status is None or self._loose[0] < status.st_mtime_ns < self._loose[1] else status.st_size
+
+    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+        """Returns what `size_of` does, of many blobs. Raises StoreError."""
+        try:
+            return self.blobs.sizes_of(names)
+        except OSError as error:
+            raise StoreError(f"cannot look for blobs in {self.label}: {error.strerror}") from error
 
     def _look_for(self, name: str) -> os.stat_result | None:
         try:

@@ -86,6 +86,9 @@ class Mirrors:
         sizes = (self._ask(store, lambda store=store: store.size_of(name)) for store in list(self.stores))  # type: ignore[misc]
         return next((size for size in sizes if size is not None), None)
 
+    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+        return [self.size_of(name) for name in names]
+
     def get_blob(self, name: str) -> Buffer:
         """Returns the blob of the first store that has it, intact or not. Raises MissingBlob, CorruptBlob if no copy
         can be a blob, and StoreError."""

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -41,9 +41,9 @@ class ProgramStore:
     def identity(self) -> str:
         return f"program:{os.path.realpath(self.program)}"
 
-    def size_of(self, name: str) -> int | None:
-        """Returns None: a program cannot be asked."""
-        return None
+    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+        """Returns nothing but None: a program cannot be asked."""
+        return [None] * len(names)
 
     def blobs(self, name: str, blob: memoryview) -> None:
         self._run(f"data/{name[:2]}/{name}", blob)

@@ -39,8 +39,8 @@ class Target(Protocol):
     def requests(self) -> Mapping[str, int]:
         """Requests made to a service so far, by kind; empty if the store is not on a service."""
 
-    def size_of(self, name: str) -> int | None:
-        """Returns the stored bytes of a blob; None if it is missing or the store cannot tell. Raises StoreError."""
+    def sizes_of(self, names: Sequence[str]) -> Sequence[int | None]:
+        """Returns the stored bytes of each blob; None if it is missing or the store cannot tell. Raises StoreError."""
 
     def own_directories(self) -> Mapping[tuple[int, int], tuple[str, Callable[[str], bool]]]:
         """Returns the store's own directories by device and inode, each with a description and a function that tells

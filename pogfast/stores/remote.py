@@ -15,7 +15,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -152,6 +152,9 @@ class RemoteStore:
 
     def size_of(self, name: str) -> int | None:
         return self.known.get(name)
+
+    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+        return list(map(self.known.get, names))
 
     def blob_names(self) -> Iterator[Stored]:
         for found in self._listed("data/", deep=True):

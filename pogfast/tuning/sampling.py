@@ -53,7 +53,7 @@ def regular_files(paths: Sequence[str], tell: Callable[[PogfastError], None]) ->
         if not isinstance(what, str):  # warnings are about names in archives
             tell(what)
 
-    return (node for node in walk.walk(paths, Selection(), tell=hear) if node.kind == "file")
+    return (node for node in walk.nodes_in(walk.walk(paths, Selection(), tell=hear)) if node.kind == "file")
 
 
 def sample(paths: Sequence[str], limit: int, scratch: str, tell: Callable[[PogfastError], None]) -> Sample:

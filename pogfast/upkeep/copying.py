@@ -250,7 +250,7 @@ class _Copy:
         return dict(those_that_open(found, lambda _, error: self._problem(error)))
 
     def _is_there(self, name: str) -> bool:
-        return self.target is not None and self.target.size_of(name) == self.stored.get(name, -1)
+        return self.target is not None and self.target.sizes_of([name]) == [self.stored.get(name, -1)]
 
     # ---- blobs ----
 

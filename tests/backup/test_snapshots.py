@@ -19,27 +19,23 @@ from pogfast.backup.mounts import Mounts
 DAY = 86400 * 10**9
 
 
-def found(device: int, ctime_ns: int) -> os.stat_result:
-    return SimpleNamespace(st_dev=device, st_ctime_ns=ctime_ns)  # type: ignore[return-value]
-
-
 # ---- the rule --------------------------------------------------------------------------------------------------------
 
 
 def test_a_live_file_system_is_as_new_as_the_clock() -> None:
     mounts = Mounts([1])
-    mounts.see(found(1, 5))
-    assert mounts.time_of(found(1, 5), 10 * DAY) == 10 * DAY
+    mounts.see(1, 5)
+    assert mounts.time_of(1, 10 * DAY) == 10 * DAY
 
 
 def test_another_one_is_as_new_as_the_newest_that_was_seen_in_it() -> None:
     mounts = Mounts([])
     for device, ctime in ((2, 5), (2, 9), (2, 7), (3, 4)):
-        mounts.see(found(device, ctime))
-    assert mounts.time_of(found(2, 5), DAY) == 9
-    assert mounts.time_of(found(3, 4), DAY) == 4
-    mounts.see(found(3, 2 * DAY))
-    assert mounts.time_of(found(3, 4), DAY) == DAY, "a clock of the future proves nothing"
+        mounts.see(device, ctime)
+    assert mounts.time_of(2, DAY) == 9
+    assert mounts.time_of(3, DAY) == 4
+    mounts.see(3, 2 * DAY)
+    assert mounts.time_of(3, DAY) == DAY, "a clock of the future proves nothing"
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_stored_objects_exist(below: Place) -> None:
         store.make_durable()
         store.put_manifest(MANIFEST, b"a manifest")
         if not below.does("read"):
-            assert store.size_of(NAMES[0]) is None
+            assert list(store.sizes_of(NAMES[:2])) == [None, None]
             assert store.missing(NAMES) == []
             assert store.marks() == []
             return
@@ -183,6 +183,7 @@ def test_stored_objects_exist(below: Place) -> None:
         assert [store.size_of(name) for name in NAMES] == [len(data) for data in content.values()]
         absent = "Z" * 42 + "Q="
         assert store.size_of(absent) is None
+        assert list(store.sizes_of([*NAMES, absent])) == [*map(len, content.values()), None]
         assert store.missing([*NAMES, absent]) == [absent]
 
 

@@ -92,6 +92,14 @@ class PackedStore(CanRepack):
         size = self.catalog.size_of(name)
         return self.base.size_of(name) if size is None else size
 
+    def sizes_of(self, names: Sequence[str]) -> list[int | None]:
+        sizes = self.catalog.sizes_of(names)
+        plain = iter(self.base.sizes_of([name for name, size in zip(names, sizes, strict=True) if size is None]))
+        sizes = [next(plain) if size is None else size for size in sizes]
+        if not self._doubted:
+            return sizes
+        return [None if name in self._doubted else size for name, size in zip(names, sizes, strict=True)]
+
     def missing(self, names: Iterable[str]) -> list[str]:
         wanted = list(names)
         if not wanted:
