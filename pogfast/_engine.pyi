@@ -52,6 +52,10 @@ def use_nameless_files(wanted: bool) -> bool:
 def cores() -> int:
     """Returns the number of cores that this process may use."""
 
+def map_large_buffers() -> None:
+    """Has the C library return the memory of buffers of a MiB and more to the system as soon as they are freed, where
+    it would keep it. For a program that does nothing else: it holds for the whole process."""
+
 def sync_file_system(fd: int) -> None: ...
 
 class Place(NamedTuple):
@@ -329,8 +333,8 @@ class FileRun:
         """Returns the entries of some files, as members of a manifest's JSON, with commas between them.
 
         `above` is self.above in JSON, without the last quotation mark. `owner` returns, for a uid and a gid, the
-        members of an entry that name them; `owners` keeps what it has returned. `encoded` returns a name in JSON. Raises
-        ValueError if the blob of one is not known."""
+        members of an entry that name them; `owners` keeps what it has returned. `encoded` returns a name in JSON.
+        Raises ValueError if the blob of one is not known."""
 
     def rows(
         self, begin: int, end: int, directory: bytes, run: int, key: bytes, cut: bytes, until_ns: int, by_content: bool

@@ -16,6 +16,9 @@ cdef extern from *:
     #include <string.h>
     #include <sys/stat.h>
     #include <sys/statvfs.h>
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    #endif
     #include <time.h>
     #include <unistd.h>
     #ifdef __linux__
@@ -213,6 +216,13 @@ cdef extern from *:
         return 0;
     #endif
     }
+    /* Has the C library map each large buffer by itself, so that all of it is returned when it is freed. glibc would put
+       those behind the first into its arenas, which keep what they had. */
+    static void pogfast_map_large_buffers(void) {
+    #ifdef __GLIBC__
+        mallopt(M_MMAP_THRESHOLD, 1 << 20);
+    #endif
+    }
     /* Whether a descriptor has bytes or an end to read, waiting for it `ms` at most. */
     static int pogfast_has_bytes(int fd, int ms) {
         struct pollfd p = { fd, POLLIN, 0 };
@@ -264,6 +274,7 @@ cdef extern from *:
     int fchmod(int fd, mode_t mode) nogil
     int ftruncate(int fd, off_t size) nogil
     long long next_data "pogfast_next_data"(int fd, long long at, long long end) nogil
+    void map_large "pogfast_map_large_buffers"() nogil
     bint has_bytes "pogfast_has_bytes"(int fd, int ms) nogil
     void will_need "pogfast_will_need"(int fd, long long start, long long size) nogil
     void forget_cached "pogfast_forget_cached"(int fd, long long start, long long size) nogil
@@ -287,6 +298,11 @@ cdef extern from *:
     int snprintf(char* out, size_t n, const char* format, ...) nogil
     int AT_FDCWD, AT_SYMLINK_FOLLOW, SEEK_SET
     int O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_CLOEXEC, O_NONBLOCK, O_NOFOLLOW, O_NOATIME
+
+
+def map_large_buffers():
+    """Has memory of large buffers returned to the system as soon as they are freed: see _engine.pyi."""
+    map_large()
 
 
 cdef Errno read_some(int fd, u8* p, size_t n, size_t* got) noexcept nogil:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, overload
 
+from pogfast._engine import map_large_buffers
 from pogfast.errors import DamageError, MissingBlob, NoSuchArchive, StoreError, StoreLost, UsageError
 from pogfast.stores import settings
 from pogfast.stores.addresses import check_directory, is_service, parse_service
@@ -299,6 +300,7 @@ __all__ = [
     "is_removed",
     "local_path",
     "look_for_store",
+    "map_large_buffers",
     "names_archive",
     "open_each",
     "open_service",

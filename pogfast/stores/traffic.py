@@ -244,14 +244,22 @@ class InFlightLimit:
 
 class Prefetcher(Generic[Key]):
     """Prefetches blobs, or pieces of packs. One that is asked for does not wait for memory: those that are needed later
-    may have it."""
+    may have it. With `size_of`, no more of them wait to be asked for than have `ahead` bytes together, and one more."""
 
     def __init__(
-        self, fetch: Callable[[Key, Callable[[], bool]], bytearray | None], in_flight: InFlightLimit, parallel: int
+        self,
+        fetch: Callable[[Key, Callable[[], bool]], bytearray | None],
+        in_flight: InFlightLimit,
+        parallel: int,
+        *,
+        size_of: Callable[[Key], int] = lambda key: 0,
+        ahead: int = MAX_IN_FLIGHT,
     ):
         self.fetch = fetch
         self.in_flight = in_flight
         self.parallel = parallel
+        self.size_of = size_of
+        self.ahead = ahead
         self.lock = threading.Lock()
         self.waiting: Iterator[Key] = iter(())
         self.futures: dict[Key, Future[bytearray | None]] = {}
@@ -282,7 +290,7 @@ class Prefetcher(Generic[Key]):
         return future.result()
 
     def _fill(self, threads: ThreadPoolExecutor) -> None:
-        while len(self.futures) < 2 * self.parallel:
+        while len(self.futures) < 2 * self.parallel and sum(map(self.size_of, self.futures)) < self.ahead:
             name = next((name for name in self.waiting if name not in self.requested), None)
             if name is None:
                 return

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pogfast._engine import Pack, Packer, PackIndex
+from pogfast._engine import BlobDirectory, Pack, Packer, PackIndex
 from pogfast.stores.names import Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.catalog import Catalog
@@ -22,8 +22,10 @@ from pogfast.stores.protocols import put_blob
 if TYPE_CHECKING:
     from pogfast.stores.protocols import HoldsPacks, Target
 
-# Packs that are stored at a time, beside the one that is filled: each is in memory until then.
+# Packs that are stored at a time, beside the one that is filled: each is in memory until then. A disk is no faster with
+# two.
 IN_FLIGHT = 2
+IN_FLIGHT_TO_DISK = 1
 # Fewer blobs, or fewer bytes, are no pack: they are stored plain.
 MIN_BLOBS = 16
 MIN_SIZE = 256 << 10
@@ -49,7 +51,8 @@ class PackSink:
         self.catalog = catalog
         self.packer = Packer(base.blobs, catalog.index, self._take, size=size, limit=limit, plain=plain)
         self._lock = threading.Lock()
-        self._slots = threading.Semaphore(IN_FLIGHT)
+        self._in_flight = IN_FLIGHT_TO_DISK if isinstance(base.blobs, BlobDirectory) else IN_FLIGHT
+        self._slots = threading.Semaphore(self._in_flight)
         self._threads: ThreadPoolExecutor | None = None
         self._waiting: list[Future[None]] = []
         self._failure: BaseException | None = None  # the first: blobs that the run relies on may not be stored
@@ -80,7 +83,7 @@ class PackSink:
         try:
             with self._lock:
                 if self._threads is None:
-                    self._threads = ThreadPoolExecutor(IN_FLIGHT, "pogfast-packs")
+                    self._threads = ThreadPoolExecutor(self._in_flight, "pogfast-packs")
                 self._waiting = [each for each in self._waiting if not each.done()]
                 self._waiting.append(self._threads.submit(self._put, pack))
         except BaseException:
