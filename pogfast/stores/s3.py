@@ -160,36 +160,47 @@ class S3Service(BasicService):
             session = boto3.session.Session(profile_name=profile, region_name=region, botocore_session=core)
             self.client: Any = session.client("s3", endpoint_url=endpoint, config=_config(parallel))
         self.identity = f"{self.client.meta.endpoint_url}/{bucket}/{prefix}"
-        # Over http boto3 signs the body's sha256: a checksum adds nothing, and takes 0.3 s a GB. But AWS requires one
-        # for locked objects, also if the bucket locks by default. A service over http gets one after it has refused.
-        self.checksums = object_lock is not None or self.client.meta.endpoint_url.startswith("https:")
+        # Over http the signature covers the body's SHA-256: a checksum adds nothing. But AWS requires one for locked
+        # objects, also if the bucket locks by default. A service over http gets one after it has refused. Over https
+        # TLS protects the body on its way and a CRC32 does behind that, for 0.15 s of CPU a GB; SHA-256 takes 0.5 s.
+        # A service that refuses such a body, or says that it was altered, gets signed ones from then on.
+        secure = self.client.meta.endpoint_url.startswith("https:")
+        self.checksums = object_lock is not None or secure
+        s3 = self.client.meta.config.s3 or {}
+        self.signed = not secure or bool(s3.get("payload_signing_enabled"))  # as the user has configured boto3
+        self.unsigned = self.client.meta.config.merge(Config(s3={**s3, "payload_signing_enabled": False}))
         self.client.meta.events.register("before-send.s3", self._count)
         for operation in ("PutObject", "UploadPart"):
-            self.client.meta.events.register(f"before-sign.s3.{operation}", _send_at_once)
+            self.client.meta.events.register(f"before-sign.s3.{operation}", self._before_signing)
 
     def put(self, path: str, data: Buffer, *, absent: bool) -> None:
         condition = {"IfNoneMatch": "*"} if absent and self.conditional else {}
-        # Parts have none. Kept, since other threads may learn meanwhile that checksums are required.
-        checksums = self.checksums or len(data) > PART
+        # Kept, since other threads may learn meanwhile what is required.
+        checksums, signed = self.checksums, self.signed
+        algorithm = {"ChecksumAlgorithm": "CRC32"} if checksums else {}
         try:
             with self._errors(path):
                 if len(data) > PART:
-                    self._put_parts(path, memoryview(data), self._more(path))
+                    self._put_parts(path, memoryview(data), {**self._more(path), **algorithm}, checksums=checksums)
                 else:
-                    more = {**self._more(path), **condition}
-                    if checksums:
-                        more |= {"ChecksumAlgorithm": "CRC32", "ChecksumCRC32": checksum(data)}
+                    more = {**self._more(path), **condition, **algorithm, **(checksum(data) if checksums else {})}
                     self.client.put_object(**self._where(path), Body=_Reader(data), **more)
-        except (TransientError, Exists, NoSuchBucket):
-            raise
+        except (TransientError, Exists, NoSuchBucket) as error:
+            if signed or not isinstance(error, _Altered):
+                raise
+            self.signed = True
         except StoreError as error:
             if condition and isinstance(error, _Cannot):
                 self.conditional = False
             elif not checksums:
                 self.checksums = True
+            elif not signed:
+                self.signed = True
             else:
                 raise
-            self.put(path, data, absent=absent)
+        else:
+            return
+        self.put(path, data, absent=absent)
 
     def _where(self, path: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self.prefix + path}
@@ -206,16 +217,18 @@ class S3Service(BasicService):
             more["ObjectLockRetainUntilDate"] = _until(self.object_lock)
         return more
 
-    def _put_parts(self, path: str, data: memoryview, more: dict[str, str]) -> None:
+    def _put_parts(self, path: str, data: memoryview, more: dict[str, Any], *, checksums: bool) -> None:
         where = self._where(path)
         upload = self.client.create_multipart_upload(**where, **more)["UploadId"]
         try:
             parts = []
             for number, start in enumerate(range(0, len(data), PART), 1):
-                part = self.client.upload_part(
-                    **where, UploadId=upload, PartNumber=number, Body=_Reader(data[start : start + PART])
+                part = data[start : start + PART]
+                summed = checksum(part) if checksums else {}
+                said = self.client.upload_part(
+                    **where, UploadId=upload, PartNumber=number, Body=_Reader(part), **summed
                 )
-                parts.append({"ETag": part["ETag"], "PartNumber": number})
+                parts.append({"ETag": said["ETag"], "PartNumber": number, **summed})
             self.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
         except BaseException:
             with contextlib.suppress(failures.ClientError, failures.BotoCoreError):
@@ -488,6 +501,14 @@ class S3Service(BasicService):
         words = {"list-type=2": "list", "?delete": "delete"}
         self.requests[next((kind for word, kind in words.items() if word in request.url), request.method.lower())] += 1
 
+    def _before_signing(self, request: Any, **_: object) -> None:
+        """Sends a small body without waiting: boto3's `Expect: 100-continue` costs a round trip, half of the time."""
+        if len(request.data) <= SMALL:
+            del request.headers["Expect"]
+            request.data = bytes(request.data.data)
+        if not self.signed:
+            request.context["client_config"] = self.unsigned  # boto3 has no such setting for single operations
+
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
         """Turns boto3's errors about an invalid endpoint, region or profile into StoreError."""
@@ -566,7 +587,7 @@ class S3Service(BasicService):
         if code == "NoSuchBucket":
             return NoSuchBucket(f"{self.label}: there is no such bucket", "make it first, or look at its name")
         if code in ALTERED:
-            return TransientError(f"{where}: the body was altered in transit: {text}", "try again later", answered=True)
+            return _Altered(f"{where}: the body was altered in transit: {text}", "try again later", answered=True)
         if code in LOST:
             return TransientError(f"{where}: {text}")
         if code in REFUSED:
@@ -592,6 +613,10 @@ class _NoRules(StoreError):
     """The bucket has no lifecycle rules."""
 
 
+class _Altered(TransientError):
+    """The service says that a body is not what was sent."""
+
+
 class _Cannot(_NoLock):
     """The service does not support the request."""
 
@@ -603,9 +628,9 @@ def _locked_until(facts: dict[str, Any]) -> float:
     return until.timestamp() if until else 0.0
 
 
-def checksum(data: Buffer) -> str:
-    """Returns the CRC-32 in the form that S3 expects, which rejects a body that was altered in transit."""
-    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+def checksum(data: Buffer) -> dict[str, str]:
+    """Returns the CRC-32 as a parameter of a request: S3 rejects a body that was altered on its way."""
+    return {"ChecksumCRC32": base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()}
 
 
 def _until(lock: Lock) -> datetime:
@@ -665,13 +690,6 @@ class _S3Body:
 
     def close(self) -> None:
         self.stream.close()
-
-
-def _send_at_once(request: Any, **_: object) -> None:
-    """Sends a small body without waiting: boto3's `Expect: 100-continue` costs a round trip, half of the time."""
-    if len(request.data) <= SMALL:
-        del request.headers["Expect"]
-        request.data = bytes(request.data.data)
 
 
 def _config(parallel: int) -> Any:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+from kit.servers import Certificate, url_of
+
 
 @dataclass
 class Fault:
@@ -32,6 +34,7 @@ class Fault:
     headers: dict[str, str] = field(default_factory=dict)  # of the answer, beside or instead of the server's
     change: Callable[[bytes], bytes] = bytes  # of the body of the server's answer
     whole: bool = False  # the Range of the request is not sent on
+    change_request: Callable[[bytes], bytes] = bytes  # of the body of the request
     cut_request: bool = False  # the connection is reset when half of the request's body is there
     lose_answer: bool = False  # the server does it, and nobody hears of it
     cut_answer: int = -1  # the answer ends after so many bytes of its body, whatever it promised
@@ -41,19 +44,25 @@ class Fault:
 
 class Proxy:
     """`url` is where it listens; `faults` may change at any time; `seen` has every request, its status and the bytes of
-    the server's answer; `asked` those that waited for leave to send their body, `sums` those with a CRC32; `ranges` has
-    every Range."""
+    the server's answer; `asked` those that waited for leave to send their body, `sums` those with a CRC32; `signed` has
+    the SHA-256 of every PUT as its header says it, `ranges` every Range. With a certificate, clients speak TLS."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, certificate: Certificate | None = None) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.faults: list[Fault] = []
         self.seen: list[tuple[str, int, int]] = []
         self.asked: list[str] = []
         self.sums: list[str] = []
+        self.signed: list[str] = []
         self.ranges: list[str] = []
         self.lock = threading.Lock()
         self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.url = url_of(self.server.server_address[1], certificate)
+        if certificate:
+            wrapped = certificate.context().wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self.server.socket = wrapped
 
     def count(self, pattern: str) -> int:
         """How many requests were made that it finds."""
@@ -72,8 +81,8 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxied(upstream: str) -> Iterator[Proxy]:
-    proxy = Proxy(upstream)
+def proxied(upstream: str, certificate: Certificate | None = None) -> Iterator[Proxy]:
+    proxy = Proxy(upstream, certificate)
     thread = threading.Thread(target=proxy.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield proxy
@@ -103,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
         fault = self.proxy.fault_of(request) or Fault("")
         if "x-amz-checksum-crc32" in self.headers:
             self.proxy.sums.append(request)
+        if self.command == "PUT":
+            self.proxy.signed.append(self.headers.get("x-amz-content-sha256", ""))
         if "Range" in self.headers:
             self.proxy.ranges.append(self.headers["Range"])
         length = int(self.headers.get("Content-Length", 0))
@@ -112,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.note(request, 0)
             self.reset()
             return
-        body = self.rfile.read(length)
+        body = fault.change_request(self.rfile.read(length))
         status, answer = fault.status, b""
         headers: dict[str, str] = {}
         if status:

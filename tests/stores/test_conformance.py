@@ -340,7 +340,7 @@ def test_a_body_altered_in_transit_is_refused(place: Place, altered: bool, monke
     if not place.text.startswith("s3:"):
         pytest.skip("only S3 is told a checksum by us")
     if altered:
-        monkeypatch.setattr("pogfast.stores.s3.checksum", lambda data: "AAAwOQ==")
+        monkeypatch.setattr("pogfast.stores.s3.checksum", lambda data: {"ChecksumCRC32": "AAAwOQ=="})
         monkeypatch.setenv("POGFAST_RETRY_FOR", "0.5")  # an altered body is refused each time
     refused = altered and place.does("checksum")
     with place.opened(create=True) as store, pytest.raises(StoreError) if refused else contextlib.nullcontext():

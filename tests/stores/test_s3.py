@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import ssl
 import subprocess
 import sys
 import threading
@@ -27,7 +26,7 @@ import pogfast
 from kit.commands import Ran, Runner, run
 from kit.environments import installed, pogcli_python
 from kit.faultproxy import Fault, Proxy, proxied
-from kit.servers import Server, environment_of, free_port, moto, rclone
+from kit.servers import Certificate, Server, environment_of, free_port, moto, rclone
 from pogfast.errors import StoreError
 from pogfast.keys import from_keyfile
 from pogfast.stores import open_store
@@ -702,11 +701,7 @@ def test_retries_are_shown(command: Command, proxy: Proxy, shelf: str) -> None:
 def test_an_untrusted_certificate_is_reported_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
 ) -> None:
-    made = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost"]
-    keys = ["-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "cert.pem")]
-    subprocess.run(["openssl", *made, *keys], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    context = Certificate.make(tmp_path).context()
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
