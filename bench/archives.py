@@ -1,0 +1,217 @@
+"""Measures the commands that look at every archive of a store, where archives are many, and those that look at one of a
+million entries.
+
+    python bench/archives.py [--write] [--only directory,s3,million] [--runs 5] [--scale 1] [--dir DIR]
+
+Each archive has 20 files, one of them new, and is an hour younger than the one before it. `cold` is the first run on a
+machine, without the cache of manifests, `warm` one after another run of the same command. `s3` is rclone's server
+behind the proxy of the tests, which adds 20 ms to each request and counts them; both share the cores with pogfast.
+`million` compares, for `diff`, the archive with one in which one file in a hundred is new; `find` has a store with one
+archive.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from machine import make_tables
+from packs import LATENCY, DistantBench, cleared
+from runs import Bench, Figures
+from services import KEY, RCLONE, SECRET, Server, serving
+from sides import Pogfast, environment_with, keyfile, our
+from tables import spread
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from kit.faultproxy import Fault, proxied
+from pogfast import keys, manifest
+from pogfast._engine import seal_blob
+
+TABLES = ("directory", "s3", "million")
+ARCHIVES, FILES = 10_000, 20
+MILLION, CHANGED, TOGETHER = 1_000_000, 100, 500  # files; one of how many is new in the other; files in a directory
+BEGAN = datetime(2024, 1, 1, 12, tzinfo=UTC)
+CHUNK = 50_000_000
+PLAIN = 4000  # bytes of a file
+# What is measured, with the words that follow the store's address.
+COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "list": ("list", "", ()),
+    "ls STORE/latest": ("ls", "/latest", ()),
+    "prune, dry": ("prune", "", ("--keep-daily", "7")),
+    "find": ("find", "", ("file-7",)),
+    "check": ("check", "", ()),
+    "stats": ("stats", "", ()),
+}
+
+
+# ---- the data ------------------------------------------------------------------------------------------------------
+
+
+def make_store(home: Path, scale: float) -> Path:
+    """Returns a store with many small archives, and makes it if it does not exist."""
+    count = max(int(ARCHIVES * scale), 10)
+    place = home / f"archives-{count}"
+    if not (place / "made").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        (place / "store" / "data").mkdir(parents=True)
+        archive_hourly(place / "store", keys.from_keyfile(str(keyfile(home))), count)
+        (place / "made").touch()
+    return place / "store"
+
+
+def archive_hourly(store: Path, key: keys.Key, count: int) -> None:
+    entries: dict[str, manifest.Entry] = {}
+    for number in range(count + FILES - 1):
+        name, sealed = seal_blob(key.secret, False, random.randbytes(PLAIN), CHUNK)
+        blob = store / "data" / name[:2] / name
+        blob.parent.mkdir(exist_ok=True)
+        blob.write_bytes(sealed)
+        time = BEGAN + timedelta(hours=number)
+        entries[f"home/user/documents/file-{number % FILES}"] = entry(name, len(sealed), time)
+        if len(entries) == FILES:
+            put_archive(store, key, entries, time)
+
+
+def entry(blob: str, stored: int, time: datetime) -> manifest.Entry:
+    ns = int(time.timestamp()) * 10**9
+    facts = {"mode": 0o644, "uid": 1000, "gid": 1000, "mtime_ns": ns, "atime_ns": ns, "user": "user", "group": "user"}
+    return manifest.Entry([blob], ns / 1e9, ns / 1e9, {"size": PLAIN, **facts, "stored": [stored]})
+
+
+def put_archive(store: Path, key: keys.Key, entries: dict[str, manifest.Entry], time: datetime) -> None:
+    """Writes a manifest, as old as it says."""
+    writer = manifest.Writer(key)
+    for name, each in entries.items():
+        writer.add(name, each)
+    stored = sum(each.stored[0] for each in entries.values() if each.stored)
+    totals = {"files": len(entries), "size": PLAIN * len(entries), "stored": stored}
+    directories = sorted({str(above) for name in entries for above in Path(name).parents} - {"."})
+    trailer = {
+        "program": "pogfast",
+        "time": time.isoformat(),
+        "host": "laptop",
+        "paths": ["/home/user"],
+        "layout": "frames",
+        "chunk_size": CHUNK,
+        "level": 3,
+        "directories": {name: {"mode": 0o755, "uid": 1000, "gid": 1000} for name in directories},
+        "totals": totals,
+    }
+    path = store / f"{time:%Y-%m-%dT%H:%M:%S.%f}.mfn"
+    path.write_bytes(writer.seal(trailer))
+    os.utime(path, (time.timestamp(), time.timestamp()))
+
+
+def make_million(home: Path, scale: float) -> tuple[Path, Path]:
+    """Returns two stores with one archive each, and makes them if they do not exist. They have no blobs, which none of
+    the commands read."""
+    count = max(int(MILLION * scale), 10)
+    place = home / f"million-{count}"
+    stores = place / "one", place / "other"
+    if not (place / "made").exists():
+        shutil.rmtree(place, ignore_errors=True)
+        key = keys.from_keyfile(str(keyfile(home)))
+        for number, store in enumerate(stores):
+            (store / "data").mkdir(parents=True)
+            put_archive(store, key, dict(million_entries(count, number)), BEGAN + timedelta(hours=number))
+        (place / "made").touch()
+    return stores
+
+
+def million_entries(count: int, changed: int) -> Iterator[tuple[str, manifest.Entry]]:
+    for number in range(count):
+        source = random.Random(number + (changed and number % CHANGED == 0) * count)
+        blob = urlsafe_b64encode(source.randbytes(32)).decode()
+        time = BEGAN + timedelta(microseconds=source.getrandbits(30))
+        yield f"home/user/{number // TOGETHER:04}/file-{number}", entry(blob, PLAIN, time)
+
+
+# ---- the runs ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Looker(Pogfast):
+    """pogfast at one place; `server` is where its store is, if that is a bucket."""
+
+    server: Server | None = None
+
+    def environment(self) -> dict[str, str]:
+        return {**super().environment(), **(self.server.environment() if self.server else {})}
+
+    def ask(self, verb: str, *words: str) -> list[list[str]]:
+        return [[*self.command, verb, *words, *self.key("decrypt")]]
+
+
+def many(bench: Bench, side: Looker, where: str, address: str) -> str:
+    lines = [f"### {ARCHIVES:,} archives of {FILES} files, {where}", "", *HEAD]
+    for name, (verb, suffix, words) in COMMANDS.items():
+        commands = side.ask(verb, f"{address}{suffix}", *words)
+        cold, warm = Figures(), Figures()
+        for _ in range(bench.runs):
+            shutil.rmtree(side.cache, ignore_errors=True)
+            bench.timed(side, commands, bench.outputs, cold)
+            bench.timed(side, commands, bench.outputs, warm)
+        lines += [row(f"{name}, cold", cold), row(f"{name}, warm", warm)]
+    return "\n".join(lines) + "\n"
+
+
+def million(home: Path, runs: int, scale: float) -> str:
+    one, other = make_million(home, scale)
+    lines = [f"### One archive of {MILLION:,} files", "", *HEAD]
+    with cleared(Bench(home, (), runs)) as bench:
+        side = Looker("pogfast", our("pogfast"), home)
+        for verb, words in {
+            "ls": (f"{one}/latest",),
+            "ls --long": (f"{one}/latest", "--long"),
+            "diff": (f"{one}/latest", f"{other}/latest"),
+            "find": (str(one), "file-77*7"),
+        }.items():
+            figures = Figures()
+            for _ in range(runs):
+                bench.timed(side, side.ask(verb.split()[0], *words), bench.outputs, figures)
+            lines.append(row(verb, figures))
+    return "\n".join(lines) + "\n"
+
+
+HEAD = ["| | wall s, min (median) | CPU s, min (median) | peak MB | requests |", "|---" * 5 + "|"]
+
+
+def row(name: str, its: Figures) -> str:
+    requests = max(its.requests, default="")
+    return f"| {name} | {spread(its.wall)} | {spread(its.cpu)} | {max(its.memory) / 1e6:.0f} | {requests} |"
+
+
+def in_directory(home: Path, runs: int, scale: float) -> str:
+    store = make_store(home, scale)
+    with cleared(Bench(home, (), runs)) as bench:
+        return many(bench, Looker("pogfast", our("pogfast"), home), "in a directory", str(store))
+
+
+def on_service(home: Path, runs: int, scale: float) -> str:
+    store = make_store(home, scale)
+    rclone = environment_with(home, "rclone-1.75.2", RCLONE) / "rclone"
+    with (
+        cleared(DistantBench(home, (), runs)) as bench,
+        serving(rclone, store.parent, "--auth-key", f"{KEY},{SECRET}") as server,
+        proxied(server.url) as bench.proxy,
+    ):
+        bench.proxy.faults.append(Fault("", times=-1, delay=LATENCY))
+        side = Looker("pogfast", our("pogfast"), home, server=Server(bench.proxy.url))
+        return many(bench, side, f"on S3 {LATENCY * 1000:.0f} ms away", f"s3://{store.name}")
+
+
+def measure(home: Path, wanted: Iterable[str], runs: int, scale: float) -> str:
+    made: dict[str, Callable[[Path, int, float], str]]
+    made = {"directory": in_directory, "s3": on_service, "million": million}
+    return "\n".join(made[name](home, runs, scale) for name in wanted)
+
+
+if __name__ == "__main__":
+    make_tables(__doc__, "archives", TABLES, measure)
