@@ -54,9 +54,13 @@ COMMANDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
 # ---- the data ------------------------------------------------------------------------------------------------------
 
 
+def number(of_all: int, scale: float) -> int:
+    return max(int(of_all * scale), 10)
+
+
 def make_store(home: Path, scale: float) -> Path:
     """Returns a store with many small archives, and makes it if it does not exist."""
-    count = max(int(ARCHIVES * scale), 10)
+    count = number(ARCHIVES, scale)
     place = home / f"archives-{count}"
     if not (place / "made").exists():
         shutil.rmtree(place, ignore_errors=True)
@@ -68,13 +72,13 @@ def make_store(home: Path, scale: float) -> Path:
 
 def archive_hourly(store: Path, key: keys.Key, count: int) -> None:
     entries: dict[str, manifest.Entry] = {}
-    for number in range(count + FILES - 1):
+    for index in range(count + FILES - 1):
         name, sealed = seal_blob(key.secret, False, random.randbytes(PLAIN), CHUNK)
         blob = store / "data" / name[:2] / name
         blob.parent.mkdir(exist_ok=True)
         blob.write_bytes(sealed)
-        time = BEGAN + timedelta(hours=number)
-        entries[f"home/user/documents/file-{number % FILES}"] = entry(name, len(sealed), time)
+        time = BEGAN + timedelta(hours=index)
+        entries[f"home/user/documents/file-{index % FILES}"] = entry(name, len(sealed), time)
         if len(entries) == FILES:
             put_archive(store, key, entries, time)
 
@@ -112,25 +116,25 @@ def put_archive(store: Path, key: keys.Key, entries: dict[str, manifest.Entry], 
 def make_million(home: Path, scale: float) -> tuple[Path, Path]:
     """Returns two stores with one archive each, and makes them if they do not exist. They have no blobs, which none of
     the commands read."""
-    count = max(int(MILLION * scale), 10)
+    count = number(MILLION, scale)
     place = home / f"million-{count}"
     stores = place / "one", place / "other"
     if not (place / "made").exists():
         shutil.rmtree(place, ignore_errors=True)
         key = keys.from_keyfile(str(keyfile(home)))
-        for number, store in enumerate(stores):
+        for index, store in enumerate(stores):
             (store / "data").mkdir(parents=True)
-            put_archive(store, key, dict(million_entries(count, number)), BEGAN + timedelta(hours=number))
+            put_archive(store, key, dict(million_entries(count, index)), BEGAN + timedelta(hours=index))
         (place / "made").touch()
     return stores
 
 
 def million_entries(count: int, changed: int) -> Iterator[tuple[str, manifest.Entry]]:
-    for number in range(count):
-        source = random.Random(number + (changed and number % CHANGED == 0) * count)
+    for index in range(count):
+        source = random.Random(index + (changed and index % CHANGED == 0) * count)
         blob = urlsafe_b64encode(source.randbytes(32)).decode()
         time = BEGAN + timedelta(microseconds=source.getrandbits(30))
-        yield f"home/user/{number // TOGETHER:04}/file-{number}", entry(blob, PLAIN, time)
+        yield f"home/user/{index // TOGETHER:04}/file-{index}", entry(blob, PLAIN, time)
 
 
 # ---- the runs ------------------------------------------------------------------------------------------------------
@@ -150,7 +154,7 @@ class Looker(Pogfast):
 
 
 def many(bench: Bench, side: Looker, where: str, address: str) -> str:
-    lines = [f"### {ARCHIVES:,} archives of {FILES} files, {where}", "", *HEAD]
+    lines = [f"### {where}", "", *HEAD]
     for name, (verb, suffix, words) in COMMANDS.items():
         commands = side.ask(verb, f"{address}{suffix}", *words)
         cold, warm = Figures(), Figures()
@@ -164,7 +168,7 @@ def many(bench: Bench, side: Looker, where: str, address: str) -> str:
 
 def million(home: Path, runs: int, scale: float) -> str:
     one, other = make_million(home, scale)
-    lines = [f"### One archive of {MILLION:,} files", "", *HEAD]
+    lines = [f"### One archive of {number(MILLION, scale):,} files", "", *HEAD]
     with cleared(Bench(home, (), runs)) as bench:
         side = Looker("pogfast", our("pogfast"), home)
         for verb, words in {
@@ -188,10 +192,15 @@ def row(name: str, its: Figures) -> str:
     return f"| {name} | {spread(its.wall)} | {spread(its.cpu)} | {max(its.memory) / 1e6:.0f} | {requests} |"
 
 
+def title(scale: float) -> str:
+    return f"{number(ARCHIVES, scale):,} archives of {FILES} files"
+
+
 def in_directory(home: Path, runs: int, scale: float) -> str:
     store = make_store(home, scale)
     with cleared(Bench(home, (), runs)) as bench:
-        return many(bench, Looker("pogfast", our("pogfast"), home), "in a directory", str(store))
+        where = f"{title(scale)} in a directory"
+        return many(bench, Looker("pogfast", our("pogfast"), home), where, str(store))
 
 
 def on_service(home: Path, runs: int, scale: float) -> str:
@@ -204,7 +213,7 @@ def on_service(home: Path, runs: int, scale: float) -> str:
     ):
         bench.proxy.faults.append(Fault("", times=-1, delay=LATENCY))
         side = Looker("pogfast", our("pogfast"), home, server=Server(bench.proxy.url))
-        return many(bench, side, f"on S3 {LATENCY * 1000:.0f} ms away", f"s3://{store.name}")
+        return many(bench, side, f"{title(scale)} on S3 {LATENCY * 1000:.0f} ms away", f"s3://{store.name}")
 
 
 def measure(home: Path, wanted: Iterable[str], runs: int, scale: float) -> str:
