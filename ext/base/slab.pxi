@@ -23,6 +23,19 @@ cdef extern from *:
         (void)p; (void)n;
     #endif
     }
+    /* Moves the memory of pages of mapped memory to other ones, without copying; what these had is gone. The old ones stay
+       mapped, and empty. -1 where the system cannot. */
+    static int pogfast_move_pages(void* from, void* to, size_t n) {
+    #if defined(__linux__) && defined(MREMAP_FIXED)
+    #ifndef MREMAP_DONTUNMAP
+    #define MREMAP_DONTUNMAP 4
+    #endif
+        return mremap(from, n, n, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == MAP_FAILED ? -1 : 0;
+    #else
+        (void)from; (void)to; (void)n;
+        return -1;
+    #endif
+    }
     static void pogfast_give_back(void* p, size_t n) {
     #ifdef __linux__
         madvise(p, n, MADV_DONTNEED);
@@ -34,12 +47,15 @@ cdef extern from *:
     int MAP_ANONYMOUS, MAP_NORESERVE
     void pogfast_advise_huge(void* p, size_t n) nogil
     void pogfast_give_back(void* p, size_t n) nogil
+    int move_pages "pogfast_move_pages"(void* source, void* to, size_t n) nogil
 
 cdef enum:
     PIECE = 256 << 10       # bytes that are processed at a time: a multiple of 64 that fits a core's second-level cache
     PAGE = 4096
     HUGE = 2 << 20
     KEPT = 16 << 20         # bytes of a blob's memory that are not given back: new memory is expensive
+    SPARE_PAGES = 8         # huge pages of a slab, at most, that hold nothing and wait to be moved
+    MAX_MOVED = 1 << 30     # bytes of an area in which pages are moved: each move leaves the kernel one more mapping
     # The byte at which the chunk begins in a buffer that a blob is read into: a multiple of 64, so that the cipher's blocks
     # and the cache lines agree, with room for header, nonce and tag before it. These begin 64 bytes or more behind the start
     # of a page. The page cache holds the blob from the start of a page on, and copying to a destination that lies less than
@@ -72,6 +88,16 @@ cdef enum WriteState:       # what the writer does with a slab, while a worker m
     NOT_WAITING
     WAITING                 # in the writer's list
     BEING_WRITTEN           # the writer reads its bytes, without the lock
+
+cdef struct Area:           # mapped memory that is written from its beginning to its end, and let go of behind that
+    u8* first               # the huge page from which on memory is let go of; that before it stays
+    u8* front               # the first huge page that the chunk has not reached yet
+    u8* gone                # pages before this one have been let go of
+    u8* last                # the end of the last whole huge page in it
+
+cdef struct SparePages:     # huge pages of either area of a slab whose bytes nobody needs
+    u8* pages[SPARE_PAGES]
+    int count
 
 cdef struct Chunk:          # the plain bytes that a blob is made of. Written by the worker that fills the slab
     u8* plain               # mapped memory for them, where a chunk is kept whole until it is compressed (`frames`), or NULL
@@ -113,6 +139,10 @@ cdef struct Slab:
     size_t length           # bytes of the (compressed) chunk that are there. With the lock in the `stream` layout, where
                             # the one who seals stays below it
     size_t total            # bytes of chunk and padding: what is encrypted. Set when the chunk is whole
+    bint moves              # memory that is let go of is moved to where the chunk needs it next; set with the slab
+    Area blob_area          # of `base`. `gone` belongs to the writer while it is in the slab
+    Area plain_area         # of `chunk.plain`
+    SparePages spare        # with the lock
     Chunk chunk
     Sealing sealing
     Writing writing
@@ -136,6 +166,7 @@ cdef void slab_check(Slab* slab) noexcept nogil:
 cdef void slab_begin(Slab* slab) noexcept nogil:
     """Begins a chunk, or begins it anew. FREE or FILLING -> FILLING."""
     check(is_either(slab.state, FREE, FILLING))
+    slab_leave_areas(slab)
     slab.state = FILLING
     slab.length = slab.total = slab.sealing.hashed = slab.sealing.sealed = 0
     sha_begin(slab.sealing.sha)
@@ -191,6 +222,8 @@ cdef Errno slab_reserve(Slab* slab, size_t chunk) noexcept nogil:
         munmap(slab.base, slab.room)
         slab.room = 0
     slab.base = map_memory(need)
+    slab.spare.count = 0
+    area_begin(&slab.blob_area, slab.base, need, KEPT)
     if slab.base == NULL:
         return ENOMEM
     slab.room = need
@@ -204,14 +237,80 @@ cdef void give_back_beyond(u8* memory, size_t room, size_t keep) noexcept nogil:
         pogfast_give_back(memory + keep, room - keep)
 
 
-cdef void slab_let_go(Slab* slab, const u8* start, const u8* end) noexcept nogil:
-    """Gives memory of a blob back to the system, in whole huge pages: up to `end`, from the page on that a call which ended at
-    `start` has left. What the next blob needs at once is kept."""
-    cdef size_t first = (<size_t>slab.base + KEPT + HUGE - 1) // HUGE * HUGE
-    cdef size_t begin = max(first, <size_t>start // HUGE * HUGE)
-    cdef size_t stop = <size_t>end // HUGE * HUGE
-    if begin < stop:
-        pogfast_give_back(<void*>begin, stop - begin)
+# ---- memory that is used again ----
+#
+# A chunk of 50 MB is written to the disk while it is made, and zstd looks back 8 MB: of both areas of a slab only a part is
+# needed at a time. New memory is expensive, as the kernel clears it. So huge pages whose bytes nobody needs are moved to
+# where the chunk is written next: a few of them go through both areas from their beginnings to their ends.
+
+cdef void area_begin(Area* area, u8* memory, size_t room, size_t keep) noexcept nogil:
+    area.first = area.front = area.gone = <u8*>((<size_t>memory + keep + HUGE - 1) // HUGE * HUGE)
+    area.last = max(area.first, <u8*>((<size_t>memory + room) // HUGE * HUGE))
+
+
+cdef void area_let_go(Slab* slab, Area* area, const u8* end) noexcept nogil:
+    """Lets go of the memory up to `end`, in whole huge pages. Called with the lock held, or by the only thread that has the
+    slab."""
+    cdef u8* stop = min(area.last, <u8*>(<size_t>end // HUGE * HUGE))
+    while slab.moves and area.gone < stop and slab.spare.count < SPARE_PAGES:
+        slab.spare.pages[slab.spare.count] = area.gone
+        slab.spare.count += 1
+        area.gone += HUGE
+    if area.gone < stop:
+        pogfast_give_back(area.gone, stop - area.gone)
+        area.gone = stop
+
+
+cdef void area_reach(Slab* slab, Area* area, const u8* end, Mutex* lock) noexcept nogil:
+    """Has the memory up to `end`, which the chunk comes to next, be of spare pages, as far as there are any."""
+    cdef u8* page
+    while slab.moves and area.front < min(area.last, <u8*>end):
+        pthread_mutex_lock(lock)
+        page = take_spare(&slab.spare, area.front)
+        pthread_mutex_unlock(lock)
+        if page != NULL and page != area.front and move_pages(page, area.front, HUGE):
+            pogfast_give_back(page, HUGE)
+        area.front += HUGE
+
+
+cdef u8* take_spare(SparePages* spare, u8* wanted) noexcept nogil:
+    """Takes this spare page, if it is one, or else another; NULL if there is none."""
+    cdef int i, last = spare.count - 1
+    if last < 0:
+        return NULL
+    for i in range(last):
+        if spare.pages[i] == wanted:
+            spare.pages[i] = spare.pages[last]
+            spare.pages[last] = wanted
+    spare.count = last
+    return spare.pages[last]
+
+
+cdef void area_leave(Slab* slab, Area* area, const u8* end) noexcept nogil:
+    """Lets go of all memory of an area, which the chunk has reached up to `end`, and begins it anew."""
+    cdef u8* stop = <u8*>((<size_t>end + HUGE - 1) // HUGE * HUGE)
+    check(area.front <= area.last)
+    area_let_go(slab, area, max(area.front, stop))
+    area.front = area.gone = area.first
+
+
+cdef void slab_leave_areas(Slab* slab) noexcept nogil:
+    """Lets go of the memory of the last chunk, beyond what is kept. Called while nobody else has the slab."""
+    if slab.moves:
+        area_leave(slab, &slab.blob_area, chunk_of(slab) + max(slab.length, slab.total))
+        if slab.plain_area.front > slab.plain_area.first:
+            slab.chunk.have = min(slab.chunk.have, <size_t>(slab.plain_area.first - slab.chunk.plain))
+            area_leave(slab, &slab.plain_area, slab.plain_area.front)
+
+
+cdef void slab_trim(Slab* slab) noexcept nogil:
+    """Gives all memory but what is kept back to the system. Called while nobody else has the slab."""
+    slab_leave_areas(slab)
+    while slab.spare.count:
+        slab.spare.count -= 1
+        pogfast_give_back(slab.spare.pages[slab.spare.count], HUGE)
+    give_back_beyond(slab.base, slab.room, KEPT)
+    give_back_beyond(slab.chunk.plain, slab.chunk.plain_room, KEPT)
 
 
 cdef Slab* slab_new(size_t chunk_at) noexcept nogil:

@@ -15,7 +15,7 @@ cdef extern from "<string.h>" nogil:
 cdef enum:
     PACK_CHECK = 8              # bytes of a blob's sha256 in its row
     SPARE_PACKS = 2             # memory of packs that is kept for the next ones
-    MAX_ENDED = 0               # packs that wait for `put` while another one is begun
+    MAX_ENDED = 0               # packs that wait for `put` while another one is filled
 
 cdef struct OpenPack:           # a pack that is being filled
     u8* base                    # Packs.room bytes: its blobs, and from `rows_at` on the rows of its table

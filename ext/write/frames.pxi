@@ -9,6 +9,8 @@ cdef enum:
     RAW_BLOCK = 128 << 10       # the most that zstd allows in one of its blocks
     RAW_HEADER = 14
     TRIAL = 16 * RAW_BLOCK      # every so many bytes, a chunk that did not compress at first is tried again
+    BEHIND = LOOKS_BACK + 2 * PIECE     # bytes before those that zstd has taken which it may still need, in a tuned frame
+    STEP_ROOM = 2 * PIECE       # bytes that a step of a chunk adds to its blob, at most: a piece, and a block before it
 
 
 cdef enum FrameMode:            # how a chunk becomes a frame
@@ -277,6 +279,7 @@ cdef bint equip_frame(Sealer sealer, Worker* worker, Slab* slab) noexcept nogil:
     if slab.chunk.plain == NULL:
         slab.chunk.plain_room = sealer.chunk_size + PIECE
         slab.chunk.plain = map_memory(slab.chunk.plain_room)
+        area_begin(&slab.plain_area, slab.chunk.plain, slab.chunk.plain_room, PROBE)
     return (slab.chunk.plain != NULL and sealer.equip(worker)
             and not slab_reserve(slab, evened(zstd.compress_bound(sealer.chunk_size))))
 
@@ -390,10 +393,10 @@ cdef Errno pack(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint
 
 cdef void make_room(Slab* slab, const FramedFile* file, FrameMode mode) noexcept nogil:
     """Gives memory back that this mode does not need: a slab has it for all plain bytes or for all of the blob, not both."""
-    if keeps_plain(mode) or file.in_order:
-        give_back_beyond(slab.base, slab.room, KEPT)
-    else:
+    if not (keeps_plain(mode) or file.in_order):
         give_back_beyond(slab.chunk.plain, slab.chunk.plain_room, PROBE)
+    elif not slab.moves:
+        give_back_beyond(slab.base, slab.room, KEPT)
 
 
 cdef Packing pack_frame(Sealer sealer, Worker* worker, FramedFile* file, size_t* n, bint alone, FrameMode* mode,
@@ -402,6 +405,7 @@ cdef Packing pack_frame(Sealer sealer, Worker* worker, FramedFile* file, size_t*
     says its length at its beginning."""
     cdef bint steady = keeps_plain(mode[0])
     cdef Slab* slab = worker.slab
+    cdef bint rolling = slab.moves and steady and not file.in_order and is_tuned(sealer.level, n[0], alone)
     cdef ZBuffer data, out
     cdef size_t at = 0, got, piece, left = 0
     cdef long long next_at = -1
@@ -415,6 +419,14 @@ cdef Packing pack_frame(Sealer sealer, Worker* worker, FramedFile* file, size_t*
             return NOT_PACKED
         piece = min(n[0] - at, <size_t>PIECE)
         place = slab.chunk.plain + at if steady or at < slab.chunk.have else worker.data
+        if rolling and data.pos > BEHIND:
+            slab.chunk.have = 0     # not from the beginning on
+            pthread_mutex_lock(&sealer.lock)
+            area_let_go(slab, &slab.plain_area, slab.chunk.plain + data.pos - BEHIND)
+            pthread_mutex_unlock(&sealer.lock)
+        if rolling:
+            area_reach(slab, &slab.plain_area, place + piece, &sealer.lock)
+        area_reach(slab, &slab.blob_area, chunk_of(slab) + slab.length + STEP_ROOM, &sealer.lock)
         if at >= slab.chunk.have:
             error[0] = read_piece(sealer, file, place, piece, worker.at + <long long>at, &next_at, &got)
             if error[0]:
@@ -427,7 +439,8 @@ cdef Packing pack_frame(Sealer sealer, Worker* worker, FramedFile* file, size_t*
                 piece = got
         at += piece
         if steady:
-            slab.chunk.have = max(slab.chunk.have, at)
+            if slab.plain_area.gone == slab.plain_area.first:
+                slab.chunk.have = max(slab.chunk.have, at)
             data.size = at
         else:
             data.data, data.size, data.pos = place, piece, 0
@@ -464,6 +477,7 @@ cdef Packing pack_raw(Sealer sealer, Worker* worker, FramedFile* file, size_t* n
             error[0] = EINTR
             return NOT_PACKED
         block = min(n[0] - at, <size_t>RAW_BLOCK)
+        area_reach(slab, &slab.blob_area, chunk_of(slab) + slab.length + STEP_ROOM, &sealer.lock)
         place = raw_block(chunk_of(slab) + slab.length, block, at + block == n[0])
         if at + block <= slab.chunk.have:
             memcpy(place, slab.chunk.plain + at, block)

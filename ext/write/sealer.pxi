@@ -234,6 +234,7 @@ cdef class Sealer(_Pool):
                 self.end(NO_MEMORY)
                 return NULL
             self.slab_count += 1
+            slab.moves = self.frames and self.writer.all_drafts and self.chunk_size <= MAX_MOVED
         else:
             return NULL
         slab_begin(slab)
@@ -300,8 +301,7 @@ cdef class Sealer(_Pool):
             self.writer.end_drafts(slab)
         slab_end(slab)
         if self.spare != NULL:      # more than are at work: large chunks have no need of them
-            give_back_beyond(slab.base, slab.room, KEPT)
-            give_back_beyond(slab.chunk.plain, slab.chunk.plain_room, KEPT)
+            slab_trim(slab)
         slab.next = self.spare
         self.spare = slab
 

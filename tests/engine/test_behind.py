@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit import oracle
-from pogfast._engine import BlobDirectory, Sealer, seal_blob, use_nameless_files
+from pogfast._engine import BlobDirectory, Sealer, read_chunk, seal_blob, use_nameless_files
 
 SECRET = bytes(range(32))
 KEY = oracle.OracleKey(SECRET)
@@ -105,6 +105,43 @@ def test_memory_is_given_back_only_when_no_sink_needs_it(place: Path, frames: bo
         [names] = seal([place / "source"], [directory, function], frames=frames, chunk_size=32 << 20)
     assert files_in(place / "store") == kept
     assert oracle.open_file(KEY, [kept[name] for name in names]) == data
+
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize("level", [3, 1])
+@pytest.mark.parametrize("kind", ["random", "text", "far", "mixed", "mixed, otherwise"])
+def test_memory_that_is_used_again_within_a_chunk(tmp_path: Path, kind: str, level: int) -> None:
+    """Chunks larger than what is kept of them. To a directory their memory is moved on as they are made, to a function
+    it is not. The frames are the same, and what is in them comes back."""
+    random, block = os.urandom(7 * MB + 4321), b"".join(b"%015d\n" % number for number in range(MB))
+    parts = {
+        "random": [os.urandom(90 * MB + 77)],
+        "text": [block] * 6,
+        "far": [random[:MB], *[random] * 12],  # matches that are nearly as far as zstd looks
+        "mixed": [os.urandom(20 * MB), block, random, block[: 9 * MB], os.urandom(11 * MB), block * 2],
+        "mixed, otherwise": [block, os.urandom(30 * MB), block[:MB], random, block, os.urandom(9 * MB)],
+    }
+    data = b"".join(parts[kind])
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    kept: dict[str, bytes] = {}
+    with shelves(tmp_path / "store") as sinks:
+        moved, plain = (
+            [
+                name
+                for news in Sealer(
+                    SECRET, False, [os.fsencode(source)], to, chunk_size=40 * MB, level=level, jobs=2, frames=True
+                ).run()
+                for name in news.names
+            ]
+            for to in (sinks, [lambda name, view: kept.update({name: b""})])
+        )
+    assert moved == plain
+    stored = files_in(tmp_path / "store")
+    restored = b"".join(read_chunk(SECRET, None, stored[name], name, -1) for name in moved)
+    assert restored == data
 
 
 def test_a_blob_is_written_while_it_is_made(place: Path) -> None:
