@@ -70,7 +70,8 @@ class CatalogedArchive:
     `trailer` has no sections, and counts in place of the names of what was not archived. For an archive without a
     trailer it has the totals of the entries; with a public key it is empty. `blobs` are the distinct names of the blobs
     that the archive needs, if the caller asked for them, and only until the next archive is read; the cache keeps
-    `numbers`, 4 bytes for each. `problem` is why the archive could not be opened.
+    `numbers`, 4 bytes for each. `problem` is why the archive could not be opened. `version` is the manifest's, "" for
+    one that is known from the cache.
     """
 
     name: str
@@ -80,6 +81,7 @@ class CatalogedArchive:
     blobs: list[str] | None = None
     numbers: bytes | None = None
     problem: PogfastError | None = None
+    version: str = ""
 
 
 class Catalog:
@@ -107,19 +109,24 @@ class Catalog:
 
         An archive that does not open has a `problem`; with `blobs` also one whose index disagrees with its entries."""
         self._asked.update(stored.name for stored in manifests)
-        known = self._remembered() if len(manifests) > 1 else {}
+        known = self._remembered() if len(manifests) > 1 else self._known or {}
 
         def one(stored: Stored) -> CatalogedArchive:
             found = known.get(stored.name)
-            same = found and (found.size, found.modified) == (stored.size, stored.modified)
             # Without totals in the trailer, entries were counted, and blobs are cached as well.
-            if found and same and ((not blobs and _says_enough(found.trailer)) or self._name_blobs(found)):
+            if (
+                found
+                and _is_same(found, stored)
+                and ((not blobs and _says_enough(found.trailer)) or self._name_blobs(found))
+            ):
                 return found
             return self._open(stored, blobs)
 
         for archive in in_parallel(one, manifests, self.store.parallel):
             if archive.problem is None and known.get(archive.name) is not archive and self._known is not None:
-                self._known[archive.name] = archive
+                self._known.pop(archive.name, None)
+                if archive.version or archive.modified < time.time() - MIN_AGE:
+                    self._known[archive.name] = archive
                 self._changed = True
             yield archive
             self._fold(archive)
@@ -139,7 +146,7 @@ class Catalog:
 
     def _seen(self, stored: Stored, data: bytes, blobs: bool) -> CatalogedArchive:
         """Raises CorruptManifest and WrongKey."""
-        archive = CatalogedArchive(stored.name, stored.size, stored.modified, Trailer(None))
+        archive = CatalogedArchive(stored.name, stored.size, stored.modified, Trailer(None), version=stored.version)
         if self.key.can_open:
             archive.trailer = _counted(manifest.open_facts(data, self.key, stored.name))
         if self.key.can_open and not _says_enough(archive.trailer):
@@ -177,7 +184,7 @@ class Catalog:
 
     def _remembered(self) -> dict[str, CatalogedArchive]:
         if self._known is None:
-            self._known = {}
+            self._known, self._names, self._numbers = {}, [], {}
             if self._path:
                 with contextlib.suppress(OSError, ValueError, RecursionError, zstandard.ZstdError, MemoryError):
                     self._known, self._names = _read(self._path, self._sealing)
@@ -225,6 +232,11 @@ def in_parallel(
         finally:
             for future in coming:
                 future.cancel()
+
+
+def _is_same(known: CatalogedArchive, stored: Stored) -> bool:
+    same = (known.size, known.modified) == (stored.size, stored.modified)
+    return same and known.version in ("", stored.version)
 
 
 def _counted(words: dict[str, Any] | None) -> Trailer:

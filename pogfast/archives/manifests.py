@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from pogfast.archives.catalog import Catalog
 from pogfast.errors import NoArchives, NoSuchArchive, PogfastError
-from pogfast.keys import Key
 from pogfast.stores import MANIFEST, Stored, is_partial, is_removed
 from pogfast.stores.protocols import Store
 
@@ -26,22 +25,18 @@ def _raise(name: str, error: PogfastError) -> None:
 
 
 def needed_blobs(
-    store: Store,
-    key: Key,
-    manifests: Sequence[Stored],
-    unreadable: Callable[[str, PogfastError], None] = _raise,
+    catalog: Catalog, manifests: Sequence[Stored], unreadable: Callable[[str, PogfastError], None] = _raise
 ) -> Iterator[tuple[str, list[str]]]:
     """Yields (manifest's name, distinct names of the blobs that it needs) for each manifest, in order.
 
     Manifests are fetched in parallel, and those in the catalog are not fetched again. `unreadable` is called with each
     manifest that cannot be opened, and why; it raises the error unless the manifest may be skipped.
     """
-    with Catalog(store, key) as catalog:
-        for archive in catalog.read(manifests, blobs=True):
-            if archive.problem is not None:
-                unreadable(archive.name, archive.problem)
-            else:
-                yield archive.name, archive.blobs or []
+    for archive in catalog.read(manifests, blobs=True):
+        if archive.problem is not None:
+            unreadable(archive.name, archive.problem)
+        else:
+            yield archive.name, archive.blobs or []
 
 
 def manifests_of(store: Store | Mirrors) -> list[Stored]:

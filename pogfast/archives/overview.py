@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -66,20 +67,29 @@ class ArchiveInfo(Record):
         return wanted.fits(self)
 
 
-def archives(store: Store, key: Key, *, partial: bool = False, blobs: bool = False) -> list[ArchiveInfo]:
+def archives(store: Store, key: Key, *, partial: bool = False) -> list[ArchiveInfo]:
     """Returns the archives of a store, by time; with `partial` the unfinished ones of backups that are running or were
     killed instead. Archives that are damaged or that this key does not open are in the list, with a `problem`.
 
-    A public key alone tells names, times, blobs and stored bytes. With `blobs` the catalog also keeps which blobs each
-    archive needs, for `needed_blobs`, and they are not counted. Raises as `manifests_of` does.
+    A public key alone tells names, times, blobs and stored bytes. Raises as `manifests_of` does.
     """
     manifests = manifests_of(store)
     if partial:
         manifests = [mark for mark in store.marks() if is_partial(mark.name)]
     catalog = Catalog(store, key)
-    infos = [_info(store, archive, counted=not blobs) for archive in catalog.read(manifests, blobs=blobs)]
+    infos = _by_time(_info(store, archive, counted=True) for archive in catalog.read(manifests))
     if not partial:  # the catalog keeps those archives that it was asked for, and must not lose the others
         catalog.close()
+    return infos
+
+
+def archives_for_prune(store: Store, catalog: Catalog) -> list[ArchiveInfo]:
+    """Returns the archives of a store, by time, without counting blobs. The catalog then also knows which blobs each
+    archive needs. Raises as `manifests_of` does."""
+    return _by_time(_info(store, archive, counted=False) for archive in catalog.read(manifests_of(store), blobs=True))
+
+
+def _by_time(infos: Iterable[ArchiveInfo]) -> list[ArchiveInfo]:
     return sorted(infos, key=lambda info: (info.time or FIRST, info.name))
 
 

@@ -46,7 +46,8 @@ def clean_up(
     As after `prune`, removed archives can be brought back for the grace period. Raises NoSuchArchive, NoArchives,
     StoreError, and the error of a manifest that cannot be read.
     """
-    blobs = {name: set(names) for name, names in needed_blobs(store, key, manifests_of(store))}
+    sweep = Sweep(store, key, grace, dry_run=dry_run, warn=warn)
+    blobs = {name: set(names) for name, names in needed_blobs(sweep.catalog, manifests_of(store))}
     cleaned = Cleaned()
     names = sorted(blobs)
     now = datetime.now(UTC)
@@ -61,6 +62,6 @@ def clean_up(
     cleaned.obsolete = [name for name in obsolete if name not in locked]
     cleaned.kept = [name for name in names if name not in cleaned.obsolete]
     cleaned.needed = len(set().union(*(blobs[name] for name in cleaned.kept)))
-    swept: Swept = Sweep(store, key, grace, dry_run=dry_run, warn=warn).run(cleaned.obsolete)
+    swept: Swept = sweep.run(cleaned.obsolete)
     cleaned.deleted, cleaned.waiting = swept.deleted, swept.waiting
     return cleaned

@@ -400,9 +400,10 @@ class LocalStore:
     holders = blob_names
 
     def unneeded(
-        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+        self, objects: Iterable[Stored] | None, is_needed: Callable[[str], bool], going: Collection[str] = ()
     ) -> list[Stored]:
-        return [blob for blob in objects if not is_needed(blob.name)]
+        blobs = self.blob_names() if objects is None else objects
+        return [blob for blob in blobs if not is_needed(blob.name)]
 
     def size_of(self, name: str) -> int | None:
         """Returns the bytes of a blob; None if it is missing, treated as absent, or suspect. Raises StoreError."""
@@ -710,6 +711,14 @@ class LocalStore:
             raise NoSuchArchive(f"no such archive: {name} in {self.label}") from error
         except OSError as error:
             raise StoreError(f"cannot remove {name} from {self.label}: {error.strerror}") from error
+
+    def remove_manifests(self, names: Collection[str]) -> set[str]:
+        removed = set()
+        for name in names:
+            with contextlib.suppress(NoSuchArchive):
+                self.remove_manifest(name)
+                removed.add(name)
+        return removed
 
     def delete_manifests(self, names: Iterable[str]) -> None:
         self._delete(names, self.directory)

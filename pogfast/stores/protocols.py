@@ -145,15 +145,18 @@ class Store(Source, Target, Protocol):
         """Yields the objects that hold blobs: blobs by themselves, and packs. Raises StoreError."""
 
     def unneeded(
-        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+        self, objects: Iterable[Stored] | None, is_needed: Callable[[str], bool], going: Collection[str] = ()
     ) -> list[Stored]:
-        """Returns those of some holders without which the store still has every blob that `is_needed`. It decides one
-        after the other, so that of two objects that hold the same blob one stays; what is in `going` is not taken to
-        stay. Raises StoreError."""
+        """Returns those of some holders, or with None of all, without which the store still has every blob that
+        `is_needed`. It decides one after the other, of all the oldest first, so that of two objects that hold the same
+        blob one stays; what is in `going` is not taken to stay. Raises StoreError."""
 
     def remove_manifest(self, name: str) -> None:
         """Renames a manifest to the name of a removed archive, and restarts its age. Raises NoSuchArchive and
         StoreError."""
+
+    def remove_manifests(self, names: Collection[str]) -> set[str]:
+        """Does this to several manifests; returns those that were there. Raises StoreError."""
 
     def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
         """Deletes marks as they were when they were listed: one that was rewritten since stays, if the store can tell.

@@ -114,6 +114,7 @@ class RemoteStore:
         self._abandoned = threading.Event()
         self._report_retry = RETRIED.get()
         self._small_blobs = self._small_size = 0  # put by this run
+        self._has_locks: bool | None = None  # objects here can have one; asked once
 
     @property
     def identity(self) -> str:
@@ -165,9 +166,10 @@ class RemoteStore:
     holders = blob_names
 
     def unneeded(
-        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+        self, objects: Iterable[Stored] | None, is_needed: Callable[[str], bool], going: Collection[str] = ()
     ) -> list[Stored]:
-        return [blob for blob in objects if not is_needed(blob.name)]
+        blobs = self.blob_names() if objects is None else objects
+        return [blob for blob in blobs if not is_needed(blob.name)]
 
     def manifests(self) -> list[Stored]:
         return [Stored(*found) for found in self._listed("", deep=False) if MANIFEST_NAME.fullmatch(found.path)]
@@ -400,11 +402,28 @@ class RemoteStore:
         """Does nothing: if it was removed again, it has the same bytes and so the same version; prune deletes it."""
 
     def remove_manifest(self, name: str) -> None:
-        data = self.get_manifest(name)
-        self.put_mark(name + REMOVED, data)
-        self.delete_manifests([name])
-        if not self.named(name + REMOVED):  # a slow run: a prune has deleted it as the remains of an undelete
-            self.put_mark(name + REMOVED, data)
+        if not self.remove_manifests([name]):
+            raise NoSuchArchive(f"no such archive: {name} in {self.label}")
+
+    def remove_manifests(self, names: Collection[str]) -> set[str]:
+        def rename(name: str) -> bytes | None:
+            with contextlib.suppress(NoSuchArchive):
+                data = self.get_manifest(name)
+                self.put_mark(name + REMOVED, data)
+                return data
+            return None
+
+        with ThreadPoolExecutor(self.parallel, "pogfast-remove") as threads:
+            renamed = {
+                name: data for name, data in zip(names, threads.map(rename, names), strict=True) if data is not None
+            }
+        if renamed:
+            self.delete_manifests(renamed)
+            there = {mark.name for mark in self.named("")}
+            for name, data in renamed.items():
+                if name + REMOVED not in there:  # a slow run: a prune has deleted it as the remains of an undelete
+                    self.put_mark(name + REMOVED, data)
+        return set(renamed)
 
     def delete_manifests(self, names: Iterable[str]) -> None:
         waiting = iter(names)
@@ -426,7 +445,9 @@ class RemoteStore:
 
     def locked(self, names: Iterable[str]) -> dict[str, float]:
         """Returns the locked ones among these blobs and manifests, and until when. Raises StoreError."""
-        if not self._with_retries(self.service.has_locks):
+        if self._has_locks is None:
+            self._has_locks = self._with_retries(self.service.has_locks)
+        if not self._has_locks:
             return {}
         return {
             name: until for name, until in self._in_parallel(names, self.service.locked_until) if until > time.time()

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from pogfast.archives.catalog import Catalog
 from pogfast.archives.manifests import needed_blobs
 from pogfast.archives.refusals import hint_for_prune
 from pogfast.errors import DamageError, NoSuchArchive, PogfastError, WrongKey
-from pogfast.keys import Key
 from pogfast.stores import Stored, is_partial, is_removed
 from pogfast.stores.names import CONDEMNED, is_manifest, is_mark
 from pogfast.stores.protocols import Store
@@ -66,18 +66,26 @@ class ManifestReader:
     def __init__(
         self,
         store: Store,
-        key: Key,
+        catalog: Catalog,
         counts: Callable[[Stored], bool],
         *,
         allow_missing: bool,
         warn: Callable[[str], None],
     ) -> None:
         self.store = store
-        self.key = key
+        self.catalog = catalog
         self.counts = counts
         self.allow_missing = allow_missing
         self.warn = warn
         self._passed_over: set[str] = set()
+        self._listed: set[str] | None = None  # the names of manifests in the last listing
+
+    def marks(self) -> dict[str, Stored]:
+        """Lists the manifests and marks, by name. In a flat store blobs and other files lie beside them."""
+        listed = self.store.named("")
+        marks = {each.name: each for each in listed if is_manifest(each.name) or is_mark(each.name)}
+        self._listed = set(filter(_stands_for_archive, marks))
+        return marks
 
     def read(self, going: Collection[str] = (), over: Collection[str] = ()) -> Needed:
         """Returns what is needed. Archives whose manifests are in `going` count as removed, those in `over` not at all.
@@ -92,21 +100,18 @@ class ManifestReader:
 
     def _read_once(self, going: Collection[str], over: Collection[str]) -> Needed:
         """Reads after two equal listings: an archive that is removed or restored meanwhile changes its name, and one
-        listing may show it under neither."""
+        listing may show it under neither. The first of the two may be of an earlier reading."""
         watch = Stopwatch()
         marks: dict[str, Stored] = {}
-        before: set[str] | None = None
         while True:
-            listed = marks_of(self.store)
-            archives = {name for name in listed if _stands_for_archive(name)}
-            marks.update(listed)
-            if archives == before:
+            before = self._listed
+            marks.update(self.marks())
+            if self._listed == before:
                 break
-            before = archives
         stand = [mark for name, mark in sorted(marks.items()) if _stands_for_archive(name) and name not in over]
         counted = [mark for mark in stand if self.counts(mark)]
         needed = Needed(watch, marks)
-        for name, blobs in needed_blobs(self.store, self.key, counted, self._unreadable):
+        for name, blobs in needed_blobs(self.catalog, counted, self._unreadable):
             if is_partial(name):
                 needed.runs.update(blobs)
             elif is_removed(name) or name in going:
@@ -126,12 +131,6 @@ class ManifestReader:
         if name not in self._passed_over:
             self._passed_over.add(name)
             self.warn(f"{error}: this removed archive is skipped, and deleted with the blobs that only it needs")
-
-
-def marks_of(store: Store) -> dict[str, Stored]:
-    """Returns the manifests and marks of a store, by name. In a flat store blobs and other files lie beside them."""
-    listed = store.named("")
-    return {each.name: each for each in listed if is_manifest(each.name) or is_mark(each.name)}
 
 
 def written(mark: Stored) -> float:

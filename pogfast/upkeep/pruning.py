@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from pogfast import manifest
 from pogfast.archives.manifests import locked_until, manifests_of
-from pogfast.archives.overview import ArchiveInfo, Described, archives
+from pogfast.archives.overview import ArchiveInfo, Described, archives_for_prune
 from pogfast.archives.refusals import hint_for_prune, require_decryption, some_of
 from pogfast.archives.trailer import Filter
 from pogfast.errors import Exists, MissingBlob, NoSuchArchive, PogfastError, UsageError
@@ -142,7 +142,7 @@ class _Prune:
     def _choose(self, policy: Policy, group_by: Collection[str], wanted: Filter, allow_empty: bool) -> list[str]:
         """Returns the manifests' names of the archives to remove. Raises UsageError if a group would lose all its
         archives, unless `allow_empty`."""
-        infos = archives(self.store, self.key, blobs=True)
+        infos = archives_for_prune(self.store, self.sweep.catalog)
         for info in infos:
             if info.error:
                 hint = hint_for_prune(info.name, info.error)

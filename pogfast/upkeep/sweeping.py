@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from functools import partial
 
+from pogfast.archives.catalog import Catalog
 from pogfast.archives.manifests import needed_blobs
 from pogfast.errors import CorruptBlob, MissingBlob, NoArchives, NoSuchArchive, PogfastError, StoreError
 from pogfast.keys import Key
@@ -22,9 +23,10 @@ from pogfast.sizes import Share, many
 from pogfast.stores import REMOVED, Stored, is_partial, is_removed
 from pogfast.stores.names import CONDEMNED, STAMP, SWEEP, SWEPT, is_manifest, is_path
 from pogfast.stores.protocols import CanRepack, Repacked, Store
+from pogfast.stores.reliance import names_in
 from pogfast.system.clock import Stopwatch, now
 from pogfast.upkeep.heartbeat import Heartbeat, beating, delete_marks, unique
-from pogfast.upkeep.needed import MAX_AGE, ManifestReader, Needed, marks_of, written
+from pogfast.upkeep.needed import MAX_AGE, ManifestReader, Needed, written
 
 DAY = 24 * 3600.0
 # Of the store, at most: unneeded blobs that stay in packs with needed ones.
@@ -86,7 +88,9 @@ class Sweep:
         self.warn = warn
         self.swept = Swept()
         self.time = 0.0  # of the store's clock, when this run began
-        self._manifests = ManifestReader(store, key, self._counts, allow_missing=allow_missing, warn=warn)
+        self.catalog = Catalog(store, key)
+        self._manifests = ManifestReader(store, self.catalog, self._counts, allow_missing=allow_missing, warn=warn)
+        self._own_lists: dict[str, list[str]] = {}  # names in lists that this prune has written
 
     def run(self, going: Sequence[str]) -> Swept:
         """Removes the archives whose manifests are in `going`, and deletes what is unneeded.
@@ -94,6 +98,10 @@ class Sweep:
         Raises NoArchives if no archive would be left to tell what is needed, and MissingBlob if an archive that stays
         lacks a blob, unless `allow_missing`.
         """
+        with self.catalog:
+            return self._run(going)
+
+    def _run(self, going: Sequence[str]) -> Swept:
         self._begin()
         needed = self._read(going)
         self._refuse_without_archives(needed, going)
@@ -103,8 +111,8 @@ class Sweep:
         self._warn_of_short_grace()
         removed = self._remove(going)  # step 1 of FORMAT.md's
         self.swept.expired = len(self._delete_condemned() - removed)  # step 2
-        self._repack()  # step 3
-        self._condemn()  # step 4
+        needed = self._repack()  # step 3
+        self._condemn(needed)  # step 4
         if isinstance(self.store, CanRepack):
             self.store.tidy(self.time - self.grace if self.grace else math.inf)
         if not self.grace:
@@ -115,11 +123,10 @@ class Sweep:
     # ---- before anything is deleted ----
 
     def _begin(self) -> None:
-        if self.dry_run:
-            self.time = now()
-        else:
+        if not self.dry_run:
             self.store.begin_sweep()
-            self.time = self._store_time()
+        # Without a grace period nothing depends on how old it is by the store's clock.
+        self.time = now() if self.dry_run or not self.grace else self._store_time()
         self.swept.until = self.time + self.grace
 
     def _store_time(self) -> float:
@@ -178,7 +185,7 @@ class Sweep:
             )
         if missing and not self.allow_missing:
             staying = [stored for stored in archives if stored.name not in going]
-            found = needed_blobs(self.store, self.key, staying)
+            found = needed_blobs(self.catalog, staying)
             broken = [name for name, names in found if not missing.isdisjoint(names)] or ["an archive"]
             raise MissingBlob(
                 f"nothing was removed: {many(len(missing), 'blob')} missing from {broken[0]}"
@@ -202,7 +209,7 @@ class Sweep:
             return not self.grace or stored.modified < listed.get(stored.name, -math.inf)
 
         is_kept = needed.is_kept if self.grace else needed.is_live
-        unneeded = self._without(self.store.holders(), needed.is_live)
+        unneeded = self.store.unneeded(None, needed.is_live)
         gone = self._without(filter(goes, unneeded), is_kept)
         locked = self.store.locked(blob.name for blob in gone)
         for blob in gone:
@@ -222,14 +229,12 @@ class Sweep:
 
     # ---- step 1: archives become removed ones ----
 
-    def _remove(self, going: Iterable[str]) -> set[str]:
-        """Removes archives. Returns the names of their removed manifests."""
-        removed = set()
-        for name in going:
-            with contextlib.suppress(NoSuchArchive):  # another prune has removed it
-                self.store.remove_manifest(name)
-                removed.add(name + REMOVED)
-        return removed
+    def _remove(self, going: Collection[str]) -> set[str]:
+        """Removes archives, as far as no other prune has. Returns the names of their removed manifests."""
+        if not self.grace:  # nobody could bring them back
+            self.store.delete_manifests(going)
+            return set()
+        return {name + REMOVED for name in self.store.remove_manifests(going)}
 
     # ---- step 2: deletes what was condemned a grace period ago ----
 
@@ -237,7 +242,7 @@ class Sweep:
         """Deletes the removed archives and the blobs in lists that are due, as far as no manifest needs the blobs.
         Returns the names of the removed manifests that are deleted."""
         watch = Stopwatch()
-        marks = marks_of(self.store)
+        marks = self._manifests.marks()
         due = sorted((mark for name, mark in marks.items() if self._is_due_list(name, mark)), key=written)
         listed = {mark.name: self._names_in([mark]) for mark in due}
         over = {name: mark for name, mark in marks.items() if self._is_over(mark)}
@@ -252,7 +257,7 @@ class Sweep:
         if over and watch.seconds() >= MAX_AGE:
             # Too late: a manifest that is left may have been restored, and removed again, since it was listed.
             self._warn_of_pause()
-            left = marks_of(self.store)
+            left = self._manifests.marks()
             return {name for name in over if is_removed(name) and name not in left}
         if due and self._delete_listed(due, listed):
             # Last: a list stays as long as anybody deletes its blobs, since backups that begin now look for it.
@@ -272,7 +277,7 @@ class Sweep:
         names: dict[str, float] = {}
         for mark in sorted(lists, key=written):
             with contextlib.suppress(NoSuchArchive):  # another prune has deleted its blobs, and then the list
-                listed = self.store.get_manifest(mark.name).decode("utf-8", "surrogateescape").split("\n")
+                listed = self._own_lists.get(mark.name) or names_in(self.store.get_manifest(mark.name))
                 names.update(dict.fromkeys(listed, mark.modified))
         return names
 
@@ -297,7 +302,7 @@ class Sweep:
         """Keeps up the heartbeat while blobs are deleted. Yields None if another prune deletes, or was killed a moment
         ago: two are kept apart, since some services cannot delete on the condition that a blob is still the old one."""
         with beating(self.store, self.time) as heartbeat:
-            alone = heartbeat.is_alone() or not self.grace
+            alone = not self.grace or heartbeat.is_alone()
             if not alone:
                 self.warn(
                     f"{self.store.label}: another prune or pack deletes blobs, or was killed: the next one continues"
@@ -361,11 +366,12 @@ class Sweep:
 
     # ---- step 3: stores anew what is needed in packs with much waste ----
 
-    def _repack(self) -> None:
-        """Stores blobs anew whose old packs are condemned next. A full disk is no reason not to condemn those."""
-        if not isinstance(self.store, CanRepack):
-            return
+    def _repack(self) -> Needed:
+        """Stores blobs anew whose old packs are condemned next. A full disk is no reason not to condemn those. Returns
+        what is needed."""
         needed = self._read()
+        if not isinstance(self.store, CanRepack):
+            return needed
         try:
             # Rule: what a removed archive needs stays as well, since undelete can restore it.
             self._call_repack(needed.is_kept, self._names_in(needed.lists()), dry_run=False)
@@ -373,6 +379,8 @@ class Sweep:
             self.swept.problems.append(error)
         self.swept.problems += self.swept.repacked.unreadable
         self._tell_damage(needed)
+        # What is condemned by an older reading is not lost: step 2 reads again. But writers would store it again.
+        return needed if needed.is_fresh() else self._read()
 
     def _call_repack(self, is_kept: Callable[[str], bool], listed: Collection[str], *, dry_run: bool) -> None:
         if isinstance(self.store, CanRepack):
@@ -392,7 +400,7 @@ class Sweep:
             return
         archives = [mark for name, mark in sorted(needed.marks.items()) if is_manifest(name)]
         of: dict[str, str] = {}
-        for name, blobs in needed_blobs(self.store, self.key, archives):
+        for name, blobs in needed_blobs(self.catalog, archives):
             of.update((blob, of.get(blob, name)) for blob in damaged.keys() & set(blobs))
         for blob, pack in sorted(damaged.items()):
             said = f"{pack}: blob {blob} is damaged, which {of.get(blob, 'an archive')} needs: the pack stays"
@@ -400,13 +408,12 @@ class Sweep:
 
     # ---- step 4: condemns what is unneeded ----
 
-    def _condemn(self) -> None:
+    def _condemn(self, needed: Needed) -> None:
         """Writes the names of unneeded blobs, and of removed archives, into new lists."""
-        needed = self._read()
         pending = self._names_in(needed.lists())
         # Rule: no archive and no running backup needs it. What only a removed archive needs is condemned with it.
         # Nothing is taken to stay that is in a list: it goes first.
-        unneeded = self._without(self.store.holders(), needed.is_live, pending)
+        unneeded = self.store.unneeded(None, needed.is_live, pending)
         # Rule: it is older than the grace period. A younger one may be of a backup that has not said what it needs.
         old = [blob for blob in unneeded if not self.grace or blob.modified <= self.time - self.grace]
         # Rule: it is in no list yet, so that its grace period does not begin again.
@@ -429,28 +436,27 @@ class Sweep:
         try:
             for start in range(0, len(going), MAX_NAMES):
                 some = going[start : start + MAX_NAMES]
-                self._write_list(b"".join(map(_line, some)), max(map(written, some)))
+                self._write_list(some)
         except StoreError as error:
             later = "" if not self.grace else ", and the next prune will not delete them: --now deletes at once"
             self.warn(f"{error}: unneeded blobs could not be listed{later}")
             return False
         return True
 
-    def _write_list(self, data: bytes, newest: float) -> None:
+    def _write_list(self, going: Sequence[Stored]) -> None:
         """Writes a list that is newer than all that it names, by a clock that may tell whole seconds only."""
-        name = CONDEMNED + unique()
+        name, data, newest = CONDEMNED + unique(), b"".join(map(_line, going)), max(map(written, going))
+        self._own_lists[name] = [each.name for each in going]
         for _ in range(ATTEMPTS):
             self.store.put_mark(name, data)
             if any(mark.modified > newest for mark in self.store.named(name)):
                 return
             time.sleep(PAUSE)
 
-    def _without(
-        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
-    ) -> list[Stored]:
+    def _without(self, objects: Iterable[Stored], is_needed: Callable[[str], bool]) -> list[Stored]:
         """Returns those of some objects that can go: the oldest first, so that of two which hold the same blob the
         younger one stays."""
-        return self.store.unneeded(sorted(objects, key=written), is_needed, going)
+        return self.store.unneeded(sorted(objects, key=written), is_needed)
 
     # ---- counting ----
 

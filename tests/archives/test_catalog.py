@@ -119,6 +119,35 @@ def test_what_may_still_change_unseen_is_not_remembered(directory: Path) -> None
         assert young.name in look(directory)[1]
 
 
+def test_a_catalog_may_be_read_several_times(directory: Path) -> None:
+    """What the first reading has numbered must not mix with the numbers in the file."""
+    put(directory, 11)
+    look(directory, blobs=True)
+    store = LocalStore.open(str(directory), fan_out=True)
+    put(directory, 12, modified=time.time())
+    manifests = store.manifests()
+    wanted = [[f"{'A' * 41}{'AB'[number % 2]}A="] for number in range(13)]
+    with Catalog(store, KEY) as catalog:
+        for some in (slice(12, 13), slice(0, 13), slice(3, 4), slice(0, 13)):
+            found = [list(archive.blobs or []) for archive in catalog.read(manifests[some], blobs=True)]
+            assert found == wanted[some]
+    store.close()
+
+
+def test_a_young_manifest_is_remembered_by_its_version(directory: Path) -> None:
+    """A service says of each listed object which version it is."""
+    put(directory, 12, modified=time.time())
+    store = Counting.open(str(directory), fan_out=True)
+    manifests = [each._replace(version="one") for each in store.manifests()]
+    with Catalog(store, KEY) as catalog:
+        for version, fetched in (("one", 13), ("one", 0), ("two", 1)):
+            store.fetched = []
+            manifests[12] = manifests[12]._replace(version=version)
+            list(catalog.read(manifests, blobs=True))
+            assert len(store.fetched) == fetched
+    store.close()
+
+
 def test_damage_is_looked_at_each_time(directory: Path) -> None:
     path = directory / "2026-01-05T00:00:00.000000.mfn"
     good = path.read_bytes()

@@ -362,6 +362,36 @@ def test_few_requests_for_many_small_files(tmp_path: Path, bucket: str, proxy: P
     assert len(proxy.seen) <= 18, proxy.seen
 
 
+def test_a_prune_that_repacks_takes_few_requests(tmp_path: Path, bucket: str, proxy: Proxy) -> None:
+    tree = make_tree(tmp_path / "tree", count=300, size=4096)
+    for _ in range(4):
+        create(tree, bucket, packs="yes")
+        for path in sorted(tree.rglob("*"))[::3]:
+            if path.is_file():
+                path.write_bytes(os.urandom(4096))
+    create(tree, bucket, packs="yes")
+    proxy.seen.clear()
+    done = pogfast.prune(bucket, KEY, keep_last=1, group_by=(), grace=0, max_unused=0, dry_run=False)
+    assert (done.removed, bool(done.packs), bool(done.repacked.packs)) == (4, True, True)
+    assert len(proxy.seen) <= 48, proxy.seen
+    packs = [request for request, *_ in proxy.seen if request.startswith("GET") and "/packs/2" in request]
+    assert len(packs) <= done.packs + done.repacked.packs + 1, "tables, blobs, and what is relied on from then on"
+    manifests = [request for request, *_ in proxy.seen if request.startswith("GET") and ".mfn" in request]
+    assert len(manifests) == len(set(manifests)) == 5
+    assert restored(bucket, tmp_path / "out") == archived(tree)
+
+
+def test_a_prune_removes_archives_together(tmp_path: Path, bucket: str, proxy: Proxy) -> None:
+    tree = make_tree(tmp_path / "tree", count=1)
+    for _ in range(5):
+        create(tree, bucket)
+    proxy.seen.clear()
+    assert pogfast.prune(bucket, KEY, keep_last=1, group_by=(), dry_run=False).removed == 4
+    assert proxy.count("^PUT .*mfn.removed") == 4
+    assert proxy.count("^POST .*delete") == 2, "of manifests, and of a mark"
+    assert pogfast.undelete(bucket, KEY, everything=True)
+
+
 def test_a_run_without_packs_says_what_they_would_have_saved(
     tree: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,9 @@ an object goes, the packs that hold its blobs from then on are read: the later o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pogfast._engine import BlobDirectory, PackIndex, build_index
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
     from pogfast.stores.protocols import PackableStore
 
 
+def list_holders(base: PackableStore, catalog: Catalog) -> dict[str, Stored]:
+    """Lists packs and plain blobs at the same time, and returns the plain ones by name. They are durable then: what is
+    read of one in a directory is on the disk. Raises StoreError."""
+
+    def plain() -> dict[str, Stored]:
+        base.make_durable()
+        return {blob.name: blob for blob in base.blob_names()}
+
+    with ThreadPoolExecutor(1, "pogfast-list") as thread:
+        listed = thread.submit(plain)
+        catalog.refresh()
+        return listed.result()
+
+
 class Tables:
     """The tables of packs, each read once: a pack never changes. May be used by several threads."""
 
@@ -39,24 +54,31 @@ class Tables:
         self._intact: dict[str, frozenset[str]] = {}  # packs that were read whole, and their blobs that are intact
         self._lock = threading.Lock()
 
-    def read(self, packs: Iterable[Stored]) -> None:
-        """Reads the tables of some packs, several at a time. Raises StoreError."""
+    def read(self, packs: Iterable[Stored], blobs: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Reads the tables of some packs, several at a time. `blobs` says how many are in a pack, as the index says,
+        so that one request reads its table. Raises StoreError."""
         new = {pack.name: pack for pack in packs if pack.name not in self._raw}
-        with ThreadPoolExecutor(PARALLEL, "pogfast-tables") as threads:
-            list(threads.map(self.raw, new.values()))
+        if new:
+            with ThreadPoolExecutor(PARALLEL, "pogfast-tables") as threads:
+                list(threads.map(lambda pack: self.raw(pack, blobs.get(pack.name, 0)), new.values()))
 
-    def raw(self, pack: Stored) -> bytes | None:
+    def written(self, pack: Stored, table: bytes) -> None:
+        """Notes a pack that this process has just stored. Before anything goes, `is_intact` reads it back."""
+        with self._lock:
+            self._raw[pack.name] = table
+
+    def raw(self, pack: Stored, blobs: int = 0) -> bytes | None:
         """Returns the table of a pack; None if there is none, it is damaged, or it cannot be read. Raises
         StoreError."""
         if pack.name not in self._raw:
-            table = self._read(pack)
+            table = self._read(pack, blobs)
             with self._lock:
                 self._raw[pack.name] = table
         return self._raw[pack.name]
 
-    def _read(self, pack: Stored) -> bytes | None:
+    def _read(self, pack: Stored, blobs: int) -> bytes | None:
         try:
-            return read_table(self.base, pack)
+            return read_table(self.base, pack, blobs)
         except DamageError:
             return None
         except (AccessDenied, InColdStorage) as error:
@@ -126,9 +148,27 @@ class Decision:
         self.tables = tables or Tables(base)
         self._plain_blobs: dict[str, Stored] | None = None
 
+    def look(self) -> None:
+        """Lists packs and plain blobs. Raises StoreError."""
+        self._plain_blobs = list_holders(self.base, self.catalog)
+
+    @property
+    def holders(self) -> list[Stored]:
+        """Packs and plain blobs. A pack of which nobody knows what is in it holds nothing, and stays."""
+        packs = [pack for path, pack in self.catalog.packs.items() if path not in self.catalog.unreadable]
+        return [*packs, *self.plain.values()]
+
+    def of_all(self) -> list[Stored]:
+        """Returns those of all holders that can go, the oldest first. Raises StoreError."""
+        self.look()
+        return self._of(sorted(self.holders, key=lambda each: each.modified))
+
     def of(self, objects: Sequence[Stored]) -> list[Stored]:
         """Returns those of the objects that can go, in their order. Raises StoreError."""
         self.catalog.refresh()
+        return self._of(objects)
+
+    def _of(self, objects: Sequence[Stored]) -> list[Stored]:
         staying = self._staying({each.name for each in objects})
         left = [each for each in objects if each.name not in staying]
         self.tables.read(self.catalog.packs[each.name] for each in left if layout.is_pack(each.name))
@@ -201,16 +241,16 @@ class Decision:
 
     def _later_plain(self, blob: str, holder: str) -> Stored | None:
         """Returns the plain blob of this name if it is later, and stays."""
-        plain = self._plain.get(blob)
+        plain = self.plain.get(blob)
         return plain if plain and blob not in self.gone and self._rank(blob) > self._rank(holder) else None
 
     def _rank(self, holder: str) -> tuple[float, str]:
         """Returns what holders are ordered by: no two prunes may see two of them in another order."""
-        stored = self.catalog.packs.get(holder) or self._plain.get(holder)
+        stored = self.catalog.packs.get(holder) or self.plain.get(holder)
         return stored.modified if stored else 0.0, holder
 
     @property
-    def _plain(self) -> dict[str, Stored]:
+    def plain(self) -> dict[str, Stored]:
         """The plain blobs. They are durable then: what is read of one in a directory is on the disk."""
         # Not a cached_property: before Python 3.12 these share one lock, which a second store would wait for.
         if self._plain_blobs is None:

@@ -7,7 +7,7 @@ StoreError of another kind than denied access or cold storage says that the stor
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
@@ -29,9 +29,9 @@ MAX_GAP = 1 << 20
 MAX_PIECE = 64 << 20
 
 
-def read_table(base: HoldsPacks, pack: Stored) -> bytes:
-    """Reads the table of a pack. Raises what read_part does."""
-    tail = min(TAIL, pack.size)
+def read_table(base: HoldsPacks, pack: Stored, blobs: int = 0) -> bytes:
+    """Reads the table of a pack, by one request if it has no more than so many blobs. Raises what read_part does."""
+    tail = min(max(TAIL, blobs * layout.TABLE_ROW + layout.FOOTER), pack.size)
     data = read_part(base, pack.name, pack.size - tail, tail)
     whole = layout.table_size(data[-layout.FOOTER :], pack.size, pack.name) + layout.FOOTER
     if whole > tail:
@@ -43,12 +43,21 @@ def read_table(base: HoldsPacks, pack: Stored) -> bytes:
 def read_blobs(base: HoldsPacks, path: str, rows: Iterable[TableRow]) -> Iterator[tuple[TableRow, memoryview | None]]:
     """Yields blobs of a pack, in its order, each with its bytes; None for a damaged one, which has been read a second
     time. Raises what read_part does."""
-    for piece in _pieces(rows):
-        start, end = piece[0].offset, piece[-1].offset + piece[-1].size
-        data = read_part(base, path, start, end - start)
-        for row in piece:
-            blob = data[row.offset - start : row.offset - start + row.size]
-            yield row, blob if layout.is_good_blob(row, blob) else _read_again(base, path, row)
+    for piece in pieces(rows):
+        yield from read_piece(base, path, piece)
+
+
+def read_piece(base: HoldsPacks, path: str, piece: Sequence[TableRow]) -> list[tuple[TableRow, memoryview | None]]:
+    """Reads one of the `pieces` of a pack. Returns and raises what read_blobs does."""
+    start, end = span_of(piece)
+    data = read_part(base, path, start, end - start)
+    blobs = ((row, data[row.offset - start : row.offset - start + row.size]) for row in piece)
+    return [(row, blob if layout.is_good_blob(row, blob) else _read_again(base, path, row)) for row, blob in blobs]
+
+
+def span_of(piece: Sequence[TableRow]) -> tuple[int, int]:
+    """Returns the offsets in the pack at which a piece begins and ends."""
+    return piece[0].offset, piece[-1].offset + piece[-1].size
 
 
 def read_part(base: HoldsPacks, path: str, start: int, size: int) -> memoryview:
@@ -91,7 +100,7 @@ def _read_again(base: HoldsPacks, path: str, row: TableRow) -> memoryview | None
     return data if layout.is_good_blob(row, data) else None
 
 
-def _pieces(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
+def pieces(rows: Iterable[TableRow]) -> Iterator[list[TableRow]]:
     """Yields blobs of a pack that are read together, in the order of the pack."""
     piece: list[TableRow] = []
     for row in sorted(rows, key=lambda row: row.offset):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -34,7 +34,8 @@ IDLE, MAX_AGE = 60.0, 600.0
 
 
 class PackSink:
-    """Stores the packs of one run. `plain` says which small blobs lie plain in a store on a service."""
+    """Stores the packs of one run. `plain` says which small blobs lie plain in a store on a service; `added`, which
+    tells the catalog, is called with each pack and its table."""
 
     def __init__(
         self,
@@ -42,6 +43,7 @@ class PackSink:
         objects: HoldsPacks,
         catalog: Catalog,
         plain: PackIndex | None,
+        added: Callable[[Stored, bytes], None],
         *,
         size: int,
         limit: int,
@@ -49,6 +51,7 @@ class PackSink:
         self.base = base
         self.objects = objects
         self.catalog = catalog
+        self.added = added
         self.packer = Packer(base.blobs, catalog.index, self._take, size=size, limit=limit, plain=plain)
         self._lock = threading.Lock()
         self._in_flight = IN_FLIGHT_TO_DISK if isinstance(base.blobs, BlobDirectory) else IN_FLIGHT
@@ -105,7 +108,7 @@ class PackSink:
                 path = layout.pack_path(hashlib.sha256(data).digest(), datetime.now(UTC).date())
                 # What a prune has condemned under this name counts as stored anew, as a blob does.
                 self.objects.put_object(path, data, replace=True)
-                self.catalog.added(Stored(path, len(data), 0.0), bytes(pack.table))
+                self.added(Stored(path, len(data), 0.0), bytes(pack.table))
                 if self.catalog.has_enough():
                     self.catalog.write_index()
         finally:

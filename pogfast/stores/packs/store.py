@@ -184,22 +184,22 @@ class PackedStore(CanRepack):
 
     @property
     def blobs(self) -> Packer:
+        return self._open_sink(self.catalog.added, self.base.blob_names).packer
+
+    def _open_sink(self, added: Callable[[Stored, bytes], None], plain: Callable[[], Iterable[Stored]]) -> PackSink:
+        """Returns the sink; `added` is called with each pack that is stored, `plain` returns the plain blobs."""
         with self._opening:
             if self._sink is None:
-                self._sink = self._new_sink()
-            return self._sink.packer
+                index, size = self._plain(plain), self.settings.size
+                self._sink = PackSink(self.base, self.base, self.catalog, index, added, size=size, limit=self.limit)
+                self._sink.doubt(self._doubted)
+            return self._sink
 
-    def _new_sink(self) -> PackSink:
-        size = self.settings.size
-        sink = PackSink(self.base, self.base, self.catalog, self._plain(), size=size, limit=self.limit)
-        sink.doubt(self._doubted)
-        return sink
-
-    def _plain(self) -> PackIndex | None:
+    def _plain(self, blobs: Callable[[], Iterable[Stored]]) -> PackIndex | None:
         """Returns which small blobs lie plain on a service, for the engine. None for a directory, where it looks."""
         if isinstance(self.base.blobs, BlobDirectory):
             return None
-        small = (blob for blob in self.base.blob_names() if 0 < blob.size <= self.limit and layout.is_name(blob.name))
+        small = (blob for blob in blobs() if 0 < blob.size <= self.limit and layout.is_name(blob.name))
         index = PackIndex()
         index.replace([(build_plain_index((blob.name, blob.size) for blob in small), b"\1")])
         return index
@@ -223,16 +223,17 @@ class PackedStore(CanRepack):
 
     def holders(self) -> Iterator[Stored]:
         """Yields blobs by themselves and packs. A pack of which nobody knows what is in it holds nothing, and stays."""
-        self.catalog.refresh()
-        yield from [pack for path, pack in self.catalog.packs.items() if path not in self.catalog.unreadable]
-        yield from self.base.blob_names()
+        decision = Decision(self.base, self.catalog, lambda name: True, (), self.tables)
+        decision.look()
+        yield from decision.holders
 
     def unneeded(
-        self, objects: Iterable[Stored], is_needed: Callable[[str], bool], going: Collection[str] = ()
+        self, objects: Iterable[Stored] | None, is_needed: Callable[[str], bool], going: Collection[str] = ()
     ) -> list[Stored]:
         """Returns the holders that can go: see Store. Most packs hold a blob that nothing else does, and are done with
         at the first."""
-        return Decision(self.base, self.catalog, is_needed, going, self.tables).of(list(objects))
+        decision = Decision(self.base, self.catalog, is_needed, going, self.tables)
+        return decision.of_all() if objects is None else decision.of(list(objects))
 
     def repack(
         self,
@@ -249,8 +250,13 @@ class PackedStore(CanRepack):
         if dry_run:
             repacking.predict(chosen)
         elif chosen:
+            self._open_sink(self._repacked, repacking.decision.plain.values)
             repacking.run(chosen)
         return repacking.done
+
+    def _repacked(self, pack: Stored, table: bytes) -> None:
+        self.tables.written(pack, table)
+        self.catalog.added(pack, table)
 
     def tidy(self, before: float) -> int:
         gone = self.base.delete_old_blobs(self.catalog.obsolete(before), math.inf, lambda: True)
@@ -348,6 +354,9 @@ class PackedStore(CanRepack):
 
     def remove_manifest(self, name: str) -> None:
         self.base.remove_manifest(name)
+
+    def remove_manifests(self, names: Collection[str]) -> set[str]:
+        return self.base.remove_manifests(names)
 
     def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
         self.base.delete_as_listed(marks, go_on)
