@@ -575,7 +575,7 @@ def check(
     """Checks archives, and the archives of stores that `host`, `tags` and `path` select.
 
     `read_data` reads all blobs, `read_data_subset` a part of them ("10%", "1/30", "50G"). Without a key, the packs of
-    stores are checked, and read whole. `repair` makes index objects of packs anew. Damage is in the summary.
+    stores are checked, and read whole. `repair` makes index objects and tables of packs anew. Damage is in the summary.
     Raises UsageError, NoSuchArchive, StoreError, and WrongKey if no archive opens.
     """
     from pogfast.upkeep import checking

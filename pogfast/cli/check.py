@@ -64,7 +64,11 @@ filter_options = apply(
 @click.argument("archives", nargs=-1, metavar="ARCHIVE|STORE...", type=PATH)
 @click.option("--read-data", is_flag=True, help="Read and verify all blobs.")
 @click.option("--read-data-subset", metavar="PART", help="Read and verify a part of the blobs: 10%, 1/30 or 50G.")
-@click.option("--repair", is_flag=True, help="Write missing and wrong index objects and pogfast.store again.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Write missing and wrong index objects, damaged tables of packs, and pogfast.store again.",
+)
 @click.option(
     "--against",
     metavar="PATH",

@@ -302,6 +302,9 @@ class Scrub(Protocol):
     def read(self, packs: Iterable[Stored]) -> Iterator[tuple[Stored, list[Found]]]:
         """Reads whole packs; yields each with what is damaged in it."""
 
+    def heal(self, path: str) -> bool:
+        """Stores a pack with a damaged table again as it was; returns False if it cannot be known."""
+
     def mend(self) -> int:
         """Writes index objects for packs that are in none, or in a wrong one; returns of how many packs."""
 

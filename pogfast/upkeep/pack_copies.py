@@ -35,8 +35,8 @@ TABLES = 16
 Check = Callable[[str, "Buffer"], None]  # raises DamageError and WrongKey for a blob that is not what its name says
 
 
-class Tables:
-    """What the tables of packs say, which are read from the packs."""
+class PackRows:
+    """The rows of blobs in packs, as the tables of the packs say."""
 
     def __init__(self, store: PackedStore) -> None:
         self.store = store
@@ -50,9 +50,12 @@ class Tables:
 
     def _read(self, path: str, size: int) -> Mapping[str, TableRow]:
         try:
-            table = read_table(self.store.base, Stored(path, size, 0.0))
+            table: Buffer = read_table(self.store.base, Stored(path, size, 0.0))
         except DamageError:
-            return {}
+            whole = self.store.catalog.healed(path)
+            if whole is None:
+                return {}
+            table = layout.raw_table(whole, size, path)
         return {row.name: row for row in layout.read_rows(table)}
 
 
@@ -61,7 +64,7 @@ class Reading:
 
     def __init__(self, store: PackedStore) -> None:
         self.store = store
-        self.tables = Tables(store)
+        self.rows = PackRows(store)
         source = store.source
         self.get_blob = source if callable(source) else store.get_blob
         self.copies = store.copies
@@ -80,7 +83,7 @@ class Reading:
 
     def is_packed(self, name: str, data: Buffer) -> bool:
         """Returns False if a blob lies in a pack, and is not what the pack's own table says. Raises StoreError."""
-        rows = [self.tables.row(name, span) for span in self.store.catalog.holders(name)]
+        rows = [self.rows.row(name, span) for span in self.store.catalog.holders(name)]
         if not any(rows):
             return self.store.catalog.locate([name]) == [None]
         return any(layout.is_good_blob(row, data) for row in rows if row is not None)

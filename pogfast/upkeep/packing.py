@@ -34,7 +34,7 @@ from pogfast.stores.protocols import HoldsPacks, PackableStore, put_blob
 from pogfast.stores.reliance import MAX_PAUSE, PAUSE, names_in
 from pogfast.system.clock import Stopwatch
 from pogfast.upkeep.heartbeat import Heartbeat, beating
-from pogfast.upkeep.pack_copies import Tables
+from pogfast.upkeep.pack_copies import PackRows
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -288,7 +288,7 @@ class _Packing(_Run):
             with self.alone(is_packing=True) as heartbeat:
                 watch = Stopwatch()
                 listed = self.lists.names()
-                tables = Tables(self.store)
+                tables = PackRows(self.store)
                 going = [
                     blob for blob in some if any(self._is_in(blob, span, tables) for span in self._spans(blob, listed))
                 ]
@@ -298,7 +298,7 @@ class _Packing(_Run):
                 for gone in self.base.delete_old_blobs(going, before, may_delete):
                     self.summary.count(gone.size)
 
-    def _is_in(self, blob: Stored, span: Span, tables: Tables) -> bool:
+    def _is_in(self, blob: Stored, span: Span, tables: PackRows) -> bool:
         """Returns True if a pack has a blob, as its own table says. In a pack of another run the blob is read, too."""
         row = tables.row(blob.name, span)
         if row is None or span.path in self.written:

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 
 SAVE_EVERY = 30.0  # seconds
 NO_KEY = "without a key only stores with packs can be checked"
+MENDS = "`pogfast check --repair` mends it if an index object and its blobs tell what the table was"
+UNMENDED = (
+    "it cannot be mended: move it out of the store; then `pogfast check` with a key lists the blobs that archives "
+    "lack, and `pogfast create --force` or `pogfast copy --verify` stores them again"
+)
 REPAIRS = "`pogfast check --repair` makes it again, and needs no key"
 
 
@@ -81,6 +86,8 @@ class Scrubbing:
                 self._found_wrong(str(found.error), found, repair)
             elif isinstance(found.error, InColdStorage):
                 cold += 1
+            elif isinstance(found.error, CorruptPack):
+                self._found_damaged(found, repair)
             else:
                 self.tell(found)
         if cold:
@@ -97,6 +104,14 @@ class Scrubbing:
             return
         path = found.path if found else ""
         self.tell(Found(path, CorruptPack(f"{text}; {REPAIRS}", path=path), is_index=True))
+
+    def _found_damaged(self, found: Found, repair: bool) -> None:
+        """Tells of a pack whose table is damaged; with `repair` only if it cannot be mended."""
+        if repair and self.scrub.heal(found.path):
+            self.warn(f"{found.error}: mended")
+            return
+        todo = UNMENDED if repair else MENDS
+        self.tell(found._replace(error=CorruptPack(f"{found.error}; {todo}", path=found.path)))
 
     def read(self, part: Part, count: Callable[[Stored], None], started: Callable[[int, int], None]) -> None:
         """Reads whole packs, those first that have not been read for the longest time."""

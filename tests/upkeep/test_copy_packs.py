@@ -76,6 +76,20 @@ def flip(pack: Path, number: int) -> str:
     return row.name
 
 
+@pytest.mark.parametrize("target", [None, "1MiB"], ids=["to plain", "to packed"])
+def test_what_is_in_a_pack_with_a_damaged_table_is_copied(tree: Path, tmp_path: Path, target: str | None) -> None:
+    """The index object and the pack's name prove what the table was."""
+    create("one", packs="1MiB")
+    pack = packs_of("one")[0]
+    data = bytearray(pack.read_bytes())
+    data[-100] ^= 1
+    pack.write_bytes(data)
+    summary = copy("one", "two", None, packs=target)
+    assert (summary.exit_code, summary.archives) == (0, 1), summary.problems
+    assert pogfast.check("two", KEY, read_data=True).exit_code == 0
+    assert_whole("two", tmp_path)
+
+
 @pytest.mark.parametrize("key", [KEY, None], ids=["with the key", "without a key"])
 @pytest.mark.parametrize("target", [None, "1MiB"], ids=["to plain", "to packed"])
 @pytest.mark.parametrize("source", [None, "1MiB"], ids=["from plain", "from packed"])

@@ -88,13 +88,35 @@ def test_a_flipped_bit_is_found_without_a_key(store: Path, pogfast: Runner) -> N
     assert row.name in pogfast("check", "store", "--read-data").err
 
 
+@pytest.mark.parametrize("key", [KEY, None], ids=["with the key", "without a key"])
 @pytest.mark.parametrize("at", [-1, -40, -100])
-def test_a_damaged_table_is_found(store: Path, cache: Path, at: int) -> None:
+def test_a_damaged_table_is_found_and_mended(store: Path, cache: Path, at: int, key: Any) -> None:
+    """The name of the pack proves that it is as it was."""
     pack = packs_of(store)[0]
-    damage(pack, pack.stat().st_size + at)
+    good = pack.read_bytes()
+    damage(pack, len(good) + at)
     assert checked(store)[0] == 4
-    assert pogfast.check(str(store), KEY, read_data=True).exit_code == 4
-    assert checked(store, repair=True)[0] == 4, "a pack cannot be mended"
+    found = pogfast.check(str(store), KEY, read_data=True)
+    assert found.exit_code == 4
+    assert any("--repair" in damage.error for damage in found.damage)
+    assert pogfast.check(str(store), key, repair=True).exit_code == 0
+    assert pack.read_bytes() == good
+    assert pogfast.check(str(store), KEY, read_data=True).exit_code == 0
+
+
+@pytest.mark.parametrize("harm", ["a blob as well", "in no index object"])
+def test_a_damaged_table_that_nothing_tells_is_not_mended(store: Path, cache: Path, pogfast: Runner, harm: str) -> None:
+    pack = packs_of(store)[0]
+    if harm == "a blob as well":
+        damage(pack, 100)
+    else:
+        shutil.rmtree(store / "packs" / "index")
+        shutil.rmtree(cache, ignore_errors=True)
+    damage(pack, pack.stat().st_size - 100)
+    bad = pack.read_bytes()
+    ran = pogfast("check", "store", "--repair")
+    assert (ran.code, "move it out of the store" in ran.err) == (4, True), ran.err
+    assert pack.read_bytes() == bad
 
 
 @pytest.mark.parametrize("is_covered", [True, False])

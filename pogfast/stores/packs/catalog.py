@@ -19,7 +19,7 @@ from pogfast.errors import CorruptPack, DamageError, MissingBlob, StoreError
 from pogfast.stores.names import PACKS, Stored
 from pogfast.stores.packs import layout
 from pogfast.stores.packs.index_cache import IndexCache
-from pogfast.stores.packs.reading import read_table
+from pogfast.stores.packs.reading import read_table, read_whole
 from pogfast.stores.protocols import InColdStorage
 from pogfast.stores.service import AccessDenied
 from pogfast.system.clock import Stopwatch
@@ -333,23 +333,38 @@ class Catalog:
         with self._lock:
             self._reread()
             parts = list(self._parts)
-        found: set[str] = set()
-        for part in parts:
-            there = [pack.path in packs and self._state(pack) == THERE for pack in part.header.packs]
-            if any(there):
-                index = PackIndex()
-                index.replace([(self._only(part, bytes(there)), bytes(filter(None, there)))])
-                rows = (index.rows(0, start, start + ROWS) for start in range(0, part.header.blobs, ROWS))
-                found.update(row.name for some in rows for row in some)
-        return found
+        return {row.name for part in parts for row in self._rows_in(part, packs)}
 
-    @staticmethod
-    def _only(part: IndexPart, states: bytes) -> bytearray:
-        """Returns what an index object says of its packs of state THERE. Raises StoreError."""
+    def _rows_in(self, part: IndexPart, packs: Collection[str]) -> Iterator[Row]:
+        """Yields the rows of some packs in an index object. Raises StoreError."""
+        there = [pack.path in packs and self._state(pack) == THERE for pack in part.header.packs]
+        if not any(there):
+            return
         try:
-            return merge_indexes([(part.whole(), states)], ())
+            data = merge_indexes([(part.whole(), bytes(there))], ())
         except ValueError as error:
             raise StoreError(f"index object {part.path}: {error}") from error
+        only = IndexPart(part.path, data, layout.read_header(data))
+        index = PackIndex()
+        index.replace([(data, bytes([THERE]) * len(only.header.packs))])
+        for start in range(0, only.header.blobs, ROWS):
+            yield from only.rows(index, start)
+
+    def healed(self, path: str) -> bytes | None:
+        """Returns a pack whose table is damaged as it was, if an index object and its blobs tell; else None. Raises
+        StoreError."""
+        self._load()
+        with self._lock:
+            parts = list(self._parts)
+        try:
+            data = read_whole(self.base, path)
+        except (DamageError, AccessDenied, InColdStorage):
+            return None
+        for part in parts:
+            blobs = [(row.name, row.offset, row.size) for row in self._rows_in(part, {path})]
+            if blobs and (whole := layout.heal(data, path, blobs)) is not None:
+                return whole
+        return None
 
     def _span(self, place: Place) -> Span:
         pack = self._parts[place.part].header.packs[place.pack]

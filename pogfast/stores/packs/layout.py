@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import lru_cache
@@ -236,6 +236,20 @@ def check_pack(data: Buffer, path: str) -> PackCheck:
         return PackCheck(f"{path}: it has damaged blobs, {len(damaged)} of {len(rows)}", rows, damaged)
     is_named = hashlib.sha256(view).digest() == raw_name(path)
     return PackCheck("" if is_named else f"{path}: its name is not its sha256", rows, [])
+
+
+def heal(data: Buffer, path: str, blobs: Iterable[tuple[str, int, int]]) -> bytes | None:
+    """Returns a whole pack with its table and footer made anew, from its blobs and what an index says of them: name,
+    offset, size. Only if that gives what the pack's name is the sha256 of, else None."""
+    view, table, end = memoryview(data), bytearray(), 0
+    for name, offset, size in sorted(blobs, key=lambda blob: blob[1]):
+        if offset != end:
+            return None
+        end += size
+        table += _ROW.pack(raw_name(name), size, hashlib.sha256(view[offset:end]).digest()[:CHECK])
+    footer = _FOOTER.pack(hashlib.sha256(table).digest(), len(table) // TABLE_ROW, PACK_VERSION, 0, PACK_MAGIC)
+    healed = b"".join((view[:end], table, footer))
+    return healed if hashlib.sha256(healed).digest() == raw_name(path) else None
 
 
 def _read_footer(tail: Buffer, size: int, path: str) -> tuple[bytes, int]:

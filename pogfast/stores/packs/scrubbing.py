@@ -146,6 +146,14 @@ class Scrub:
 
     # ---- repair ----
 
+    def heal(self, path: str) -> bool:
+        """Stores a pack with a damaged table again as it was, as its name proves; False if nothing tells how that was.
+        Raises StoreError."""
+        whole = self.catalog.healed(path) if path in self.catalog.packs else None
+        if whole is not None:
+            self.base.put_object(path, whole, replace=True)
+        return whole is not None
+
     def mend(self) -> int:
         """Stores index objects of the packs in none, and of those in wrong ones, which they supersede. Returns how many
         packs these are. Raises StoreError."""
