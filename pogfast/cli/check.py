@@ -67,7 +67,7 @@ filter_options = apply(
 @click.option(
     "--repair",
     is_flag=True,
-    help="Write missing and wrong index objects, damaged tables of packs, and pogfast.store again.",
+    help="Write missing and wrong index objects, tables of packs, and pogfast.store again.",
 )
 @click.option(
     "--against",

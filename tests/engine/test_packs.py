@@ -28,6 +28,7 @@ from pogfast._engine import (
     VERDICT,
     BlobDirectory,
     IndexFile,
+    Opened,
     Opener,
     Pack,
     Packer,
@@ -1422,17 +1423,29 @@ def test_one_worker_lists_for_all_that_miss_a_pack(stored: Stored) -> None:
     assert len(asked) == 4
 
 
-@pytest.mark.parametrize("states", [b"\1\1", b"\2\2", b"\1\2", b"\2\1"])
-def test_a_pack_that_cannot_be_opened_is_not_the_last_holder(
-    directory_at: DirectoryAt, tmp_path: Path, states: bytes
-) -> None:
-    """A blob in two packs. EIO: a pipe in place of a pack."""
+def packed_file(directory_at: DirectoryAt, tmp_path: Path) -> tuple[Packs, BlobDirectory, Packer, list[str]]:
+    """Packs a file of one blob; returns the names of its blobs last."""
     path = tmp_path / "file"
     path.write_bytes(b"content")
     put, blobs = Packs(), directory_at(tmp_path / "store")
     packer = Packer(blobs, PackIndex(), put, size=SIZE, limit=LIMIT)
     [names], _ = seal([path], [packer])
     packer.flush()
+    return put, blobs, packer, names
+
+
+def verdicts_of(blobs: BlobDirectory, names: list[str]) -> tuple[list[Opened], int]:
+    """Restores that file to nowhere; returns what the engine says of it, and how many bytes it has read."""
+    opener = Opener(SECRET, None, False, [Wanted(-1, b"", names, None, 7, 0, 0)], blobs, jobs=1)
+    return list(opener.run()), opener.read()
+
+
+@pytest.mark.parametrize("states", [b"\1\1", b"\2\2", b"\1\2", b"\2\1"])
+def test_a_pack_that_cannot_be_opened_is_not_the_last_holder(
+    directory_at: DirectoryAt, tmp_path: Path, states: bytes
+) -> None:
+    """A blob in two packs. EIO: a pipe in place of a pack."""
+    put, blobs, packer, names = packed_file(directory_at, tmp_path)
     [(name, blob)] = put.packs[0].blobs
     packer(name, blob)
     packer(name_of(bytes(32)), b"another one")
@@ -1442,8 +1455,7 @@ def test_a_pack_that_cannot_be_opened_is_not_the_last_holder(
     paths = [tmp_path / "store" / "packs" / "2026-11-30" / name_of(pack.raw) for pack in put.packs]
 
     def verdict() -> str:
-        opener = Opener(SECRET, None, False, [Wanted(-1, b"", names, None, 7, 0, 0)], blobs, jobs=1)
-        [news] = opener.run()
+        [news], _ = verdicts_of(blobs, names)
         assert (news.errno == errno.EIO) == (NAMED[news.verdict] == "bad read")
         return NAMED[news.verdict]
 
@@ -1467,20 +1479,14 @@ def test_a_pack_that_cannot_be_opened_is_not_the_last_holder(
 
 def test_a_damaged_holder_is_not_read_again(directory_at: DirectoryAt, tmp_path: Path) -> None:
     """What seems damaged is read twice, and small files are tried before other holders are looked for."""
-    path = tmp_path / "file"
-    path.write_bytes(b"content")
-    put, blobs = Packs(), directory_at(tmp_path / "store")
-    packer = Packer(blobs, PackIndex(), put, size=SIZE, limit=LIMIT)
-    [names], _ = seal([path], [packer])
-    packer.flush()
+    put, blobs, _, names = packed_file(directory_at, tmp_path)
     put.write(tmp_path / "store")
     [(name, blob)] = put.packs[0].blobs
     flip(tmp_path / "store" / "packs" / "2026-11-30" / name_of(put.packs[0].raw), len(blob) // 2)
     for index in (searched((put.index(), b"\1")), PackIndex()):
         blobs.read_packs(index)
-        opener = Opener(SECRET, None, False, [Wanted(-1, b"", names, None, 7, 0, 0)], blobs, jobs=1)
-        assert [NAMED[news.verdict] for news in opener.run()] == ["bad body"]
-        assert opener.read() == 4 * len(blob)
+        [news], read = verdicts_of(blobs, names)
+        assert (NAMED[news.verdict], read) == ("bad body", 4 * len(blob))
         blobs.put(name, blob[:-1] + bytes([blob[-1] ^ 1]))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kit import packs
+from pogfast.errors import StoreError
 from pogfast.stores import open_store
 from pogfast.stores.local import LocalStore
 from pogfast.stores.names import Stored
@@ -88,6 +89,28 @@ def layouts() -> Iterator[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...
     """What two packs hold, what is plain, and when these were written."""
     plain = [(), (A,), (B,), (A, B)]
     yield from itertools.product(CONTENTS, CONTENTS, plain, TIMES)
+
+
+def test_a_store_that_is_down_has_no_damaged_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would count as damaged for the rest of the prune."""
+    shelf = Shelf(tmp_path)
+    shelf.put_index([shelf.put_pack((A,), 0, b"1"), shelf.put_pack((A,), 1, b"2")])
+    store = shelf.opened()
+
+    objects = LocalStore.objects
+
+    def fail(self: LocalStore, path: str, limit: int = 0) -> Iterator[Stored]:
+        if path.endswith("/"):
+            return objects(self, path)
+        raise StoreError("the store is down")
+
+    holders = list(store.holders())
+    with monkeypatch.context() as down:
+        down.setattr(LocalStore, "get_object", fail)
+        down.setattr(LocalStore, "objects", fail)
+        with pytest.raises(StoreError, match="is down"):
+            store.unneeded(holders, {A}.__contains__)
+    assert len(store.unneeded(holders, {A}.__contains__)) == 1
 
 
 @pytest.mark.parametrize("needed", [(), (A,), (A, B)], ids=["none", "one", "both"])

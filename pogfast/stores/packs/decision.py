@@ -100,11 +100,11 @@ class Tables:
 
     def is_intact(self, pack: Stored, blob: str) -> bool:
         """Returns True if the bytes of a blob in a pack are what was packed. The first call for a pack reads it whole:
-        what has been repacked takes its place."""
+        what has been repacked takes its place. Raises StoreError if nothing can be read."""
         if pack.name not in self._intact:
             try:
                 found = layout.check_pack(read_whole(self.base, pack.name), pack.name)
-            except PogfastError:  # gone, cold, or on a bad sector
+            except (DamageError, AccessDenied, InColdStorage):  # gone, forbidden, cold, or on a bad sector
                 found = layout.PackCheck("", [], [])
             damaged = {row.name for row in found.damaged}
             self._intact[pack.name] = frozenset(row.name for row in found.rows if row.name not in damaged)
