@@ -20,7 +20,7 @@ from pogfast.backup.run import Run
 from pogfast.errors import NoSuchArchive, StoreLost, UsageError
 from pogfast.keys import Key
 from pogfast.stores import check_stores, open_store, open_stores
-from pogfast.stores.protocols import CanAdvise, Target
+from pogfast.stores.protocols import CanAdvise, HasPacks, Target
 from pogfast.stores.reliance import Condemned, stored_again
 
 
@@ -78,10 +78,18 @@ def create(
         advised = [target.advice() for target in targets if isinstance(target, CanAdvise)]
         run.summary.advice = list(filter(None, advised))
         if options.dry_run and run.summary.requests:
-            services = sum(bool(target.requests) for target in targets)
-            run.summary.requests["put"] = services * (run.summary.blobs_new + 1)
+            run.summary.requests["put"] = sum(
+                1 + _requests_for(target, run.summary) for target in targets if target.requests
+            )
+        run.summary.packs_new = sum(target.packs_put for target in targets if isinstance(target, HasPacks))
     run.summary.seconds = time.monotonic() - started
     return run.summary
+
+
+def _requests_for(target: Target, summary: Summary) -> int:
+    """Returns how many objects at most would be stored for the new blobs."""
+    blobs = summary.blobs_new
+    return target.requests_for(blobs, summary.bytes_source) if isinstance(target, HasPacks) else blobs
 
 
 def _look_at(to: str) -> list[Target]:

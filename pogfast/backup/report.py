@@ -94,6 +94,7 @@ class Summary:
     blobs_new: int = 0
     blobs_known: int = 0
     seconds: float = 0.0
+    packs_new: int = 0  # in which new blobs are
     requests: dict[str, int] = field(default_factory=dict)  # to object services, by kind
     advice: list[str] = field(default_factory=list)  # what would make later runs take fewer requests
     problems: list[PogfastError] = field(default_factory=list)

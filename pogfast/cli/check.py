@@ -253,6 +253,8 @@ def _print_packs(output: Output, summary: Checked) -> None:
 
 
 def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
+    from pogfast.stores.names import SETTINGS
+
     output.emit(
         "summary",
         num_errors=len(summary.damage) + len(summary.problems),
@@ -274,8 +276,8 @@ def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
     blobs = {damage.blob for damage in summary.damage if damage.blob is not None}
     archives = {damage.archive for damage in summary.damage if damage.blob is None and damage.pack is None}
     packs = {damage.pack for damage in summary.damage if damage.pack is not None}
-    words = ((blobs, "blob"), (archives, "archive"), (packs, "pack or index object"))
-    found = [many(len(each), word) for each, word in words if each]
+    words = ((blobs, "blob"), (archives, "archive"), (packs - {SETTINGS}, "pack or index object"))
+    found = [many(len(each), word) for each, word in words if each] + [SETTINGS] * (SETTINGS in packs)
     none = "no damage found in what could be read" if summary.problems else "no damage found"
     output.info(f"damaged: {', '.join(found)}, named above" if found else none)
     if blobs:

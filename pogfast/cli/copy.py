@@ -108,6 +108,7 @@ def _print_summary(output: Output, summary: Summary) -> None:
         snapshots_copied=summary.archives,
         snapshots_skipped=summary.archives_there,
         data_blobs=summary.total_blobs if summary.dry_run else summary.blobs,
+        packs_new=summary.packs,
         data_added_packed=summary.total_size if summary.dry_run else summary.size,
         blobs_unread=summary.unread,
         blobs_known=summary.blobs_there,
@@ -116,10 +117,11 @@ def _print_summary(output: Output, summary: Summary) -> None:
         error_count=len(summary.problems),
     )
     blobs, size = (summary.total_blobs, summary.total_size) if summary.dry_run else (summary.blobs, summary.size)
+    packs = f", small ones in {many(summary.packs, 'pack')}" if summary.packs else ""
     would = "would be copied" if summary.dry_run else "copied"
     output.info(
         f"{many(summary.archives, 'archive')} {would}, {summary.archives_there:,} there already; "
-        f"{many(blobs, 'blob')}, {show_size(size)}; {summary.blobs_there:,} there already"
+        f"{many(blobs, 'blob')}{packs}, {show_size(size)}; {summary.blobs_there:,} there already"
     )
     if summary.unread:
         output.info(

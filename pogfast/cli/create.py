@@ -338,6 +338,7 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         others=summary.others,
         skipped=summary.skipped,
         data_blobs=summary.blobs_new,
+        packs_new=summary.packs_new,
         blobs_known=summary.blobs_known,
         bytes_read=summary.bytes_read,
         data_added_packed=summary.bytes_added,
@@ -369,7 +370,7 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         f"in {summary.seconds:.1f} s ({speed}/s)"
     )
     output.info(
-        f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}; "
+        f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}{_packs(summary)}; "
         f"the archive takes {show_size(summary.bytes_stored)}{packed}"
     )
     if reused := _reused(summary):
@@ -379,6 +380,10 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         output.info(f"hint     {advice}")
     if output.errors:
         output.info(f"errors   {output.errors:,}, named above")
+
+
+def _packs(summary: Summary) -> str:
+    return f", small ones in {many(summary.packs_new, 'pack')}" if summary.packs_new else ""
 
 
 def _reused(summary: Summary) -> str:

@@ -44,6 +44,7 @@ def pack(output: Output, store: str, dry_run: bool) -> None:
 
     Later backups into the store pack as well. Needs no key; an interrupted run is continued by the same command.
     """
+    from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE
     from pogfast.upkeep import packing
 
     with displayed(output, "pack", "pack") as display:
@@ -55,6 +56,11 @@ def pack(output: Output, store: str, dry_run: bool) -> None:
         f"{many(summary.total_blobs if dry_run else summary.blobs, 'blob')} {would} into "
         f"{many(summary.packs, 'pack')}, {_size(summary)}" + _locked(summary)
     )
+    if not summary.total_blobs and not summary.locked:
+        output.info(
+            f"nothing to move: fewer than {MIN_BLOBS} small blobs, or less than {MIN_SIZE >> 10} KiB of them, lie by "
+            "themselves, and that few get no pack"
+        )
 
 
 @verb(

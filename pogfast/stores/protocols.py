@@ -333,7 +333,7 @@ class PackFigures(NamedTuple):
     size: int
     index_objects: int
     uncovered: int  # packs in no index object, as after a run that was killed
-    needed: int  # bytes of the needed blobs in packs, each counted once
+    needed: int  # bytes of the needed blobs in packs, each counted once, and of what the packs say of them
 
 
 class PackShare(NamedTuple):
@@ -357,6 +357,13 @@ class HasPacks(Protocol):
     @property
     def pack_size(self) -> int | None:
         """Bytes of a new pack; None if new blobs are stored plain."""
+
+    @property
+    def packs_put(self) -> int:
+        """How many packs this process has stored."""
+
+    def requests_for(self, blobs: int, size: int) -> int:
+        """Returns how many objects at most are stored for so many new blobs of so many bytes in all."""
 
     def packs_with(self, names: Iterable[str]) -> dict[str, PackShare]:
         """Returns the packs, by path, that `lock` and `thaw` take for these blobs; blobs in no pack are ignored. Raises
@@ -409,6 +416,8 @@ class Repacked:
 
     packs: int = 0  # whose needed blobs were stored anew, all of them
     size: int = 0  # of these blobs
+    old_size: int = 0  # of the packs that were chosen for that, which can be deleted then
+    old_unneeded: int = 0  # unneeded blobs in those
     unused_size: float = 0  # of unneeded blobs that stay in packs with needed ones
     locked: int = 0  # packs with both that cannot be repacked: nobody can delete them yet
     cold: int = 0  # ... or read them; also packs without needed blobs of which nobody can read what is in them

@@ -61,6 +61,7 @@ class Summary:
     total_size: int = 0
     blobs: int = 0  # of these, those that were copied
     size: int = 0
+    packs: int = 0  # in which they are
     unread: int = 0  # of these, those that the service copied by itself: damage is copied as well
     blobs_there: int = 0  # that the target has already
     verified: int = 0  # of these, those that were read and are intact now
@@ -197,6 +198,7 @@ class _Copy:
             if verify:
                 self._each(self._verify_blob, there)
             reliance.target.make_durable()
+            self.summary.packs = reliance.target.packs_put if isinstance(reliance.target, PackedStore) else 0
             for name, blobs in needed.items():
                 self._copy_manifest(reliance, name, blobs if self.key else wanted, verify)
 

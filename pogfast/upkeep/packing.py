@@ -31,7 +31,7 @@ from pogfast.stores.packs.reading import read_blobs, read_part, read_table
 from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE
 from pogfast.stores.packs.store import PackedStore
 from pogfast.stores.protocols import HoldsPacks, PackableStore, put_blob
-from pogfast.stores.reliance import MAX_PAUSE, PAUSE, names_in
+from pogfast.stores.reliance import MAX_PAUSE, PAUSE, STALE, names_in
 from pogfast.system.clock import Stopwatch
 from pogfast.upkeep.heartbeat import Heartbeat, beating
 from pogfast.upkeep.pack_copies import PackRows
@@ -172,7 +172,10 @@ class _Run:
                     hint = "run it again: what is stored is kept"
                     raise StoreError(f"{self.base.label}: this run was suspended for too long to delete safely", hint)
             if pause == PAUSE:
-                self.report.warning(f"{self.base.label}: waiting until nobody else deletes blobs or packs")
+                self.report.warning(
+                    f"{self.base.label}: waiting until nobody else deletes blobs or packs; if that run was killed, "
+                    f"this takes up to {STALE / 60:.0f} minutes"
+                )
             time.sleep(random.uniform(pause / 2, pause))  # two that wait for each other must not stay in step
             pause = min(2 * pause, MAX_PAUSE)
 

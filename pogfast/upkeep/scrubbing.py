@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pogfast.errors import CorruptPack, DamageError
 from pogfast.sizes import many
 from pogfast.stores import open_store
+from pogfast.stores.names import SETTINGS
 from pogfast.stores.protocols import CanScrub, Found, InColdStorage, Scrub
 from pogfast.system.encoding import bytes_of
 from pogfast.system.user_dirs import cache_directory, make_cache_directory
@@ -102,7 +103,7 @@ class Scrubbing:
         if repair:
             self.warn(f"{text}: mended")
             return
-        path = found.path if found else ""
+        path = found.path if found else SETTINGS
         self.tell(Found(path, CorruptPack(f"{text}; {REPAIRS}", path=path), is_index=True))
 
     def _found_damaged(self, found: Found, repair: bool) -> None:

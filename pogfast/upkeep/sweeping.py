@@ -108,6 +108,9 @@ class Sweep:
         if self.dry_run:
             self._predict(needed, going)
             return self.swept
+        if not self.grace:  # _store_time has not
+            marks = {name: mark.modified for name, mark in needed.marks.items()}
+            self._delete_marks(marks, max(marks.values(), default=0.0))
         self._warn_of_short_grace()
         removed = self._remove(going)  # step 1 of FORMAT.md's
         self.swept.expired = len(self._delete_condemned() - removed)  # step 2
@@ -139,9 +142,15 @@ class Sweep:
         marks = {mark.name: mark.modified for mark in self.store.named(SWEEP)}
         if own not in marks:
             raise StoreError(f"{self.store.label} does not list what was just written there: nothing was deleted")
-        left = [name for name, modified in marks.items() if modified < marks[own] - DAY and not name.startswith(SWEPT)]
-        delete_marks(self.store, [own, *left])  # the others are of prunes that were killed
+        self._delete_marks(marks, marks[own], [own])
         return marks[own]
+
+    def _delete_marks(self, marks: Mapping[str, float], time: float, own: Collection[str] = ()) -> None:
+        """Deletes its own marks, and those that prunes have left which were killed a day before `time`."""
+        sweeps = {name: modified for name, modified in marks.items() if name.startswith(SWEEP)}
+        left = [name for name, modified in sweeps.items() if modified < time - DAY and not name.startswith(SWEPT)]
+        if own or left:
+            delete_marks(self.store, [*own, *left])
 
     def _read(self, going: Collection[str] = ()) -> Needed:
         return self._manifests.read(going)
@@ -226,6 +235,19 @@ class Sweep:
                 needed = self._manifests.read(archives_going, expired)
             going = listed.keys() | {blob.name for blob in unneeded}
             self._call_repack(needed.is_kept if self.grace else needed.is_live, going, dry_run=True)
+            self._count_repacked()
+
+    def _count_repacked(self) -> None:
+        """Counts for a dry run the packs that a run would repack, and then delete or condemn."""
+        done = self.swept.repacked
+        if self.grace:
+            self.swept.waiting += done.old_unneeded
+            self.swept.waiting_packs += done.packs
+            self.swept.waiting_size += done.old_size
+        else:
+            self.swept.blobs += done.old_unneeded
+            self.swept.packs += done.packs
+            self.swept.size += done.old_size
 
     # ---- step 1: archives become removed ones ----
 

@@ -357,7 +357,8 @@ def test_what_prune_says(shop: Shop, pogfast: Runner) -> None:
     assert "unused " in ran.err
     ran = pogfast(*words, "--now", "--json")
     said = json.loads(ran.out.splitlines()[-1])
-    assert (said["packs_repacked"], said["packs_removed"], said["bytes_unused"]) == (packs, 0, 0)
+    assert (said["packs_repacked"], said["packs_removed"], said["bytes_unused"]) == (packs, packs, 0)
+    assert said["blobs_removed"] == 800 - kept, "as it will say when that is done"
     ran = pogfast(*words, "--yes")
     assert (ran.code, len(shop.packs())) == (0, packs)
     shop.age(2)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from kit import sweeps
 from kit.sweeps import DAY, GRACE, HOUR, Actor, World
+from pogfast.stores.remote import RemoteStore
 from pogfast.upkeep import checking
 from pogfast.upkeep.retention import Span
 
@@ -436,6 +437,13 @@ def freeze_during_a_backup(world: sweeps.World, prune: sweeps.Actor) -> None:
     world.expect_whole()
 
 
+@pytest.fixture
+def asking_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prune asks each time whether a bucket has locks: so there is a step between its reading and its deletion."""
+    monkeypatch.setattr(RemoteStore, "_has_locks", property(lambda self: None, lambda self, value: None), raising=False)
+
+
+@pytest.mark.usefixtures("asking_again")
 def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service: sweeps.S3) -> None:
     """It is frozen right before it checks whether it may delete."""
     with Stage(plain_service, 1).scene() as world:
@@ -444,6 +452,7 @@ def test_a_prune_reads_the_manifests_again_when_it_has_stood_still(plain_service
         freeze_during_a_backup(world, prune)
 
 
+@pytest.mark.usefixtures("asking_again")
 def test_a_prune_that_another_took_for_dead_deletes_nothing_more(plain_service: sweeps.S3) -> None:
     """Not even if its heartbeat has resumed and it has read the manifests again: a backup stores again what the other
     has deleted, and its manifest comes later."""

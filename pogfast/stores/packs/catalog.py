@@ -91,6 +91,7 @@ class Catalog:
         self.index_objects: dict[str, Stored] = {}
         self.unreadable: dict[str, DamageError] = {}  # packs and index objects that are no such thing
         self.left_out: dict[str, StoreError] = {}  # packs in no index object that cannot be read, which were reported
+        self.put = 0  # packs that this process has stored
         self._uncached: set[str] = set()  # index objects whose files in the cache could not be read
         self._index = PackIndex()
         self._parts: list[IndexPart] = []
@@ -375,6 +376,7 @@ class Catalog:
     def added(self, pack: Stored, table: bytes) -> None:
         """Notes a pack that this process has put. Its blobs are found only after `write_index` or `refresh`."""
         with self._lock:
+            self.put += 1
             self.packs[pack.name] = pack
             self._tables[pack.name] = table
             self._is_searched = False

@@ -55,6 +55,7 @@ class Usage(NamedTuple):
     kept: int
     dead: int
     blobs: int = 0  # in all, as the index says
+    dead_blobs: int = 0
 
     @property
     def waste(self) -> float:
@@ -121,10 +122,21 @@ class Repacking:
         kept: defaultdict[str, int] = defaultdict(int)
         all_: defaultdict[str, int] = defaultdict(int)
         blobs: Counter[str] = Counter()
+        kept_blobs: Counter[str] = Counter()
         for _, span in self.decision.only_there(self._counted(all_, blobs)):
             kept[span.path] += span.size
+            kept_blobs[span.path] += 1
         packs = [self.catalog.packs[path] for path in all_]
-        return [Usage(pack, kept[pack.name], all_[pack.name] - kept[pack.name], blobs[pack.name]) for pack in packs]
+        return [
+            Usage(
+                pack,
+                kept[pack.name],
+                all_[pack.name] - kept[pack.name],
+                blobs[pack.name],
+                blobs[pack.name] - kept_blobs[pack.name],
+            )
+            for pack in packs
+        ]
 
     def _counted(self, sizes: defaultdict[str, int], blobs: Counter[str]) -> Iterator[tuple[str, Span]]:
         """Yields the needed blobs in packs that are not condemned, and adds up all blobs in each, and their sizes."""
@@ -151,6 +163,8 @@ class Repacking:
 
     def predict(self, chosen: Sequence[Usage]) -> None:
         self.done.packs, self.done.size = len(chosen), sum(usage.kept for usage in chosen)
+        self.done.old_size = sum(usage.pack.size for usage in chosen)
+        self.done.old_unneeded = sum(usage.dead_blobs for usage in chosen)
 
     def run(self, chosen: Sequence[Usage]) -> None:
         """Stores the needed blobs of some packs anew; they are durable, and in an index object. Raises StoreError."""

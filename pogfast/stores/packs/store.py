@@ -15,11 +15,11 @@ from pogfast._engine import BlobDirectory, Packer, PackIndex, build_plain_index
 from pogfast.errors import DamageError, MissingBlob
 from pogfast.stores.names import LIKE_A_BLOB, SETTINGS, Stored
 from pogfast.stores.packs import layout
-from pogfast.stores.packs.catalog import Catalog, Span
+from pogfast.stores.packs.catalog import ENOUGH_PACKS, Catalog, Span
 from pogfast.stores.packs.decision import Decision, Tables
 from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.repacking import Repacking
-from pogfast.stores.packs.sink import PackSink
+from pogfast.stores.packs.sink import MIN_BLOBS, PackSink
 from pogfast.stores.packs.source import PackSource, Ranges
 from pogfast.stores.protocols import (
     CanDropCache,
@@ -71,6 +71,17 @@ class PackedStore(CanRepack):
     @property
     def pack_size(self) -> int | None:
         return self.settings.size if self.settings.is_packing else None
+
+    @property
+    def packs_put(self) -> int:
+        return self.catalog.put
+
+    def requests_for(self, blobs: int, size: int) -> int:
+        if not self.limit:
+            return blobs
+        packs = 1 + size // self.settings.size + blobs // layout.MAX_BLOBS
+        index = 1 + packs // ENOUGH_PACKS
+        return min(blobs, max(MIN_BLOBS, packs + index) + size // self.limit)
 
     # ---- what is there ----
 
@@ -279,10 +290,12 @@ class PackedStore(CanRepack):
         self.base.begin_sweep()
 
     def pack_figures(self, is_needed: Callable[[str], bool]) -> PackFigures:
-        needed = {name: span.size for name, span in self.catalog.blobs() if is_needed(name)}
+        needed = {name: span for name, span in self.catalog.blobs() if is_needed(name)}
+        useful = sum(span.size + layout.TABLE_ROW for span in needed.values())
+        useful += layout.FOOTER * len({span.path for span in needed.values()})
         sizes = [pack.size for pack in self.catalog.packs.values()]
         objects, uncovered = len(self.catalog.index_objects), self.catalog.uncovered()
-        return PackFigures(len(sizes), sum(sizes), objects, uncovered, sum(needed.values()))
+        return PackFigures(len(sizes), sum(sizes), objects, uncovered, useful)
 
     # ---- check ----
 
