@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
 # Files in a batch: everything known about them is in memory.
 MAX_FILES = 32_768
-# And in the first one, where fetching a blob twice costs nothing: the engine begins earlier.
+# And in the first one, so that the engine begins soon: where fetching a blob twice costs nothing, and in packs, where a
+# batch costs a few requests.
 FIRST_FILES = 1024
+FIRST_FILES_IN_PACKS = 4096
 
 # The result for an entry. "metadata": the content existed already, only the metadata was set. "differs": the metadata
 # differs, but may not be changed. "deleted": it existed below the target directory and is not in the archive.
@@ -71,7 +73,11 @@ def restore_places(
     any case, since workers write through their descriptors. Raises StoreError if no further file could be restored.
     """
     running: _Batch | None = None
-    files = FIRST_FILES if isinstance(blobs, BlobDirectory) else MAX_FILES
+    files = MAX_FILES
+    if isinstance(blobs, BlobDirectory):
+        files = FIRST_FILES
+    elif isinstance(blobs, CanOrder):
+        files = FIRST_FILES_IN_PACKS
     try:
         for batch in _batches(places, max(1, directories.max_open // 2), files):
             prepared = _in_order(blobs, [(place, _prepared(prepare, place)) for place in batch])
