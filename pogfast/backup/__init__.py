@@ -87,7 +87,7 @@ def create(
 
 
 def _requests_for(target: Target, summary: Summary) -> int:
-    """Returns how many objects at most would be stored for the new blobs."""
+    """Returns how many objects would be stored for the new blobs: at most, or with packs about."""
     blobs = summary.blobs_new
     return target.requests_for(blobs, summary.bytes_source) if isinstance(target, HasPacks) else blobs
 

@@ -6,6 +6,9 @@ printed once, however many files need it.
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -104,7 +107,7 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     if len(archives) == 1:  # one of several is reported later, and the others are checked
         (require_archive if names_archive(archives[0]) else require_store)(archives[0])
     with displayed(output, "check", "check") as display:
-        key = _key_for(archives, options)
+        key = _key_for(output, archives, options)
         report = CheckReport(output, display)
         try:
             summary = check_archives(archives, key, read_data=wanted, report=report, **options)
@@ -117,7 +120,14 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
         _print_summary(output, summary, key.can_open)
 
 
-def _key_for(archives: tuple[str, ...], options: dict[str, Any]) -> Key | None:
+def _is_pipe(file: int) -> bool:
+    try:
+        return stat.S_ISFIFO(os.fstat(file).st_mode)
+    except OSError:
+        return False
+
+
+def _key_for(output: Output, archives: tuple[str, ...], options: dict[str, Any]) -> Key | None:
     """Returns the key; None if none is given and the packs of all these stores can be checked without one."""
     from pogfast.errors import PogfastError
     from pogfast.stores import names_archive
@@ -127,11 +137,21 @@ def _key_for(archives: tuple[str, ...], options: dict[str, Any]) -> Key | None:
     key = optional_key(given)
     if key is None:
         try:
-            keyless = not any(names_archive(each) for each in archives) and all(map(is_packed, archives))
+            others = [each for each in archives if names_archive(each) or not is_packed(each)]
         except PogfastError:  # reported when it is opened again
-            keyless = False
-        if not keyless:
             return key_of(options)
+        if others:
+            try:
+                return key_of(options)
+            except UsageError as error:
+                if others != list(archives):
+                    error.hint = f"{others[0]} has no packs, so it takes a key to check it; {error.hint}"
+                raise
+        if _is_pipe(0):
+            output.warning(
+                "no key is given, so packs are checked without one; standard input was not read: to give a password "
+                "there, use --password-file=/dev/stdin"
+            )
     options.clear()
     options.update(given)
     return key
@@ -161,15 +181,20 @@ class CheckReport:
     def print_blobs(self) -> None:
         from pogfast.archives.refusals import some_of
 
+        lost: dict[str, list[Damage]] = {}  # missing pack -> where its blobs are needed
         for needed in self.blobs.values():
+            if pack := needed[0].lost_pack:
+                lost.setdefault(pack, []).extend(needed)
+                continue
             if len(needed) == 1:
                 self._print_damage(needed[0])
                 continue
-            archives = sorted({damage.archive for damage in needed})
-            names = sorted({damage.name for damage in needed if damage.name is not None})
+            names, archives, where = _needed_by(needed)
             what = needed[0].error.removeprefix(f"{needed[0].name}: ")
-            files = f"{many(len(names), 'file')} in " if names else ""
-            self.output.damage(f"{what}: {files}{many(len(archives), 'archive')}: {some_of(names or archives)}")
+            self.output.damage(f"{what}: {where}: {some_of(names or archives)}")
+        for pack, needed in lost.items():
+            blobs = many(len({damage.blob for damage in needed}), "blob")
+            self.output.damage(f"{pack} is missing, with {blobs} of {_needed_by(needed)[2]}")
 
     def _print_damage(self, damage: Damage) -> None:
         start = f", from byte {damage.offset:,} on" if damage.offset else ""
@@ -180,7 +205,7 @@ class CheckReport:
             item=damage.name,
             blob=damage.blob,
             offset=damage.offset,
-            pack=damage.pack,
+            pack=damage.pack or damage.lost_pack,
         )
 
     def difference(self, difference: Difference) -> None:
@@ -189,6 +214,14 @@ class CheckReport:
             self.output.emit("difference", **difference.as_dict())
         else:
             self.output.answer(f"{difference.difference:9} {difference.name}{_detail(difference)}")
+
+
+def _needed_by(damages: Sequence[Damage]) -> tuple[list[str], list[str], str]:
+    """Returns the files and the archives that are damaged, and how many these are."""
+    archives = sorted({damage.archive for damage in damages})
+    names = sorted({damage.name for damage in damages if damage.name is not None})
+    files = f"{many(len(names), 'file')} in " if names else ""
+    return names, archives, f"{files}{many(len(archives), 'archive')}"
 
 
 def _counters(progress: Checked | Compared) -> Counters:

@@ -357,7 +357,7 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
             f"would archive {many(files, 'file')}, {show_size(summary.bytes_source)}, with at most "
             f"{many(summary.blobs_new, 'new blob')}; nothing was written"
         )
-        _print_requests(output, "would be at most ", summary.requests)
+        _print_requests(output, "would be about ", summary.requests)
         return
     speed = show_size(summary.bytes_read / summary.seconds if summary.seconds else 0)
     packed = f", {ratio:.2f} : 1" if ratio else ""

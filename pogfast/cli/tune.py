@@ -242,6 +242,8 @@ def _print_results(output: Output, outcome: Outcome, price: float | None) -> Non
         rows.append(row if cost is None else [*row, f"{cost:.2f}"])
     if not output.json:
         output.table(head, rows, set(range(1, len(head))))
+        if outcome.packs:
+            output.answer(f"packs    small blobs were stored together, in packs of {show_size(outcome.packs)}")
 
 
 def _compare(output: Output, old: str, new: str, chunkers: tuple[str, ...]) -> None:

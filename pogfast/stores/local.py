@@ -585,6 +585,11 @@ class LocalStore:
         except OSError as error:
             raise StoreError(f"cannot list data in {self.label}: {error.strerror}") from error
 
+    def drop_empty_folders(self) -> None:
+        for folder in self._folders():
+            with contextlib.suppress(OSError):  # it has blobs, or nobody may delete it
+                os.rmdir(f"data/{folder}", dir_fd=self.directory)
+
     def _files(
         self, folder: str, wanted: Callable[[str], bool], is_meant: Callable[[int], bool] = stat.S_ISREG
     ) -> Iterator[Stored]:

@@ -293,6 +293,9 @@ class Scrub(Protocol):
     def absent(self) -> int:
         """How many packs of index objects are not there, as after a prune."""
 
+    def lost(self) -> dict[str, str]:
+        """Returns the blobs that were in these, each with its pack."""
+
     def listed(self) -> Iterator[Found]:
         """Compares sizes with index objects, and reads nothing more; yields what is wrong."""
 
@@ -346,6 +349,9 @@ class PackShare(NamedTuple):
 class PackableStore(Store, HoldsPacks, Protocol):
     """A store that packs can lie in."""
 
+    def drop_empty_folders(self) -> None:
+        """Deletes folders for blobs in which there is none. Who stores a blob makes its folder again."""
+
 
 @runtime_checkable
 class HasPacks(Protocol):
@@ -363,7 +369,7 @@ class HasPacks(Protocol):
         """How many packs this process has stored."""
 
     def requests_for(self, blobs: int, size: int) -> int:
-        """Returns how many objects at most are stored for so many new blobs of so many bytes in all."""
+        """Returns about how many objects are stored for so many new blobs of so many bytes in all."""
 
     def packs_with(self, names: Iterable[str]) -> dict[str, PackShare]:
         """Returns the packs, by path, that `lock` and `thaw` take for these blobs; blobs in no pack are ignored. Raises

@@ -391,6 +391,9 @@ class RemoteStore:
     def begin_sweep(self) -> None:
         """Does nothing: blobs are not moved aside here."""
 
+    def drop_empty_folders(self) -> None:
+        """Does nothing: a service has no folders."""
+
     def delete_as_listed(self, marks: Iterable[Stored], go_on: Callable[[], bool]) -> None:
         waiting = iter(marks)
         while go_on() and (some := list(itertools.islice(waiting, DELETE_BATCH))):

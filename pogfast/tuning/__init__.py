@@ -138,6 +138,7 @@ class Outcome(NamedTuple):
     figures: list[Figures]
     best: Figures
     why: str
+    packs: int | None = None  # bytes of a pack, if small blobs were stored in packs
 
 
 def tune(
@@ -167,7 +168,8 @@ def tune(
     for number in jobs:
         Options(jobs=number)
 
-    with settings.using(packs=_packs(to)), _scratch(to) as (store, scratch):
+    packs = _packs(to)
+    with settings.using(packs=packs), _scratch(to) as (store, scratch):
         parts = os.path.join(scratch, "parts")
         os.mkdir(parts)
         taken = sample(paths, sample_size, parts, report.problem)
@@ -186,7 +188,7 @@ def tune(
         numbers = jobs or _powers(everyone)
         best = bench.best("the jobs", [best.setting._replace(jobs=number) for number in numbers], aim)
     figures = list(bench.figures.values())
-    return Outcome(taken, figures, best, _reason(best, figures, aim))
+    return Outcome(taken, figures, best, _reason(best, figures, aim), packs)
 
 
 def _packs(to: str | None) -> int | None:

@@ -15,7 +15,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 from pogfast import manifest
@@ -128,6 +128,7 @@ class Damage(Record):
     offset: int | None  # in the file, from which on it is damaged; None: unknown
     error: str
     pack: str | None = None  # in which it was found without a key; also the path of an index object
+    lost_pack: str | None = None  # that is missing, and that the blob was in
 
 
 @dataclass
@@ -216,6 +217,7 @@ def check(
                 "checked, and anybody with this key can write an index"
             )
         for store, names in stores:
+            lost: Callable[[], dict[str, str]] = dict
             if isinstance(store, CanScrub):
                 scrubbing = Scrubbing(store, partial(_tell_found, summary, report), report.warning)
                 if repair or read_data:
@@ -223,9 +225,10 @@ def check(
                 else:
                     scrubbing.look()
                 _count_packs(summary, scrubbing)
+                lost = scrubbing.scrub.lost
             elif repair:
                 raise UsageError(f"{store.label} has no packs: there is nothing that --repair could mend")
-            _Check(store, names, key, wanted, summary, report).run(read_data, jobs or cores())
+            _Check(store, names, key, wanted, summary, report, lost).run(read_data, jobs or cores())
     if wanted != Filter() and not summary.total_archives and not summary.problems:
         raise NoSuchArchive(f"no archive {wanted} in {', '.join(archives)}", hint="`pogfast list` lists the archives")
     return summary
@@ -314,14 +317,23 @@ class _Check:
     """The check of one store."""
 
     def __init__(
-        self, store: Store, names: list[str], key: Key, wanted: Filter, summary: Summary, report: Report
+        self,
+        store: Store,
+        names: list[str],
+        key: Key,
+        wanted: Filter,
+        summary: Summary,
+        report: Report,
+        lost: Callable[[], dict[str, str]],
     ) -> None:
+        """`lost` returns the packs that are missing, by the blobs that were in them."""
         self.store = store
         self.names = names
         self.key = key
         self.wanted = wanted
         self.summary = summary
         self.report = report
+        self._lost = cache(lost)
         self.there = {blob.name: blob.size for blob in store.blob_names()}
         self.needed: set[str] = set()
         self.units: set[Unit] = set()
@@ -372,7 +384,7 @@ class _Check:
             for blob in sorted(set(blobs)):
                 wrong = self._wrong_size(blob, None, sizes.get(blob))
                 if wrong:
-                    self._tell(Damage(name, None, blob, None, str(wrong)))
+                    self._tell(Damage(name, None, blob, None, str(wrong), lost_pack=self._lost_pack(blob)))
             self.needed.update(blobs)
             self.summary.archives += 1
             names.append(name)
@@ -449,9 +461,14 @@ class _Check:
                 wrong = self._wrong_size(blob, full if index < len(unit.blobs) - 1 else None, stored.get(blob))
                 if wrong:
                     whole = False
-                    self._tell(Damage(archive, name, blob, None if index else offset, f"{name}: {wrong}"))
+                    start, pack = None if index else offset, self._lost_pack(blob)
+                    self._tell(Damage(archive, name, blob, start, f"{name}: {wrong}", lost_pack=pack))
             if whole:
                 self.units.add(unit)
+
+    def _lost_pack(self, blob: str) -> str | None:
+        """Returns the pack in which a missing blob was, if that is known."""
+        return None if blob in self.there else self._lost().get(blob)
 
     def _wrong_size(self, blob: str, full: int | None, was: int | None) -> DamageError | None:
         """Returns what is wrong with a blob by its size, None if nothing. `full` is the size that it must have, `was`

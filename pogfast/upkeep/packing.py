@@ -219,6 +219,7 @@ class _Packing(_Run):
                 self.written = set(self.catalog.packs) - before
                 self.summary.packs = len(self.written)
                 self._delete(blobs)
+        self.base.drop_empty_folders()
 
     def _begin(self, blobs: Sequence[Stored]) -> None:
         self.summary.total_blobs = len(blobs)

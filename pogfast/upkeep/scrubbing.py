@@ -15,7 +15,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from pogfast.errors import CorruptPack, DamageError
+from pogfast.errors import CorruptPack, DamageError, StoreError
 from pogfast.sizes import many
 from pogfast.stores import open_store
 from pogfast.stores.names import SETTINGS
@@ -71,9 +71,20 @@ class Scrubbing:
     def compare(self, *, repair: bool) -> None:
         """Checks the structure, and mends it. Raises StoreError."""
         self._check(self.scrub.compare(), repair=repair)
-        mended = self.scrub.mend() if repair else 0
+        mended = self._mend() if repair else 0
         if mended:
             self.warn(f"{self.store.label}: {many(mended, 'pack')} in a new index object")
+
+    def _mend(self) -> int:
+        """Returns how many packs are in a new index object. Raises StoreError."""
+        try:
+            return self.scrub.mend()
+        except StoreError as error:
+            if not isinstance(error.__cause__, IsADirectoryError):
+                raise
+            text = f"{error}, where an index object belongs: nothing is lost; delete the directory, and repair again"
+            self.tell(Found("", CorruptPack(text), is_index=True))
+            return 0
 
     def _check(self, wrong: Iterable[Found], *, repair: bool) -> None:
         label = self.store.label

@@ -362,6 +362,13 @@ def test_few_requests_for_many_small_files(tmp_path: Path, bucket: str, proxy: P
     assert len(proxy.seen) <= 18, proxy.seen
 
 
+def test_a_dry_run_counts_requests_as_a_run_with_packs_makes_them(tree: Path, bucket: str) -> None:
+    create(tree / "d1", bucket, packs="1MiB")
+    planned = create(tree, bucket, dry_run=True).requests["put"]
+    made = create(tree, bucket).requests["put"]
+    assert made / 2 <= planned <= 2 * made
+
+
 def test_a_prune_that_repacks_takes_few_requests(tmp_path: Path, bucket: str, proxy: Proxy) -> None:
     tree = make_tree(tmp_path / "tree", count=300, size=4096)
     for _ in range(4):

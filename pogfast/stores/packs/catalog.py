@@ -334,22 +334,37 @@ class Catalog:
         with self._lock:
             self._reread()
             parts = list(self._parts)
-        return {row.name for part in parts for row in self._rows_in(part, packs)}
 
-    def _rows_in(self, part: IndexPart, packs: Collection[str]) -> Iterator[Row]:
-        """Yields the rows of some packs in an index object. Raises StoreError."""
-        there = [pack.path in packs and self._state(pack) == THERE for pack in part.header.packs]
-        if not any(there):
+        def is_wanted(pack: layout.PackInfo) -> bool:
+            return pack.path in packs and self._state(pack) == THERE
+
+        return {row.name for part in parts for row, _ in self._rows_in(part, is_wanted)}
+
+    def absent(self) -> dict[str, str]:
+        """Returns blobs in packs that index objects name and that are not there, each with such a pack. Raises
+        StoreError."""
+        return {
+            row.name: pack.path
+            for part in self.parts()
+            for row, pack in self._rows_in(part, lambda pack: self._state(pack) == ABSENT)
+        }
+
+    def _rows_in(
+        self, part: IndexPart, is_wanted: Callable[[layout.PackInfo], bool]
+    ) -> Iterator[tuple[Row, layout.PackInfo]]:
+        """Yields the rows of some packs in an index object, each with its pack. Raises StoreError."""
+        wanted = bytes(map(is_wanted, part.header.packs))
+        if not any(wanted):
             return
         try:
-            data = merge_indexes([(part.whole(), bytes(there))], ())
+            data = merge_indexes([(part.whole(), wanted)], ())
         except ValueError as error:
             raise StoreError(f"index object {part.path}: {error}") from error
         only = IndexPart(part.path, data, layout.read_header(data))
         index = PackIndex()
         index.replace([(data, bytes([THERE]) * len(only.header.packs))])
         for start in range(0, only.header.blobs, ROWS):
-            yield from only.rows(index, start)
+            yield from ((row, only.header.packs[row.pack]) for row in only.rows(index, start))
 
     def healed(self, path: str) -> bytes | None:
         """Returns a pack whose table is damaged as it was, if an index object and its blobs tell; else None. Raises
@@ -362,7 +377,8 @@ class Catalog:
         except (DamageError, AccessDenied, InColdStorage):
             return None
         for part in parts:
-            blobs = [(row.name, row.offset, row.size) for row in self._rows_in(part, {path})]
+            rows = self._rows_in(part, lambda pack: pack.path == path and self._state(pack) == THERE)
+            blobs = [(row.name, row.offset, row.size) for row, _ in rows]
             if blobs and (whole := layout.heal(data, path, blobs)) is not None:
                 return whole
         return None

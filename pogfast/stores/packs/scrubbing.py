@@ -60,6 +60,10 @@ class Scrub:
         named = {layout.raw_name(pack.path) for part in self.catalog.parts() for pack in part.header.packs}
         return len(named - there)
 
+    def lost(self) -> dict[str, str]:
+        """Returns the blobs that were in these, each with its pack. Raises StoreError."""
+        return self.catalog.absent()
+
     # ---- structure ----
 
     def listed(self) -> Iterator[Found]:

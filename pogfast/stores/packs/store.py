@@ -19,7 +19,7 @@ from pogfast.stores.packs.catalog import ENOUGH_PACKS, Catalog, Span
 from pogfast.stores.packs.decision import Decision, Tables
 from pogfast.stores.packs.index_cache import IndexCache
 from pogfast.stores.packs.repacking import Repacking
-from pogfast.stores.packs.sink import MIN_BLOBS, PackSink
+from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE, PackSink
 from pogfast.stores.packs.source import PackSource, Ranges
 from pogfast.stores.protocols import (
     CanDropCache,
@@ -81,7 +81,8 @@ class PackedStore(CanRepack):
             return blobs
         packs = 1 + size // self.settings.size + blobs // layout.MAX_BLOBS
         index = 1 + packs // ENOUGH_PACKS
-        return min(blobs, max(MIN_BLOBS, packs + index) + size // self.limit)
+        rest = max(MIN_BLOBS, blobs * MIN_SIZE // max(size, 1))  # what would be a tiny pack
+        return min(blobs, packs + index + rest + size // self.limit)
 
     # ---- what is there ----
 
