@@ -86,7 +86,7 @@ def test_threads_that_store_blobs_first_share_a_packer(
     """`copy` stores blobs with several: a blob that went to a packer of its own was lost."""
     create(tree, store, packs="yes")
 
-    def slowly(self: PackedStore) -> None:
+    def slowly(self: PackedStore, blobs: object) -> None:
         time.sleep(0.2)  # as long as a service takes to list
 
     monkeypatch.setattr(PackedStore, "_plain", slowly)
