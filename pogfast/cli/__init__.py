@@ -133,9 +133,6 @@ def _run(output: Output, arguments: Sequence[str]) -> None:
                 for line in group.overview(context).splitlines():
                     output.say(line)
                 return
-            from pogfast.stores import map_large_buffers  # imported here: help does without
-
-            map_large_buffers()
             group.invoke(context)
     except click.exceptions.Exit as ended:
         output.exit_code = ended.exit_code

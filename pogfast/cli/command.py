@@ -134,6 +134,9 @@ class Verb(_Command):
         return rest
 
     def invoke(self, ctx: click.Context) -> Any:
+        from pogfast.stores import map_large_buffers  # imported here: help does without
+
+        map_large_buffers()
         output = ctx.ensure_object(Output)
         output.check()
         RETRIED.set(output.retried)
