@@ -64,7 +64,7 @@ service_options = apply(
             "parallel",
             metavar="N",
             type=Whole(1, MAX_PARALLEL),
-            help="Concurrent requests to a service.  [default: 8]",
+            help="Concurrent requests to a service.  [default: as latency asks for]",
         ),
         _service(
             "--retry-for",

@@ -253,9 +253,11 @@ def open_service(text: str, *, create: bool = False) -> RemoteStore:
     """Opens a store on a service. With `create` one request checks that the bucket can be reached and listed; reading
     an archive needs no permission to list. Raises UsageError, StoreError and NoSuchArchive."""
     place = parse_service(text)
+    from pogfast.stores.concurrency import Concurrency
     from pogfast.stores.remote import RemoteStore
 
     said = replace(settings.current(), **place.settings)
+    concurrency = Concurrency(said.parallel)
     service: Service
     if place.scheme == "s3":
         from pogfast.stores.s3 import S3Service
@@ -266,7 +268,7 @@ def open_service(text: str, *, create: bool = False) -> RemoteStore:
             endpoint=said.s3_endpoint,
             storage_class=said.storage_class,
             object_lock=said.object_lock,
-            parallel=said.parallel,
+            concurrency=concurrency,
             profile=said.profile,
             region=said.region,
         )
@@ -274,9 +276,9 @@ def open_service(text: str, *, create: bool = False) -> RemoteStore:
         from pogfast.stores.b2 import B2Service
 
         service = B2Service(
-            place.bucket, place.prefix, realm=said.b2_realm, profile=said.profile, parallel=said.parallel
+            place.bucket, place.prefix, realm=said.b2_realm, profile=said.profile, concurrency=concurrency
         )
-    store = RemoteStore(service, text.rstrip("/"), parallel=said.parallel, retry_for=said.retry_for)
+    store = RemoteStore(service, text.rstrip("/"), concurrency=concurrency, retry_for=said.retry_for)
     if create:
         store.check_listing()
     return store

@@ -18,11 +18,12 @@ import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
+from pogfast.stores.concurrency import Concurrency, RequestPool
 from pogfast.stores.service import (
     AccessDenied,
     BasicService,
@@ -84,12 +85,12 @@ class B2Service(BasicService):
     """A bucket, or the objects below a prefix in it."""
 
     def __init__(
-        self, bucket: str, prefix: str, *, realm: str | None, profile: str | None = None, parallel: int
+        self, bucket: str, prefix: str, *, realm: str | None, profile: str | None = None, concurrency: Concurrency
     ) -> None:
         """`prefix` has no / at its ends. `realm` is a URL; None: Backblaze's own. `profile` is one of the b2 command's;
-        None: the key in the environment, else that command's login. At most `parallel` objects are deleted at a time.
-        Makes no request."""
-        self.parallel = parallel
+        None: the key in the environment, else that command's login. `concurrency` says how many objects are
+        deleted at a time. Makes no request."""
+        self.concurrency = concurrency
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"b2://{bucket}" + (f"/{prefix}" if prefix else "")
         self.identity = f"b2:{realm or REALM}/{bucket}/{prefix}"
@@ -169,7 +170,7 @@ class B2Service(BasicService):
         names = sorted(self.prefix + path for path in paths)
         stay: set[str] = set()
         deleted: list[tuple[str, Future[bool]]] = []
-        with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
+        with RequestPool(self.concurrency, "pogfast-delete") as threads:
             for name, version, written in self._versions(names):
                 if written < before:
                     deleted.append((name, threads.submit(self._delete, name, version, go_on)))
@@ -256,7 +257,8 @@ class B2Service(BasicService):
         if error.should_retry_http() or error.should_retry_upload() or isinstance(error, PASSING):
             after = seconds_to_wait(str(getattr(error, "retry_after_seconds", None) or ""))
             said = f"{where}: the service is busy: {_one_line(error)}"
-            return TransientError(said, "try again later", answered=True, after=after)
+            slow_down = isinstance(error, failures.TooManyRequests)
+            return TransientError(said, "try again later", answered=True, after=after, slow_down=slow_down)
         return StoreError(f"{where}: {_one_line(error)}")
 
     def _unreachable(self, error: Exception) -> StoreError:

@@ -16,12 +16,12 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
+from pogfast.stores.concurrency import Concurrency, RequestPool
 from pogfast.stores.local import MAX_MANIFEST, check_size
 from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, PACKS, REMOVED, SWEEP, Stored, is_like_a_blob, is_mark, is_path
 from pogfast.stores.packs.layout import DEFAULT_LIMIT as SMALL
@@ -97,12 +97,12 @@ def _drop_frames(error: BaseException | None) -> None:
 class RemoteStore:
     """A store that can be read and written. `path` is the address as the user wrote it."""
 
-    def __init__(self, service: Service, path: str, *, parallel: int, retry_for: float) -> None:
-        """Makes at most `parallel` requests at a time, and retries transient errors for `retry_for` seconds."""
+    def __init__(self, service: Service, path: str, *, concurrency: Concurrency, retry_for: float) -> None:
+        """Makes as many requests at a time as `concurrency` says. Retries transient errors for `retry_for` seconds."""
         self.service = service
         self.path = path
         self.label = service.label
-        self.parallel = parallel
+        self.concurrency = concurrency
         self.retry_for = retry_for
         self.blobs = UploadQueue(self)
         self.source = PrefetchingSource(self)
@@ -110,7 +110,7 @@ class RemoteStore:
         self._doubted: frozenset[str] = frozenset()
         self._lock = threading.Lock()
         self._in_flight = InFlightLimit(MAX_IN_FLIGHT)
-        self._prefetcher = Prefetcher(self._fetch_blob, self._in_flight, parallel)
+        self._prefetcher = Prefetcher(self._fetch_blob, self._in_flight, concurrency)
         self._abandoned = threading.Event()
         self._report_retry = RETRIED.get()
         self._small_blobs = self._small_size = 0  # put by this run
@@ -119,6 +119,10 @@ class RemoteStore:
     @property
     def identity(self) -> str:
         return self.service.identity
+
+    @property
+    def parallel(self) -> int:
+        return self.concurrency.number
 
     @property
     def in_flight(self) -> InFlightLimit:
@@ -134,7 +138,7 @@ class RemoteStore:
 
     def check_listing(self) -> None:
         """Checks with one request that the store can be listed. Raises StoreError and NoSuchArchive."""
-        self._with_retries(lambda: self.service.page("", "", deep=False))
+        self._with_retries(partial(self._page, "", "", deep=False, start=""))
 
     @property
     def known(self) -> dict[str, int]:
@@ -207,7 +211,7 @@ class RemoteStore:
         seen: set[str] = set()
         token, empty = "", 0
         while True:
-            page, token = self._with_retries(partial(self.service.page, prefix, token, deep=deep, start=start))
+            page, token = self._with_retries(partial(self._page, prefix, token, deep=deep, start=start))
             yield from page
             if not token:
                 return
@@ -216,6 +220,12 @@ class RemoteStore:
             if marks & seen or empty > MAX_EMPTY_PAGES:
                 raise StoreError(f"{self.label}: the service's listing repeats itself without end")
             seen |= marks
+
+    def _page(self, prefix: str, token: str, *, deep: bool, start: str) -> tuple[list[ObjectInfo], str]:
+        began = time.monotonic()
+        page = self.service.page(prefix, token, deep=deep, start=start)
+        self.concurrency.answered(began)
+        return page
 
     # ---- reading ----
 
@@ -416,10 +426,9 @@ class RemoteStore:
                 return data
             return None
 
-        with ThreadPoolExecutor(self.parallel, "pogfast-remove") as threads:
-            renamed = {
-                name: data for name, data in zip(names, threads.map(rename, names), strict=True) if data is not None
-            }
+        with RequestPool(self.concurrency, "pogfast-remove") as threads:
+            results = {name: threads.submit(rename, name) for name in names}
+        renamed = {name: data for name, result in results.items() if (data := result.result()) is not None}
         if renamed:
             self.delete_manifests(renamed)
             there = {mark.name for mark in self.named("")}
@@ -475,13 +484,13 @@ class RemoteStore:
 
     def _in_parallel(self, names: Iterable[str], act: Callable[[str], Result]) -> Iterator[tuple[str, Result]]:
         """Calls `act` for each name, several at a time, and yields the results in order."""
-        threads = ThreadPoolExecutor(self.parallel, "pogfast-ask")
+        threads = RequestPool(self.concurrency, "pogfast-ask")
         try:
             results = [(name, threads.submit(self._with_retries, partial(act, _path(name)))) for name in names]
             for name, result in results:
                 yield name, result.result()
         finally:
-            threads.shutdown(wait=True, cancel_futures=True)
+            threads.shutdown(cancel=True)
 
     def abandon(self) -> None:
         """Ends retries and queued transfers when a run ends early: callers wait only for requests that were sent."""
@@ -500,10 +509,13 @@ class RemoteStore:
         restarts the clock. Raises StoreError."""
         began, attempts, far = 0.0, 0, -1
         while True:
+            started = time.monotonic()
             try:
                 return act()
             except TransientError as error:
                 now = time.monotonic()
+                if error.slow_down:
+                    self.concurrency.slow_down(started)
                 if reached() > far:
                     began, attempts, far = now, 0, reached()
                 attempts += 1

@@ -16,12 +16,12 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import Exists, MissingBlob, StoreError, UsageError
+from pogfast.stores.concurrency import Concurrency, RequestPool
 from pogfast.stores.protocols import MAKE_ROOM, Finding, InColdStorage, ThawState
 from pogfast.stores.service import (
     AccessDenied,
@@ -68,6 +68,7 @@ BUSY = {
     "TransactionInProgressException",
 }  # fmt: skip
 BUSY_WORDS = ("SlowDown", "Throttl", "TooManyRequests", "LimitExceeded")  # parts of codes: each service has its own
+SLOW_DOWN = {429, 503}
 BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509, *range(520, 531)}
 # Error codes for a body that was altered or cut short in transit: another attempt may succeed.
 ALTERED = {"BadDigest", "IncompleteBody", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch",
@@ -138,7 +139,7 @@ class S3Service(BasicService):
         endpoint: str | None,
         storage_class: str | None,
         object_lock: Lock | None,
-        parallel: int,
+        concurrency: Concurrency,
         profile: str | None = None,
         region: str | None = None,
     ) -> None:
@@ -151,14 +152,14 @@ class S3Service(BasicService):
         self.object_lock = object_lock
         self.conditional = True  # until the service says that it has no conditions
         self.deletes_many = True  # until it says that it deletes only one object per request
-        self.parallel = parallel
+        self.concurrency = concurrency
         self.requests: Counter[str] = Counter()
         with self._errors(), self._settings():
             # A separate session: boto3's default one would keep the credentials of the first store.
             core = botocore.session.get_session()
             core.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
             session = boto3.session.Session(profile_name=profile, region_name=region, botocore_session=core)
-            self.client: Any = session.client("s3", endpoint_url=endpoint, config=_config(parallel))
+            self.client: Any = session.client("s3", endpoint_url=endpoint, config=_config(concurrency.most))
         self.identity = f"{self.client.meta.endpoint_url}/{bucket}/{prefix}"
         # Over http the signature covers the body's SHA-256: a checksum adds nothing. But AWS requires one for locked
         # objects, also if the bucket locks by default. A service over http gets one after it has refused. Over https
@@ -281,7 +282,7 @@ class S3Service(BasicService):
 
     def delete_old(self, found: Sequence[ObjectInfo], before: float, go_on: Callable[[], bool]) -> list[str]:
         """Sends one request per object: most servers ignore conditions in a request for many."""
-        with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
+        with RequestPool(self.concurrency, "pogfast-delete") as threads:
             deleted = [(each.path, threads.submit(self._delete_as_it_was, each, go_on)) for each in found]
         return [path for path, is_gone in deleted if is_gone.result()]  # all have been tried
 
@@ -311,7 +312,7 @@ class S3Service(BasicService):
                     continue
                 except _Cannot:  # some services, such as Google's, have had no such request
                     self.deletes_many = False
-            with ThreadPoolExecutor(self.parallel, "pogfast-delete") as threads:
+            with RequestPool(self.concurrency, "pogfast-delete") as threads:
                 deleted = [threads.submit(self._delete_one, path) for path in together]
             for each in deleted:  # all have been tried
                 each.result()
@@ -563,6 +564,7 @@ class S3Service(BasicService):
         error = self._error(str(said.get("Code") or status), str(said.get("Message", "")), path, status)
         if isinstance(error, TransientError):
             error.after = seconds_to_wait(headers.get("retry-after"))
+            error.slow_down = status in SLOW_DOWN or any(word in said.get("Code", "") for word in BUSY_WORDS)
         if said.get("Code") in CLOCK:
             error.hint = _clock(headers.get("date")) or error.hint
         return error
@@ -692,11 +694,11 @@ class _S3Body:
         self.stream.close()
 
 
-def _config(parallel: int) -> Any:
+def _config(connections: int) -> Any:
     """Returns boto3's configuration: without its newer checksums, which some servers reject, and without its retries:
     RemoteStore retries, reports it, and can be stopped while it waits."""
     return Config(
-        max_pool_connections=parallel + 2,
+        max_pool_connections=connections + 2,
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": 1},

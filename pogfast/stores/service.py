@@ -31,12 +31,15 @@ class TransientError(StoreError):
     """A transient error: the connection broke, or the service is busy.
 
     `answered`: the service itself refused the request, so nothing was stored. `after`: seconds that the service asks to
-    wait."""
+    wait. `slow_down`: it asks for fewer requests."""
 
-    def __init__(self, message: str, hint: str = "", *, answered: bool = False, after: float = 0.0) -> None:
+    def __init__(
+        self, message: str, hint: str = "", *, answered: bool = False, after: float = 0.0, slow_down: bool = False
+    ) -> None:
         super().__init__(message, hint)
         self.answered = answered
         self.after = after
+        self.slow_down = slow_down
 
 
 class InvalidResponse(TransientError):

@@ -60,7 +60,7 @@ class Settings:
     storage_class: str | None = None  # of blobs in S3, never of manifests; None: the bucket's
     object_lock: Lock | None = None  # of what is written to S3; None: the bucket's
     packs: int | None = None  # bytes of a pack, in stores that get new ones; None: each store as it is
-    parallel: int = 8  # concurrent requests
+    parallel: int | None = None  # concurrent requests; None: as many as latency asks for
     retry_for: float = 300.0  # seconds that transient errors are retried
     profile: str | None = None  # of credentials, as boto3 or the b2 command know it; None: those of the environment
     region: str | None = None  # of an S3 bucket; None: what boto3 finds
@@ -75,7 +75,9 @@ class Settings:
             environ.get("POGFAST_STORAGE_CLASS") or None,
             Lock.parse(environ["POGFAST_OBJECT_LOCK"]) if environ.get("POGFAST_OBJECT_LOCK") else None,
             parse_packs("POGFAST_PACKS", environ["POGFAST_PACKS"]) if environ.get("POGFAST_PACKS") else None,
-            parse_whole("POGFAST_PARALLEL", environ.get("POGFAST_PARALLEL") or str(cls.parallel), 1, MAX_PARALLEL),
+            parse_whole("POGFAST_PARALLEL", environ["POGFAST_PARALLEL"], 1, MAX_PARALLEL)
+            if environ.get("POGFAST_PARALLEL")
+            else None,
             parse_seconds("POGFAST_RETRY_FOR", environ.get("POGFAST_RETRY_FOR") or str(cls.retry_for)),
         )
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from pogfast.errors import CorruptBlob
+from pogfast.stores.concurrency import Concurrency, RequestPool
 from pogfast.stores.protocols import BlobSink, CanAbandon, CanPrefetch
 from pogfast.stores.service import PIECE, Body, InvalidResponse, Service, TransientError
 
@@ -250,21 +251,21 @@ class Prefetcher(Generic[Key]):
         self,
         fetch: Callable[[Key, Callable[[], bool]], bytearray | None],
         in_flight: InFlightLimit,
-        parallel: int,
+        concurrency: Concurrency,
         *,
         size_of: Callable[[Key], int] = lambda key: 0,
         ahead: int = MAX_IN_FLIGHT,
     ):
         self.fetch = fetch
         self.in_flight = in_flight
-        self.parallel = parallel
+        self.concurrency = concurrency
         self.size_of = size_of
         self.ahead = ahead
         self.lock = threading.Lock()
         self.waiting: Iterator[Key] = iter(())
         self.futures: dict[Key, Future[bytearray | None]] = {}
         self.requested: set[Key] = set()
-        self.threads: ThreadPoolExecutor | None = None
+        self.threads: RequestPool | None = None
 
     def prefetch(self, names: Iterable[Key]) -> None:
         """Replaces the blobs to prefetch by these, in this order."""
@@ -274,7 +275,7 @@ class Prefetcher(Generic[Key]):
             self.futures.clear()
             self.requested.clear()
             self.waiting = iter(dict.fromkeys(names))
-            self.threads = self.threads or ThreadPoolExecutor(self.parallel, "pogfast-download")
+            self.threads = self.threads or RequestPool(self.concurrency, "pogfast-download")
             self._fill(self.threads)
 
     def take(self, name: Key) -> bytearray | None:
@@ -289,8 +290,8 @@ class Prefetcher(Generic[Key]):
             return self.fetch(name, lambda: True)
         return future.result()
 
-    def _fill(self, threads: ThreadPoolExecutor) -> None:
-        while len(self.futures) < 2 * self.parallel and sum(map(self.size_of, self.futures)) < self.ahead:
+    def _fill(self, threads: RequestPool) -> None:
+        while len(self.futures) < 2 * self.concurrency.number and sum(map(self.size_of, self.futures)) < self.ahead:
             name = next((name for name in self.waiting if name not in self.requested), None)
             if name is None:
                 return
@@ -298,14 +299,14 @@ class Prefetcher(Generic[Key]):
 
     def stop(self) -> None:
         if self.threads is not None:
-            self.threads.shutdown(wait=True, cancel_futures=True)
+            self.threads.shutdown(cancel=True)
             self.threads = None
 
 
 class Blobs(Protocol):
-    """The store of `PrefetchingSource` and `UploadQueue`: one blob per call, at most `parallel` calls at a time."""
+    """The store of `PrefetchingSource` and `UploadQueue`: one blob per call; `concurrency` says how many at a time."""
 
-    parallel: int
+    concurrency: Concurrency
 
     def get_blob(self, name: str) -> Buffer: ...
 
@@ -341,8 +342,8 @@ class UploadQueue(BlobSink):
     def __init__(self, store: Blobs) -> None:
         self.store = store
         self.in_flight = InFlightLimit(MAX_IN_FLIGHT)
-        self.slots = threading.Semaphore(4 * store.parallel)  # more than threads, so that none is ever idle
-        self.threads: ThreadPoolExecutor | None = None
+        self.slots = threading.Semaphore(4 * store.concurrency.most)  # more than threads, so that none is ever idle
+        self.threads: RequestPool | None = None
         self.failure: BaseException | None = None
         self.stopping = False
 
@@ -354,7 +355,7 @@ class UploadQueue(BlobSink):
         self.slots.acquire()
         self.in_flight.acquire(len(blob))
         if self.threads is None:
-            self.threads = ThreadPoolExecutor(self.store.parallel, "pogfast-upload")
+            self.threads = RequestPool(self.store.concurrency, "pogfast-upload")
         self.threads.submit(self._put, name, blob)
 
     def _put(self, name: str, blob: memoryview) -> None:
@@ -378,7 +379,7 @@ class UploadQueue(BlobSink):
     def drain(self) -> None:
         """Waits until all queued blobs are stored. Raises StoreError."""
         if self.threads is not None:
-            self.threads.shutdown(wait=True)
+            self.threads.shutdown()
             self.threads = None
         self._check()
 
@@ -389,10 +390,10 @@ class UploadQueue(BlobSink):
         """Drops the queue, and lets callers that wait for a slot continue."""
         self.stopping = True
         self.in_flight.lift()
-        self.slots.release(4 * self.store.parallel)
+        self.slots.release(4 * self.store.concurrency.most)
 
     def stop(self) -> None:
         """Waits for uploads that have started, and drops the others."""
         if self.threads is not None:
-            self.threads.shutdown(wait=True, cancel_futures=True)
+            self.threads.shutdown(cancel=True)
             self.threads = None

@@ -45,7 +45,8 @@ class Fault:
 class Proxy:
     """`url` is where it listens; `faults` may change at any time; `seen` has every request, its status and the bytes of
     the server's answer; `asked` those that waited for leave to send their body, `sums` those with a CRC32; `signed` has
-    the SHA-256 of every PUT as its header says it, `ranges` every Range. With a certificate, clients speak TLS."""
+    the SHA-256 of every PUT as its header says it, `ranges` every Range; `most` is how many requests were under way
+    at once. With a certificate, clients speak TLS."""
 
     def __init__(self, upstream: str, certificate: Certificate | None = None) -> None:
         self.upstream = urlsplit(upstream).netloc
@@ -55,6 +56,7 @@ class Proxy:
         self.sums: list[str] = []
         self.signed: list[str] = []
         self.ranges: list[str] = []
+        self.open = self.most = 0
         self.lock = threading.Lock()
         self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"proxy": self}))
         self.url = url_of(self.server.server_address[1], certificate)
@@ -109,6 +111,16 @@ class _Handler(BaseHTTPRequestHandler):
         return super().handle_expect_100()
 
     def handle_any(self) -> None:
+        with self.proxy.lock:
+            self.proxy.open += 1
+            self.proxy.most = max(self.proxy.most, self.proxy.open)
+        try:
+            self.handle_request()
+        finally:
+            with self.proxy.lock:
+                self.proxy.open -= 1
+
+    def handle_request(self) -> None:
         request = f"{self.command} {self.path}"
         fault = self.proxy.fault_of(request) or Fault("")
         if "x-amz-checksum-crc32" in self.headers:

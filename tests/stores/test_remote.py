@@ -19,6 +19,7 @@ from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
 from pogfast.stores import remote, traffic
 from pogfast.stores import service as service_module
+from pogfast.stores.concurrency import Concurrency
 from pogfast.stores.names import Stored
 from pogfast.stores.protocols import ThawState
 from pogfast.stores.remote import Exists, RemoteStore
@@ -148,7 +149,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Memory:
 
 @pytest.fixture
 def store(service: Memory, told: list[str]) -> Iterator[RemoteStore]:
-    made = RemoteStore(service, "memory:", parallel=2, retry_for=20)
+    made = RemoteStore(service, "memory:", concurrency=Concurrency(2), retry_for=20)
     yield made
     made.close()
     assert service.closed
@@ -292,14 +293,14 @@ def test_transient_errors_are_retried(service: Memory, store: RemoteStore, told:
 
 
 def test_a_pause_respects_retry_after_up_to_the_deadline(service: Memory, told: list[str]) -> None:
-    hurried = RemoteStore(service, "memory:", parallel=1, retry_for=0.3)
+    hurried = RemoteStore(service, "memory:", concurrency=Concurrency(1), retry_for=0.3)
     service.faults["list"] = [TransientError("it is busy", after=1e9), TransientError("it is busy", "wait", after=1e9)]
     with pytest.raises(TransientError, match="it is busy") as failed:
         hurried.check_listing()
     assert failed.value.hint == "wait; 2 attempts in 0 s; --retry-for says for how long"
     assert len(told) == 1
     assert told[0].endswith("0.3 s")
-    impatient = RemoteStore(service, "memory:", parallel=1, retry_for=0)
+    impatient = RemoteStore(service, "memory:", concurrency=Concurrency(1), retry_for=0)
     service.faults["list"] = [TransientError("it is busy", "wait")]
     with pytest.raises(TransientError, match="it is busy") as failed:
         impatient.check_listing()
@@ -470,7 +471,7 @@ def test_slots_and_memory_are_released(service: Memory, store: RemoteStore) -> N
 
 
 def test_no_thread_outlives_a_store(service: Memory) -> None:
-    used = RemoteStore(service, "memory:", parallel=2, retry_for=20)
+    used = RemoteStore(service, "memory:", concurrency=Concurrency(2), retry_for=20)
     used.blobs(A, memoryview(b"content"))
     used.prefetch([A])
     used.close()
@@ -506,7 +507,7 @@ def test_a_copy_within_a_service(service: Memory, store: RemoteStore, told: list
                 self.objects[path] = source.objects[path]
             return True
 
-    far, near = (RemoteStore(Copying(), "memory:", parallel=1, retry_for=20) for _ in range(2))
+    far, near = (RemoteStore(Copying(), "memory:", concurrency=Concurrency(1), retry_for=20) for _ in range(2))
     far.put_blob(A, b"content")
     assert near.size_of(A) is None
     near.service.faults["copy"] = [TransientError("it is busy")]  # type: ignore[attr-defined]
@@ -521,7 +522,9 @@ def test_a_copy_within_a_service(service: Memory, store: RemoteStore, told: list
     far.service.objects[path(B)] = far.service.objects[path(C)] = b""  # type: ignore[attr-defined]
     assert near.copy_blob(B, far)
     assert not near.copy_blob(C, far), "it is larger than what is copied in one request"
-    assert not store.copy_blob(A, RemoteStore(Memory(), "memory:", parallel=1, retry_for=0)), "it is not there"
+    assert not store.copy_blob(A, RemoteStore(Memory(), "memory:", concurrency=Concurrency(1), retry_for=0)), (
+        "it is not there"
+    )
 
 
 def test_deleting(service: Memory, store: RemoteStore) -> None:
@@ -644,7 +647,7 @@ def test_locks(service: Memory, store: RemoteStore, told: list[str]) -> None:
     locking = Locking()
     locking.objects = {"a.mfn": b"", path(A): b""}
     locking.faults = {"has locks": [TransientError("it is busy")], "can lock": [UsageError("it has no locks")]}
-    locked = RemoteStore(locking, "memory:", parallel=2, retry_for=20)
+    locked = RemoteStore(locking, "memory:", concurrency=Concurrency(2), retry_for=20)
     assert list(locked.locked(["a.mfn", A, B])) == ["a.mfn"]
     with pytest.raises(UsageError, match="it has no locks"):
         locked.lock(["a.mfn"], object())  # type: ignore[arg-type]

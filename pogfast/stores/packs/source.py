@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, MissingBlob, PogfastError, without_frames
+from pogfast.stores.concurrency import Concurrency
 from pogfast.stores.packs.reading import MAX_GAP, MAX_PIECE
 from pogfast.stores.protocols import CanAbandon, CanPrefetch
 from pogfast.stores.traffic import InFlightLimit, Prefetcher
@@ -42,7 +43,7 @@ class Ranges(Protocol):
     """The store of the packs and the plain blobs."""
 
     label: str
-    parallel: int
+    concurrency: Concurrency
 
     @property
     def in_flight(self) -> InFlightLimit: ...
@@ -166,7 +167,11 @@ class PackSource(CanPrefetch, CanAbandon):
         self._plan: Plan = {}  # of the blobs that were not asked for yet
         self._spare = threading.Lock()
         self._prefetcher: Prefetcher[Piece] = Prefetcher(
-            self._fetch, base.in_flight, base.parallel, size_of=lambda piece: piece.end - piece.start, ahead=MAX_AHEAD
+            self._fetch,
+            base.in_flight,
+            base.concurrency,
+            size_of=lambda piece: piece.end - piece.start,
+            ahead=MAX_AHEAD,
         )
         self._listing = threading.Lock()
         self._listings = 0
