@@ -6,7 +6,9 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -287,3 +289,31 @@ def test_a_plain_blob_is_compared_with_each_pack_that_has_it(shelf: Shelf) -> No
     assert A not in store.blobs_only_in(both, both)
     assert A in store.blobs_only_in([*both, A], [*both, A])
     store.close()
+
+
+def test_a_prune_whose_listing_stands_still_holds_up_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stores in one process."""
+    shelves = [Shelf(tmp_path / "one"), Shelf(tmp_path / "other")]
+    for shelf in shelves:
+        shelf.put_plain(A, 1)
+        first = shelf.put_pack([A], 2)
+    listed, count = LocalStore.blob_names, iter(range(10))
+    stands, go_on = threading.Event(), threading.Event()
+
+    def stands_still(self: LocalStore) -> Iterator[Stored]:
+        for blob in listed(self):
+            yield blob
+            if self.path == str(shelves[0].root) and next(count) == 1:  # the holders, and then those that may be later
+                stands.set()
+                go_on.wait()
+
+    monkeypatch.setattr(LocalStore, "blob_names", stands_still)
+    with ThreadPoolExecutor() as threads:
+        one = threads.submit(goes, shelves[0], [A])
+        try:
+            assert stands.wait(60)
+            assert threads.submit(goes, shelves[1], [A]).result(60) == {A}
+            assert not one.done()
+        finally:
+            go_on.set()
+        assert one.result() == {A}
