@@ -12,7 +12,7 @@
 #
 # Variables: PYTHON, the interpreter (python3); CLANG, the compiler (clang or clang-14); POGFAST_FUZZ_DIR, a directory
 # to keep the corpus, log and failures of each target, from which the next run continues; POGFAST_FUZZ_SEED, to fuzz the
-# same inputs in each run, as far as the time allows.
+# same inputs in each run, as far as the time allows; POGFAST_FUZZ_PACKAGE, a wheel of pogfast to fuzz instead of a build.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -33,12 +33,13 @@ trap 'chmod -R u+rwX "$work" "$POGFAST_FUZZ_SANDBOX"; rm -rf "$work" "$POGFAST_F
 export TMPDIR=$work PIP_DISABLE_PIP_VERSION_CHECK=1
 kept=${POGFAST_FUZZ_DIR:-$work/kept}
 
+package=${POGFAST_FUZZ_PACKAGE:-$work/source}
 mkdir "$work/source"
 cp -r ext pogfast setup.py pyproject.toml README.md LICENSE MANIFEST.in "$work/source"
 rm -f "$work"/source/pogfast/*.so "$work/source/ext/engine.c"
 "$python" -m venv "$work/venv"
 [ -z "$clang" ] || export CC=$clang POGFAST_SANITIZE=address,fuzzer-no-link
-"$work/venv/bin/pip" install --quiet "$work/source[fuzz]"
+"$work/venv/bin/pip" install --quiet "$package[fuzz]"
 if ! "$work/venv/bin/python" -c "import atheris" 2>/dev/null; then
   echo "fuzz: atheris is not available for this Python and machine: nothing is fuzzed"
   exit 0

@@ -2,6 +2,7 @@
 # Runs every check that a change must pass before it is merged, on a fresh build in a directory that is removed at the
 # end: builds an sdist and a wheel from it, runs the quick start, lint and types, the engine's tests on a build with
 # assertions, every benchmark once on tiny data, two minutes of fuzzing, and finally all tests on the installed wheel.
+# What uses one core runs beside something else; its output comes when it has ended.
 #
 #   ci/test.sh [PYTEST-ARGUMENTS...]     arguments go to the last pytest
 #
@@ -18,8 +19,8 @@ export TMPDIR=$work
 export POGFAST_TEST_CACHE=${POGFAST_TEST_CACHE:-$work/cache}
 export HYPOTHESIS_STORAGE_DIRECTORY=$work/hypothesis
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-# One worker more than cores, because tests wait for servers and processes as long as they compute.
-PYTEST_XDIST_AUTO_NUM_WORKERS=$(($("$python" -c 'import os; print(os.cpu_count())') + 1))
+# Two workers more than cores, because tests wait for disks, servers and processes as long as they compute.
+PYTEST_XDIST_AUTO_NUM_WORKERS=$(($("$python" -c 'import os; print(os.cpu_count())') + 2))
 export PYTEST_XDIST_AUTO_NUM_WORKERS
 
 say() { printf '\n==== %s\n' "$1"; }
@@ -56,6 +57,11 @@ quickstart=$!
 "$python" -m venv "$work/wheel"
 "$work/wheel/bin/pip" install --quiet "${wheel[0]}[test,lint]"
 
+# Without clang and with a fixed seed, so that every machine and run fuzzes alike; ci/fuzz.sh alone does neither.
+CLANG=none POGFAST_FUZZ_PACKAGE=${wheel[0]} POGFAST_FUZZ_SEED=1 PYTHONHASHSEED=0 PYTHON=$python \
+  ci/fuzz.sh 2 >"$work/fuzz.log" 2>&1 &
+fuzzing=$!
+
 say "the quick start"
 ended "$quickstart" "$work/quickstart.log"
 
@@ -75,14 +81,13 @@ benches=$!
 say "the engine's tests on a build with assertions"
 "$python" -m venv "$work/debug"
 POGFAST_DEBUG=1 "$work/debug/bin/pip" install --quiet "${sdist[0]}[test]"
-POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist loadfile engine test_identity.py test_vectors.py
+POGFAST_TEST_QUICK=1 run_tests "$work/debug" -n auto --dist worksteal engine test_identity.py test_vectors.py
 
 say "every benchmark once, on tiny data"
 ended "$benches" "$work/benches.log"
 
 say "two minutes of fuzzing"
-# Without clang and with a fixed seed, so that every machine and run fuzzes alike; ci/fuzz.sh alone does neither.
-CLANG=none POGFAST_FUZZ_SEED=1 PYTHONHASHSEED=0 PYTHON=$python ci/fuzz.sh 2
+ended "$fuzzing" "$work/fuzz.log"
 
 say "the tests on the wheel"
-run_tests "$work/wheel" -n auto --dist loadfile . "$@"
+run_tests "$work/wheel" -n auto --dist worksteal . "$@"

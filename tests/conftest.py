@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 pytest.register_assert_rewrite("kit")
 
+from kit import descriptions, forks  # noqa: E402
 from kit.commands import Ran, Runner, run  # noqa: E402
 from kit.environments import RELEASES, pogcli_python  # noqa: E402
 from kit.faultproxy import Proxy, proxied  # noqa: E402
@@ -19,6 +19,7 @@ from kit.servers import Server, moto  # noqa: E402
 from kit.vectors import Vector, all_vectors  # noqa: E402
 from pogfast.stores.packs import index_cache  # noqa: E402
 
+descriptions.keep()
 # Timings vary on shared machines, and the engine's threads make no example slower than another.
 settings.register_profile(
     "default", max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -37,7 +38,7 @@ def pog(tmp_path: Path) -> Runner:
     """Our `pog`, in tmp_path unless `cwd` says otherwise."""
 
     def call(*arguments: str | bytes | Path, cwd: Path = tmp_path, **more: object) -> Ran:
-        ran = run([sys.executable, "-m", "pogfast.pog", *arguments], cwd, **more)
+        ran = forks.command("pogfast.pog", *arguments, cwd=cwd, **more)
         assert "Traceback" not in ran.err, ran.err
         return ran
 
@@ -50,7 +51,7 @@ def pogfast(tmp_path: Path) -> Runner:
 
     def call(*arguments: str | bytes | Path, cwd: Path = tmp_path, **more: object) -> Ran:
         more.setdefault("env", {**os.environ, "POGFAST_CACHE_DIR": str(tmp_path / "cache")})
-        ran = run([sys.executable, "-m", "pogfast", *arguments], cwd, **more)
+        ran = forks.command("pogfast", *arguments, cwd=cwd, **more)
         assert "Traceback" not in ran.err, ran.err
         return ran
 
@@ -62,7 +63,7 @@ def cli(work: Path) -> Runner:
     """The command `pogfast` in the directory that a test file's own fixture `work` furnishes, with its environment."""
 
     def call(*arguments: str | bytes | Path, cwd: Path = work, **more: object) -> Ran:
-        ran = run([sys.executable, "-m", "pogfast", *arguments], cwd, **more)
+        ran = forks.command("pogfast", *arguments, cwd=cwd, **more)
         assert "Traceback" not in ran.err, ran.err
         assert "a defect" not in ran.err, ran.err
         return ran

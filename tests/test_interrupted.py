@@ -103,7 +103,7 @@ def test_interrupted_by_a_signal(tmp_path: Path, tree: Path, pogfast: Runner, nu
     while not blobs(tmp_path) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert b"Traceback" not in err
     assert err.count(b"\n") <= 2

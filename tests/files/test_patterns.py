@@ -131,18 +131,18 @@ def test_components() -> None:
 
 def test_time_does_not_explode() -> None:
     """With backtracking into every star, the first takes 10^15 steps, each name of the second some thousands."""
-    started = time.perf_counter()
+    started = time.thread_time()
     assert not matches("*a" * 12 + "b", "/" + "a" * 255)
     assert not matches("a/**/" * 12 + "b", "/a" * 200)
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 def test_many_names_are_quick() -> None:
     patterns = Patterns(["*.o", "node_modules", "*~", "/home/*/.cache", "__pycache__"])
     name = "/home/user/projects/something/src/lib/module_name.py"
-    started = time.perf_counter()
+    started = time.thread_time()
     assert not any(patterns.matches(name) for _ in range(20_000))
-    assert time.perf_counter() - started < 0.5, "about 1 µs each; 25 are allowed for a busy machine"
+    assert time.thread_time() - started < 0.5, "about 1 µs each; 25 are allowed for a busy machine"
 
 
 # ---- the rules, slowly -----------------------------------------------------------------------------------------------

@@ -24,10 +24,11 @@ class Ran:
 
 
 Runner = Callable[..., Ran]
+SECONDS = 300  # after which a command hangs
 
 
 def run(command: Sequence[str | bytes | Path], cwd: Path, stdin: bytes = b"", **more: Any) -> Ran:
     """Runs a command without a terminal, so that a password is read from `stdin`."""
     more.setdefault("start_new_session", True)
-    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, check=False, timeout=300, **more)
+    done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, check=False, timeout=SECONDS, **more)
     return Ran(done.returncode, done.stdout, done.stderr.decode(errors="replace"))

@@ -93,7 +93,7 @@ def url_of(port: int, certificate: Certificate | None) -> str:
     return f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
 
 
-def await_answer(url: str, seconds: float = 30, certificate: Certificate | None = None) -> None:
+def await_answer(url: str, seconds: float = 120, certificate: Certificate | None = None) -> None:
     ends = time.monotonic() + seconds
     context = ssl.create_default_context(cafile=certificate.cert) if certificate else None
     while True:
@@ -130,13 +130,17 @@ def running(
 @contextlib.contextmanager
 def moto(certificate: Certificate | None = None, **variables: str) -> Iterator[Server]:
     """Everything in memory; obeys conditions, checks nobody's rights unless `variables` say so."""
-    program = installed("moto-5.2.5", "moto[s3]==5.2.5", "flask", "flask-cors") / "moto_server"
     port = free_port()
-    command = [str(program), "-H", "127.0.0.1", "-p", str(port)]
-    if certificate:
-        command += ["--ssl-cert", str(certificate.cert), "--ssl-key", str(certificate.key)]
-    with running("moto", command, url_of(port, certificate), variables, certificate) as server:
+    secure = ["--ssl-cert", str(certificate.cert), "--ssl-key", str(certificate.key)] if certificate else []
+    with running("moto", moto_command(port, *secure), url_of(port, certificate), variables, certificate) as server:
         yield server
+
+
+def moto_command(port: int, *more: str, clock: str = "", conditions: bool = True) -> list[str]:
+    """How moto_server.py is run."""
+    python = installed("moto-5.2.5", "moto[s3]==5.2.5", "flask", "flask-cors") / "python"
+    program = [str(python), str(Path(__file__).with_name("moto_server.py")), clock, "yes" if conditions else "no"]
+    return [*program, "-H", "127.0.0.1", "-p", str(port), *more]
 
 
 @contextlib.contextmanager

@@ -28,8 +28,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import botocore.session
-
 import pogfast
 import pogfast._engine as engine
 from pogfast import backup, keys, manifest
@@ -59,7 +57,7 @@ TICK = 0.037  # seconds for each step
 NAP = 20.0  # the shortest sleep in seconds, for loops that poll
 HOUR, DAY = 3600.0, 86400.0
 GRACE = DAY
-HANGS = 60.0  # real seconds after which an actor hangs
+HANGS = 120.0  # real seconds after which an actor hangs
 IDLE = 0.1
 
 
@@ -563,17 +561,6 @@ def _start_for(thread: threading.Thread) -> None:
     _start(thread)
 
 
-_new_session = botocore.session.get_session
-_LOADER = _new_session().get_component("data_loader")
-
-
-def _get_session() -> Any:
-    """A session that caches the description of S3, which takes 50 ms to read."""
-    session = _new_session()
-    session.register_component("data_loader", _LOADER)
-    return session
-
-
 def _replacements() -> list[tuple[Any, str, Any]]:
     """Yields (module or class, attribute, replacement) for everything that reads a clock, starts threads or accesses a
     store."""
@@ -598,7 +585,6 @@ def _replacements() -> list[tuple[Any, str, Any]]:
         found += [(kind, name, _stepped(name, method)) for name, method in _verbs(kind)]
         found.append((kind, "__init__", _noting(kind.__init__)))
     found.append((threading.Thread, "start", _start_for))
-    found.append((botocore.session, "get_session", _get_session))
     return found
 
 
@@ -1026,17 +1012,14 @@ class S3:
 @contextlib.contextmanager
 def s3(*, conditions: bool = True) -> Iterator[S3]:
     """With `conditions` an object is deleted only if it has the ETag in the request; many servers ignore that."""
-    from kit.environments import installed
-    from kit.servers import free_port, running
+    from kit.servers import free_port, moto_command, running
 
-    python = installed("moto-5.2.5", "moto[s3]==5.2.5", "flask", "flask-cors") / "python"
     with tempfile.TemporaryFile() as file:
         file.write(struct.pack("d", START))
         file.flush()
         clock = mmap.mmap(file.fileno(), 8)
         port = free_port()
         path = f"/proc/{os.getpid()}/fd/{file.fileno()}"
-        word = "conditions" if conditions else "none"
-        command = [str(python), str(Path(__file__).with_name("moto_clock.py")), str(port), path, word]
+        command = moto_command(port, clock=path, conditions=conditions)
         with running("moto", command, f"http://127.0.0.1:{port}") as server:
             yield S3(server, clock)

@@ -140,7 +140,7 @@ def test_what_a_power_cut_has_interrupted_is_restored_again(
     environment = {**os.environ, "POGFAST_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "pogfast", *archive, "disk"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (disk.place / "tree" / "d" / "0").exists() and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)

@@ -296,7 +296,7 @@ def test_a_prune_whose_listing_stands_still_holds_up_no_other(tmp_path: Path, mo
     shelves = [Shelf(tmp_path / "one"), Shelf(tmp_path / "other")]
     for shelf in shelves:
         shelf.put_plain(A, 1)
-        first = shelf.put_pack([A], 2)
+        shelf.put_pack([A], 2)
     listed, count = LocalStore.blob_names, iter(range(10))
     stands, go_on = threading.Event(), threading.Event()
 

@@ -530,10 +530,9 @@ def test_abandon_while_downloads_run(packs: Packs, proxy: Proxy) -> None:
     asked.start()
     time.sleep(0.1)
     packs.source.abandon()
-    began = time.monotonic()
-    asked.join()
+    asked.join(60)
+    assert not asked.is_alive()
     packs.source._prefetcher.stop()
-    assert time.monotonic() - began < 2
     assert proxy.count(GET) <= packs.store.parallel
     proxy.faults = []
     packs.source.prefetch(names)
@@ -548,9 +547,10 @@ def test_close_while_nobody_reads(packs: Packs) -> None:
     packs.source.prefetch(names)
     time.sleep(0.2)
     assert packs.store.in_flight.bytes > 0
-    began = time.monotonic()
-    packs.source.close()
-    assert time.monotonic() - began < 2
+    closes = threading.Thread(target=packs.source.close, daemon=True)
+    closes.start()
+    closes.join(60)
+    assert not closes.is_alive()
     packs.source.prefetch([])
     packs.source._prefetcher.stop()
 

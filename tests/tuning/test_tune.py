@@ -203,7 +203,7 @@ def begun(tmp_path: Path) -> subprocess.Popen[bytes]:
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # it may be ignored here
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not os.listdir(tmp_path / "store"):
         time.sleep(0.05)
     time.sleep(0.5)

@@ -23,8 +23,8 @@ from pogfast.upkeep.retention import Span
 
 BLOB = re.compile(r"(os\.)?(_?delete|remove|unlink|rename|replace).*[A-Za-z0-9_-]{43}=")
 MINUTE = 60.0
-SCHEDULES = int(os.environ.get("POGFAST_SCHEDULES", "200"))
-SOAK = SCHEDULES > 200
+SCHEDULES = int(os.environ.get("POGFAST_SCHEDULES", "100"))
+SOAK = SCHEDULES > 100
 
 
 @pytest.fixture(scope="module")
