@@ -19,7 +19,6 @@ from kit.servers import Server, moto  # noqa: E402
 from kit.vectors import Vector, all_vectors  # noqa: E402
 from pogfast.stores.packs import index_cache  # noqa: E402
 
-os.environ.pop("PYTHONUNBUFFERED", None)  # as it is for users: what is printed waits to be flushed
 descriptions.keep()
 # Timings vary on shared machines, and the engine's threads make no example slower than another.
 settings.register_profile(

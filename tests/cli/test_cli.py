@@ -55,6 +55,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "key").write_bytes(b"a key")
     for name in [name for name in os.environ if name.startswith("POGFAST_")]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # as it is for users: what is printed waits to be flushed
     monkeypatch.setenv("POGFAST_KEYFILE", str(tmp_path / "key"))
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path

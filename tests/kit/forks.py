@@ -28,6 +28,7 @@ from typing import Any
 from kit.commands import SECONDS, Ran, run
 
 MODULES = ("pogfast.pog.create", "pogfast.pog.restore", "pogfast.stores.s3", "pogfast.stores.b2")
+BUFFERING = "PYTHONUNBUFFERED"  # it is never set: what is printed waits to be flushed, as for users
 AT_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC_", "OPENSSL_", "SSL_")  # variables that are read once, at the start
 SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from kit import forks; forks.serve(int(sys.argv[2]))"
 
@@ -70,7 +71,7 @@ def command(
 
 
 def _at_start(environment: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name.startswith(AT_START)}
+    return {name: value for name, value in environment.items() if name.startswith(AT_START) and name != BUFFERING}
 
 
 @functools.cache
@@ -82,6 +83,7 @@ def _server() -> tuple[socket.socket, dict[str, str]]:
     subprocess.Popen(
         program,
         cwd="/",
+        env={name: value for name, value in os.environ.items() if name != BUFFERING},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         pass_fds=[theirs.fileno()],

@@ -75,6 +75,7 @@ class Shell:
             **os.environ,
             "PATH": f"{commands}:{os.environ['PATH']}",
             "POGFAST_CACHE_DIR": str(home / "cache"),
+            "PYTHONUNBUFFERED": "1",  # lines of output and of errors come in the order that a terminal shows
         }
 
     def run(self, command: str, expected: str) -> None:
