@@ -293,6 +293,10 @@ class Scrub(Protocol):
     def absent(self) -> int:
         """How many packs of index objects are not there, as after a prune."""
 
+    @property
+    def indexed(self) -> set[str]:
+        """The packs that index objects name."""
+
     def lost(self) -> dict[str, str]:
         """Returns the blobs that were in these, each with its pack."""
 

@@ -30,8 +30,12 @@ SAVE_EVERY = 30.0  # seconds
 NO_KEY = "without a key only stores with packs can be checked"
 MENDS = "`pogfast check --repair` mends it if an index object and its blobs tell what the table was"
 UNMENDED = (
-    "it cannot be mended: move it out of the store; then `pogfast check` with a key lists the blobs that archives "
-    "lack, and `pogfast create --force` or `pogfast copy --verify` stores them again"
+    "it cannot be mended: `pogfast create --force` stores again what is still on disk; `prune` then deletes the pack, "
+    "if nothing that archives need is only in it"
+)
+UNINDEXED = (
+    "it cannot be mended, and no index object says what is in it: if `pogfast check` with a key finds that no archive "
+    "lacks a blob, delete the pack; else run `pogfast create --force` first"
 )
 REPAIRS = "`pogfast check --repair` makes it again, and needs no key"
 
@@ -122,7 +126,7 @@ class Scrubbing:
         if repair and self.scrub.heal(found.path):
             self.warn(f"{found.error}: mended")
             return
-        todo = UNMENDED if repair else MENDS
+        todo = (UNMENDED if found.path in self.scrub.indexed else UNINDEXED) if repair else MENDS
         self.tell(found._replace(error=CorruptPack(f"{found.error}; {todo}", path=found.path)))
 
     def read(self, part: Part, count: Callable[[Stored], None], started: Callable[[int, int], None]) -> None:

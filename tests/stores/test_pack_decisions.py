@@ -191,12 +191,17 @@ def test_a_pack_of_another_size_than_the_index_says_is_no_holder(shelf: Shelf) -
     assert goes(shelf, [A]) == set()
 
 
-def test_a_pack_whose_table_is_damaged_is_no_holder_and_stays(shelf: Shelf) -> None:
-    first, second = shelf.put_pack([A], 1), shelf.put_pack([A], 2, b"2")
-    shelf.put_index([first, second])
+@pytest.mark.parametrize("is_indexed", [True, False])
+def test_a_damaged_pack_is_no_holder_and_goes_by_what_index_objects_say(shelf: Shelf, is_indexed: bool) -> None:
+    first, second = shelf.put_pack([A], 1), shelf.put_pack([A, B], 2, b"2")
+    shelf.put_index([first, *([second] if is_indexed else [])])
     put(shelf.root / path_of(second), bytes(second.size), OLD + 2)
     assert goes(shelf, [A]) == set()
-    assert goes(shelf, []) == {path_of(first)}
+    assert goes(shelf, []) == {path_of(first), *([path_of(second)] if is_indexed else [])}
+    third = shelf.put_pack([A], 3, b"3")
+    assert goes(shelf, [A]) == {path_of(first), *([path_of(second)] if is_indexed else [])}
+    assert goes(shelf, [A, B]) == {path_of(first)}
+    assert path_of(third) not in goes(shelf, [A])
 
 
 def test_a_pack_that_is_moved_aside_for_a_moment_stays(shelf: Shelf) -> None:

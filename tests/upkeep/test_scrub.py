@@ -58,6 +58,14 @@ def store(tmp_path: Path, tree: Path) -> Path:
     return tmp_path / "store"
 
 
+def prune(store: Path, **words: Any) -> None:
+    pogfast.prune(str(store), KEY, **words)
+
+
+def check_(store: Path) -> pogfast.upkeep.checking.Summary:
+    return pogfast.check(str(store), KEY, read_data=True)
+
+
 def checked(store: Path, **more: object) -> tuple[int, int, int]:
     """The exit code without a key, and how much damage was found, and packs."""
     summary = pogfast.check(str(store), None, **more)
@@ -115,8 +123,35 @@ def test_a_damaged_table_that_nothing_tells_is_not_mended(store: Path, cache: Pa
     damage(pack, pack.stat().st_size - 100)
     bad = pack.read_bytes()
     ran = pogfast("check", "store", "--repair")
-    assert (ran.code, "move it out of the store" in ran.err) == (4, True), ran.err
+    way = "`prune` then deletes the pack" if harm == "a blob as well" else "delete the pack; else"
+    assert (ran.code, way in ran.err) == (4, True), ran.err
     assert pack.read_bytes() == bad
+
+
+def test_a_prune_deletes_a_damaged_pack_whose_blobs_are_stored_again(store: Path, tree: Path, pogfast: Runner) -> None:
+    pack = packs_of(store)[0]
+    damage(pack, 100)
+    damage(pack, pack.stat().st_size - 100)
+    words: dict[str, Any] = {"keep_last": 1, "group_by": (), "grace": 0, "dry_run": False}
+    prune(store, **words)
+    assert pack.exists(), "needed blobs are only in it"
+    create(tree, store, force=True)
+    prune(store, **words)
+    assert not pack.exists()
+    assert check_(store).exit_code == 0
+    assert restored(store, store.parent / "out") == archived(tree)
+
+
+def test_a_prune_keeps_a_damaged_pack_that_may_be_intact(
+    store: Path, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be read where the table is: on another day, or from another machine, it may be."""
+    pack = packs_of(store)[0]
+    create(tree, store, force=True)
+    with monkeypatch.context() as bad:
+        make_unreadable(bad, pack, pack.stat().st_size - 100)
+        prune(store, keep_last=1, group_by=(), grace=0, dry_run=False)
+    assert pack.exists()
 
 
 @pytest.mark.parametrize("is_covered", [True, False])

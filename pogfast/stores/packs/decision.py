@@ -9,6 +9,7 @@ an object goes, the packs that hold its blobs from then on are read: the later o
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,7 @@ class Tables:
         self.unreadable: dict[str, StoreError] = {}  # packs whose tables may be intact
         self._indexes: dict[str, PackIndex] = {}
         self._compared: dict[tuple[Stored, bytes], bool] = {}
+        self._broken: dict[str, bool] = {}
         self._intact: dict[str, frozenset[str]] = {}  # packs that were read whole, and their blobs that are intact
         self._lock = threading.Lock()
 
@@ -84,6 +86,18 @@ class Tables:
         except (AccessDenied, InColdStorage) as error:
             self.unreadable[pack.name] = error
             return None
+
+    def is_broken(self, pack: Stored) -> bool:
+        """Returns True if a pack can be read, and is not what its name stands for: it no longer tells what was in it.
+        Raises StoreError."""
+        if pack.name not in self._broken:
+            try:
+                reads = (read_whole(self.base, pack.name) for _ in range(2))  # a second time: the first may have failed
+                raw = layout.raw_name(pack.name)
+                self._broken[pack.name] = all(hashlib.sha256(data).digest() != raw for data in reads)
+            except (DamageError, AccessDenied, InColdStorage):  # gone, forbidden, cold, or on a bad sector
+                self._broken[pack.name] = False
+        return self._broken[pack.name]
 
     def has(self, pack: Stored, blob: str, span: Span) -> bool:
         """Returns True if a pack has a blob at this place, as its table says. Raises StoreError."""
@@ -212,11 +226,17 @@ class Decision:
                 yield blob, span
 
     def _needed_in(self, holder: Stored) -> list[str] | None:
-        """Returns the needed blobs that an object holds, by its own table; None for a pack without one."""
+        """Returns the needed blobs that an object holds, by its own table; None for a pack that has to stay, since its
+        table cannot be read. What is in one that is not what its name stands for is told by index objects: nobody finds
+        any other blob in it."""
         if not layout.is_pack(holder.name):
             return [holder.name] if self.is_needed(holder.name) else []
-        table = self.tables.raw(self.catalog.packs[holder.name])
-        return None if table is None else [row.name for row in layout.read_rows(table) if self.is_needed(row.name)]
+        pack = self.catalog.packs[holder.name]
+        table = self.tables.raw(pack)
+        if table is not None:
+            return [row.name for row in layout.read_rows(table) if self.is_needed(row.name)]
+        indexed = self.catalog.blobs_in({pack.name})
+        return list(filter(self.is_needed, indexed)) if indexed and self.tables.is_broken(pack) else None
 
     def _is_safe(self, blob: str, holder: str) -> bool:
         """Returns True if a later object holds a blob, stays, and is intact: it may be the only one from now on."""

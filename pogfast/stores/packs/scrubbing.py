@@ -60,6 +60,11 @@ class Scrub:
         named = {layout.raw_name(pack.path) for part in self.catalog.parts() for pack in part.header.packs}
         return len(named - there)
 
+    @property
+    def indexed(self) -> set[str]:
+        """The packs that index objects name."""
+        return {pack.path for part in self.catalog.parts() for pack in part.header.packs}
+
     def lost(self) -> dict[str, str]:
         """Returns the blobs that were in these, each with its pack. Raises StoreError."""
         return self.catalog.absent()
