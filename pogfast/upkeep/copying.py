@@ -47,6 +47,7 @@ from pogfast.upkeep.pack_copies import Reading, WholePacks, plain_parts
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
 
+NEEDED_BY = "with a key (the public one is enough) the archives are copied that need none of them"
 DAY = 24 * 3600.0  # seconds after which a long copy renews its partial manifests
 
 
@@ -440,7 +441,7 @@ class _Copy:
         """Raises CorruptBlob for an archive that needs a blob which is missing or damaged in the source."""
         if lost := blobs & self.bad:
             said = f"{name}: not copied: {many(len(lost), 'blob')} damaged or missing"
-            raise CorruptBlob(said, path=name)
+            raise CorruptBlob(said, "" if self.key else NEEDED_BY, path=name)
 
     def _copy_again(self, names: Collection[str]) -> None:
         self._each(self._copy_blob, sorted(names))

@@ -90,6 +90,15 @@ def test_what_is_in_a_pack_with_a_damaged_table_is_copied(tree: Path, tmp_path: 
     assert_whole("two", tmp_path)
 
 
+def test_without_a_key_damage_keeps_all_archives_and_the_message_says_why(tree: Path) -> None:
+    """Nobody knows which archive needs the blob."""
+    create("one", packs="1MiB")
+    flip(packs_of("one")[0], 3)
+    summary = copy("one", "two", None)
+    assert (summary.exit_code, summary.archives) == (4, 0)
+    assert "the public one is enough" in summary.problems[-1].hint
+
+
 @pytest.mark.parametrize("key", [KEY, None], ids=["with the key", "without a key"])
 @pytest.mark.parametrize("target", [None, "1MiB"], ids=["to plain", "to packed"])
 @pytest.mark.parametrize("source", [None, "1MiB"], ids=["from plain", "from packed"])
