@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tables import put_into_results
 
-TOLD = ("only", "sides", "runs", "scale")  # options that are part of the command that is shown
+TOLD = ("tls", "latency", "only", "sides", "runs", "scale")  # options that are part of the command that is shown
 
 
 def cores() -> int:
@@ -28,7 +28,8 @@ def machine(options: argparse.Namespace, program: str) -> str:
     models = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     release = ".".join(map(str, zstandard.ZSTD_VERSION))
     said = {word: value for word, value in vars(options).items() if word in TOLD and (word, value) != ("scale", 1)}
-    command = " ".join([f"python {program}", *(f"--{word} {value}" for word, value in said.items())])
+    words = [f"--{word}" if value is True else f"--{word} {value}" for word, value in said.items() if value]
+    command = " ".join([f"python {program}", *words])
     return (
         f"{datetime.date.today().isoformat()}, {models[0] if models else platform.machine()}, {cores()} cores, "
         f"{platform.system()} {platform.release()}, "

