@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol
 
 from pogfast.archives.archive import Archive
-from pogfast.archives.listing import Member, members, sorted_names
+from pogfast.archives.listing import members, sorted_names
+from pogfast.archives.members import Member
 from pogfast.archives.records import Record
 from pogfast.archives.trailer import TOP, Kind
 from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceError, UnsafePath, worst_code

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pogfast.archives.archive import Archive
-from pogfast.archives.catalog import Catalog, CatalogedArchive
+from pogfast.archives.catalog import Catalog
+from pogfast.archives.catalog_file import CatalogedArchive
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record
 from pogfast.archives.refusals import those_that_open

@@ -8,23 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from pogfast import manifest
 from pogfast.archives.archive import Archive
-from pogfast.archives.catalog import Catalog, in_parallel
+from pogfast.archives.catalog import Catalog
+from pogfast.archives.catalog_file import CatalogedArchive
 from pogfast.archives.manifests import manifests_of
+from pogfast.archives.members import Member, MemberTable
 from pogfast.archives.records import Record
 from pogfast.archives.refusals import those_that_open
 from pogfast.archives.selection import Choice
-from pogfast.archives.trailer import Filter, Kind
+from pogfast.archives.trailer import Filter, Kind, time_of
 from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError
 from pogfast.files.paths import normal_path
 from pogfast.files.patterns import Patterns
 from pogfast.keys import Key
-from pogfast.manifest import Entry
 from pogfast.stores import Stored
-from pogfast.stores.fetching import fetched_manifest
 from pogfast.stores.protocols import Store
 
 # ---- one archive -----------------------------------------------------------------------------------------------------
@@ -45,20 +44,6 @@ class Item(Record):
     mtime_ns: int | None = None
     target: str | None = None  # of a link
     hardlink: str | None = None  # of all but the first of several hard links: the archived name of the first
-
-
-class Member(NamedTuple):
-    """A file, directory, link or FIFO in an archive, as it is written there. Only files have an `entry`."""
-
-    name: str
-    kind: Kind
-    metadata: Mapping[str, Any]
-    entry: Entry | None = None
-
-    @property
-    def size(self) -> int | None:
-        """Uncompressed bytes of a file, if known."""
-        return self.entry.size if self.entry else None
 
 
 def list_items(archive: Archive, problem: Callable[[PogfastError], None] | None = None) -> Iterator[Item]:
@@ -204,32 +189,50 @@ def find(
     manifests = manifests_of(store)
     wanted = Filter.of(host, tags, None)
     wanted.require(key)
-    if wanted != Filter():
-        manifests = _those_that_fit(store, key, manifests, wanted)
-    for archive in _opened(store, key, manifests, problem):
-        for name in sorted(filter(is_meant, names_of(archive)), key=in_order_of_paths):
-            for item in _items(archive, name, problem):
-                yield Found(archive.name, archive.time, item)
-
-
-def _those_that_fit(store: Store, key: Key, manifests: Sequence[Stored], wanted: Filter) -> list[Stored]:
-    """Returns the manifests that fit, and those that do not open: these may fit, and are reported later."""
     with Catalog(store, key) as catalog:
-        looks = zip(manifests, catalog.read(manifests), strict=True)
-        return [stored for stored, archive in looks if archive.problem is not None or wanted.fits(archive.trailer)]
+        if wanted != Filter():
+            manifests = _those_that_fit(catalog, manifests, wanted)
+        matches = _Matches(catalog.members, is_meant)
+        looks = ((archive.name, archive.problem or archive) for archive in catalog.read(manifests, members=True))
+        for name, archive in those_that_open(looks, lambda _, error: problem(error)):
+            if archive.whole is None:
+                items = matches.items(archive, problem)
+            else:  # the store is the caller's, so this must not be closed
+                opened = Archive(store, name, archive.whole[1], key)
+                names = sorted(filter(is_meant, names_of(opened)), key=in_order_of_paths)
+                items = (item for each in names for item in _items(opened, each, problem))
+            time = time_of(archive.trailer, name)
+            for item in items:
+                yield Found(name, time, item)
 
 
-def _opened(
-    store: Store, key: Key, manifests: Sequence[Stored], problem: Callable[[PogfastError], None]
-) -> Iterator[Archive]:
-    """Yields the archives of a store. They must not be closed, since the store is the caller's."""
+def _those_that_fit(catalog: Catalog, manifests: Sequence[Stored], wanted: Filter) -> list[Stored]:
+    """Returns the manifests that fit, and those that do not open: these may fit, and are reported later."""
+    looks = zip(manifests, catalog.read(manifests), strict=True)
+    return [stored for stored, archive in looks if archive.problem is not None or wanted.fits(archive.trailer)]
 
-    def fetch(stored: Stored) -> tuple[str, manifest.Manifest | PogfastError]:
-        try:
-            return stored.name, fetched_manifest(store, stored.name, lambda data: manifest.open(data, key, stored.name))
-        except PogfastError as error:
-            return stored.name, error
 
-    found = in_parallel(fetch, manifests, store.parallel)
-    for name, opened in those_that_open(found, lambda _, error: problem(error)):
-        yield Archive(store, name, opened, key)
+class _Matches:
+    """The matches among the members of archives that the catalog knows. A member of many archives is tested once."""
+
+    def __init__(self, table: MemberTable, is_meant: Callable[[str], bool]) -> None:
+        self.table = table
+        self.is_meant = is_meant
+        self._tested = 0  # how many members were
+        self._order: dict[int, tuple[str, int]] = {}  # those that match, with their places in the order of paths
+        self._items: dict[int, Item] = {}
+
+    def items(self, archive: CatalogedArchive, problem: Callable[[PogfastError], None]) -> Iterator[Item]:
+        """Yields the matches in an archive, in the order of paths. Calls `problem` with each malformed entry."""
+        for number in range(self._tested, len(self.table)):  # it grows with each archive that is new
+            if self.is_meant(name := self.table[number].name):
+                self._order[number] = in_order_of_paths(name), self.table[number].kind
+        self._tested = len(self.table)
+        for number in sorted(filter(self._order.__contains__, archive.members or ()), key=self._order.__getitem__):
+            try:
+                if number not in self._items:
+                    self._items[number] = _item(self.table[number].parsed(archive.name))
+            except CorruptManifest as error:
+                problem(error)
+            else:
+                yield self._items[number]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 from pogfast import manifest
 from pogfast._engine import open_blob
 from pogfast.archives.archive import Archive
-from pogfast.archives.catalog import Catalog, CatalogedArchive
+from pogfast.archives.catalog import Catalog
+from pogfast.archives.catalog_file import CatalogedArchive
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.refusals import some_of
 from pogfast.archives.trailer import Filter, time_of

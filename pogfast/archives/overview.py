@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pogfast.archives.catalog import Catalog, CatalogedArchive
+from pogfast.archives.catalog import Catalog
+from pogfast.archives.catalog_file import CatalogedArchive
 from pogfast.archives.lookup import FIRST
 from pogfast.archives.manifests import manifests_of
 from pogfast.archives.records import Record

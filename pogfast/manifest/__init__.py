@@ -7,7 +7,7 @@ With a key pair, an index of all blob names precedes the entries: the public key
 key.
 """
 
-from pogfast.manifest.decoding import outline
+from pogfast.manifest.decoding import blobs_of, decoded, entry_texts, outline, parse_entry
 from pogfast.manifest.entry import MAX_SIZE, Entry, Manifest, is_blob_name, is_name
 from pogfast.manifest.frames import TRAILER_MAGIC
 from pogfast.manifest.opening import (
@@ -20,10 +20,12 @@ from pogfast.manifest.opening import (
     open_entries,
     open_facts,
     open_index,
+    open_short,
     open_sizes,
     open_trailer,
 )
 from pogfast.manifest.padding import BOX, MAX_PAD, can_be_padded_to, evened
+from pogfast.manifest.trailer import facts_in
 from pogfast.manifest.writing import Writer, encoded, seal
 
 __all__ = [
@@ -36,11 +38,15 @@ __all__ = [
     "Manifest",
     "Writer",
     "blob_names",
+    "blobs_of",
     "can_be_padded_to",
     "check_index",
     "check_key",
+    "decoded",
     "encoded",
+    "entry_texts",
     "evened",
+    "facts_in",
     "index_header",
     "is_blob_name",
     "is_name",
@@ -48,8 +54,10 @@ __all__ = [
     "open_entries",
     "open_facts",
     "open_index",
+    "open_short",
     "open_sizes",
     "open_trailer",
     "outline",
+    "parse_entry",
     "seal",
 ]

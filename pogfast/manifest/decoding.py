@@ -33,6 +33,7 @@ class _Needed(msgspec.Struct):
     blobs: list[str]
 
 
+NEEDED = msgspec.json.Decoder(_Needed)
 NAMES = msgspec.json.Decoder(dict[str, _Needed])
 
 
@@ -82,7 +83,7 @@ class _LazyEntries(Mapping[str, Entry]):
 
     def __getitem__(self, name: str) -> Entry:
         """Decodes an entry. Raises CorruptManifest if it is malformed."""
-        return _entry(self._members[name], f"{self._manifest}: the entry {name}")
+        return parse_entry(self._members[name], f"{self._manifest}: the entry {name}")
 
     def text(self, name: str) -> msgspec.Raw | bytes:
         """Returns an entry's JSON."""
@@ -112,7 +113,16 @@ def outline(entries: Mapping[str, Entry], name: str) -> tuple[int | None, str]:
     return entry.size, first if isinstance(first, str) else ""
 
 
-def _entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
+def entry_texts(entries: Mapping[str, Entry]) -> Iterator[tuple[str, bytes]]:
+    """Yields the names of an opened manifest's entries, each with the entry's JSON, for `parse_entry`."""
+    if not isinstance(entries, _LazyEntries):
+        raise TypeError("only the entries of an opened manifest have been JSON")
+    for name in entries:
+        yield name, bytes(entries.text(name))
+
+
+def parse_entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
+    """Decodes an entry; `origin` is for messages. Raises CorruptManifest if it is malformed."""
     try:
         if len(memoryview(text)) > MAX_OTHER:
             _check_other(text)
@@ -137,6 +147,22 @@ def _check_other(text: msgspec.Raw | bytes) -> None:
     lists = sum(len(memoryview(values.get(word, b""))) for word in ("blobs", "sizes", "stored"))
     if len(memoryview(text)) - lists > MAX_OTHER:
         raise ValueError(f"it has more than {MAX_OTHER:,} bytes besides its blobs")
+
+
+def decoded(text: bytes) -> Any:
+    """Parses JSON as `encoded` returns it."""
+    return local_all(loads(text))
+
+
+def blobs_of(entries: Mapping[str, Entry]) -> list[str]:
+    """Returns the blobs of all entries in order, with repetitions. Of each entry only the list of blobs has to be well
+    formed: else raises CorruptManifest."""
+    if isinstance(entries, _LazyEntries):
+        with contextlib.suppress(ValueError, RecursionError):
+            names = [blob for file in entries for blob in NEEDED.decode(entries.text(file)).blobs]
+            if all(map(BLOB_NAME.fullmatch, names)):
+                return names
+    return [blob for entry in entries.values() for blob in entry.blobs]
 
 
 def loads(text: bytes | msgspec.Raw) -> Any:

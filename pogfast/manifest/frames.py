@@ -133,6 +133,19 @@ def text_of(frames: list[Frame]) -> bytes:
     return text
 
 
+def size_of_text(frames: Iterable[Frame]) -> int:
+    """Returns how many bytes of JSON are in these frames and in the trailer among them; MAX_TEXT if one does not say.
+    Raises ValueError."""
+    total = 0
+    for frame in frames:
+        if frame.magic == TRAILER_MAGIC:
+            total += size_of_text(frames_of(frame.data))
+        elif frame.magic == ZSTD_MAGIC:
+            size = zstandard.frame_content_size(frame.data)
+            total += size if size >= 0 else MAX_TEXT
+    return min(total, MAX_TEXT)
+
+
 def room_for(frames: list[Frame]) -> int:
     """Returns how many bytes of JSON one of these frames may have."""
     return min(MAX_TEXT, max(SMALL_TEXT, MAX_RATIO * sum(frame.size for frame in frames)))

@@ -14,7 +14,7 @@ from pogfast.errors import CorruptManifest, PogfastError, WrongKey
 from pogfast.keys import KEY_SIZE, Key
 from pogfast.manifest.decoding import entries_in, loads, names_in
 from pogfast.manifest.entry import Entry, Manifest, are_blob_names, is_length
-from pogfast.manifest.frames import Frame, Parsing, frames_of, text_of
+from pogfast.manifest.frames import Frame, Parsing, frames_of, size_of_text, text_of
 from pogfast.manifest.padding import BOX
 from pogfast.manifest.trailer import facts_of, trailer_in, trailer_text
 
@@ -28,6 +28,19 @@ def open(data: bytes, key: Key, name: str) -> Manifest:
     """
     frames = _open_frames(data, key, name)
     del data  # frees memory: data, frames and JSON may have a gigabyte each
+    return _manifest_in(frames, name)
+
+
+def open_short(data: bytes, key: Key, name: str, limit: int) -> Manifest | None:
+    """Opens a manifest as `open` does if its JSON has at most `limit` bytes; returns None if it has more."""
+    frames = _open_frames(data, key, name)
+    with Parsing(name):
+        if size_of_text(frames) > limit:
+            return None
+    return _manifest_in(frames, name)
+
+
+def _manifest_in(frames: list[Frame], name: str) -> Manifest:
     trailer = trailer_in(frames, name)
     return Manifest(entries_in(frames, name), trailer)
 

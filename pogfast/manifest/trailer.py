@@ -32,11 +32,14 @@ class _Facts(msgspec.Struct):
     skipped: msgspec.Raw = ABSENT
     unreadable: msgspec.Raw = ABSENT
     changed: msgspec.Raw = ABSENT
+    layout: msgspec.Raw = ABSENT
+    chunk_size: msgspec.Raw = ABSENT
 
 
 FACTS = msgspec.json.Decoder(_Facts)
 # The types that each of them can have: nothing else is decoded.
-FACT = msgspec.json.Decoder(str | list[str] | dict[str, str | int])
+TYPES = str | int | list[str] | dict[str, str | int]
+FACT = msgspec.json.Decoder(TYPES)
 
 
 def trailer_in(frames: list[Frame], name: str) -> dict[str, Any] | None:
@@ -54,6 +57,18 @@ def facts_of(text: bytes, name: str) -> dict[str, Any]:
         found = _trailer_of(text, name)
         return {word: found[word] for word in _Facts.__struct_fields__ if word in found}
     return {word: local_all(_fact(value)) for word, value in found.items() if value is not ABSENT}
+
+
+def facts_in(trailer: dict[str, Any]) -> dict[str, Any]:
+    """Returns the part of a decoded trailer that lists of archives show, without values of the wrong type."""
+    return {word: _converted(trailer[word]) for word in _Facts.__struct_fields__ if word in trailer}
+
+
+def _converted(value: Any) -> Any:
+    try:
+        return msgspec.convert(value, TYPES)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _fact(text: msgspec.Raw) -> Any:

@@ -16,13 +16,16 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
+from pogfast.archives.catalog import Catalog, in_parallel
+from pogfast.archives.catalog_file import CatalogedArchive
 from pogfast.archives.entry_file import EntryFile
 from pogfast.archives.lookup import Reports, Tell, find_archive, telling
 from pogfast.archives.manifests import manifests_of
+from pogfast.archives.members import FILE, MemberTable, RawMember
 from pogfast.archives.records import Record
 from pogfast.archives.refusals import require_decryption, those_that_open
 from pogfast.archives.trailer import Filter, Trailer
@@ -47,8 +50,6 @@ from pogfast.stores.fetching import fetched_manifest, prefetch
 from pogfast.stores.names import Stored
 from pogfast.stores.protocols import CanOrder, CanScrub, Found, Store
 from pogfast.upkeep.scrubbing import NO_KEY, Scrubbing
-
-Result = TypeVar("Result")
 
 # Units that the engine is given at a time: a million of them would take much memory.
 BATCH = 8192
@@ -209,14 +210,14 @@ def check(
         summary = Summary()
 
         stores = _stores(archives, key, wanted, opened, telling(report, summary.problems))
-        summary.total_archives = sum(len(names) for _, names in stores)
+        summary.total_archives = sum(len(manifests) for _, manifests in stores)
         report.started(summary)
         if not key.can_open:
             report.warning(
                 "a public key cannot open archives: only the presence and size of the blobs in their indexes are "
                 "checked, and anybody with this key can write an index"
             )
-        for store, names in stores:
+        for store, manifests in stores:
             lost: Callable[[], dict[str, str]] = dict
             if isinstance(store, CanScrub):
                 scrubbing = Scrubbing(store, partial(_tell_found, summary, report), report.warning)
@@ -228,7 +229,7 @@ def check(
                 lost = scrubbing.scrub.lost
             elif repair:
                 raise UsageError(f"{store.label} has no packs: there is nothing that --repair could mend")
-            _Check(store, names, key, wanted, summary, report, lost).run(read_data, jobs or cores())
+            _Check(store, manifests, key, wanted, summary, report, lost).run(read_data, jobs or cores())
     if wanted != Filter() and not summary.total_archives and not summary.problems:
         raise NoSuchArchive(f"no archive {wanted} in {', '.join(archives)}", hint="`pogfast list` lists the archives")
     return summary
@@ -283,23 +284,24 @@ def _tell_found(summary: Summary, report: Report, found: Found) -> None:
 
 def _stores(
     texts: Sequence[str], key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell
-) -> list[tuple[Store, list[str]]]:
+) -> list[tuple[Store, list[Stored]]]:
     """Returns each store once, with the manifests to check in it. Closing `opened` closes them."""
-    found: dict[str, tuple[Store, list[str]]] = {}
+    found: dict[str, tuple[Store, list[Stored]]] = {}
     for text in texts:
         try:
-            store, names = _named(text, key, wanted, opened, tell)
+            store, manifests = _named(text, key, wanted, opened, tell)
         except (NoSuchArchive, DamageError, StoreError) as error:
             if len(texts) == 1:
                 raise
             tell(error)
             continue
         _, known = found.setdefault(os.path.realpath(store.path), (store, []))
-        known += [name for name in names if name not in known]
+        there = {stored.name for stored in known}
+        known += [stored for stored in manifests if stored.name not in there]
     return list(found.values())
 
 
-def _named(text: str, key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell) -> tuple[Store, list[str]]:
+def _named(text: str, key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell) -> tuple[Store, list[Stored]]:
     """Returns a store, and the manifests in it that `text` means."""
     if names_archive(text):
         store, name = find_archive(text, key, host=wanted.host, tags=wanted.tags, path=wanted.path, tell=tell)
@@ -307,10 +309,17 @@ def _named(text: str, key: Key, wanted: Filter, opened: contextlib.ExitStack, te
         store, name = open_store(text), ""
     opened.callback(store.close)
     there = store.marks() if is_partial(name) else manifests_of(store)
-    names = [stored.name for stored in there if name in ("", stored.name)]
-    if name and not names:
+    manifests = [stored for stored in there if name in ("", stored.name)]
+    if name and not manifests:
         raise NoSuchArchive(f"no such archive: {text}")
-    return store, names
+    return store, manifests
+
+
+class _Whole(NamedTuple):
+    """A manifest as it was fetched, and opened; nothing if it need not be looked at."""
+
+    data: bytes = b""
+    opened: Manifest | None = None
 
 
 class _Check:
@@ -319,7 +328,7 @@ class _Check:
     def __init__(
         self,
         store: Store,
-        names: list[str],
+        manifests: list[Stored],
         key: Key,
         wanted: Filter,
         summary: Summary,
@@ -328,7 +337,7 @@ class _Check:
     ) -> None:
         """`lost` returns the packs that are missing, by the blobs that were in them."""
         self.store = store
-        self.names = names
+        self.manifests = manifests
         self.key = key
         self.wanted = wanted
         self.summary = summary
@@ -341,7 +350,10 @@ class _Check:
         self.bad: dict[Unit, tuple[DamageError, str, int]] = {}  # damage, blob, offset; -1: unknown
 
     def run(self, read_data: Subset | None, jobs: int) -> None:
-        readable = self._look_at_archives() if self.key.can_open else self._look_at_indexes()
+        if self.key.can_open:
+            readable = self._look_at_archives(read_data=read_data is not None)
+        else:
+            readable = self._look_at_indexes()
         there = self.needed & self.there.keys()
         self.summary.blobs += len(there)
         self.summary.stored += sum(self.there[blob] for blob in there)
@@ -353,36 +365,25 @@ class _Check:
 
     # ---- sizes ----
 
-    def _opened(self, look: Callable[[str, bytes], Result]) -> Iterator[tuple[str, Result]]:
-        """Yields (manifest's name, `look` of its bytes) of the archives that open and are selected, and reports those
-        that do not open. `look` returns None for an archive that is not selected."""
-
-        def found() -> Iterator[tuple[str, Result | PogfastError]]:
-            for name in self.names:
-                try:
-                    content = fetched_manifest(self.store, name, partial(look, name))
-                except PogfastError as error:
-                    yield name, error
-                else:
-                    if content is None:
-                        self.summary.total_archives -= 1
-                    else:
-                        yield name, content
-                    del content  # a manifest at a time
-
-        # Damage in another store counts: the check then ends with that, even if the key opens nothing here.
-        return those_that_open(found(), self._unreadable, others=len(self.summary.damage))
-
     def _look_at_indexes(self) -> list[str]:
         """Checks the blobs in indexes, which is all that a public key opens. Returns the manifests' names."""
         names = []
 
-        def look(name: str, data: bytes) -> tuple[list[str], dict[str, int]]:
-            return manifest.blob_names(data, self.key, name), manifest.open_sizes(data, self.key, name)
+        def look(stored: Stored) -> tuple[str, tuple[list[str], dict[str, int]] | PogfastError]:
+            def sizes_in(data: bytes) -> tuple[list[str], dict[str, int]]:
+                return manifest.blob_names(data, self.key, stored.name), manifest.open_sizes(
+                    data, self.key, stored.name
+                )
 
-        for name, (blobs, sizes) in self._opened(look):
+            try:
+                return stored.name, fetched_manifest(self.store, stored.name, sizes_in)
+            except PogfastError as error:
+                return stored.name, error
+
+        found = in_parallel(look, self.manifests, self.store.parallel)
+        for name, (blobs, sizes) in those_that_open(found, self._unreadable, others=len(self.summary.damage)):
             for blob in sorted(set(blobs)):
-                wrong = self._wrong_size(blob, None, sizes.get(blob))
+                wrong = self.wrong_size(blob, None, sizes.get(blob))
                 if wrong:
                     self._tell(Damage(name, None, blob, None, str(wrong), lost_pack=self._lost_pack(blob)))
             self.needed.update(blobs)
@@ -390,20 +391,44 @@ class _Check:
             names.append(name)
         return names
 
-    def _look_at_archives(self) -> list[str]:
+    def _look_at_archives(self, *, read_data: bool) -> list[str]:
         """Checks the archives that open and are selected. Returns their manifests' names."""
         names = []
-
-        def look(name: str, data: bytes) -> tuple[bytes, Manifest] | None:
-            opened = manifest.open(data, self.key, name)
-            return (data, opened) if self.wanted.fits(Trailer(opened.trailer)) else None
-
-        for name, found in self._opened(look):
-            if found is not None:
-                self._look_at_archive(name, *found)
+        with Catalog(self.store, self.key) as catalog:
+            # Damage in another store counts: the check then ends with that, even if the key opens nothing here.
+            found = self._found(catalog, read_data=read_data)
+            for name, whole in those_that_open(found, self._unreadable, others=len(self.summary.damage)):
+                if whole.opened is not None:
+                    self._look_at_archive(name, whole.data, whole.opened)
                 names.append(name)
-            del found  # a manifest at a time
+                del whole  # a manifest at a time
         return names
+
+    def _found(self, catalog: Catalog, *, read_data: bool) -> Iterator[tuple[str, _Whole | PogfastError]]:
+        """Yields the selected archives, each with its manifest or why that does not open; with nothing if the catalog
+        knows what is in it, and all of that is in order."""
+        in_order = _InOrder(self, catalog.members)
+
+        # A listing without versions does not tell whether a file is damaged. Reading it does, and takes little time
+        # where the store is a directory.
+        def again(stored: Stored) -> bool:
+            return read_data or not stored.version
+
+        for archive in catalog.read(self.manifests, members=True, again=again):
+            if archive.problem is None and not self.wanted.fits(archive.trailer):
+                self.summary.total_archives -= 1
+            elif archive.problem is None and in_order.has(archive):
+                yield archive.name, _Whole()
+            elif archive.whole is not None:
+                yield archive.name, _Whole(*archive.whole)
+            else:
+                yield archive.name, self._open(archive.name)
+
+    def _open(self, name: str) -> _Whole | PogfastError:
+        try:
+            return fetched_manifest(self.store, name, lambda data: _Whole(data, manifest.open(data, self.key, name)))
+        except PogfastError as error:
+            return error
 
     def _look_at_archive(self, name: str, data: bytes, opened: Manifest) -> None:
         """Checks the files of an archive. A malformed entry is damage; the others are checked."""
@@ -458,7 +483,7 @@ class _Check:
         for unit, offset in units_of(entry):
             whole = True
             for index, blob in enumerate(unit.blobs):
-                wrong = self._wrong_size(blob, full if index < len(unit.blobs) - 1 else None, stored.get(blob))
+                wrong = self.wrong_size(blob, full if index < len(unit.blobs) - 1 else None, stored.get(blob))
                 if wrong:
                     whole = False
                     start, pack = None if index else offset, self._lost_pack(blob)
@@ -470,7 +495,7 @@ class _Check:
         """Returns the pack in which a missing blob was, if that is known."""
         return None if blob in self.there else self._lost().get(blob)
 
-    def _wrong_size(self, blob: str, full: int | None, was: int | None) -> DamageError | None:
+    def wrong_size(self, blob: str, full: int | None, was: int | None) -> DamageError | None:
         """Returns what is wrong with a blob by its size, None if nothing. `full` is the size that it must have, `was`
         the one that it was stored with, with or without padding; None if unknown."""
         size = self.there.get(blob)
@@ -575,6 +600,54 @@ class _Check:
             for piece in file.pieces():
                 good += len(piece)
         return good
+
+
+class _InOrder:
+    """Tells of archives that the catalog knows whether there is anything to report. What successive archives have in
+    common is looked at once. Archives that may have something to report are looked at in full."""
+
+    def __init__(self, check: _Check, table: MemberTable) -> None:
+        self.check = check
+        self.table = table
+        # By number: how many files a member is, and whether the archive says how large its blobs were stored; None if
+        # there is something to report.
+        self.seen: dict[int, tuple[int, bool] | None] = {}
+
+    def has(self, archive: CatalogedArchive) -> bool:
+        """Counts an archive, and returns True, if its blobs are in the store with the sizes that they should have."""
+        trailer = archive.trailer
+        if archive.members is None or (trailer.layout == "stream" and trailer.chunk_size is not None):
+            return False
+        files, told = 0, True
+        for number in archive.members:
+            if number not in self.seen:
+                self.seen[number] = self._look_at(self.table[number])
+            found = self.seen[number]
+            if found is None:
+                return False
+            files += found[0]
+            told = told and found[1]
+        if not told and trailer.total("stored") is not None:
+            return False
+        self.check.summary.files += files
+        self.check.summary.archives += 1
+        return True
+
+    def _look_at(self, member: RawMember) -> tuple[int, bool] | None:
+        if member.kind != FILE:
+            return 0, True
+        try:
+            entry = member.parsed("").entry
+            assert entry is not None
+            stored = dict(zip(entry.blobs, entry.stored or (), strict=False))
+            units = [unit for unit, _ in units_of(entry)]
+        except CorruptManifest:
+            return None
+        if any(self.check.wrong_size(blob, None, stored.get(blob)) for blob in entry.blobs):
+            return None
+        self.check.needed.update(entry.blobs)
+        self.check.units.update(units)
+        return 1, entry.stored is not None
 
 
 def units_of(entry: Entry) -> Iterator[tuple[Unit, int]]:

@@ -16,7 +16,9 @@ from kit.commands import Ran, Runner
 from kit.faultproxy import Proxy, proxied
 from kit.servers import Server, rclone
 from pogfast import keys, manifest
+from pogfast.archives import catalog, members
 from pogfast.archives.catalog import MIN_AGE, Catalog
+from pogfast.archives.listing import find
 from pogfast.archives.overview import archives
 from pogfast.errors import CorruptManifest
 from pogfast.keys import Key
@@ -73,10 +75,22 @@ def look(directory: Path, key: Key = KEY, *, blobs: bool = False) -> tuple[list[
 
 
 def test_each_manifest_is_fetched_once(directory: Path) -> None:
+    assert len(look(directory)[1]) == 12
+    for blobs in (False, True):
+        assert look(directory, blobs=blobs) == (["the-host"] * 12, [])
+
+
+def test_of_a_large_manifest_only_what_was_asked_for_is_remembered(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog, "SMALL", 100)
     for blobs in (False, True):
         assert len(look(directory, blobs=blobs)[1]) == 12, "names of blobs were not asked for before"
         assert look(directory, blobs=blobs) == (["the-host"] * 12, [])
     assert look(directory) == (["the-host"] * 12, [])
+    for _ in range(2):
+        assert [name for name, *_ in found(directory, "f*")[0]] == sorted(path.name for path in directory.glob("*.mfn"))
+        assert len(found(directory, "f*")[1]) == 12
 
 
 @pytest.mark.parametrize("kind", ["pog's", "of a public key"])
@@ -233,6 +247,119 @@ def test_several_are_fetched_at_a_time(directory: Path) -> None:
     store.close()
 
 
+# ---- what is in archives ------------------------------------------------------------------------------------------
+
+
+def found(directory: Path, *patterns: str, key: Key = KEY) -> tuple[list[tuple[str, str, str]], list[str], list[str]]:
+    """Returns ((archive, name, kind) of what `find` finds; the manifests that were fetched; the problems)."""
+    store = Counting.open(str(directory), fan_out=True)
+    store.fetched = []
+    problems: list[str] = []
+    matches = [
+        (each.archive, each.item.name, each.item.kind)
+        for each in find(store, key, patterns, lambda error: problems.append(str(error)))
+    ]
+    store.close()
+    return matches, store.fetched, problems
+
+
+def put_tree(directory: Path, number: int, *malformed: str) -> Path:
+    entry = manifest.Entry([f"{'A' * 41}AA="], 0.0, 0.0, {"size": 5, "mode": 0o644, "stored": [5]})
+    trailer = {
+        "time": f"2026-01-{number + 1:02}T00:00:00+00:00",
+        "directories": {"d": {"mode": 0o755}, f"d/only-{number}": {}},
+        "links": {"d/\udcff": {"target": "x"}},
+        "fifos": {"d/f": {}},
+        "totals": {"files": 3, "stored": 5},
+    }
+    entries = {"d-": entry, "d/f": entry, f"d/\udcff{number}": entry}
+    entries |= {name: manifest.Entry(entry.blobs, 0.0, 0.0, {"size": "x"}) for name in malformed}
+    path = directory / f"2026-01-{number + 1:02}T00:00:00.000000.mfn"
+    path.write_bytes(manifest.seal(manifest.Manifest(entries, trailer), KEY))
+    os.utime(path, (LONG_AGO, LONG_AGO))
+    return path
+
+
+@pytest.fixture
+def trees(tmp_path: Path) -> Path:
+    (tmp_path / "store").mkdir()
+    for number in range(3):
+        put_tree(tmp_path / "store", number, *(["d/wrong"] if number == 1 else []))
+    return tmp_path / "store"
+
+
+@pytest.mark.parametrize("pattern", ["*", "d/*", "f", "d/**", "*\udcff*", "nothing"])
+def test_find_says_the_same_from_the_cache(trees: Path, pattern: str) -> None:
+    first, fetched, problems = found(trees, pattern)
+    assert len(set(fetched)) == 3
+    assert found(trees, pattern) == (first, [], problems)
+    assert (len(problems) == 1) == (pattern in ("*", "d/*"))
+    if pattern == "*":
+        names = [(name, kind) for archive, name, kind in first if archive.startswith("2026-01-01")]
+        assert names == [
+            *(("d", "directory"), ("d/f", "file"), ("d/f", "fifo"), ("d/only-0", "directory")),
+            *(("d/\udcff", "link"), ("d/\udcff0", "file"), ("d-", "file")),
+        ]
+
+
+def test_find_forgets_what_was_replaced_and_removed(trees: Path) -> None:
+    assert len(found(trees, "d-")[0]) == 3
+    first, second, third = sorted(trees.glob("*.mfn"))
+    put(trees, 0)
+    second.rename(f"{second}.removed")
+    assert [name for _, name, _ in found(trees, "d-", "f0")[0]] == ["f0", "d-"]
+    Path(f"{second}.removed").rename(second)
+    os.utime(second)
+    matches, fetched, _ = found(trees, "d-", "f0")
+    assert [(archive, name) for archive, name, _ in matches] == [
+        *((first.name, "f0"), (second.name, "d-"), (third.name, "d-")),
+    ]
+    assert fetched == [second.name], "restored, and so written again"
+
+
+def test_members_of_another_save_are_not_believed(trees: Path, cache: Path) -> None:
+    found(trees, "*")
+    [written] = cache.rglob("*.archives")
+    before = written.read_bytes()
+    put(trees, 2)
+    found(trees, "*")
+    after = written.read_bytes()
+    ends = [8 + int.from_bytes(data[:8], "little") for data in (before, after)]
+    written.write_bytes(after[: ends[1]] + before[ends[0] :])
+    matches, fetched, _ = found(trees, "only-*", "f2")
+    assert [name for _, name, _ in matches] == ["d/only-0", "d/only-1", "f2"]
+    assert len(fetched) == 3
+
+
+def test_a_manifest_that_is_too_large_for_the_table_is_found_in_all_the_same(
+    trees: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members, "MAX_TEXT", 600)
+    wanted = [f"d/only-{number}" for number in range(3)]
+    for fetched in (3, 1, 1):
+        matches, names, _ = found(trees, "only-*")
+        assert [name for _, name, _ in matches] == wanted
+        assert len(names) == fetched
+
+
+def test_another_version_of_an_object_is_another_manifest(directory: Path) -> None:
+    """The ETag of S3."""
+
+    class Versions(Counting):
+        version = "one"
+
+        def manifests(self) -> list[Stored]:
+            return [each._replace(version=self.version) for each in super().manifests()]
+
+    for version, fetched in (("one", 12), ("one", 0), ("other", 12)):
+        store = Versions.open(str(directory), fan_out=True)
+        store.fetched, store.version = [], version
+        with Catalog(store, KEY) as catalog:
+            list(catalog.read(store.manifests()))
+        store.close()
+        assert len(store.fetched) == fetched
+
+
 # ---- what a service is asked for -------------------------------------------------------------------------------------
 
 
@@ -272,6 +399,6 @@ def test_a_service_is_asked_once_for_each_manifest(
 
     store = f"s3://{name}"
     assert fetched("stats", store) == [1] * 5
-    for words in (["list", store], ["stats", store], ["find", store, "x", "--host", "no"]):
+    for words in (["list", store], ["stats", store], ["find", store, "x", "--host", "no"], ["find", store, "x"]):
         assert fetched(*words) == [0] * 5, words
     assert fetched("ls", f"{store}/latest")[:4] == [0] * 4

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from hypothesis import strategies as st
 
 import pogfast
 from kit import oracle
-from kit.built import CHUNK, DAMAGE, KEY, ORACLE, Built, Silent
+from kit.built import CHUNK, DAMAGE, KEY, ORACLE, SECRET, Built, Silent
 from kit.files import flip, text
 from kit.vectors import Vector, key_of
-from pogfast import keys
+from pogfast import keys, manifest
+from pogfast._engine import open_blob, seal_blob
 from pogfast.archives.lookup import open_archive
 from pogfast.errors import NoSuchArchive, OtherKey, PogfastError, StoreError, UsageError, WrongKey
 from pogfast.pog.create import Source, create
 from pogfast.stores import open_store
+from pogfast.stores.local import LocalStore
+from pogfast.stores.names import Stored
 from pogfast.upkeep.checking import Damage, Subset, Summary, Unit, check
 
 module = sys.modules[Subset.__module__]  # pogfast.check is the function
@@ -73,6 +77,108 @@ def checked(where: str | Path | Sequence[str], key: keys.Key = KEY, **more: Any)
 def said(summary: Summary) -> list[tuple[str | None, int | None, str]]:
     """(file, offset, what is wrong with the blob) of each damage."""
     return [(one.name, one.offset, re.sub(r"^.*?blob \S+ ", "", one.error)) for one in summary.damage]
+
+
+# ---- what the cache says of archives --------------------------------------------------------------------------------
+
+
+class Service(LocalStore):
+    """A directory that is listed with versions, as buckets are, and counts which manifests are fetched."""
+
+    fetched: list[str]
+
+    def manifests(self) -> list[Stored]:
+        return [each._replace(version="etag") for each in super().manifests()]
+
+    def get_manifest(self, name: str) -> bytes:
+        Service.fetched.append(name)
+        return super().get_manifest(name)
+
+
+@pytest.fixture
+def several(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three archives, made long ago."""
+    monkeypatch.setenv("POGFAST_CACHE_DIR", str(tmp_path / "cache"))
+    for number in range(3):
+        for name, content in (("same", b"same"), ("own", b"%d" % number), ("long", text(3 * CHUNK))):
+            blobs = built.add(name, content)
+            built.entries[name]["stored"] = [built.blob(blob).stat().st_size for blob in blobs]
+        built.add(f"empty {number}", b"", stored=None)
+        path = Path(built.seal(f"2026-01-0{number + 1}T00:00:00.000000.mfn", {"host": f"h{number}", "totals": {}}))
+        os.utime(path, (1e9, 1e9))
+    return built.path
+
+
+@pytest.fixture
+def service(several: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(module, "open_store", lambda text: Service.open(text, fan_out=True))
+    Service.fetched = []
+    return several
+
+
+def test_manifests_in_a_directory_are_read_each_time(several: Path) -> None:
+    """A flipped bit changes neither size nor time."""
+    first, _ = checked(several)
+    assert (first.exit_code, first.archives, first.files, first.total_archives) == (0, 3, 12, 3)
+    again, _ = checked(several)
+    assert (again.exit_code, again.archives, again.files, again.blobs, again.stored) == (
+        *(0, 3, 12, first.blobs, first.stored),
+    )
+    path = several / "2026-01-02T00:00:00.000000.mfn"
+    flip(path, 200)
+    os.utime(path, (1e9, 1e9))
+    for _ in range(2):
+        summary, _ = checked(several)
+        assert [damage.archive for damage in summary.damage] == [path.name]
+    flip(path, 200)
+    os.utime(path, (1e9, 1e9))
+    assert checked(several)[0].exit_code == 0
+
+
+def test_manifests_of_which_a_listing_tells_the_version_are_read_once(service: Path) -> None:
+    for fetched in (3, 0):
+        summary, _ = checked(service)
+        assert (summary.exit_code, summary.archives, summary.files, len(Service.fetched)) == (0, 3, 12, fetched)
+        Service.fetched.clear()
+    assert checked(service, read_data=EVERYTHING)[0].exit_code == 0
+    assert len(Service.fetched) == 3, "with --read-data each is read again"
+    path = service / "2026-01-02T00:00:00.000000.mfn"
+    flip(path, 200)
+    os.utime(path, (1e9, 1e9))
+    assert [damage.archive for damage in checked(service, read_data=EVERYTHING)[0].damage] == [path.name]
+
+
+@pytest.mark.parametrize("how", ["missing", "longer", "shorter", "padded"])
+def test_what_is_wrong_is_found_in_archives_that_are_known(
+    service: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    checked(service)
+    opened = manifest.open((service / "2026-01-01T00:00:00.000000.mfn").read_bytes(), KEY, "m")
+    for name, archives in (("same", 3), ("own", 1)):
+        [blob] = opened.entries[name].blobs
+        path = service / "data" / blob[:2] / blob
+        whole = path.read_bytes()
+        size = {"longer": len(whole) + 300, "shorter": 80, "padded": 0}.get(how)
+        path.unlink()
+        if size == 0:
+            path.write_bytes(seal_blob(SECRET, False, open_blob(SECRET, None, whole), 10**9, True)[1])
+        elif size is not None:
+            path.write_bytes((whole + bytes(300))[:size])
+        Service.fetched.clear()
+        known, _ = checked(service)
+        assert len(Service.fetched) == (0 if how == "padded" else archives)
+        monkeypatch.setenv("POGFAST_CACHE_DIR", os.fspath(service.parent / f"fresh-{how}-{name}"))
+        fresh, _ = checked(service)
+        assert known == replace(fresh, in_progress=known.in_progress)
+        assert [damage.name for damage in known.damage] == [name] * (0 if how == "padded" else archives)
+        monkeypatch.setenv("POGFAST_CACHE_DIR", os.fspath(service.parent / "cache"))
+        path.write_bytes(whole)
+
+
+def test_archives_that_are_known_are_selected(service: Path) -> None:
+    for _ in range(2):
+        summary, _ = checked(service, host="h1")
+        assert (summary.archives, summary.total_archives, summary.files) == (1, 1, 4)
 
 
 # ---- what is whole -------------------------------------------------------------------------------------------------
