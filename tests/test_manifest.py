@@ -873,3 +873,33 @@ def test_a_manifest_that_begins_with_zeros_is_damaged() -> None:
         for way in (manifest.open, manifest.open_facts, manifest.blob_names):
             with pytest.raises(CorruptManifest, match="m is damaged: it begins with zeros"):
                 way(bytes(len(data)), key, "m")
+
+
+USUAL = {"size": 5, "mtime_ns": 7, "mode": 0o644, "uid": 1, "gid": 2, "user": "u", "group": "g", "hardlink": "b"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        *({word: value} for word in USUAL for value in (-1, 2**63, 2**70, 0.5, 1.0, True, None, "x", "\udcff", [])),
+        *({"blobs": value} for value in (["x"], [1], None, {}, [NAME, NAME])),
+        *({word: value} for word in ("atime", "mtime") for value in (1, 2**70, 10**400, True, None, "1")),
+    ],
+)
+def test_a_plain_entry_is_as_the_other_reader_says(change: dict[str, object]) -> None:
+    words = {"blobs": [NAME], "atime": 1.5, "mtime": 2.5, **USUAL, **change}
+    text = json.dumps(words).encode()
+    plain = manifest.plain_entry(text)
+    try:
+        entry = manifest.parse_entry(text, "m")
+        told = entry.size, entry.mtime_ns
+    except CorruptManifest:
+        assert plain is None
+        return
+    assert plain is not None or change, "the usual form"
+    if plain is not None:
+        assert (plain.blobs, plain.atime, plain.mtime) == (entry.blobs, entry.atime, entry.mtime)
+        assert (plain.size, plain.mtime_ns) == told
+        for word in ("mode", "uid", "gid", "user", "group", "hardlink"):
+            assert getattr(plain, word) == entry.more.get(word)

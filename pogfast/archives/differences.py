@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol
 
+from pogfast import manifest
 from pogfast.archives.archive import Archive
 from pogfast.archives.listing import members, sorted_names
 from pogfast.archives.members import Member
@@ -64,6 +65,8 @@ def diff(before: Archive, after: Archive, problem: Callable[[PogfastError], None
     if was and now and (change := _change(TOP, was, now, comparable)):
         yield change
     for name in sorted_names(before, after):
+        if _is_the_same_file(before, after, name):
+            continue
         try:
             change = _change(name, members(before, name), members(after, name), comparable)
         except CorruptManifest as error:
@@ -73,6 +76,17 @@ def diff(before: Archive, after: Archive, problem: Callable[[PogfastError], None
         else:
             if change:
                 yield change
+
+
+def _is_the_same_file(before: Archive, after: Archive, name: str) -> bool:
+    """Returns True if both archives have nothing under a name but a file, with the same entry in its usual form, as
+    most of a million. False says nothing."""
+    if name not in before.entries or name not in after.entries:
+        return False
+    if any(name in section for archive in (before, after) for section in archive.others.values()):
+        return False
+    was, now = (manifest.entry_text(archive.entries, name) for archive in (before, after))
+    return was is not None and now is not None and bytes(was) == bytes(now) and manifest.plain_entry(now) is not None
 
 
 def _change(name: str, was: list[Member], now: list[Member], comparable: bool) -> Change | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from pogfast import manifest
 from pogfast.archives.archive import Archive
 from pogfast.archives.catalog import Catalog
 from pogfast.archives.catalog_file import CatalogedArchive
@@ -56,6 +57,9 @@ def list_items(archive: Archive, problem: Callable[[PogfastError], None] | None 
 
 
 def _items(archive: Archive, name: str, problem: Callable[[PogfastError], None] | None) -> Iterator[Item]:
+    if item := _plain_file(archive, name):
+        yield item
+        return
     for kind in _kinds(archive, name):
         try:
             item = _item(_member(archive, name, kind))
@@ -70,8 +74,9 @@ def _items(archive: Archive, name: str, problem: Callable[[PogfastError], None] 
 def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastError], None]) -> Iterator[Item]:
     """Yields the items that `words` select, by the same rules as `restore`: a name, with everything below it, or else a
     pattern. Without words yields all. Calls `problem` at the end with each word that matches nothing."""
-    choice = Choice(words, (), (normal_path(name) for name in sorted_names(archive)))
-    for name in sorted_names(archive):
+    names = sorted_names(archive)
+    choice = Choice(words, (), map(normal_path, names))
+    for name in names:
         if choice.picks(normal_path(name)):
             yield from _items(archive, name, problem)
     for word in words:
@@ -132,6 +137,20 @@ def _item(member: Member) -> Item:
         _text(metadata, "target"),
         _text(metadata, "hardlink"),
     )
+
+
+def _plain_file(archive: Archive, name: str) -> Item | None:
+    """Returns a file as `_item` does, if it is one in its usual form, and the archive has nothing else of its name:
+    most of a million are."""
+    if name not in archive.entries or name in archive.directories or name in archive.links or name in archive.fifos:
+        return None
+    text = manifest.entry_text(archive.entries, name)
+    its = None if text is None else manifest.plain_entry(text)
+    if its is None:
+        return None
+    mode = its.mode if its.mode is not None and 0 <= its.mode <= 0o7777 else None
+    owner = its.uid, its.gid, its.user, its.group
+    return Item(name, "file", its.size, mode, *owner, its.mtime_ns, its.target, its.hardlink)
 
 
 def _permissions(metadata: Mapping[str, Any]) -> int | None:

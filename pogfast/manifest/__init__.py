@@ -7,7 +7,15 @@ With a key pair, an index of all blob names precedes the entries: the public key
 key.
 """
 
-from pogfast.manifest.decoding import blobs_of, decoded, entry_texts, outline, parse_entry
+from pogfast.manifest.decoding import (
+    blobs_of,
+    decoded,
+    entry_text,
+    entry_texts,
+    outline,
+    parse_entry,
+    plain_entry,
+)
 from pogfast.manifest.entry import MAX_SIZE, Entry, Manifest, is_blob_name, is_name
 from pogfast.manifest.frames import TRAILER_MAGIC
 from pogfast.manifest.opening import (
@@ -44,6 +52,7 @@ __all__ = [
     "check_key",
     "decoded",
     "encoded",
+    "entry_text",
     "entry_texts",
     "evened",
     "facts_in",
@@ -59,5 +68,6 @@ __all__ = [
     "open_trailer",
     "outline",
     "parse_entry",
+    "plain_entry",
     "seal",
 ]

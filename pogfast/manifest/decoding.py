@@ -16,7 +16,16 @@ import msgspec
 import zstandard
 
 from pogfast.errors import CorruptManifest
-from pogfast.manifest.entry import BLOB_NAME, MAX_SIZE, Entry, are_blob_names, check_names, is_time
+from pogfast.manifest.entry import (
+    BLOB_NAME,
+    MAX_NS,
+    MAX_SIZE,
+    MAX_TIME,
+    Entry,
+    are_blob_names,
+    check_names,
+    is_time,
+)
 from pogfast.manifest.frames import Frame, Parsing, text_of
 from pogfast.system.encoding import IS_UTF8, local, local_all
 
@@ -43,6 +52,26 @@ class _Outline(msgspec.Struct):
 
 
 OUTLINES = msgspec.json.Decoder(_Outline)
+
+
+class PlainEntry(msgspec.Struct, gc=False):
+    """An entry as `pogfast create` writes it: the part of it that is shown."""
+
+    blobs: list[str]
+    atime: float
+    mtime: float
+    size: int
+    mtime_ns: int
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    user: str | None = None
+    group: str | None = None
+    target: str | None = None
+    hardlink: str | None = None
+
+
+PLAIN = msgspec.json.Decoder(PlainEntry)
 
 
 def entries_in(frames: list[Frame], name: str) -> Mapping[str, Entry]:
@@ -119,6 +148,25 @@ def entry_texts(entries: Mapping[str, Entry]) -> Iterator[tuple[str, bytes]]:
         raise TypeError("only the entries of an opened manifest have been JSON")
     for name in entries:
         yield name, bytes(entries.text(name))
+
+
+def plain_entry(text: msgspec.Raw | bytes) -> PlainEntry | None:
+    """Decodes an entry in a fifth of the time of `parse_entry`; returns None if it is malformed, or in any other form
+    than pogfast's, as in a locale that is not UTF-8."""
+    if not IS_UTF8 or len(memoryview(text)) > MAX_OTHER:
+        return None
+    try:
+        found = PLAIN.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    sizes = 0 <= found.size <= MAX_SIZE and -MAX_NS <= found.mtime_ns <= MAX_NS
+    times = abs(found.atime) <= MAX_TIME and abs(found.mtime) <= MAX_TIME
+    return found if sizes and times and all(map(BLOB_NAME.fullmatch, found.blobs)) else None
+
+
+def entry_text(entries: Mapping[str, Entry], name: str) -> msgspec.Raw | bytes | None:
+    """Returns an entry's JSON, None if the entries are not those of an opened manifest."""
+    return entries.text(name) if isinstance(entries, _LazyEntries) else None
 
 
 def parse_entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
