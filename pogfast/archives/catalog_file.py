@@ -18,7 +18,7 @@ import zstandard
 
 from pogfast import manifest
 from pogfast._engine import random_bytes, secretbox, secretbox_open
-from pogfast.archives.members import MemberTable, RawMember
+from pogfast.archives.members import KINDS, MemberTable, RawMember
 from pogfast.archives.trailer import Trailer
 from pogfast.errors import PogfastError
 from pogfast.keys import Key
@@ -49,7 +49,6 @@ class CatalogedArchive:
 
     __slots__ = (
         "_facts",
-        "_trailer",
         "blobs",
         "digest",
         "members",
@@ -59,6 +58,7 @@ class CatalogedArchive:
         "problem",
         "raw",
         "size",
+        "trailer",
         "version",
         "whole",
     )
@@ -73,7 +73,7 @@ class CatalogedArchive:
         self.raw: list[RawMember] | None = None  # members that have no numbers yet
         self.whole: tuple[bytes, manifest.Manifest] | None = None
         self._facts = b""
-        self._trailer = trailer
+        self.trailer = trailer or Trailer(None)
 
     def is_of(self, listed: Stored | CatalogedArchive) -> bool:
         """Returns True if a manifest is listed as it was when it was opened."""
@@ -82,19 +82,14 @@ class CatalogedArchive:
 
     @classmethod
     def remembered(cls, row: _Row) -> CatalogedArchive:
+        """Returns what a row says. Raises ValueError."""
         archive = cls(Stored(os.fsdecode(row.name), row.size, row.modified, row.version))
         archive.numbers, archive._facts = row.blobs, row.trailer
+        words = manifest.decoded(row.trailer)
+        if not isinstance(words, dict):
+            raise ValueError("malformed trailer")
+        archive.trailer = Trailer(words)
         return archive
-
-    @property
-    def trailer(self) -> Trailer:
-        if self._trailer is None:
-            self._trailer = Trailer(manifest.decoded(self._facts) if self._facts else None)
-        return self._trailer
-
-    @trailer.setter
-    def trailer(self, trailer: Trailer) -> None:
-        self._trailer = trailer
 
     @property
     def facts(self) -> bytes:
@@ -193,11 +188,14 @@ class CatalogFile:
         """Fills the table, and tells the archives that were read which members they have."""
         with contextlib.suppress(*UNUSABLE):
             found = MEMBERS.decode(self._open(self._members))
-            if len(found.archives) == len(self._order):
-                table.fill(found.members, sum(len(each[1]) // 4 for each in found.archives if each))
-                for archive, each in zip(self._order, found.archives, strict=True):
-                    if each is not None:
-                        archive.digest, archive.members = each[0], array("I", each[1])
+            numbers = [None if each is None else array("I", each[1]) for each in found.archives]
+            if max(map(max, filter(None, numbers)), default=-1) >= len(found.members) or not all(
+                map(_is_sound, found.members)
+            ):
+                raise ValueError("malformed members")
+            for archive, each, its in zip(self._order, found.archives, numbers, strict=True):
+                archive.digest, archive.members = each[0] if each else b"", its
+            table.fill(found.members, sum(len(its) for its in numbers if its is not None))
         self._members = b""
 
     def _open(self, box: memoryview | bytes) -> bytes:
@@ -233,6 +231,11 @@ class CatalogFile:
 
     def _seal(self, content: _Archives | _Members) -> bytes:
         return secretbox(self.sealing, zstandard.compress(msgspec.msgpack.encode(content), 1))
+
+
+def _is_sound(member: RawMember) -> bool:
+    """Returns False for a kind that there is not. Raises ValueError for a path that is not UTF-8."""
+    return 0 <= member.kind < len(KINDS) and member.name is not None
 
 
 def _rows(archives: Iterable[CatalogedArchive]) -> tuple[list[tuple[CatalogedArchive, _Row]], bytes]:

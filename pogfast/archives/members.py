@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from pogfast import manifest
 from pogfast.archives.trailer import SECTIONS, Kind, Trailer
+from pogfast.errors import CorruptManifest
 from pogfast.manifest import Entry
 from pogfast.system.encoding import local, portable
 
@@ -53,7 +54,13 @@ class RawMember(NamedTuple):
         if self.kind == FILE:
             entry = manifest.parse_entry(self.text, f"{archive}: the entry {name}")
             return Member(name, kind, entry.more, entry)
-        return Member(name, kind, manifest.decoded(self.text))
+        try:
+            metadata = manifest.decoded(self.text)
+        except (ValueError, RecursionError):
+            metadata = None
+        if not isinstance(metadata, dict):
+            raise CorruptManifest(f"{archive}: the {kind} {name} is malformed")
+        return Member(name, kind, metadata)
 
 
 def raw_members(opened: manifest.Manifest) -> list[RawMember]:

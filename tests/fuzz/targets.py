@@ -45,6 +45,8 @@ from pogfast._engine import (
     secretbox,
 )
 from pogfast.archives import catalog
+from pogfast.archives.catalog_file import CatalogFile
+from pogfast.archives.members import Member
 from pogfast.backup.cache import Cache
 from pogfast.backup.cache_rows import KnownBlobs, StatData
 from pogfast.cli.output import Output
@@ -630,6 +632,26 @@ class _Held:
         return self.data
 
 
+def _members(draw: Draw, archives: int) -> bytes:
+    """The box of the catalog with what is in archives."""
+    import msgspec
+
+    entry = {"blobs": [blob_name(KEYS[0].secret, b"")], "atime": 1.0, "mtime": 2.0, "size": 0}
+    rows = [
+        [
+            draw.below(6),
+            draw.pick((b"a", b"\xff", draw.piece())),
+            dumps(entry | draw.facts() if draw.below(2) else draw.value()) if draw.below(8) else draw.piece(),
+        ]
+        for _ in range(1 + draw.below(3))
+    ]
+    numbers = [
+        draw.pick((None, [bytes(32), draw.pick((bytes(4), b"\0\0\0\0\1\0\0\0", b"\xff" * 4, b"\0", b""))]))
+        for _ in range(archives if draw.below(8) else archives + 1)
+    ]
+    return draw.bent(zstandard.compress(draw.bent(msgspec.msgpack.encode([rows, numbers])), 1))
+
+
 def remembered(data: bytes) -> None:
     """The catalog of a store's archives, sealed with the right key: a store is looked at all the same."""
     import msgspec
@@ -640,7 +662,8 @@ def remembered(data: bytes) -> None:
     held = _Held()
     os.environ["POGFAST_CACHE_DIR"] = str(clear(sandbox() / "cache"))
     there = [InStore(f"{number}.mfn", len(held.data), 1.0) for number in range(2)]
-    path, sealing = catalog._cache_file(held.identity, held.key)
+    file = CatalogFile(held.identity, held.key)
+    second = b""
     if draw.below(4) == 3:
         content = draw.rest()
     else:
@@ -649,22 +672,31 @@ def remembered(data: bytes) -> None:
                 stored.name.encode() if draw.below(8) else draw.piece(),
                 stored.size if draw.below(8) else draw.number() % (1 << 63),
                 stored.modified,
+                "",
                 dumps(draw.value() if draw.below(2) else {"host": "h", "totals": {"files": 1, "stored": 1}}),
                 draw.pick((None, b"\0\0\0\0", b"\0\0\0\0\1\0\0\0", b"\0", draw.piece())),
             ]
             for stored in there
         ]
-        known = [draw.pick((1, 1, 1, 2)), draw.pick((bytes(32), bytes(64), b"a")), rows]
+        version, names = draw.pick((2, 2, 2, 1)), draw.pick((bytes(32), bytes(64), b"a"))
+        second = secretbox(file.sealing, _members(draw, len(rows)))
+        known = [version, names, hashlib.sha256(second).digest(), rows]
         content = draw.bent(zstandard.compress(draw.bent(msgspec.msgpack.encode(known)), 1))
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    Path(path).write_bytes(secretbox(sealing, content))
-    for blobs in (False, True):
+    os.makedirs(os.path.dirname(file.path), exist_ok=True)
+    first = secretbox(file.sealing, content)
+    Path(file.path).write_bytes(len(first).to_bytes(8, "little") + first + second)
+    for asked in ({}, {"blobs": True}, {"members": True}):
         with catalog.Catalog(held, held.key) as known:
-            for stored, found in zip(there, known.read(there, blobs=blobs), strict=True):
+            for stored, found in zip(there, known.read(there, **asked), strict=True):
+                for number in found.members or ():
+                    with contextlib.suppress(CorruptManifest):
+                        assert isinstance(known.members[number].parsed("m"), Member)
                 assert found.problem is None, found.problem
                 assert found.name == stored.name
                 assert isinstance(found.trailer.words, dict)
-                assert not blobs or (found.blobs is not None and all(map(manifest.is_blob_name, found.blobs)))
+                assert "blobs" not in asked or (
+                    found.blobs is not None and all(map(manifest.is_blob_name, found.blobs))
+                )
 
 
 def cached(data: bytes) -> None:

@@ -108,7 +108,7 @@ def test_a_catalog_that_fails_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise PogfastError("x")
 
-    monkeypatch.setattr("pogfast.archives.catalog._read", fail)
+    monkeypatch.setattr("pogfast.archives.catalog_file.CatalogFile._read", fail)
     assert "PogfastError: x" in found_in("remembered")
 
 
