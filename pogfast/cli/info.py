@@ -16,7 +16,6 @@ from pogfast.cli.options import (
     key_of,
     key_options,
     open_archive,
-    require_store,
     service_options,
     store_argument,
 )
@@ -105,8 +104,7 @@ def stats(output: Output, store: str, **options: Any) -> None:
     from pogfast.stores import open_store
 
     output.during = "stats"
-    require_store(store)
-    key = key_of(options)
+    key = key_of(options, store=store)
     opened = open_store(store)
     try:
         found = figures(opened, key, output.problem)

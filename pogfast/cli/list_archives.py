@@ -11,7 +11,7 @@ import click
 
 from pogfast.cli.command import PATH, verb
 from pogfast.cli.formatting import left_out_text, number_text, size_text, time_text, without
-from pogfast.cli.options import key_of, key_options, require_store, service_options, store_argument, tag_option
+from pogfast.cli.options import key_of, key_options, service_options, store_argument, tag_option
 from pogfast.cli.output import Output
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def list_archives(output: Output, store: str, partial: bool, **options: Any) -> 
     from pogfast.archives.trailer import Filter
     from pogfast.stores import open_store
 
-    require_store(store)
-    key = key_of(options)
+    key = key_of(options, store=store)
     wanted = Filter.of(**options)
     opened = open_store(store)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pogfast.cli.command import PATH, Group, verb
-from pogfast.cli.options import key_of, key_options, require_store, service_options, store_of, tag_option
+from pogfast.cli.options import key_of, key_options, service_options, store_of, tag_option
 from pogfast.cli.output import Output
 from pogfast.errors import UsageError
 from pogfast.sizes import many
@@ -48,8 +48,7 @@ def extend(output: Output, store: str | None, lock: str | None, **options: Any) 
     if lock is None:
         raise UsageError("no MODE:TIME given", hint="write compliance:90d or governance:1y")
     wanted, store = Lock.parse(lock), store_of(store)
-    require_store(store)
-    key = key_of(options)
+    key = key_of(options, store=store)
     summary = locking.extend(store, key, wanted, tell=output.problem, **options)
     output.raise_exit_code(summary.exit_code)
     output.emit(

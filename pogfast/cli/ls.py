@@ -19,7 +19,6 @@ from pogfast.cli.options import (
     key_of,
     key_options,
     open_archive,
-    require_store,
     service_options,
     store_of,
     tag_option,
@@ -110,8 +109,7 @@ def find(output: Output, store: str | None, patterns: tuple[str, ...], long: boo
     store = store_of(store)
     if not patterns:
         raise UsageError("no PATTERN given", hint="see pogfast find --help")
-    require_store(store)
-    key = key_of(options)
+    key = key_of(options, store=store)
     opened = open_store(store)
     matched = False
     try:

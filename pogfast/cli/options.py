@@ -142,14 +142,20 @@ jobs_option = click.option(
 )
 
 
-def key_of(options: dict[str, Any], *, writing: bool = False, stdin_is_data: bool = False) -> Key:
-    """Returns the key of the options or the environment, else asks for a password. Removes the key options from
-    `options`. Raises UsageError and KeyFileError."""
-    from pogfast.console import ask_password
+def key_of(
+    options: dict[str, Any], *, writing: bool = False, stdin_is_data: bool = False, store: str | None = None
+) -> Key:
+    """Returns the key of the options or the environment, else asks for a password, if the `store` exists. Removes the
+    key options from `options`. Raises UsageError, KeyFileError and NoSuchArchive."""
 
-    return _key(
-        options, lambda: ask_password(twice=writing, stdin_is_data=stdin_is_data, variables=True), writing=writing
-    )
+    def ask() -> str:
+        from pogfast.console import ask_password
+
+        if store is not None:
+            require_store(store)
+        return ask_password(twice=writing, stdin_is_data=stdin_is_data, variables=True)
+
+    return _key(options, ask, writing=writing)
 
 
 class _NoKey(Exception):

@@ -14,7 +14,6 @@ from pogfast.cli.command import PATH, Duration, apply, verb, words_of
 from pogfast.cli.options import (
     key_of,
     key_options,
-    require_store,
     service_options,
     store_argument,
     store_of,
@@ -171,8 +170,7 @@ def prune(output: Output, store: str, **options: Any) -> None:
     if unknown := set(group_by) - set(pruning.GROUPS):
         raise UsageError(f"--group-by takes {', '.join(pruning.GROUPS)}, not {sorted(unknown)[0]}")
     output.during = "prune"
-    require_store(store)
-    key, dry_run = key_of(options), not options.pop("yes")
+    key, dry_run = key_of(options, store=store), not options.pop("yes")
     summary = pruning.prune(store, key, policy, group_by=group_by, dry_run=dry_run, warn=output.warning, **options)
     _print_choices(output, summary.choices)
     _print_summary(output, summary)
@@ -298,8 +296,7 @@ def undelete(output: Output, store: str | None, names: tuple[str, ...], everythi
     if store is not None and store.endswith(MANIFEST):  # a name: the store is POGFAST_STORE
         names, store = (store, *names), None
     store = store_of(store)
-    require_store(store)
-    key = key_of(options)
+    key = key_of(options, store=store)
     found = pruning.undelete(store, key, names, everything=everything, tell=output.problem)
     shown = found.done if names or everything else [mark.name.removesuffix(REMOVED) for mark in found.there]
     for name in shown:
