@@ -15,26 +15,22 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import sys
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from machine import make_tables
-from packs import LATENCY, DistantBench, cleared
+from machine import check, machine, parser_of
+from packs import LATENCY, cleared
 from runs import Bench, Figures
-from services import KEY, RCLONE, SECRET, Server, serving
+from services import KEY, RCLONE, SECRET, Server, ServiceBench, serving
 from sides import Pogfast, environment_with, keyfile, our
-from tables import spread
+from tables import put_into_results, spread
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from kit.faultproxy import Fault, proxied
 from pogfast import keys, manifest
 from pogfast._engine import seal_blob
 
-TABLES = ("directory", "s3", "million")
 ARCHIVES, FILES = 10_000, 20
 MILLION, CHANGED, TOGETHER = 1_000_000, 100, 500  # files; one of how many is new in the other; files in a directory
 BEGAN = datetime(2024, 1, 1, 12, tzinfo=UTC)
@@ -207,20 +203,28 @@ def on_service(home: Path, runs: int, scale: float) -> str:
     store = make_store(home, scale)
     rclone = environment_with(home, "rclone-1.75.2", RCLONE) / "rclone"
     with (
-        cleared(DistantBench(home, (), runs)) as bench,
-        serving(rclone, store.parent, "--auth-key", f"{KEY},{SECRET}") as server,
-        proxied(server.url) as bench.proxy,
+        cleared(ServiceBench(home, (), runs)) as bench,
+        serving(rclone, store.parent, "--auth-key", f"{KEY},{SECRET}") as near,
+        bench.far(near, LATENCY) as server,
     ):
-        bench.proxy.faults.append(Fault("", times=-1, delay=LATENCY))
-        side = Looker("pogfast", our("pogfast"), home, server=Server(bench.proxy.url))
-        return many(bench, side, f"{title(scale)} on S3 {LATENCY * 1000:.0f} ms away", f"s3://{store.name}")
+        side = Looker("pogfast", our("pogfast"), home, server=server)
+        return many(bench, side, f"{title(scale)} on S3 {LATENCY} ms away", f"s3://{store.name}")
 
 
-def measure(home: Path, wanted: Iterable[str], runs: int, scale: float) -> str:
-    made: dict[str, Callable[[Path, int, float], str]]
-    made = {"directory": in_directory, "s3": on_service, "million": million}
-    return "\n".join(made[name](home, runs, scale) for name in wanted)
+MEASURES: dict[str, Callable[[Path, int, float], str]]
+MEASURES = {"directory": in_directory, "s3": on_service, "million": million}
+
+
+def main() -> None:
+    parser = parser_of(__doc__, MEASURES)
+    options = parser.parse_args()
+    home = check(parser, options, only=MEASURES)
+    for name in options.only.split(","):
+        text = f"{machine(options, 'bench/archives.py')}\n{MEASURES[name](home, options.runs, options.scale)}"
+        print(text)
+        if options.write:
+            put_into_results(f"archives-{name}", text)
 
 
 if __name__ == "__main__":
-    make_tables(__doc__, "archives", TABLES, measure)
+    main()
