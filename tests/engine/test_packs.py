@@ -44,6 +44,7 @@ from pogfast._engine import (
 )
 from pogfast.errors import StoreError
 from pogfast.stores import protocols, traffic
+from pogfast.stores.concurrency import Concurrency
 
 DAY = 20261130
 HEADER, ROW, FOOTER = 32, 44, 48
@@ -978,7 +979,7 @@ def test_a_queue_beneath_may_release_what_it_gets(monkeypatch: pytest.MonkeyPatc
     """The upload queue of a service, which lets no more bytes in until it has released others."""
 
     class Store:
-        parallel = 2
+        concurrency = Concurrency(2)
         stored: ClassVar[list[str]] = []
 
         def put_blob(self, name: str, blob: memoryview) -> None:
