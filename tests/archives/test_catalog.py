@@ -20,7 +20,7 @@ from pogfast.archives import catalog, members
 from pogfast.archives.catalog import MIN_AGE, Catalog
 from pogfast.archives.listing import find
 from pogfast.archives.overview import archives
-from pogfast.errors import CorruptManifest
+from pogfast.errors import CorruptManifest, WrongKey
 from pogfast.keys import Key
 from pogfast.stores.local import LocalStore
 from pogfast.stores.names import Stored
@@ -315,6 +315,18 @@ def test_find_forgets_what_was_replaced_and_removed(trees: Path) -> None:
         *((first.name, "f0"), (second.name, "d-"), (third.name, "d-")),
     ]
     assert fetched == [second.name], "restored, and so written again"
+
+
+def test_a_public_key_finds_nothing_and_says_so(tmp_path: Path) -> None:
+    encrypt, _ = keys.create_pair("pair", str(tmp_path))
+    public = keys.from_encryption_keyfile(encrypt)
+    (tmp_path / "store").mkdir()
+    for number in range(3):
+        put(tmp_path / "store", number, public)
+    look(tmp_path / "store", public)
+    for _ in range(2):
+        with pytest.raises(WrongKey, match="a public key cannot open it"):
+            found(tmp_path / "store", "*", key=public)
 
 
 def test_members_of_another_save_are_not_believed(trees: Path, cache: Path) -> None:
