@@ -27,7 +27,7 @@ Runner = Callable[..., Ran]
 SECONDS = 300  # after which a command hangs
 
 
-def run(command: Sequence[str | bytes | Path], cwd: Path, stdin: bytes = b"", **more: Any) -> Ran:
+def run(command: Sequence[str | bytes | Path], cwd: Path | None, stdin: bytes = b"", **more: Any) -> Ran:
     """Runs a command without a terminal, so that a password is read from `stdin`."""
     more.setdefault("start_new_session", True)
     done = subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, check=False, timeout=SECONDS, **more)

@@ -34,12 +34,12 @@ SERVE = "import sys; sys.path.insert(0, sys.argv[1]); from kit import forks; for
 
 
 def command(
-    module: str, *arguments: str | bytes | Path, cwd: Path, env: dict[str, str] | None = None, stdin: bytes = b""
+    module: str, *arguments: str | bytes | Path, cwd: Path | None, env: dict[str, str] | None = None, stdin: bytes = b""
 ) -> Ran:
     """Runs `python -m MODULE` without a terminal, so that a password is read from `stdin`."""
     environment = dict(os.environ) if env is None else env
     server, started_with = _server()
-    if _at_start(environment) != started_with:
+    if cwd is None or _at_start(environment) != started_with:
         return run([sys.executable, "-m", module, *arguments], cwd, stdin, env=environment)
     (child_in, feed), (out, child_out), (err, child_err) = (os.pipe() for _ in range(3))
     ours, theirs = socket.socketpair()
@@ -125,7 +125,8 @@ def serve(file: int) -> None:
             process = fork(target=_become, args=(files,))
             process.start()
             line = socket.socket(fileno=files.pop())
-            line.sendall(f"{process.pid}\n".encode())
+            with contextlib.suppress(OSError):  # whoever asked has failed meanwhile
+                line.sendall(f"{process.pid}\n".encode())
             for one in files:
                 os.close(one)
             running[process.sentinel] = process, line
