@@ -17,6 +17,7 @@ too.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -92,10 +93,10 @@ def service(home: Path, runs: int, wanted: Sequence[str], latency: int = 0) -> I
 
 @contextlib.contextmanager
 def cleared(bench: AnyBench) -> Iterator[AnyBench]:
-    try:
-        yield bench
-    finally:
-        shutil.rmtree(bench.outputs)
+    """Has the outputs deleted at the end of the program: ext4 makes new files slowly for minutes after many were
+    deleted, which would measure the table before."""
+    atexit.register(shutil.rmtree, bench.outputs, ignore_errors=True)
+    yield bench
 
 
 # ---- the tables ----------------------------------------------------------------------------------------------------

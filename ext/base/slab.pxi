@@ -9,6 +9,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from *:
     """
+    #include <stdlib.h>
     #include <sys/mman.h>
     #ifndef MAP_ANONYMOUS
     #define MAP_ANONYMOUS MAP_ANON
@@ -24,13 +25,17 @@ cdef extern from *:
     #endif
     }
     /* Moves the memory of pages of mapped memory to other ones, without copying; what these had is gone. The old ones stay
-       mapped, and empty. -1 where the system cannot. */
+       mapped, and empty. -1 where the system cannot: then the bytes are where they were. */
     static int pogfast_move_pages(void* from, void* to, size_t n) {
     #if defined(__linux__) && defined(MREMAP_FIXED)
     #ifndef MREMAP_DONTUNMAP
     #define MREMAP_DONTUNMAP 4
     #endif
-        return mremap(from, n, n, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == MAP_FAILED ? -1 : 0;
+        if (mremap(from, n, n, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) != MAP_FAILED) return 0;
+        /* It may have unmapped the place before it failed. */
+        if (mmap(to, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+            abort();
+        return -1;
     #else
         (void)from; (void)to; (void)n;
         return -1;

@@ -144,6 +144,45 @@ def test_memory_that_is_used_again_within_a_chunk(tmp_path: Path, kind: str, lev
     assert restored == data
 
 
+# A system that cannot move memory, and has taken away what lay at its target before it says so.
+CANNOT_MOVE = """
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+void *mremap(void *from, size_t old, size_t n, int flags, ...) {
+    va_list more;
+    va_start(more, flags);
+    munmap(va_arg(more, void *), n);
+    va_end(more);
+    errno = ENOMEM;
+    return MAP_FAILED;
+}
+"""
+SEAL = """
+import os, sys
+from pogfast._engine import BlobDirectory, Sealer
+os.mkdir("store")
+sink = BlobDirectory(os.open("store", os.O_RDONLY), True)
+sealer = Sealer(bytes(range(32)), False, [b"source"], [sink], chunk_size=40 << 20, level=3, jobs=2, frames=True)
+for news in sealer.run():
+    print(*news.names)
+"""
+
+
+def test_a_system_that_cannot_move_memory(tmp_path: Path) -> None:
+    (tmp_path / "shim.c").write_text(CANNOT_MOVE)
+    made = subprocess.run(["cc", "-shared", "-fPIC", "-o", "shim.so", "shim.c"], cwd=tmp_path, check=False)
+    if made.returncode or sys.platform != "linux":
+        pytest.skip("no C compiler for a shim")
+    data = os.urandom(45 * MB) + b"".join(b"%015d\n" % number for number in range(3 * MB))
+    (tmp_path / "source").write_bytes(data)
+    environment = {**os.environ, "LD_PRELOAD": str(tmp_path / "shim.so")}
+    ran = subprocess.run([sys.executable, "-c", SEAL], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    stored = files_in(tmp_path / "store")
+    assert b"".join(read_chunk(SECRET, None, stored[n], n, -1) for n in ran.stdout.decode().split()) == data
+
+
 def test_a_blob_is_written_while_it_is_made(place: Path) -> None:
     """Its first part lies in a draft while the rest has not been read yet."""
     reader, writer = os.pipe()
