@@ -216,6 +216,7 @@ def test_an_object_larger_than_a_part(
 @pytest.mark.parametrize("prefix", ["", "/pre/fix"])
 def test_a_backup_and_a_restore(command: Command, server: Server, bucket: str, work: Path, prefix: str) -> None:
     store = f"s3://{bucket}{prefix}"
+    time.sleep(0.2)  # until the files are old enough for the cache
     ran = command(server.url, *create(to=store))
     assert ran.code == 0, ran.err
     assert_restored(work, command(server.url, *with_key("restore", f"{store}/latest", "--into", "out")))
