@@ -96,7 +96,7 @@ cdef enum WriteState:       # what the writer does with a slab, while a worker m
 
 cdef struct Area:           # mapped memory that is written from its beginning to its end, and let go of behind that
     u8* first               # the huge page from which on memory is let go of; that before it stays
-    u8* front               # the first huge page that the chunk has not reached yet
+    u8* front               # the first huge page that the chunk has not reached yet. With the lock
     u8* gone                # pages before this one have been let go of
     u8* last                # the end of the last whole huge page in it
 
@@ -247,6 +247,9 @@ cdef void give_back_beyond(u8* memory, size_t room, size_t keep) noexcept nogil:
 # A chunk of 50 MB is written to the disk while it is made, and zstd looks back 8 MB: of both areas of a slab only a part is
 # needed at a time. New memory is expensive, as the kernel clears it. So huge pages whose bytes nobody needs are moved to
 # where the chunk is written next: a few of them go through both areas from their beginnings to their ends.
+#
+# A page that waits to be moved may lie anywhere in the areas, also where bytes are written next. So each writer comes with
+# area_reach, which takes the page off the list, or calls area_claim before: else the page would be moved away with its bytes.
 
 cdef void area_begin(Area* area, u8* memory, size_t room, size_t keep) noexcept nogil:
     area.first = area.front = area.gone = <u8*>((<size_t>memory + keep + HUGE - 1) // HUGE * HUGE)
@@ -256,8 +259,9 @@ cdef void area_begin(Area* area, u8* memory, size_t room, size_t keep) noexcept 
 cdef void area_let_go(Slab* slab, Area* area, const u8* end) noexcept nogil:
     """Lets go of the memory up to `end`, in whole huge pages. Called with the lock held, or by the only thread that has the
     slab."""
-    cdef u8* stop = min(area.last, <u8*>(<size_t>end // HUGE * HUGE))
+    cdef u8* stop = min(area.front if slab.moves else area.last, <u8*>(<size_t>end // HUGE * HUGE))
     while slab.moves and area.gone < stop and slab.spare.count < SPARE_PAGES:
+        check(not is_spare(&slab.spare, area.gone))
         slab.spare.pages[slab.spare.count] = area.gone
         slab.spare.count += 1
         area.gone += HUGE
@@ -269,13 +273,23 @@ cdef void area_let_go(Slab* slab, Area* area, const u8* end) noexcept nogil:
 cdef void area_reach(Slab* slab, Area* area, const u8* end, Mutex* lock) noexcept nogil:
     """Has the memory up to `end`, which the chunk comes to next, be of spare pages, as far as there are any."""
     cdef u8* page
+    cdef u8* to
     while slab.moves and area.front < min(area.last, <u8*>end):
+        to = area.front
         pthread_mutex_lock(lock)
-        page = take_spare(&slab.spare, area.front)
-        pthread_mutex_unlock(lock)
-        if page != NULL and page != area.front and move_pages(page, area.front, HUGE):
-            pogfast_give_back(page, HUGE)
+        page = take_spare(&slab.spare, to)
         area.front += HUGE
+        pthread_mutex_unlock(lock)
+        if page != NULL and page != to and move_pages(page, to, HUGE):
+            pogfast_give_back(page, HUGE)
+
+
+cdef bint is_spare(const SparePages* spare, const u8* page) noexcept nogil:
+    cdef int i
+    for i in range(spare.count):
+        if spare.pages[i] == page:
+            return True
+    return False
 
 
 cdef u8* take_spare(SparePages* spare, u8* wanted) noexcept nogil:
@@ -291,11 +305,24 @@ cdef u8* take_spare(SparePages* spare, u8* wanted) noexcept nogil:
     return spare.pages[last]
 
 
+cdef void area_claim(Slab* slab, const u8* begin, const u8* end) noexcept nogil:
+    """Has no page between these wait to be moved: whoever writes there without area_reach needs the bytes. Called while nobody
+    else has the slab."""
+    cdef int i, kept = 0
+    for i in range(slab.spare.count):
+        if not begin <= slab.spare.pages[i] < end:
+            slab.spare.pages[kept] = slab.spare.pages[i]
+            kept += 1
+    slab.spare.count = kept
+
+
 cdef void area_leave(Slab* slab, Area* area, const u8* end) noexcept nogil:
-    """Lets go of all memory of an area, which the chunk has reached up to `end`, and begins it anew."""
-    cdef u8* stop = <u8*>((<size_t>end + HUGE - 1) // HUGE * HUGE)
-    check(area.front <= area.last)
-    area_let_go(slab, area, max(area.front, stop))
+    """Lets go of all memory of an area, which the chunk has come to up to `end`, and begins it anew."""
+    cdef u8* stop = min(area.last, <u8*>((<size_t>end + HUGE - 1) // HUGE * HUGE))
+    if area.front < stop:           # padding has come further than area_reach
+        area_claim(slab, area.front, stop)
+        area.front = stop
+    area_let_go(slab, area, area.front)
     area.front = area.gone = area.first
 
 

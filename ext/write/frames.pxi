@@ -183,6 +183,7 @@ cdef void frame_step(Sealer sealer, Worker* worker) noexcept nogil:
         return
     slab.chunk.have = 0
     if file.in_order:
+        area_claim(slab, slab.plain_area.first, slab.plain_area.last)
         error = read_in_order(sealer, worker, file, &n, &alone, &hole)
     elif n == sealer.chunk_size and not alone:
         hole = in_hole(sealer, file, worker.at)
@@ -410,6 +411,8 @@ cdef Packing pack_frame(Sealer sealer, Worker* worker, FramedFile* file, size_t*
     cdef size_t at = 0, got, piece, left = 0
     cdef long long next_at = -1
     cdef u8* place
+    if steady and not rolling:
+        area_claim(slab, slab.plain_area.first, slab.plain_area.last)
     out.data, out.size, out.pos = chunk_of(slab), zstd.compress_bound(sealer.chunk_size), 0
     data.data, data.size, data.pos = slab.chunk.plain, 0, 0
     begin_frame(worker.context, sealer.level, n[0], alone, steady)

@@ -6,14 +6,17 @@ import contextlib
 import gc
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from base64 import b85encode
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +145,50 @@ def test_memory_that_is_used_again_within_a_chunk(tmp_path: Path, kind: str, lev
     stored = files_in(tmp_path / "store")
     restored = b"".join(read_chunk(SECRET, None, stored[name], name, -1) for name in moved)
     assert restored == data
+
+
+def half(size: int) -> bytes:
+    """Bytes that compress to about half."""
+    return os.urandom(size // 2 + 1).hex().encode()[:size]
+
+
+def restored_from(sources: list[bytes | int], store: Path, chunk_size: int, **more: Any) -> list[bytes]:
+    """What comes back of files that one worker has sealed."""
+    names: list[list[str]] = [[] for _ in sources]
+    with shelves(store) as sinks:
+        sealer = Sealer(SECRET, False, sources, sinks, chunk_size=chunk_size, level=3, jobs=1, frames=True, **more)
+        for news in sealer.run():
+            assert not news.error
+            names[news.file] += news.names
+    stored = files_in(store)
+    return [b"".join(read_chunk(SECRET, None, stored[name], name, -1) for name in some) for some in names]
+
+
+def test_no_memory_is_moved_that_padding_has_come_to(tmp_path: Path) -> None:
+    """Padding goes far beyond a blob whose chunk compresses, to pages that the chunk before has let go of."""
+    pieces = [os.urandom(40 * MB)]
+    for number in range(8):
+        least = number * 100_000  # bytes that take no room: blobs of 34 MB, at different distances from the next page
+        pieces += [b85encode(os.urandom(33 * MB))[: 40 * MB - least] + bytes(least), os.urandom(40 * MB)]
+    data = b"".join(pieces)
+    (tmp_path / "source").write_bytes(data)
+    assert restored_from([os.fsencode(tmp_path / "source")], tmp_path / "store", 40 * MB, even=True) == [data]
+
+
+def test_no_memory_is_moved_of_a_chunk_that_is_kept_whole(tmp_path: Path) -> None:
+    """What is read in order, here from a pipe, lies whole in memory that chunks of another file have let go of. Which
+    pages these are depends on the size, and on where the memory lies."""
+    for chunk_size in range(38 * MB, 42 * MB, 350_000):
+        contents = [half(2 * chunk_size), half(chunk_size - 7)]
+        (tmp_path / "file").write_bytes(contents[0])
+        out, into = os.pipe()
+        with open(into, "wb") as feed, open(out, "rb"):
+            thread = threading.Thread(target=lambda: (feed.write(contents[1]), feed.close()))  # noqa: B023
+            thread.start()
+            sources: list[bytes | int] = [os.fsencode(tmp_path / "file"), out]
+            assert restored_from(sources, tmp_path / f"store{chunk_size}", chunk_size) == contents
+            thread.join()
+        shutil.rmtree(tmp_path / f"store{chunk_size}")
 
 
 # A system that cannot move memory, and has taken away what lay at its target before it says so.
