@@ -147,10 +147,7 @@ class KnownFiles:
         path = os.fsencode(node.path)
         if self.cache is None or self.options.force or not self.targets.left:
             return path
-        stat = node.stat
-        system = self.mounts.identity(node.path, stat)
-        times = kept_time(stat.st_mtime_ns), kept_time(stat.st_ctime_ns)
-        data = StatData(stat.st_size, *times, stat.st_ino, system)
+        data = self._stat_data(node)
         known = self.cache.find(self._cache_path(file), data, self.cut)
         if known is None:
             return self.with_earlier_chunks(file, path)
@@ -250,13 +247,11 @@ class KnownFiles:
         late = self.cache.remember_all(files, begin, end, directory, self.cut, by_content=by_content, until_ns=until)
         for number in late:
             node = file_in(files, number)
-            stat = node.stat
             file = PendingFile(node, {}, read_at=read_at)
-            times = kept_time(stat.st_mtime_ns), kept_time(stat.st_ctime_ns)
-            seen = StatData(stat.st_size, *times, stat.st_ino, self.mounts.identity(node.path, stat))
             file.blobs, file.stored = files.blobs(number, number + 1)
-            file.sizes, file.plain_names = [stat.st_size], files.plain_names(number)
-            self._tell_cache(self.cache, _Row(self._cache_path(file), file, seen, self._known(file, True)))
+            file.sizes, file.plain_names = [node.stat.st_size], files.plain_names(number)
+            row = _Row(self._cache_path(file), file, self._stat_data(node), self._known(file, True))
+            self._tell_cache(self.cache, row)
 
     def save(self, partial: tuple[PendingFile, Sealed] | None) -> None:
         """Saves the cache, with the part of a large file, the `partial` one, that is stored."""
@@ -285,6 +280,12 @@ class KnownFiles:
             opened.close(complete=complete)
             if opened.warning != self.cache_warning:
                 self.report.warning(opened.warning)
+
+    def _stat_data(self, node: Node) -> StatData:
+        """Returns what the cache is asked for, and told, of a file as it was found."""
+        stat = node.stat
+        times = kept_time(stat.st_mtime_ns), kept_time(stat.st_ctime_ns)
+        return StatData(stat.st_size, *times, stat.st_ino, self.mounts.identity(node.path, stat))
 
     def _stat_as_read(self, file: PendingFile, sealed: Sealed, size: int) -> StatData:
         """Returns what the cache is told of a file as it was read."""

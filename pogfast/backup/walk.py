@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +39,6 @@ KINDS: dict[int, Kind] = {
     stat.S_IFIFO: "fifo",
     stat.S_IFSOCK: "socket",
 }
-MAX_SIZE = 2**63 - 1
 # The first bytes of a CACHEDIR.TAG that counts: https://bford.info/cachedir/
 CACHE_TAG = "CACHEDIR.TAG:Signature: 8a477f597d28d172789f06886806bc55"
 
@@ -181,7 +181,7 @@ class _Walk:
         self.excluding = [some.matches for some in patterns if some]
         tags = [*selection.exclude_if_present, *[CACHE_TAG] * selection.exclude_caches]
         self.tags = [_parse_tag(tag) for tag in tags]
-        self.largest = MAX_SIZE if selection.exclude_larger_than is None else selection.exclude_larger_than
+        self.largest = sys.maxsize if selection.exclude_larger_than is None else selection.exclude_larger_than
         self.one_file_system = selection.one_file_system
 
     def found(self) -> Iterator[Node | FileRun]:

@@ -13,7 +13,6 @@ import sys
 import tempfile
 import threading
 import time
-from base64 import b85encode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,17 +161,6 @@ def restored_from(sources: list[bytes | int], store: Path, chunk_size: int, **mo
             names[news.file] += news.names
     stored = files_in(store)
     return [b"".join(read_chunk(SECRET, None, stored[name], name, -1) for name in some) for some in names]
-
-
-def test_no_memory_is_moved_that_padding_has_come_to(tmp_path: Path) -> None:
-    """Padding goes far beyond a blob whose chunk compresses, to pages that the chunk before has let go of."""
-    pieces = [os.urandom(40 * MB)]
-    for number in range(8):
-        least = number * 100_000  # bytes that take no room: blobs of 34 MB, at different distances from the next page
-        pieces += [b85encode(os.urandom(33 * MB))[: 40 * MB - least] + bytes(least), os.urandom(40 * MB)]
-    data = b"".join(pieces)
-    (tmp_path / "source").write_bytes(data)
-    assert restored_from([os.fsencode(tmp_path / "source")], tmp_path / "store", 40 * MB, even=True) == [data]
 
 
 def test_no_memory_is_moved_of_a_chunk_that_is_kept_whole(tmp_path: Path) -> None:
