@@ -24,6 +24,7 @@ NAMES = ("sha256", "poly1305", "xsalsa20", "x25519", "copy")
 Candidates = dict[str, Callable[[], object]]
 X25519 = 1034  # OpenSSL's number of it
 SODIUM = ctypes.CDLL(_sodium.__file__)
+SODIUM.sodium_init()  # before it, libsodium uses kernels that run on any processor
 
 
 def libcrypto() -> ctypes.CDLL:
