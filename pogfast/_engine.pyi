@@ -364,6 +364,19 @@ class Known(NamedTuple):
     facts: tuple[int, int, int, int] | None
     plain_names: Sequence[bytes] = ()
 
+class FilePart(NamedTuple):
+    """A part of a file: `length` bytes from `offset` on, which is where a chunk begins. Its blobs are those that the
+    whole file has there.
+
+    `facts` (size, mtime_ns, ctime_ns, inode) are the file's. If it has others when it is opened, nothing is read, and
+    its event says `changed`. Only for files that are cut in fixed sizes, in the `frames` layout; ValueError otherwise.
+    """
+
+    path: bytes
+    offset: int
+    length: int
+    facts: tuple[int, int, int, int]
+
 class Sealed(NamedTuple):
     """An event of one file: the names of blobs stored since the last event, and the status of the open file.
 
@@ -400,12 +413,12 @@ class Tallied(NamedTuple):
 class Sealer:
     """Turns files into blobs: reads, compresses, cuts, names, pads, encrypts, stores. Both layouts of FORMAT.md.
 
-    `source` yields what to archive, and is read as the work goes on: a path, a `Known`, or a descriptor that is read
-    sequentially to its end (a pipe; the caller closes it). None: read the source again after the next event of a
-    file; one must be in progress. With `frames` a file is cut every `chunk_size` bytes, or by its `content` (minimum
-    and mean size, and a table of 256 numbers, 8 bytes each), and its chunks are processed in parallel. `slabs` limits
-    the chunks in memory, each a little more than twice `chunk_size` bytes; the default is one more than workers, so
-    that one can wait for the disk or, in a stream, be filled. At most `readers` workers read at a time. `follow`: a
+    `source` yields what to archive, and is read as the work goes on: a path, a `Known`, a `FilePart`, or a descriptor
+    that is read sequentially to its end (a pipe; the caller closes it). None: read the source again after the next
+    event of a file; one must be in progress. With `frames` a file is cut every `chunk_size` bytes, or by its `content`
+    (minimum and mean size, and a table of 256 numbers, 8 bytes each), and its chunks are processed in parallel. `slabs`
+    limits the chunks in memory, each a little more than twice `chunk_size` bytes; the default is one more than workers,
+    so that one can wait for the disk or, in a stream, be filled. At most `readers` workers read at a time. `follow`: a
     symbolic link to a file is read as the file.
 
     A blob that exists in a BlobDirectory with the right size and is authentic (if the key can tell) is kept; a torn one
@@ -425,7 +438,7 @@ class Sealer:
         self,
         secret: bytes,
         asymmetric: bool,
-        source: Iterable[bytes | int | Known | None],
+        source: Iterable[bytes | int | Known | FilePart | None],
         sinks: Sequence[Sink],
         *,
         chunk_size: int,

@@ -28,9 +28,10 @@ cdef enum Packing:              # what became of one try to make a frame
     NOT_PACKED                  # an errno says why
 
 cdef struct FramedFile:         # a large file in the `frames` layout
-    FileJob* job                # as the next four, set when the file is begun
+    FileJob* job                # as the next five, set when the file is begun
     int fd                      # owned
     long long size              # bytes, when it was opened
+    long long until             # where the part that is wanted ends
     bint streamed               # it is read to its end, whatever `size` says
     bint in_order               # no chunk begins before the one before it is read
     long long at                # byte at which the next chunk begins; with the lock
@@ -88,8 +89,8 @@ cdef bint pick_chunk(Sealer sealer, FramedFile* file, Worker* worker) noexcept n
     if file.in_order:
         file.reading = True
     else:
-        worker.length = <size_t>min(<long long>sealer.chunk_size, file.size - file.at)
-        file.ended = file.at + <long long>worker.length >= file.size
+        worker.length = <size_t>min(<long long>sealer.chunk_size, file.until - file.at)
+        file.ended = file.at + <long long>worker.length >= file.until
         file.at += worker.length
     file.working += 1
     return True
@@ -151,6 +152,8 @@ cdef void begin_framed(Sealer sealer, Worker* worker, FileJob* job, int fd, bint
     file.job = job
     file.fd = fd
     file.size = job.facts.size
+    file.at = job.offset
+    file.until = job.offset + job.length if job.length else file.size
     file.streamed = streamed
     file.in_order = in_order
     if streamed and job.path != NULL:

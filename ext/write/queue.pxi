@@ -15,6 +15,8 @@ Sealed = collections.namedtuple(
 
 Known = collections.namedtuple("Known", "path names stored sizes facts plain_names", defaults=[()])
 
+FilePart = collections.namedtuple("FilePart", "path offset length facts")
+
 
 cdef struct Record:             # one blob of a file
     u8[KEY] digest
@@ -40,6 +42,8 @@ cdef struct FileJob:
     Record* known               # of its first chunks, if it still is as `expected`
     Py_ssize_t known_count
     Facts expected
+    long long offset            # of the part that is wanted, if it has a length: of a file that is still as `expected`
+    long long length
     Record* earlier             # of an earlier version, by their plain names
     Py_ssize_t earlier_count
     FileJob* next
@@ -99,6 +103,8 @@ cdef int fill_job(FileJob* job, item) except -1:
         fill_path(job, path)
     if path is item:
         return 0
+    if isinstance(item, FilePart):
+        return fill_file_part(job, item)
     if item.facts is not None:
         fill_known(job, item)
     if item.plain_names:
@@ -126,7 +132,19 @@ cdef int fill_known(FileJob* job, item) except -1:
         fill_record(&job.known[i], name, stored, plain)
         if item.plain_names:
             name_record(&job.known[i], item.plain_names[i])
-    job.expected.size, job.expected.mtime_ns, job.expected.ctime_ns, job.expected.inode = item.facts
+    return fill_expected(job, item.facts)
+
+
+cdef int fill_expected(FileJob* job, tuple facts) except -1:
+    job.expected.size, job.expected.mtime_ns, job.expected.ctime_ns, job.expected.inode = facts
+    return 0
+
+
+cdef int fill_file_part(FileJob* job, item) except -1:
+    fill_expected(job, item.facts)
+    job.offset, job.length = item.offset, item.length
+    if job.offset < 0 or job.length < 1 or job.offset > job.expected.size - job.length:
+        raise ValueError("a part lies in its file, and is not empty")
     return 0
 
 

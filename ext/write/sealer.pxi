@@ -104,6 +104,9 @@ cdef class Sealer(_Pool):
                 if item is None:
                     return 0
                 job = new_job(item)
+                if job.length and (not self.frames or self.cuts_at.by_content or <size_t>job.offset % self.chunk_size):
+                    free_job(job)
+                    raise ValueError("a part begins where a chunk does, of a file that is cut in fixed sizes")
             with nogil:
                 pthread_mutex_lock(&self.lock)
                 if job == NULL:
@@ -161,9 +164,14 @@ cdef class Sealer(_Pool):
         if job.error == 0 and self.frames and job.path == NULL:
             begin_framed(self, worker, job, fd, True)
             return
-        if job.error == 0:
+        if job.error == 0 and job.length:
+            if same_facts(&job.facts, &job.expected):
+                begin_framed(self, worker, job, fd, False)
+                return
+            store_int(&job.changed, True)
+        elif job.error == 0:
             job.error = self.reader.read_on(job, fd, worker.data, SMALL, &got)
-        if job.error == 0:
+        if job.error == 0 and not job.length:
             if self.frames and (got == SMALL or got > self.cuts_at.minimum):
                 # What the system makes up as it is read has no size, or none to be trusted.
                 begin_framed(self, worker, job, fd, job.facts.size < <long long>got)

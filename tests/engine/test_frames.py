@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -19,13 +20,69 @@ from hypothesis import strategies as st
 
 from kit import oracle
 from kit.shelf import CHUNK, KEY, SECRET, Result, Shelf, chunks, content, file_of, seal, text
-from pogfast._engine import Known, Sealer
+from pogfast._engine import FilePart, Known, Sealer
 
 boundaries = st.sampled_from([0, 1, 2, 511, 512, 513]).flatmap(
     lambda more: st.sampled_from([0, CHUNK - 512, CHUNK, 2 * CHUNK - 512, 2 * CHUNK, 524_288 - 512, 524_288]).map(
         lambda base: base + more
     )
 )
+
+
+@given(data=st.data(), size=boundaries, compressible=st.booleans(), holes=st.booleans())
+def test_the_parts_of_a_file_have_its_blobs(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, size: int, compressible: bool, holes: bool
+) -> None:
+    file = file_of(tmp_path_factory.mktemp("parts"), text(size) if compressible else os.urandom(size))
+    if holes:
+        os.truncate(file, size := size + 3 * CHUNK)
+    [whole] = seal([file], Shelf())
+    facts = (size, whole.last.mtime_ns, whole.last.ctime_ns, whole.last.inode)
+    step = CHUNK * data.draw(st.integers(1, 4))
+    parts = [FilePart(file, at, min(step, size - at), facts) for at in range(0, size, step)]
+    shuffled = data.draw(st.permutations(parts))
+    results = seal(shuffled, shelf := Shelf(), jobs=data.draw(st.integers(1, 3)))
+    pairs = sorted(zip(shuffled, results, strict=True), key=lambda pair: pair[0].offset)
+    assert [result.last.size for _, result in pairs] == [part.length for part in parts]
+    assert [name for _, result in pairs for name in result.names] == (whole.names if size else [])
+    assert [plain for _, result in pairs for plain in result.sizes] == (whole.sizes if size else [])
+    assert b"".join(content(result, shelf) for _, result in pairs) == Path(os.fsdecode(file)).read_bytes()
+    assert not any(result.last.changed or result.last.error for _, result in pairs)
+
+
+def test_no_part_is_read_of_a_file_that_is_another(tmp_path: Path) -> None:
+    file = file_of(tmp_path, os.urandom(3 * CHUNK))
+    found = os.stat(file)
+    facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    for number in range(4):
+        other = tuple(value + (place == number) for place, value in enumerate(facts))
+        [result] = seal([FilePart(file, 0, CHUNK, other)], shelf := Shelf())  # type: ignore[arg-type]
+        assert result.last.changed
+        assert (result.last.error, result.names, shelf.blobs) == (0, [], {})
+    [gone] = seal([FilePart(file + b".gone", 0, CHUNK, facts)], Shelf())
+    assert gone.last.error == errno.ENOENT
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "more"),
+    [
+        (1, CHUNK, {}),
+        (0, 0, {}),
+        (-CHUNK, CHUNK, {}),
+        (CHUNK, 2 * CHUNK + 1, {}),
+        (2**62, 2**62, {}),
+        (0, CHUNK, {"frames": False}),
+        (0, CHUNK, {"content": (CHUNK // 4, CHUNK // 2, bytes(2048))}),
+    ],
+)
+def test_a_part_lies_in_a_file_that_is_cut_in_fixed_sizes(
+    tmp_path: Path, offset: int, length: int, more: dict[str, Any]
+) -> None:
+    file = file_of(tmp_path, os.urandom(3 * CHUNK))
+    found = os.stat(file)
+    facts = (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    with pytest.raises(ValueError, match="a part"):
+        seal([FilePart(file, offset, length, facts)], Shelf(), **more)
 
 
 @given(size=boundaries, jobs=st.integers(1, 3), compressible=st.booleans(), known=st.integers(0, 3))

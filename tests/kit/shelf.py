@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kit import oracle
-from pogfast._engine import Known, Sealed, Sealer
+from pogfast._engine import FilePart, Known, Sealed, Sealer
 
 SECRET = bytes(range(32))
 KEY = oracle.OracleKey(SECRET)
@@ -38,7 +38,7 @@ class Result:
 
 
 def seal(
-    source: Iterable[bytes | int | Known | None], shelf: Shelf, chunk_size: int = CHUNK, **more: Any
+    source: Iterable[bytes | int | Known | FilePart | None], shelf: Shelf, chunk_size: int = CHUNK, **more: Any
 ) -> list[Result]:
     settings: dict[str, Any] = {"chunk_size": chunk_size, "level": 3, "jobs": 2, "frames": True, **more}
     sealer = Sealer(SECRET, False, source, [shelf], **settings)
