@@ -30,6 +30,7 @@ from pogfast.facade import tune as tune
 from pogfast.facade import undelete as undelete
 from pogfast.facade import unpack as unpack
 from pogfast.keys import Key as Key
+from pogfast.stores.limits import RateLimit as RateLimit
 from pogfast.stores.settings import Lock as Lock
 from pogfast.upkeep.checking import Subset as Subset
 from pogfast.upkeep.retention import Policy as Policy
@@ -40,6 +41,7 @@ __all__ = [
     "Key",
     "Lock",
     "Policy",
+    "RateLimit",
     "Span",
     "Subset",
     "__version__",

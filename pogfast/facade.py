@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pogfast.keys import Description, Key
     from pogfast.recovery import thawing
     from pogfast.sizes import Share
+    from pogfast.stores.limits import RateLimit
     from pogfast.stores.protocols import Finding, Store
     from pogfast.stores.settings import Lock
     from pogfast.upkeep import checking, copying, locking, packing, pruning, removing
@@ -90,6 +91,15 @@ def _seconds(word: str, given: Seconds, *, bare: bool) -> float:
     if not seconds >= 0:
         raise UsageError(f"{word} must be a time of 0 or more, not {given}")
     return seconds
+
+
+def _limit(word: str, given: RateLimit | Size | None) -> RateLimit | None:
+    """Returns a limit; a number is bytes a second."""
+    from pogfast.stores.limits import RateLimit
+
+    if isinstance(given, str):
+        return RateLimit.parse(word, given)
+    return given if given is None or isinstance(given, RateLimit) else RateLimit(given)
 
 
 def _stores(given: Paths) -> str:
@@ -928,9 +938,13 @@ def services(
     packs: Size | Literal["yes"] | None = None,
     parallel: int | None = None,
     retry_for: Seconds | None = None,
+    limit_upload: RateLimit | Size | None = None,
+    limit_download: RateLimit | Size | None = None,
 ) -> Iterator[None]:
     """Sets options of stores, most of them of S3 and B2 services, during a with-block; None leaves an option unchanged.
-    `packs` is the size of packs that stores get which are written to, or "yes". Raises UsageError."""
+    `packs` is the size of packs that stores get which are written to, or "yes". The stores that are opened in the block
+    share a limit, in bytes a second or as text such as "5MB"; that of a `RateLimit` can be changed while they are used,
+    by `set_rate`. Raises UsageError."""
     from pogfast.stores.settings import Lock, parse_packs, using
 
     words = {
@@ -941,6 +955,8 @@ def services(
         "packs": None if packs is None else parse_packs("packs", str(packs)),
         "parallel": parallel,
         "retry_for": None if retry_for is None else _seconds("retry_for", retry_for, bare=True),
+        "limit_upload": _limit("limit_upload", limit_upload),
+        "limit_download": _limit("limit_download", limit_download),
     }
     with using(**{word: value for word, value in words.items() if value is not None}):
         yield

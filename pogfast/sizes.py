@@ -18,6 +18,7 @@ SPANS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 7 * 8
 LEVELS = (-131072, 22)  # of zstd
 MAX_JOBS = 1024  # worker threads: more than any machine has cores, and fewer than systems allow
 MAX_PARALLEL = 64  # concurrent requests: more gain nothing, and services refuse them
+MIN_RATE = 1000  # bytes a second: with less, connections would be silent for long enough to be closed
 MAX_SECONDS = 100 * 365.25 * 86400
 SHOWN = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -61,6 +62,26 @@ def parse_size(option: str, text: str, minimum: int = 1) -> int:
     if size >= 2**63:
         raise UsageError(f"{option}={text}: more than 9 EB")
     return size
+
+
+def parse_rate(option: str, text: str) -> int | None:
+    """Parses a rate into bytes a second: 5MB, 500KB, 500KB/s; "unlimited" is None. Raises UsageError, also for a number
+    without a unit, which is KiB elsewhere."""
+    from pogfast.errors import UsageError
+
+    plain = text.strip().removesuffix("/s")
+    if plain == "unlimited":
+        return None
+    hint = "write 500KB or 5MB, for so many bytes a second, or unlimited"
+    if plain.replace(".", "").isdigit():
+        raise UsageError(f"{option}={text}: a rate needs a unit", hint)
+    try:
+        rate = parse_size(option, plain)
+    except UsageError as error:
+        raise UsageError(f"{option}={text}: not a rate", hint) from error
+    if rate < MIN_RATE:
+        raise UsageError(f"{option}={text}: at least 1KB a second", hint)
+    return rate
 
 
 class Share(NamedTuple):

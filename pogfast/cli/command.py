@@ -143,6 +143,7 @@ class Verb(_Command):
         IGNORED.set(output.warning)
         result = super().invoke(ctx)
         output.print_retries()
+        output.warn_of_unused_limits()
         return result
 
 

@@ -54,6 +54,21 @@ def _service(*names: str, **more: Any) -> Callable[[Any], Any]:
     return click.option(*names, **more, expose_value=False, callback=_set)
 
 
+def _set_limit(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and not context.resilient_parsing:
+        from pogfast.stores.limits import RateLimit
+
+        limit = RateLimit.parse(parameter.opts[-1], value)
+        _set(context, parameter, limit)
+        output = context.find_object(Output)
+        if output is not None:
+            output.limits[parameter.opts[-1]] = limit
+
+
+def _limit(name: str, help: str) -> Callable[[Any], Any]:
+    return click.option(name, metavar="RATE", expose_value=False, callback=_set_limit, help=help)
+
+
 service_options = apply(
     [
         _service("--s3-endpoint", metavar="URL", help="S3 service other than AWS."),
@@ -72,6 +87,8 @@ service_options = apply(
             type=Duration(bare=True),
             help="Time for which transient errors are retried: 90s, 5m, 1h.  [default: 5m]",
         ),
+        _limit("--limit-upload", "Limit on what is sent to services, in bytes a second: 500KB, 5MB."),
+        _limit("--limit-download", "Limit on what is received from services, in bytes a second: 500KB, 5MB."),
     ]
 )
 storage_class_option = _service(

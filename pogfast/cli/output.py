@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pogfast.cli.progress import Display
     from pogfast.errors import PogfastError
+    from pogfast.stores.limits import RateLimit
 
 
 class Output(Console):
@@ -31,6 +32,7 @@ class Output(Console):
         self.retries = 0  # retried requests to services
         self.during = ""  # the operation that errors belong to, in restic's words
         self.display: Display | None = None
+        self.limits: dict[str, RateLimit] = {}  # of the options
 
     @property
     def volume(self) -> int:
@@ -134,6 +136,12 @@ class Output(Console):
     def warning(self, text: str) -> None:
         self.note("warning", text)
         self.emit("warning", message=text)
+
+    def warn_of_unused_limits(self) -> None:
+        """Warns of limits that have limited nothing."""
+        for option, limit in self.limits.items():
+            if not limit.services:
+                self.warning(f"{option} limits services, and no store here is on one: nothing was limited")
 
     def fail(self, exit_code: int, text: str, hint: str = "") -> int:
         from pogfast.errors import PogfastError

@@ -254,10 +254,12 @@ def open_service(text: str, *, create: bool = False) -> RemoteStore:
     an archive needs no permission to list. Raises UsageError, StoreError and NoSuchArchive."""
     place = parse_service(text)
     from pogfast.stores.concurrency import Concurrency
+    from pogfast.stores.limits import Limits
     from pogfast.stores.remote import RemoteStore
 
     said = replace(settings.current(), **place.settings)
     concurrency = Concurrency(said.parallel)
+    limits = Limits(said.limit_upload, said.limit_download)
     service: Service
     if place.scheme == "s3":
         from pogfast.stores.s3 import S3Service
@@ -269,6 +271,7 @@ def open_service(text: str, *, create: bool = False) -> RemoteStore:
             storage_class=said.storage_class,
             object_lock=said.object_lock,
             concurrency=concurrency,
+            limits=limits,
             profile=said.profile,
             region=said.region,
         )
@@ -276,9 +279,16 @@ def open_service(text: str, *, create: bool = False) -> RemoteStore:
         from pogfast.stores.b2 import B2Service
 
         service = B2Service(
-            place.bucket, place.prefix, realm=said.b2_realm, profile=said.profile, concurrency=concurrency
+            place.bucket,
+            place.prefix,
+            realm=said.b2_realm,
+            profile=said.profile,
+            concurrency=concurrency,
+            limits=limits,
         )
-    store = RemoteStore(service, text.rstrip("/"), concurrency=concurrency, retry_for=said.retry_for)
+    store = RemoteStore(
+        service, text.rstrip("/"), concurrency=concurrency, retry_for=said.retry_for, interrupt=limits.interrupt
+    )
     if create:
         store.check_listing()
     return store

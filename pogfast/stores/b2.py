@@ -7,6 +7,7 @@ with pogcli. b2sdk makes each request once, and caches upload URLs. An object is
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import logging
 import math
@@ -24,11 +25,13 @@ from urllib.parse import quote
 
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
 from pogfast.stores.concurrency import Concurrency, RequestPool
+from pogfast.stores.limits import Limits, Transfer
 from pogfast.stores.service import (
     AccessDenied,
     BasicService,
     Body,
     InvalidResponse,
+    LimitedBody,
     NoSuchBucket,
     ObjectInfo,
     TransientError,
@@ -85,12 +88,20 @@ class B2Service(BasicService):
     """A bucket, or the objects below a prefix in it."""
 
     def __init__(
-        self, bucket: str, prefix: str, *, realm: str | None, profile: str | None = None, concurrency: Concurrency
+        self,
+        bucket: str,
+        prefix: str,
+        *,
+        realm: str | None,
+        profile: str | None = None,
+        concurrency: Concurrency,
+        limits: Limits,
     ) -> None:
         """`prefix` has no / at its ends. `realm` is a URL; None: Backblaze's own. `profile` is one of the b2 command's;
         None: the key in the environment, else that command's login. `concurrency` says how many objects are
         deleted at a time. Makes no request."""
         self.concurrency = concurrency
+        self.limits = limits
         self.prefix = f"{prefix}/" if prefix else ""
         self.label = f"b2://{bucket}" + (f"/{prefix}" if prefix else "")
         self.identity = f"b2:{realm or REALM}/{bucket}/{prefix}"
@@ -115,7 +126,7 @@ class B2Service(BasicService):
         self.requests["put"] += 1
         with self._errors(path):
             self._connected()
-            self._bucket.upload_bytes(bytes(data), self.prefix + path)
+            self._bucket.upload(_Upload(bytes(data), self.limits.sending()), self.prefix + path)
 
     def open(self, path: str, start: int, end: int | None = None) -> Body | None:
         self.requests["get"] += 1
@@ -272,8 +283,32 @@ class _Gone(StoreError, NoSuchArchive):
     """The object is missing."""
 
 
-class _B2Body:
+class _Upload(b2.UploadSourceBytes):  # type: ignore[misc]
+    """Bytes that are read no faster than a limit allows."""
+
+    def __init__(self, data: bytes, transfer: Transfer) -> None:
+        super().__init__(data)
+        self.transfer = transfer
+
+    def open(self) -> io.BytesIO:
+        return _Reader(self.data_bytes, self.transfer)
+
+
+class _Reader(io.BytesIO):
+    def __init__(self, data: bytes, transfer: Transfer) -> None:
+        super().__init__(data)
+        self.transfer = transfer
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Returns as many bytes as were asked for: to b2sdk fewer are the end."""
+        piece = super().read(size)
+        self.transfer.spend(len(piece))
+        return piece
+
+
+class _B2Body(LimitedBody):
     def __init__(self, service: B2Service, path: str, response: Any, start: int, end: int | None) -> None:
+        super().__init__(service.limits.receiving())
         self.service, self.path, self.response = service, path, response
         said = response.headers.get("Content-Length"), response.headers.get("Content-Range")
         try:
@@ -284,7 +319,7 @@ class _B2Body:
             self.close()
             raise
 
-    def readinto(self, view: memoryview) -> int:
+    def _readinto(self, view: memoryview) -> int:
         with self.service._errors(self.path):
             piece = self.response.raw.read(len(view))
         view[: len(piece)] = piece

@@ -97,13 +97,23 @@ def _drop_frames(error: BaseException | None) -> None:
 class RemoteStore:
     """A store that can be read and written. `path` is the address as the user wrote it."""
 
-    def __init__(self, service: Service, path: str, *, concurrency: Concurrency, retry_for: float) -> None:
-        """Makes as many requests at a time as `concurrency` says. Retries transient errors for `retry_for` seconds."""
+    def __init__(
+        self,
+        service: Service,
+        path: str,
+        *,
+        concurrency: Concurrency,
+        retry_for: float,
+        interrupt: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Makes as many requests at a time as `concurrency` says. Retries transient errors for `retry_for` seconds.
+        `interrupt` ends the service's slow transfers."""
         self.service = service
         self.path = path
         self.label = service.label
         self.concurrency = concurrency
         self.retry_for = retry_for
+        self._interrupt = interrupt
         self.blobs = UploadQueue(self)
         self.source = PrefetchingSource(self)
         self._known: dict[str, int] | None = None
@@ -493,8 +503,10 @@ class RemoteStore:
             threads.shutdown(cancel=True)
 
     def abandon(self) -> None:
-        """Ends retries and queued transfers when a run ends early: callers wait only for requests that were sent."""
+        """Ends retries and queued transfers when a run ends early: callers wait only for requests that were sent, and
+        not for those that a limit makes slow."""
         self._abandoned.set()
+        self._interrupt()
         self._in_flight.lift()
         self.blobs.give_up()
 

@@ -22,12 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import Exists, MissingBlob, StoreError, UsageError
 from pogfast.stores.concurrency import Concurrency, RequestPool
+from pogfast.stores.limits import Interrupted, Limits, Transfer
 from pogfast.stores.protocols import MAKE_ROOM, Finding, InColdStorage, ThawState
 from pogfast.stores.service import (
     AccessDenied,
     BasicService,
     Body,
     InvalidResponse,
+    LimitedBody,
     NoSuchBucket,
     ObjectInfo,
     TransientError,
@@ -140,6 +142,7 @@ class S3Service(BasicService):
         storage_class: str | None,
         object_lock: Lock | None,
         concurrency: Concurrency,
+        limits: Limits,
         profile: str | None = None,
         region: str | None = None,
     ) -> None:
@@ -153,6 +156,7 @@ class S3Service(BasicService):
         self.conditional = True  # until the service says that it has no conditions
         self.deletes_many = True  # until it says that it deletes only one object per request
         self.concurrency = concurrency
+        self.limits = limits
         self.requests: Counter[str] = Counter()
         with self._errors(), self._settings():
             # A separate session: boto3's default one would keep the credentials of the first store.
@@ -170,7 +174,8 @@ class S3Service(BasicService):
         s3 = self.client.meta.config.s3 or {}
         self.signed = not secure or bool(s3.get("payload_signing_enabled"))  # as the user has configured boto3
         self.unsigned = self.client.meta.config.merge(Config(s3={**s3, "payload_signing_enabled": False}))
-        self.client.meta.events.register("before-send.s3", self._count)
+        self.client.meta.events.register("before-send.s3", self._before_sending)
+        self.client.meta.events.register("after-call.s3.ListObjectsV2", self._after_listing)
         for operation in ("PutObject", "UploadPart"):
             self.client.meta.events.register(f"before-sign.s3.{operation}", self._before_signing)
 
@@ -185,7 +190,7 @@ class S3Service(BasicService):
                     self._put_parts(path, memoryview(data), {**self._more(path), **algorithm}, checksums=checksums)
                 else:
                     more = {**self._more(path), **condition, **algorithm, **(checksum(data) if checksums else {})}
-                    self.client.put_object(**self._where(path), Body=_Reader(data), **more)
+                    self.client.put_object(**self._where(path), Body=self._reader(data), **more)
         except (TransientError, Exists, NoSuchBucket) as error:
             if signed or not isinstance(error, _Altered):
                 raise
@@ -218,6 +223,9 @@ class S3Service(BasicService):
             more["ObjectLockRetainUntilDate"] = _until(self.object_lock)
         return more
 
+    def _reader(self, data: Buffer) -> _Reader:
+        return _Reader(data, self.limits.sending())
+
     def _put_parts(self, path: str, data: memoryview, more: dict[str, Any], *, checksums: bool) -> None:
         where = self._where(path)
         upload = self.client.create_multipart_upload(**where, **more)["UploadId"]
@@ -227,7 +235,7 @@ class S3Service(BasicService):
                 part = data[start : start + PART]
                 summed = checksum(part) if checksums else {}
                 said = self.client.upload_part(
-                    **where, UploadId=upload, PartNumber=number, Body=_Reader(part), **summed
+                    **where, UploadId=upload, PartNumber=number, Body=self._reader(part), **summed
                 )
                 parts.append({"ETag": said["ETag"], "PartNumber": number, **summed})
             self.client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
@@ -497,16 +505,24 @@ class S3Service(BasicService):
 
     # ---- requests and errors ----
 
-    def _count(self, request: Any, **_: object) -> None:
-        """Counts every request that is sent, retries included."""
+    def _before_sending(self, request: Any, **_: object) -> None:
+        """Counts every request that is sent, retries included, and limits the reading of its body from now on."""
+        if isinstance(request.body, _Reader):
+            request.body.is_sent = True
         words = {"list-type=2": "list", "?delete": "delete"}
         self.requests[next((kind for word, kind in words.items() if word in request.url), request.method.lower())] += 1
+
+    def _after_listing(self, http_response: Any, **_: object) -> None:
+        """Waits after a page of a listing, which boto3 has read at once, for as long as it should have taken."""
+        with contextlib.suppress(Interrupted):
+            self.limits.receiving().spend(len(http_response.content))
 
     def _before_signing(self, request: Any, **_: object) -> None:
         """Sends a small body without waiting: boto3's `Expect: 100-continue` costs a round trip, half of the time."""
         if len(request.data) <= SMALL:
             del request.headers["Expect"]
-            request.data = bytes(request.data.data)
+            if self.limits.upload is None:
+                request.data = bytes(request.data.data)
         if not self.signed:
             request.context["client_config"] = self.unsigned  # boto3 has no such setting for single operations
 
@@ -642,12 +658,15 @@ def _until(lock: Lock) -> datetime:
 class _Reader(io.RawIOBase):
     """A buffer as a seekable file, so that it is sent without a copy, and can be sent again.
 
-    A read returns PIECE bytes, also if urllib3 asks for 16 kB: each read costs a system call.
+    A read returns PIECE bytes, also if urllib3 asks for 16 kB: each read costs a system call. Once it is sent, it
+    returns as many as its limit allows; before that, boto3 may read it to sign it.
     """
 
-    def __init__(self, data: Buffer) -> None:
+    def __init__(self, data: Buffer, transfer: Transfer) -> None:
         self.data = memoryview(data)
+        self.transfer = transfer
         self.at = 0
+        self.is_sent = False
 
     def __len__(self) -> int:
         return len(self.data)
@@ -666,14 +685,19 @@ class _Reader(io.RawIOBase):
         return self.at
 
     def read(self, n: int = -1) -> Any:
-        end = len(self.data) if n < 0 else self.at + max(n, PIECE)
-        piece = self.data[self.at : end]
+        size = len(self.data) - self.at
+        if n >= 0:
+            size = min(size, max(n, PIECE))
+        if self.is_sent:
+            size = self.transfer.take(size)
+        piece = self.data[self.at : self.at + size]
         self.at += len(piece)
         return piece
 
 
-class _S3Body:
+class _S3Body(LimitedBody):
     def __init__(self, service: S3Service, path: str, answer: dict[str, Any], start: int, end: int | None) -> None:
+        super().__init__(service.limits.receiving())
         self.service, self.path = service, path
         self.stream = answer["Body"]
         status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -686,7 +710,7 @@ class _S3Body:
             self.close()
             raise
 
-    def readinto(self, view: memoryview) -> int:
+    def _readinto(self, view: memoryview) -> int:
         with self.service._errors(self.path):
             return int(self.stream.readinto(view))
 

@@ -14,9 +14,11 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pogfast.errors import NoSuchArchive, StoreError, UsageError
+from pogfast.stores.limits import Interrupted
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
+    from pogfast.stores.limits import Transfer
     from pogfast.stores.protocols import Finding, ThawState
     from pogfast.stores.settings import Lock
 
@@ -77,6 +79,25 @@ class Body(Protocol):
         """Reads the next bytes and returns how many; 0 at the end. Raises TransientError."""
 
     def close(self) -> None: ...
+
+
+class LimitedBody:
+    """A body that is read no faster than a limit allows."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        self.transfer = transfer
+
+    def readinto(self, view: memoryview) -> int:
+        try:
+            allowed = self.transfer.take(len(view))
+        except Interrupted as error:
+            raise TransientError("a download was given up: the run has ended") from error
+        got = self._readinto(view[:allowed])
+        self.transfer.give_back(allowed - got)
+        return got
+
+    def _readinto(self, view: memoryview) -> int:
+        raise NotImplementedError
 
 
 class Service(Protocol):

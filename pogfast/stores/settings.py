@@ -11,10 +11,12 @@ import re
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from pogfast.errors import UsageError
 from pogfast.sizes import MAX_PARALLEL, parse_seconds, parse_size, parse_whole
+from pogfast.stores.limits import RateLimit
 
 # The units of time that `Lock.parse` knows, in seconds.
 UNITS = {"m": 60, "h": 3600, "d": 86400, "y": 365 * 86400}
@@ -51,6 +53,10 @@ def parse_packs(option: str, text: str) -> int:
     return size
 
 
+# Of a variable there is one limit, which all stores share.
+_limit_of = cache(RateLimit.parse)
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings for every service that is opened while they are in force."""
@@ -64,11 +70,13 @@ class Settings:
     retry_for: float = 300.0  # seconds that transient errors are retried
     profile: str | None = None  # of credentials, as boto3 or the b2 command know it; None: those of the environment
     region: str | None = None  # of an S3 bucket; None: what boto3 finds
+    limit_upload: RateLimit | None = None  # bytes a second to services, of all stores together; None: unlimited
+    limit_download: RateLimit | None = None  # from them
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
         """Reads POGFAST_S3_ENDPOINT, POGFAST_B2_REALM, POGFAST_STORAGE_CLASS, POGFAST_OBJECT_LOCK, POGFAST_PACKS,
-        POGFAST_PARALLEL and POGFAST_RETRY_FOR. Raises UsageError."""
+        POGFAST_PARALLEL, POGFAST_RETRY_FOR, POGFAST_LIMIT_UPLOAD and POGFAST_LIMIT_DOWNLOAD. Raises UsageError."""
         return cls(
             environ.get("POGFAST_S3_ENDPOINT") or None,
             environ.get("POGFAST_B2_REALM") or None,
@@ -79,7 +87,13 @@ class Settings:
             if environ.get("POGFAST_PARALLEL")
             else None,
             parse_seconds("POGFAST_RETRY_FOR", environ.get("POGFAST_RETRY_FOR") or str(cls.retry_for)),
+            limit_upload=_limit_in(environ, "POGFAST_LIMIT_UPLOAD"),
+            limit_download=_limit_in(environ, "POGFAST_LIMIT_DOWNLOAD"),
         )
+
+
+def _limit_in(environ: Mapping[str, str], variable: str) -> RateLimit | None:
+    return _limit_of(variable, environ[variable]) if environ.get(variable) else None
 
 
 _SETTINGS: ContextVar[Settings | None] = ContextVar("settings", default=None)
