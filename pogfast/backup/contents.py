@@ -84,7 +84,7 @@ class Contents:
             "program": f"pogfast {__version__}",
             "time": self.begun.isoformat(),
             "ended": datetime.now().astimezone().isoformat(),
-            "host": options.host if options.host is not None else os.uname().nodename,
+            "host": options.host if options.host is not None else host_name(),
             "user": _user(),
             "tags": list(options.tags),
             "comment": options.comment,
@@ -115,6 +115,11 @@ def _encoded_owner(uid: int, gid: int) -> bytes:
     """Returns the facts that name an owner as they stand between others in an entry."""
     names = owner_names(uid, gid)
     return b"," + manifest.encoded(names)[1:-1] if names else b""
+
+
+def host_name() -> str:
+    """Returns what archives call this machine unless they are told."""
+    return os.uname().nodename
 
 
 def _user() -> str:

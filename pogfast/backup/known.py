@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from pogfast._engine import FileRun, Known, Sealed
 from pogfast.backup import cache
 from pogfast.backup.cache_rows import KnownBlobs, StatData, is_racy
+from pogfast.backup.going_on import Earlier
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
 from pogfast.backup.report import Outcome, Report
@@ -125,38 +126,45 @@ class KnownFiles:
         options: Options,
         mounts: Mounts,
         report: Report,
+        earlier: Earlier | None = None,
     ) -> None:
         self.cache = opened
+        self.earlier = earlier  # an interrupted run that this one goes on from
         self.store = store
         self.targets = targets
         self.options = options
         self.cuts = options.cuts
         self.mounts = mounts
         self.report = report
-        # How files are cut: blobs that were cut otherwise do not fit together.
-        self.cut = f"{options.layout} {self.cuts if self.cuts.by_content else self.cuts.maximum}"
+        self.cut = options.cut
         self.cache_warning = opened.warning if opened else ""
         self.lost: set[str] = set()  # blobs that the store should have and does not have
         self.last_directory = "", ""  # of the last file that was looked up: as it was given, and absolute
         self.postponed: list[_Row] = []
 
     def look_up(self, file: PendingFile) -> bytes | Known | None:
-        """Returns what the engine is to read of a file; None, and sets `file.known`, if nothing, since the cache knows
-        all of it and the stores hold it."""
+        """Returns what the engine is to read of a file; None, and sets `file.known`, if nothing, since the cache or an
+        interrupted run knows all of it and the stores hold it."""
         node = file.node
         path = os.fsencode(node.path)
-        if self.cache is None or self.options.force or not self.targets.left:
+        if self.options.force or not self.targets.left:
             return path
         data = self._stat_data(node)
-        known = self.cache.find(self._cache_path(file), data, self.cut)
+        known = self.cache.find(self._cache_path(file), data, self.cut) if self.cache else None
+        stored = self.earlier.blobs_of(node.name, node.stat) if self.earlier else None
+        goes_on = stored is not None and (known is None or len(known.names) < len(stored.names))
+        if goes_on:
+            known = stored
         if known is None:
             return self.with_earlier_chunks(file, path)
         held = self._held_by_all(known)
-        if held < len(known.names):
-            self._note_lost(known)
-        elif known.complete:
+        if held == len(known.names) and known.complete:
             file.known = known
+            if goes_on and self.cache:
+                self._tell_cache(self.cache, _Row(self._cache_path(file), file, data, known))
             return None
+        if held < len(known.names) and not goes_on:  # a run that was killed may not have stored all that it names
+            self._note_lost(known)
         sizes = known.sizes or [self.cuts.maximum] * min(held, data.size // self.cuts.maximum)
         full = min(held, len(sizes))
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= data.size:
@@ -165,10 +173,16 @@ class KnownFiles:
 
     def look_up_all(self, files: FileRun) -> None:
         """Has `files` note which are unchanged, and held by every store. `look_up` says more of the doubtful ones."""
-        if self.cache is None or self.options.force or not self.targets.left:
+        if self.options.force or not self.targets.left:
             return
-        self.cache.match(files, self._directory(os.fsdecode(files.path)), self.cut)
+        if self.cache is not None:
+            self.cache.match(files, self._directory(os.fsdecode(files.path)), self.cut)
         known = files.known()
+        if self.earlier:
+            unchanged = {number for number, _, _ in known}
+            for number in range(len(files)):
+                if number not in unchanged and files.above + os.fsdecode(files.leaf(number)) in self.earlier:
+                    files.doubt(number)
         names = [name for _, name, _ in known]
         for target in self.targets.left:
             for (number, _, stored), size in zip(known, target.sizes_of(names), strict=True):
@@ -228,6 +242,17 @@ class KnownFiles:
                         f"and {were} stored again; other archives may lack blobs, too, unless a prune removed them: "
                         "run `pogfast check`"
                     )
+
+    def forget(self, name: str) -> None:
+        """Tells the interrupted run's files of one that this run has come to the end of."""
+        if self.earlier:
+            self.earlier.forget(name)
+
+    def forget_all(self, files: FileRun, begin: int, end: int) -> None:
+        """Does this for some files of a run."""
+        if self.earlier:
+            for number in range(begin, end):
+                self.earlier.forget(files.above + os.fsdecode(files.leaf(number)))
 
     # ---- for the next run ----
 

@@ -69,6 +69,11 @@ class Options:
         return Chunker.parse(self.chunker, self.chunk_size)
 
     @property
+    def cut(self) -> str:
+        """Returns how files are cut, as text: blobs that were cut otherwise do not fit together."""
+        return f"{self.layout} {self.cuts if self.cuts.by_content else self.cuts.maximum}"
+
+    @property
     def chunk_memory(self) -> int:
         """Returns the most bytes of memory that a chunk in flight can take."""
         return int(self.cuts.maximum * (CHUNK_MEMORY[self.layout] + self.pad / 32)) + SLACK

@@ -18,9 +18,11 @@ from typing import Any
 from pogfast import manifest
 from pogfast._engine import FileRun, Known, Sealed, Sealer, Tallied, cores
 from pogfast.backup import walk
+from pogfast.backup.cache import Cache
 from pogfast.backup.cache_rows import KnownBlobs
 from pogfast.backup.command import output_of
-from pogfast.backup.contents import Contents
+from pogfast.backup.contents import Contents, host_name
+from pogfast.backup.going_on import BEGINS, Earlier, find, identity_of, words_of
 from pogfast.backup.known import KnownFiles, PendingFile, PendingFiles, directory_of, open_cache
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
@@ -76,6 +78,7 @@ class Run:
         self.targets = Targets(targets, self.problem, report.warning)
         self.partial = Partial(self.targets, name_now() + PARTIAL)
         self.options = options
+        self.identity = identity_of(key, options, paths, options.host if options.host is not None else host_name())
         self.cuts = options.cuts
         self.paths = paths
         self.jobs = options.jobs or cores()
@@ -99,7 +102,21 @@ class Run:
         opened = open_cache(self.options, self.first_target, self.key, self.report)  # makes its directory
         self.own = self._own()
         self.mounts = Mounts(device for device, _ in self.own.directories)
-        self.known = KnownFiles(opened, self.first_target, self.targets, self.options, self.mounts, self.report)
+        earlier = self._interrupted(opened)
+        self.known = KnownFiles(
+            opened, self.first_target, self.targets, self.options, self.mounts, self.report, earlier
+        )
+        self.superseded = earlier.name if earlier is not None else ""  # a partial manifest
+
+    def _interrupted(self, opened: Cache | None) -> Earlier | None:
+        """Returns what an interrupted run of the same paths has stored, if the cache does not know it."""
+        if self.options.force or self.first_target is None or opened is None or not opened.is_first:
+            return None
+        found = find(self.first_target, self.key, self.options, self.identity)
+        if found is not None:
+            count = many(len(found.files), "file")
+            self.report.note(f"going on from {found.name}, an interrupted run that has {count}")
+        return found
 
     def begin_again(self, pruned: int) -> None:
         """Begins again when a prune has condemned or deleted blobs that this run relies on. What the cache knows and
@@ -288,7 +305,10 @@ class Run:
         self.waiting += len(pending)
 
     def _end_wait(self) -> None:
-        self.waiting -= len(self.pending.popleft())
+        ended = self.pending.popleft()
+        self.waiting -= len(ended)
+        if isinstance(ended, PendingFile):
+            self.known.forget(ended.node.name)
 
     def _facts_of(self, node: Node) -> dict[str, Any]:
         """Returns a node's metadata. Parts that cannot be read are reported, and noted in the archive."""
@@ -510,6 +530,7 @@ class Run:
         new, new_size, unchanged, unchanged_size = files.outcomes(begin, end)
         self.contents.add_files(files, begin, end)
         self.known.remember_all(files, begin, end, pending.read_at)
+        self.known.forget_all(files, begin, end)
         self.summary.files_new += new
         self.summary.files_unchanged += unchanged
         self.summary.bytes_source += new_size + unchanged_size
@@ -563,8 +584,26 @@ class Run:
         if self.partial_file is not None:
             pending, _ = self.partial_file
             more = {**pending.facts, "size": sum(pending.sizes), "sizes": pending.sizes, "stored": pending.stored}
+            more[BEGINS] = pending.node.stat.st_size
             entries[pending.node.name + PARTIAL] = manifest.Entry(pending.blobs, 0.0, 0.0, more)
-        self.partial.put(self.contents.writer.snapshot(entries, self.contents.trailer()))
+
+        def seal() -> bytes:
+            since = self.begun
+            if (earlier := self.known.earlier) is not None:
+                left = {name: entry for name, entry in earlier.left if name not in entries}
+                entries.update(left)
+                since = min(since, earlier.since) if left else since
+            trailer = {**self.contents.trailer(), **words_of(self.identity, since)}
+            return self.contents.writer.snapshot(entries, trailer)
+
+        self.partial.put(seal)
+        self._supersede()
+
+    def _supersede(self) -> None:
+        """Deletes the partial manifest that this run goes on from, now that another manifest names the same blobs."""
+        if self.superseded not in ("", self.partial.name):
+            self.targets.delete_partial(self.superseded)
+        self.superseded = ""
 
     # ---- the end ----
 
@@ -579,6 +618,7 @@ class Run:
             self.report.concluding,
         )
         self.partial.delete()
+        self._supersede()
         self.known.end()
 
     def close(self) -> None:

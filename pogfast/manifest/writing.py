@@ -6,6 +6,7 @@ the exact size, all in one box; with a key pair the index precedes them.
 
 from __future__ import annotations
 
+import base64
 import json
 from array import array
 from collections.abc import Mapping, Sequence
@@ -88,8 +89,9 @@ class Writer:
         return _sealed(frames, self._size, trailer, self._blobs, self._sizes, self._key)
 
     def snapshot(self, more: Mapping[str, Entry], trailer: dict[str, Any]) -> bytes:
-        """Returns the bytes of a manifest with the entries so far and `more`; the writer can still be used. Its entries
-        are in two frames, which pogfast opens, but pogcli never writes."""
+        """Returns the bytes of a partial manifest with the entries so far and `more`; the writer can still be used. Its
+        entries are in two frames, which pogfast opens, but pogcli never writes. Of a key pair the public key opens it:
+        see `open_partial`."""
         blobs, sizes = bytearray(self._blobs), self._sizes[:]
         last = bytearray(b"" if self._count else b"{")
         for name, entry in more.items():
@@ -99,7 +101,7 @@ class Writer:
         last += b"}"
         frames = self._closed_frame()
         frames += compress(last, LEVEL)
-        return _sealed(frames, self._size + len(last), trailer, blobs, sizes, self._key)
+        return _sealed(frames, self._size + len(last), trailer, blobs, sizes, self._key, partial=True)
 
     def _closed_frame(self) -> bytearray:
         """Returns a frame with all entries so far."""
@@ -133,9 +135,17 @@ def _note_blobs(names: Sequence[str], stored: Sequence[int] | None, blobs: bytea
 
 
 def _sealed(
-    frames: bytearray, size: int, trailer: dict[str, Any] | None, blobs: bytearray, sizes: array[int], key: Key
+    frames: bytearray,
+    size: int,
+    trailer: dict[str, Any] | None,
+    blobs: bytearray,
+    sizes: array[int],
+    key: Key,
+    *,
+    partial: bool = False,
 ) -> bytes:
-    """Seals frames with `size` bytes of JSON into the bytes of a manifest's file, and clears them to free memory."""
+    """Seals frames with `size` bytes of JSON into the bytes of a manifest's file, and clears them to free memory. With
+    a key pair the index of a `partial` one has the file key of the entries."""
     text = size
     if trailer is not None:
         words = encoded(trailer)
@@ -147,7 +157,7 @@ def _sealed(
     pad_to_ratio(frames, text)
     box = secretbox(file_key, frames)
     frames.clear()
-    index = seal_index(blobs, sizes, key) if key.asymmetric else b""
+    index = seal_index(blobs, sizes, key, file_key if partial else None) if key.asymmetric else b""
     return b"".join((index, key.wrap(file_key), box))
 
 
@@ -176,16 +186,20 @@ def _write_size(frame: bytearray, size: int) -> None:
     frame[6:6] = size.to_bytes(8, "little")
 
 
-def seal_index(blobs: bytearray, sizes: array[int], key: Key) -> bytes:
-    """Seals the index. `blobs` are names, one per line, `sizes` their stored bytes; 0 is unknown."""
+def seal_index(blobs: bytearray, sizes: array[int], key: Key, entries_key: bytes | None = None) -> bytes:
+    """Seals the index. `blobs` are names, one per line, `sizes` their stored bytes; 0 is unknown. `entries_key` lets
+    whoever opens the index open the entries as well."""
     file_key = random_bytes(KEY_SIZE)
     names = blobs.decode().split()
     order = sorted(range(len(names)), key=names.__getitem__)
     names = [names[number] for number in order]
     frame = bytearray(compress(ENCODER.encode(names), LEVEL))
     names.clear()  # frees memory: a hundred bytes per blob of the archive
-    if sizes and all(sizes):
-        content = compress(ENCODER.encode({"stored": [sizes[number] for number in order]}), LEVEL)
+    words: dict[str, Any] = {"stored": [sizes[number] for number in order]} if sizes and all(sizes) else {}
+    if entries_key is not None:
+        words["entries_key"] = base64.b64encode(entries_key).decode()
+    if words:
+        content = compress(ENCODER.encode(words), LEVEL)
         frame += TRAILER_MAGIC + len(content).to_bytes(4, "little") + content
     pad(frame)
     pad_to_ratio(frame, len(order) * 48)

@@ -11,6 +11,7 @@ import contextlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from pogfast import manifest
@@ -125,8 +126,8 @@ class _Run:
                 if sealed.done:
                     self._take(source, sealed, blobs)
                 elif self.partial.is_due():
-                    begun = manifest.Entry(blobs, 0.0, 0.0)
-                    self.partial.put(self._sealed({**self.entries, source.name + PARTIAL: begun}))
+                    entries = {**self.entries, source.name + PARTIAL: manifest.Entry(blobs, 0.0, 0.0)}
+                    self.partial.put(partial(self._sealed, entries))
         self.targets.drop(sealer.lost)
 
     def _take(self, source: Source, sealed: Sealed, blobs: list[str]) -> None:
@@ -138,7 +139,7 @@ class _Run:
         self.entries[source.name] = manifest.Entry(blobs, seconds_of(sealed.atime_ns), seconds_of(sealed.mtime_ns))
         self.sizes[source.name] = sealed.size
         if self.partial.is_due():
-            self.partial.put(self._sealed(self.entries))
+            self.partial.put(lambda: self._sealed(self.entries))
 
     def archive_again(self, sources: Sequence[Source], names: Collection[str]) -> None:
         """Archives the files again that need one of the blobs `names`, which the stores now lack."""

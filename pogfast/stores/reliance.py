@@ -32,6 +32,8 @@ STALE = 900.0  # seconds without a heartbeat after which a prune that was deleti
 # Seconds from the last check of the lists to the manifest, at most: a small fraction of any grace period.
 MAX_UNCHECKED = 1800.0
 PARTIAL_EVERY = 600.0  # seconds between two partial manifests of a run, and before the first
+# The same where many machines share a run, so that one that dies costs seconds.
+PARTIAL_OFTEN = 5.0
 UNREADABLE = "no prune can read this list of blobs either: delete it while none runs"
 ATTEMPTS = 5  # to store pruned blobs again before the run gives up
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SYNC_EVERY = 0.5  # seconds between two checks whether enough new blobs wait for a sync
 MIN_SYNCED = 1000  # new blobs that are worth a sync
-PARTIAL_SHARE = 20  # the pause after a partial manifest is this many times what storing it took
+PARTIAL_SHARE = 20  # the pause after a partial manifest is this many times what making and storing it took
 MAX_PARTIAL_EVERY = 6 * 3600.0  # seconds between two of them at most: a fraction of a day's grace period
 
 
@@ -63,7 +63,12 @@ class Targets:
     def put_partial(self, name: str, data: bytes) -> None:
         """Stores a partial manifest: the blobs that a running backup has stored or relies on, so that no prune deletes
         them. Raises StoreError."""
-        self.each(lambda target: target.put_mark(name, data))
+
+        def put(target: Target) -> None:
+            target.begin_durable()  # another machine may go on from it, which does not know when this one was booted
+            target.put_mark(name, data)
+
+        self.each(put)
 
     def delete_partial(self, name: str) -> None:
         """Deletes the partial manifest once the archive exists. Without permission to delete it stays: prune ignores it
@@ -124,26 +129,27 @@ class Targets:
 
 
 class Partial:
-    """The partial manifest of a run, stored from its tenth minute on: what the run has stored or relies on so far. No
-    prune deletes those blobs for a week, and a killed run can be resumed."""
+    """The partial manifest of a run: what the run has stored or relies on so far. No prune deletes those blobs for a
+    week, and a killed run can be resumed. It is stored every so many seconds, by default from the tenth minute on."""
 
-    def __init__(self, targets: Targets, name: str) -> None:
+    def __init__(self, targets: Targets, name: str, every: float | None = None) -> None:
         self.targets = targets
         self.name = name
         self._watch = Stopwatch()
-        self._every = PARTIAL_EVERY
+        self._least = PARTIAL_EVERY if every is None else every
+        self._every = self._least
         self._is_there = False
 
     def is_due(self) -> bool:
         """Returns True when the next one has to be stored."""
         return self._watch.seconds() >= self._every
 
-    def put(self, data: bytes) -> None:
-        """Stores it. Raises StoreError."""
+    def put(self, seal: Callable[[], bytes]) -> None:
+        """Stores what `seal` returns. Raises StoreError."""
         took = Stopwatch()
-        self.targets.put_partial(self.name, data)
-        # For ten million files it has a gigabyte: a run would do nothing but upload it.
-        self._every = min(max(PARTIAL_EVERY, took.seconds() * PARTIAL_SHARE), MAX_PARTIAL_EVERY)
+        self.targets.put_partial(self.name, seal())
+        # For ten million files it has a gigabyte: a run would do nothing but make and upload it.
+        self._every = min(max(self._least, took.seconds() * PARTIAL_SHARE), MAX_PARTIAL_EVERY)
         self._watch, self._is_there = Stopwatch(), True
 
     def delete(self) -> None:

@@ -252,8 +252,8 @@ def test_every_target_gets_the_partial_manifest(two: list[LocalStore]) -> None:
     two[0].put_mark("a.mfn.partial", b"another run's")
     partial.delete()
     assert [mark.name for mark in two[0].marks()] == ["a.mfn.partial"], "it was not put by this one"
-    partial.put(b"so far")
-    partial.put(b"and further")
+    partial.put(lambda: b"so far")
+    partial.put(lambda: b"and further")
     assert [store.get_manifest("a.mfn.partial") for store in two] == [b"and further"] * 2
     partial.delete()
     assert [store.marks() for store in two] == [[], []]

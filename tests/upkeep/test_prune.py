@@ -832,8 +832,8 @@ def test_of_a_file_that_is_begun_what_is_stored_is_said(tmp_path: Path, monkeypa
 
     put = targets.Partial.put
 
-    def put_and_die(self: targets.Partial, data: bytes) -> None:
-        put(self, data)
+    def put_and_die(self: targets.Partial, seal: Callable[[], bytes]) -> None:
+        put(self, seal)
         raise Killed
 
     monkeypatch.setattr(targets.Partial, "put", put_and_die)
