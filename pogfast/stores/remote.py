@@ -20,8 +20,9 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from pogfast._engine import MAX_BLOB
-from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive, StoreError
+from pogfast.errors import CorruptBlob, CorruptManifest, Exists, MissingBlob, NoSuchArchive
 from pogfast.stores.concurrency import Concurrency, RequestPool
+from pogfast.stores.listing import Lister
 from pogfast.stores.local import MAX_MANIFEST, check_size
 from pogfast.stores.names import CONDEMNED, LIKE_A_BLOB, PACKS, REMOVED, SWEEP, Stored, is_like_a_blob, is_mark, is_path
 from pogfast.stores.packs.layout import DEFAULT_LIMIT as SMALL
@@ -57,8 +58,6 @@ MAX_RETRY_AFTER = 120.0
 DELETE_BATCH = 1000
 # Up to this many blobs are looked up by name; beyond that, in a listing, which is a request per thousand blobs stored.
 MAX_BY_NAME = 50
-# Empty pages in a row after which a listing counts as endless: each stands for a thousand folders.
-MAX_EMPTY_PAGES = 10_000
 # Small blobs that a run may send one by one before its summary mentions packs.
 MANY_SMALL = 1000
 # Objects below packs/ among which is a pack, if there are any.
@@ -116,6 +115,7 @@ class RemoteStore:
         self._interrupt = interrupt
         self.blobs = UploadQueue(self)
         self.source = PrefetchingSource(self)
+        self._lister = Lister(service, concurrency, self._with_retries)
         self._known: dict[str, int] | None = None
         self._doubted: frozenset[str] = frozenset()
         self._lock = threading.Lock()
@@ -148,7 +148,7 @@ class RemoteStore:
 
     def check_listing(self) -> None:
         """Checks with one request that the store can be listed. Raises StoreError and NoSuchArchive."""
-        self._with_retries(partial(self._page, "", "", deep=False, start=""))
+        self._with_retries(partial(self._lister.page, "", "", deep=False))
 
     @property
     def known(self) -> dict[str, int]:
@@ -172,7 +172,7 @@ class RemoteStore:
         return list(map(self.known.get, names))
 
     def blob_names(self) -> Iterator[Stored]:
-        for found in self._listed("data/", deep=True):
+        for found in self._lister.listed("data/", deep=True):
             folder, _, name = found.path.removeprefix("data/").partition("/")
             if LIKE_A_BLOB.fullmatch(name) and name[:2] == folder:
                 yield Stored(name, *found[1:])
@@ -186,10 +186,10 @@ class RemoteStore:
         return [blob for blob in blobs if not is_needed(blob.name)]
 
     def manifests(self) -> list[Stored]:
-        return [Stored(*found) for found in self._listed("", deep=False) if MANIFEST_NAME.fullmatch(found.path)]
+        return [Stored(*found) for found in self._lister.listed("", deep=False) if MANIFEST_NAME.fullmatch(found.path)]
 
     def marks(self) -> list[Stored]:
-        return [Stored(*found) for found in self._listed("", deep=False) if is_mark(found.path)]
+        return [Stored(*found) for found in self._lister.listed("", deep=False) if is_mark(found.path)]
 
     def missing(self, names: Iterable[str]) -> list[str]:
         wanted = list(names)
@@ -203,39 +203,18 @@ class RemoteStore:
         return [name for name in wanted if name not in there]
 
     def objects(self, prefix: str) -> Iterator[Stored]:
-        for found in self._listed(prefix, deep=prefix.endswith("/")):
+        for found in self._lister.listed(prefix, deep=prefix.endswith("/")):
             if prefix.endswith("/") or found.path == prefix:
                 yield Stored(*found)
 
     def has_packs(self) -> bool:
         with contextlib.suppress(AccessDenied):
-            return any(is_pack(found.path) for found in itertools.islice(self._listed(PACKS, deep=True), LOOKED_AT))
+            listed = self._lister.listed(PACKS, deep=True)
+            return any(is_pack(found.path) for found in itertools.islice(listed, LOOKED_AT))
         return False
 
     def blobs_only_in(self, objects: Collection[str], listed: Collection[str]) -> set[str]:
         return set(filter(is_like_a_blob, objects))
-
-    def _listed(self, prefix: str, *, deep: bool, start: str = "") -> Iterator[ObjectInfo]:
-        """Yields the objects of a listing, page by page; a page that fails is requested again. Raises StoreError, also
-        for a listing that repeats itself."""
-        seen: set[str] = set()
-        token, empty = "", 0
-        while True:
-            page, token = self._with_retries(partial(self._page, prefix, token, deep=deep, start=start))
-            yield from page
-            if not token:
-                return
-            empty = 0 if page else empty + 1
-            marks = {f"token {token}", *(f"path {first.path}" for first in page[:1])}
-            if marks & seen or empty > MAX_EMPTY_PAGES:
-                raise StoreError(f"{self.label}: the service's listing repeats itself without end")
-            seen |= marks
-
-    def _page(self, prefix: str, token: str, *, deep: bool, start: str) -> tuple[list[ObjectInfo], str]:
-        began = time.monotonic()
-        page = self.service.page(prefix, token, deep=deep, start=start)
-        self.concurrency.answered(began)
-        return page
 
     # ---- reading ----
 
@@ -454,11 +433,11 @@ class RemoteStore:
 
     def prune_marks(self) -> list[Stored]:
         """Returns one listing, sorted by name, so that lists come first."""
-        found = self._listed("", deep=False, start=CONDEMNED)
+        found = self._lister.listed("", deep=False, start=CONDEMNED)
         return [Stored(*each) for each in found if each.path.startswith((CONDEMNED, SWEEP))]
 
     def named(self, prefix: str) -> list[Stored]:
-        return [Stored(*found) for found in self._listed(prefix, deep=False)]
+        return [Stored(*found) for found in self._lister.listed(prefix, deep=False)]
 
     def examine(self) -> Iterator[Finding]:
         return self.service.examine()

@@ -17,7 +17,7 @@ import pytest
 
 from pogfast._engine import MAX_BLOB
 from pogfast.errors import CorruptBlob, CorruptManifest, MissingBlob, NoSuchArchive, StoreError, UsageError
-from pogfast.stores import remote, traffic
+from pogfast.stores import listing, remote, traffic
 from pogfast.stores import service as service_module
 from pogfast.stores.concurrency import Concurrency
 from pogfast.stores.names import Stored
@@ -259,7 +259,7 @@ def test_a_listing_that_repeats_itself_ends(service: Memory, store: RemoteStore)
 def test_a_listing_of_empty_pages_ends(
     service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, empty: int
 ) -> None:
-    monkeypatch.setattr(remote, "MAX_EMPTY_PAGES", 3)
+    monkeypatch.setattr(listing, "MAX_EMPTY_PAGES", 3)
 
     def pages(prefix: str, token: str) -> tuple[list[ObjectInfo], str]:
         """Twice that many empty pages, then one with objects."""
