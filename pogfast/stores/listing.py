@@ -9,6 +9,7 @@ not sorted, or begins elsewhere than it was asked to, gets no more guesses.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import string
 import time
@@ -96,7 +97,7 @@ class _Listing:
     def __init__(self, lister: Lister, prefix: str, deep: bool, start: str) -> None:
         self.lister = lister
         self.scale = None if start else SCALES.get((prefix, deep))
-        self._at_name = partial(lister.page, prefix, "", deep=deep)
+        self._below = partial(lister.page, prefix, "", deep=deep)
         self._at_token = partial(lister.page, prefix, deep=deep, start=start)
         self._last: list[str] = []  # the paths of the last page, all of them
         self._guesses: deque[_Guess] = deque()  # in the order of their starts
@@ -127,10 +128,20 @@ class _Listing:
         needs_next = not self._guesses or self._guesses[0].start > end
         most = min(self.lister.concurrency.number, AT_A_TIME) if self.lister.is_sorted else 2
         for start in itertools.islice(self._starts(end), max(most - len(self._guesses) - needs_next, 0)):
-            # Until guesses are known to be of use they are not retried: a service may fail when it is asked for one.
-            self._guesses.append(_Guess(start, self._submit(self._at_name, start=start, again=self.lister.is_sorted)))
+            self._guesses.append(_Guess(start, self._submit(partial(self._at_name, start))))
         if needs_next and self._guesses:
-            self._guesses.appendleft(_Guess(end, self._submit(self._at_token, token, again=True), is_certain=True))
+            following = self._submit(partial(self.lister.retry, partial(self._at_token, token)))
+            self._guesses.appendleft(_Guess(end, following, is_certain=True))
+
+    def _at_name(self, start: str) -> Page:
+        """Returns the page after a guessed name. Until guesses are known to be of use they are not retried: a service
+        may fail when it is asked for one."""
+        act = partial(self._below, start=start)
+        if self.lister.is_sorted:
+            return self.lister.retry(act)
+        with contextlib.suppress(StoreError):
+            return act()
+        return [], ""
 
     def _starts(self, end: str) -> Iterator[str]:
         """Yields where further pages may begin, as far apart as the objects of the last page suggest."""
@@ -145,24 +156,18 @@ class _Listing:
         while width > 0 and (place := place + APART * width) < last:
             yield self.scale.path(place)
 
-    def _submit(self, ask: Callable[..., Page], *words: str, again: bool | None, **more: str) -> Future[Page]:
+    def _submit(self, ask: Callable[[], Page]) -> Future[Page]:
         self._threads = self._threads or RequestPool(self.lister.concurrency, "pogfast-list")
-        act = partial(ask, *words, **more)
-        return self._threads.submit(partial(self.lister.retry, act) if again else act)
+        return self._threads.submit(ask)
 
     def _guessed(self) -> Page | None:
         """Returns what follows the last page, if it was requested ahead and can be believed."""
-        if not self._guesses or self._guesses[0].start > self._last[-1]:
+        if not self._guesses:
             return None
         start, future, is_certain = self._guesses.popleft()
         if is_certain:
             return self._take(future.result())
-        try:
-            found, token = future.result()
-        except StoreError:
-            if self.lister.is_sorted:
-                raise
-            found, token = [], ""
+        found, token = future.result()
         paths = [each.path for each in found]
         known = bisect_right(paths, self._last[-1])
         if not known or not _ascends([start, *paths]):
