@@ -35,7 +35,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "lock extend": facade.lock,
     "key show": facade.show_key,
 }
-OF_THE_COMMAND_LINE = {"completion", "help"}
+OF_THE_COMMAND_LINE = {"completion", "help", "ui"}
 ELSEWHERE: dict[str, dict[str, str | None]] = {
     "restore": {"thaw": "thaw", "thaw_days": "thaw"},
     "check": {"against": "check_against"},

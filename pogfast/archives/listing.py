@@ -53,10 +53,10 @@ def list_items(archive: Archive, problem: Callable[[PogfastError], None] | None 
     Calls `problem` with each malformed entry; without it, raises CorruptManifest.
     """
     for name in sorted_names(archive):
-        yield from _items(archive, name, problem)
+        yield from items_of(archive, name, problem)
 
 
-def _items(archive: Archive, name: str, problem: Callable[[PogfastError], None] | None) -> Iterator[Item]:
+def items_of(archive: Archive, name: str, problem: Callable[[PogfastError], None] | None) -> Iterator[Item]:
     if item := _plain_file(archive, name):
         yield item
         return
@@ -78,7 +78,7 @@ def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastE
     choice = Choice(words, (), map(normal_path, names))
     for name in names:
         if choice.picks(normal_path(name)):
-            yield from _items(archive, name, problem)
+            yield from items_of(archive, name, problem)
     for word in words:
         if word in choice.unmatched:
             problem(NoSuchEntry(f"{word}: matches nothing in the archive", path=word))
@@ -219,7 +219,7 @@ def find(
             else:  # the store is the caller's, so this must not be closed
                 opened = Archive(store, name, archive.whole[1], key)
                 names = sorted(filter(is_meant, names_of(opened)), key=in_order_of_paths)
-                items = (item for each in names for item in _items(opened, each, problem))
+                items = (item for each in names for item in items_of(opened, each, problem))
             time = time_of(archive.trailer, name)
             for item in items:
                 yield Found(name, time, item)

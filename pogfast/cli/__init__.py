@@ -45,6 +45,7 @@ VERBS = {
     "lock": ("pogfast.cli.lock", "Lock archives in S3 against deletion."),
     "tune": ("pogfast.cli.tune", "Find the fastest or smallest settings for your data and store."),
     "doctor": ("pogfast.cli.doctor", "Test a store and report problems."),
+    "ui": ("pogfast.cli.ui", "Show archives in a web browser."),
     "keygen": ("pogfast.cli.keys", "Create a key pair or a keyfile."),
     "key": ("pogfast.cli.keys", "Inspect key files."),
     "completion": ("pogfast.cli.keys", "Print a shell completion script."),

@@ -179,14 +179,14 @@ class _NoKey(Exception):
     """Neither options nor variables give a key."""
 
 
-def optional_key(options: dict[str, Any]) -> Key | None:
+def optional_key(options: dict[str, Any], *, writing: bool = False) -> Key | None:
     """Returns the key, or None if neither options nor variables give one. Asks for no password. Raises as key_of."""
 
     def ask() -> str:
         raise _NoKey
 
     try:
-        return _key(options, ask, writing=False)
+        return _key(options, ask, writing=writing)
     except _NoKey:
         return None
 

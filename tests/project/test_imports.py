@@ -95,9 +95,14 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "stores",
             "system",
             "tuning",
+            "ui",
             "upkeep",
         },
         "pogfast's verbs: one library call each",
+    ),
+    "ui": (
+        {"", "archives", "console", "errors", "files", "keys", "sizes", "stores", "system"},
+        "pages in a browser, beside the command line: each calls the function that a verb calls",
     ),
     "facade": (
         {"archives", "backup", "errors", "keys", "recovery", "sizes", "stores", "tuning", "upkeep"},
@@ -124,6 +129,12 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "botocore": "boto3's failures and settings",
         "requests": "what b2sdk lets through when a connection breaks",
         "urllib3": "what boto3 and b2sdk let through when a body breaks off",
+    },
+    "ui": {
+        "jinja2": "templates, which escape",
+        "markupsafe": "what jinja2 takes for safe: names and times that were escaped here",
+        "starlette": "routes, requests, streamed answers",
+        "uvicorn": "the server",
     },
     "tuning": {"matplotlib": "the picture; imported when one is asked for", "numpy": "medians and quartiles"},
 }

@@ -133,7 +133,12 @@ def test_the_version_and_the_extras_are_those_of_this_checkout() -> None:
     for page in (README, GUIDE, (PROJECT / "docs" / "commands.md").read_text(encoding="utf-8")):
         assert "pip install 'pogfast[" not in page, "it is not on PyPI: a checkout has extras as .[s3]"
     declared = (PROJECT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2]
-    extras = set(re.findall(r"^(\w+) = \[", declared.partition("\n[")[0], re.MULTILINE)) - {"test", "lint", "fuzz"}
+    extras = set(re.findall(r"^(\w+) = \[", declared.partition("\n[")[0], re.MULTILINE)) - {
+        "test",
+        "lint",
+        "fuzz",
+        "browser",
+    }
     assert set(re.findall(r"`(?:pip install )?'\.\[(\w+)\]'`", GUIDE)) == extras
 
 

@@ -1,0 +1,95 @@
+"""The application: the table of pages, and the one middleware around them.
+
+A page that only reads is a GET and works without scripts; whatever changes something is a POST, whose form is read
+here, with a limit.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from pogfast.errors import PogfastError, UsageError
+from pogfast.ui.forms import Form
+from pogfast.ui.guard import MAX_BODY, Guard
+from pogfast.ui.pages import archives, browse, download, enter, home, jobs, keys
+from pogfast.ui.site import HERE, Site
+
+Page = Callable[[Request], Response]
+Action = Callable[[Request, Form], Response]
+STORE = "/stores/{store}"
+ARCHIVE = "/stores/{store}/{archive}"
+
+
+def get(path: str, page: Page) -> Route:
+    """Returns the route of a page, which runs in a thread."""
+    return Route(path, page, methods=["GET"])
+
+
+def post(path: str, action: Action) -> Route:
+    """Returns the route of an action. It gets the form, and runs in a thread."""
+
+    async def endpoint(request: Request) -> Response:
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY:
+                raise UsageError("the form is too large")
+        return await run_in_threadpool(action, request, Form.parse(bytes(body)))
+
+    return Route(path, endpoint, methods=["POST"])
+
+
+ROUTES = [
+    get("/", home.home),
+    get("/enter", enter.enter),
+    post("/enter", enter.with_password),
+    post("/theme", home.theme),
+    get("/jobs", jobs.jobs),
+    get("/jobs/{number:int}", jobs.job),
+    get("/jobs/{number:int}/events", jobs.events),
+    post("/jobs/{number:int}/cancel", jobs.cancel),
+    post("/keys/forget", keys.forget_all),
+    get(STORE, archives.archives),
+    get(f"{STORE}/card", home.card),
+    get(f"{STORE}/key", keys.ask),
+    post(f"{STORE}/key", keys.give),
+    post(f"{STORE}/forget", keys.forget),
+    get(f"{STORE}/find", browse.find),
+    get(f"{STORE}/compare", archives.compare),
+    get(ARCHIVE, browse.browse),
+    get(f"{ARCHIVE}/search", browse.search),
+    get(f"{ARCHIVE}/file", browse.file),
+    get(f"{ARCHIVE}/preview", download.preview),
+    get(f"{ARCHIVE}/download", download.download),
+    get(f"{ARCHIVE}/diff/{{other}}", browse.diff),
+]
+
+
+def make_app(site: Site, hosts: Iterable[str], cookie: str, scheme: str) -> Guard:
+    """Returns the application for a server that is called by `hosts`."""
+    static = Mount("/static", StaticFiles(directory=os.path.join(HERE, "static")), name="static")
+    app = Starlette(routes=[*ROUTES, static], exception_handlers={PogfastError: _failed, HTTPException: _no_page})
+    app.state.site = site
+    app.state.cookie = cookie
+    app.state.scheme = scheme
+    return Guard(app, site.sessions, hosts, cookie, scheme)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PogfastError)
+    return Site.of(request).failed(request, error)
+
+
+def _no_page(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    said = PogfastError(f"{request.url.path}: {error.detail.lower()}")
+    return Site.of(request).page(request, "error.html", error.status_code, error=said)

@@ -1,0 +1,242 @@
+"""Jobs: what takes longer than a page, each in a thread of its own, however many tabs look at it.
+
+A job has counters, lists of what happened, and at the end a summary; pages show these and never wait. Cancel raises
+KeyboardInterrupt in the job's thread, as Ctrl-C does in a command, so what is kept is the same. Jobs end with the
+server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import ctypes
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+from pogfast.errors import PogfastError
+from pogfast.system.notices import IGNORED, RETRIED
+
+SHOWN = 200  # lines of each list that a job keeps; the others are counted
+KEPT = 200  # jobs that have ended and stay in the history
+PACE_OVER = 10.0  # seconds over which the present speed is measured
+END_WITHIN = 10.0  # seconds that jobs get to stop when the server ends
+
+State = Literal["running", "done", "warnings", "failed", "canceled"]
+STATES: dict[State, str] = {
+    "running": "Running",
+    "done": "Done",
+    "warnings": "Done, with warnings",
+    "failed": "Failed",
+    "canceled": "Canceled",
+}
+
+
+@dataclass(frozen=True)
+class Counters:
+    """How far a job is; totals are None until they are known, sizes are bytes. `moved` gives the speed."""
+
+    done: int = 0
+    total: int | None = None
+    size: int = 0
+    total_size: int | None = None
+    moved: int = 0
+    noun: str = "file"
+
+    @property
+    def share(self) -> float | None:
+        """The finished fraction, 0 to 1; None if no total is known."""
+        for done, total in ((self.size, self.total_size), (self.done, self.total)):
+            if total:
+                return min(done / total, 1.0)
+        return None
+
+
+class Lines:
+    """A list of what happened, of which the last lines are kept."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.last: deque[str] = deque(maxlen=SHOWN)
+
+    def add(self, line: str) -> None:
+        self.count += 1
+        self.last.append(line)
+
+
+@dataclass
+class Job:
+    """One piece of work. Its thread writes, pages read; each field is replaced as a whole."""
+
+    number: int
+    title: str
+    stores: tuple[str, ...]  # names on pages
+    command: str  # that does the same
+    keeps: str  # what a canceled one leaves
+    state: State = "running"
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: float | None = None
+    exit_code: int | None = None
+    error: str = ""
+    hint: str = ""
+    canceling: bool = False
+    result: object = None  # what the work returned
+    summary: list[tuple[str, str]] = field(default_factory=list)  # (label, text), when it has ended
+    link: tuple[str, str] | None = None  # (address, text) of where to go on
+    counters: Callable[[], Counters] = Counters
+    lists: dict[str, Lines] = field(default_factory=dict)  # title -> lines
+    thread: threading.Thread | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _started: float = field(default_factory=time.monotonic)
+    _pace: deque[tuple[float, int, float]] = field(default_factory=deque)
+
+    @property
+    def ended(self) -> bool:
+        return self.state != "running"
+
+    @property
+    def words(self) -> str:
+        return "Canceling" if self.canceling and not self.ended else STATES[self.state]
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._started if self.seconds is None else self.seconds
+
+    def note(self, title: str, line: str) -> None:
+        """Adds a line to one of the lists."""
+        self.lists.setdefault(title, Lines()).add(line)
+
+    def problem(self, error: PogfastError) -> None:
+        """Notes a problem that did not end the job."""
+        self.note("Errors", f"{error}; {error.hint}" if error.hint else str(error))
+
+    def warning(self, text: str) -> None:
+        self.note("Warnings", text)
+
+    def pace(self) -> tuple[float, float, float | None]:
+        """Returns bytes per second now and on average, and the seconds left, None if unknown."""
+        now, counters = time.monotonic(), self.counters()
+        with self._lock:
+            seen = self._pace
+            if not seen or now - seen[-1][0] > 0.2:
+                seen.append((now, counters.moved, counters.share or 0.0))
+            while len(seen) > 2 and now - seen[0][0] > PACE_OVER:
+                seen.popleft()
+            (first, moved, share), (last, moved_now, share_now) = seen[0], seen[-1]
+        seconds, gained = last - first, share_now - share
+        left = (1 - share_now) * seconds / gained if gained > 0 and seconds else None
+        return (moved_now - moved) / seconds if seconds else 0.0, counters.moved / max(self.elapsed, 0.001), left
+
+    def cancel(self) -> None:
+        """Asks the job to stop, which it does at the next file or chunk."""
+        with self._lock:
+            if self.ended or self.thread is None or self.thread.ident is None:
+                return
+            self.canceling = True
+            interrupt = ctypes.py_object(KeyboardInterrupt)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread.ident), interrupt)
+
+    def _end(self, state: State) -> None:
+        with self._lock:
+            self.seconds = time.monotonic() - self._started
+            self.state = state
+
+
+# The work of a job: gets the job to report to, and returns its result. `exit_code` may be set before it returns.
+Work = Callable[[Job], object]
+
+
+class Jobs:
+    """The jobs of this server, the newest first."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[int, Job] = {}
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def start(
+        self,
+        title: str,
+        work: Work,
+        *,
+        stores: Iterable[str] = (),
+        command: str = "",
+        keeps: str = "",
+        finally_: Callable[[Job], None] = lambda job: None,
+    ) -> Job:
+        """Starts a job. `finally_` is called when it has ended, however it did."""
+        with self._lock:
+            job = Job(next(self._numbers), title, tuple(stores), command, keeps)
+            self._jobs[job.number] = job
+            ended = [each for each in self._jobs.values() if each.ended]
+            for old in ended[: max(0, len(ended) - KEPT)]:
+                del self._jobs[old.number]
+        context = contextvars.copy_context()  # settings of services
+        job.thread = threading.Thread(
+            target=context.run, args=(_run, job, work, finally_), name=f"pogfast-job-{job.number}", daemon=True
+        )
+        job.thread.start()
+        return job
+
+    def all(self) -> list[Job]:
+        with self._lock:
+            return sorted(self._jobs.values(), key=lambda job: -job.number)
+
+    def running(self) -> list[Job]:
+        return [job for job in self.all() if not job.ended]
+
+    def find(self, number: int) -> Job | None:
+        return self._jobs.get(number)
+
+    def end(self) -> list[Job]:
+        """Cancels all jobs, and waits for them a little. Returns those that were running."""
+        running = self.running()
+        for job in running:
+            job.cancel()
+        until = time.monotonic() + END_WITHIN
+        for job in running:
+            if job.thread is not None:
+                job.thread.join(max(0.0, until - time.monotonic()))
+        return running
+
+
+def _run(job: Job, work: Work, finally_: Callable[[Job], None]) -> None:
+    """Runs a job to its end. No exception leaves it: all are shown on the job's page."""
+    try:
+        _work(job, work)
+    except KeyboardInterrupt:  # Cancel came when the work had ended just now
+        job._end("canceled")
+    finally:
+        with contextlib.suppress(KeyboardInterrupt):
+            finally_(job)
+
+
+def _work(job: Job, work: Work) -> None:
+    state: State
+    RETRIED.set(lambda text: job.note("Requests that were retried", text))
+    IGNORED.set(job.warning)
+    try:
+        job.result = work(job)
+    except KeyboardInterrupt:
+        job.exit_code, state = 130, "canceled"
+    except PogfastError as error:
+        job.error, job.hint, job.exit_code, state = str(error), error.hint, error.exit_code, "failed"
+    except MemoryError:
+        job.error, job.exit_code, state = "out of memory", 1, "failed"
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        job.error, job.exit_code, state = f"{where}{error.strerror or error}", 1, "failed"
+    except ImportError as error:
+        job.error, job.exit_code, state = str(error), 1, "failed"
+    except Exception as error:  # noqa: BLE001 - shown on the page, as a command shows it
+        job.error, job.exit_code, state = f"internal error: {type(error).__name__}: {error}", 1, "failed"
+    else:
+        job.exit_code = job.exit_code or 0
+        warned = job.exit_code or any(title in job.lists for title in ("Errors", "Warnings", "Damage"))
+        state = "warnings" if warned else "done"
+    job._end(state)
