@@ -14,6 +14,7 @@ from pogfast.facade import keygen as keygen
 from pogfast.facade import list_archives as list_archives
 from pogfast.facade import lock as lock
 from pogfast.facade import ls as ls
+from pogfast.facade import merge as merge
 from pogfast.facade import open_archive as open_archive
 from pogfast.facade import open_key as open_key
 from pogfast.facade import open_store as open_store
@@ -59,6 +60,7 @@ __all__ = [
     "list_archives",
     "lock",
     "ls",
+    "merge",
     "open_archive",
     "open_key",
     "open_store",

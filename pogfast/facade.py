@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pogfast.archives import differences, listing
     from pogfast.archives.archive import Archive
     from pogfast.archives.overview import ArchiveInfo
+    from pogfast.backup import merging
     from pogfast.keys import Description, Key
     from pogfast.recovery import thawing
     from pogfast.sizes import Share
@@ -232,17 +233,21 @@ def create(
     pad: bool = False,
     must_exist: bool = False,
     dry_run: bool = False,
+    shard: str | None = None,
+    set_name: str | None = None,
     report: backup.Report | None = None,
 ) -> backup.Summary:
     """Creates an archive of `paths` and everything below them in the stores `to`, as `pogfast create`.
 
     With `name` and no paths, standard input or the output of `from_command` is archived under that name. Settings that
     are None are taken from `profile`, else the defaults of the command (chunks of 50 MB, level 3). Sources that cannot
-    be read are in the summary's problems. Raises UsageError, NoSuchInput, StoreError, and PogfastError if nothing could
+    be read are in the summary's problems. With a `shard`, such as "3/16", it archives only that part, for `merge`.
+    Raises UsageError, NoSuchInput, StoreError, and PogfastError if nothing could
     be archived; then no archive is created.
     """
     from pogfast import backup
     from pogfast.backup.input_lists import read_list, read_patterns
+    from pogfast.backup.shards import Shard
     from pogfast.backup.walk import Selection
 
     base = _optional(directory)
@@ -264,6 +269,10 @@ def create(
         raise UsageError("nothing to archive")
     if from_command is not None and name is None:
         raise UsageError("the archived stream needs a name", hint="give name=...")
+    if shard is not None and name is not None:
+        raise UsageError("a stream has no shards")
+    if shard is None and set_name is not None:
+        raise UsageError("set_name is for shards")
     cut = _how_to_cut(chunk_size, chunker, level, jobs, _optional(profile))
     of_profile = {word: cut.pop(word, False) for word in ("pad", "must_exist")}
     packs = cut.pop("packs", None)
@@ -281,6 +290,7 @@ def create(
         pad=pad or of_profile["pad"],
         must_exist=must_exist or of_profile["must_exist"],
         dry_run=dry_run,
+        shard=None if shard is None else Shard.parse(shard, set_name),
         **cut,
     )
     with services(packs=packs):
@@ -293,6 +303,17 @@ def create(
             command=from_command,
             options=options,
         )
+
+
+def merge(
+    store: Paths, key: Key, *, set_name: str | None = None, report: merging.Report | None = None
+) -> merging.Merged:
+    """Makes the archive of what the shards of `create` have stored, as `pogfast merge`. Raises UsageError, StoreError,
+    NoSuchArchive if there are no parts, and PogfastError, with their numbers, if shards have to be run first or again.
+    """
+    from pogfast.backup.merging import merge
+
+    return merge(_stores(store), key, set_name=set_name, report=report)
 
 
 def _how_to_cut(

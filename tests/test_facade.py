@@ -28,7 +28,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(facade, name) for name in ("create", "restore", "ls", "find", "cat", "diff", "info", "stats")},
     **{
         name: getattr(facade, name)
-        for name in ("check", "copy", "pack", "unpack", "prune", "remove", "rewrite", "undelete", "tune")
+        for name in ("check", "copy", "merge", "pack", "unpack", "prune", "remove", "rewrite", "undelete", "tune")
     },
     **{name: getattr(facade, name) for name in ("doctor", "keygen")},
     "list": facade.list_archives,

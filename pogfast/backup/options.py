@@ -11,6 +11,7 @@ from typing import Literal
 
 from pogfast._engine import LEVELS
 from pogfast.backup.chunker import Chunker
+from pogfast.backup.shards import Shard
 from pogfast.backup.walk import Selection
 from pogfast.errors import UsageError
 from pogfast.sizes import check_jobs
@@ -44,6 +45,7 @@ class Options:
     pad: bool = False  # pad new blobs to sizes that hide how long their content is
     must_exist: bool = False  # never create a store
     dry_run: bool = False
+    shard: Shard | None = None  # archive this part of the tree only, for `merge`
     count_ahead: bool = False  # count files and bytes in the background, for a display of what is left
 
     def __post_init__(self) -> None:

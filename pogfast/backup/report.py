@@ -81,6 +81,7 @@ class Summary:
     archive takes there. After a dry run `manifest` is "", and new blobs and requests are upper limits."""
 
     manifest: str = ""
+    part: str = ""  # of a shard: then there is no manifest yet
     files_new: int = 0
     files_unchanged: int = 0
     directories: int = 0

@@ -17,16 +17,17 @@ from typing import Any
 
 from pogfast import manifest
 from pogfast._engine import FileRun, Known, Sealed, Sealer, Tallied, cores
-from pogfast.backup import walk
+from pogfast.backup import shards, walk
 from pogfast.backup.cache import Cache
 from pogfast.backup.cache_rows import KnownBlobs
 from pogfast.backup.command import output_of
 from pogfast.backup.contents import Contents, host_name
-from pogfast.backup.going_on import BEGINS, Earlier, find, identity_of, words_of
+from pogfast.backup.going_on import BEGINS, Earlier, find, identity_of, read, words_of
 from pogfast.backup.known import KnownFiles, PendingFile, PendingFiles, directory_of, open_cache
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
 from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
+from pogfast.backup.shards import SET_LENGTH, Part, job_of
 from pogfast.backup.walk import Node
 from pogfast.errors import CorruptManifest, NoSuchArchive, PogfastError, SourceError, StoreError, UsageError, WrongKey
 from pogfast.files import metadata
@@ -36,6 +37,7 @@ from pogfast.stores import PARTIAL
 from pogfast.stores.names import MEASURING
 from pogfast.stores.protocols import Target
 from pogfast.stores.publish import conclude, name_now, store_errors, why_not_read
+from pogfast.stores.reliance import PARTIAL_OFTEN
 from pogfast.stores.targets import Partial, Targets
 from pogfast.system.background import in_background
 
@@ -76,9 +78,16 @@ class Run:
         self.summary = Summary()
         self.begun = datetime.now().astimezone()
         self.targets = Targets(targets, self.problem, report.warning)
-        self.partial = Partial(self.targets, name_now() + PARTIAL)
         self.options = options
-        self.identity = identity_of(key, options, paths, options.host if options.host is not None else host_name())
+        self.shard = options.shard
+        here = "" if self.shard else host_name()  # a shard goes on from another machine
+        self.identity = identity_of(key, options, paths, options.host if options.host is not None else here)
+        self.job = job_of(key, options.selection, self.identity, self.shard.of) if self.shard else ""
+        if self.shard:
+            part = Part(self.shard.set or self.job[:SET_LENGTH], self.shard.number, self.shard.of)
+            self.partial = Partial(self.targets, part.name, PARTIAL_OFTEN)
+        else:
+            self.partial = Partial(self.targets, name_now() + PARTIAL)
         self.cuts = options.cuts
         self.paths = paths
         self.jobs = options.jobs or cores()
@@ -110,12 +119,17 @@ class Run:
 
     def _interrupted(self, opened: Cache | None) -> Earlier | None:
         """Returns what an interrupted run of the same paths has stored, if the cache does not know it."""
-        if self.options.force or self.first_target is None or opened is None or not opened.is_first:
+        if self.options.force or self.first_target is None:
             return None
-        found = find(self.first_target, self.key, self.options, self.identity)
+        if self.shard:
+            found = read(self.first_target, self.partial.name, self.key, self.options, self.identity)
+        elif opened is None or not opened.is_first:
+            return None
+        else:
+            found = find(self.first_target, self.key, self.options, self.identity)
         if found is not None:
             count = many(len(found.files), "file")
-            self.report.note(f"going on from {found.name}, an interrupted run that has {count}")
+            self.report.note(f"going on from {found.name}, of an earlier run that has {count}")
         return found
 
     def begin_again(self, pruned: int) -> None:
@@ -213,13 +227,13 @@ class Run:
             changed, self.again = self.again, []
             if changed and not self.options.dry_run:
                 self._run_engine(self._sources_again(changed), last=True)
-        if self.contents.is_empty and not self.options.dry_run:
+        if self.contents.is_empty and not self.options.dry_run and not self.shard:
             raise PogfastError("nothing could be archived: no archive was made")
 
     @contextlib.contextmanager
     def _counting(self) -> Iterator[None]:
         """Counts files and bytes in the background, if the options ask for it."""
-        if not self.options.count_ahead:
+        if not self.options.count_ahead or self.shard:
             yield
             return
 
@@ -250,9 +264,18 @@ class Run:
                 continue
             self.mounts.see(found.stat.st_dev, found.stat.st_ctime_ns)
             if found.kind == "file":
-                yield from self._source_of(found)
-            else:
+                if self._is_own(found):
+                    yield from self._source_of(found)
+            elif self.shard is None or self.shard.takes_others:
                 self._add_special(found)
+
+    def _is_own(self, node: Node) -> bool:
+        """Returns True if a file belongs to this shard. All names of a file belong to one."""
+        if self.shard is None:
+            return True
+        if node.stat.st_nlink == 1:
+            return self.shard.owns(node.name)
+        return self.shard.owns(self.inodes.setdefault((node.stat.st_dev, node.stat.st_ino), node.name))
 
     def _sources_in(self, files: FileRun) -> Iterator[bytes | Known | None]:
         """Yields those of some files that the engine is to read."""
@@ -260,9 +283,13 @@ class Run:
         together = self.contents.writer.takes_encoded(files.above) and not self.options.dry_run
         if together:
             self.known.look_up_all(files)
-        at = 0
-        while at < len(files):
-            end = files.ordinary_until(at) if together else at
+        for begin, end in [(0, len(files))] if self.shard is None else self.shard.stretches(files):
+            yield from self._sources_between(files, begin, end, together)
+
+    def _sources_between(self, files: FileRun, at: int, stop: int, together: bool) -> Iterator[bytes | Known | None]:
+        """Yields those of the files from `at` to `stop` that the engine is to read; `together`: many at a time."""
+        while at < stop:
+            end = min(files.ordinary_until(at), stop) if together else at
             if end == at:
                 yield from self._source_of(walk.file_in(files, at))
                 at += 1
@@ -323,6 +350,8 @@ class Run:
 
     def _add_parent(self, node: Node) -> None:
         """Adds the metadata of a directory that is not archived itself, but is part of archived names."""
+        if self.shard is not None and not self.shard.takes_others:
+            return
         if node.name:
             self.contents.sections["parents"][node.name] = self._facts_of(node)
         else:
@@ -593,11 +622,17 @@ class Run:
                 left = {name: entry for name, entry in earlier.left if name not in entries}
                 entries.update(left)
                 since = min(since, earlier.since) if left else since
-            trailer = {**self.contents.trailer(), **words_of(self.identity, since)}
-            return self.contents.writer.snapshot(entries, trailer)
+            return self.contents.writer.snapshot(entries, self._partial_trailer(since, complete=False))
 
         self.partial.put(seal)
         self._supersede()
+
+    def _partial_trailer(self, since: datetime, *, complete: bool) -> dict[str, Any]:
+        """Returns the trailer of a partial manifest, whose files were all read after `since`."""
+        words = words_of(self.identity, since)
+        if self.shard:
+            words |= shards.words_of(self.shard, self.job, self.paths, complete=complete)
+        return {**self.contents.trailer(), **words}
 
     def _supersede(self) -> None:
         """Deletes the partial manifest that this run goes on from, now that another manifest names the same blobs."""
@@ -608,18 +643,33 @@ class Run:
     # ---- the end ----
 
     def conclude(self) -> None:
-        """Stores the manifest, once all blobs that it names are durable."""
+        """Stores the manifest, or the part of a shard, once all blobs that it names are durable."""
         self.summary.bytes_added = self.tallied.bytes_stored
         self.summary.blobs_new, self.summary.blobs_known = self.tallied.blobs_new, self.tallied.blobs_known
-        self.summary.manifest = conclude(
-            self.targets,
-            lambda: self.contents.writer.seal(self.contents.trailer()),
-            lambda data: set(manifest.blob_names(data, self.key, "the manifest")),
-            self.report.concluding,
-        )
-        self.partial.delete()
-        self._supersede()
+        if self.shard:
+            self._conclude_part()
+        else:
+            self.summary.manifest = conclude(
+                self.targets,
+                lambda: self.contents.writer.seal(self.contents.trailer()),
+                self._blobs_in,
+                self.report.concluding,
+            )
+            self.partial.delete()
+            self._supersede()
         self.known.end()
+
+    def _conclude_part(self) -> None:
+        """Stores the part of a shard, once all blobs that it names are durable. `merge` looks at the blobs again."""
+        self.targets.each(lambda target: target.make_durable())
+        data = self.contents.writer.snapshot({}, self._partial_trailer(self.begun, complete=True))
+        self.targets.check_reliance(lambda: self._blobs_in(data))
+        self.report.concluding(self.partial.name)
+        self.targets.put_partial(self.partial.name, data)
+        self.summary.part = self.partial.name
+
+    def _blobs_in(self, data: bytes) -> set[str]:
+        return set(manifest.blob_names(data, self.key, "the manifest"))
 
     def close(self) -> None:
         """Closes the cache. After a failure it contains what was stored so far, for the next run."""

@@ -26,6 +26,7 @@ COMPLETE = "_POGFAST_COMPLETE"
 # Verb -> its module and its summary line in the help.
 VERBS = {
     "create": ("pogfast.cli.create", "Create an archive of files and directories."),
+    "merge": ("pogfast.cli.merge", "Make the archive of what the shards of create have stored."),
     "restore": ("pogfast.cli.restore", "Restore an archive, or parts of it."),
     "list": ("pogfast.cli.list_archives", "List the archives of a store."),
     "ls": ("pogfast.cli.ls", "List the contents of an archive."),

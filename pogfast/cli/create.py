@@ -31,6 +31,7 @@ from pogfast.sizes import LEVELS, MAX_JOBS, many, show_size
 
 if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
+    from pogfast.backup.shards import Shard
     from pogfast.backup.walk import Selection
     from pogfast.cli.progress import Display
 
@@ -135,6 +136,12 @@ LIKE_A_SIZE = re.compile(r"[0-9.]+ ?[kMGT]?i?B?", re.IGNORECASE)
 @click.option("--pad", is_flag=True, help="Pad new blobs, so that their sizes reveal less about the files.")
 @click.option("--must-exist", is_flag=True, help="Fail if the store does not exist, as on a disk that is not mounted.")
 @click.option("-n", "--dry-run", is_flag=True, help="Write nothing; print what would be archived.")
+@click.option(
+    "--shard", metavar="N/OF", help="Archive only part N of OF, as on many machines; `pogfast merge` joins them."
+)
+@click.option(
+    "--set", "set_name", metavar="NAME", help="Name of this set of shards.  [default: from paths and options]"
+)
 @key_options
 @service_options
 @storage_class_option
@@ -170,6 +177,7 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
         raise UsageError("cannot read standard input: it is closed")
     _check_no_size_of_packs(paths, options["directory"])
     sources = () if stream else _paths(paths, options)
+    shard = _shard(options.pop("shard"), options.pop("set_name"), stream)
     cache = "" if options.pop("no_cache") else options.pop("cache_dir", None)
     with displayed(output, "create", "archival") as display:
         key = key_of(options, writing=True, stdin_is_data=stdin_is_data)
@@ -178,6 +186,7 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
             base=options["directory"],
             cache_directory=cache,
             count_ahead=display.style != "none",
+            shard=shard,
             **_settings(options),
         )
         report = Report(output, display, settings.dry_run)
@@ -185,11 +194,24 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
             sources, to, key, report=report, stdin_name=name if stream else None, command=command, options=settings
         )
     print_summary(output, summary, settings)
-    if summary.manifest and not output.json:
-        _print_archive(output, summary.manifest)
+    if (name := summary.manifest or summary.part) and not output.json:
+        print_archive(output, name)
 
 
-def _print_archive(output: Output, manifest: str) -> None:
+def _shard(text: str | None, set_name: str | None, stream: bool) -> Shard | None:
+    """Returns the shard that is to be archived. Raises UsageError."""
+    from pogfast.backup.shards import Shard
+
+    if text is None and set_name is not None:
+        raise UsageError("--set names a set of shards", hint="give --shard=1/16 as well")
+    if text is None:
+        return None
+    if stream:
+        raise UsageError("a stream has no shards", hint="--shard is for files and directories")
+    return Shard.parse(text, set_name)
+
+
+def print_archive(output: Output, manifest: str) -> None:
     """Prints the name of the archive, which is stored. Raises PogfastError with that name if it cannot be printed."""
     try:
         output.answer(manifest)
@@ -331,6 +353,7 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
     output.emit(
         "summary",
         snapshot_id=summary.manifest or None,
+        part=summary.part or None,
         dry_run=settings.dry_run,
         files_new=summary.files_new,
         files_unmodified=summary.files_unchanged,
@@ -376,6 +399,10 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
     if reused := _reused(summary):
         output.info(f"reused   {reused}")
     _print_requests(output, "", summary.requests)
+    if summary.part and settings.shard:
+        output.info(
+            f"shard    {settings.shard.number} of {settings.shard.of}: `pogfast merge` makes the archive of all"
+        )
     for advice in summary.advice:
         output.info(f"hint     {advice}")
     if output.errors:

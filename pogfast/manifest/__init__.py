@@ -33,6 +33,7 @@ from pogfast.manifest.opening import (
     open_sizes,
     open_trailer,
 )
+from pogfast.manifest.packed import Content, Packed, content_of
 from pogfast.manifest.padding import BOX, MAX_PAD, can_be_padded_to, evened
 from pogfast.manifest.trailer import facts_in
 from pogfast.manifest.writing import Writer, encoded, seal
@@ -43,14 +44,17 @@ __all__ = [
     "MAX_PAD",
     "MAX_SIZE",
     "TRAILER_MAGIC",
+    "Content",
     "Entry",
     "Manifest",
+    "Packed",
     "Writer",
     "blob_names",
     "blobs_of",
     "can_be_padded_to",
     "check_index",
     "check_key",
+    "content_of",
     "decoded",
     "encoded",
     "entry_text",

@@ -59,6 +59,13 @@ class Writer:
             _note_blobs(entry.blobs, entry.stored, self._blobs, self._sizes)
         self._add(_member(name, entry), 1)
 
+    def add_text(self, name: str, text: bytes, blobs: Sequence[str], stored: Sequence[int]) -> None:
+        """Adds an entry as the JSON that another manifest has of it; these are its blobs, and the bytes of each in a
+        store."""
+        if self._key.asymmetric:
+            _note_blobs(blobs, stored, self._blobs, self._sizes)
+        self._add(b"%b:%b" % (encoded(name), text), 1)
+
     @staticmethod
     def takes_encoded(above: str) -> bool:
         """Returns True if names that begin with `above`, a directory, can be added as FileRun encodes them."""

@@ -82,6 +82,8 @@ LOOKS = ("ls", "info", "check")
 SCENES: dict[tuple[str, int], list[str]] = {
     ("create", 3): ["create tree nosuch --to out KEY", "create tree --to out,k.decrypt KEY"],
     ("create", 10): ["create tree --to nosuch --must-exist KEY"],
+    **{("merge", code): [] for code in (3, 4, 12)},  # tests/backup/test_shards.py: parts are needed first
+    ("merge", 10): ["merge nosuch KEY", "merge empty KEY", "merge good KEY"],
     ("restore", 3): ["restore good/latest nosuch --into out1 KEY", "restore cut/latest --into out2 KEY"],
     ("restore", 4): ["restore lost/latest --into out3 KEY", "restore bare/latest --into out4 KEY"],
     ("cat", 3): ["cat good/latest nosuch KEY", "cat cut/latest tree/f KEY"],
