@@ -275,14 +275,16 @@ cdef class Sealer(_Pool):
         cdef bint known
         self.store.name(slab)
         added = self.store.claim(slab.sealing.digest)
-        if added == PRESENT:
-            return STORED
         if added == NO_SPACE or not self.equip_data(worker):
             self.fail_memory()
             return FAILED
-        known = self.store.find(slab, worker.data)
+        if added == PRESENT and self.store.anew:
+            return STORED
+        known = self.store.find(slab, worker.data)      # of one that is PRESENT, too: it may be padded otherwise
         if not self.stores_go_on():
             return FAILED
+        if added == PRESENT:
+            return STORED
         if known:
             self.store.count_blob(0)
             return STORED

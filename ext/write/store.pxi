@@ -180,7 +180,7 @@ cdef class _Store:
             if load_int(&self.failed_sinks[i]):
                 continue
             there = 0 if self.anew else self.found(i, slab, scratch, False)
-            found = there or found
+            found = found or there      # the first sink's: the cache is of that store
             if there == 0:
                 slab.writing.wanted |= 1u << i
         store_int(&self.mostly_known, slab.writing.wanted == 0)

@@ -214,6 +214,25 @@ def test_blobs_that_no_archive_can_need_are_not_missed(tmp_path: Path, key: Key,
     assert heard.warnings == []
 
 
+def test_files_that_are_the_same_have_the_size_of_the_blob_that_is_there(
+    tmp_path: Path, key: Key, tree: Path
+) -> None:
+    """An earlier run has padded it otherwise: that is the size of all of them."""
+    (tree / "1").write_bytes(os.urandom(30_000))
+    create(tmp_path, key, pad=True)
+    for name in "234":
+        shutil.copyfile(tree / "1", tree / name)
+    for repeat in range(2):
+        heard = Heard()
+        summary = create(tmp_path, key, report=heard)
+        assert (summary.files_new, summary.blobs_new) == (0 if repeat else 3, 0)
+        assert heard.warnings == []
+        for name in "1234":
+            entry = opened(tmp_path, key, summary).entries[f"tree/{name}"]
+            [blob] = entry.blobs
+            assert entry.stored == [(tmp_path / "store" / "data" / blob[:2] / blob).stat().st_size]
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("large"), Path.mkdir])
 def test_a_file_that_becomes_something_else_during_the_run(
     tmp_path: Path, key: Key, tree: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
