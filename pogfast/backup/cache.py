@@ -107,6 +107,7 @@ class Cache:
         self._run = 0
         self._stale = 0
         self._trusted: set[int] = set()
+        self._durable: set[int] = set()  # of these, those of which every blob was stored
         self._rows: dict[bytes, Row] = {}
         self._met: list[bytes] = []
         # All rows from one path to another, both included; `_ahead_to` None: up to the last row.
@@ -164,6 +165,11 @@ class Cache:
             with self._excused():
                 self._read_ahead(self._database, raw)
         return raw >= self._ahead_from and (self._ahead_to is None or raw <= self._ahead_to)
+
+    def is_durable(self, path: str) -> bool:
+        """Returns True if what is known of the file at `path` is from a run that has ended: its blobs were stored."""
+        row = self._row(os.fsencode(path))
+        return row is not None and row[4] in self._durable
 
     def find_earlier(self, path: str) -> KnownBlobs | None:
         """Returns the chunks that the file at `path` had when it was last read, whether or not it has changed since.
@@ -314,6 +320,7 @@ class Cache:
         # By the clock, so that a number that was lost in a power loss is not used again.
         self._run = max([int(time.time()), *(number + 1 for number, _ in boots)])
         self._trusted = {number for number, boot in boots if boot in trusted} | {self._run}
+        self._durable = {number for number, boot in boots if boot == trusted[0]}
         self._stale = _complete_run(database, FRESH_RUNS)
         self.is_first = not _complete_run(database, 1)
 

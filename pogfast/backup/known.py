@@ -164,7 +164,7 @@ class KnownFiles:
                 self._tell_cache(self.cache, _Row(self._cache_path(file), file, data, known))
             return None
         if held < len(known.names) and not goes_on:  # a run that was killed may not have stored all that it names
-            self._note_lost(known)
+            self._note_lost(file, known)
         sizes = known.sizes or [self.cuts.maximum] * min(held, data.size // self.cuts.maximum)
         full = min(held, len(sizes))
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= data.size:
@@ -225,8 +225,11 @@ class KnownFiles:
             held = next((number for number, (size, stored) in rows if size != stored), held)
         return held
 
-    def _note_lost(self, known: KnownBlobs) -> None:
-        if self.store in self.targets.left:
+    def _note_lost(self, file: PendingFile, known: KnownBlobs) -> None:
+        """Notes which blobs of a file are lost. A run that was killed may not have stored them at all: they were in a
+        pack, or in the queue of a service."""
+        is_durable = self.cache is not None and self.cache.is_durable(self._cache_path(file))
+        if is_durable and self.store in self.targets.left:
             sizes = self.store.sizes_of(known.names)
             rows = zip(known.names, known.stored, sizes, strict=True)
             self.lost.update(name for name, stored, size in rows if size != stored)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import pogfast
 from kit import oracle
 from kit.commands import Runner
 from kit.files import plant_socket
@@ -214,9 +215,30 @@ def test_blobs_that_no_archive_can_need_are_not_missed(tmp_path: Path, key: Key,
     assert heard.warnings == []
 
 
-def test_files_that_are_the_same_have_the_size_of_the_blob_that_is_there(
-    tmp_path: Path, key: Key, tree: Path
+def test_blobs_that_a_killed_run_had_not_stored_yet_are_not_missed(
+    tmp_path: Path, key: Key, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What the cache knows is saved while small blobs wait for their pack to be full, and large ones for a service."""
+    with pogfast.services(packs="yes"):
+        create(tmp_path, key)
+    (tree / "small").write_bytes(b"smaller")
+
+    def killed(run: run_module.Run) -> None:
+        run.known.save(None)
+        os._exit(0)
+
+    if not (child := os.fork()):
+        with contextlib.suppress(BaseException):
+            monkeypatch.setattr(run_module.Run, "conclude", killed)
+            create(tmp_path, key)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+    heard = Heard()
+    assert create(tmp_path, key, report=heard).blobs_new == 1
+    assert heard.warnings == []
+
+
+def test_files_that_are_the_same_have_the_size_of_the_blob_that_is_there(tmp_path: Path, key: Key, tree: Path) -> None:
     """An earlier run has padded it otherwise: that is the size of all of them."""
     (tree / "1").write_bytes(os.urandom(30_000))
     create(tmp_path, key, pad=True)
