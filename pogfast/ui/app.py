@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from pogfast.errors import PogfastError, UsageError
 from pogfast.ui.forms import Form
 from pogfast.ui.guard import MAX_BODY, Guard
-from pogfast.ui.pages import archives, browse, download, enter, home, jobs, keys
+from pogfast.ui.pages import archives, browse, create, download, enter, home, jobs, keys, picker, restore, upkeep
 from pogfast.ui.site import HERE, Site
 
 Page = Callable[[Request], Response]
@@ -57,6 +57,11 @@ ROUTES = [
     get("/jobs/{number:int}", jobs.job),
     get("/jobs/{number:int}/events", jobs.events),
     post("/jobs/{number:int}/cancel", jobs.cancel),
+    get("/create", create.form),
+    post("/create", create.start),
+    post("/create/preview", create.preview),
+    get("/pick", picker.pick),
+    get("/pick/add", picker.added),
     post("/keys/forget", keys.forget_all),
     get(STORE, archives.archives),
     get(f"{STORE}/card", home.card),
@@ -65,9 +70,22 @@ ROUTES = [
     post(f"{STORE}/forget", keys.forget),
     get(f"{STORE}/find", browse.find),
     get(f"{STORE}/compare", archives.compare),
+    get(f"{STORE}/check", upkeep.check),
+    post(f"{STORE}/check", upkeep.start_check),
+    get(f"{STORE}/retention", upkeep.retention),
+    post(f"{STORE}/prune", upkeep.start_prune),
+    post(f"{STORE}/undelete", upkeep.undelete),
+    get(f"{STORE}/remove", upkeep.remove),
+    post(f"{STORE}/remove", upkeep.start_remove),
+    get(f"{STORE}/copy", upkeep.copy),
+    post(f"{STORE}/copy", upkeep.start_copy),
     get(ARCHIVE, browse.browse),
     get(f"{ARCHIVE}/search", browse.search),
     get(f"{ARCHIVE}/file", browse.file),
+    post(f"{ARCHIVE}/tick", browse.tick),
+    get(f"{ARCHIVE}/restore", restore.form),
+    post(f"{ARCHIVE}/restore", restore.start),
+    post(f"{ARCHIVE}/restore/preview", restore.preview),
     get(f"{ARCHIVE}/preview", download.preview),
     get(f"{ARCHIVE}/download", download.download),
     get(f"{ARCHIVE}/diff/{{other}}", browse.diff),

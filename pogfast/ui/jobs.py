@@ -85,7 +85,6 @@ class Job:
     error: str = ""
     hint: str = ""
     canceling: bool = False
-    result: object = None  # what the work returned
     summary: list[tuple[str, str]] = field(default_factory=list)  # (label, text), when it has ended
     link: tuple[str, str] | None = None  # (address, text) of where to go on
     counters: Callable[[], Counters] = Counters
@@ -142,13 +141,17 @@ class Job:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.thread.ident), interrupt)
 
     def _end(self, state: State) -> None:
+        last = Counters()
+        with contextlib.suppress(Exception):  # of a run that failed while it began
+            last = self.counters()  # the function itself may hold on to a whole archive
         with self._lock:
             self.seconds = time.monotonic() - self._started
+            self.counters = lambda: last
             self.state = state
 
 
-# The work of a job: gets the job to report to, and returns its result. `exit_code` may be set before it returns.
-Work = Callable[[Job], object]
+# The work of a job: gets the job to report to. `exit_code` and `summary` may be set before it returns.
+Work = Callable[[Job], None]
 
 
 class Jobs:
@@ -221,7 +224,7 @@ def _work(job: Job, work: Work) -> None:
     RETRIED.set(lambda text: job.note("Requests that were retried", text))
     IGNORED.set(job.warning)
     try:
-        job.result = work(job)
+        work(job)
     except KeyboardInterrupt:
         job.exit_code, state = 130, "canceled"
     except PogfastError as error:

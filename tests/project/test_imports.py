@@ -101,7 +101,20 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "pogfast's verbs: one library call each",
     ),
     "ui": (
-        {"", "archives", "console", "errors", "files", "keys", "sizes", "stores", "system"},
+        {
+            "",
+            "archives",
+            "backup",
+            "console",
+            "errors",
+            "files",
+            "keys",
+            "recovery",
+            "sizes",
+            "stores",
+            "system",
+            "upkeep",
+        },
         "pages in a browser, beside the command line: each calls the function that a verb calls",
     ),
     "facade": (

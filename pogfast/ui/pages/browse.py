@@ -19,7 +19,7 @@ from pogfast.archives import differences, listing
 from pogfast.archives.listing import Item
 from pogfast.archives.tree import Tree
 from pogfast.errors import PogfastError, UsageError
-from pogfast.files.paths import basename, normal_path
+from pogfast.files.paths import basename
 from pogfast.stores import open_store
 from pogfast.ui import shell
 from pogfast.ui.forms import Form, link
@@ -56,23 +56,24 @@ def browse(request: Request) -> Response:
             ticked=session_of(request).ticked(store.name, archive),
             tray=tray(request, store, archive, tree),
             command=shell.line(
-                ["pogfast", "ls", store.archive(archive), *shell.names([path] if path else []), *given.options]
+                ["pogfast", "ls", store.archive(archive), *given.options, *shell.names([path] if path else [])]
             ),
         )
 
 
 def tick(request: Request, form: Form) -> Response:
-    """Ticks a path, or takes the tick away; answers with the tray."""
+    """Ticks the path in the query, or takes the tick away; answers with the tray. `none` takes all away."""
     site, store, archive = Site.of(request), store_of(request), archive_of(request)
     ticked = session_of(request).ticked(store.name, archive)
+    path = path_of(form_of(request))
     if form.on("none"):
         ticked.clear()
-    for path in map(normal_path, form.names("path")):
-        if form.on("on"):
-            ticked[path] = None
-        else:
-            ticked.pop(path, None)
+        return Response(headers={"HX-Refresh": "true"})
     with site.trees.opened(store, archive, site.key(request, store)) as tree:
+        if not form.on("on"):
+            ticked.pop(path, None)
+        elif tree.is_directory(path) or tree.item(path):
+            ticked[path] = None
         return site.page(
             request, "tray.html", store=store, archive=about(tree), tray=tray(request, store, archive, tree)
         )
@@ -126,7 +127,7 @@ def search(request: Request) -> Response:
             rows=rows,
             more=len(found) > MAX_FOUND,
             limit=MAX_FOUND,
-            command=shell.line(["pogfast", "ls", store.archive(archive), *shell.names([pattern]), *given.options]),
+            command=shell.line(["pogfast", "ls", store.archive(archive), *given.options, *shell.names([pattern])]),
         )
 
 
@@ -158,7 +159,7 @@ def find(request: Request) -> Response:
         more=more,
         limit=MAX_FOUND,
         problems=problems,
-        command=shell.line(["pogfast", "find", store.address, *shell.names([pattern]), *given.options]) if text else "",
+        command=shell.line(["pogfast", "find", store.address, *given.options, *shell.names([pattern])]) if text else "",
     )
 
 
@@ -179,7 +180,7 @@ def file(request: Request) -> Response:
             item=item,
             versions=_versions(store, given.key, item) if item.kind == "file" else [],
             previews=previews(item),
-            command=shell.line(["pogfast", "cat", store.archive(archive), *shell.names([item.name]), *given.options]),
+            command=shell.line(["pogfast", "cat", store.archive(archive), *given.options, *shell.names([item.name])]),
         )
 
 

@@ -1,0 +1,160 @@
+"""Making an archive: what, where to, with which key and how; what excludes leave out; and the job.
+
+The key is that of the command line, or one that the form names: a public key is enough. A password that is typed here
+is used for this archive and forgotten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pogfast import keys
+from pogfast.errors import UsageError
+from pogfast.sizes import LEVELS, parse_size
+from pogfast.ui import shell
+from pogfast.ui.forms import Form
+from pogfast.ui.jobs import Job
+from pogfast.ui.pages import picker
+from pogfast.ui.sessions import GivenKey
+from pogfast.ui.site import Site, form_of, go_to_job
+
+CHUNKERS = ("fixed", "fastcdc")
+KINDS = ("encryption-keyfile", "keyfile", "password")
+KEEPS = "Stored data is kept; run it again to continue."
+
+
+def form(request: Request) -> Response:
+    """The form."""
+    site = Site.of(request)
+    chosen = form_of(request).text("store")
+    return site.page(
+        request,
+        "create.html",
+        chosen=chosen,
+        chunkers=CHUNKERS,
+        levels=LEVELS,
+        can_write=site.writing is not None,
+        **picker.listed(site, site.roots.paths[0], files=True),
+    )
+
+
+def preview(request: Request, form: Form) -> Response:
+    """What would be archived, and what the excludes leave out."""
+    from pogfast.ui import excludes
+
+    site = Site.of(request)
+    words = _words(site, form)
+    found = excludes.preview(words.pop("paths"), _selection(words))
+    command = _command(site, form, _key_options(site, form))
+    return site.page(request, "create_preview.html", found=found, command=command)
+
+
+def start(request: Request, form: Form) -> Response:
+    """Creates the archive, as a job."""
+    site = Site.of(request)
+    words, stores = _words(site, form), _stores(site, form)
+    given = _key(site, form)
+
+    def work(job: Job) -> None:
+        from pogfast import backup
+        from pogfast.ui import reports
+
+        selection = _selection(words)
+        settings = {word: words[word] for word in ("tags", "host", "comment", "chunker", "level") if words[word]}
+        options = backup.Options(selection=selection, **settings)
+        to = ",".join(store.address for store in stores)
+        summary = backup.create(words["paths"], to, given.key, report=reports.CreateReport(job), options=options)
+        reports.created(job, summary)
+
+    def end(job: Job) -> None:
+        for store in stores:
+            store.changed()
+
+    names = ", ".join(store.name for store in stores)
+    job = site.jobs.start(
+        f"Back up to {names}",
+        work,
+        stores=[store.name for store in stores],
+        command=_command(site, form, given.options),
+        keeps=KEEPS,
+        finally_=end,
+    )
+    job.link = (f"/stores/{stores[0].name}", f"Archives in {stores[0].name}")
+    return go_to_job(job)
+
+
+def _words(site: Site, form: Form) -> dict[str, Any]:
+    """Returns the options of a backup that a form has. Raises UsageError."""
+    paths = [site.roots.inside(path) for path in form.names("path")]
+    if not paths:
+        raise UsageError("nothing to back up is chosen", hint="add directories or files")
+    larger = form.text("larger")
+    return {
+        "paths": paths,
+        "exclude": form.lines("exclude"),
+        "exclude_caches": form.on("caches"),
+        "one_file_system": form.on("one_file_system"),
+        "exclude_larger_than": parse_size("larger than", larger) if larger else None,
+        "tags": tuple(tag.strip() for tag in form.text("tags").split(",") if tag.strip()),
+        "host": form.text("host") or None,
+        "comment": form.text("comment"),
+        "chunker": form.choice("chunker", CHUNKERS),
+        "level": form.number("level", 3, *LEVELS),
+    }
+
+
+def _selection(words: dict[str, Any]) -> Any:
+    from pogfast.backup.walk import Selection
+
+    fields = ("exclude", "exclude_caches", "one_file_system", "exclude_larger_than")
+    return Selection(**{word: words[word] for word in fields})
+
+
+def _stores(site: Site, form: Form) -> list[Any]:
+    """Raises UsageError and NoSuchArchive."""
+    stores = [site.shelf.find(name) for name in form.texts("store")]
+    if not stores:
+        raise UsageError("no store is chosen", hint="choose at least one")
+    return stores
+
+
+def _key(site: Site, form: Form) -> GivenKey:
+    """Returns the key that the form names, else that of the command line. Raises UsageError and KeyFileError."""
+    kind = form.text("kind")
+    if kind == "":
+        if site.writing is None:
+            raise UsageError("no key is given", hint="name a public key, or type a password")
+        return site.writing
+    if kind == "password":
+        password = form.secret("password")
+        if password != form.secret("again"):
+            raise UsageError("the two passwords differ")
+        return GivenKey(keys.from_password(password, writing=True))
+    path = site.roots.inside(form.text("file"))
+    if form.choice("kind", KINDS) == "keyfile":
+        return GivenKey(keys.from_keyfile(path, writing=True), (f"--keyfile={path}",))
+    return GivenKey(keys.from_encryption_keyfile(path), (f"--encryption-keyfile={path}",))
+
+
+def _key_options(site: Site, form: Form) -> tuple[str, ...]:
+    """Returns the options that give the key of a form, without opening it."""
+    kind = form.text("kind")
+    if kind == "":
+        return site.writing.options if site.writing else ()
+    return () if kind == "password" else (f"--{kind}={form.text('file')}",)
+
+
+def _command(site: Site, form: Form, options: tuple[str, ...]) -> str:
+    words = _words(site, form)
+    paths = words.pop("paths")
+    to = ",".join(site.shelf.find(name).address for name in form.texts("store")) or "STORE"
+    line = ["pogfast", "create", *shell.option("to", to), *shell.options("exclude", words["exclude"])]
+    for word in ("exclude_caches", "one_file_system", "exclude_larger_than", "host", "comment"):
+        line += shell.option(word, words[word])
+    line += shell.option("tag", ",".join(words["tags"]))
+    line += shell.option("chunker", words["chunker"] if words["chunker"] != "fixed" else None)
+    line += shell.option("level", words["level"] if words["level"] != 3 else None)
+    return shell.line([*line, *options, *shell.names(paths)])

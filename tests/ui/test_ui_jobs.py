@@ -1,0 +1,313 @@
+"""What runs as a job, over HTTP: backups, restores, checks, copies and prunes; their progress, their end, Cancel."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.ui import Served, served
+from kit.uistore import HOSTILE, Work, fill
+from pogfast import facade
+from pogfast.ui.words import part, token
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Work:
+    """A store of a test's own, with three archives."""
+    fill(tmp_path / "home")
+    facade.keygen(tmp_path / "mine")
+    key = facade.open_key(encryption_keyfile=tmp_path / "mine.encrypt")
+    archives = []
+    for number in range(3):
+        (tmp_path / "home" / "notes" / "hello").write_text("hello\n" * (number + 1))
+        made = facade.create("home", tmp_path / "backup", key, directory=tmp_path, host="laptop", no_cache=True)
+        archives.append(made.manifest)
+    return Work(tmp_path, archives)
+
+
+@pytest.fixture
+def running(place: Work) -> Iterator[Served]:
+    options = ["--no-browser", "--root", place.path, "--decryption-keyfile", place.key]
+    with served("backup", "second", *options, cwd=place.path) as server:
+        yield server
+
+
+@pytest.fixture
+def client(running: Served) -> Iterator[Any]:
+    with running.client() as client:
+        yield client
+
+
+def ended(client: Any, answer: Any) -> str:
+    """The page of the job that an action started, when it has ended."""
+    assert answer.status_code == 200, answer.text
+    where = answer.headers["HX-Redirect"]
+    assert where.startswith("/jobs/")
+    for _ in range(600):
+        text = client.get(where).text
+        if "data-events" not in text:
+            return text
+        time.sleep(0.1)
+    raise AssertionError("the job does not end")
+
+
+def command(text: str) -> str:
+    [line] = re.findall(r"<code>(.*?)</code><button type=\"button\"", text, re.DOTALL)
+    return unescape(line)
+
+
+def typed(line: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
+    """Runs a line in a shell where `pogfast` is ours."""
+    import sys
+
+    (cwd / "bin").mkdir(exist_ok=True)
+    script = cwd / "bin" / "pogfast"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pogfast "$@"\n')
+    script.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "POGFAST_CACHE_DIR": str(cwd / "c")}
+    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, check=True, cwd="/")
+
+
+def tree(path: Path) -> dict[bytes, bytes]:
+    """The files below a path."""
+    return {
+        os.path.relpath(os.path.join(above, name), os.fsencode(path)): Path(
+            os.fsdecode(os.path.join(above, name))
+        ).read_bytes()
+        for above, _, names in os.walk(os.fsencode(path))
+        for name in names
+        if not os.path.islink(os.path.join(above, name))
+    }
+
+
+# ---- restore ---------------------------------------------------------------------------------------------------------
+
+
+def test_ticks_stay_and_are_restored(client: Any, place: Work) -> None:
+    """Also hostile names. The command of the page restores the same into another directory."""
+    base = f"/stores/backup/{part(place.archives[0])}"
+    paths = ["home/notes", *(f"home/hostile/{os.fsdecode(name)}" for name in HOSTILE)]
+    for path in paths:
+        tray = client.post(f"{base}/tick", params={"path": token(path)}, data={"on": "1"}).text
+    assert f"{len(paths)} items, {len(HOSTILE) + 2} files" in unescape(tray)
+    assert "Restore" in client.get(base, params={"path": "home/photos"}).text
+    form = client.get(f"{base}/restore").text
+    names = [unescape(name) for name in re.findall(r'name="name" value="(.*?)"', form)]
+    assert sorted(names) == sorted(map(token, paths))
+    wanted = {"name": names, "into": token(str(place.path)), "new": "restored"}
+    shown = client.post(f"{base}/restore/preview", data=wanted).text
+    assert not (place.path / "restored").exists(), "a preview writes nothing"
+    text = ended(client, client.post(f"{base}/restore", data=wanted))
+    assert ">Done in" in text
+    assert f"{len(HOSTILE) + 2} files" in text
+    expected = {name: content for name, content in tree(place.path / "home").items() if not name.startswith(b"photos")}
+    expected[b"notes/hello"] = b"hello\n"
+    assert tree(place.path / "restored" / "home") == expected
+    assert command(text) == command(shown)
+    typed(command(text).replace("/restored", "/typed"), place.path)
+    assert tree(place.path / "typed") == tree(place.path / "restored")
+
+
+@pytest.mark.parametrize(
+    ("overwrite", "after"), [("never", b"mine"), ("if-changed", b"hello\n"), ("always", b"hello\n")]
+)
+def test_a_preview_says_what_is_new_different_and_the_same(
+    client: Any, place: Work, overwrite: str, after: bytes
+) -> None:
+    base = f"/stores/backup/{part(place.archives[0])}"
+    there = place.path / "restored" / "home" / "notes"
+    there.mkdir(parents=True)
+    (there / "hello").write_bytes(b"mine")
+    shutil.copy2(place.path / "home" / "notes" / "numbers", there)
+    wanted = {"name": ["home/notes", "home/photos/cat.png"], "into": str(place.path), "new": "restored"}
+    text = client.post(f"{base}/restore/preview", data={**wanted, "overwrite": overwrite}).text
+    found = dict(re.findall(r"<dt>(.*?)</dt><dd>(\d+)", text))
+    # New are photos/ and the picture.
+    assert (found["Different"], found["The same"]) == ("1", "1")
+    assert int(found["New"]) in (1, 2)
+    assert (there / "hello").read_bytes() == b"mine"
+    text = ended(client, client.post(f"{base}/restore", data={**wanted, "overwrite": overwrite}))
+    assert (there / "hello").read_bytes() == after
+    assert ("Left as they are" in text) == (overwrite == "never")
+    assert ("Done, with warnings" in text) == (overwrite == "never")
+
+
+@pytest.mark.parametrize("into", ["/tmp", "/", "relative", "{root}/../..", "{root}/out"])
+def test_nothing_is_restored_outside_of_the_roots(client: Any, place: Work, into: str) -> None:
+    (place.path / "out").symlink_to("/")
+    base = f"/stores/backup/{part(place.archives[0])}"
+    wanted = {"name": "home/notes", "into": token(into.format(root=place.path))}
+    assert client.post(f"{base}/restore", data=wanted).status_code == 400
+    assert client.post(f"{base}/restore/preview", data=wanted).status_code == 400
+    wanted = {"name": "home/notes", "into": token(str(place.path)), "new": "../../escaped"}
+    assert client.post(f"{base}/restore", data=wanted).status_code == 400
+    assert client.get("/pick", params={"path": token(into.format(root=place.path))}).status_code == 400
+
+
+def test_a_key_for_one_restore_is_forgotten(place: Work) -> None:
+    base = f"/stores/backup/{part(place.archives[0])}"
+    with served("backup", "--no-browser", "--root", place.path, cwd=place.path) as server, server.client() as client:
+        give = {"kind": "decryption-keyfile", "file": str(place.key), "once": "1"}
+        client.post("/stores/backup/key", data=give)
+        assert client.get(base).status_code == 200
+        wanted = {"name": "home/notes", "into": token(str(place.path)), "new": "restored"}
+        ended(client, client.post(f"{base}/restore", data=wanted))
+        assert client.get(base).status_code == 423
+
+
+# ---- create ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_backup_is_previewed_and_made(client: Any, place: Work) -> None:
+    (place.path / "home" / "junk.tmp").write_bytes(bytes(5000))
+    wanted = {"path": token(str(place.path / "home")), "exclude": "*.tmp\nhostile", "store": "second", "tags": "a,b"}
+    text = client.post("/create/preview", data=wanted).text
+    assert re.search(rf"Left out</dt><dd>{len(HOSTILE) + 1} files", text)
+    assert "junk.tmp" in text
+    assert f"{place.path}/home/hostile/" in text
+    assert not (place.path / "second").exists()
+    text = ended(client, client.post("/create", data=wanted))
+    assert ">Done in" in text
+    assert "3 new, 0 unchanged" in text
+    key = facade.open_key(decryption_keyfile=place.key)
+    [made] = facade.list_archives(place.path / "second", key)
+    assert (made.tags, made.files) == (["a", "b"], 3)
+    typed(command(text), place.path)
+    assert len(facade.list_archives(place.path / "second", key)) == 2
+
+
+def test_a_backup_with_unreadable_files_looks_like_one(client: Any, place: Work) -> None:
+    os.mkdir(place.path / "secret")
+    (place.path / "secret" / "there").write_bytes(b"x")
+    wanted = {"path": [token(str(place.path / "secret")), token(str(place.path / "vanished"))], "store": "second"}
+    text = ended(client, client.post("/create", data=wanted))
+    assert "Done, with warnings" in text
+    assert "vanished" in text.partition("Errors")[2]
+    assert "exit code 3" in text
+    assert "▲" in client.get("/jobs").text
+
+
+def test_paths_outside_of_the_roots_are_not_archived(client: Any, place: Work) -> None:
+    assert client.post("/create", data={"path": "/etc", "store": "second"}).status_code == 400
+    assert client.post("/create", data={"store": "second"}).status_code == 400
+    assert client.post("/create", data={"path": str(place.path / "home")}).status_code == 400
+
+
+def test_a_typed_password_makes_an_archive_and_is_not_shown(client: Any, place: Work) -> None:
+    secret = "correct horse battery"
+    wanted = {"path": str(place.path / "home"), "store": "second", "kind": "password", "password": secret}
+    assert client.post("/create", data={**wanted, "again": "other"}).status_code == 400
+    text = ended(client, client.post("/create", data={**wanted, "again": secret}))
+    assert ">Done in" in text
+    assert secret not in text
+    [made] = facade.list_archives(place.path / "second", facade.open_key(password=secret))
+    assert made.problem is None
+
+
+# ---- check, retention, remove, copy ----------------------------------------------------------------------------------
+
+
+def test_a_check_finds_damage_and_says_which_files(client: Any, place: Work) -> None:
+    text = ended(client, client.post("/stores/backup/check", data={"share": "100%"}))
+    assert "no damage found" in text
+    key = facade.open_key(decryption_keyfile=place.key)
+    with facade.open_archive(place.store / place.archives[0], key) as archive:
+        [blob] = archive["home/notes/numbers"].blobs
+    [path] = (place.store / "data").rglob(blob)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    text = ended(client, client.post("/stores/backup/check", data={"share": "100%"}))
+    assert "1 file in 3 archives damaged" in text
+    assert "home/notes/numbers" in text
+    assert "exit code 4" in text
+
+
+def test_retention_shows_every_fate_before_anything_is_removed(client: Any, place: Work) -> None:
+    text = client.get("/stores/backup/retention", params={"preview": "1", "last": "1"}).text
+    assert "1 stay, 2 archives would be removed" in text
+    assert re.findall(r"(✓ keep|✕ remove)", text) == ["✓ keep", "✕ remove", "✕ remove"]
+    assert len(facade.list_archives(place.store, facade.open_key(decryption_keyfile=place.key))) == 3
+    assert "Nothing has been removed" in text
+    nothing = client.get("/stores/backup/retention", params={"preview": "1"}).text
+    assert "no policy says which archives to keep" in nothing
+    ended(client, client.post("/stores/backup/prune", data={"last": "1"}))
+    assert "1 archive" in client.get("/stores/backup").text
+    text = client.get("/stores/backup/retention").text
+    assert place.archives[0] in text
+    assert client.post("/stores/backup/undelete", data={"archive": place.archives[0]}).status_code == 200
+    assert "2 archives" in client.get("/stores/backup").text
+
+
+def test_ticked_archives_are_removed_after_a_look(client: Any, place: Work) -> None:
+    text = client.get("/stores/backup/remove", params={"archive": place.archives[:2]}).text
+    assert "Remove 2 archives" in text
+    assert "3 archives" in client.get("/stores/backup").text
+    assert client.post("/stores/backup/remove", data={"archive": place.archives[:2]}).status_code == 200
+    assert "1 archive" in client.get("/stores/backup").text
+    answer = client.post("/stores/backup/remove", data={"archive": place.archives[2]})
+    assert answer.status_code == 400, "the last archive of a store stays"
+
+
+def test_archives_are_copied_to_another_store(client: Any, place: Work) -> None:
+    answer = client.post("/stores/backup/copy", data={"archive": place.archives[0], "target": "second"})
+    assert ">Done in" in ended(client, answer)
+    key = facade.open_key(decryption_keyfile=place.key)
+    assert [info.name for info in facade.list_archives(place.path / "second", key)] == [place.archives[0]]
+
+
+# ---- jobs themselves -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def slow(client: Any, place: Work) -> str:
+    """A backup that takes a while, and its page."""
+    with (place.path / "home" / "large").open("wb") as file:
+        for _ in range(60):
+            file.write(os.urandom(10_000_000))
+    wanted = {"path": str(place.path / "home"), "store": "second", "level": "19"}
+    return str(client.post("/create", data=wanted).headers["HX-Redirect"])
+
+
+def test_progress_comes_as_events_and_cancel_keeps_the_store_whole(client: Any, place: Work, slow: str) -> None:
+    event = client.get(f"{slow}/events")
+    assert event.headers["content-type"].startswith("text/event-stream")
+    assert event.text.startswith("retry: ")
+    assert "<progress" in event.text
+    assert "Running" in client.get("/jobs").text
+    assert client.post(f"{slow}/cancel").status_code == 200
+    for _ in range(300):
+        if "event: ended" in (event := client.get(f"{slow}/events")).text:
+            break
+        time.sleep(0.1)
+    assert "Canceled" in event.text
+    assert "Stored data is kept" in event.text
+    key = facade.open_key(decryption_keyfile=place.key)
+    if (place.path / "second").exists() and any((place.path / "second").glob("*.mfn")):
+        facade.check(place.path / "second", key, read_data=True)
+    wanted = {"path": str(place.path / "home"), "store": "second", "level": "1"}
+    assert ">Done in" in ended(client, client.post("/create", data=wanted))
+    assert facade.check(place.path / "second", key, read_data=True).exit_code == 0
+
+
+def test_ten_tabs_see_a_job_and_ctrl_c_says_what_is_kept(running: Served, client: Any, slow: str) -> None:
+    """Each asks again and again, and none keeps the server from ending."""
+    states = [client.get(f"{slow}/events").text for _ in range(10)]
+    assert all("Running" in state for state in states)
+    code, out, err = running.end(signal.SIGINT)
+    assert (code, err) == (0, "")
+    assert "ending 1 job" in out
+    assert "Back up to second: ended; Stored data is kept" in out
+
+
+def test_a_job_that_is_not_there(client: Any) -> None:
+    assert client.get("/jobs/99").status_code == 404
+    assert client.post("/jobs/99/cancel").status_code == 404
