@@ -25,10 +25,9 @@ Key = TypeVar("Key")
 
 # Bytes in flight at most, in either direction; a single larger blob may always be.
 MAX_IN_FLIGHT = 150 * 10**6
-# Bytes that are allocated because a service announces them; beyond that only as they arrive.
-MAX_TRUSTED = 128 << 20
 # Responses without a new byte after which an object counts as damaged: no network fails in just this way.
 MAX_STALLS = 5
+ZEROS = memoryview(bytes(PIECE))
 
 
 class Download:
@@ -102,7 +101,7 @@ class Download:
             what = f"has {size:,} bytes, more than the {self.limit:,} that are read"
             raise CorruptBlob(f"{self.path} in {self.service.label} {what}")
         self._check_unchanged()
-        self.in_flight.acquire(size or 0, self.urgent)  # before the memory is allocated: that touches all of it
+        self.in_flight.acquire(size or 0, self.urgent)  # before memory is allocated
         self.data, self.size, self.whole = InFlightBuffer(self.in_flight, size or 0), size, size
 
     def _check(self) -> None:
@@ -119,12 +118,12 @@ class Download:
         self.data, self.size, self.got = None, None, 0
 
     def _make_room(self, data: bytearray) -> None:
-        """Allocates memory for the next piece. A size that a service announces is not trusted beyond MAX_TRUSTED
-        bytes."""
+        """Allocates memory for the next piece, and for no more: a size that a service announces is not trusted. The
+        piece is then in the processor's cache when it is read into."""
         if len(data) - self.got >= PIECE or len(data) == self.size:
             return
-        room = max(2 * len(data), self.got + PIECE) if data or self.size is None else MAX_TRUSTED
-        data += bytes(min(room, self.size or room) - len(data))
+        room = self.got + PIECE
+        data += ZEROS[: min(room, self.size or room) - len(data)]
         if self.got > self.limit:
             raise CorruptBlob(f"{self.path} in {self.service.label} has no end")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.utils import formatdate
@@ -680,16 +681,25 @@ def test_an_interrupted_read_resumes(service: Memory, store: RemoteStore, told: 
 @pytest.mark.parametrize(
     "length", [0, 1, service_module.PIECE - 1, service_module.PIECE, service_module.PIECE + 1, len(DATA)]
 )
-def test_objects_of_any_length(
-    service: Memory, store: RemoteStore, monkeypatch: pytest.MonkeyPatch, length: int, sizes: list[int | None]
-) -> None:
+def test_objects_of_any_length(service: Memory, store: RemoteStore, length: int, sizes: list[int | None]) -> None:
     service.objects[path(A)] = service.objects["a.mfn"] = DATA[:length]
-    for trusted in (128 << 20, 100, 1000):
-        monkeypatch.setattr(traffic, "MAX_TRUSTED", trusted)
-        service.sizes = list(sizes)
-        service.most = 100_000
-        assert store.get_blob(A) == DATA[:length]
-        assert store.get_manifest("a.mfn") == DATA[:length]
+    service.sizes = list(sizes)
+    service.most = 100_000
+    assert store.get_blob(A) == DATA[:length]
+    assert store.get_manifest("a.mfn") == DATA[:length]
+
+
+def test_memory_is_allocated_as_bytes_arrive(service: Memory, store: RemoteStore, told: list[str]) -> None:
+    """A service may announce more than it has."""
+    service.objects[path(A)] = b"content"
+    service.sizes = [MAX_BLOB] * 9
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptBlob, match="ends early"):
+            store.get_blob(A)
+        assert tracemalloc.get_traced_memory()[1] < 4 * service_module.PIECE
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_read_without_progress_is_damage(service: Memory, store: RemoteStore, told: list[str]) -> None:
