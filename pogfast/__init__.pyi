@@ -4,6 +4,7 @@ from pogfast import errors as errors
 from pogfast.facade import cat as cat
 from pogfast.facade import check as check
 from pogfast.facade import check_against as check_against
+from pogfast.facade import check_config as check_config
 from pogfast.facade import copy as copy
 from pogfast.facade import create as create
 from pogfast.facade import diff as diff
@@ -23,7 +24,9 @@ from pogfast.facade import prune as prune
 from pogfast.facade import remove as remove
 from pogfast.facade import restore as restore
 from pogfast.facade import rewrite as rewrite
+from pogfast.facade import run as run
 from pogfast.facade import services as services
+from pogfast.facade import show_config as show_config
 from pogfast.facade import show_key as show_key
 from pogfast.facade import stats as stats
 from pogfast.facade import thaw as thaw
@@ -49,6 +52,7 @@ __all__ = [
     "cat",
     "check",
     "check_against",
+    "check_config",
     "copy",
     "create",
     "diff",
@@ -69,7 +73,9 @@ __all__ = [
     "remove",
     "restore",
     "rewrite",
+    "run",
     "services",
+    "show_config",
     "show_key",
     "stats",
     "thaw",

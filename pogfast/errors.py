@@ -28,9 +28,11 @@ class PogfastError(Exception):
 
 
 def worst_code(codes: Iterable[int]) -> int:
-    """Returns the one exit code of a command that met several problems: damage (4) first, else the highest; 0 for
-    none."""
+    """Returns the one exit code of a command that met several problems: damage (4) first, else the highest, but 75 only
+    if nothing else failed; 0 for none."""
     found = set(codes)
+    if found - {0, NotRun.exit_code}:
+        found.discard(NotRun.exit_code)
     return DamageError.exit_code if DamageError.exit_code in found else max(found, default=0)
 
 
@@ -147,6 +149,12 @@ class WrongKey(PogfastError):
     """The header does not unwrap with this key."""
 
     exit_code = 12
+
+
+class NotRun(PogfastError):
+    """Something that a run needs is not there, or another run is under way: nothing was run."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: to be tried again later
 
 
 class NoSuchInput(PogfastError):

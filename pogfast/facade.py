@@ -17,11 +17,12 @@ from pogfast.archives import figures
 from pogfast.errors import PogfastError, UsageError
 
 if TYPE_CHECKING:
-    from pogfast import backup, recovery, tuning
+    from pogfast import backup, recovery, runs, tuning
     from pogfast.archives import differences, listing
     from pogfast.archives.archive import Archive
     from pogfast.archives.overview import ArchiveInfo
     from pogfast.backup import merging
+    from pogfast.config import Problem, Setting
     from pogfast.keys import Description, Key
     from pogfast.recovery import thawing
     from pogfast.sizes import Share
@@ -250,6 +251,19 @@ def create(
     from pogfast.backup.shards import Shard
     from pogfast.backup.walk import Selection
 
+    kept = _kept(profile)
+    exclude, iexclude = exclude or kept.get("exclude", ()), iexclude or kept.get("iexclude", ())
+    exclude_from = exclude_from or kept.get("exclude_from", ())
+    exclude_if_present = exclude_if_present or kept.get("exclude_if_present", ())
+    exclude_caches = exclude_caches or kept.get("exclude_caches", False)
+    exclude_larger_than = exclude_larger_than or kept.get("exclude_larger_than")
+    one_file_system = one_file_system or kept.get("one_file_system", False)
+    tags, comment = tags or kept.get("tags", ()), comment or kept.get("comment", "")
+    host = host or kept.get("host")
+    layout = kept.get("layout", layout) if layout == "frames" else layout
+    readers, memory = readers or kept.get("readers"), memory or kept.get("memory")
+    no_cache, cache_dir = no_cache or kept.get("no_cache", False), cache_dir or kept.get("cache_dir")
+    pad, must_exist = pad or kept.get("pad", False), must_exist or kept.get("must_exist", False)
     base = _optional(directory)
     patterns = [*_words(exclude), *(line for file in _paths(exclude_from) for line in read_patterns(file))]
     selection = Selection(
@@ -273,9 +287,7 @@ def create(
         raise UsageError("a stream has no shards")
     if shard is None and set_name is not None:
         raise UsageError("set_name is for shards")
-    cut = _how_to_cut(chunk_size, chunker, level, jobs, _optional(profile))
-    of_profile = {word: cut.pop(word, False) for word in ("pad", "must_exist")}
-    packs = cut.pop("packs", None)
+    cut = _how_to_cut(chunk_size, chunker, level, jobs, kept)
     options = backup.Options(
         layout=layout,
         readers=readers,
@@ -287,13 +299,13 @@ def create(
         comment=comment,
         cache_directory="" if no_cache else _optional(cache_dir),
         force=force,
-        pad=pad or of_profile["pad"],
-        must_exist=must_exist or of_profile["must_exist"],
+        pad=pad,
+        must_exist=must_exist,
         dry_run=dry_run,
         shard=None if shard is None else Shard.parse(shard, set_name),
         **cut,
     )
-    with services(packs=packs):
+    with services(packs=kept.get("packs")):
         return backup.create(
             [] if name is not None else sources,
             _stores(to),
@@ -316,12 +328,22 @@ def merge(
     return merge(_stores(store), key, set_name=set_name, report=report)
 
 
+def _kept(profile: StrPath | None) -> dict[str, Any]:
+    """Returns the settings of a profile, by the keywords of `create`. Raises UsageError."""
+    if profile is None:
+        return {}
+    from pogfast.config import create_settings
+    from pogfast.config.settings import of_command_line
+
+    return of_command_line(create_settings(_path(profile)))
+
+
 def _how_to_cut(
-    chunk_size: Size | None, chunker: str | None, level: int | None, jobs: int | None, profile: str | None
+    chunk_size: Size | None, chunker: str | None, level: int | None, jobs: int | None, kept: dict[str, Any]
 ) -> dict[str, Any]:
-    """Returns chunker, level and jobs: as given, else from the profile, else the defaults. Raises UsageError."""
+    """Returns chunker, level and jobs: as given, else from the profile, `kept`, else the defaults. Raises
+    UsageError."""
     from pogfast.backup.chunker import Chunker
-    from pogfast.backup.profiles import load
 
     if chunk_size is not None and chunker not in (None, "fixed"):
         raise UsageError(
@@ -333,10 +355,12 @@ def _how_to_cut(
         "level": level,
         "jobs": jobs,
     }
-    kept = load(profile) if profile is not None else {}
-    if chunk_size is not None or chunker is not None:
-        kept = {word: value for word, value in kept.items() if word not in ("chunk_size", "chunker")}
-    found = {**DEFAULTS, **kept, **{word: value for word, value in given.items() if value is not None}}
+    words = ("level", "jobs") if chunk_size is not None or chunker is not None else tuple(given)
+    found = {
+        **DEFAULTS,
+        **{word: kept[word] for word in words if word in kept},
+        **{word: value for word, value in given.items() if value is not None},
+    }
     cuts = Chunker.parse(str(found["chunker"]), int(found["chunk_size"]))
     if not isinstance(
         chunk_size, int
@@ -908,6 +932,35 @@ def lock(
 
     wanted = Lock.parse(lock) if isinstance(lock, str) else lock
     return locking.extend(_path(store), key, wanted, host=host, tags=_tags(tags), path=_optional(path))
+
+
+def run(names: Words, *, config: StrPath | None = None, report: runs.Report | None = None) -> list[runs.Record]:
+    """Runs profiles, or groups of them, of the configuration, as `pogfast run`, but at the priority of this process.
+
+    What fails is in the records. Raises UsageError for a faulty configuration, and OSError if a record cannot be kept.
+    """
+    from pogfast import runs
+    from pogfast.config import load
+
+    loaded = load(_optional(config))
+    chosen = {
+        profile: name if name in loaded.groups else "" for name in _words(names) for profile in loaded.members(name)
+    }
+    return [runs.run(loaded, profile, group=group, report=report) for profile, group in chosen.items()]
+
+
+def check_config(config: StrPath | None = None) -> list[Problem]:
+    """Returns everything that is wrong with the configuration. Raises UsageError if there is none."""
+    from pogfast.config import examine
+
+    return examine(_optional(config))[1]
+
+
+def show_config(profile: str | None = None, *, config: StrPath | None = None) -> list[Setting]:
+    """Returns what is set in the configuration, or for one profile, and where. Raises UsageError."""
+    from pogfast.config import load
+
+    return load(_optional(config)).settings(profile)
 
 
 def doctor(store: StrPath) -> list[Finding]:

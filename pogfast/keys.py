@@ -26,6 +26,7 @@ from pogfast._engine import (
     secretbox_open,
 )
 from pogfast.errors import KeyFileError, UsageError, WrongKey
+from pogfast.system.access import trusted_owners, who_can_enter
 from pogfast.system.encoding import portable
 from pogfast.system.environment import for_child
 
@@ -159,33 +160,13 @@ def _warn_about_access(path: str, tell: Tell, *, secret: bool) -> None:
     if not stat.S_ISREG(found.st_mode):
         return
     what = "secret file" if secret else "key"
-    if found.st_uid not in (os.geteuid(), 0, _sudo_user()):
+    if found.st_uid not in trusted_owners():
         tell(f"the {what} {path} belongs to another user, who can replace it")
-    reach = _who_can_enter(path)
+    reach = who_can_enter(path)
     if secret and found.st_mode & (reach * 4):
         tell(f"other users can read the {what} {path}: run chmod 600 {path}")
     if found.st_mode & (reach * 2):
         tell(f"other users can replace the {what} {path}: run chmod go-w {path}")
-
-
-def _who_can_enter(path: str) -> int:
-    """Returns who can enter every directory above a file: the group (0o10), all others (0o1), or both."""
-    reach = 0o11
-    above = os.path.dirname(os.path.realpath(path))
-    while reach:
-        mode = os.stat(above).st_mode
-        # A member of the file's group may count as "others" for a directory.
-        reach &= (0o10 if mode & 0o11 else 0) | (mode & 0o1)
-        if above == "/":
-            break
-        above = os.path.dirname(above)
-    return reach
-
-
-def _sudo_user() -> int:
-    """Returns the uid of the user who has become root by sudo, else root's."""
-    given = os.environ.get("SUDO_UID", "")
-    return int(given) if given.isdecimal() and os.geteuid() == 0 else 0
 
 
 def from_keyfile(path: str, *, writing: bool = False, tell: Tell = _silent) -> Key:

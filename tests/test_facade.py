@@ -34,6 +34,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "list": facade.list_archives,
     "lock extend": facade.lock,
     "key show": facade.show_key,
+    "run": facade.run,
+    "config check": facade.check_config,
+    "config show": facade.show_config,
 }
 OF_THE_COMMAND_LINE = {"completion", "help", "ui"}
 ELSEWHERE: dict[str, dict[str, str | None]] = {

@@ -73,7 +73,10 @@ def create(
             run.archive_trees()
 
         if not options.dry_run:
+            words = [word for word in to.split(",") if word not in {lost.path for lost in missing}]
+            addresses = dict(zip(map(id, targets), words, strict=True))
             stored_again(run.conclude, archive_again)
+            run.summary.stores = [addresses[id(target)] for target in run.targets.left]
         run.summary.requests = dict(sum((Counter(target.requests) for target in targets), Counter()))
         advised = [target.advice() for target in targets if isinstance(target, CanAdvise)]
         run.summary.advice = list(filter(None, advised))

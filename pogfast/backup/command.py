@@ -6,6 +6,8 @@ The output is read from a pipe by its descriptor. If the command fails, the call
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
 
 from pogfast.errors import PogfastError, UsageError
@@ -24,7 +26,11 @@ def output_of(command: str) -> Iterator[int]:
     words = _words(command)
     try:
         process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, env=for_child(credentials=False)
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            env=for_child(credentials=False),
+            start_new_session=True,  # so that it can be killed with what it has started, which holds the pipe, too
         )
     except OSError as error:
         raise PogfastError(f"cannot run {words[0]}: {error.strerror}") from error
@@ -33,7 +39,8 @@ def output_of(command: str) -> Iterator[int]:
         with process.stdout:
             yield process.stdout.fileno()
     except BaseException:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         raise
     if process.wait():

@@ -11,7 +11,7 @@ import os
 import tomllib
 
 from pogfast.errors import UsageError
-from pogfast.system.user_dirs import of_user
+from pogfast.system.user_dirs import config_directory
 
 # The settings that a profile can have, named like create's options.
 WORDS: dict[str, type] = {
@@ -26,16 +26,11 @@ WORDS: dict[str, type] = {
 SUFFIX = ".toml"
 
 
-def directory() -> str:
-    """Returns $POGFAST_CONFIG_DIR or the user's configuration directory of pogfast; "" if the user has no home."""
-    return of_user("POGFAST_CONFIG_DIR", "XDG_CONFIG_HOME", "~/Library/Application Support", "~/.config")
-
-
 def path_of(name: str) -> str:
     """Returns the path of a profile, given its name or its path. Raises UsageError."""
     if "/" in name or name.endswith(SUFFIX):
         return name
-    parent = directory()
+    parent = config_directory()
     if not name or name.startswith(".") or not parent:
         raise UsageError(f"not a name for a profile: {name}", hint="write a word, or a path to a file")
     return os.path.join(parent, name + SUFFIX)

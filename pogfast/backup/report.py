@@ -99,3 +99,4 @@ class Summary:
     requests: dict[str, int] = field(default_factory=dict)  # to object services, by kind
     advice: list[str] = field(default_factory=list)  # what would make later runs take fewer requests
     problems: list[PogfastError] = field(default_factory=list)
+    stores: list[str] = field(default_factory=list)  # the addresses of those that have the archive

@@ -44,6 +44,8 @@ VERBS = {
     "rewrite": ("pogfast.cli.remove", "Remove paths from archives."),
     "undelete": ("pogfast.cli.prune", "Bring back removed archives."),
     "lock": ("pogfast.cli.lock", "Lock archives in S3 against deletion."),
+    "run": ("pogfast.cli.run", "Run profiles: create, copy, prune and check as the configuration says."),
+    "config": ("pogfast.cli.config", "Check and show the configuration."),
     "tune": ("pogfast.cli.tune", "Find the fastest or smallest settings for your data and store."),
     "doctor": ("pogfast.cli.doctor", "Test a store and report problems."),
     "ui": ("pogfast.cli.ui", "Show archives in a web browser."),
@@ -72,6 +74,7 @@ EXIT_CODES = {
     4: "damage found",
     10: "no such store or archive",
     12: "wrong key",
+    75: "nothing was run: try again later",
     130: "interrupted",
     141: "the reader of standard output has exited",
 }

@@ -168,7 +168,7 @@ class CheckReport:
         self.blobs: dict[str, list[Damage]] = {}  # damaged blob -> where it is needed; printed at the end
 
     def started(self, progress: Checked | Compared) -> None:
-        self.display.watch(lambda: _counters(progress))
+        self.display.watch(lambda: counters_of_check(progress))
 
     def damage(self, damage: Damage) -> None:
         """Reports damage with archive, file and offset. For people, a blob is collected and printed once."""
@@ -224,7 +224,8 @@ def _needed_by(damages: Sequence[Damage]) -> tuple[list[str], list[str], str]:
     return names, archives, f"{files}{many(len(archives), 'archive')}"
 
 
-def _counters(progress: Checked | Compared) -> Counters:
+def counters_of_check(progress: Checked | Compared) -> Counters:
+    """Returns how far a check or a comparison is, for the display."""
     from pogfast.archives.differences import Compared
     from pogfast.cli.progress import Counters
 

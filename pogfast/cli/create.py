@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pogfast.backup import Options, Progress, Summary
     from pogfast.backup.shards import Shard
     from pogfast.backup.walk import Selection
-    from pogfast.cli.progress import Display
+    from pogfast.cli.progress import Counters, Display
 
 LIKE_A_SIZE = re.compile(r"[0-9.]+ ?[kMGT]?i?B?", re.IGNORECASE)
 
@@ -230,15 +230,16 @@ def _is_given(option: str) -> bool:
 
 def _take_profile(name: str, options: dict[str, Any]) -> None:
     """Takes settings from a profile, except those given on the command line. Raises UsageError."""
-    from pogfast.backup import profiles
+    from pogfast.config import create_settings
+    from pogfast.config.settings import of_command_line
     from pogfast.stores import settings
 
-    found = profiles.load(name)
+    found = of_command_line(create_settings(name))
     if _is_given("chunker") or _is_given("chunk_size"):
         found = {word: value for word, value in found.items() if word not in ("chunker", "chunk_size")}
     packs = found.pop("packs", None)
     if packs is not None and not _is_given("packs"):
-        settings.change(packs=settings.parse_packs("packs", str(packs)))
+        settings.change(packs=packs)
     options.update((word, value) for word, value in found.items() if not _is_given(word))
 
 
@@ -307,6 +308,14 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     return {word: options[word] for word in words}
 
 
+def counters_of_create(now: Progress) -> Counters:
+    """Returns how far a create is, for the display."""
+    from pogfast.cli.progress import Counters
+
+    figures = {"read": now.bytes_read, "stored": now.bytes_stored}
+    return Counters(now.files, now.total_files, now.bytes_done, now.total_bytes, figures)
+
+
 class Report:
     """Prints what a backup reports, as lines or JSON."""
 
@@ -319,14 +328,7 @@ class Report:
         self.problem = output.problem
 
     def started(self, progress: Callable[[], Progress]) -> None:
-        from pogfast.cli.progress import Counters
-
-        def counters() -> Counters:
-            now = progress()
-            figures = {"read": now.bytes_read, "stored": now.bytes_stored}
-            return Counters(now.files, now.total_files, now.bytes_done, now.total_bytes, figures)
-
-        self.display.watch(counters)
+        self.display.watch(lambda: counters_of_create(progress()))
 
     def entry(self, name: str, path: str, outcome: str, size: int) -> None:
         self.output.item(outcome, name, size, self.dry_run)

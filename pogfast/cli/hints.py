@@ -61,7 +61,6 @@ NEEDLESS = {
     "rename": "archives are named by their time: mark them with `pogfast create --tag TAG`",
     "tag": "tags are set when an archive is created: `pogfast create --tag TAG`",
     "serve": "there is no server: a store is a directory, S3 or B2",
-    "config": "stores have no configuration: --help lists options and variables",
     "policy": f"the policy is an argument of prune: `{PRUNE}`",
     "snapshot": f"`{CREATE}` creates an archive; `pogfast list STORE` lists them",
 }

@@ -87,17 +87,17 @@ def open_each(
     words: Sequence[str], open_one: Callable[[str], Target], lost: Callable[[StoreLost], None]
 ) -> list[Target]:
     opened: list[Target] = []
-    failed: list[StoreError | NoSuchArchive] = []
+    failed: dict[str, StoreError | NoSuchArchive] = {}
     try:
         for word in words:
             try:
                 opened.append(open_one(word))
             except (StoreError, NoSuchArchive) as error:
-                failed.append(error)
+                failed[word] = error
         if not opened:
-            raise failed[0]
-        for failure in failed:
-            lost(StoreLost(str(failure), failure.hint or "the next run completes it"))
+            raise next(iter(failed.values()))
+        for word, failure in failed.items():
+            lost(StoreLost(str(failure), failure.hint or "the next run completes it", path=word))
     except BaseException:
         for target in opened:
             target.close()
@@ -123,6 +123,9 @@ def open_store(text: str, *, create: bool = False) -> Target | Store:
     """
     if not text:
         raise UsageError("the name of the store is empty", hint="name a directory")
+    if (size := settings.current().packs_of.get(text)) is not None:
+        with settings.using(packs=size, packs_of={}):
+            return open_store(text, create=True) if create else open_store(text)
     _check_address(text)
     if is_service(text):
         return with_packs(open_service(text, create=create), create=create)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -72,6 +72,7 @@ class Settings:
     region: str | None = None  # of an S3 bucket; None: what boto3 finds
     limit_upload: RateLimit | None = None  # bytes a second to services, of all stores together; None: unlimited
     limit_download: RateLimit | None = None  # from them
+    packs_of: Mapping[str, int] = field(default_factory=dict)  # sizes of packs by addresses of stores, instead
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:

@@ -28,6 +28,18 @@ def cache_directory() -> str:
     return of_user("POGFAST_CACHE_DIR", "XDG_CACHE_HOME", "~/Library/Caches", "~/.cache")
 
 
+def config_directory() -> str:
+    """Returns $POGFAST_CONFIG_DIR, else pogfast's directory in the user's configuration directory; "" for a user
+    without a home directory."""
+    return of_user("POGFAST_CONFIG_DIR", "XDG_CONFIG_HOME", "~/Library/Application Support", "~/.config")
+
+
+def state_directory() -> str:
+    """Returns $POGFAST_STATE_DIR, else pogfast's directory in the user's state directory; "" for a user without a home
+    directory."""
+    return of_user("POGFAST_STATE_DIR", "XDG_STATE_HOME", "~/Library/Application Support", "~/.local/state")
+
+
 def make_cache_directory(path: str) -> None:
     """Makes a directory that only the user can read, and that backup programs can exclude (CACHEDIR.TAG)."""
     try:

@@ -25,6 +25,34 @@ def documented() -> set[tuple[str, int]]:
     return {(name, code) for name, *cells in rows for code, cell in zip(CODES, cells, strict=True) if cell.strip()}
 
 
+# Profiles that are called as they end.
+PROFILES = """
+[stores]
+new = { address = "new" }
+file = { address = "older" }
+lost = { address = "lost" }
+none = { address = "nosuch" }
+good = { address = "good" }
+[profiles.incomplete]
+stores = ["new", "file"]
+directory = "."
+sources = ["tree"]
+key = { file = "k.encrypt" }
+[profiles.damage.check]
+stores = ["lost"]
+[profiles.damage.key]
+file = "k.encrypt"
+[profiles.nothing]
+inherit = "damage"
+[profiles.nothing.check]
+stores = ["none"]
+[profiles.other]
+key = { file = "other.decrypt", kind = "private" }
+[profiles.other.check]
+stores = ["good"]
+"""
+
+
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Stores in all states: `good` has two archives, of `lost` the large blob is gone, of `cut` the newer manifest is,
@@ -52,6 +80,7 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree("gone/data")
     (place / "empty").mkdir()
     (place / "older").write_text(older)
+    (place / "pogfast.toml").write_text(PROFILES)
     yield place
     os.chdir(before)
 
@@ -61,11 +90,13 @@ def call(stores: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFix
     for name in [name for name in os.environ if name.startswith("POGFAST_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("POGFAST_CACHE_DIR", str(stores / "cache"))
+    monkeypatch.setenv("POGFAST_STATE_DIR", str(stores / "state"))
 
     def run(words: str) -> int:
         for word, meant in (
             ("KEY", "--decryption-keyfile k.decrypt"),
             ("OTHER", "--decryption-keyfile other.decrypt"),
+            ("CONFIG", "--config pogfast.toml"),
             ("OLDER", (stores / "older").read_text()),
         ):
             words = words.replace(word, meant)
@@ -108,6 +139,10 @@ SCENES: dict[tuple[str, int], list[str]] = {
     ("undelete", 4): ["undelete gone --all KEY"],
     ("undelete", 10): ["undelete nosuch KEY", "undelete good nosuch.mfn KEY"],
     ("undelete", 12): ["undelete gone --all OTHER"],
+    ("run", 3): ["run incomplete CONFIG"],
+    ("run", 4): ["run damage CONFIG", "run other damage incomplete CONFIG"],
+    ("run", 10): ["run nothing CONFIG"],
+    ("run", 12): ["run other CONFIG"],
     ("doctor", 3): [],  # tests/stores/test_locks.py: a bucket where a right is missing
     ("doctor", 10): ["doctor nosuch"],
     **{("lock extend", code): [] for code in (3, 4)},  # tests/stores/test_locks.py: a directory cannot lock

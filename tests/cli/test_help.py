@@ -32,7 +32,7 @@ def documented_codes() -> dict[str, set[int]]:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_exit_codes_in_the_help_are_those_of_the_page(name: str) -> None:
-    own = {code for code in verb_of(name).exit_codes if code != 1}
+    own = {code for code in verb_of(name).exit_codes if code not in (1, 75)}  # 75 is of `run` alone: in the text
     assert own == documented_codes()[name]
 
 

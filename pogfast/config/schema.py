@@ -1,0 +1,372 @@
+"""The schema of `pogfast.toml`: which tables and settings there are, their types, and what each means.
+
+Words are those of the command line, without the dashes in front. Values are read by msgspec; sizes, durations and the
+like by classes with a method `read`. Knows neither files nor inheritance: values.py reads tables by this schema, and
+loading.py merges them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from msgspec import Meta, Struct, field
+
+from pogfast.errors import UsageError
+from pogfast.sizes import LEVELS, MAX_JOBS, parse_seconds, parse_share, parse_size, parse_whole
+from pogfast.stores.settings import parse_packs
+from pogfast.upkeep.retention import UNLIMITED, Policy, Span
+
+Kind = TypeVar("Kind")
+HOOK_TIMEOUT = 3600.0  # seconds: a hook that hangs must not prevent all later backups
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def _text(given: object, what: str) -> str:
+    if not isinstance(given, str):
+        raise ValueError(f"must be {what}, in quotes")
+    return given
+
+
+def _parsed(parse: Callable[[str], Kind], given: object, what: str) -> Kind:
+    """Returns what `parse` makes of text. Raises ValueError with its message, without the option that it names."""
+    try:
+        return parse(_text(given, what))
+    except UsageError as error:
+        hint = f": {error.hint}" if error.hint else ""
+        raise ValueError(str(error).removeprefix("=") + hint) from error
+
+
+class Size(int):
+    """Bytes: 50MB, 4MiB, or a number."""
+
+    @classmethod
+    def read(cls, given: object) -> Size:
+        if isinstance(given, int) and not isinstance(given, bool) and 1 <= given < 2**63:
+            return cls(given)
+        return cls(_parsed(lambda text: parse_size("", text), given, "a size such as 50MB"))
+
+
+class Seconds(float):
+    """A length of time: 90s, 5m, 24h, 7d."""
+
+    @classmethod
+    def read(cls, given: object) -> Seconds:
+        return cls(_parsed(lambda text: parse_seconds("", text, bare=False), given, "a length of time such as 24h"))
+
+
+class Count(int):
+    """A number of archives, or "unlimited"."""
+
+    @classmethod
+    def read(cls, given: object) -> Count:
+        if given == "unlimited":
+            return cls(UNLIMITED)
+        if isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= 10**9:
+            return cls(given)
+        raise ValueError('must be a number of archives, or "unlimited"')
+
+
+class CalendarSpan(str):
+    """A length of time in calendar units: 2y5m7d3h."""
+
+    @classmethod
+    def read(cls, given: object) -> CalendarSpan:
+        return cls(_parsed(lambda text: Span.parse(text) and text, given, "a length of time such as 1y6m"))
+
+
+class ShareOf(str):
+    """A size, a percentage, or "unlimited"."""
+
+    @classmethod
+    def read(cls, given: object) -> ShareOf:
+        return cls(_parsed(lambda text: parse_share("", text) and text, given, "a size or a percentage"))
+
+
+class Packs(int):
+    """The size of packs in bytes: "yes" for the usual one, or a size."""
+
+    @classmethod
+    def read(cls, given: object) -> Packs:
+        return cls(_parsed(lambda text: parse_packs("packs", text), str(given), '"yes" or a size such as 16MiB'))
+
+
+class Endpoint(str):
+    """HOST:PORT."""
+
+    @classmethod
+    def read(cls, given: object) -> Endpoint:
+        host, _, port = _text(given, "HOST:PORT").rpartition(":")
+        try:
+            parse_whole("the port", port, 1, 65535)
+        except UsageError:
+            host = ""
+        if not host:
+            raise ValueError(f"{given} is not HOST:PORT")
+        return cls(given)
+
+
+class Path(str):
+    """A path. Relative ones start from the directory of the file that they are written in; ~ is the home directory."""
+
+
+class Address(str):
+    """The address of a store, as on the command line. A relative directory is like a relative `Path`."""
+
+
+Word = Annotated[str, Meta(min_length=1)]
+Command = Annotated[list[Word], Meta(min_length=1)]  # a program and its arguments; no shell is involved
+Jobs = Annotated[int, Meta(ge=1, le=MAX_JOBS)]
+
+
+class Table(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="kebab", omit_defaults=True):
+    """What is common to all tables."""
+
+    NOT_IN_FILES: ClassVar[tuple[str, ...]] = ()  # fields that are no settings: who reads the table sets them
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+class Store(Table, frozen=True, kw_only=True):
+    """[stores.NAME]: where archives are kept."""
+
+    NOT_IN_FILES: ClassVar[tuple[str, ...]] = ("name",)
+
+    address: Address
+    name: str = ""
+    packs: Packs | None = None  # bytes
+
+
+class Stream(Table, frozen=True, kw_only=True):
+    """A source that is the output of a command."""
+
+    command: Command
+    name: Word  # that it is archived under
+
+
+class Key(Table, frozen=True, kw_only=True):
+    """Where a key is: in a file, in a credential that systemd passes, or printed by a command (a password)."""
+
+    file: Path | None = None
+    credential: str | None = None
+    command: Command | None = None
+    kind: Literal["public", "private", "keyfile", "password"] | None = None
+
+    @property
+    def is_of(self) -> str:
+        """The kind of the key."""
+        return self.kind or ("password" if self.command is not None else "public")
+
+    def problem(self) -> str:
+        """Returns what is wrong with this key, or ""."""
+        given = [word for word in ("file", "credential", "command") if getattr(self, word) is not None]
+        if len(given) != 1:
+            return "a key is one of file, credential and command" + (f", not {' and '.join(given)}" if given else "")
+        if self.command is not None and self.is_of != "password":
+            return "a command prints a password: no other kind"
+        if self.credential is not None and ("/" in self.credential or self.credential in ("", ".", "..")):
+            return f"{self.credential} is not the name of a credential"
+        return ""
+
+
+class Copy(Table, frozen=True, kw_only=True):
+    """[profiles.NAME.copy]: stores that get what another store has."""
+
+    to: list[str]
+    from_: str | None = field(default=None, name="from")  # None: the first of the profile's stores
+    verify: bool = False
+
+
+class Retention(Table, frozen=True, kw_only=True):
+    """[profiles.NAME.retention]: which archives prune keeps."""
+
+    stores: list[str] = []  # none: all stores of the profile, and those that it copies to
+    keep_last: Count = Count(0)
+    keep_hourly: Count = Count(0)
+    keep_daily: Count = Count(0)
+    keep_weekly: Count = Count(0)
+    keep_monthly: Count = Count(0)
+    keep_yearly: Count = Count(0)
+    keep_within: CalendarSpan | None = None
+    keep_within_hourly: CalendarSpan | None = None
+    keep_within_daily: CalendarSpan | None = None
+    keep_within_weekly: CalendarSpan | None = None
+    keep_within_monthly: CalendarSpan | None = None
+    keep_within_yearly: CalendarSpan | None = None
+    keep_tags: list[str] = []  # each is TAG or TAG,TAG
+    keep_all: bool = False
+    group_by: list[Literal["host", "paths", "tags"]] = field(default_factory=lambda: ["host", "paths"])
+    host: str | None = None
+    tags: list[str] = []
+    path: str | None = None
+    grace: Seconds | None = None
+    max_unused: ShareOf | None = None
+    max_repack: ShareOf | None = None
+
+    def policy(self) -> Policy:
+        """Returns the policy of the rules."""
+        rules = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+        spans = ("within", *(f"within_{rule}" for rule in rules[1:]))
+        given = {rule: getattr(self, f"keep_{rule}") for rule in (*rules, *spans)}
+        spans_given = {rule: Span.parse(given[rule]) for rule in spans if given[rule] is not None}
+        tags = tuple(frozenset(tag.strip() for tag in text.split(",")) for text in self.keep_tags)
+        return Policy(**{**given, **spans_given}, tags=tags, everything=self.keep_all)
+
+
+class Check(Table, frozen=True, kw_only=True):
+    """[profiles.NAME.check]: looks for damage."""
+
+    stores: list[str] = []  # none: all stores of the profile, and those that it copies to
+    read_data: bool = False
+    read_data_subset: str | None = None
+
+
+class Hooks(Table, frozen=True, kw_only=True):
+    """[profiles.NAME.hooks.VERB]: commands that run around a verb."""
+
+    before: list[Command] = []
+    after: list[Command] = []
+    after_failure: list[Command] = []
+    finally_: list[Command] = field(default_factory=list, name="finally")
+    timeout: Seconds = Seconds(HOOK_TIMEOUT)  # of each command
+
+
+class RunHooks(Hooks, frozen=True, kw_only=True):
+    """[profiles.NAME.hooks]: commands that run around a run, and around each of its verbs."""
+
+    create: Hooks = Hooks()
+    copy: Hooks = Hooks()
+    prune: Hooks = Hooks()
+    check: Hooks = Hooks()
+
+
+class Needs(Table, frozen=True, kw_only=True):
+    """[profiles.NAME.needs]: without which nothing is run."""
+
+    network: list[Endpoint] = []  # that accept connections
+    mounted: list[Path] = []
+    mains_power: bool = False
+    commands: list[Command] = []  # that succeed
+
+
+class Priority(Table, frozen=True, kw_only=True):
+    """[profiles.NAME.priority]: lower than that of other programs."""
+
+    nice: Annotated[int, Meta(ge=0, le=19)] = 0
+    io: Literal["normal", "low", "idle"] = "normal"
+
+
+class CreateSettings(Table, frozen=True, kw_only=True):
+    """The settings of create, which a profile that `tune --save` wrote may have, too."""
+
+    chunker: str | None = None
+    chunk_size: Size | None = None
+    level: Annotated[int, Meta(ge=LEVELS[0], le=LEVELS[1])] | None = None
+    jobs: Jobs | None = None
+    pad: bool = False
+    must_exist: bool = False
+    packs: Packs | None = None  # for the stores that have no setting of their own
+
+
+class Profile(CreateSettings, frozen=True, kw_only=True):
+    """[profiles.NAME]: what is archived, where to, and what is done to these stores afterwards."""
+
+    NOT_IN_FILES: ClassVar[tuple[str, ...]] = ("name",)
+
+    name: str = ""
+    inherit: list[str] | str = []  # other profiles; what is set here takes precedence, then the last of them
+    stores: list[str] = []
+    key: Key | None = None
+    sources: list[str | Stream] = []
+    directory: Path | None = None  # from which relative sources start
+    exclude: list[str] = []
+    iexclude: list[str] = []
+    exclude_from: list[Path] = []
+    exclude_if_present: list[str] = []
+    exclude_caches: bool = False
+    exclude_larger_than: Size | None = None
+    one_file_system: bool = False
+    files_from: list[Path] = []
+    null: bool = False
+    tags: list[str] = []
+    host: str | None = None
+    comment: str = ""
+    layout: Literal["frames", "stream"] | None = None
+    readers: Jobs | None = None
+    memory: Size | None = None
+    no_cache: bool = False
+    cache_dir: Path | None = None
+    copy: Copy | None = None
+    retention: Retention | None = None
+    check: Check | None = None
+    hooks: RunHooks = RunHooks()
+    needs: Needs = Needs()
+    priority: Priority = Priority()
+    on_conflict: Literal["wait", "skip"] = "skip"  # while another run of the profile is under way
+
+    @property
+    def parents(self) -> list[str]:
+        return [self.inherit] if isinstance(self.inherit, str) else self.inherit
+
+    @property
+    def paths(self) -> list[str]:
+        """The sources that are files and directories."""
+        return [os.path.expanduser(source) for source in self.sources if isinstance(source, str)]
+
+    @property
+    def streams(self) -> list[Stream]:
+        """The sources that are the output of commands."""
+        return [source for source in self.sources if isinstance(source, Stream)]
+
+    @property
+    def creates(self) -> bool:
+        """Returns True if there is something to archive."""
+        return bool(self.sources or self.files_from)
+
+    @property
+    def verbs(self) -> list[str]:
+        """The verbs that a run consists of, in order."""
+        wanted = {
+            "create": self.creates,
+            "copy": self.copy is not None,
+            "prune": self.retention is not None,
+            "check": self.check is not None,
+        }
+        return [verb for verb, is_wanted in wanted.items() if is_wanted]
+
+    @property
+    def all_stores(self) -> list[str]:
+        """The names of the stores that a run leaves archives in."""
+        return [*dict.fromkeys([*self.stores, *(self.copy.to if self.copy else [])])]
+
+    @property
+    def pruned(self) -> list[str]:
+        """The names of the stores that are pruned."""
+        return (self.retention.stores or self.all_stores) if self.retention else []
+
+    @property
+    def checked(self) -> list[str]:
+        """The names of the stores that are checked."""
+        return (self.check.stores or self.all_stores) if self.check else []
+
+
+class Group(Table, frozen=True, kw_only=True):
+    """[groups.NAME]: profiles that are run one after the other."""
+
+    NOT_IN_FILES: ClassVar[tuple[str, ...]] = ("name",)
+
+    profiles: Annotated[list[str], Meta(min_length=1)]
+    name: str = ""
+
+
+class File(Table, frozen=True, kw_only=True):
+    """A whole file."""
+
+    include: list[str] | str = []  # other files, and patterns of these
+    stores: dict[str, Store] = {}
+    profiles: dict[str, Profile] = {}
+    groups: dict[str, Group] = {}

@@ -1,0 +1,237 @@
+"""Runs a profile: create, then copy, prune and check as it says, with its hooks around them, and records the result.
+
+A verb that fails ends the run, so that nothing is pruned where nothing was added; one that is incomplete (exit code 3)
+does not. Whatever happens, also Ctrl-C and SIGTERM, the hooks for that run, and the record is written. Prints nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from pogfast.config.loading import Config
+from pogfast.config.schema import Hooks, Profile, Stream
+from pogfast.errors import NotRun, PogfastError, worst_code
+from pogfast.keys import Key
+from pogfast.runs import verbs
+from pogfast.runs.keys import open_key
+from pogfast.runs.locks import only_run
+from pogfast.runs.needs import unmet
+from pogfast.runs.programs import ProgramFailed, run_program
+from pogfast.runs.records import Record, VerbRecord, append
+from pogfast.runs.report import Report, Silent
+
+Step = tuple[VerbRecord, Callable[[VerbRecord], None]]
+INTERRUPTED = 130
+INCOMPLETE = 3  # the exit code of a verb that did all it could
+
+
+def run(config: Config, name: str, *, group: str = "", report: Report | None = None) -> Record:
+    """Runs a profile and returns the record, which is also appended to those in the state directory.
+
+    Raises UsageError if there is no such profile, KeyboardInterrupt once everything has ended in order, and OSError if
+    the record cannot be written. All else that fails is in the record.
+    """
+    profile = config.profile(name)
+    report = report or Silent()
+    record = Record(name, config.file, socket.gethostname(), _now(), group=group)
+    try:
+        report.started(record)
+        with only_run(name, wait=profile.on_conflict == "wait", waiting=report.waiting) as other:
+            if other:
+                _not_run(record, "busy", f"another run of {name} is under way: {other}")
+            elif said := unmet(profile.needs):
+                _not_run(record, "unmet", said)
+            else:
+                _Run(config, profile, record, report).run()
+    except KeyboardInterrupt:
+        record.outcome, record.exit_code, record.message = "interrupted", INTERRUPTED, "interrupted"
+        raise
+    except BaseException as error:
+        record.outcome, record.exit_code = "failed", record.exit_code or 1
+        record.message = record.message or f"internal error: {type(error).__name__}: {error}"
+        raise
+    finally:
+        record.end, record.seconds = _now(), _seconds_since(record.start)
+        append(record)
+        report.ended(record)
+    return record
+
+
+def _not_run(record: Record, outcome: Any, message: str) -> None:
+    record.outcome, record.exit_code, record.message = outcome, NotRun.exit_code, message
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+def _seconds_since(start: str) -> float:
+    return round((datetime.now().astimezone() - datetime.fromisoformat(start)).total_seconds(), 3)
+
+
+class _Run:
+    """One run of a profile."""
+
+    def __init__(self, config: Config, profile: Profile, record: Record, report: Report) -> None:
+        self.config = config
+        self.profile = profile
+        self.record = record
+        self.report = report
+        self.key: Key | None = None
+        self.current: VerbRecord | None = None
+
+    def run(self) -> None:
+        steps = self._steps()
+        self.record.verbs = [verb for verb, _ in steps]
+        with verbs.settings_of_stores(self.config, self.profile):
+            self._within(self.profile.hooks, "", lambda: self._run_steps(steps))
+        if self.record.exit_code == INCOMPLETE:
+            self.record.outcome = "incomplete"
+        elif self.record.exit_code:
+            self.record.outcome = "failed"
+
+    def _steps(self) -> list[Step]:
+        """Returns what is to be done, in order."""
+        profile = self.profile
+        steps: list[Step] = []
+        if profile.creates:
+            streams: list[Stream | None] = [None] if profile.paths or profile.files_from else []
+            for stream in [*streams, *profile.streams]:
+                record = VerbRecord("create", profile.stores, source=stream.name if stream else "")
+                steps.append((record, partial(self._create, stream)))
+        if profile.copy is not None:
+            source = profile.copy.from_ or profile.stores[0]
+            for target in profile.copy.to:
+                steps.append((VerbRecord("copy", [source, target]), self._copy))
+        steps += [(VerbRecord("prune", [store]), self._prune) for store in profile.pruned]
+        steps += [(VerbRecord("check", [store]), self._check) for store in profile.checked]
+        return steps
+
+    def _create(self, stream: Stream | None, verb: VerbRecord) -> None:
+        verbs.create(self.config, self.profile, self._key(), stream, verb, self)
+
+    def _copy(self, verb: VerbRecord) -> None:
+        verbs.copy(self.config, self.profile, self._key_or_none(), verb, self)
+
+    def _prune(self, verb: VerbRecord) -> None:
+        verbs.prune(self.config, self.profile, self._key(), verb, self)
+
+    def _check(self, verb: VerbRecord) -> None:
+        verbs.check(self.config, self.profile, self._key_or_none(), verb, self)
+
+    def _run_steps(self, steps: Sequence[Step]) -> None:
+        """Runs the steps of each verb, until a verb has failed."""
+        for word, found in groupby(steps, lambda step: step[0].verb):
+            if self._has_failed():
+                return
+            self._within(getattr(self.profile.hooks, word), word, partial(self._each, [*found]))
+
+    def _each(self, steps: Sequence[Step]) -> None:
+        for verb, act in steps:
+            self._step(verb, act)
+
+    def _step(self, verb: VerbRecord, act: Callable[[VerbRecord], None]) -> None:
+        """Runs a verb on one store. Its failure is recorded, not raised."""
+        self.current = verb
+        verb.start = _now()
+        self.report.verb(verb)
+        try:
+            act(verb)
+        except (PogfastError, MemoryError, ImportError, OSError) as error:
+            failed = _as_ours(error)
+            verb.error, verb.exit_code = str(failed), failed.exit_code
+            self.problem(failed)
+            self.record.message = self.record.message or f"{verb.verb}: {failed}"
+        finally:
+            verb.seconds = _seconds_since(verb.start)
+            self.record.exit_code = worst_code([self.record.exit_code, verb.exit_code])
+            self.current = None
+        self.report.verb_ended(verb)
+
+    def _has_failed(self) -> bool:
+        return self.record.exit_code not in (0, INCOMPLETE)
+
+    # ---- hooks ----
+
+    def _within(self, hooks: Hooks, verb: str, act: Callable[[], object]) -> None:
+        """Runs `act` between the hooks of the run, or of a verb. What fails is recorded; only signals are raised."""
+        before = self.record.exit_code
+        interrupted = True
+        try:
+            if self._hooks(hooks, "before", verb):
+                act()
+                if not self._has_failed():
+                    self._hooks(hooks, "after", verb)
+            interrupted = False
+        finally:
+            if interrupted:
+                self.record.outcome, self.record.exit_code = "interrupted", INTERRUPTED
+            if self._has_failed() and before in (0, INCOMPLETE):
+                self._hooks(hooks, "after-failure", verb)
+            self._hooks(hooks, "finally", verb)
+
+    def _hooks(self, hooks: Hooks, when: str, verb: str) -> bool:
+        """Runs the hooks of one kind, until one fails. Returns False if one did."""
+        commands = getattr(hooks, "finally_" if when == "finally" else when.replace("-", "_"))
+        told = {**self.record.as_dict(), "hook": when, "verb": verb or None}
+        for command in commands:
+            try:
+                stdin = json.dumps(told).encode() + b"\n"
+                run_program(command, hooks.timeout, stdin=stdin, line=self.report.hook)
+            except ProgramFailed as error:
+                name = f"hook {when} of {verb}" if verb else f"hook {when}"
+                failed = ProgramFailed(f"{name}: {error}")
+                self.problem(failed)
+                self.record.message = self.record.message or str(failed)
+                self.record.exit_code = worst_code([self.record.exit_code, failed.exit_code])
+                return False
+        return True
+
+    # ---- what verbs need ----
+
+    def _key_or_none(self) -> Key | None:
+        reference = self.profile.key
+        if reference is None:
+            return None
+        if self.key is None:
+            self.key = open_key(reference, writing=self.profile.creates, tell=self.warning)
+        return self.key
+
+    def _key(self) -> Key:
+        key = self._key_or_none()
+        assert key is not None  # checked when the configuration was loaded
+        return key
+
+    # ---- what verbs tell ----
+
+    def warning(self, text: str) -> None:
+        self.record.add_warning(text)
+        self.report.warning(text)
+
+    def note(self, text: str) -> None:
+        self.report.note(text)
+
+    def problem(self, error: PogfastError) -> None:
+        self.record.add_problem(error)
+        self.report.problem(error)
+
+    def progress(self, progress: Callable[[], Any]) -> None:
+        assert self.current is not None
+        self.report.progress(self.current, progress)
+
+
+def _as_ours(error: BaseException) -> PogfastError:
+    """Returns an error as one of ours, with a message of one line."""
+    if isinstance(error, PogfastError):
+        return error
+    if isinstance(error, OSError):
+        where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+        return PogfastError(f"{where}{error.strerror or error}")
+    return PogfastError(str(error) or "out of memory")

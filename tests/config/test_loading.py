@@ -1,0 +1,397 @@
+"""Configurations: what is read, what is inherited, and every problem with its file and line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kit.profiles import Desk
+from pogfast.config import ConfigError, create_settings, examine, load
+from pogfast.errors import UsageError
+
+GOOD = """\
+[stores.disk]
+address = "../store"
+[profiles.base]
+stores = ["disk"]
+key = { file = "k.encrypt" }
+exclude = ["*.tmp"]
+[profiles.home]
+inherit = "base"
+sources = ["/home"]
+chunk-size = "16MB"
+[profiles.home.check]
+"""
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def said(desk: Desk, text: str) -> list[str]:
+    """The problems of a configuration, each as `LINE: MESSAGE (HINT)`."""
+    found = desk.problems(text)
+    assert {one.file for one in found} <= {str(desk.config)}
+    return [f"{one.line}: {one.message}" + (f" ({one.hint})" if one.hint else "") for one in found]
+
+
+# ---- what is read ----------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration(desk: Desk) -> None:
+    loaded = load(str(desk.write(GOOD)))
+    home = loaded.profile("home")
+    assert loaded.stores["disk"].address == str(desk.place / "store"), "relative to the directory of the file"
+    assert home.key is not None
+    assert home.key.file == str(desk.config.parent / "k.encrypt")
+    assert (home.name, home.stores, home.exclude, home.chunk_size) == ("home", ["disk"], ["*.tmp"], 16_000_000)
+    assert home.verbs == ["create", "check"]
+    assert loaded.values["profiles", "home"]["exclude",].line == 6
+    assert loaded.values["profiles", "home"]["chunk-size",].where == f"{desk.config}:10"
+
+
+def test_a_child_takes_precedence_and_tables_are_merged(desk: Desk) -> None:
+    text = """\
+[stores]
+a = { address = "/a" }
+b = { address = "/b" }
+[profiles.one]
+key = { file = "k.decrypt", kind = "private" }
+stores = ["a"]
+exclude = ["1"]
+tags = ["one"]
+[profiles.one.retention]
+keep-last = 3
+keep-daily = 7
+[profiles.two]
+exclude = ["2"]
+level = 9
+[profiles.three]
+inherit = ["one", "two"]
+key = { credential = "backup" }
+stores = ["b"]
+sources = ["/srv"]
+[profiles.three.retention]
+keep-last = 1
+group-by = []
+"""
+    three = load(str(desk.write(text))).profile("three")
+    assert (three.stores, three.exclude, three.tags, three.level) == (["b"], ["2"], ["one"], 9)
+    assert three.retention is not None
+    assert (three.retention.keep_last, three.retention.keep_daily) == (1, 7)
+    assert three.key is not None
+    assert (three.key.file, three.key.kind, three.key.credential) == (None, None, "backup"), "a key is replaced whole"
+
+
+def test_variables(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WHERE", "/somewhere")
+    text = GOOD.replace('"/home"', '"${WHERE}/home"').replace('"*.tmp"', '"$$HOME $x ${WHERE}"')
+    home = load(str(desk.write(text))).profile("home")
+    assert home.paths == ["/somewhere/home"]
+    assert home.exclude == ["$HOME $x /somewhere"]
+
+
+def test_secrets_are_no_variables(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value of the configuration is shown, and becomes an argument of programs."""
+    for name in ("POGFAST_PASSWORD", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret")
+        [problem] = said(desk, GOOD.replace('"*.tmp"', f'"${{{name}}}"'))
+        assert problem.startswith(f"6: exclude: the variable {name} is not set")
+
+
+def test_includes(desk: Desk) -> None:
+    (desk.config.parent / "more.d").mkdir()
+    desk.write('include = ["more.d/*.toml", "one.toml"]\n' + GOOD)
+    desk.write('[profiles.etc]\ninherit = "base"\nsources = ["/etc"]\n', "more.d/etc.toml")
+    desk.write('[stores.second]\naddress = "second"\n', "one.toml")
+    loaded = load(str(desk.config))
+    assert set(loaded.profiles) == {"base", "home", "etc"}
+    assert [os.path.basename(file) for file in loaded.files] == ["pogfast.toml", "etc.toml", "one.toml"]
+    assert loaded.values["profiles", "etc"]["sources",].file.endswith("more.d/etc.toml")
+
+
+def test_a_profile_of_tune(desk: Desk) -> None:
+    desk.write('chunker = "fastcdc:4MB"\nchunk_size = 50000000\nlevel = 9\npad = true\npacks = "yes"\n', "fast.toml")
+    loaded = load(
+        str(desk.write(GOOD.replace('inherit = "base"', 'inherit = ["base", "fast"]').replace("chunk-size", "#")))
+    )
+    home = loaded.profile("home")
+    assert (home.level, home.pad, home.packs) == (9, True, 16 << 20)
+    assert loaded.values["profiles", "home"]["level",].where.endswith("fast.toml:3")
+
+
+def test_the_profile_of_create(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POGFAST_CONFIG_DIR", str(desk.config.parent))
+    desk.write("level = 9\n", "fast.toml")
+    assert create_settings("fast").level == 9
+    desk.write(GOOD + "level = 3\n".replace("level", "[profiles.slow]\ninherit = 'base'\nsources = ['/x']\nlevel"))
+    assert create_settings("slow").level == 3
+    assert create_settings("fast").level == 9
+    with pytest.raises(UsageError, match="there is no profile slwo"):
+        create_settings("slwo")
+    desk.write("level = 1\n", "slow.toml")
+    with pytest.raises(UsageError, match="there are two profiles slow"):
+        create_settings("slow")
+    desk.write("broken")
+    assert create_settings("fast").level == 9
+    with pytest.raises(ConfigError):
+        create_settings("home")
+
+
+def test_where_it_is_looked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POGFAST_CONFIG_DIR", str(desk.config.parent))
+    with pytest.raises(UsageError, match=f"neither {desk.config} nor /etc/pogfast/pogfast.toml"):
+        load()
+    desk.write(GOOD)
+    assert load().file == str(desk.config)
+
+
+# ---- what is wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_reported(desk: Desk) -> None:
+    text = """\
+[store.disk]
+[stores.disk]
+adress = "x"
+[profiles.home]
+exclude = "*.tmp"
+chunk_size = 3
+level = 30
+tags = [1]
+on-conflict = "stay"
+sources = ["/a", { command = ["x"], nmae = "n", name = "m" }]
+host = "${NO_SUCH}"
+[profiles.home.needs]
+network = ["nas"]
+[profiles.home.hooks]
+before = ["systemctl", "stop"]
+timeout = 5
+[profiles.home.retention]
+keep-daily = -1
+grace = "soon"
+[profiles.home.check]
+read-data = "yes"
+"""
+    assert said(desk, text) == [
+        "1: unknown table or setting store (did you mean stores?)",
+        "2: address is missing",
+        "3: unknown setting adress (did you mean address?)",
+        "5: exclude must be a list",
+        "6: unknown setting chunk_size (did you mean chunk-size?)",
+        "7: level must be at most 22",
+        "8: tags has an item that must be text in quotes",
+        '9: on-conflict must be one of "wait", "skip"',
+        "10: unknown setting sources.nmae (did you mean name?)",
+        "11: host: the variable NO_SUCH is not set ($$ is a dollar sign)",
+        "13: needs.network has an item that nas is not HOST:PORT",
+        "15: hooks.before has an item that must be a list: a list of commands, each a list of words: "
+        '[["systemctl", "stop"]]',
+        "16: hooks.timeout must be a length of time such as 24h, in quotes",
+        '18: retention.keep-daily must be a number of archives, or "unlimited"',
+        "19: retention.grace soon: not a length of time: write 90s, 5m, 24h or 7d",
+        "21: check.read-data must be true or false",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("x = 1\ny = ?\n", "2: this is not TOML: invalid value, in column 5"),
+        ("stores = 3\n", "1: stores must be a table"),
+        ("[stores]\na = 1\n", "2: a must be a table"),
+        ("[profiles.x]\ncheck = true\n", "2: check must be a table"),
+        ('[profiles."../x"]\n', "1: '../x' is not a name for a profile (write letters, digits, . _ -)"),
+        ('[profiles.x]\ninherit = "x"\n', "2: profiles inherit from each other: x from x"),
+        ('[profiles.x]\ninherit = "y"\n', "2: there is no profile y (known: x)"),
+        (
+            '[profiles.x]\nstores = ["dsk"]\n[stores.disk]\naddress = "/d"\n',
+            "2: there is no store dsk (did you mean disk?)",
+        ),
+        ('[groups.g]\nprofiles = ["no"]\n', "2: there is no profile no"),
+        ("[groups.g]\nprofiles = []\n", "2: profiles must not be empty"),
+        ("include = 3\n", "1: include must be"),
+        ('include = "pogfast.toml"\n', "1: {file} includes itself"),
+        ('[stores.a]\naddress = "sftp:host:/dir"\n', "2: address is not usable: sftp:host:/dir is not a store"),
+        ('[stores.a]\naddress = "s3://bucket?endpont=x"\n', "2: address is not usable: s3://bucket: unknown setting"),
+        ('[stores.a]\naddress = "/a,/b"\n', "2: address is the address of one store: no commas"),
+        ("[profiles.x]\n", "1: profile x: there is nothing to do (set sources, or a table copy, retention or check)"),
+        ('[profiles.x]\nsources = ["/a"]\nkey = {}\n', "3: profile x: a key is one of file, credential and command"),
+        ('[profiles.x]\nkey = { file = "a", command = ["b"] }\n', "not file and command"),
+        ('[profiles.x]\nkey = { credential = "../a" }\n', "../a is not the name of a credential"),
+        ('[profiles.x]\nkey = { command = ["a"], kind = "public" }\n', "a command prints a password: no other kind"),
+        (
+            '[profiles.x]\nsources = ["a"]\n',
+            "2: profile x: a is a relative path (write the whole path, or set directory)",
+        ),
+        ('[profiles.x]\nsources = ["/a"]\n', "1: profile x: there is no key"),
+        (
+            '[profiles.x]\nchunker = "fastcdc"\nchunk-size = "1MB"\n',
+            "chunk-size cannot be combined with chunker fastcdc",
+        ),
+        ("[profiles.x.copy]\nverify = true\n", "1: copy.to is missing"),
+        ("[profiles.x.retention]\n", "1: profile x: retention keeps no archive"),
+    ],
+)
+def test_a_problem(desk: Desk, text: str, problem: str) -> None:
+    found = said(desk, text)
+    assert any(problem.format(file=desk.config) in one for one in found), found
+
+
+def test_the_error_has_all_problems(desk: Desk) -> None:
+    desk.write("[x]\n[y]\n[z]\n")
+    with pytest.raises(ConfigError) as caught:
+        load(str(desk.config))
+    assert len(caught.value.problems) == 3
+    assert str(caught.value).startswith(f"{desk.config}:1: unknown table")
+    assert "2 more problems: see `pogfast config check`" in caught.value.hint
+
+
+def test_long_chains_end(desk: Desk) -> None:
+    text = GOOD + "".join(f'[profiles.p{i}]\ninherit = "p{i + 1}"\n' for i in range(2000)) + "[profiles.p2000]\n"
+    assert any("more than 16 profiles inherit from each other" in one for one in said(desk, text))
+    for i in range(40):
+        desk.write(f'include = "i{i + 1}.toml"\n', f"i{i}.toml")
+    found = examine(str(desk.config.parent / "i0.toml"))[1]
+    assert [one.message for one in found] == ["more than 16 files include each other"]
+
+
+def test_rings_of_files_and_profiles(desk: Desk) -> None:
+    desk.write('include = "b.toml"\n', "a.toml")
+    desk.write('include = "a.toml"\n[profiles.x]\ninherit = "y"\n[profiles.y]\ninherit = "x"\n', "b.toml")
+    found = [one.message for one in examine(str(desk.config.parent / "a.toml"))[1]]
+    assert found == [
+        f"{desk.config.parent}/a.toml includes itself",
+        "profiles inherit from each other: x from y from x",
+    ]
+
+
+def test_a_name_that_is_there_twice(desk: Desk) -> None:
+    desk.write('include = "b.toml"\n' + GOOD)
+    desk.write('[stores.disk]\naddress = "other"\n', "b.toml")
+    [problem] = examine(str(desk.config))[1]
+    assert problem.message == f"the store disk is also in {desk.config}:2"
+
+
+# ---- retention without groups ----------------------------------------------------------------------------------------
+
+SERIES = """
+[stores.disk]
+address = "/d"
+[stores.other]
+address = "/e"
+[profiles.one]
+stores = ["disk"]
+key = { file = "k.encrypt" }
+sources = ["/a"]
+[profiles.one.retention]
+keep-daily = 7
+group-by = []
+"""
+SECOND = '[profiles.two]\nstores = ["STORE"]\nkey = { file = "k.encrypt" }\nsources = ["/b"]\n'
+
+
+def test_a_public_key_cannot_tell_groups(desk: Desk) -> None:
+    [problem] = said(desk, SERIES.replace("group-by = []", ""))
+    assert "a public key cannot tell host and paths of archives (set group-by = []" in problem
+    [problem] = said(desk, SERIES + 'host = "h"\n')
+    assert "a public key cannot tell hosts, tags and paths" in problem
+    assert (
+        said(desk, SERIES.replace('"k.encrypt" }', '"k.decrypt", kind = "private" }').replace("group-by = []", ""))
+        == []
+    )
+
+
+def test_archives_of_several_series_are_not_pruned_as_one(desk: Desk) -> None:
+    assert said(desk, SERIES) == []
+    assert said(desk, SERIES + SECOND.replace("STORE", "other")) == []
+    [problem] = said(desk, SERIES + SECOND.replace("STORE", "disk"))
+    assert "profiles one and two make several archives in store disk" in problem
+    [problem] = said(desk, SERIES.replace('["/a"]', '["/a", { command = ["x"], name = "y" }]'))
+    assert "the profile makes several archives in store disk" in problem
+
+
+# ---- hostile files ---------------------------------------------------------------------------------------------------
+
+
+def message(path: Path) -> str:
+    [problem] = examine(str(path))[1]
+    return problem.message
+
+
+def test_what_is_no_file(desk: Desk) -> None:
+    desk.config.mkdir()
+    assert message(desk.config) == "this is a directory: a configuration is a file"
+    os.mkfifo(fifo := desk.place / "fifo")
+    assert message(fifo) == "this is not a regular file: a configuration is a file"
+    assert message(Path("/dev/zero")) == "this is not a regular file: a configuration is a file"
+    assert message(desk.place / "none") == "cannot read the configuration: No such file or directory"
+    (desk.place / "ring").symlink_to("ring")
+    assert "Too many levels" in message(desk.place / "ring")
+
+
+def test_files_that_are_too_much(desk: Desk) -> None:
+    desk.config.write_text("#" * ((1 << 20) + 1))
+    assert message(desk.config) == "a configuration has at most 1,048,576 bytes"
+    desk.config.write_text("x = " + "[" * 100_000 + "]" * 100_000)
+    assert message(desk.config) == "values are nested too deeply"
+    desk.config.write_bytes(b'x = 1\ny = "\xff"\n')
+    [problem] = examine(str(desk.config))[1]
+    assert (problem.line, problem.message) == (2, "this is not UTF-8, which TOML requires")
+
+
+def test_a_long_file_takes_linear_time(desk: Desk) -> None:
+    """A megabyte of settings; a quadratic reader would take hours."""
+    text = "".join(f'[stores.s{i}]\naddress = "/s{i}"\n' for i in range(25_000))
+    assert len(text) < 1 << 20
+    assert len(load(str(desk.write(text))).stores) == 25_000
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A directory that everybody can enter, as those of pytest are not."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o602])
+def test_a_file_that_others_can_write_is_refused(public: Path, mode: int) -> None:
+    path = public / "pogfast.toml"
+    path.write_text(GOOD)
+    path.chmod(0o644)
+    assert examine(str(path))[1] == []
+    path.chmod(mode)
+    assert message(path) == "other users can write this configuration"
+    public.chmod(0o700)
+    assert examine(str(path))[1] == [], "nobody else can come there"
+
+
+def test_an_included_file_that_others_can_write_is_refused(public: Path) -> None:
+    (public / "pogfast.toml").write_text('include = "b.toml"\n')
+    (public / "b.toml").write_text("")
+    (public / "b.toml").chmod(0o666)
+    assert message(public / "pogfast.toml") == "other users can write this configuration"
+
+
+def test_a_directory_that_others_can_write_is_refused(public: Path) -> None:
+    (public / "sub").mkdir()
+    (public / "sub" / "pogfast.toml").write_text(GOOD)
+    (public / "sub").chmod(0o777)
+    assert message(public / "sub" / "pogfast.toml") == "other users can replace this configuration"
+    (public / "sub").chmod(0o1777)
+    assert examine(str(public / "sub" / "pogfast.toml"))[1] == [], "as /tmp"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_user_is_refused(public: Path) -> None:
+    path = public / "pogfast.toml"
+    path.write_text(GOOD)
+    shutil.chown(path, 12345)
+    assert message(path) == "this configuration belongs to another user, who can change it"
