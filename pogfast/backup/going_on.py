@@ -20,6 +20,7 @@ from pogfast import manifest
 from pogfast._engine import Stat
 from pogfast.backup.cache_rows import KnownBlobs
 from pogfast.backup.options import Options
+from pogfast.backup.shards import Span
 from pogfast.backup.walk import archived_name
 from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, StoreError, WrongKey
 from pogfast.files.metadata import kept_time
@@ -81,22 +82,26 @@ class Earlier:
         self.files.pop(name, None)
         self.begun.pop(name, None)
 
-    def blobs_of(self, name: str, stat: Stat | os.stat_result) -> KnownBlobs | None:
-        """Returns the blobs of a file that is unchanged, or the first ones; None if nothing is known of it."""
+    def blobs_of(self, name: str, stat: Stat | os.stat_result, span: Span | None = None) -> KnownBlobs | None:
+        """Returns the blobs of a file that is unchanged, or the first ones; with `span` all of that part of it. None if
+        nothing is known of it."""
         text, begun = self.files.get(name), self.begun.get(name)
         if stat.st_ctime_ns > int(self.since.timestamp() * 10**9) - MARGIN_NS:
             return None
         with contextlib.suppress(CorruptManifest):
             if text is not None:
                 entry = manifest.parse_entry(text, name)
-                if entry.size == stat.st_size and (known := self._blobs(entry, stat, complete=True)):
+                size = span.length if span else stat.st_size
+                fits = entry.more.get("span") == ([span.offset, stat.st_size, stat.st_ino] if span else None)
+                if fits and entry.size == size and (known := self._blobs(entry, stat, size, complete=True)):
                     return known
             if begun is not None and begun.more.get(BEGINS) == stat.st_size:
-                return self._blobs(begun, stat, complete=False)
+                return self._blobs(begun, stat, stat.st_size, complete=False)
         return None
 
-    def _blobs(self, entry: Entry, stat: Stat | os.stat_result, *, complete: bool) -> KnownBlobs | None:
-        """Returns the blobs of an entry if it is of the file as it is now, and cut as files are now."""
+    def _blobs(self, entry: Entry, stat: Stat | os.stat_result, size: int, *, complete: bool) -> KnownBlobs | None:
+        """Returns the blobs of an entry if it is of the file as it is now, which has `size` bytes, and cut as files are
+        now."""
         stored = entry.stored
         times = entry.more.get("mtime_ns"), kept_time(stat.st_mtime_ns)
         if stored is None or times[0] != times[1] or entry.more.get("changed") or not entry.blobs:
@@ -105,10 +110,10 @@ class Earlier:
             return KnownBlobs(entry.blobs, stored, complete) if complete else None
         sizes, cuts = entry.sizes or [], self.options.cuts
         if cuts.by_content:
-            fits = not complete or sum(sizes) == stat.st_size
+            fits = not complete or sum(sizes) == size
             return KnownBlobs(entry.blobs, stored, complete, sizes) if fits and sizes else None
         chunk = cuts.maximum
-        expected = [min(chunk, stat.st_size - at) for at in range(0, stat.st_size, chunk)] or [0]
+        expected = [min(chunk, size - at) for at in range(0, size, chunk)] or [0]
         fits = sizes == (expected if complete else expected[: len(sizes)])
         return KnownBlobs(entry.blobs, stored, complete) if fits and sizes else None
 

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from pogfast._engine import FileRun, Known, Sealed
+from pogfast._engine import FilePart, FileRun, Known, Sealed
 from pogfast.backup import cache
 from pogfast.backup.cache_rows import KnownBlobs, StatData, is_racy
 from pogfast.backup.going_on import Earlier
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
 from pogfast.backup.report import Outcome, Report
+from pogfast.backup.shards import Span
 from pogfast.backup.walk import Node, file_in
 from pogfast.errors import StoreError
 from pogfast.files.metadata import kept_time
@@ -69,6 +70,7 @@ class PendingFile:
     sizes: list[int] = field(default_factory=list)
     plain_names: list[bytes] = field(default_factory=list)
     cache_path: str = ""  # what the cache knows it by; empty until that is asked
+    span: Span | None = None  # only this part of the file
 
     def add(self, sealed: Sealed) -> None:
         """Adds blobs that the engine has stored."""
@@ -86,6 +88,20 @@ class PendingFile:
     @property
     def is_stream(self) -> bool:
         return self.node.path == "-"
+
+    @property
+    def size(self) -> int:
+        """Returns the bytes of the file, or of the span, when it was found."""
+        return self.span.length if self.span else self.node.stat.st_size
+
+    @property
+    def is_first(self) -> bool:
+        """True but for further spans of a file: each file is counted once."""
+        return self.span is None or self.span.number == 0
+
+    def span_facts(self, inode: int) -> dict[str, Any]:
+        """Returns what the entry of a span says besides that of a file."""
+        return {"span": [self.span.offset, self.node.stat.st_size, inode]} if self.span else {}
 
 
 class _Row(NamedTuple):
@@ -170,6 +186,16 @@ class KnownFiles:
         if self.options.layout == "stream" or not full or sum(sizes[:full]) >= data.size:
             return path
         return Known(path, known.names[:full], known.stored[:full], sizes[:full], data[:4], known.plain_names[:full])
+
+    def look_up_span(self, file: PendingFile, span: Span) -> FilePart | None:
+        """Returns what the engine is to read of a span of a file; None, and sets `file.known`, if nothing, since an
+        interrupted run has stored it and the stores hold it. The cache knows only whole files."""
+        stat = file.node.stat
+        known = self.earlier.blobs_of(file.node.name, stat, span) if self.earlier and not self.options.force else None
+        if known is not None and self._held_by_all(known) == len(known.names):
+            file.known = known
+            return None
+        return FilePart(os.fsencode(file.node.path), span.offset, span.length, self._stat_data(file.node)[:4])
 
     def look_up_all(self, files: FileRun) -> None:
         """Has `files` note which are unchanged, and held by every store. `look_up` says more of the doubtful ones."""
@@ -261,7 +287,7 @@ class KnownFiles:
 
     def remember(self, file: PendingFile, sealed: Sealed) -> None:
         """Tells the cache of a file that was read."""
-        if self.cache is None or sealed.changed or (file.is_stream and not any(file.plain_names)):
+        if self.cache is None or sealed.changed or file.span or (file.is_stream and not any(file.plain_names)):
             return
         seen = OF_A_STREAM if file.is_stream else self._stat_as_read(file, sealed, sealed.size)
         self._tell_cache(self.cache, _Row(self._cache_path(file), file, seen, self._known(file, True)))

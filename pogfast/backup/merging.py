@@ -13,27 +13,29 @@ import heapq
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
+from itertools import groupby, islice, pairwise
 from typing import Any, Protocol
 
 from pogfast import manifest
 from pogfast._engine import BlobSet
 from pogfast.backup.report import Silent
-from pogfast.backup.shards import Part, check_set, job_in
+from pogfast.backup.shards import OF_FILE, Part, check_set, job_in
 from pogfast.errors import (
     CorruptManifest,
     DamageError,
     NoSuchArchive,
     PogfastError,
+    SourceError,
     StoreError,
     StoreLost,
     UsageError,
     WrongKey,
 )
 from pogfast.keys import Key
+from pogfast.manifest import Entry
 from pogfast.sizes import many
 from pogfast.stores import check_stores, open_stores
 from pogfast.stores.protocols import Target
@@ -126,6 +128,8 @@ class _Merge:
         self.merged = merged
         self.targets = Targets(targets, self.problem, report.warning)
         self.parts: list[_Read] = []
+        self.left_out: dict[str, str] = {}  # files by archived name, and why
+        self._told: set[str] = set()
 
     def problem(self, error: PogfastError) -> None:
         self.merged.problems.append(error)
@@ -164,7 +168,8 @@ class _Merge:
             data = target.get_manifest(part.name)
             opened = manifest.open_partial(data, self.key, part.name)
             trailer = _checked(opened.trailer or {}, part.name)
-            entries = manifest.Packed(manifest.entry_texts(opened.entries))
+            places = _Places(trailer)
+            entries = manifest.Packed(places.in_order(opened.entries))
         except (NoSuchArchive, DamageError) as error:
             error.hint = f"run shard {part.number} again, and then merge"
             raise
@@ -246,7 +251,8 @@ class _Merge:
         merged = self.merged
         merged.shards, merged.files, merged.others = len(self.parts), 0, 0
         merged.bytes_source = merged.bytes_stored = 0
-        for name, text in self._in_order():
+        self.left_out = {}
+        for name, text in self._whole_files():
             content = manifest.content_of(text, f"the entry {name}")
             writer.add_text(name, text, content.blobs, content.stored)
             merged.bytes_stored += distinct.add(content.blobs, content.stored)
@@ -257,10 +263,40 @@ class _Merge:
                 merged.others += 1
         return writer.seal(self._trailer(len(writer)))
 
-    def _in_order(self) -> Iterator[tuple[str, bytes]]:
-        inputs = self.parts[0].trailer["shard"].get("inputs", [])
-        place = _Places(map(str, inputs) if isinstance(inputs, list) else [])
-        return heapq.merge(*(each.entries for each in self.parts), key=lambda entry: place.of(entry[0]))
+    def _whole_files(self) -> Iterator[tuple[str, bytes]]:
+        """Yields the entries of all parts in the order of a walk. Of a large file that shards have shared, the spans
+        become one entry; if they do not fit together, the file is left out."""
+        places = _Places(self.parts[0].trailer)
+        entries = heapq.merge(*(each.entries for each in self.parts), key=lambda entry: places.of(entry[0]))
+        for file, found in groupby(entries, key=lambda entry: entry[0].partition(OF_FILE)[0]):
+            whole: tuple[str, bytes] | None = None
+            spans: list[Entry] = []
+            for name, text in found:
+                if OF_FILE in name:
+                    spans.append(manifest.parse_entry(text, f"the entry {name}"))
+                else:
+                    whole = name, text  # another shard has found it when it was small
+            joined = _joined(spans) if whole is None else None
+            if whole is not None:
+                yield whole
+            elif joined is not None:
+                yield (
+                    file,
+                    manifest.encoded(
+                        {"blobs": joined.blobs, "atime": joined.atime, "mtime": joined.mtime, **joined.more}
+                    ),
+                )
+            else:
+                self._leave_out(file)
+
+    def _leave_out(self, file: str) -> None:
+        """Reports a file of which shards have found different versions, once."""
+        reason = "shards have found different versions of it, or could not read it"
+        self.left_out[file] = reason
+        if file not in self._told:
+            self._told.add(file)
+            hint = "run the shards again, and merge before it changes"
+            self.problem(SourceError(f"{file}: left out, since {reason}", hint, path=file, reason=reason))
 
     def _trailer(self, entries: int) -> dict[str, Any]:
         """Returns the trailer: the first shard's, with what the others could not read."""
@@ -268,7 +304,7 @@ class _Merge:
         first = {word: value for word, value in trailers[0].items() if word not in ("run", "since", "shard")}
         times = {"time": min(_texts(trailers, "time")), "ended": max(_texts(trailers, "ended"))}
         words = {**first, **{word: value.isoformat() for word, value in times.items()}}
-        if unreadable := _sections(trailers, "unreadable"):
+        if unreadable := {**_sections(trailers, "unreadable"), **self.left_out}:
             words["unreadable"] = unreadable
         if changed := [name for trailer in trailers for name in trailer.get("changed", [])]:
             words["changed"] = changed
@@ -283,18 +319,52 @@ class _Merge:
 class _Places:
     """Where the walk comes to a name: inputs in their order, below each the names in a directory by their bytes."""
 
-    def __init__(self, inputs: Iterable[str]) -> None:
+    def __init__(self, trailer: dict[str, Any]) -> None:
+        inputs = trailer.get("shard", {}).get("inputs")
         self.first: dict[str, int] = {}
-        for number, name in enumerate(inputs):
+        for number, name in enumerate(map(str, inputs) if isinstance(inputs, list) else []):
             self.first.setdefault(name, number)
 
-    def of(self, name: str) -> tuple[int, list[bytes]]:
-        """Returns what to sort by."""
-        number, above = self.first.get("", len(self.first)), name
+    def in_order(self, entries: Mapping[str, Entry]) -> Iterator[tuple[str, bytes]]:
+        """Yields entries of an opened manifest by their places. They are so already, but for files that changed while
+        they were read, and directories that two inputs share."""
+        names: Iterable[str] = entries
+        if any(self.of(before) > self.of(name) for before, name in pairwise(entries)):
+            names = sorted(entries, key=self.of)
+        for name in names:
+            yield name, bytes(manifest.entry_text(entries, name) or b"")
+
+    def of(self, name: str) -> tuple[int, list[bytes], int]:
+        """Returns what to sort by: spans of a file come after each other."""
+        file, _, span = name.partition(OF_FILE)
+        number, above = self.first.get("", len(self.first)), file
         while above:
             number = min(number, self.first.get(above, number))
             above = above.rpartition("/")[0]
-        return number, os.fsencode(name).split(b"/")
+        return number, os.fsencode(file).split(b"/"), int(span) if span.isdecimal() else -1
+
+
+def _joined(spans: Sequence[Entry]) -> Entry | None:
+    """Returns the entry of a file from those of its spans, None if these are not all of one version of it."""
+    first, at = spans[0], 0
+    place = first.more.get("span")
+    if not isinstance(place, list) or len(place) != 3:
+        return None
+    more = {word: value for word, value in first.more.items() if word not in ("span", "size", "sizes", "stored")}
+    sizes: list[int] = []
+    stored: list[int] = []
+    for span in spans:
+        if span.more.get("span") != [at, *place[1:]] or span.more.get("mtime_ns") != more.get("mtime_ns"):
+            return None
+        sizes += span.sizes or []
+        stored += span.stored or []
+        at += span.size or 0
+    if at != place[1] or sum(sizes) != at:
+        return None
+    blobs = [name for span in spans for name in span.blobs]
+    if any(span.more.get("sparse") for span in spans):
+        more["sparse"] = True
+    return Entry(blobs, first.atime, first.mtime, {"size": at, **more, "sizes": sizes, "stored": stored})
 
 
 def _one_set(found: Collection[Part], set_name: str | None, label: str) -> list[Part]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from pogfast._engine import LEVELS
 from pogfast.backup.chunker import Chunker
-from pogfast.backup.shards import Shard
+from pogfast.backup.shards import Shard, span_size
 from pogfast.backup.walk import Selection
 from pogfast.errors import UsageError
 from pogfast.sizes import check_jobs
@@ -74,6 +74,13 @@ class Options:
     def cut(self) -> str:
         """Returns how files are cut, as text: blobs that were cut otherwise do not fit together."""
         return f"{self.layout} {self.cuts if self.cuts.by_content else self.cuts.maximum}"
+
+    @property
+    def span_size(self) -> int | None:
+        """Returns how many bytes of a large file a shard takes; None if a file is never shared."""
+        if self.shard is None or self.cuts.by_content or self.layout == "stream":
+            return None
+        return span_size(self.cuts.maximum)
 
     @property
     def chunk_memory(self) -> int:

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any
 
 from pogfast import manifest
-from pogfast._engine import FileRun, Known, Sealed, Sealer, Tallied, cores
+from pogfast._engine import FilePart, FileRun, Known, Sealed, Sealer, Tallied, cores
 from pogfast.backup import shards, walk
 from pogfast.backup.cache import Cache
 from pogfast.backup.cache_rows import KnownBlobs
@@ -27,7 +27,7 @@ from pogfast.backup.known import KnownFiles, PendingFile, PendingFiles, director
 from pogfast.backup.mounts import Mounts
 from pogfast.backup.options import Options
 from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
-from pogfast.backup.shards import SET_LENGTH, Part, job_of
+from pogfast.backup.shards import SET_LENGTH, Part, Span, job_of
 from pogfast.backup.walk import Node
 from pogfast.errors import CorruptManifest, NoSuchArchive, PogfastError, SourceError, StoreError, UsageError, WrongKey
 from pogfast.files import metadata
@@ -255,7 +255,7 @@ class Run:
         with in_background(count, "pogfast-count"):
             yield
 
-    def _sources(self) -> Iterator[bytes | Known | None]:
+    def _sources(self) -> Iterator[bytes | Known | FilePart | None]:
         """Yields what the engine is to read, in the order of the archive, and handles everything else. None asks the
         engine to wait."""
         for found in self._walk(self.tell, on_parent=self._add_parent):
@@ -264,7 +264,10 @@ class Run:
                 continue
             self.mounts.see(found.stat.st_dev, found.stat.st_ctime_ns)
             if found.kind == "file":
-                if self._is_own(found):
+                largest = self.options.span_size
+                if largest is not None and found.stat.st_size > largest and found.stat.st_nlink == 1:
+                    yield from self._spans_of(found)
+                elif self._is_own(found):
                     yield from self._source_of(found)
             elif self.shard is None or self.shard.takes_others:
                 self._add_special(found)
@@ -277,16 +280,44 @@ class Run:
             return self.shard.owns(node.name)
         return self.shard.owns(self.inodes.setdefault((node.stat.st_dev, node.stat.st_ino), node.name))
 
-    def _sources_in(self, files: FileRun) -> Iterator[bytes | Known | None]:
+    def _sources_in(self, files: FileRun) -> Iterator[bytes | Known | FilePart | None]:
         """Yields those of some files that the engine is to read."""
         self.mounts.see(files.device, files.newest_ns)
         together = self.contents.writer.takes_encoded(files.above) and not self.options.dry_run
         if together:
             self.known.look_up_all(files)
-        for begin, end in [(0, len(files))] if self.shard is None else self.shard.stretches(files):
-            yield from self._sources_between(files, begin, end, together)
+        shared = self._shared_in(files)
+        for begin, end in [(0, len(files))] if self.shard is None else self.shard.stretches(files, shared):
+            if begin in shared:
+                yield from self._spans_of(walk.file_in(files, begin))
+            else:
+                yield from self._sources_between(files, begin, end, together)
 
-    def _sources_between(self, files: FileRun, at: int, stop: int, together: bool) -> Iterator[bytes | Known | None]:
+    def _shared_in(self, files: FileRun) -> set[int]:
+        """Returns those of some files that are so large that shards share them."""
+        largest = self.options.span_size
+        if largest is None or sum(files.outcomes(0, len(files))[1::2]) <= largest:
+            return set()
+        return {number for number in range(len(files)) if files.node(number)[2].st_size > largest}
+
+    def _spans_of(self, node: Node) -> Iterator[FilePart | None]:
+        """Yields the spans of a large file that belong to this shard and that the engine is to read."""
+        assert self.shard is not None
+        assert self.options.span_size is not None
+        for span in self.shard.spans(node.name, node.stat.st_size, self.options.span_size):
+            yield from self._room()
+            named = node._replace(name=shards.span_name(node.name, span.number))
+            pending = PendingFile(named, self._facts_of(node), read_at=time.time_ns(), span=span)
+            self._wait(pending)
+            source = self.known.look_up_span(pending, span)
+            if source is None or self.options.dry_run:
+                self._finish_known()
+            else:
+                yield source
+
+    def _sources_between(
+        self, files: FileRun, at: int, stop: int, together: bool
+    ) -> Iterator[bytes | Known | FilePart | None]:
         """Yields those of the files from `at` to `stop` that the engine is to read; `together`: many at a time."""
         while at < stop:
             end = min(files.ordinary_until(at), stop) if together else at
@@ -308,7 +339,7 @@ class Run:
         while self.waiting >= MAX_PENDING:
             yield None
 
-    def _source_of(self, node: Node) -> Iterator[bytes | Known | None]:
+    def _source_of(self, node: Node) -> Iterator[bytes | Known | FilePart | None]:
         """Yields a file if the engine is to read it."""
         yield from self._room()
         pending = PendingFile(node, self._facts_of(node), read_at=time.time_ns())
@@ -380,7 +411,7 @@ class Run:
             self.summary.others += 1
         self.report.entry(node.name, node.path, outcome, 0)
 
-    def _sources_again(self, changed: Sequence[PendingFile]) -> Iterator[bytes | Known]:
+    def _sources_again(self, changed: Sequence[PendingFile]) -> Iterator[bytes | Known | FilePart]:
         """Yields files that changed while they were read, to be read once more."""
         for old in changed:
             if old.first is None:
@@ -390,6 +421,9 @@ class Run:
                     self.problem(_unreadable(old.node.path, error.strerror or "it has vanished"))
                     continue
                 node = old.node._replace(stat=stat)
+                if old.span is not None:
+                    yield from self._span_again(old.span, node)
+                    continue
                 facts = metadata.facts_of(node.path, stat)  # parts that cannot be read were reported the first time
                 self._wait(PendingFile(node, facts, read_at=time.time_ns()))
                 path = os.fsencode(node.path)
@@ -398,6 +432,19 @@ class Run:
             else:
                 self._wait(PendingFile(old.node, old.facts, first=old.first))
                 self._finish_known()
+
+    def _span_again(self, span: Span, node: Node) -> Iterator[FilePart]:
+        """Yields a span of a file that has changed, as far as the file still has it."""
+        length = min(self.options.span_size or 0, node.stat.st_size - span.offset)
+        if length > 0:
+            span = span._replace(length=length)
+            pending = PendingFile(node, metadata.facts_of(node.path, node.stat), read_at=time.time_ns(), span=span)
+            self._wait(pending)
+            source = self.known.look_up_span(pending, span)
+            if source is None:
+                self._finish_known()
+            else:
+                yield source
 
     # ---- a stream ----
 
@@ -428,7 +475,7 @@ class Run:
 
     # ---- through the engine ----
 
-    def _run_engine(self, sources: Iterator[bytes | int | Known | None], *, last: bool = False) -> None:
+    def _run_engine(self, sources: Iterator[bytes | int | Known | FilePart | None], *, last: bool = False) -> None:
         """Archives `sources`. Files that change while they are read go to `again`, unless this is the `last` pass."""
         slabs = self.options.slabs(self.jobs)
         self.report.detail(
@@ -481,6 +528,8 @@ class Run:
         self._end_wait()
         if sealed.error:
             self.problem(_unreadable(pending.node.path, why_not_read(sealed.error)))
+        elif sealed.changed and last and pending.span:
+            self.problem(_unreadable(pending.node.path, "it changes while shards read it"))
         elif sealed.changed and not last:
             self.again.append(pending)
         else:
@@ -495,7 +544,7 @@ class Run:
             facts["mtime_ns"], facts["atime_ns"] = sealed.mtime_ns, sealed.atime_ns
             if sealed.sparse:  # the holes of a stream are read
                 self.unread += max(0, sealed.size - node.stat.st_blocks * 512)
-        more = {"size": sealed.size, **facts}
+        more = {"size": sealed.size, **facts, **pending.span_facts(sealed.inode)}
         if sealed.sparse:
             more["sparse"] = True
         if sealed.changed:
@@ -507,7 +556,7 @@ class Run:
         if self.options.layout == "frames" and len(pending.blobs) > 1:
             more["sizes"] = pending.sizes
         self.contents.add(node, pending.blobs, pending.stored, more)
-        self.summary.files_new += 1
+        self.summary.files_new += pending.is_first
         self.summary.bytes_source += sealed.size
         self.report.entry(node.name, node.path, "new", sealed.size)
         self.known.remember(pending, sealed)
@@ -525,10 +574,10 @@ class Run:
             elif pending.first is not None:
                 self._finish_hardlink(pending, pending.first)
             elif self.options.dry_run:
-                self.summary.files_new += 1
-                self.summary.bytes_source += pending.node.stat.st_size
-                self.summary.blobs_new += -(-pending.node.stat.st_size // self.cuts.minimum) or 1
-                self.report.entry(pending.node.name, pending.node.path, "new", pending.node.stat.st_size)
+                self.summary.files_new += pending.is_first
+                self.summary.bytes_source += pending.size
+                self.summary.blobs_new += -(-pending.size // self.cuts.minimum) or 1
+                self.report.entry(pending.node.name, pending.node.path, "new", pending.size)
             else:
                 return
             self._end_wait()
@@ -536,16 +585,15 @@ class Run:
     def _finish_unchanged(self, pending: PendingFile, known: KnownBlobs) -> None:
         if self.summary.files_unchanged % MAX_PENDING == 0:
             self._put_partial()
-        node = pending.node
-        size = node.stat.st_size
-        more = {"size": size, **pending.facts}
-        if node.stat.st_blocks * 512 < size:
+        node, size = pending.node, pending.size
+        more = {"size": size, **pending.facts, **pending.span_facts(node.stat.st_ino)}
+        if node.stat.st_blocks * 512 < node.stat.st_size:
             more["sparse"] = True
         if self.options.layout == "frames" and len(known.names) > 1:
             chunk = self.cuts.maximum
             more["sizes"] = list(known.sizes) or [min(chunk, size - at) for at in range(0, size, chunk)]
         self.contents.add(node, known.names, known.stored, more)
-        self.summary.files_unchanged += 1
+        self.summary.files_unchanged += pending.is_first
         self.summary.bytes_source += size
         self.unread += size
         self.report.entry(node.name, node.path, "unchanged", size)
@@ -595,7 +643,7 @@ class Run:
 
     def _note_progress(self, pending: PendingFile | None, sealed: Sealed | None) -> None:
         """Notes which file is partly stored, if one is. Saves the cache now and then, in case the run is killed."""
-        self.partial_file = None if pending is None or sealed is None else (pending, sealed)
+        self.partial_file = None if pending is None or sealed is None or pending.span else (pending, sealed)
         every = SAVE_EVERY + (len(pending.blobs) * SAVE_BLOB if pending else 0)
         if time.monotonic() - self.saved_at >= every:
             first = self.pending[0] if self.pending else None

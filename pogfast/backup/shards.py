@@ -1,8 +1,9 @@
 """Shards: `create --shard 3/16` archives one of 16 parts of a tree, on any machine, and knows nothing of the others.
 
 Each shard walks the whole tree and takes what is its own: files by a digest of their archived names, so that what
-belongs to a shard depends on nothing else; the first one also takes everything that has no content. What it has stored
-is its part: a partial manifest under a fixed name, which says when it is complete. merging.py makes the archive.
+belongs to a shard depends on nothing else; the first one also takes everything that has no content. Large files are
+shared, in spans. What a shard has stored is its part: a partial manifest under a fixed name, which says when it is
+complete. merging.py makes the archive.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from pogfast.keys import Key
 from pogfast.stores import MANIFEST, PARTIAL
 
 MAX_SHARDS = 10_000
+SPAN_SIZE = 256_000_000  # bytes of a file, about, that one shard takes
+OF_FILE = "//"  # between the name of a file and the number of a span: no archived name has this
 SET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 SET_LENGTH = 16  # of the usual name: digits of the digest
 PREFIX = "shards-"
@@ -47,26 +50,55 @@ class Shard(NamedTuple):
         return shard
 
     def owns(self, name: str) -> bool:
-        """Returns True if a file of this archived name belongs to the shard."""
-        digest = hashlib.blake2b(os.fsencode(name), digest_size=8).digest()
+        """Returns True if a file of this archived name belongs to the shard; or a span, as of `span_name`."""
+        digest = hashlib.blake2b(os.fsencode(name.removesuffix(f"{OF_FILE}0")), digest_size=8).digest()
         return int.from_bytes(digest, "little") % self.of == self.number - 1
 
-    def stretches(self, files: FileRun) -> Iterator[tuple[int, int]]:
-        """Yields (begin, end) of files that follow each other and belong to the shard."""
+    def stretches(self, files: FileRun, shared: Collection[int] = ()) -> Iterator[tuple[int, int]]:
+        """Yields (begin, end) of files that follow each other and belong to the shard, and each of the `shared` ones,
+        in their order."""
         begin = -1
         for number in range(len(files)):
-            if self.owns(files.above + os.fsdecode(files.leaf(number))):
+            if number not in shared and self.owns(files.above + os.fsdecode(files.leaf(number))):
                 begin = number if begin < 0 else begin
-            elif begin >= 0:
+                continue
+            if begin >= 0:
                 yield begin, number
                 begin = -1
+            if number in shared:
+                yield number, number + 1
         if begin >= 0:
             yield begin, len(files)
+
+    def spans(self, name: str, size: int, span: int) -> Iterator[Span]:
+        """Yields the spans of a file that belong to the shard; `span` is the size of each but the last. The first span
+        belongs to the shard that a file of this name belongs to, so that none is forgotten that grows meanwhile."""
+        for number, offset in enumerate(range(0, size, span)):
+            if self.owns(span_name(name, number)):
+                yield Span(number, offset, min(span, size - offset))
 
     @property
     def takes_others(self) -> bool:
         """True for the shard that takes directories, links and FIFOs."""
         return self.number == 1
+
+
+class Span(NamedTuple):
+    """A part of a large file, in bytes."""
+
+    number: int
+    offset: int
+    length: int
+
+
+def span_name(name: str, number: int) -> str:
+    """Returns what the entry of a span is called."""
+    return f"{name}{OF_FILE}{number}"
+
+
+def span_size(chunk_size: int) -> int:
+    """Returns the bytes of a span, for chunks of this size."""
+    return max(SPAN_SIZE // chunk_size, 1) * chunk_size
 
 
 class Part(NamedTuple):

@@ -22,13 +22,12 @@ DECODER = msgspec.msgpack.Decoder(list[tuple[bytes, bytes]])
 
 
 class Content(msgspec.Struct):
-    """What an entry says of its blobs, and whether it is a further name or a part of a file."""
+    """What an entry says of its blobs, and whether it is a further name."""
 
     blobs: list[str]
     stored: list[int]
     size: int
     hardlink: Any = None
-    span: Any = None
 
 
 CONTENT = msgspec.json.Decoder(Content)
@@ -60,7 +59,6 @@ def content_of(text: bytes, origin: str) -> Content:
     except (ValueError, RecursionError):
         entry = parse_entry(text, origin)
         found = Content(entry.blobs, entry.stored or [], entry.size or 0, entry.more.get("hardlink"))
-        found.span = entry.more.get("span")
     if isinstance(found.hardlink, str):
         found.hardlink = local(found.hardlink)
     fits = len(found.stored) == len(found.blobs) and is_length(found.size) and all(map(is_length, found.stored))

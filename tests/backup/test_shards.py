@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from kit.files import flip, restored
 from kit.paths import DOCS
 from kit.servers import Server
 from pogfast import backup, errors, keys, manifest
-from pogfast.backup import going_on
+from pogfast.backup import going_on, known, shards
 from pogfast.backup.shards import Part, Shard
 from pogfast.stores.names import CONDEMNED
 
@@ -147,7 +148,10 @@ def test_the_shards_share_the_work(work: Path) -> None:
 
 
 def test_which_shard_a_file_belongs_to_never_changes() -> None:
-    """Shards of other releases may run at the same time."""
+    """Shards of other releases may run at the same time. FORMAT.md has the rule."""
+    digest = hashlib.blake2b(b"tree/a7", digest_size=8).digest()
+    assert Shard(int.from_bytes(digest, "little") % 16 + 1, 16).owns("tree/a7")
+    assert [shards.span_size(size) for size in (50_000_000, 300_000_000, 7)] == [250_000_000, 300_000_000, 255_999_996]
     owners = [next(n for n in range(1, 17) if Shard(n, 16).owns(name)) for name in ("a", "tree/a7", "tree/\udcff")]
     assert owners == [1, 10, 8]
 
@@ -185,6 +189,146 @@ def test_a_keyfile(work: Path) -> None:
         backup.create(["tree"], "store", key, options=options)
     merged = pogfast.merge("store", key)
     assert pogfast.check(f"store/{merged.manifest}", key, read_data=True).exit_code == 0
+
+
+# ---- large files -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_spans(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Returns options with which files of more than 30 kB are shared."""
+    monkeypatch.setattr(shards, "SPAN_SIZE", 30_000)
+    return {"chunk_size": 10_000}
+
+
+LARGE = "tree/a/deep/er/large"  # 100,000 bytes: spans of 3, 3, 3 and 1 chunks
+
+
+@pytest.mark.parametrize("of", [1, 4, 100])
+def test_large_files_are_shared(work: Path, small_spans: dict[str, Any], of: int) -> None:
+    (work / "tree" / "exact").write_bytes(os.urandom(60_000))
+    (work / "tree" / "all of one").write_bytes(os.urandom(30_000))
+    os.link(work / "tree" / "exact", work / "tree" / "exact too")
+    (work / "tree" / "a0.b").write_bytes(os.urandom(60_001))
+    run_shards(of=of, **small_spans)
+    if of == 100:
+        having = [path for path in parts() if any(name.startswith(f"{LARGE}//") for name in entries_of(path))]
+        assert len(having) == 4
+    merged = pogfast.merge("store", public())
+    created = backup.create(["tree"], "store", public(), options=backup.Options(cache_directory="", **small_spans))
+    assert created.blobs_new == 0
+    expect_same(merged.manifest, created.manifest)
+    counted = (merged.files, merged.others, merged.bytes_source, merged.bytes_stored)
+    assert counted == (created.files_new, created.others, created.bytes_source, created.bytes_stored)
+    assert pogfast.check("store", private(), read_data=True).exit_code == 0
+
+
+def entries_of(part: Path) -> dict[str, manifest.Entry]:
+    return dict(manifest.open_partial(part.read_bytes(), public(), part.name).entries)
+
+
+def test_a_large_file_that_changes_between_shards_is_left_out(
+    work: Path, small_spans: dict[str, Any], pogfast: Runner
+) -> None:
+    number = next(n for n in range(1, OF + 1) if any(Shard(n, OF).owns(f"{LARGE}//{span}") for span in range(4)))
+    run_shards(only=(number,), **small_spans)
+    with open(LARGE, "r+b") as file:
+        file.write(b"changed")
+    run_shards(only=tuple({*range(1, OF + 1)} - {number}), **small_spans)
+    before = {path: path.read_bytes() for path in parts()}
+    ran = pogfast("merge", "store", *WRITE, cwd=work)
+    assert ran.code == 3
+    assert f"{LARGE}: left out, since shards have found different versions of it" in ran.err
+    entries, trailer = contents_of(ran.lines[0])
+    assert LARGE not in dict(entries)
+    assert list(trailer["unreadable"]) == [LARGE]
+    for path, data in before.items():
+        path.write_bytes(data)
+    run_shards(only=(number,), **small_spans)
+    ran = pogfast("merge", "store", *WRITE, cwd=work)
+    assert ran.code == 0, ran.err
+    assert dict(contents_of(ran.lines[0])[0])[LARGE]
+
+
+def test_a_file_that_grows_between_shards_is_not_forgotten(
+    work: Path, small_spans: dict[str, Any], pogfast: Runner
+) -> None:
+    """Only some shards find it large: its archive has it as it was, or says that it is missing."""
+    path = Path("tree/grows")
+    for first in range(1, OF + 1):
+        for grows in (True, False):
+            sizes = (20_000, 90_000) if grows else (90_000, 20_000)
+            path.write_bytes(os.urandom(sizes[0]))
+            run_shards(only=(first,), **small_spans)
+            path.write_bytes(os.urandom(sizes[1]))
+            run_shards(only=tuple({*range(1, OF + 1)} - {first}), **small_spans)
+            ran = pogfast("merge", "store", *WRITE, cwd=work)
+            entries, trailer = contents_of(ran.lines[0])
+            if "tree/grows" in dict(entries):
+                assert (ran.code, "unreadable" in trailer) == (0, False)
+                assert dict(entries)["tree/grows"][2]["size"] in sizes
+            else:
+                assert ran.code == 3
+                assert list(trailer["unreadable"]) == ["tree/grows"]
+            assert pogfast("check", f"store/{ran.lines[0]}", "--read-data", *READ, cwd=work).code == 0
+
+
+def test_a_large_file_that_changes_while_it_is_read(
+    work: Path, small_spans: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once: what is read again is what the file is then."""
+    look_up, changed = known.KnownFiles.look_up_span, []
+
+    def change(self: known.KnownFiles, *more: Any) -> Any:
+        source = look_up(self, *more)
+        if not changed:
+            changed.append(Path(LARGE).write_bytes(os.urandom(95_000)))
+        return source
+
+    monkeypatch.setattr(known.KnownFiles, "look_up_span", change)
+    run_shards(**small_spans)
+    merged = pogfast.merge("store", public())
+    assert not merged.problems
+    created = backup.create(["tree"], "store", public(), options=backup.Options(cache_directory="", **small_spans))
+    one, other = contents_of(merged.manifest)[0], contents_of(created.manifest)[0]
+    assert dict(one) == dict(other)
+
+
+def test_spans_are_not_read_again(work: Path, small_spans: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(going_on, "MARGIN_NS", 0)
+    run_shards(of=2, **small_spans)
+    for number in (1, 2):
+        options = backup.Options(shard=Shard(number, 2), cache_directory="", **small_spans)
+        assert backup.create(["tree"], "store", public(), options=options).bytes_read == 0
+    merged = pogfast.merge("store", public())
+    created = backup.create(["tree"], "store", public(), options=backup.Options(cache_directory="", **small_spans))
+    expect_same(merged.manifest, created.manifest)
+
+
+def test_the_cache_is_told_of_no_span(work: Path, small_spans: dict[str, Any]) -> None:
+    """It would take a part of a file for the file."""
+    for _ in range(2):
+        run_shards(of=3, cache_directory="cache", **small_spans)
+    options = backup.Options(cache_directory="cache", **small_spans)
+    created = backup.create(["tree"], "store", public(), options=options)
+    assert pogfast.restore(f"store/{created.manifest}", private(), into="out").exit_code == 0
+    assert Path("out", LARGE).read_bytes() == Path(LARGE).read_bytes()
+
+
+@pytest.mark.parametrize("span", [1, [0], [0, 1, 2, 3], ["a", None, {}], None])
+def test_a_forged_span(work: Path, small_spans: dict[str, Any], span: Any) -> None:
+    run_shards(of=1, **small_spans)
+    [path] = parts()
+    opened = manifest.open_partial(path.read_bytes(), public(), path.name)
+    writer = manifest.Writer(public())
+    for name, entry in opened.entries.items():
+        if name.startswith(LARGE):
+            entry.more["span"] = span
+        writer.add(name, entry)
+    path.write_bytes(writer.snapshot({}, opened.trailer or {}))
+    merged = pogfast.merge("store", public())
+    assert len(merged.problems) == 1
+    assert LARGE not in dict(contents_of(merged.manifest)[0])
 
 
 # ---- incomplete sets -------------------------------------------------------------------------------------------------
