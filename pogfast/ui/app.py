@@ -20,7 +20,21 @@ from starlette.staticfiles import StaticFiles
 from pogfast.errors import PogfastError, UsageError
 from pogfast.ui.forms import Form
 from pogfast.ui.guard import MAX_BODY, Guard
-from pogfast.ui.pages import archives, browse, create, download, enter, home, jobs, keys, picker, restore, upkeep
+from pogfast.ui.pages import (
+    archives,
+    browse,
+    create,
+    download,
+    enter,
+    home,
+    jobs,
+    keypairs,
+    keys,
+    picker,
+    restore,
+    tune,
+    upkeep,
+)
 from pogfast.ui.site import HERE, Site
 
 Page = Callable[[Request], Response]
@@ -62,6 +76,14 @@ ROUTES = [
     post("/create/preview", create.preview),
     get("/pick", picker.pick),
     get("/pick/add", picker.added),
+    get("/tune", tune.page),
+    post("/tune", tune.start),
+    get("/jobs/{number:int}/plot.svg", tune.plot),
+    post("/jobs/{number:int}/save", tune.save),
+    get("/keys", keypairs.page),
+    post("/keys/make", keypairs.make),
+    post("/keys/show", keypairs.show),
+    post("/keys/sheet", keypairs.sheet),
     post("/keys/forget", keys.forget_all),
     get(STORE, archives.archives),
     get(f"{STORE}/card", home.card),

@@ -88,6 +88,9 @@ class Job:
     summary: list[tuple[str, str]] = field(default_factory=list)  # (label, text), when it has ended
     link: tuple[str, str] | None = None  # (address, text) of where to go on
     counters: Callable[[], Counters] = Counters
+    table: tuple[list[str], list[list[str]]] | None = None  # heads and rows of results
+    pictures: dict[str, bytes] = field(default_factory=dict)
+    settings: dict[str, str | int] = field(default_factory=dict)  # that were found, for a profile
     lists: dict[str, Lines] = field(default_factory=dict)  # title -> lines
     thread: threading.Thread | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -30,7 +30,7 @@ from pogfast.ui.stores import KnownStore, Shelf, Trees
 from pogfast.ui.verdicts import SHAPES
 from pogfast.ui.words import name_of
 
-MENU = [("/", "Home"), ("/create", "Create"), ("/jobs", "Jobs")]
+MENU = [("/", "Home"), ("/create", "Create"), ("/jobs", "Jobs"), ("/tune", "Tune"), ("/keys", "Keys")]
 HERE = os.path.dirname(__file__)
 LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")  # a path of this server: printable, and no backslash
 STATUS: dict[type[PogfastError], int] = {NoSuchArchive: 404, NoSuchEntry: 404, UsageError: 400}

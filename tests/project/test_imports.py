@@ -123,6 +123,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "sizes",
             "stores",
             "system",
+            "tuning",
             "upkeep",
         },
         "pages in a browser, beside the command line: each calls the function that a verb calls",

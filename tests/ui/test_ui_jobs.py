@@ -311,3 +311,73 @@ def test_ten_tabs_see_a_job_and_ctrl_c_says_what_is_kept(running: Served, client
 def test_a_job_that_is_not_there(client: Any) -> None:
     assert client.get("/jobs/99").status_code == 404
     assert client.post("/jobs/99/cancel").status_code == 404
+
+
+# ---- tune and keys ---------------------------------------------------------------------------------------------------
+
+
+def test_tune_measures_shows_a_table_and_a_plot_and_keeps_the_best(client: Any, place: Work) -> None:
+    (place.path / "home" / "data").write_bytes(os.urandom(1_500_000))
+    wanted = {"path": str(place.path / "home"), "sample": "2MB", "store": "second", "aim": "speed", "levels": "3"}
+    wanted["chunkers"] = "1MB"
+    answer = client.post("/tune", data=wanted)
+    text = ended(client, answer)
+    assert ">Done in" in text
+    assert "(best)" in text
+    assert "--sample=2MB --aim=speed --levels=3 --chunker=1MB" in command(text)
+    plot = client.get(f"{answer.headers['HX-Redirect']}/plot.svg")
+    assert (plot.headers["content-type"], plot.text[:5]) == ("image/svg+xml", "<?xml")
+    assert "sandbox" in plot.headers["content-security-policy"]
+    where = f"{answer.headers['HX-Redirect']}/save"
+    assert client.post(where, data={"name": "../evil"}).status_code == 400
+    assert "--profile measured" in client.post(where, data={"name": "measured"}).text
+    assert "level = " in (place.path / "config" / "measured.toml").read_text()
+
+
+def test_a_key_pair_is_made_and_described(client: Any, place: Work) -> None:
+    wanted = {"name": "new", "into": token(str(place.path))}
+    text = client.post("/keys/make", data=wanted).text
+    found = facade.show_key(place.path / "new.decrypt")
+    assert found.fingerprints["decryption-keyfile"] in text
+    assert client.post("/keys/make", data=wanted).status_code == 500, "existing files are not changed"
+    assert facade.show_key(place.path / "new.decrypt") == found
+    assert client.post("/keys/make", data={"name": "x/y", "into": token(str(place.path))}).status_code == 400
+    assert client.post("/keys/make", data={"name": "x", "into": "/etc"}).status_code == 400
+    text = client.post("/keys/show", data={"file": str(place.path / "new.encrypt")}).text
+    assert "the public key of a pair" in text
+    assert client.post("/keys/show", data={"file": "/etc/hostname"}).status_code == 400
+    assert found.fingerprints["decryption-keyfile"] in typed(command(text), place.path).stdout.decode()
+
+
+def test_the_recovery_sheet_has_the_private_key_only_if_asked_for(client: Any, place: Work) -> None:
+    """What is printed makes the file again, and the commands restore."""
+    digits = place.key.read_bytes().hex().upper()
+    text = client.post("/keys/sheet", data={"file": str(place.key)}).text
+    assert digits[:8] not in text
+    text = client.post("/keys/sheet", data={"file": str(place.key), "private": "1"}).text
+    [shown] = re.findall(r'class="code">([0-9A-F ]{64,})<', text)
+    assert shown.replace(" ", "") == digits
+    [line] = re.findall(r"printf %s DIGITS \| (.*?) &gt;", text)
+    made = typed(f"printf %s {shown.replace(' ', '')} | {line}", place.path).stdout
+    assert made == place.key.read_bytes()
+    restore = next(line for line in re.findall(r'class="code">(pogfast restore .*?)<', text) if "/backup/" in line)
+    typed(f"cd {place.path} && {restore.replace('FILE', str(place.key))}", place.path)
+    assert (place.path / "restored/home/notes/hello").read_bytes() == b"hello\n" * 3
+
+
+def test_no_page_or_log_has_a_secret(place: Work) -> None:
+    """A password that was given is in no page, not in what the server prints, and in no file."""
+    secret = "correct horse battery staple"
+    facade.create("home", place.path / "locked", facade.open_key(password=secret), directory=place.path)
+    options = ["locked", "--no-browser", "--root", place.path]
+    with served(*options, cwd=place.path) as server, server.client() as client:
+        assert client.post("/stores/locked/key", data={"kind": "password", "password": secret}).status_code == 200
+        for page in ("/", "/stores/locked", "/keys", "/jobs", "/stores/locked/retention"):
+            assert secret not in client.get(page).text
+        assert client.post("/keys/forget").status_code == 200
+        assert client.get("/stores/locked/retention").status_code == 423
+        _, out, err = server.end()
+    assert secret not in out + err
+    for above, _, names in os.walk(place.path):
+        for name in names:
+            assert secret.encode() not in Path(above, name).read_bytes(), name
