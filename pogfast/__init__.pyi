@@ -12,6 +12,7 @@ from pogfast.facade import doctor as doctor
 from pogfast.facade import find as find
 from pogfast.facade import info as info
 from pogfast.facade import keygen as keygen
+from pogfast.facade import last_reads as last_reads
 from pogfast.facade import list_archives as list_archives
 from pogfast.facade import lock as lock
 from pogfast.facade import ls as ls
@@ -61,6 +62,7 @@ __all__ = [
     "find",
     "info",
     "keygen",
+    "last_reads",
     "list_archives",
     "lock",
     "ls",

@@ -67,6 +67,12 @@ class TargetError(PogfastError):
     exit_code = 3
 
 
+class Unproven(PogfastError):
+    """Part of a store's data was not read for longer than is allowed."""
+
+    exit_code = 3
+
+
 class UnsafePath(PogfastError):
     """An entry's path would lead outside the target directory, or through a symbolic link."""
 

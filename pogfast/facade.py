@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pogfast.stores.settings import Lock
     from pogfast.upkeep import checking, copying, locking, packing, pruning, removing
     from pogfast.upkeep.checking import Subset
+    from pogfast.upkeep.reads import ReadShare
     from pogfast.upkeep.retention import Policy, Span
 
 StrPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
@@ -620,6 +621,9 @@ def check(
     *,
     read_data: bool | Subset | None = None,
     read_data_subset: str | None = None,
+    max_age: Seconds | None = None,
+    restore_test: int | None = None,
+    seed: int | None = None,
     repair: bool = False,
     host: str | None = None,
     tags: Words = (),
@@ -630,8 +634,10 @@ def check(
     """Checks archives, and the archives of stores that `host`, `tags` and `path` select.
 
     `read_data` reads all blobs, `read_data_subset` a part of them ("10%", "1/30", "50G"). Without a key, the packs of
-    stores are checked, and read whole. `repair` makes index objects and tables of packs anew. Damage is in the summary.
-    Raises UsageError, NoSuchArchive, StoreError, and WrongKey if no archive opens.
+    stores are checked, and read whole. With `max_age` it is a problem if something was not read for longer, which
+    `last_reads` tells. `restore_test` restores so many files to nowhere, with the `seed` of an earlier summary's
+    `rehearsal` the same ones. `repair` makes index objects and tables of packs anew. Damage is in the summary. Raises
+    UsageError, NoSuchArchive, StoreError, and WrongKey if no archive opens.
     """
     from pogfast.upkeep import checking
 
@@ -644,6 +650,9 @@ def check(
         _paths(archives),
         key,
         read_data=wanted,
+        max_age=None if max_age is None else _seconds("max_age", max_age, bare=False),
+        restore_test=restore_test,
+        seed=seed,
         repair=repair,
         host=host,
         tags=_tags(tags),
@@ -651,6 +660,21 @@ def check(
         jobs=jobs,
         report=report,
     )
+
+
+def last_reads(store: StrPath, key: Key | None) -> list[ReadShare]:
+    """Returns how much of a store was last read completely, and was good, when: pairs (share, read), the newest first.
+
+    Shares add up to 1; `read` is None for what was never read. Without a key, it is of packs, as anybody may have
+    written it down. Raises NoSuchArchive, StoreError, and WrongKey for a public key.
+    """
+    from pogfast.archives.refusals import require_decryption
+    from pogfast.upkeep.reads import Reads
+
+    if key is not None:
+        require_decryption(key, "read data")
+    with contextlib.closing(open_store(store)) as opened:
+        return Reads(opened, key).summary()
 
 
 def check_against(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pogfast.cli.command import PATH, apply, verb
+from pogfast.cli.command import PATH, Duration, Whole, apply, verb
 from pogfast.cli.options import (
     displayed,
     jobs_option,
@@ -52,21 +52,44 @@ filter_options = apply(
     "check",
     exit_codes={
         1: "--against: there are differences",
-        3: "some archives need another key",
+        3: "some archives need another key; --max-age: not all was read",
         4: "damage found",
         10: "no such store or archive, or an empty store",
         12: "no archive opens with this key",
     },
     examples=(
         "pogfast check /mnt/backup",
-        "pogfast check /mnt/backup --read-data-subset 10%",
+        "pogfast check /mnt/backup --read-data-subset 5% --max-age 90d",
+        "pogfast check s3://bucket/laptop --restore-test 20",
         "pogfast check s3://bucket/laptop --repair",
         "pogfast check /mnt/backup/latest --against /",
     ),
 )
 @click.argument("archives", nargs=-1, metavar="ARCHIVE|STORE...", type=PATH)
 @click.option("--read-data", is_flag=True, help="Read and verify all blobs.")
-@click.option("--read-data-subset", metavar="PART", help="Read and verify a part of the blobs: 10%, 1/30 or 50G.")
+@click.option(
+    "--read-data-subset",
+    metavar="PART",
+    help="Read and verify a part of the blobs: 10% or 50G, those first that were not read for the longest time; 1/30.",
+)
+@click.option(
+    "--max-age",
+    metavar="TIME",
+    type=Duration(bare=False),
+    help="Fail (3) if part of the data was not read by a check for TIME, such as 90d.",
+)
+@click.option(
+    "--restore-test",
+    metavar="N",
+    type=Whole(1, 10**6),
+    help="Restore N files to nowhere, chosen at random, by all steps but writing.",
+)
+@click.option(
+    "--seed",
+    metavar="N",
+    type=Whole(0, 2**32 - 1),
+    help="Test the same files as the --restore-test that printed N.",
+)
 @click.option(
     "--repair",
     is_flag=True,
@@ -93,12 +116,17 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     if sum((whole, part is not None, against is not None)) > 1:
         raise UsageError("--read-data, --read-data-subset and --against cannot be combined")
     if against is not None:
+        for option in ("max_age", "restore_test", "seed"):
+            if options.pop(option) is not None:
+                raise UsageError(f"--against and --{option.replace('_', '-')} cannot be combined")
         if len(archives) > 1:
             raise UsageError("--against compares one archive")
         if options.pop("repair"):
             raise UsageError("--against and --repair cannot be combined")
         _compare(output, archives[0], against, options)
         return
+    if options["seed"] is not None and options["restore_test"] is None:
+        raise UsageError("--seed is for --restore-test")
     from pogfast.stores import names_archive
     from pogfast.upkeep.checking import EVERYTHING, Subset
     from pogfast.upkeep.checking import check as check_archives
@@ -272,6 +300,7 @@ def _print_packs(output: Output, summary: Checked) -> None:
         packs_absent=summary.packs_absent,
         packs_read=summary.read,
         bytes_read=summary.read_size,
+        bytes_unproven=summary.unproven,
     )
     read = f"; {many(summary.read, 'pack')} read, {show_size(summary.read_size)}" if summary.to_read else ""
     output.info(
@@ -289,6 +318,7 @@ def _print_packs(output: Output, summary: Checked) -> None:
 def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
     from pogfast.stores.names import SETTINGS
 
+    tested = summary.rehearsal
     output.emit(
         "summary",
         num_errors=len(summary.damage) + len(summary.problems),
@@ -300,6 +330,10 @@ def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
         bytes_read=summary.read_size,
         packs=summary.packs,
         index_objects=summary.index_objects,
+        bytes_unproven=summary.unproven,
+        files_tested=tested and tested.files,
+        bytes_tested=tested and tested.size,
+        seed=tested and tested.seed,
     )
     read = f"; {summary.read:,} of them read, {show_size(summary.read_size)}" if summary.to_read else ""
     files = f"{many(summary.files, 'file')}, " if sees_files else ""
@@ -307,6 +341,9 @@ def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
         f"checked {many(summary.archives, 'archive')}, {files}{many(summary.blobs, 'blob')}, "
         f"{show_size(summary.stored)}{read}"
     )
+    if tested:
+        what = f"{many(tested.files, 'file')} of {many(tested.archives, 'archive')}, {show_size(tested.size)}"
+        output.info(f"restored {what}, to nowhere; --seed {tested.seed} tests the same files")
     blobs = {damage.blob for damage in summary.damage if damage.blob is not None}
     archives = {damage.archive for damage in summary.damage if damage.blob is None and damage.pack is None}
     packs = {damage.pack for damage in summary.damage if damage.pack is not None}

@@ -25,6 +25,7 @@ from pogfast.files.directories import FATAL_ERRNOS, Directories, no_more
 from pogfast.files.paths import parent_of
 from pogfast.files.unfinished import temporary_prefix
 from pogfast.keys import Key
+from pogfast.manifest import Entry
 from pogfast.recovery.plan import Place
 from pogfast.stores.fetching import prefetch
 from pogfast.stores.protocols import CanOrder
@@ -97,6 +98,19 @@ def restore_places(
             running.opener.stop()
         watch(lambda: 0)
     directories.close()
+
+
+def restore_to_nowhere(
+    name: str, entry: Entry, key: Key, blobs: BlobDirectory | Callable[[str], Buffer], jobs: int
+) -> tuple[int, PogfastError | None]:
+    """Does everything that restoring a file takes but writing it. Returns its uncompressed bytes, and what kept it from
+    being restored. Raises StoreError."""
+    size = -1 if entry.size is None else entry.size
+    wanted = Wanted(-1, b"", entry.blobs, entry.sizes, size, entry.atime_ns, entry.mtime_ns)
+    opener = Opener(key.secret, key.private, key.asymmetric, [wanted], blobs, jobs=jobs)
+    with contextlib.closing(opener.run()) as run:
+        result = _result(name, entry.blobs, next(run))
+        return opener.written(), result if isinstance(result, PogfastError) else None
 
 
 def _batches(places: Iterable[Place], most_directories: int, files: int) -> Iterator[list[Place]]:

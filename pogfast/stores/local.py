@@ -33,6 +33,7 @@ from pogfast.stores.names import (
     SETTINGS,
     SWEEP,
     TRASH,
+    VERIFIED,
     Stored,
     is_like_a_blob,
     is_manifest,
@@ -267,7 +268,12 @@ class LocalStore:
             return True
         if name in (PACKS.rstrip("/"), SETTINGS):
             return self._is_packed()
-        return name.startswith(OWN) or is_manifest(name) or is_mark(name) or (not self.fan_out and is_like_a_blob(name))
+        return (
+            name.startswith((OWN, VERIFIED))
+            or is_manifest(name)
+            or is_mark(name)
+            or (not self.fan_out and is_like_a_blob(name))
+        )
 
     def make_folder(self) -> None:
         """Makes data/, which marks a store without blobs as not flat. Raises StoreError."""

@@ -22,6 +22,10 @@ SWEEPING = SWEEP + "running-"
 SWEPT = SWEEP + "done-"
 # A file that prune writes to read the time of the store's clock.
 STAMP = SWEEP + "time-"
+# Tables of which parts of the store were read when: blobs by readers with a key, packs by those without one.
+VERIFIED = "verified."
+VERIFIED_BLOBS = VERIFIED + "blobs-"
+VERIFIED_PACKS = VERIFIED + "packs-"
 # Objects that are named by their paths: packs, their index, and what a store requires of its readers.
 PACKS = "packs/"
 SETTINGS = "pogfast.store"

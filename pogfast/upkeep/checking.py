@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import random
-from base64 import urlsafe_b64decode
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -36,19 +34,23 @@ from pogfast.errors import (
     DamageError,
     MissingBlob,
     NoSuchArchive,
+    OtherKey,
     PogfastError,
     StoreError,
+    Unproven,
     UsageError,
     WrongKey,
     worst_code,
 )
 from pogfast.keys import Key
 from pogfast.manifest import Entry, Manifest
-from pogfast.sizes import check_jobs, parse_size
+from pogfast.sizes import check_jobs, parse_size, show_size
 from pogfast.stores import is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched_manifest, prefetch
 from pogfast.stores.names import Stored
 from pogfast.stores.protocols import CanOrder, CanScrub, Found, Store
+from pogfast.upkeep.reads import NEVER, Reads, choose
+from pogfast.upkeep.rehearsing import Candidate, Rehearsal, rehearse
 from pogfast.upkeep.scrubbing import NO_KEY, Scrubbing
 
 # Units that the engine is given at a time: a million of them would take much memory.
@@ -67,8 +69,8 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class Subset:
-    """The part of a store that `check --read-data` reads: `10%` of the blobs, at random; `1/30`, the first of 30 parts
-    that together are everything; or `50G`, blobs at random up to this size."""
+    """The part of a store that `check --read-data` reads: `10%` of the blobs, those first that were not read for the
+    longest time; `1/30`, the first of 30 parts that together are everything; or `50G`, as `10%`, up to this size."""
 
     kind: Literal["percent", "part", "size"]
     number: float  # percent, which part, or bytes
@@ -90,29 +92,21 @@ class Subset:
                 return cls("size", parse_size("", text))
         raise UsageError(f"{text} is no part of the data", hint="write 10%, 1/30 or 50G")
 
-    def choose(self, units: Sequence[Unit], stored: dict[str, int]) -> list[Unit]:
-        """Returns the units to read. `stored` are the sizes of the blobs in bytes."""
-        if self.kind == "part":
-            return [unit for unit in units if _number(unit.blobs[0]) % self.of == self.number - 1]
-        if self.kind == "percent":
-            count = round(len(units) * self.number / 100)
-            return sorted(random.sample(units, max(count, min(1, len(units)))))
-        room, chosen = self.number, []
-        for unit in random.sample(units, len(units)):
-            size = _stored_size(unit, stored)
-            if size <= room:
-                room -= size
-                chosen.append(unit)
-        return chosen
+    def choose(self, units: Sequence[Unit], stored: dict[str, int], times: Sequence[int] = NEVER) -> list[Unit]:
+        """Returns the units to read. `stored` are the sizes of the blobs in bytes, `times` when each share was read."""
+
+        def weight(unit: Unit) -> int:
+            return _stored_size(unit, stored) if self.kind == "size" else 1
+
+        return sorted(choose(units, self, times, _first_blob, weight))
 
 
 EVERYTHING = Subset("percent", 100)
 
 
-def _number(blob: str) -> int:
-    """Returns a number of a blob that is the same on every machine. Numbers are evenly distributed, as names are
-    hashes."""
-    return int.from_bytes(urlsafe_b64decode(blob)[:8], "big")
+def _first_blob(unit: Unit) -> str:
+    """Returns the blob by which a unit belongs to a share."""
+    return unit.blobs[0]
 
 
 def _stored_size(unit: Unit, stored: dict[str, int]) -> int:
@@ -145,6 +139,8 @@ class Summary:
     to_read_size: int = 0
     read: int = 0  # of these; packs, if there is no key
     read_size: int = 0
+    unproven: float | None = None  # bytes that were not read for longer than is allowed; None: nobody has asked
+    rehearsal: Rehearsal | None = None  # what was restored to nowhere
     packs: int = 0
     index_objects: int = 0
     packs_absent: int = 0  # that index objects name, as after a prune
@@ -179,6 +175,9 @@ def check(
     key: Key | None,
     *,
     read_data: Subset | None = None,
+    max_age: float | None = None,
+    restore_test: int | None = None,
+    seed: int | None = None,
     repair: bool = False,
     host: str | None = None,
     tags: Collection[str] = (),
@@ -192,7 +191,9 @@ def check(
     Without `read_data`, checks that all blobs exist, that they have the sizes that the archive says, if it does, and
     that the index names the same blobs. A public key alone can only check by the index. With `read_data`, `repair` or
     without any key, packs are checked against their index objects; without a key that is all, and `read_data` reads
-    whole packs. `repair` makes index objects anew.
+    whole packs. What is read of whole stores is remembered in them (reads.py); with `max_age`, in seconds, it is a
+    problem if something was not read for longer. `restore_test` restores so many files to nowhere, which `seed` chooses
+    (rehearsing.py). `repair` makes index objects anew.
     Raises UsageError, NoSuchArchive (also if none is selected), NoArchives, StoreError, and WrongKey if no archive
     opens.
     """
@@ -200,24 +201,29 @@ def check(
     if key is None:
         if host or tags or path:
             raise UsageError("archives cannot be selected without a key")
-        return _check_packs(archives, read_data, repair, report)
-    if read_data:
+        if restore_test:
+            raise UsageError("a restore is tested with a key", hint="give the key that restores")
+        return _check_packs(archives, read_data, max_age, repair, report)
+    if read_data or max_age is not None or restore_test:
         require_decryption(key, "read data")
     check_jobs(jobs)
     wanted = Filter.of(host, tags, path)
     wanted.require(key)
+    if max_age is not None and (wanted != Filter() or any(map(names_archive, archives))):
+        raise UsageError("whether all was read can be told of whole stores only")
     with contextlib.ExitStack() as opened:
         summary = Summary()
 
         stores = _stores(archives, key, wanted, opened, telling(report, summary.problems))
-        summary.total_archives = sum(len(manifests) for _, manifests in stores)
+        summary.total_archives = sum(len(chosen.manifests) for chosen in stores)
         report.started(summary)
         if not key.can_open:
             report.warning(
                 "a public key cannot open archives: only the presence and size of the blobs in their indexes are "
                 "checked, and anybody with this key can write an index"
             )
-        for store, manifests in stores:
+        candidates: list[Candidate] = []
+        for store, manifests, is_whole in stores:
             lost: Callable[[], dict[str, str]] = dict
             if isinstance(store, CanScrub):
                 scrubbing = Scrubbing(store, partial(_tell_found, summary, report), report.warning)
@@ -229,13 +235,44 @@ def check(
                 lost = scrubbing.scrub.lost
             elif repair:
                 raise UsageError(f"{store.label} has no packs: there is nothing that --repair could mend")
-            _Check(store, manifests, key, wanted, summary, report, lost).run(read_data, jobs or cores())
+            reads = Reads(store, key, report.warning) if is_whole and (read_data or max_age is not None) else None
+            run = _Check(store, manifests, key, wanted, summary, report, lost, reads)
+            readable = run.run(read_data, max_age, jobs or cores())
+            candidates += [Candidate(store, name) for name in readable]
+        if restore_test:
+            summary.rehearsal = _rehearse(candidates, key, restore_test, seed, jobs or cores(), summary, report)
     if wanted != Filter() and not summary.total_archives and not summary.problems:
         raise NoSuchArchive(f"no archive {wanted} in {', '.join(archives)}", hint="`pogfast list` lists the archives")
     return summary
 
 
-def _check_packs(texts: Sequence[str], read_data: Subset | None, repair: bool, report: Report) -> Summary:
+def _rehearse(
+    candidates: Sequence[Candidate],
+    key: Key,
+    count: int,
+    seed: int | None,
+    jobs: int,
+    summary: Summary,
+    report: Report,
+) -> Rehearsal:
+    """Restores files to nowhere, and reports what is damaged and was not found before."""
+    known = {(damage.archive, damage.name) for damage in summary.damage}
+
+    def problem(archive: str, name: str | None, error: PogfastError) -> None:
+        if not isinstance(error, DamageError):
+            summary.problems.append(error)
+            report.problem(error)
+        elif (archive, name) not in known:
+            damage = Damage(archive, name, None, None, str(error))
+            summary.damage.append(damage)
+            report.damage(damage)
+
+    return rehearse(candidates, key, count, seed, jobs, problem)
+
+
+def _check_packs(
+    texts: Sequence[str], read_data: Subset | None, max_age: float | None, repair: bool, report: Report
+) -> Summary:
     """Checks the packs of stores, without a key. Raises UsageError, NoSuchArchive and StoreError."""
     summary = Summary()
     report.started(summary)
@@ -248,8 +285,13 @@ def _check_packs(texts: Sequence[str], read_data: Subset | None, repair: bool, r
             scrubbing = Scrubbing(store, partial(_tell_found, summary, report), report.warning)
             scrubbing.compare(repair=repair)
             _count_packs(summary, scrubbing)
-            if read_data:
-                _read_packs(scrubbing, read_data, summary)
+            if read_data or max_age is not None:
+                reads = Reads(store, None, report.warning)
+                if read_data:
+                    _read_packs(scrubbing, read_data, reads, summary)
+                if max_age is not None:
+                    sizes = [(pack.name, pack.size) for pack in scrubbing.scrub.packs]
+                    _tell_unproven(store.label, reads, sizes, max_age, summary, report)
     return summary
 
 
@@ -259,7 +301,23 @@ def _count_packs(summary: Summary, scrubbing: Scrubbing) -> None:
     summary.packs_absent += scrubbing.scrub.absent
 
 
-def _read_packs(scrubbing: Scrubbing, part: Subset, summary: Summary) -> None:
+def _tell_unproven(
+    label: str, reads: Reads, sizes: Sequence[tuple[str, int]], max_age: float, summary: Summary, report: Report
+) -> None:
+    """Reports how much of a store was not read for longer than `max_age` seconds."""
+    unread, total = reads.unread(sizes, max_age), sum(size for _, size in sizes)
+    summary.unproven = (summary.unproven or 0) + unread.size
+    if unread.size:
+        since = f"some of it since {unread.since:%Y-%m-%d}" if unread.since else "some of it never"
+        share = f"{100 * unread.size / total:.3g} % of the data, {show_size(unread.size)}"
+        text = f"{label}: {share}, was not read for {max_age / 86400:.3g} days, {since}"
+        hint = "`pogfast check --read-data-subset` reads first what was not read for the longest time"
+        problem = Unproven(text, hint=hint)
+        summary.problems.append(problem)
+        report.problem(problem)
+
+
+def _read_packs(scrubbing: Scrubbing, part: Subset, reads: Reads, summary: Summary) -> None:
     def started(packs: int, size: int) -> None:
         summary.to_read += packs
         summary.to_read_size += size
@@ -268,7 +326,7 @@ def _read_packs(scrubbing: Scrubbing, part: Subset, summary: Summary) -> None:
         summary.read += 1
         summary.read_size += pack.size
 
-    scrubbing.read(part, count, started)
+    scrubbing.read(part, reads, count, started)
 
 
 def _tell_found(summary: Summary, report: Report, found: Found) -> None:
@@ -282,11 +340,17 @@ def _tell_found(summary: Summary, report: Report, found: Found) -> None:
         report.problem(found.error)
 
 
-def _stores(
-    texts: Sequence[str], key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell
-) -> list[tuple[Store, list[Stored]]]:
+class _Chosen(NamedTuple):
+    """A store, the manifests to check in it, and whether these are all."""
+
+    store: Store
+    manifests: list[Stored]
+    is_whole: bool
+
+
+def _stores(texts: Sequence[str], key: Key, wanted: Filter, opened: contextlib.ExitStack, tell: Tell) -> list[_Chosen]:
     """Returns each store once, with the manifests to check in it. Closing `opened` closes them."""
-    found: dict[str, tuple[Store, list[Stored]]] = {}
+    found: dict[str, _Chosen] = {}
     for text in texts:
         try:
             store, manifests = _named(text, key, wanted, opened, tell)
@@ -295,9 +359,12 @@ def _stores(
                 raise
             tell(error)
             continue
-        _, known = found.setdefault(os.path.realpath(store.path), (store, []))
-        there = {stored.name for stored in known}
-        known += [stored for stored in manifests if stored.name not in there]
+        place = os.path.realpath(store.path)
+        before = found.get(place, _Chosen(store, [], is_whole=False))
+        there = {stored.name for stored in before.manifests}
+        known = [*before.manifests, *(stored for stored in manifests if stored.name not in there)]
+        is_whole = before.is_whole or (wanted == Filter() and not names_archive(text))
+        found[place] = _Chosen(before.store, known, is_whole)
     return list(found.values())
 
 
@@ -334,8 +401,10 @@ class _Check:
         summary: Summary,
         report: Report,
         lost: Callable[[], dict[str, str]],
+        reads: Reads | None,
     ) -> None:
-        """`lost` returns the packs that are missing, by the blobs that were in them."""
+        """`lost` returns the packs that are missing, by the blobs that were in them. `reads` is None if not all of the
+        store is checked."""
         self.store = store
         self.manifests = manifests
         self.key = key
@@ -343,13 +412,17 @@ class _Check:
         self.summary = summary
         self.report = report
         self._lost = cache(lost)
+        self.reads = reads
+        self.incomplete: set[str] = set()  # first blobs of units that are not all there
+        self.unknown = False  # an archive, or an entry, does not say what it needs
         self.there = {blob.name: blob.size for blob in store.blob_names()}
         self.needed: set[str] = set()
         self.units: set[Unit] = set()
         self.done: set[str] = set()  # blobs that were read
         self.bad: dict[Unit, tuple[DamageError, str, int]] = {}  # damage, blob, offset; -1: unknown
 
-    def run(self, read_data: Subset | None, jobs: int) -> None:
+    def run(self, read_data: Subset | None, max_age: float | None, jobs: int) -> list[str]:
+        """Returns the names of the archives that can be opened."""
         if self.key.can_open:
             readable = self._look_at_archives(read_data=read_data is not None)
         else:
@@ -358,10 +431,32 @@ class _Check:
         self.summary.blobs += len(there)
         self.summary.stored += sum(self.there[blob] for blob in there)
         if read_data:
-            self._read(read_data.choose(sorted(self.units), self.there), jobs)
+            with self._remembered():
+                times = NEVER if self.reads is None or self.unknown else self.reads.times
+                self._read(read_data.choose(sorted(self.units), self.there, times), jobs)
             if self.bad:
                 for name in readable:
                     self._trace(name)
+        if max_age is not None and self.reads is not None:
+            sizes = [(unit.blobs[0], _stored_size(unit, self.there)) for unit in self.units]
+            _tell_unproven(self.store.label, self.reads, sizes, max_age, self.summary, self.report)
+        return readable
+
+    @contextlib.contextmanager
+    def _remembered(self) -> Iterator[None]:
+        """Remembers in the store what is read meanwhile, if it is known what there is to read."""
+        if self.reads is None:
+            yield
+            return
+        if self.unknown:
+            self.report.warning(f"{self.store.label}: not all archives can be read: it is not remembered what is read")
+            self.reads = None
+            yield
+            return
+        for blob in self.incomplete:
+            self.reads.spoil(blob)
+        with self.reads.remembered(map(_first_blob, self.units)):
+            yield
 
     # ---- sizes ----
 
@@ -445,6 +540,7 @@ class _Check:
                 self._look_at_file(name, file, entry, full, stored)
             except CorruptManifest as error:
                 malformed += 1
+                self.unknown = True
                 if malformed <= MAX_MALFORMED:
                     self._tell(Damage(name, file, None, None, str(error)))
         if malformed > MAX_MALFORMED:
@@ -490,6 +586,8 @@ class _Check:
                     self._tell(Damage(archive, name, blob, start, f"{name}: {wrong}", lost_pack=pack))
             if whole:
                 self.units.add(unit)
+            else:
+                self.incomplete.add(unit.blobs[0])
 
     def _lost_pack(self, blob: str) -> str | None:
         """Returns the pack in which a missing blob was, if that is known."""
@@ -510,6 +608,7 @@ class _Check:
         return None
 
     def _unreadable(self, name: str, error: PogfastError) -> None:
+        self.unknown = self.unknown or not isinstance(error, OtherKey)
         if isinstance(error, DamageError):
             self._tell(Damage(name, None, None, None, str(error)))
         else:
@@ -559,6 +658,8 @@ class _Check:
         self.summary.read += len(new)
         self.summary.read_size += sum(self.there[blob] for blob in new)
         if opened.verdict == VERDICT["good"]:
+            if self.reads is not None:
+                self.reads.good(unit.blobs[0])
             return
         blob = unit.blobs[opened.blob]
         if opened.verdict in DAMAGE:

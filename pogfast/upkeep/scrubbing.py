@@ -1,32 +1,24 @@
 """`pogfast check` without a key: packs are checked against their names, tables and index objects.
 
-Which packs were read when is remembered in the user's cache directory, so that a run that reads a part begins with
-those that have not been read for the longest time.
+A run that reads a part of them begins with those that have not been read for the longest time (reads.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
-import os
-import time
-from base64 import urlsafe_b64decode
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from pogfast.errors import CorruptPack, DamageError, StoreError
+from pogfast.errors import CorruptPack, StoreError
 from pogfast.sizes import many
 from pogfast.stores import open_store
 from pogfast.stores.names import SETTINGS
 from pogfast.stores.protocols import CanScrub, Found, InColdStorage, Scrub
-from pogfast.system.encoding import bytes_of
-from pogfast.system.user_dirs import cache_directory, make_cache_directory
+from pogfast.upkeep.reads import Part, Reads, choose
 
 if TYPE_CHECKING:
     from pogfast.stores.names import Stored
 
-SAVE_EVERY = 30.0  # seconds
 NO_KEY = "without a key only stores with packs can be checked"
 MENDS = "`pogfast check --repair` mends it if an index object and its blobs tell what the table was"
 UNMENDED = (
@@ -38,19 +30,6 @@ UNINDEXED = (
     "lacks a blob, delete the pack; else run `pogfast create --force` first"
 )
 REPAIRS = "`pogfast check --repair` makes it again, and needs no key"
-
-
-class Part(Protocol):
-    """A part of the data: checking.Subset."""
-
-    @property
-    def kind(self) -> Literal["percent", "part", "size"]: ...
-
-    @property
-    def number(self) -> float: ...
-
-    @property
-    def of(self) -> int: ...
 
 
 def is_packed(text: str) -> bool:
@@ -67,6 +46,7 @@ class Scrubbing:
         self.tell = tell
         self.warn = warn
         self.scrub: Scrub = store.scrub()
+        self.wrong: set[str] = set()  # packs that cannot be read whole
 
     def look(self) -> None:
         """Checks what shows without reading any pack. Raises StoreError."""
@@ -98,6 +78,8 @@ class Scrubbing:
             self._found_wrong(f"{label} has packs, but no pogfast.store, which says so", None, repair)
         cold = 0
         for found in wrong:
+            if not found.is_index:
+                self.wrong.add(found.path)
             if found.is_index:
                 self._found_wrong(str(found.error), found, repair)
             elif isinstance(found.error, InColdStorage):
@@ -124,75 +106,33 @@ class Scrubbing:
     def _found_damaged(self, found: Found, repair: bool) -> None:
         """Tells of a pack whose table is damaged; with `repair` only if it cannot be mended."""
         if repair and self.scrub.heal(found.path):
+            self.wrong.discard(found.path)
             self.warn(f"{found.error}: mended")
             return
         todo = (UNMENDED if found.path in self.scrub.indexed else UNINDEXED) if repair else MENDS
         self.tell(found._replace(error=CorruptPack(f"{found.error}; {todo}", path=found.path)))
 
-    def read(self, part: Part, count: Callable[[Stored], None], started: Callable[[int, int], None]) -> None:
+    def read(
+        self, part: Part, reads: Reads, count: Callable[[Stored], None], started: Callable[[int, int], None]
+    ) -> None:
         """Reads whole packs, those first that have not been read for the longest time."""
-        read = ReadPacks(self.store.identity)
-        packs = read.choose(self.scrub.packs, part)
+        packs = choose(self.scrub.packs, part, reads.times, _name, _size)
         started(len(packs), sum(pack.size for pack in packs))
-        with contextlib.closing(read):
+        for path in self.wrong:
+            reads.spoil(path)
+        with reads.remembered(pack.name for pack in self.scrub.packs):
             for pack, damaged in self.scrub.read(packs):
                 for found in damaged:
                     if not isinstance(found.error, InColdStorage):  # `compare` has said so
                         self.tell(found)
                 count(pack)
-                if all(isinstance(found.error, DamageError) for found in damaged):
-                    read.note(pack.name)
+                if not damaged:
+                    reads.good(pack.name)
 
 
-class ReadPacks:
-    """When each pack of a store was last read whole, in the user's cache directory. No method raises."""
-
-    def __init__(self, identity: str) -> None:
-        name = hashlib.blake2b(bytes_of(identity), digest_size=16).hexdigest() + ".scrubbed"
-        self.directory = cache_directory()
-        self.path = os.path.join(self.directory, name) if self.directory else ""
-        self.times: dict[str, float] = {}
-        self.saved = time.monotonic()
-        with contextlib.suppress(OSError, ValueError), open(self.path, encoding="utf-8") as file:
-            found = json.load(file)
-            if isinstance(found, dict):
-                self.times = {str(pack): float(when) for pack, when in found.items() if isinstance(when, int | float)}
-
-    def choose(self, packs: Sequence[Stored], part: Part) -> list[Stored]:
-        """Returns the packs to read, the longest unread first. A percentage and a size are of bytes, and at least one
-        pack is read."""
-        there = {pack.name for pack in packs}
-        self.times = {pack: when for pack, when in self.times.items() if pack in there}
-        ordered = sorted(packs, key=lambda pack: (self.times.get(pack.name, 0.0), pack.name))
-        if part.kind == "part":
-            return [pack for pack in ordered if _number(pack.name) % part.of == part.number - 1]
-        room = part.number if part.kind == "size" else sum(pack.size for pack in packs) * part.number / 100
-        chosen: list[Stored] = []
-        for pack in ordered:
-            if chosen and pack.size > room:
-                break
-            room -= pack.size
-            chosen.append(pack)
-        return chosen
-
-    def note(self, pack: str) -> None:
-        self.times[pack] = round(time.time(), 3)
-        if time.monotonic() - self.saved > SAVE_EVERY:
-            self.close()
-
-    def close(self) -> None:
-        """Saves it."""
-        self.saved = time.monotonic()
-        if not self.path:
-            return
-        with contextlib.suppress(OSError):
-            make_cache_directory(self.directory)
-            unfinished = f"{self.path}.{os.getpid()}"
-            with open(unfinished, "w", encoding="utf-8") as file:
-                json.dump(self.times, file)
-            os.replace(unfinished, self.path)
+def _name(pack: Stored) -> str:
+    return pack.name
 
 
-def _number(path: str) -> int:
-    """Returns a number of a pack that is the same on every machine."""
-    return int.from_bytes(urlsafe_b64decode(path.rpartition("/")[2])[:8], "big")
+def _size(pack: Stored) -> float:
+    return pack.size

@@ -57,8 +57,9 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "blobs become files: it never knows create, flags or printing",
     ),
     "upkeep": (
-        {"_engine", "archives", "errors", "files", "keys", "manifest", "sizes", "stores", "system"},
-        "what is done to a store's archives after they are made: no file of the user's is read or written",
+        {"_engine", "archives", "errors", "files", "keys", "manifest", "recovery", "sizes", "stores", "system"},
+        "what is done to a store's archives after they are made, also restores to nowhere: no file of the user's is "
+        "read or written",
     ),
     "pog": (
         {

@@ -44,6 +44,9 @@ def their(tmp_path: Path) -> Path:
 def store(tree: Path, tmp_path: Path) -> Path:
     create(tree, tmp_path / "store", packs="yes")
     assert packs_of(tmp_path / "store")
+    for key in (KEY, None):  # writes what was read
+        assert ours.check(str(tmp_path / "store"), key, read_data=True).exit_code == 0
+    assert len(list((tmp_path / "store").glob("verified.*"))) == 2
     return tmp_path / "store"
 
 

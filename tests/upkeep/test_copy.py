@@ -55,7 +55,8 @@ def names(command: Command, work: Path) -> list[str]:
 
 
 def files(store: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in store.rglob("*") if path.is_file() and "sweep" not in path.name}
+    found = {path.name: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+    return {name: data for name, data in found.items() if not name.startswith(("sweep", "verified"))}
 
 
 def summary(ran: Ran) -> dict[str, Any]:

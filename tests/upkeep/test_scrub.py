@@ -33,8 +33,8 @@ from kit.packs import Listed, make_index, name_of, raw_of, sha256
 from kit.servers import Server
 from pogfast.errors import StoreError
 from pogfast.stores.local import LocalStore
-from pogfast.upkeep.checking import Subset
-from pogfast.upkeep.scrubbing import ReadPacks
+from pogfast.stores.packs.scrubbing import Scrub
+from pogfast.upkeep import reads, scrubbing
 
 pytestmark = pytest.mark.usefixtures("index_objects")
 
@@ -206,13 +206,13 @@ def test_packs_that_could_not_be_read_are_not_called_intact(bucket: str, proxy: 
 
 
 def test_a_service_that_is_down_is_reported_once(bucket: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    choose = ReadPacks.choose
+    choose = scrubbing.choose
 
-    def choose_then(self: ReadPacks, *words: Any) -> Any:
+    def choose_then(*words: Any) -> Any:
         proxy.faults = [Fault("", times=-1, status=503)]
-        return choose(self, *words)
+        return choose(*words)
 
-    monkeypatch.setattr(ReadPacks, "choose", choose_then)
+    monkeypatch.setattr(scrubbing, "choose", choose_then)
     with pytest.raises(StoreError, match="busy"):
         pogfast.check(bucket, None, read_data=True)
 
@@ -292,30 +292,19 @@ def test_a_plain_store_needs_a_key(tree: Path, tmp_path: Path, pogfast: Runner) 
     assert len(ran.err.splitlines()) <= 2
 
 
-def test_the_longest_unread_packs_come_first(store: Path, cache: Path) -> None:
+def test_the_longest_unread_packs_come_first(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = [pack.stat().st_size for pack in packs_of(store)]
-    names = []
-    for _ in range(3):
-        summary = pogfast.check(str(store), None, read_data_subset=str(max(sizes)))
-        assert summary.read == 1
-        [file] = cache.glob("*.scrubbed")
-        times = json.loads(file.read_text())
-        names.append(max(times, key=times.__getitem__))
-    assert names[0] != names[1]
-    assert names[0] == names[2]
-    for broken in ("[]", "{", '{"a": "b"}', ""):
-        file.write_text(broken)
-        assert pogfast.check(str(store), None, read_data_subset="100%").read == 2
+    read: list[str] = []
+    look = Scrub._look
+    monkeypatch.setattr(Scrub, "_look", lambda self, pack: read.append(pack.name) or look(self, pack))
+    for number in range(4):
+        monkeypatch.setattr(reads, "now", lambda number=number: 1e9 + number)
+        assert pogfast.check(str(store), None, read_data_subset=str(max(sizes))).read == 1
+    assert read[0] != read[1]
+    assert read[2:] == read[:2]
     parts = [pogfast.check(str(store), None, read_data_subset=f"{part}/3").read for part in (1, 2, 3)]
     assert sum(parts) == 2
     assert pogfast.check(str(store), None, read_data_subset="1%").read == 1
-
-
-def test_what_was_read_of_packs_that_are_gone_is_forgotten(cache: Path) -> None:
-    read = ReadPacks("a store")
-    read.note("packs/2026-01-31/gone")
-    assert read.choose([], Subset.parse("10%")) == []
-    assert read.times == {}
 
 
 def test_a_check_with_a_key_reads_no_tables_unless_it_reads_data(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
