@@ -154,7 +154,10 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "zstandard": "what is written down is small; a file that is read is decompressed a little at a time",
     },
     "cli": {"click": "verbs, options, help and completion", "rich": "the bar, on a terminal only"},
-    "config": {"msgspec": "values of TOML as types, with what is wrong in words"},
+    "config": {
+        "msgspec": "values of TOML as types, with what is wrong in words",
+        "tomlkit": "changes files and keeps their comments; imported when one is changed",
+    },
     "keys": {"argon2": "Argon2id with 8 lanes, which libsodium's own cannot do; only when a password is used"},
     "manifest": {
         "msgspec": "a million entries in seconds; names that are not UTF-8 it leaves to json",
