@@ -191,7 +191,7 @@ class CheckReport:
     def __init__(self, output: Output, display: Display) -> None:
         self.output = output
         self.display = display
-        self.warning = output.warning
+        self.note = self.warning = output.warning
         self.problem = output.problem
         self.blobs: dict[str, list[Damage]] = {}  # damaged blob -> where it is needed; printed at the end
 

@@ -85,7 +85,7 @@ class Report:
     def __init__(self, output: Output, display: Display) -> None:
         self.output = output
         self.display = display
-        self.warning = output.warning
+        self.note = self.warning = output.warning
         self.problem = output.problem
 
     def started(self, progress: Summary) -> None:

@@ -14,8 +14,9 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 from msgspec import Meta, Struct, field
 
 from pogfast.errors import UsageError
-from pogfast.sizes import LEVELS, MAX_JOBS, parse_seconds, parse_share, parse_size, parse_whole
+from pogfast.sizes import LEVELS, MAX_JOBS, parse_rate, parse_seconds, parse_share, parse_size, parse_whole
 from pogfast.stores.settings import parse_packs
+from pogfast.stores.timetable import Timetable
 from pogfast.upkeep.retention import UNLIMITED, Policy, Span
 
 Kind = TypeVar("Kind")
@@ -185,6 +186,7 @@ class Retention(Table, frozen=True, kw_only=True):
     """[profiles.NAME.retention]: which archives prune keeps."""
 
     stores: list[str] = []  # none: all stores of the profile, and those that it copies to
+    every: Seconds | None = None  # as in Check
     keep_last: Count = Count(0)
     keep_hourly: Count = Count(0)
     keep_daily: Count = Count(0)
@@ -221,6 +223,7 @@ class Check(Table, frozen=True, kw_only=True):
     """[profiles.NAME.check]: looks for damage."""
 
     stores: list[str] = []  # none: all stores of the profile, and those that it copies to
+    every: Seconds | None = None  # not in each run, but when the last time is that long ago
     read_data: bool = False
     read_data_subset: str | None = None
 
@@ -258,6 +261,35 @@ class Priority(Table, frozen=True, kw_only=True):
 
     nice: Annotated[int, Meta(ge=0, le=19)] = 0
     io: Literal["normal", "low", "idle"] = "normal"
+
+
+class Limit:
+    """A limit of bytes a second: a rate such as "5MB", or a timetable of rates."""
+
+    def __init__(self, given: object) -> None:
+        self.given = given
+        self.rate = parse_rate("", given) if isinstance(given, str) else Timetable.parse("the timetable", _slots(given))
+
+    @classmethod
+    def read(cls, given: object) -> Limit:
+        try:
+            return cls(given)
+        except UsageError as error:
+            raise ValueError(f"{str(error).removeprefix('=')}{f': {error.hint}' if error.hint else ''}") from error
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Limit) and self.rate == other.rate
+
+    def __hash__(self) -> int:
+        return hash(self.rate)
+
+
+def _slots(given: object) -> list[dict[str, str]]:
+    if not isinstance(given, list) or not given or not all(isinstance(slot, dict) for slot in given):
+        raise ValueError(
+            'must be a rate such as "5MB", or a list of slots: [{ from = "08:00", to = "18:00", rate = "1MB" }]'
+        )
+    return given
 
 
 class CreateSettings(Table, frozen=True, kw_only=True):
@@ -306,6 +338,8 @@ class Profile(CreateSettings, frozen=True, kw_only=True):
     hooks: RunHooks = RunHooks()
     needs: Needs = Needs()
     priority: Priority = Priority()
+    limit_upload: Limit | None = None  # to services, of all stores together
+    limit_download: Limit | None = None  # from them
     on_conflict: Literal["wait", "skip"] = "skip"  # while another run of the profile is under way
 
     @property

@@ -19,7 +19,7 @@ from msgspec.structs import FieldInfo, fields
 from pogfast.config.files import Parsed
 from pogfast.config.lines import KeyPath
 from pogfast.config.problems import Problem, did_you_mean
-from pogfast.config.schema import Address, Path, Stream, Table
+from pogfast.config.schema import Address, Limit, Path, Stream, Table
 from pogfast.errors import UsageError
 from pogfast.stores import check_stores
 from pogfast.stores.addresses import is_service
@@ -60,6 +60,8 @@ class Value(NamedTuple):
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Limit):
+        return value.given
     return next(kind(value) for kind in (str, int, float) if isinstance(value, kind))
 
 

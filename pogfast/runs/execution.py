@@ -24,10 +24,11 @@ from pogfast.runs.keys import open_key
 from pogfast.runs.locks import only_run
 from pogfast.runs.needs import unmet
 from pogfast.runs.programs import ProgramFailed, run_program
-from pogfast.runs.records import Record, VerbRecord, append
+from pogfast.runs.records import Record, VerbRecord, append, history
 from pogfast.runs.report import Report, Silent
 
 Step = tuple[VerbRecord, Callable[[VerbRecord], None]]
+SLACK = 0.1  # of `every`: a daily run is a little earlier on some days
 INTERRUPTED = 130
 INCOMPLETE = 3  # the exit code of a verb that did all it could
 
@@ -72,6 +73,14 @@ def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
+def _seconds(time: str) -> float:
+    """Returns a time of a record in seconds since 1970, 0 for one that is none."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except ValueError:
+        return 0.0
+
+
 def _seconds_since(start: str) -> float:
     return round((datetime.now().astimezone() - datetime.fromisoformat(start)).total_seconds(), 3)
 
@@ -110,9 +119,26 @@ class _Run:
             source = profile.copy.from_ or profile.stores[0]
             for target in profile.copy.to:
                 steps.append((VerbRecord("copy", [source, target]), self._copy))
-        steps += [(VerbRecord("prune", [store]), self._prune) for store in profile.pruned]
-        steps += [(VerbRecord("check", [store]), self._check) for store in profile.checked]
+        steps += [(VerbRecord("prune", [store]), self._prune) for store in self._due("prune", profile.pruned)]
+        steps += [(VerbRecord("check", [store]), self._check) for store in self._due("check", profile.checked)]
         return steps
+
+    def _due(self, verb: str, stores: Sequence[str]) -> Sequence[str]:
+        """Returns those stores for which a verb is due, as `every` says."""
+        said = self.profile.retention if verb == "prune" else self.profile.check
+        if said is None or said.every is None:
+            return stores
+        since = datetime.now().astimezone().timestamp() - said.every * (1 - SLACK)
+        done = {
+            step.stores[0]
+            for record in history(self.profile.name, self.config.file)
+            for step in record.verbs
+            if step.verb == verb
+            and not step.skipped
+            and step.exit_code in (0, INCOMPLETE)
+            and _seconds(step.start) > since
+        }
+        return [store for store in stores if store not in done]
 
     def _create(self, stream: Stream | None, verb: VerbRecord) -> None:
         verbs.create(self.config, self.profile, self._key(), stream, verb, self)

@@ -19,6 +19,7 @@ from pogfast.errors import DamageError, PogfastError, worst_code
 from pogfast.keys import Key
 from pogfast.runs.records import VerbRecord
 from pogfast.stores import settings
+from pogfast.stores.limits import RateLimit
 from pogfast.upkeep import checking, copying, pruning
 
 # Figures of summaries that a record has; sizes are bytes.
@@ -46,10 +47,12 @@ def _figures(summary: object, words: tuple[str, ...]) -> dict[str, float]:
 
 @contextmanager
 def settings_of_stores(config: Config, profile: Profile) -> Iterator[None]:
-    """Puts what stores have as settings into force."""
+    """Puts the settings of stores, and limits, into force."""
     sizes = {name: config.stores[name].packs or profile.packs for name in profile.all_stores}
     packs = {config.stores[name].address: size for name, size in sizes.items() if size is not None}
-    with settings.using(packs_of=packs):
+    limits = {"limit_upload": profile.limit_upload, "limit_download": profile.limit_download}
+    given = {word: RateLimit(limit.rate) for word, limit in limits.items() if limit is not None}
+    with settings.using(packs_of=packs, **given):
         yield
 
 
@@ -62,14 +65,14 @@ class _Passing:
     def warning(self, text: str) -> None:
         self.tell.warning(text)
 
+    def note(self, text: str) -> None:
+        self.tell.note(text)
+
     def problem(self, error: PogfastError) -> None:
         self.tell.problem(error)
 
 
 class _CreateReport(_Passing, backup.Silent):
-    def note(self, text: str) -> None:
-        self.tell.note(text)
-
     def started(self, progress: Callable[[], backup.Progress]) -> None:
         self.tell.progress(progress)
 

@@ -157,6 +157,11 @@ class Summary:
 class Report(Reports, Protocol):
     """Receives what happens during a check. Every method does nothing unless it is overridden."""
 
+    def note(self, text: str) -> None:
+        """Called for what the kind of the key does not allow, which is the same in every run: a warning, unless it is
+        overridden."""
+        self.warning(text)
+
     def started(self, progress: Summary) -> None:
         """Called first. The check goes on counting in `progress`."""
         return
@@ -218,7 +223,7 @@ def check(
         summary.total_archives = sum(len(chosen.manifests) for chosen in stores)
         report.started(summary)
         if not key.can_open:
-            report.warning(
+            report.note(
                 "a public key cannot open archives: only the presence and size of the blobs in their indexes are "
                 "checked, and anybody with this key can write an index"
             )

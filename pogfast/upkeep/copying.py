@@ -77,6 +77,11 @@ class Summary:
 class Report(Reports, Protocol):
     """Receives what happens during a copy. Every method does nothing unless it is overridden."""
 
+    def note(self, text: str) -> None:
+        """Called for what the kind of the key does not allow, which is the same in every run: a warning, unless it is
+        overridden."""
+        self.warning(text)
+
     def started(self, progress: Summary) -> None:
         """Called before anything is copied. The copy goes on counting in `progress`."""
         return
@@ -179,9 +184,9 @@ class _Copy:
         needed = self._needed(self._chosen(archives))
         wanted = set().union(*needed.values()) if self.key else set(self.stored)
         if self.key is None:
-            self.report.warning("without a key only the sizes of blobs are checked")
+            self.report.note("without a key only the sizes of blobs are checked")
         elif not self.key.can_open:
-            self.report.warning(
+            self.report.note(
                 "a public key cannot open archives: the blobs that their indexes name are copied, and only their "
                 "sizes are checked"
             )

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from kit.profiles import Desk
 from pogfast.config import ConfigError, create_settings, examine, load
 from pogfast.errors import UsageError
+from pogfast.stores.timetable import Timetable
 
 GOOD = """\
 [stores.disk]
@@ -103,6 +105,22 @@ def test_secrets_are_no_variables(desk: Desk, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, "secret")
         [problem] = said(desk, GOOD.replace('"*.tmp"', f'"${{{name}}}"'))
         assert problem.startswith(f"6: exclude: the variable {name} is not set")
+
+
+def test_limits(desk: Desk) -> None:
+    slots = '[{ from = "08:00", to = "18:00", days = "mon-fri", rate = "1MB" }, { rate = "${RATE}" }]'
+    text = GOOD.replace("chunk-size", f'limit-download = "2MB"\nlimit-upload = {slots}\nchunk-size')
+    os.environ["RATE"] = "9MB"
+    try:
+        home = load(str(desk.write(text))).profile("home")
+    finally:
+        del os.environ["RATE"]
+    assert home.limit_download is not None
+    assert home.limit_download.rate == 2_000_000
+    assert home.limit_upload is not None
+    assert isinstance(home.limit_upload.rate, Timetable)
+    monday = datetime(2026, 11, 30, 12)
+    assert [home.limit_upload.rate.rate(when) for when in (monday, monday.replace(hour=19))] == [1_000_000, 9_000_000]
 
 
 def test_includes(desk: Desk) -> None:
@@ -235,6 +253,10 @@ read-data = "yes"
             '[profiles.x]\nchunker = "fastcdc"\nchunk-size = "1MB"\n',
             "chunk-size cannot be combined with chunker fastcdc",
         ),
+        ('[profiles.x]\nlimit-upload = "5"\n', "2: limit-upload"),
+        ("[profiles.x]\nlimit-upload = 5\n", '2: limit-upload must be a rate such as "5MB", or a list of slots'),
+        ('[profiles.x]\nlimit-upload = [{ rate = "5MB", form = "08:00" }]\n', "unknown word: form"),
+        ('[profiles.x]\nlimit-upload = [{ rate = "5MB", from = "25:00" }]\n', "25:00 is not a time of day"),
         ("[profiles.x.copy]\nverify = true\n", "1: copy.to is missing"),
         ("[profiles.x.retention]\n", "1: profile x: retention keeps no archive"),
     ],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ import pytest
 
 import pogfast
 from kit.profiles import Desk
+from pogfast.config import load
 from pogfast.errors import worst_code
 from pogfast.runs import records
 from pogfast.runs.needs import on_mains
 from pogfast.runs.records import Record, append, history, last
+from pogfast.runs.verbs import settings_of_stores
+from pogfast.stores import settings
 
 PROFILE = """\
 [stores]
@@ -208,6 +213,43 @@ def test_the_other_profiles_are_run(desk: Desk) -> None:
     ran = desk.pogfast("run", "all", "home")
     assert ran.code == 10 or ran.code == 2, ran.err
     assert [line.split()[:2] for line in ran.lines] == [["bad", "failed"], ["home", "success"]]
+
+
+def test_a_verb_that_is_not_due(desk: Desk) -> None:
+    """Checked when the last good check is long enough ago, store by store; a failed one does not count."""
+    desk.write(PROFILE + '[profiles.home.check]\nevery = "7d"\nstores = ["one", "two"]\n')
+    (desk.place / "two").write_text("not a store")
+    assert desk.pogfast("run", "home").code not in (0, 3)
+    assert [verb.stores for verb in recorded(desk).verbs] == [["one"], ["one"], ["two"]]
+    assert desk.pogfast("run", "home").code not in (0, 3)
+    assert [verb.stores for verb in recorded(desk).verbs] == [["one"], ["two"]]
+    path = desk.place / "state/runs/home.jsonl"
+    week = datetime.now().astimezone() - timedelta(days=6.5)
+    path.write_text(re.sub(r'"start": "2[^"]*"', f'"start": "{week.isoformat()}"', path.read_text()))
+    assert desk.pogfast("run", "home").code not in (0, 3)
+    assert [verb.stores for verb in recorded(desk).verbs] == [["one"], ["one"], ["two"]]
+    path.write_text(re.sub(r'"start": "2[^"]*"', '"start": "2 o\'clock"', path.read_text()))
+    assert desk.pogfast("run", "home").code not in (0, 3)
+    assert [verb.stores for verb in recorded(desk).verbs] == [["one"], ["one"], ["two"]]
+
+
+def test_what_a_public_key_cannot_do_is_no_warning(desk: Desk) -> None:
+    """It would be one every night."""
+    desk.write(PROFILE + '[profiles.home.copy]\nto = ["two"]\n[profiles.home.check]\n')
+    ran = desk.pogfast("run", "home", "--quiet")
+    assert (ran.code, ran.err) == (0, "")
+    assert recorded(desk).warning_count == 0
+
+
+def test_limits(desk: Desk) -> None:
+    text = PROFILE + 'limit-upload = [{ rate = "100KB" }]\n'
+    loaded = load(str(desk.write(text)))
+    with settings_of_stores(loaded, loaded.profile("home")):
+        found = settings.current()
+        assert found.limit_upload is not None
+        assert (found.limit_upload.rate, found.limit_download) == (100_000, None)
+    assert settings.current().limit_upload is None
+    assert desk.pogfast("run", "home").code == 0
 
 
 def test_what_is_not_there(desk: Desk) -> None:
