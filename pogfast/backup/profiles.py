@@ -24,6 +24,7 @@ WORDS: dict[str, type] = {
     "packs": str,
 }
 SUFFIX = ".toml"
+CONFIGURATION = "pogfast.toml"  # the file of all other profiles: see the package `config`
 
 
 def path_of(name: str) -> str:
@@ -57,6 +58,8 @@ def load(name: str) -> dict[str, str | int]:
 def save(name: str, settings: dict[str, str | int], comment: str) -> str:
     """Writes a profile, replacing an older one. Returns its path. Raises UsageError and OSError."""
     path = path_of(name)
+    if os.path.basename(path) == CONFIGURATION:
+        raise UsageError(f"{path} would be the configuration, which has all profiles", hint="choose another name")
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     lines = [f"# {line}" for line in comment.splitlines()]
     # No value needs escaping: the only text is a chunker's.

@@ -57,13 +57,22 @@ def run(output: Output, names: tuple[str, ...], config: str | None) -> None:
 
     loaded = load(config)
     chosen = [(profile, name if name in loaded.groups else "") for name in names for profile in loaded.members(name)]
+    unprinted: PogfastError | None = None
     for profile, group in dict(chosen).items():
         priority.lower(loaded.profile(profile).priority, output.warning)
-        with displayed(output, profile, "run") as display:
-            record = runs.run(loaded, profile, group=group, report=Report(output, display))
-        _print_result(output, record)
-        output.raise_exit_code(record.exit_code)
-        output.flush()
+        try:
+            with displayed(output, profile, "run") as display:
+                record = runs.run(loaded, profile, group=group, report=Report(output, display))
+                output.raise_exit_code(record.exit_code)
+            _print_result(output, record)
+            output.flush()
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            output.problem(PogfastError(f"{profile}: the run is not recorded: {where}{error.strerror or error}"))
+        except PogfastError as error:  # nobody reads what is printed: the other profiles matter more
+            unprinted = unprinted or error
+    if unprinted is not None:
+        raise unprinted
 
 
 class Report:

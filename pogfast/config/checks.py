@@ -84,6 +84,10 @@ def _wrong(profile: Profile) -> Wrong:
                 check(profile)
         except UsageError as error:
             yield (setting,), str(error), error.hint
+    if profile.copy is not None:
+        source = profile.copy.from_ or next(iter(profile.stores), None)
+        if source in profile.copy.to:
+            yield ("copy", "to"), f"store {source} is copied to itself", ""
     said = profile.retention
     if said is not None and profile.key is not None and profile.key.is_of == "public":
         if said.keep_tags or said.tags or said.host or said.path:

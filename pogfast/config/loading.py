@@ -24,7 +24,7 @@ from pogfast.errors import UsageError
 from pogfast.system import environment
 from pogfast.system.user_dirs import config_directory
 
-NAME = "pogfast.toml"
+NAME = profiles.CONFIGURATION
 SYSTEM = "/etc/pogfast"
 MAX_INCLUDES = 16  # of files in each other
 # A name becomes part of the names of files and of systemd's units.

@@ -26,6 +26,7 @@ from pogfast.runs.needs import unmet
 from pogfast.runs.programs import ProgramFailed, run_program
 from pogfast.runs.records import Record, VerbRecord, append, history
 from pogfast.runs.report import Report, Silent
+from pogfast.system.clock import Stopwatch
 
 Step = tuple[VerbRecord, Callable[[VerbRecord], None]]
 SLACK = 0.1  # of `every`: a daily run is a little earlier on some days
@@ -42,6 +43,7 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
     profile = config.profile(name)
     report = report or Silent()
     record = Record(name, config.file, socket.gethostname(), _now(), group=group)
+    took = Stopwatch()
     try:
         report.started(record)
         with only_run(name, wait=profile.on_conflict == "wait", waiting=report.waiting) as other:
@@ -55,11 +57,10 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
         record.outcome, record.exit_code, record.message = "interrupted", INTERRUPTED, "interrupted"
         raise
     except BaseException as error:
-        record.outcome, record.exit_code = "failed", record.exit_code or 1
-        record.message = record.message or f"internal error: {type(error).__name__}: {error}"
+        record.outcome, record.exit_code, record.message = "failed", 1, str(_as_ours(error))
         raise
     finally:
-        record.end, record.seconds = _now(), _seconds_since(record.start)
+        record.end, record.seconds = _now(), round(took.seconds(), 3)
         append(record)
         report.ended(record)
     return record
@@ -79,10 +80,6 @@ def _seconds(time: str) -> float:
         return datetime.fromisoformat(time).timestamp()
     except ValueError:
         return 0.0
-
-
-def _seconds_since(start: str) -> float:
-    return round((datetime.now().astimezone() - datetime.fromisoformat(start)).total_seconds(), 3)
 
 
 class _Run:
@@ -166,7 +163,7 @@ class _Run:
     def _step(self, verb: VerbRecord, act: Callable[[VerbRecord], None]) -> None:
         """Runs a verb on one store. Its failure is recorded, not raised."""
         self.current = verb
-        verb.start = _now()
+        verb.start, took = _now(), Stopwatch()
         self.report.verb(verb)
         try:
             act(verb)
@@ -175,8 +172,11 @@ class _Run:
             verb.error, verb.exit_code = str(failed), failed.exit_code
             self.problem(failed)
             self.record.message = self.record.message or f"{verb.verb}: {failed}"
+        except BaseException as error:
+            verb.error, verb.exit_code = str(_as_ours(error)), _code_of(error)
+            raise
         finally:
-            verb.seconds = _seconds_since(verb.start)
+            verb.seconds = round(took.seconds(), 3)
             self.record.exit_code = worst_code([self.record.exit_code, verb.exit_code])
             self.current = None
         self.report.verb_ended(verb)
@@ -189,16 +189,16 @@ class _Run:
     def _within(self, hooks: Hooks, verb: str, act: Callable[[], object]) -> None:
         """Runs `act` between the hooks of the run, or of a verb. What fails is recorded; only signals are raised."""
         before = self.record.exit_code
-        interrupted = True
         try:
             if self._hooks(hooks, "before", verb):
                 act()
                 if not self._has_failed():
                     self._hooks(hooks, "after", verb)
-            interrupted = False
+        except BaseException as error:
+            self.record.exit_code = _code_of(error)
+            self.record.outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            raise
         finally:
-            if interrupted:
-                self.record.outcome, self.record.exit_code = "interrupted", INTERRUPTED
             if self._has_failed() and before in (0, INCOMPLETE):
                 self._hooks(hooks, "after-failure", verb)
             self._hooks(hooks, "finally", verb)
@@ -253,6 +253,10 @@ class _Run:
         self.report.progress(self.current, progress)
 
 
+def _code_of(error: BaseException) -> int:
+    return INTERRUPTED if isinstance(error, KeyboardInterrupt) else 1
+
+
 def _as_ours(error: BaseException) -> PogfastError:
     """Returns an error as one of ours, with a message of one line."""
     if isinstance(error, PogfastError):
@@ -260,4 +264,6 @@ def _as_ours(error: BaseException) -> PogfastError:
     if isinstance(error, OSError):
         where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
         return PogfastError(f"{where}{error.strerror or error}")
-    return PogfastError(str(error) or "out of memory")
+    if isinstance(error, MemoryError | ImportError):
+        return PogfastError(str(error) or "out of memory")
+    return PogfastError("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")

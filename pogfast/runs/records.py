@@ -114,7 +114,8 @@ def state_path(*names: str) -> str:
     if not parent:
         raise UsageError("there is no state directory: the user has no home", hint="set POGFAST_STATE_DIR")
     path = os.path.join(parent, *names)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    for directory in (parent, os.path.dirname(path)):
+        os.makedirs(directory, mode=0o700, exist_ok=True)
     return path
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kit.profiles import Desk
+from pogfast.backup import profiles
 from pogfast.config import ConfigError, create_settings, examine, load
 from pogfast.errors import UsageError
 from pogfast.stores.timetable import Timetable
@@ -162,6 +163,14 @@ def test_the_profile_of_create(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> N
         create_settings("home")
 
 
+def test_tune_does_not_overwrite_the_configuration(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POGFAST_CONFIG_DIR", str(desk.write(GOOD).parent))
+    for name in ("pogfast", str(desk.config)):
+        with pytest.raises(UsageError, match="would be the configuration"):
+            profiles.save(name, {"level": 3}, "")
+    assert desk.config.read_text() == GOOD
+
+
 def test_where_it_is_looked_for(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POGFAST_CONFIG_DIR", str(desk.config.parent))
     with pytest.raises(UsageError, match=f"neither {desk.config} nor /etc/pogfast/pogfast.toml"):
@@ -257,6 +266,10 @@ read-data = "yes"
         ("[profiles.x]\nlimit-upload = 5\n", '2: limit-upload must be a rate such as "5MB", or a list of slots'),
         ('[profiles.x]\nlimit-upload = [{ rate = "5MB", form = "08:00" }]\n', "unknown word: form"),
         ('[profiles.x]\nlimit-upload = [{ rate = "5MB", from = "25:00" }]\n', "25:00 is not a time of day"),
+        (
+            '[stores.a]\naddress = "/a"\n[profiles.x]\nstores = ["a"]\n[profiles.x.copy]\nto = ["a"]\n',
+            "copied to itself",
+        ),
         ("[profiles.x.copy]\nverify = true\n", "1: copy.to is missing"),
         ("[profiles.x.retention]\n", "1: profile x: retention keeps no archive"),
     ],

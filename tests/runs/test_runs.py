@@ -252,6 +252,18 @@ def test_limits(desk: Desk) -> None:
     assert desk.pogfast("run", "home").code == 0
 
 
+def test_nobody_reads_the_results(desk: Desk) -> None:
+    """The other profiles are run nevertheless."""
+    desk.write(PROFILE + '[profiles.other]\ninherit = "home"\n')
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "pogfast", "run", "home", "other"]
+    ran = subprocess.run(command, env=desk.environ, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert ran.returncode == 141
+    assert recorded(desk).outcome == recorded(desk, "other").outcome == "success"
+
+
 def test_what_is_not_there(desk: Desk) -> None:
     desk.write(PROFILE)
     ran = desk.pogfast("run", "hme")
@@ -540,6 +552,8 @@ def test_a_signal_ends_a_run_in_order(desk: Desk, number: int, when: str) -> Non
     assert told(desk, "finally")["outcome"] == "interrupted"
     record = recorded(desk)
     assert (record.outcome, record.exit_code) == ("interrupted", 130)
+    [verb] = record.verbs
+    assert (verb.skipped, verb.error) == ((True, "") if when == "before" else (False, "interrupted"))
     assert list((desk.place / "one").glob("*.mfn")) == []
 
 
@@ -605,13 +619,16 @@ def test_names_that_are_not_utf8(desk: Desk) -> None:
 
 
 def test_a_full_state_directory(desk: Desk) -> None:
-    """The run is made; that it cannot be recorded is an error."""
-    desk.write(PROFILE)
+    """The runs are made; that they cannot be recorded is an error."""
+    desk.write(PROFILE + '[profiles.other]\ninherit = "home"\nstores = ["two"]\n')
     (desk.place / "state").mkdir()
     (desk.place / "state" / "runs").write_text("")
-    ran = desk.pogfast("run", "home")
+    ran = desk.pogfast("run", "home", "other")
     assert ran.code == 1
-    assert "state/runs" in ran.err
+    assert ran.err.count("the run is not recorded: ") == 2
+    assert ran.err.count("state/runs") == 2
+    for store in ("one", "two"):
+        assert len(list((desk.place / store).glob("*.mfn"))) == 1
 
 
 # ---- from Python -----------------------------------------------------------------------------------------------------
