@@ -6,8 +6,8 @@ million entries.
 Each archive has 20 files, one of them new, and is an hour younger than the one before it. `cold` is the first run on a
 machine, without the cache of manifests, `warm` one after another run of the same command. `s3` is rclone's server
 behind the proxy of the tests, which adds 20 ms to each request and counts them; both share the cores with pogfast.
-`million` compares, for `diff`, the archive with one in which one file in a hundred is new; `find` has a store with one
-archive.
+`million` has the files in the order in which `create` stores them, that of their paths. It compares, for `diff`, the
+archive with one in which one file in a hundred is new; `find` has a store with one archive.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def million_entries(count: int, changed: int) -> Iterator[tuple[str, manifest.En
         source = random.Random(index + (changed and index % CHANGED == 0) * count)
         blob = urlsafe_b64encode(source.randbytes(32)).decode()
         time = BEGAN + timedelta(microseconds=source.getrandbits(30))
-        yield f"home/user/{index // TOGETHER:04}/file-{index}", entry(blob, PLAIN, time)
+        yield f"home/user/{index // TOGETHER:04}/file-{index:06}", entry(blob, PLAIN, time)
 
 
 # ---- the runs ------------------------------------------------------------------------------------------------------

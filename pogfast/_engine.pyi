@@ -35,6 +35,9 @@ def cut(data: Buffer, chunk_size: int, content: tuple[int, int, bytes] | None) -
 
 # One blob at a time: the kernels that Sealer and Opener run, for tests, benchmarks and `pog --decrypt BLOB`.
 def blob_name(secret: bytes, chunk: Buffer) -> str: ...
+
+# Returns True if all are the 44 letters of a blob's name, which is all that is known of them.
+def are_blob_names(values: list[object]) -> bool: ...
 def seal_blob(
     secret: bytes, asymmetric: bool, chunk: Buffer, chunk_size: int, even: bool = False
 ) -> tuple[str, bytes]: ...

@@ -17,7 +17,7 @@ from pogfast.system.encoding import bytes_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from typing import TypeVar
 
     from pogfast.errors import PogfastError
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # Warnings beyond this number are counted instead of printed.
 MAX_WARNINGS = 20
+# Lines that are written at a time.
+LINES = 1000
 # New objects after which Python's garbage collector runs. Its default of 700 would run it again and again while modules
 # are imported, which is half of a short run.
 GC_THRESHOLD = 10_000
@@ -48,6 +50,25 @@ class Console:
     def answer(self, line: str) -> None:
         """Prints a line of the result that contains names: on a terminal, control characters are escaped."""
         self.print(visible(line) if self.to_terminal else line)
+
+    def answers(self, lines: Iterable[str]) -> None:
+        """Prints lines as `answer` does, but many at a time: a million are written without a million calls. On a
+        terminal, and before an error, none waits."""
+        waiting: list[str] = []
+        try:
+            for line in lines:
+                waiting.append(line)
+                if self.to_terminal or len(waiting) == LINES:
+                    self._answer_all(waiting)
+        finally:
+            self._answer_all(waiting)
+
+    def _answer_all(self, lines: list[str]) -> None:
+        if not lines:
+            return
+        text = "\n".join([*(map(visible, lines) if self.to_terminal else lines), ""])
+        lines.clear()
+        self.write(bytes_of(text))
 
     def write(self, raw: bytes | memoryview) -> None:
         """Writes bytes of the result. Raises PogfastError if they cannot be written."""

@@ -1,5 +1,11 @@
 # Names of blobs: sha256(name secret || sha256(chunk)), as 44 letters of urlsafe base64. FORMAT.md, "A file's bytes".
 
+cdef extern from "Python.h":
+    bint PyUnicode_IS_ASCII(object text)
+    Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    const u8* PyUnicode_1BYTE_DATA(object text)
+
+
 cdef void sha256(const u8* m, size_t n, u8* out) noexcept nogil:
     cdef void* ctx = crypto.ctx_new()
     sha_begin(ctx)
@@ -46,6 +52,16 @@ cdef int letter_bits(u8 c) noexcept nogil:
     return 62 if c == c'-' else 63 if c == c'_' else -1
 
 
+cdef signed char[256] BITS      # of each letter, for lists of a million names
+
+cdef void fill_bits() noexcept:
+    cdef int c
+    for c in range(256):
+        BITS[c] = letter_bits(<u8>c)
+
+fill_bits()
+
+
 cdef int read_name(str name, u8* digest) except -1:
     """Reads the sha256 in a blob's name. Raises ValueError if it is not such a name. Faster than the module base64: lists of
     a million names are read."""
@@ -56,7 +72,7 @@ cdef int read_name(str name, u8* digest) except -1:
     if n != NAME or letters[NAME - 1] != c'=':
         raise ValueError("not a blob's name")
     for i in range(NAME - 1):
-        six = letter_bits(<u8>letters[i])
+        six = BITS[<u8>letters[i]]
         if six < 0:
             raise ValueError("not a blob's name")
         bits, left = bits << 6 | six, left + 6
@@ -65,6 +81,23 @@ cdef int read_name(str name, u8* digest) except -1:
             digest[0] = <u8>(bits >> left)
             digest += 1
     return 0
+
+
+def are_blob_names(list values not None):
+    """Returns True if all are blobs' names: the last letter before the = carries four bits, so that each has one name only."""
+    cdef object value
+    cdef const u8* letters
+    cdef int i
+    for value in values:
+        if type(value) is not str or not PyUnicode_IS_ASCII(value) or PyUnicode_GET_LENGTH(value) != NAME:
+            return False
+        letters = PyUnicode_1BYTE_DATA(value)
+        for i in range(NAME - 1):
+            if BITS[letters[i]] < 0:
+                return False
+        if BITS[letters[NAME - 2]] & 3 or letters[NAME - 1] != c'=':
+            return False
+    return True
 
 
 cdef void write_name(const u8* digest, char* out) noexcept nogil:

@@ -221,6 +221,7 @@ cdef extern from *:
     static void pogfast_map_large_buffers(void) {
     #ifdef __GLIBC__
         mallopt(M_MMAP_THRESHOLD, 1 << 20);
+        mallopt(M_TRIM_THRESHOLD, 4 << 20);
     #endif
     }
     /* Whether a descriptor has bytes or an end to read, waiting for it `ms` at most. */

@@ -171,6 +171,11 @@ class Archive(Mapping[str, Entry]):
     def fifos(self) -> dict[str, dict[str, Any]]:
         return self.described.section("fifos")
 
+    @cached_property
+    def not_files(self) -> frozenset[str]:
+        """The names of everything that is not a file."""
+        return frozenset().union(*self.others.values())
+
     @property
     def others(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Everything that is not a file: kind -> archived name -> metadata."""

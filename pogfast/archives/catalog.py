@@ -181,8 +181,8 @@ class Catalog:
     ) -> CatalogedArchive:
         """Takes all from a manifest, so that it need not be fetched again for what it was not fetched for now.
 
-        Without `blobs` the names of blobs are only taken if they are all well formed, and those of the index. Unless
-        `strict`, entries may be malformed. Raises CorruptManifest."""
+        Without `blobs` the names of blobs are only taken from a small manifest, if they are all well formed, and those
+        of the index. Unless `strict`, entries may be malformed. Raises CorruptManifest."""
         archive = CatalogedArchive(stored, _counted(opened.trailer and manifest.facts_in(opened.trailer)))
         try:
             if not archive.says_enough:
@@ -190,6 +190,8 @@ class Catalog:
         except CorruptManifest:
             if strict:
                 raise
+            return archive
+        if not blobs and len(data) > SMALL:  # a million names
             return archive
         try:
             names = manifest.blobs_of(opened.entries)

@@ -10,13 +10,14 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, Protocol
 
 from pogfast import manifest
 from pogfast.archives.archive import Archive
-from pogfast.archives.listing import members, sorted_names
+from pogfast.archives.listing import in_order, members, sorted_names
 from pogfast.archives.members import Member
 from pogfast.archives.records import Record
 from pogfast.archives.trailer import TOP, Kind
@@ -24,7 +25,7 @@ from pogfast.errors import CorruptManifest, DamageError, PogfastError, SourceErr
 from pogfast.files.directories import Directories, many_open_files
 from pogfast.files.metadata import facts_of
 from pogfast.files.paths import basename, normal_path, parent_of, safe_path
-from pogfast.manifest import Entry
+from pogfast.manifest import Entry, in_order_of_paths
 
 # Metadata that is compared if both sides have it. A file's times are in its entry.
 METADATA = ("mode", "uid", "gid", "user", "group", "mtime_ns", "xattrs")
@@ -36,6 +37,8 @@ PIECE = 1 << 18
 
 # ---- two archives ----------------------------------------------------------------------------------------------------
 
+# Names in an archive, and the entries of those that are files.
+Some = tuple[list[str], manifest.LazyEntries]
 What = Literal["added", "removed", "modified", "uncertain", "metadata", "type"]
 
 
@@ -64,29 +67,47 @@ def diff(before: Archive, after: Archive, problem: Callable[[PogfastError], None
     was, now = _top(before), _top(after)
     if was and now and (change := _change(TOP, was, now, comparable)):
         yield change
-    for name in sorted_names(before, after):
-        if _is_the_same_file(before, after, name):
-            continue
-        try:
-            change = _change(name, members(before, name), members(after, name), comparable)
-        except CorruptManifest as error:
-            if problem is None:
-                raise
-            problem(error)
-        else:
-            if change:
-                yield change
+    others = before.not_files | after.not_files
+    for first, last in _side_by_side(before, after):
+        for name in _maybe_changed(first, last, others):
+            try:
+                change = _change(name, members(before, name, first[1]), members(after, name, last[1]), comparable)
+            except CorruptManifest as error:
+                if problem is None:
+                    raise
+                problem(error)
+            else:
+                if change:
+                    yield change
 
 
-def _is_the_same_file(before: Archive, after: Archive, name: str) -> bool:
-    """Returns True if both archives have nothing under a name but a file, with the same entry in its usual form, as
-    most of a million. False says nothing."""
-    if name not in before.entries or name not in after.entries:
-        return False
-    if any(name in section for archive in (before, after) for section in archive.others.values()):
-        return False
-    was, now = (manifest.entry_text(archive.entries, name) for archive in (before, after))
-    return was is not None and now is not None and bytes(was) == bytes(now) and manifest.plain_entry(now) is not None
+def _side_by_side(before: Archive, after: Archive) -> Iterator[tuple[Some, Some]]:
+    """Yields what two archives have between the same names, in the order of paths."""
+    one, other = in_order(before), in_order(after)
+    nothing: Some = [], manifest.LazyEntries({}, "")
+    was, now = next(one, nothing), next(other, nothing)
+    while was[0] or now[0]:
+        last = min(in_order_of_paths(names[-1]) for names, _ in (was, now) if names)
+        (first_was, was), (first_now, now) = _split(was, last), _split(now, last)
+        yield first_was, first_now
+        was, now = was if was[0] else next(one, nothing), now if now[0] else next(other, nothing)
+
+
+def _split(some: Some, last: str) -> tuple[Some, Some]:
+    """Splits behind a place in the order of paths."""
+    names, entries = some
+    end = bisect_right(names, last, key=in_order_of_paths)
+    return (names[:end], entries), (names[end:], entries)
+
+
+def _maybe_changed(was: Some, now: Some, others: Container[str]) -> list[str]:
+    """Returns the names under which two archives may not have the same: all but those of files with the same entry, in
+    its usual form, as most of a million. `others` are names that have something else than a file."""
+    plain = now[1].plain(now[0])
+    were, are = was[1].members, now[1].members
+    names = [name for name in now[0] if name not in plain or were.get(name) != are[name] or name in others]
+    gone = set(was[0]).difference(now[0])
+    return sorted(gone.union(names), key=in_order_of_paths) if gone else names
 
 
 def _change(name: str, was: list[Member], now: list[Member], comparable: bool) -> Change | None:
@@ -222,7 +243,7 @@ class _Comparison:
                 self._one(member)
         for name in names:
             with self._telling():
-                for member in members(self.archive, name):
+                for member in members(self.archive, name, self.archive.entries):
                     self._one(member)
             self.done.files += name in self.archive.entries
         self._extra(names)

@@ -1,10 +1,12 @@
 """What is in archives, for `ls` and `find`: everything in one, or what matches patterns in all.
 
-Reads manifests, not blobs. Entries are processed one at a time, so that memory holds names, not records.
+Reads manifests, not blobs. Entries are processed some hundred at a time: a million of them are in memory only if their
+manifest does not have them in the order of paths.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +26,7 @@ from pogfast.errors import CorruptManifest, NoSuchEntry, PogfastError
 from pogfast.files.paths import normal_path
 from pogfast.files.patterns import Patterns
 from pogfast.keys import Key
+from pogfast.manifest import Entry, in_order_of_paths
 from pogfast.stores import Stored
 from pogfast.stores.protocols import Store
 
@@ -52,61 +55,82 @@ def list_items(archive: Archive, problem: Callable[[PogfastError], None] | None 
 
     Calls `problem` with each malformed entry; without it, raises CorruptManifest.
     """
-    for name in sorted_names(archive):
-        yield from items_of(archive, name, problem)
+    for names, entries in in_order(archive):
+        yield from items_of(archive, names, entries, problem)
 
 
-def items_of(archive: Archive, name: str, problem: Callable[[PogfastError], None] | None) -> Iterator[Item]:
-    if item := _plain_file(archive, name):
-        yield item
-        return
-    for kind in _kinds(archive, name):
-        try:
-            item = _item(_member(archive, name, kind))
-        except CorruptManifest as error:
-            if problem is None:
-                raise
-            problem(error)
-        else:
-            yield item
+def items_of(
+    archive: Archive,
+    names: Sequence[str],
+    entries: Mapping[str, Entry],
+    problem: Callable[[PogfastError], None] | None,
+) -> Iterator[Item]:
+    """Yields what an archive has under these names; the entries of files are among `entries`."""
+    plain = manifest.plain_entries(entries, names)
+    others = archive.not_files
+    for name in names:
+        its = plain.get(name)
+        if its is not None and name not in others:
+            yield _plain_item(name, its)
+            continue
+        for kind in _kinds(archive, name, entries):
+            try:
+                item = _item(_member(archive, name, kind, entries))
+            except CorruptManifest as error:
+                if problem is None:
+                    raise
+                problem(error)
+            else:
+                yield item
 
 
 def select(archive: Archive, words: Collection[str], problem: Callable[[PogfastError], None]) -> Iterator[Item]:
     """Yields the items that `words` select, by the same rules as `restore`: a name, with everything below it, or else a
     pattern. Without words yields all. Calls `problem` at the end with each word that matches nothing."""
-    names = sorted_names(archive)
-    choice = Choice(words, (), map(normal_path, names))
-    for name in names:
-        if choice.picks(normal_path(name)):
-            yield from items_of(archive, name, problem)
+    choice = Choice(words, (), (normal_path(name) for names, _ in in_order(archive) for name in names))
+    for names, entries in in_order(archive):
+        picked = names if choice.everything else [name for name in names if choice.picks(normal_path(name))]
+        yield from items_of(archive, picked, entries, problem)
     for word in words:
         if word in choice.unmatched:
             problem(NoSuchEntry(f"{word}: matches nothing in the archive", path=word))
 
 
-def sorted_names(*archives: Archive) -> list[str]:
-    """Returns the distinct names in archives, in the order of paths."""
-    return sorted(set().union(*map(names_of, archives)), key=in_order_of_paths)
+def in_order(archive: Archive) -> Iterator[tuple[list[str], manifest.LazyEntries]]:
+    """Yields the names of everything in an archive in the order of paths, some at a time, with the entries of the
+    files."""
+    others = sorted(archive.not_files, key=in_order_of_paths)
+    at = 0
+    for entries in manifest.in_order(archive.entries):
+        names = list(entries)
+        end = bisect_right(others, in_order_of_paths(names[-1]), at, key=in_order_of_paths)
+        if end > at:
+            names += (name for name in others[at:end] if name not in entries)
+            names.sort(key=in_order_of_paths)
+            at = end
+        yield names, entries
+    if at < len(others):
+        yield others[at:], manifest.LazyEntries({}, archive.name)
 
 
 def names_of(archive: Archive) -> set[str]:
     """Returns the names of everything in an archive."""
-    return set().union(archive, archive.directories, archive.links, archive.fifos)
+    return {*archive, *archive.not_files}
 
 
-def in_order_of_paths(name: str) -> str:
-    """Returns a sort key. The end of a part must sort before all else; no name has a zero byte, which does."""
-    return name.replace("/", "\0")
+def sorted_names(archive: Archive) -> list[str]:
+    """Returns the names of everything in an archive, in the order of paths."""
+    return [name for names, _ in in_order(archive) for name in names]
 
 
-def members(archive: Archive, name: str) -> list[Member]:
-    """Returns what an archive has under a name: more than one only in a malformed archive. Raises CorruptManifest if an
-    entry is malformed."""
-    return [_member(archive, name, kind) for kind in _kinds(archive, name)]
+def members(archive: Archive, name: str, entries: Mapping[str, Entry]) -> list[Member]:
+    """Returns what an archive has under a name: more than one only in a malformed archive. `entries` are those of its
+    files, at least the one of this name. Raises CorruptManifest if that is malformed."""
+    return [_member(archive, name, kind, entries) for kind in _kinds(archive, name, entries)]
 
 
-def _kinds(archive: Archive, name: str) -> list[Kind]:
-    kinds: list[Kind] = ["file"] if name in archive.entries else []
+def _kinds(archive: Archive, name: str, entries: Mapping[str, Entry]) -> list[Kind]:
+    kinds: list[Kind] = ["file"] if name in entries else []
     sections: list[tuple[Kind, Mapping[str, Any]]] = [
         ("directory", archive.directories),
         ("link", archive.links),
@@ -115,9 +139,9 @@ def _kinds(archive: Archive, name: str) -> list[Kind]:
     return kinds + [kind for kind, section in sections if name in section]
 
 
-def _member(archive: Archive, name: str, kind: Kind) -> Member:
+def _member(archive: Archive, name: str, kind: Kind, entries: Mapping[str, Entry]) -> Member:
     if kind == "file":
-        entry = archive.entries[name]
+        entry = entries[name]
         return Member(name, kind, entry.more, entry)
     return Member(name, kind, archive.others[kind][name])
 
@@ -139,15 +163,8 @@ def _item(member: Member) -> Item:
     )
 
 
-def _plain_file(archive: Archive, name: str) -> Item | None:
-    """Returns a file as `_item` does, if it is one in its usual form, and the archive has nothing else of its name:
-    most of a million are."""
-    if name not in archive.entries or name in archive.directories or name in archive.links or name in archive.fifos:
-        return None
-    text = manifest.entry_text(archive.entries, name)
-    its = None if text is None else manifest.plain_entry(text)
-    if its is None:
-        return None
+def _plain_item(name: str, its: manifest.PlainEntry) -> Item:
+    """Returns a file as `_item` does, if it is one in its usual form: most of a million are."""
     mode = its.mode if its.mode is not None and 0 <= its.mode <= 0o7777 else None
     owner = its.uid, its.gid, its.user, its.group
     return Item(name, "file", its.size, mode, *owner, its.mtime_ns, its.target, its.hardlink)
@@ -203,7 +220,7 @@ def find(
     def is_meant(name: str) -> bool:
         parent, _, leaf = name.rpartition("/")
         # A pattern also matches everything below a matching directory; only the directory itself is found.
-        return leaves.matches(leaf) or (paths.matches(name) and not paths.matches(parent))
+        return leaves.matches(leaf) or (bool(paths) and paths.matches(name) and not paths.matches(parent))
 
     manifests = manifests_of(store)
     wanted = Filter.of(host, tags, None)
@@ -217,12 +234,19 @@ def find(
             if archive.whole is None:
                 items = matches.items(archive, problem)
             else:  # the store is the caller's, so this must not be closed
-                opened = Archive(store, name, archive.whole[1], key)
-                names = sorted(filter(is_meant, names_of(opened)), key=in_order_of_paths)
-                items = (item for each in names for item in items_of(opened, each, problem))
+                items = _matching(Archive(store, name, archive.whole[1], key), is_meant, problem)
             time = time_of(archive.trailer, name)
             for item in items:
                 yield Found(name, time, item)
+
+
+def _matching(
+    archive: Archive, is_meant: Callable[[str], bool], problem: Callable[[PogfastError], None]
+) -> Iterator[Item]:
+    """Yields the matches in an archive, in the order of paths. Calls `problem` with each malformed entry."""
+    for names, entries in in_order(archive):
+        if found := list(filter(is_meant, names)):
+            yield from items_of(archive, found, entries, problem)
 
 
 def _those_that_fit(catalog: Catalog, manifests: Sequence[Stored], wanted: Filter) -> list[Stored]:

@@ -77,7 +77,7 @@ class Tree:
     def item(self, path: str) -> Item:
         """Returns the entry of a path; of a directory that the archive only implies, nothing but the kind. Raises
         NoSuchEntry and CorruptManifest."""
-        found = next(items_of(self.archive, self._names.get(path, path), None), None)
+        found = next(items_of(self.archive, [self._names.get(path, path)], self.archive.entries, None), None)
         if path in self._below and (found is None or found.kind != "directory"):
             return Item(path, "directory")
         if found is None:

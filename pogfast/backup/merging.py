@@ -332,7 +332,7 @@ class _Places:
         if any(self.of(before) > self.of(name) for before, name in pairwise(entries)):
             names = sorted(entries, key=self.of)
         for name in names:
-            yield name, bytes(manifest.entry_text(entries, name) or b"")
+            yield name, bytes(manifest.entry_text(entries, name))
 
     def of(self, name: str) -> tuple[int, list[bytes], int]:
         """Returns what to sort by: spans of a file come after each other."""

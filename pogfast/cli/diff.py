@@ -6,6 +6,7 @@ archives/differences.py compares the entries; blobs are not read.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -54,11 +55,20 @@ def diff(output: Output, before: str, after: str, metadata: bool, **options: Any
     require_archive(after)
     key = key_of(options)
     counts: Counter[str] = Counter()
-    with _one(output, before, key, options) as one, _one(output, after, key, options) as other:
-        for change in differences(one, other, output.problem):
+
+    def shown(changes: Iterable[Change]) -> Iterator[Change]:
+        for change in changes:
             if change.change != "metadata" or metadata:
                 counts[change.change] += 1
-                _print_change(output, change)
+                yield change
+
+    with _one(output, before, key, options) as one, _one(output, after, key, options) as other:
+        changes = shown(differences(one, other, output.problem))
+        if output.json:
+            for change in changes:
+                output.emit("change", path=change.name, modifier=MODIFIERS[change.change], **without(change, "name"))
+        else:
+            output.answers(map(_line, changes))
     output.emit("statistics", source_snapshot=one.name, target_snapshot=other.name, **{w: counts[w] for w in MODIFIERS})
     if counts:
         output.info(", ".join(f"{count:,} {word}" for word, count in counts.items()))
@@ -76,13 +86,9 @@ def _one(output: Output, text: str, key: Key, options: dict[str, Any]) -> Archiv
     return open_archive(text, key, **chosen, tell=reporter(output))
 
 
-def _print_change(output: Output, change: Change) -> None:
-    modifier = MODIFIERS[change.change]
-    if output.json:
-        output.emit("change", path=change.name, modifier=modifier, **without(change, "name"))
-        return
+def _line(change: Change) -> str:
     why = f"  ({', '.join(change.metadata)})" if change.change == "metadata" else ""
-    output.answer(f"{modifier} {change.name}{why}")
+    return f"{MODIFIERS[change.change]} {change.name}{why}"
 
 
 VERBS = {"diff": diff}

@@ -6,7 +6,7 @@ archives/listing.py selects the entries.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from pogfast.errors import UsageError
 from pogfast.system.encoding import IS_UTF8
 
 if TYPE_CHECKING:
-    from pogfast.archives.listing import Item
+    from pogfast.archives.listing import Found, Item
 
 # Kind -> restic's type, and the file type bits whose letter `ls -l` shows.
 TYPES = {"file": "file", "directory": "dir", "link": "symlink", "fifo": "fifo"}
@@ -71,8 +71,7 @@ def ls(output: Output, archive: str, names: tuple[str, ...], long: bool, tree: b
         elif tree:
             _print_tree(output, items, long)
         else:
-            for item in items:
-                output.answer(_line(item, long))
+            output.answers(map(_long_line, items) if long else (item.name for item in items))
 
 
 @verb(
@@ -112,13 +111,20 @@ def find(output: Output, store: str | None, patterns: tuple[str, ...], long: boo
     key = key_of(options, store=store)
     opened = open_store(store)
     matched = False
-    try:
+
+    def matches() -> Iterator[Found]:
+        nonlocal matched
         for found in find_names(opened, key, patterns, output.problem, **options):
             matched = True
-            if output.json:
+            yield found
+
+    try:
+        if output.json:
+            for found in matches():
                 output.emit("match", snapshot=found.archive, time=iso_time(found.time), **_node(found.item))
-            else:
-                output.answer(f"{found.archive}  {_line(found.item, long)}")
+        else:
+            line = _long_line if long else lambda item: item.name
+            output.answers(f"{found.archive}  {line(found.item)}" for found in matches())
     finally:
         opened.close()
     if not matched:
@@ -146,9 +152,7 @@ def _node(item: Item) -> dict[str, Any]:
     return {word: value for word, value in words.items() if value is not None}
 
 
-def _line(item: Item, long: bool) -> str:
-    if not long:
-        return item.name
+def _long_line(item: Item) -> str:
     return f"{_long_columns(item)}  {item.name}" + (f" -> {item.target}" if item.target is not None else "")
 
 

@@ -8,15 +8,19 @@ key.
 """
 
 from pogfast.manifest.decoding import (
+    LazyEntries,
+    PlainEntry,
     blobs_of,
     decoded,
     entry_text,
     entry_texts,
+    in_order,
     outline,
     parse_entry,
+    plain_entries,
     plain_entry,
 )
-from pogfast.manifest.entry import MAX_SIZE, Entry, Manifest, is_blob_name, is_name
+from pogfast.manifest.entry import MAX_SIZE, Entry, Manifest, in_order_of_paths, is_blob_name, is_name
 from pogfast.manifest.frames import TRAILER_MAGIC
 from pogfast.manifest.opening import (
     INDEX_HEADER,
@@ -46,8 +50,10 @@ __all__ = [
     "TRAILER_MAGIC",
     "Content",
     "Entry",
+    "LazyEntries",
     "Manifest",
     "Packed",
+    "PlainEntry",
     "Writer",
     "blob_names",
     "blobs_of",
@@ -61,6 +67,8 @@ __all__ = [
     "entry_texts",
     "evened",
     "facts_in",
+    "in_order",
+    "in_order_of_paths",
     "index_header",
     "is_blob_name",
     "is_name",
@@ -74,6 +82,7 @@ __all__ = [
     "open_trailer",
     "outline",
     "parse_entry",
+    "plain_entries",
     "plain_entry",
     "seal",
 ]

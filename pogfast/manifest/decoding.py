@@ -1,7 +1,9 @@
 """Decodes entries from JSON, each when it is accessed, so that a million of them cost little.
 
-msgspec parses the JSON. Names that are not UTF-8 are in it as lone surrogates, which only the standard library parses.
-JSON that does not parse is CorruptManifest.
+The JSON is decompressed and parsed in pieces of some hundred entries. That of a large manifest is not kept: what goes
+through its entries in the order of paths decompresses them again (`in_order`), and only what looks for single entries
+has all of them in memory. msgspec parses the JSON. Names that are not UTF-8 are in it as lone surrogates, which only
+the standard library parses. JSON that does not parse is CorruptManifest.
 """
 
 from __future__ import annotations
@@ -9,33 +11,43 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from operator import lt
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import zstandard
+from msgspec import Meta
 
 from pogfast.errors import CorruptManifest
 from pogfast.manifest.entry import (
-    BLOB_NAME,
     MAX_NS,
     MAX_SIZE,
     MAX_TIME,
     Entry,
     are_blob_names,
     check_names,
+    in_order_of_paths,
     is_time,
 )
-from pogfast.manifest.frames import Frame, Parsing, text_of
+from pogfast.manifest.frames import Frame, Parsing, texts_of
 from pogfast.system.encoding import IS_UTF8, local, local_all
 
+Parsed = TypeVar("Parsed")
+
 MAX_OTHER = 4 << 20  # bytes of JSON that an entry may have besides its blobs
+PIECE = 1 << 17  # bytes of JSON that are parsed at a time
+KEPT = 16 << 20  # bytes of JSON up to which all of it stays in memory
+FEW = 1000  # entries that are passed on at a time
 DECODER = msgspec.json.Decoder()
 ENTRIES = OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 STRINGS = msgspec.json.Decoder(list[str])
 JSON = json.JSONDecoder()
 # What separates the values in JSON.
 MARK = re.compile(r"[ \t\n\r]*([{}:,])[ \t\n\r]*")
+BEGIN = b'{"blobs":'  # of an entry, as pogfast and pogcli write it
+ENDS = b'},"', b'}, "'  # of the one before it, and the first character of the name
+LONG = 4096  # bytes before the beginning of an entry in which the end of the one before is looked for
 
 
 class _Needed(msgspec.Struct):
@@ -54,14 +66,17 @@ class _Outline(msgspec.Struct):
 OUTLINES = msgspec.json.Decoder(_Outline)
 
 
+Time = Annotated[float, Meta(ge=-MAX_TIME, le=MAX_TIME)]
+
+
 class PlainEntry(msgspec.Struct, gc=False):
     """An entry as `pogfast create` writes it: the part of it that is shown."""
 
     blobs: list[str]
-    atime: float
-    mtime: float
-    size: int
-    mtime_ns: int
+    atime: Time
+    mtime: Time
+    size: Annotated[int, Meta(ge=0, le=MAX_SIZE)]
+    mtime_ns: Annotated[int, Meta(ge=-MAX_NS, le=MAX_NS)]
     mode: int | None = None
     uid: int | None = None
     gid: int | None = None
@@ -72,69 +87,179 @@ class PlainEntry(msgspec.Struct, gc=False):
 
 
 PLAIN = msgspec.json.Decoder(PlainEntry)
+ALL_PLAIN = msgspec.json.Decoder(dict[str, PlainEntry])
 
 
-def entries_in(frames: list[Frame], name: str) -> Mapping[str, Entry]:
-    """Returns the entries in these frames, and clears the list to free memory."""
-    with Parsing(name):
-        text = text_of(frames)
-        frames.clear()
-        members: Mapping[str, msgspec.Raw | bytes]
-        try:
-            members = ENTRIES.decode(text)
-        except (ValueError, RecursionError):  # a name that is not UTF-8, or invalid JSON
-            latin = text.decode("latin-1")
-            del text
-            members = _scan(latin)
-        check_names(members.keys(), name)
-        if not IS_UTF8:
-            members = {local(name): member for name, member in members.items()}
-    return _LazyEntries(members, name)
+def entries_in(frames: list[Frame], name: str) -> LazyEntries:
+    """Returns the entries in these frames, after all have been parsed, and clears the list if it is not needed any
+    more. Raises CorruptManifest."""
+    members: dict[str, msgspec.Raw | bytes] = {}
+    size, last, ordered = 0, "", True
+    for piece in _pieces(frames, name):
+        check_names(piece, name)
+        paths = [in_order_of_paths(each) for each in piece]
+        ordered = ordered and (size == 0 or last < paths[0]) and all(map(lt, paths, paths[1:]))
+        last = paths[-1]
+        size += len(piece.json)
+        if size <= KEPT:
+            members.update(piece.members)
+        else:
+            members.clear()
+    if size > KEPT:
+        return StreamedEntries(frames[:], name, ordered)
+    frames.clear()  # frees memory
+    return LazyEntries(members, name)
 
 
 def names_in(frames: list[Frame], name: str) -> list[str]:
     """Returns the blobs of all entries in order. Of each entry only the list of blobs has to be well formed."""
     with contextlib.suppress(ValueError, RecursionError, zstandard.ZstdError):
-        names = [blob for entry in NAMES.decode(text_of(frames)).values() for blob in entry.blobs]
-        if all(map(BLOB_NAME.fullmatch, names)):
+        needed: dict[str, _Needed] = {}
+        for found, _ in _parsed(texts_of(frames), NAMES.decode):
+            needed.update(found)
+        names = [blob for entry in needed.values() for blob in entry.blobs]
+        if are_blob_names(names):
             return names
     return [blob for entry in entries_in(frames, name).values() for blob in entry.blobs]
 
 
-class _LazyEntries(Mapping[str, Entry]):
-    """Entries as JSON, each decoded at each access."""
+def _pieces(frames: list[Frame], name: str) -> Iterator[LazyEntries]:
+    """Yields the entries in these frames, some hundred at a time. Raises CorruptManifest."""
+    with Parsing(name):
+        try:
+            for members, text in _parsed(texts_of(frames), _members):
+                if not IS_UTF8:
+                    members = {local(each): member for each, member in members.items()}
+                if members:
+                    yield LazyEntries(members, name, text)
+        except (ValueError, RecursionError):
+            _members(b"".join(texts_of(frames)))  # raises what tells the place in the whole text
+            raise
 
-    __slots__ = ("_manifest", "_members")
 
-    def __init__(self, members: Mapping[str, msgspec.Raw | bytes], manifest: str) -> None:
+def _parsed(texts: Iterable[bytes], parse: Callable[[bytes], Parsed]) -> Iterator[tuple[Parsed, bytes]]:
+    """Cuts a JSON object into many that have its members, and yields what `parse` returns for each, and its text.
+
+    It is cut where an entry seems to end. If that is somewhere else, the piece is no JSON, `parse` raises ValueError or
+    RecursionError, and a longer one is tried. So what is raised in the end is right: nothing else makes it JSON.
+    """
+    waiting: list[bytes] = []
+    size, enough = 0, PIECE
+    for text in texts:
+        waiting.append(text)
+        size += len(text)
+        if size < enough:
+            continue
+        text = b"".join(waiting)
+        end = _end_of_entry(text)
+        piece = text[:end] + b"}"
+        try:
+            found = parse(piece)
+        except (ValueError, RecursionError):
+            waiting, enough = [text], 2 * size
+        else:
+            yield found, piece
+            waiting = [b"{" + text[end + 1 :]]
+            size, enough = len(waiting[0]), PIECE
+    text = b"".join(waiting)
+    yield parse(text), text
+
+
+def _end_of_entry(text: bytes) -> int:
+    """Returns where the last entry but one seems to end."""
+    last = text.rfind(BEGIN)
+    return max(text.rfind(end, max(0, last - LONG), max(0, last)) for end in ENDS) + 1
+
+
+def _members(text: bytes) -> Mapping[str, msgspec.Raw | bytes]:
+    """Splits a JSON object into its members. Raises ValueError and RecursionError."""
+    try:
+        return ENTRIES.decode(text)
+    except (ValueError, RecursionError):  # a name that is not UTF-8, or invalid JSON
+        return _scan(text.decode("latin-1"))
+
+
+class LazyEntries(Mapping[str, Entry]):
+    """Entries as JSON, each decoded at each access. `json` is one object of all of them, or empty."""
+
+    __slots__ = ("_manifest", "_members", "_plain", "json")
+
+    def __init__(self, members: Mapping[str, msgspec.Raw | bytes], manifest: str, json: bytes = b"") -> None:
         self._members = members
         self._manifest = manifest
+        self._plain: Mapping[str, PlainEntry] | None = None
+        self.json = json
+
+    @property
+    def members(self) -> Mapping[str, msgspec.Raw | bytes]:
+        """The JSON of each."""
+        return self._members
 
     def __getitem__(self, name: str) -> Entry:
         """Decodes an entry. Raises CorruptManifest if it is malformed."""
-        return parse_entry(self._members[name], f"{self._manifest}: the entry {name}")
-
-    def text(self, name: str) -> msgspec.Raw | bytes:
-        """Returns an entry's JSON."""
-        return self._members[name]
+        return parse_entry(self.members[name], f"{self._manifest}: the entry {name}")
 
     def __contains__(self, name: object) -> bool:
-        return name in self._members
+        return name in self.members
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._members)
+        return iter(self.members)
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self.members)
+
+    def plain(self, names: Collection[str]) -> Mapping[str, PlainEntry]:
+        """Decodes entries as `plain_entry` does, if it can: those of these names, perhaps others."""
+        if self._plain is not None:
+            return self._plain
+        if IS_UTF8 and 0 < len(self.json) <= MAX_OTHER and 2 * len(names) > len(self.members):
+            with contextlib.suppress(ValueError, RecursionError):
+                found = ALL_PLAIN.decode(self.json)
+                if are_blob_names([blob for entry in found.values() for blob in entry.blobs]):
+                    self._plain = found
+                    return found
+        decoded = ((name, plain_entry(self.members[name])) for name in names if name in self.members)
+        return {name: entry for name, entry in decoded if entry is not None}
+
+    def in_order(self) -> Iterator[LazyEntries]:
+        """Yields all entries in the order of paths, some at a time."""
+        names = sorted(self.members, key=in_order_of_paths)
+        for at in range(0, len(names), FEW):
+            yield LazyEntries({name: self.members[name] for name in names[at : at + FEW]}, self._manifest)
+
+
+class StreamedEntries(LazyEntries):
+    """The entries of a large manifest, decompressed and parsed when they are accessed."""
+
+    __slots__ = ("_frames", "_ordered")
+
+    def __init__(self, frames: list[Frame], manifest: str, ordered: bool) -> None:
+        """`ordered`: they are in the order of paths, and each name occurs once."""
+        super().__init__({}, manifest)
+        self._frames = frames
+        self._ordered = ordered
+
+    @property
+    def members(self) -> Mapping[str, msgspec.Raw | bytes]:
+        if self._frames:
+            members: dict[str, msgspec.Raw | bytes] = {}
+            for piece in _pieces(self._frames, self._manifest):
+                members.update(piece.members)
+            self._members = members
+            self._frames = []  # another one, since somebody may be going through the frames
+        return self._members
+
+    def in_order(self) -> Iterator[LazyEntries]:
+        return _pieces(self._frames, self._manifest) if self._frames and self._ordered else super().in_order()
 
 
 def outline(entries: Mapping[str, Entry], name: str) -> tuple[int | None, str]:
     """Returns (bytes of the file, the archived name that a hard link refers to or ""). Takes a quarter of the time of
     decoding the entry if both are in their usual form. Raises CorruptManifest, but not for everything that is
     malformed."""
-    if isinstance(entries, _LazyEntries):
+    if isinstance(entries, LazyEntries):
         with contextlib.suppress(ValueError, RecursionError):
-            found = OUTLINES.decode(entries.text(name))
+            found = OUTLINES.decode(entries.members[name])
             if 0 <= found.size <= MAX_SIZE:
                 return found.size, local(found.hardlink) if isinstance(found.hardlink, str) else ""
     entry = entries[name]
@@ -142,12 +267,31 @@ def outline(entries: Mapping[str, Entry], name: str) -> tuple[int | None, str]:
     return entry.size, first if isinstance(first, str) else ""
 
 
+def in_order(entries: Mapping[str, Entry]) -> Iterator[LazyEntries]:
+    """Yields the entries of an opened manifest in the order of paths, some at a time."""
+    return _opened(entries).in_order()
+
+
 def entry_texts(entries: Mapping[str, Entry]) -> Iterator[tuple[str, bytes]]:
     """Yields the names of an opened manifest's entries, each with the entry's JSON, for `parse_entry`."""
-    if not isinstance(entries, _LazyEntries):
+    for name, text in _opened(entries).members.items():
+        yield name, bytes(text)
+
+
+def plain_entries(entries: Mapping[str, Entry], names: Collection[str]) -> Mapping[str, PlainEntry]:
+    """Decodes entries of an opened manifest as `plain_entry` does, if it can: those of these names, perhaps others."""
+    return _opened(entries).plain(names)
+
+
+def entry_text(entries: Mapping[str, Entry], name: str) -> msgspec.Raw | bytes:
+    """Returns the JSON of an opened manifest's entry."""
+    return _opened(entries).members[name]
+
+
+def _opened(entries: Mapping[str, Entry]) -> LazyEntries:
+    if not isinstance(entries, LazyEntries):
         raise TypeError("only the entries of an opened manifest have been JSON")
-    for name in entries:
-        yield name, bytes(entries.text(name))
+    return entries
 
 
 def plain_entry(text: msgspec.Raw | bytes) -> PlainEntry | None:
@@ -159,14 +303,7 @@ def plain_entry(text: msgspec.Raw | bytes) -> PlainEntry | None:
         found = PLAIN.decode(text)
     except (ValueError, RecursionError):
         return None
-    sizes = 0 <= found.size <= MAX_SIZE and -MAX_NS <= found.mtime_ns <= MAX_NS
-    times = abs(found.atime) <= MAX_TIME and abs(found.mtime) <= MAX_TIME
-    return found if sizes and times and all(map(BLOB_NAME.fullmatch, found.blobs)) else None
-
-
-def entry_text(entries: Mapping[str, Entry], name: str) -> msgspec.Raw | bytes | None:
-    """Returns an entry's JSON, None if the entries are not those of an opened manifest."""
-    return entries.text(name) if isinstance(entries, _LazyEntries) else None
+    return found if are_blob_names(found.blobs) else None
 
 
 def parse_entry(text: msgspec.Raw | bytes, origin: str) -> Entry:
@@ -205,15 +342,15 @@ def decoded(text: bytes) -> Any:
 def blobs_of(entries: Mapping[str, Entry]) -> list[str]:
     """Returns the blobs of all entries in order, with repetitions. Of each entry only the list of blobs has to be well
     formed: else raises CorruptManifest."""
-    if isinstance(entries, _LazyEntries):
+    if isinstance(entries, LazyEntries):
         with contextlib.suppress(ValueError, RecursionError):
-            names = [blob for file in entries for blob in NEEDED.decode(entries.text(file)).blobs]
-            if all(map(BLOB_NAME.fullmatch, names)):
+            names = [blob for text in entries.members.values() for blob in NEEDED.decode(text).blobs]
+            if are_blob_names(names):
                 return names
     return [blob for entry in entries.values() for blob in entry.blobs]
 
 
-def loads(text: bytes | msgspec.Raw) -> Any:
+def loads(text: bytes | bytearray | msgspec.Raw) -> Any:
     """Parses JSON. Raises ValueError and RecursionError."""
     try:
         return DECODER.decode(text)

@@ -6,16 +6,14 @@ Also the limits of FORMAT.md for names and numbers, and the functions that check
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pogfast._engine import are_blob_names as _are_blob_names
 from pogfast.errors import CorruptManifest
 
-# 43 letters of urlsafe base64 for 32 bytes; the last carries 4 bits, so its low 2 are zero.
-BLOB_NAME = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]=")
 # Nanoseconds that the engine can represent: times before 1677 and after 2262 become these.
 MAX_NS = 2**63 - 1
 MAX_SIZE = 2**63 - 1
@@ -111,12 +109,18 @@ class Manifest:
 
 
 def is_blob_name(text: str) -> bool:
-    return BLOB_NAME.fullmatch(text) is not None
+    return _are_blob_names([text])
 
 
 def is_name(name: str) -> bool:
     """Returns True if an archived name is within the limits of FORMAT.md. Does not check where it leads."""
     return len(name) <= MAX_NAME and (len(name) < MAX_PARTS or name.count("/") < MAX_PARTS)
+
+
+def in_order_of_paths(name: str) -> str:
+    """Returns a sort key: a directory, what is below it, then what follows. The end of a part must sort before all
+    else; no name has a zero byte, which does."""
+    return name.replace("/", "\0")
 
 
 def check_names(names: Collection[str], origin: str) -> None:
@@ -126,10 +130,7 @@ def check_names(names: Collection[str], origin: str) -> None:
 
 
 def are_blob_names(value: object) -> bool:
-    try:
-        return isinstance(value, list) and all(map(BLOB_NAME.fullmatch, value))
-    except TypeError:  # not a string
-        return False
+    return isinstance(value, list) and _are_blob_names(value)
 
 
 def is_length(value: object) -> bool:

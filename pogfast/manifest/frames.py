@@ -28,6 +28,8 @@ DENSE_TEXT = 640 << 20
 DENSE_VALUES = 20, 128  # bytes of such text per value in it: a blob's name and its two sizes have 60
 MAX_TEXT = 16 << 30
 MAX_FRAMES = 256  # in a payload: pog writes two, pogfast three
+AT_ONCE = 1 << 20  # bytes of JSON up to which a frame is decompressed at once
+MAX_WINDOW = 1 << 27  # bytes of text that zstd keeps for a frame that is decompressed a little at a time
 FEED = 2048  # bytes that are decompressed at a time: 4 bytes can become 128 KiB, so at worst 64 MiB
 TOO_DENSE = "it decompresses to more JSON than a manifest of its size may hold"
 
@@ -92,44 +94,58 @@ def _frame_end(payload: memoryview, at: int) -> int:
     return at + 4 * (descriptor >> 2 & 1)
 
 
-def decompressed(frames: Iterable[Frame], room: int) -> bytes:
-    """Decompresses and concatenates the zstd frames among these. Raises ValueError if one is truncated, or if the
-    result has more than `room` bytes."""
-    pieces: list[bytes] = []
+def contents(frames: Iterable[Frame], room: int) -> Iterator[bytes]:
+    """Yields the content of the zstd frames among these, a little at a time. Raises ValueError if one is truncated, or
+    if they have more than `room` bytes together."""
     for frame in frames:
         if frame.magic == ZSTD_MAGIC:
-            content = _content(frame.data, room)
-            room -= len(content)
-            pieces.append(content)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            for piece in _content(frame.data, room):
+                room -= len(piece)
+                if room < 0:
+                    raise ValueError(TOO_DENSE)
+                yield piece
 
 
-def _content(frame: memoryview, room: int) -> bytes:
+def _content(frame: memoryview, room: int) -> Iterator[bytes]:
     size = zstandard.frame_content_size(frame)
     if size > room:
         raise ValueError(TOO_DENSE)
-    if size >= 0:
-        return zstandard.ZstdDecompressor().decompress(frame)
-    reader, pieces = zstandard.ZstdDecompressor().decompressobj(), []
+    if size >= 0 and (size <= AT_ONCE or zstandard.get_frame_parameters(frame).window_size > MAX_WINDOW):
+        yield zstandard.ZstdDecompressor().decompress(frame)
+        return
+    reader = zstandard.ZstdDecompressor().decompressobj()
     for at in range(0, len(frame), FEED):
-        pieces.append(reader.decompress(frame[at : at + FEED]))
-        room -= len(pieces[-1])
-        if room < 0:
-            raise ValueError(TOO_DENSE)
+        yield reader.decompress(frame[at : at + FEED])
     if not reader.eof:
         raise ValueError("a zstd frame is cut short")
-    return b"".join(pieces)
 
 
-def text_of(frames: list[Frame]) -> bytes:
-    """Returns the JSON of the entries or of the index. Raises ValueError if its ratio is above the limits."""
+def texts_of(frames: list[Frame]) -> Iterator[bytes]:
+    """Yields the JSON of the entries or of the index, a little at a time. Raises ValueError if its ratio is above the
+    limits, before anybody has parsed any of it."""
     room = room_for(frames)
-    text = decompressed(frames, max(room, DENSE_TEXT))
-    if len(text) > room:
-        minimum, maximum = DENSE_VALUES
-        values = sum(map(text.count, (b",", b"[", b"{")))
-        if not minimum * values <= len(text) <= maximum * values:
-            raise ValueError(TOO_DENSE)
+    if size_of_text(frame for frame in frames if frame.magic == ZSTD_MAGIC) > room:
+        room = _room_for_dense(frames, room)
+    return contents(frames, room)
+
+
+def _room_for_dense(frames: list[Frame], room: int) -> int:
+    """Returns the bytes of the JSON in these frames. Raises ValueError if they are more than `room`, and not dense."""
+    size = values = 0
+    for text in contents(frames, max(room, DENSE_TEXT)):
+        size += len(text)
+        values += sum(map(text.count, (b",", b"[", b"{")))
+    minimum, maximum = DENSE_VALUES
+    if size > room and not minimum * values <= size <= maximum * values:
+        raise ValueError(TOO_DENSE)
+    return size
+
+
+def text_of(frames: list[Frame]) -> bytearray:
+    """Returns the JSON of the index. Raises ValueError if its ratio is above the limits."""
+    text = bytearray()
+    for piece in texts_of(frames):
+        text += piece
     return text
 
 

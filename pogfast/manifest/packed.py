@@ -13,7 +13,7 @@ import msgspec
 from pogfast._engine import compress, decompress
 from pogfast.errors import CorruptManifest
 from pogfast.manifest.decoding import parse_entry
-from pogfast.manifest.entry import BLOB_NAME, is_length
+from pogfast.manifest.entry import are_blob_names, is_length
 from pogfast.system.encoding import local
 
 MANY = 2048  # entries that are compressed together
@@ -62,6 +62,6 @@ def content_of(text: bytes, origin: str) -> Content:
     if isinstance(found.hardlink, str):
         found.hardlink = local(found.hardlink)
     fits = len(found.stored) == len(found.blobs) and is_length(found.size) and all(map(is_length, found.stored))
-    if not fits or not all(map(BLOB_NAME.fullmatch, found.blobs)):
+    if not fits or not are_blob_names(found.blobs):
         raise CorruptManifest(f"{origin} is malformed")
     return found

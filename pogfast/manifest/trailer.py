@@ -12,7 +12,7 @@ import msgspec
 from pogfast.errors import CorruptManifest
 from pogfast.manifest.decoding import loads
 from pogfast.manifest.entry import check_names
-from pogfast.manifest.frames import TRAILER_MAGIC, Frame, Parsing, decompressed, frames_of, room_for
+from pogfast.manifest.frames import TRAILER_MAGIC, Frame, Parsing, contents, frames_of, room_for
 from pogfast.system.encoding import local_all
 
 SECTIONS = ("parents", "directories", "links", "fifos")
@@ -84,7 +84,7 @@ def trailer_text(frames: list[Frame], name: str) -> bytes | None:
     for frame in frames:
         if frame.magic == TRAILER_MAGIC:
             with Parsing(name):
-                return decompressed(frames_of(frame.data), room_for(frames))
+                return b"".join(contents(frames_of(frame.data), room_for(frames)))
     return None
 
 

@@ -224,14 +224,14 @@ print(count, int(memory) // 1024)
 """
 
 
-def test_a_million_entries_are_listed_in_one_gigabyte(tmp_path: Path) -> None:
-    """With all metadata that pogfast stores for a file."""
+def test_a_million_entries_in_order_are_listed_in_little_memory(tmp_path: Path) -> None:
+    """With all metadata that pogfast stores for a file. The goal is 300 MB; as objects they would have a gigabyte."""
     more: dict[str, Any] = {"size": 1, "mode": 0o644, "uid": 1000, "gid": 1000, "user": "somebody", "group": "somebody"}
     more |= {"mtime_ns": 1_500_000_000, "atime_ns": 1_500_000_000}
     blob = ORACLE.name(b"x")
     writer = manifest.Writer(keys.Key("keyfile", bytes(32)))
     for number in range(1_000_000):
-        name = f"home/somebody/directory {number % 1000}/file number {number}"
+        name = f"home/somebody/directory {number // 1000:03}/file number {number:06}"
         writer.add(name, Entry([f"{number:06}{blob[6:]}"], 1.5, 1.5, more))
     (tmp_path / "a.mfn").write_bytes(writer.seal({}))
     ran = subprocess.run(
@@ -239,4 +239,4 @@ def test_a_million_entries_are_listed_in_one_gigabyte(tmp_path: Path) -> None:
     )
     count, megabytes = ran.stdout.split()
     assert int(count) == 1_000_000
-    assert int(megabytes) < 1000, ran.stdout
+    assert int(megabytes) < 250, ran.stdout
