@@ -23,8 +23,7 @@ class Listed(dict[str, object]):
         super().__init__(dict.fromkeys(files))
         self.entries = self
         self.directories = dict.fromkeys(directories)
-        self.links: dict[str, object] = {}
-        self.fifos: dict[str, object] = {}
+        self.not_files = frozenset(directories)
 
 
 @pytest.fixture
