@@ -170,6 +170,32 @@ def test_a_listing_of_several_pages(
         assert store.requests["delete"] == 2
 
 
+def test_a_listing_says_what_boto3_says(server: Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = client_of(server)
+    with opened(server.url, f"s3://{bucket}", monkeypatch) as store:
+        for key in ("one", "a folder/a+b & <c>.txt", "data/ü"):
+            client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+            mine, theirs = (each.list_objects_v2(Bucket=bucket) for each in (store.service.client, client))
+            words = "Key", "ETag", "Size", "LastModified", "StorageClass"
+            assert mine["Contents"] == [{word: it[word] for word in words if word in it} for it in theirs["Contents"]]
+            assert {**mine, "Contents": 0, "ResponseMetadata": 0} == {**theirs, "Contents": 0, "ResponseMetadata": 0}
+
+
+def test_credentials_of_a_role(
+    moto_server: Server, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come from another service, whose responses are no XML of S3's."""
+    name = new_bucket(moto_server, request)
+    role = "role_arn = arn:aws:iam::123456789012:role/backup\nsource_profile = base\nregion = us-east-1\n"
+    (tmp_path / "config").write_text(f"[profile base]\n[profile role]\n{role}")
+    (tmp_path / "credentials").write_text("[base]\naws_access_key_id = base\naws_secret_access_key = secret\n")
+    files = {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials")}
+    more = {**files, "AWS_ENDPOINT_URL_STS": moto_server.url}
+    with opened(moto_server.url, f"s3://{name}?profile=role", monkeypatch, **more) as store:
+        assert store.manifests() == []
+        assert store.service.client._request_signer._credentials.method == "assume-role"
+
+
 def test_a_small_body_is_sent_without_a_round_trip(proxy: Proxy, shelf: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would cost a round trip for every small file."""
     with opened(proxy.url, f"s3://{shelf}", monkeypatch, create=True) as store:
