@@ -147,6 +147,8 @@ class Run:
         That costs a listing and a manifest, so it is done only where no earlier run with this key is known. A password,
         which may be mistyped every night, is checked in each run and against the oldest archive, since the newest would
         be the one of the night before."""
+        if self.shard is not None and not self.shard.takes_others:  # once is enough
+            return
         by_password = self.key.kind == "password"
         opened = self.known.cache
         if not by_password and opened is not None and not opened.is_first:

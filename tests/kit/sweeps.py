@@ -32,6 +32,7 @@ import pogfast
 import pogfast._engine as engine
 from pogfast import backup, keys, manifest
 from pogfast.archives import archive
+from pogfast.backup import going_on, merging
 from pogfast.errors import MissingBlob, PogfastError
 from pogfast.pog import create as pog_create
 from pogfast.pog.addresses import open_targets
@@ -46,7 +47,7 @@ from pogfast.upkeep import checking, copying, pruning
 from pogfast.upkeep.retention import Policy
 
 LOADED = (
-    *(archive, backup, background, checking, copying, keys, manifest, pog_create, pruning, publish),
+    *(archive, backup, background, going_on, merging, checking, copying, keys, manifest, pog_create, pruning, publish),
     *(index_cache, opening, repacking, sink),
 )
 KEY = keys.Key("keyfile", bytes(32))
@@ -713,10 +714,21 @@ class World:
 
         def act() -> backup.Summary:
             done = backup.create(self.paths(contents), self.store, KEY, cache_directory=cache, jobs=1, **more)
-            self.done[done.manifest] = frozenset(contents)
+            if not done.part:
+                self.done[done.manifest] = frozenset(contents)
             return done
 
         return Actor(self, label, act, skew, fine=fine)
+
+    def merging(self, contents: Collection[str], label: str = "merge") -> Actor:
+        """Merges the shards that have stored `contents`."""
+
+        def act() -> merging.Merged:
+            done = merging.merge(self.store, KEY)
+            self.done[done.manifest] = frozenset(contents)
+            return done
+
+        return Actor(self, label, act)
 
     def pruning(self, label: str = "PRUNE", grace: float = GRACE, **more: Any) -> Actor:
         skew, fine = more.pop("skew", 0.0), more.pop("fine", False)

@@ -149,9 +149,9 @@ def earlier(tmp_path: Path) -> Callable[..., Ran]:
     if not python:
         pytest.skip("POGFAST_BEFORE is not set")
 
-    def call(*words: str) -> Ran:
+    def call(*words: str, key: str = "--keyfile=key") -> Ran:
         environment = {**os.environ, "POGFAST_CACHE_DIR": str(tmp_path / "earlier")}
-        ran = run([python, "-m", "pogfast", *words, "--keyfile=key"], tmp_path, env=environment)
+        ran = run([python, "-m", "pogfast", *words, key], tmp_path, env=environment)
         assert "Traceback" not in ran.err, ran.err
         return ran
 
@@ -175,6 +175,33 @@ def test_what_an_earlier_pogfast_writes_into_a_store_with_packs_comes_back(
         ran = earlier(*words)
         assert ran.code == 4, (words, ran.err)
         assert "missing" in ran.err
+
+
+def test_an_earlier_pogfast_takes_parts_of_shards_for_unfinished_runs(
+    earlier: Callable[..., Ran], tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ignores what the index says of the key of the entries, and its prune leaves their blobs."""
+    monkeypatch.chdir(tmp_path)
+    ours.keygen("pair")
+    public, private = ours.open_key(encryption_keyfile="pair.encrypt"), "--decryption-keyfile=pair.decrypt"
+    ours.create("pair.encrypt", "parts", public, no_cache=True)
+    for shard in ("1/2", "2/2"):
+        ours.create("tree", "parts", public, shard=shard, no_cache=True)
+    ran = earlier("list", "parts", "--partial", key=private)
+    assert (ran.code, ran.out.count(b".mfn.partial")) == (0, 2), ran.err
+    [part, _] = sorted(Path("parts").glob("shards-*"))
+    for key in (private, "--encryption-keyfile=pair.encrypt"):
+        ran = earlier("check", f"parts/{part.name}", key=key)
+        assert ran.code == 0, ran.err
+    assert earlier("restore", f"parts/{part.name}", "--into", "part", key=private).code == 0
+    for path in Path("parts", "data").rglob("*="):
+        os.utime(path, (time.time() - 30 * 24 * 3600,) * 2)
+    ran = earlier("prune", "parts", "--keep-all", "--yes", key="--encryption-keyfile=pair.encrypt")
+    assert ran.code == 0, ran.err
+    assert not list(Path("parts").glob("condemned-*"))
+    name = ours.merge("parts", public).manifest
+    assert earlier("restore", f"parts/{name}", "--into", "out", key=private).code == 0
+    assert contents(Path("out", "tree")) == contents(tree)
 
 
 @pytest.mark.parametrize("words", [[], ["--allow-missing"]])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from kit import sweeps
 from kit.sweeps import DAY, GRACE, HOUR, Actor, World
+from pogfast.backup.shards import Shard
 from pogfast.stores.remote import RemoteStore
 from pogfast.upkeep import checking
 from pogfast.upkeep.retention import Span
@@ -707,6 +708,105 @@ def test_an_upload_that_is_resumed_for_days_loses_nothing(stage: Stage) -> None:
         assert done.blobs_new <= 2, world.story()  # the engine tells of several files at a time
         world.expect_whole()
         world.settle()
+
+
+# ---- shards ----------------------------------------------------------------------------------------------------------
+
+
+def shards_of(world: World) -> list[Actor]:
+    return [world.creating(NEEDED, f"create {number}/2", shard=Shard(number, 2)) for number in (1, 2)]
+
+
+def merge_well(world: World) -> None:
+    """Merges; shards whose blobs a prune has deleted before their parts were there are named, and run again."""
+    merge = world.run(world.merging(NEEDED))
+    if merge.failure is not None:
+        assert "lacks blobs of shard" in str(merge.failure), world.story()
+        for shard in shards_of(world):
+            world.run_well(shard)
+        world.run_well(world.merging(NEEDED))
+
+
+def test_a_prune_while_shards_run(stage: Stage) -> None:
+    for steps in stage.steps(40):
+        with stage.scene() as world:
+            prune, (one, two) = world.pruning(), shards_of(world)
+            one.go(steps)
+            prune.until(is_deletion)
+            two.go(10)
+            all_finish(prune, one, two)
+            merge_well(world)
+            world.expect_whole()
+            world.settle()
+
+
+def test_shards_at_any_step_of_a_prune(stage: Stage) -> None:
+    for steps in stage.steps(34):
+        with stage.scene() as world:
+            prune, (one, two) = world.pruning().go(steps), shards_of(world)
+            one.go(60)
+            all_finish(prune, one, two)
+            merge_well(world)
+            world.expect_whole()
+
+
+def test_a_prune_at_any_step_of_a_merge(stage: Stage) -> None:
+    for steps in stage.steps(30):
+        with stage.scene() as world:
+            for shard in shards_of(world):
+                world.run_well(shard)
+            merge, prune = world.merging(NEEDED).go(steps), world.pruning()
+            over = merge.over
+            prune.go(40)
+            all_finish(prune, merge)
+            assert merge.failure is None, world.story()
+            world.expect_whole()
+            world.settle()
+            if over:
+                break
+
+
+def test_a_merge_at_any_step_of_a_prune(stage: Stage) -> None:
+    for steps in stage.steps(34):
+        with stage.scene() as world:
+            for shard in shards_of(world):
+                world.run_well(shard)
+            prune, merge = world.pruning().go(steps), world.merging(NEEDED)
+            over = prune.over
+            merge.go(60)
+            all_finish(prune, merge)
+            assert merge.failure is None, world.story()
+            world.expect_whole()
+            if over:
+                break
+
+
+def test_shards_that_take_days_beside_a_daily_prune(stage: Stage) -> None:
+    with stage.scene() as world:
+        for shard in shards_of(world):
+            world.run_well(shard)
+            for _ in range(2):
+                world.advance(GRACE + HOUR)
+                world.run_well(world.pruning(last=99))
+        world.run_well(world.merging(NEEDED))
+        world.expect_whole()
+        world.settle()
+
+
+def test_parts_that_prunes_have_forgotten_are_not_merged(stage: Stage) -> None:
+    with stage.scene() as world:
+        one, two = shards_of(world)
+        world.run_well(one)
+        world.advance(6 * DAY + HOUR)
+        world.run_well(two)
+        merge = world.run(world.merging(NEEDED))
+        assert "shard 1 too old" in str(merge.failure), world.story()
+        for _ in range(4):
+            world.advance(GRACE + HOUR)
+            world.run_well(world.pruning(last=99))
+        merge = world.run(world.merging(NEEDED))
+        assert "shard 1 not there" in str(merge.failure), world.story()
+        world.expect_whole()
 
 
 # ---- others that write -----------------------------------------------------------------------------------------------
