@@ -13,6 +13,7 @@ import click
 from pogfast.cli.command import PATH, Whole, verb
 from pogfast.cli.options import key_options, optional_key, service_options
 from pogfast.cli.output import Output
+from pogfast.cli.run import config_option
 from pogfast.errors import KeyFileError, UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ KEY_FILES = ("keyfile", "encryption_keyfile", "decryption_keyfile", "password_fi
 @click.option(
     "--login-password-file", metavar="FILE", type=PATH, help="Ask for the password in the first line of FILE."
 )
+@config_option
 @key_options
 @service_options
 def ui(output: Output, stores: tuple[str, ...], no_browser: bool, **options: Any) -> None:
@@ -68,6 +70,7 @@ def ui(output: Output, stores: tuple[str, ...], no_browser: bool, **options: Any
         raise UsageError(
             f"ui needs {error.name}, which is not installed", hint="pip install '.[ui]' in the source"
         ) from error
+    from pogfast.ui.configuration import Configuration
     from pogfast.ui.roots import Roots
     from pogfast.ui.sessions import Sessions
     from pogfast.ui.site import Site
@@ -92,7 +95,9 @@ def ui(output: Output, stores: tuple[str, ...], no_browser: bool, **options: Any
         Sessions(password),
         reading=_given(keys, writing=False),
         writing=_given(keys, writing=True),
+        configuration=Configuration(options["config"]),
     )
+    site.refresh()
 
     def say(line: str) -> None:
         output.answer(line)

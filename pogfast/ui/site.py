@@ -22,6 +22,7 @@ from pogfast.files.paths import normal_path
 from pogfast.keys import Key
 from pogfast.sizes import many
 from pogfast.ui import words
+from pogfast.ui.configuration import Configuration, Seen
 from pogfast.ui.forms import Form, link
 from pogfast.ui.jobs import Job, Jobs
 from pogfast.ui.roots import Roots
@@ -30,7 +31,15 @@ from pogfast.ui.stores import KnownStore, Shelf, Trees
 from pogfast.ui.verdicts import SHAPES
 from pogfast.ui.words import name_of
 
-MENU = [("/", "Home"), ("/create", "Create"), ("/jobs", "Jobs"), ("/tune", "Tune"), ("/keys", "Keys")]
+MENU = [
+    ("/", "Home"),
+    ("/create", "Create"),
+    ("/profiles", "Profiles"),
+    ("/jobs", "Jobs"),
+    ("/tune", "Tune"),
+    ("/keys", "Keys"),
+    ("/settings", "Settings"),
+]
 HERE = os.path.dirname(__file__)
 LOCAL_PATH = re.compile(r"/(?![/\\])[!-\[\]-~]*")  # a path of this server: printable, and no backslash
 STATUS: dict[type[PogfastError], int] = {NoSuchArchive: 404, NoSuchEntry: 404, UsageError: 400}
@@ -57,6 +66,7 @@ class Site:
         *,
         reading: GivenKey | None = None,
         writing: GivenKey | None = None,
+        configuration: Configuration | None = None,
     ) -> None:
         """`reading` and `writing` are the keys of the command line or its environment; they are never forgotten."""
         self.shelf = shelf
@@ -64,6 +74,7 @@ class Site:
         self.sessions = sessions
         self.reading = reading
         self.writing = writing
+        self.configuration = configuration or Configuration()
         self.jobs = Jobs()
         self.trees = Trees()
         self.templates = _templates()
@@ -75,6 +86,13 @@ class Site:
     def of(cls, request: Request) -> Site:
         site: Site = request.app.state.site
         return site
+
+    def refresh(self) -> Seen:
+        """Returns the configuration as it is now, with its stores on the shelf."""
+        seen = self.configuration.read()
+        for name, store in seen.config.stores.items() if seen.config else ():
+            self.shelf.add(store.address, name)
+        return seen
 
     # ---- keys ----
 
@@ -200,6 +218,7 @@ def _templates() -> Environment:
         "modified": words.modified,
         "name": words.name,
         "part": words.part,
+        "plain": words.plain,
         "size": words.size,
         "stamp": words.stamp,
         "token": words.token,

@@ -171,13 +171,14 @@ class Shelf:
         for address in addresses:
             self.add(address)
 
-    def add(self, address: str) -> KnownStore:
-        """Adds a store, and returns it; one that is there already is not added twice."""
+    def add(self, address: str, name: str = "") -> KnownStore:
+        """Adds a store under a name, else under one that is made from its address, and returns it; one that is there
+        already is not added twice."""
         address = address if is_service(address) else os.path.abspath(address.removeprefix("local:"))
         for store in self._stores.values():
             if store.address == address:
                 return store
-        store = KnownStore(self._name_for(address), address)
+        store = KnownStore(name if name and name not in self._stores else self._name_for(address), address)
         self._stores[store.name] = store
         return store
 
@@ -199,6 +200,10 @@ class Shelf:
 
     def __len__(self) -> int:
         return len(self._stores)
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._stores)
 
     def find(self, name: str) -> KnownStore:
         """Raises NoSuchArchive."""

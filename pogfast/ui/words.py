@@ -110,6 +110,13 @@ def fact(word: str) -> str:
     return FACTS.get(word, word)
 
 
+def plain(value: object) -> str:
+    """Returns a value of the configuration as text."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(plain, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def relative(moment: datetime, now: datetime | None = None) -> str:
     """Returns "3 hours ago", "in 2 days" or "just now"."""
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()

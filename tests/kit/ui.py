@@ -51,7 +51,8 @@ class Served:
 def served(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None) -> Iterator[Served]:
     """Runs `pogfast ui` while entered."""
     command = [sys.executable, "-m", "pogfast", "ui", *map(str, arguments)]
-    environment = {**os.environ, "POGFAST_CACHE_DIR": str(cwd / "cache"), "POGFAST_CONFIG_DIR": str(cwd / "config")}
+    own = {f"POGFAST_{word.upper()}_DIR": str(cwd / word) for word in ("cache", "config", "state")}
+    environment = {**os.environ, **own}
     process = subprocess.Popen(
         command,
         cwd=cwd,

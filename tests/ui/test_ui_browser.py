@@ -70,6 +70,8 @@ def pages(work: Work) -> list[str]:
         "/create",
         "/jobs",
         "/keys",
+        "/profiles",
+        "/settings",
         "/tune",
         "/stores/backup",
         "/stores/backup/find?q=hello",

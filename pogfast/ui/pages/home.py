@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,11 +19,15 @@ from pogfast.archives.overview import ArchiveInfo
 from pogfast.archives.trailer import Trailer, time_of
 from pogfast.errors import NoArchives, NoSuchArchive, PogfastError
 from pogfast.keys import Key
+from pogfast.ui.configuration import after_runs, ended_at, verdict_of_run
 from pogfast.ui.forms import Form
 from pogfast.ui.site import Site, go, local_path, store_of
 from pogfast.ui.stores import KnownStore, why
 from pogfast.ui.verdicts import ORDER, Verdict, judge
 from pogfast.ui.words import relative
+
+if TYPE_CHECKING:
+    from pogfast.runs import Record
 
 PATIENCE = 1.0  # seconds that the page waits for stores
 YEAR = 365 * 86400
@@ -36,11 +42,15 @@ class Card:
     last: ArchiveInfo | None = None
     archives: int = 0
     is_locked: bool = False
+    run: Record | None = None  # the last of a profile that writes to the store
+    ran: datetime | None = None
+    ran_so: Verdict | None = None
 
 
 def home(request: Request) -> Response:
     """The cards of all stores."""
     site = Site.of(request)
+    site.refresh()
     asked = {store.name: _ask(request, store) for store in site.shelf}
     wait(asked.values(), PATIENCE)
     cards = [asked[store.name].result() if asked[store.name].done() else store for store in site.shelf]
@@ -56,11 +66,15 @@ def card(request: Request) -> Response:
 
 def _ask(request: Request, store: KnownStore) -> Future[Card]:
     """Asks a store in a thread of its own."""
-    given = Site.of(request).given_key(request, store)
+    site = Site.of(request)
+    given = site.given_key(request, store)
+    seen = site.configuration.read()
     future: Future[Card] = Future()
 
     def look() -> None:
-        future.set_result(_card(store, given.key if given else None))
+        card = _card(store, given.key if given else None)
+        runs = [record for profile in seen.of_store(store.name) if (record := seen.last_run(profile.name))]
+        future.set_result(_with_runs(card, runs) if runs else card)
 
     threading.Thread(target=look, name=f"pogfast-card-{store.name}", daemon=True).start()
     return future
@@ -77,6 +91,15 @@ def _card(store: KnownStore, key: Key | None) -> Card:
         return Card(store, Verdict("bad", "Not reachable", why(error)))
     readable = [info for info in infos if info.problem is None]
     return Card(store, judge(infos), readable[-1] if readable else None, len(infos))
+
+
+def _with_runs(card: Card, runs: list[Record]) -> Card:
+    """Returns a card with what the last runs of the store's profiles say."""
+    newest = max(runs, key=lambda record: record.end)
+    verdict = card.verdict
+    if card.archives:
+        verdict = after_runs(verdict, card.store.name, runs, card.store.listing().manifests)
+    return replace(card, verdict=verdict, run=newest, ran=ended_at(newest), ran_so=verdict_of_run(newest))
 
 
 def _locked(store: KnownStore) -> Card:

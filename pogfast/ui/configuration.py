@@ -1,0 +1,122 @@
+"""The configuration `pogfast.toml`, as the pages use it: its stores and profiles, and the records of their runs.
+
+It is the file that the command line reads, and it is read again when it has changed. Without one there are the stores
+that the command names, and no profiles.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from pogfast.errors import UsageError
+from pogfast.stores import Stored
+from pogfast.ui.verdicts import Mood, Verdict
+
+if TYPE_CHECKING:
+    from pogfast.config import Config, Problem, Profile
+    from pogfast.runs import Record
+
+NO_RUNS = ("unmet", "busy")  # outcomes of runs that did not take place
+MOODS: dict[str, Mood] = {"success": "good", "incomplete": "warn", "interrupted": "warn"}
+
+
+@dataclass
+class Seen:
+    """A configuration as it was read. `config` is None if there is no file."""
+
+    config: Config | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def profiles(self) -> dict[str, Profile]:
+        return {} if self.config is None else self.config.profiles
+
+    def of_store(self, name: str) -> list[Profile]:
+        """Returns the profiles whose runs leave archives in a store."""
+        return [profile for profile in self.profiles.values() if name in profile.all_stores]
+
+    def last_run(self, profile: str) -> Record | None:
+        """Returns the record of the last run that took place."""
+        taken = [record for record in self.history(profile) if record.outcome not in NO_RUNS]
+        return taken[-1] if taken else None
+
+    def history(self, profile: str) -> list[Record]:
+        """Returns the records of a profile's runs, the oldest first."""
+        from pogfast import runs
+
+        return [] if self.config is None else runs.history(profile, self.config.file)
+
+
+class Configuration:
+    """Reads the file when it has changed."""
+
+    def __init__(self, file: str | None = None) -> None:
+        """`file` is the path; None: the user's, else the system's."""
+        self._file = file
+        self._stamp: tuple[tuple[str, int], ...] | None = None
+        self._seen = Seen()
+
+    def read(self) -> Seen:
+        """Returns the configuration. Problems of it are in the result."""
+        from pogfast.config import examine, find
+
+        try:
+            file = self._file or find()
+        except UsageError:
+            return Seen()
+        if self._stamp is None or self._stamp != self._times(
+            [file, *(self._seen.config.files if self._seen.config else [])]
+        ):
+            self._seen = Seen(*examine(file))
+            assert self._seen.config is not None
+            self._stamp = self._times([file, *self._seen.config.files])
+        return self._seen
+
+    @staticmethod
+    def _times(files: Sequence[str]) -> tuple[tuple[str, int], ...]:
+        return tuple((file, os.stat(file).st_mtime_ns) for file in files if os.path.exists(file))
+
+
+def verdict_of_run(record: Record) -> Verdict:
+    """Returns what the end of a run says."""
+    words = {"success": "Success", "incomplete": "Incomplete", "interrupted": "Interrupted"}.get(
+        record.outcome, "Failed"
+    )
+    return Verdict(MOODS.get(record.outcome, "bad"), words, record.message)
+
+
+def ended_at(record: Record) -> datetime | None:
+    """Returns when a run ended, or at least began."""
+    for text in (record.end, record.start):
+        try:
+            return datetime.fromisoformat(text)
+        except ValueError:
+            continue
+    return None
+
+
+def after_runs(verdict: Verdict, store: str, records: Sequence[Record], manifests: Sequence[Stored]) -> Verdict:
+    """Returns a store's verdict with what its last runs say: a failure counts, and so does an archive that a run made
+    last and that is not there."""
+    if verdict.mood == "bad":
+        return verdict
+    there = {stored.name for stored in manifests}
+    for record in records:
+        of = f"the last run of {record.profile}"
+        gone = [name for name in record.archives.get(store, [])[-1:] if name not in there]
+        if gone:
+            return Verdict("bad", "Archive gone", f"{of} made {gone[0]}, which is not there")
+        if not record.succeeded:
+            stopped = record.outcome == "interrupted"
+            why = f"{of} {'was interrupted' if stopped else 'failed'}"
+            why += f": {record.message}" if record.message else ""
+            return Verdict("warn" if stopped else "bad", "Last run failed", why)
+    incomplete = [record.profile for record in records if record.outcome == "incomplete"]
+    if incomplete and verdict.mood == "good":
+        why = f"the last run of {incomplete[0]} left something out"
+        return Verdict("warn", "Protected, with warnings", why)
+    return verdict

@@ -1,0 +1,68 @@
+"""Settings: the stores of the pages, testing and adding one, and signing another browser in.
+
+A store that is added here is shown until the server ends; the configuration is where stores stay.
+"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pogfast.errors import UsageError
+from pogfast.stores import check_stores
+from pogfast.stores.addresses import is_service
+from pogfast.ui import shell
+from pogfast.ui.forms import Form
+from pogfast.ui.guard import ENTER
+from pogfast.ui.site import Site, go, session_of
+
+
+def page(request: Request) -> Response:
+    """The stores, and the forms."""
+    site = Site.of(request)
+    seen = site.refresh()
+    return site.page(
+        request, "settings.html", seen=seen, configured=[*seen.config.stores] if seen.config else [], ENTER=ENTER
+    )
+
+
+def _address(site: Site, form: Form) -> str:
+    """Returns the address of a store in a form. Raises UsageError for a directory that is not allowed."""
+    address = form.text("address")
+    check_stores(address)
+    if "," in address:
+        raise UsageError("one store at a time")
+    return address if is_service(address) else site.roots.inside(address.removeprefix("local:"))
+
+
+def test(request: Request, form: Form) -> Response:
+    """What `doctor` finds out about a store. Writes, reads and deletes some small objects."""
+    from pogfast.upkeep.doctor import examine
+
+    site = Site.of(request)
+    address = _address(site, form)
+    findings = list(examine(address))
+    return site.page(
+        request, "settings_findings.html", findings=findings, command=shell.line(["pogfast", "doctor", address])
+    )
+
+
+def add(request: Request, form: Form) -> Response:
+    """Shows a store from now on."""
+    site = Site.of(request)
+    store = site.shelf.add(_address(site, form))
+    return go(f"/stores/{store.name}")
+
+
+def hide(request: Request, form: Form) -> Response:
+    """Shows a store no longer. Nothing in it is changed."""
+    site, name = Site.of(request), form.text("store")
+    site.shelf.remove(name)
+    session_of(request).forget(name)
+    return go("/settings")
+
+
+def sign_in(request: Request, form: Form) -> Response:
+    """Makes an address that signs in another browser, once."""
+    site = Site.of(request)
+    return site.page(request, "settings_address.html", address=f"{site.enter}?token={site.sessions.new_token()}")

@@ -1,0 +1,164 @@
+"""Profiles of pogfast.toml on the pages: their stores, runs and records; and settings of stores."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.commands import run
+from kit.ui import Served, served
+from pogfast import facade
+
+CONFIGURATION = """
+[stores.nas]
+address = "{path}/nas"
+
+[stores.away]
+address = "{path}/away"
+
+[profiles.home]
+stores = ["nas"]
+sources = ["{path}/home"]
+key = {{ file = "{path}/mine.decrypt", kind = "private" }}
+retention = {{ keep-daily = 7 }}
+copy = {{ to = ["away"] }}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "file").write_bytes(b"content")
+    facade.keygen(tmp_path / "mine")
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "pogfast.toml").write_text(CONFIGURATION.format(path=tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def running(place: Path) -> Iterator[Served]:
+    options = ["--no-browser", "--root", place, "--decryption-keyfile", place / "mine.decrypt"]
+    with served(*options, cwd=place) as server:
+        yield server
+
+
+@pytest.fixture
+def client(running: Served) -> Iterator[Any]:
+    with running.client() as client:
+        yield client
+
+
+def ended(client: Any, answer: Any) -> str:
+    assert answer.status_code == 200, answer.text
+    for _ in range(600):
+        text = client.get(answer.headers["HX-Redirect"]).text
+        if "data-events" not in text:
+            return str(text)
+        time.sleep(0.1)
+    raise AssertionError("the job does not end")
+
+
+def test_stores_of_the_configuration_are_shown_by_their_names(client: Any) -> None:
+    text = client.get("/").text
+    assert 'href="/stores/nas"' in text
+    assert 'href="/stores/away"' in text
+    assert "never" in client.get("/profiles").text
+
+
+def test_a_profile_is_run_and_its_record_is_that_of_the_command(client: Any, place: Path) -> None:
+    text = ended(client, client.post("/profiles/home/run"))
+    assert ">Done in" in text
+    assert "1 file new, 0 unchanged" in text
+    assert "Success" in client.get("/profiles").text
+    assert len(facade.list_archives(place / "away", facade.open_key(decryption_keyfile=place / "mine.decrypt"))) == 1
+    environment = {**os.environ, **{f"POGFAST_{w.upper()}_DIR": str(place / w) for w in ("cache", "config", "state")}}
+    ran = run([sys.executable, "-m", "pogfast", "run", "home"], place, env=environment)
+    assert ran.code == 0, ran.err
+    text = client.get("/profiles/home").text
+    assert text.count("✓ Success") == 2, "a run of the command is on the page as well"
+    assert re.search(r"Last run</dt><dd><a href=\"/profiles/home\">.*Success", client.get("/").text)
+
+
+def test_a_failed_run_is_never_protected(client: Any, place: Path) -> None:
+    """The store has a good archive, and the last run failed: that counts."""
+    ended(client, client.post("/profiles/home/run"))
+    assert "Protected" in client.get("/stores/nas/card").text
+    (place / "home" / "file").unlink()
+    (place / "home").rmdir()
+    text = ended(client, client.post("/profiles/home/run"))
+    assert "Failed" in text
+    card = client.get("/stores/nas/card").text
+    assert "Last run failed" in card
+    assert "Protected" not in card
+    assert "✕ Failed" in client.get("/profiles/home").text
+
+
+def test_an_archive_that_a_run_made_and_that_is_gone_is_said(client: Any, place: Path) -> None:
+    ended(client, client.post("/profiles/home/run"))
+    (place / "home" / "file").write_bytes(b"other")
+    ended(client, client.post("/profiles/home/run"))
+    newest = sorted((place / "nas").glob("*.mfn"))[-1]
+    newest.unlink()
+    time.sleep(5.1)  # a listing counts for five seconds
+    card = client.get("/stores/nas/card").text
+    assert "Archive gone" in card
+    assert newest.name in card
+    assert "Protected" not in card
+
+
+def test_files_that_were_not_read_are_listed_with_the_run(client: Any, place: Path) -> None:
+    path = place / "config" / "pogfast.toml"
+    path.write_text(path.read_text().replace('/home"]', f'/home", "{place}/vanished"]'))
+    text = ended(client, client.post("/profiles/home/run"))
+    assert "Done, with warnings" in text
+    page = client.get("/profiles/home").text
+    assert "▲ Incomplete" in page
+    assert f"{place}/vanished" in page
+    assert "Protected, with warnings" in client.get("/stores/nas/card").text
+
+
+def test_a_wrong_configuration_is_shown_with_its_line(client: Any, place: Path) -> None:
+    path = place / "config" / "pogfast.toml"
+    path.write_text(path.read_text() + "levle = 3\n")
+    text = client.get("/profiles").text
+    assert re.search(r"pogfast.toml</bdi>, line \d+: .*levle", text)
+
+
+def test_without_a_configuration_the_pages_say_so(tmp_path: Path) -> None:
+    with served("--no-browser", cwd=tmp_path) as server, server.client() as client:
+        assert "There is no profile yet" in client.get("/profiles").text
+        assert client.get("/profiles/home").status_code == 404
+
+
+def test_a_store_is_tested_and_added(client: Any, place: Path) -> None:
+    (place / "other").mkdir()
+    answer = client.post("/settings/test", data={"address": str(place / "other")})
+    assert "✓ good" in answer.text
+    assert "write" in answer.text
+    assert [*(place / "other").iterdir()] == []
+    answer = client.post("/settings/add", data={"address": str(place / "other")})
+    assert answer.headers["HX-Redirect"] == "/stores/other"
+    assert "other" in client.get("/settings").text
+    assert client.post("/settings/add", data={"address": "/etc"}).status_code == 400
+    assert client.post("/settings/add", data={"address": "sftp:host:/x"}).status_code == 400
+    assert client.post("/settings/hide", data={"store": "other"}).status_code == 200
+    assert client.get("/stores/other").status_code == 404
+    assert (place / "other").is_dir()
+
+
+def test_another_browser_is_signed_in_once(running: Served, client: Any) -> None:
+    import httpx
+
+    text = client.post("/settings/sign-in").text
+    [address] = re.findall(r"(http://[^<]+)<", text)
+    with httpx.Client() as other:
+        assert other.get(address).status_code == 200
+        assert other.get(running.url).status_code == 200
+        assert httpx.get(address).status_code == 403
