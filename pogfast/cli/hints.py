@@ -120,9 +120,9 @@ OPTIONS: list[tuple[str, str, str]] = [
     ("--recursive -R", "ls", "ls is always recursive"),
     ("--no-lock --retry-lock --lock-wait", "", "commands do not lock a store"),
     (
-        "--limit-upload --limit-download --upload-ratelimit",
+        "--upload-ratelimit --download-ratelimit --bwlimit --remote-ratelimit",
         "",
-        "traffic cannot be limited; --parallel N sets the number of concurrent requests",
+        "--limit-upload RATE and --limit-download RATE, as in 5MB",
     ),
     ("--sparse", "restore", "holes are restored as holes"),
     (

@@ -88,6 +88,10 @@ def _wrong(profile: Profile) -> Wrong:
         source = profile.copy.from_ or next(iter(profile.stores), None)
         if source in profile.copy.to:
             yield ("copy", "to"), f"store {source} is copied to itself", ""
+    if profile.check is not None and profile.key is not None and profile.key.is_of == "public":
+        for word in ("read_data", "read_data_subset", "max_age", "restore_test"):
+            if getattr(profile.check, word):
+                yield ("check", word.replace("_", "-")), "a public key cannot read data", "check on a machine that can"
     said = profile.retention
     if said is not None and profile.key is not None and profile.key.is_of == "public":
         if said.keep_tags or said.tags or said.host or said.path:

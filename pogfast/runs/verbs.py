@@ -137,12 +137,19 @@ def prune(config: Config, profile: Profile, key: Key, record: VerbRecord, tell: 
 
 def check(config: Config, profile: Profile, key: Key | None, record: VerbRecord, tell: Tell) -> None:
     """Checks the store of the record."""
+    assert profile.check is not None
     summary = checking.check(
         config.addresses(record.stores),
         key,
         read_data=what_to_read(profile),
+        max_age=profile.check.max_age,
+        restore_test=profile.check.restore_test,
         jobs=profile.jobs,
         report=_CheckReport(tell),
     )
     record.figures = {**_figures(summary, CHECKED), "damage": len(summary.damage)}
+    if summary.unproven is not None:
+        record.figures["unproven"] = summary.unproven
+    if summary.rehearsal is not None:
+        record.figures["files_tested"] = summary.rehearsal.files
     record.exit_code = summary.exit_code

@@ -139,7 +139,7 @@ class Summary:
     to_read_size: int = 0
     read: int = 0  # of these; packs, if there is no key
     read_size: int = 0
-    unproven: float | None = None  # bytes that were not read for longer than is allowed; None: nobody has asked
+    unproven: int | None = None  # bytes that were not read for longer than is allowed; None: nobody has asked
     rehearsal: Rehearsal | None = None  # what was restored to nowhere
     packs: int = 0
     index_objects: int = 0

@@ -272,6 +272,12 @@ read-data = "yes"
         ),
         ("[profiles.x.copy]\nverify = true\n", "1: copy.to is missing"),
         ("[profiles.x.retention]\n", "1: profile x: retention keeps no archive"),
+        ("[profiles.x.check]\nrestore-test = 0\n", "2: check.restore-test must be at least 1"),
+        ('[profiles.x.check]\nmax-age = "90"\n', "2: check.max-age 90: not a length of time"),
+        (
+            '[profiles.x]\nkey = { file = "a" }\n[profiles.x.check]\nmax-age = "90d"\n',
+            "4: profile x: a public key cannot read data",
+        ),
     ],
 )
 def test_a_problem(desk: Desk, text: str, problem: str) -> None:

@@ -162,6 +162,22 @@ def test_packs_of_one_store_are_not_those_of_another(desk: Desk) -> None:
     assert (desk.place / "two" / "pogfast.store").exists()
 
 
+def test_a_proof_that_stores_can_be_read(desk: Desk) -> None:
+    desk.write(PROFILE)
+    assert desk.pogfast("run", "home").code == 0
+    proof = PROFILE.replace('k.encrypt"', 'k.decrypt", kind = "private"').replace("sources", "tags")
+    check = '[profiles.home.check]\nmax-age = "30d"\nrestore-test = 2\n'
+    desk.write(proof + check)
+    assert desk.pogfast("run", "home").code == 3
+    record = recorded(desk)
+    assert record.outcome == "incomplete"
+    assert "was not read for 30 days" in record.problems[0].message
+    desk.write(proof + check + "read-data = true\n")
+    assert desk.pogfast("run", "home").code == 0
+    figures = recorded(desk).verbs[0].figures
+    assert (figures["unproven"], figures["files_tested"]) == (0, min(2, len(list(desk.tree.rglob("*")))))
+
+
 def test_a_database(desk: Desk) -> None:
     dump = '["sh", "-c", "echo dumped; exit $(cat code)"]'
     desk.write(PROFILE.replace('["${PLACE}/tree"]', f'["${{PLACE}}/tree", {{ command = {dump}, name = "db.sql" }}]'))
