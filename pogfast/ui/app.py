@@ -76,6 +76,7 @@ ROUTES = [
     get("/create", create.form),
     post("/create", create.start),
     post("/create/preview", create.preview),
+    post("/create/save", create.save),
     get("/pick", picker.pick),
     get("/pick/add", picker.added),
     get("/profiles", profiles.profiles),

@@ -7,17 +7,19 @@ that the command names, and no profiles.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pogfast.errors import UsageError
 from pogfast.stores import Stored
+from pogfast.system.user_dirs import config_directory
 from pogfast.ui.verdicts import Mood, Verdict
 
 if TYPE_CHECKING:
     from pogfast.config import Config, Problem, Profile
+    from pogfast.config.writing import Section
     from pogfast.runs import Record
 
 NO_RUNS = ("unmet", "busy")  # outcomes of runs that did not take place
@@ -75,6 +77,45 @@ class Configuration:
             assert self._seen.config is not None
             self._stamp = self._times([file, *self._seen.config.files])
         return self._seen
+
+    @property
+    def path(self) -> str:
+        """The file, or where the user's would be. Raises UsageError if there is no such place."""
+        if self._file:
+            return self._file
+        from pogfast.config import find
+
+        try:
+            return find()
+        except UsageError:
+            if not (directory := config_directory()):
+                raise
+            return os.path.join(directory, "pogfast.toml")
+
+    def add_store(self, name: str, address: str) -> None:
+        """Writes a store into the file. Raises UsageError, also for a name that is there, and OSError."""
+        seen = self.read()
+        if seen.config is not None and name in seen.config.stores:
+            raise UsageError(f"{self.path} has a store {name} already")
+        self._edit("stores", name, {"address": address})
+
+    def add_profile(self, name: str, settings: Mapping[str, Any], stores: Mapping[str, str]) -> None:
+        """Writes a profile into the file, and those of its stores (name -> address) that are not there. Raises as
+        `add_store`."""
+        seen = self.read()
+        if name in seen.profiles:
+            raise UsageError(f"{self.path} has a profile {name} already", hint="profiles are changed in the file")
+        for store, address in stores.items():
+            if seen.config is None or store not in seen.config.stores:
+                self._edit("stores", store, {"address": address})
+        self._edit("profiles", name, settings)
+
+    def _edit(self, section: Section, name: str, settings: Mapping[str, Any]) -> None:
+        from pogfast.config.writing import edit
+
+        path = self.path
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        edit(path, section, name, settings)
 
     @staticmethod
     def _times(files: Sequence[str]) -> tuple[tuple[str, int], ...]:

@@ -22,7 +22,9 @@ from pogfast.errors import NoSuchArchive, PogfastError
 from pogfast.keys import Key
 from pogfast.stores import REMOVED, Stored, open_store, settings
 from pogfast.stores.addresses import below, is_service, parse_service
+from pogfast.upkeep.reads import Reads, ReadShare
 
+PROVEN_FRESH = 60.0  # seconds, likewise, for what was read back
 FRESH = 5.0  # seconds for which a listing is not asked for again
 RETRY_FOR = 10.0  # seconds that a page waits for a service that fails
 MAX_TREES = 6  # opened archives
@@ -45,6 +47,7 @@ class KnownStore:
         self.address = address
         self._lock = threading.Lock()
         self._listing: tuple[float, Listing] | None = None
+        self._proven: tuple[float, list[ReadShare]] | None = None
         self._infos: dict[tuple[str, bool], tuple[list[Stored], list[ArchiveInfo]]] = {}
 
     @property
@@ -79,9 +82,17 @@ class KnownStore:
         self._infos[which] = seen, infos
         return infos
 
+    def proven(self, key: Key) -> list[ReadShare]:
+        """Returns how much of the data was last read back, and was good, when: the newest first; shares add up to 1.
+        Raises as `listing`."""
+        if self._proven is None or time.monotonic() - self._proven[0] > PROVEN_FRESH:
+            with settings.using(retry_for=RETRY_FOR), contextlib.closing(open_store(self.address)) as store:
+                self._proven = time.monotonic(), Reads(store, key).summary()
+        return self._proven[1]
+
     def changed(self) -> None:
         """Has the next page list the store again."""
-        self._listing = None
+        self._listing = self._proven = None
 
 
 class _Opened:

@@ -13,6 +13,7 @@ from typing import Literal
 from pogfast.archives.overview import ArchiveInfo
 from pogfast.errors import DamageError
 from pogfast.sizes import many
+from pogfast.upkeep.reads import ReadShare
 
 Mood = Literal["bad", "warn", "good", "unknown"]
 ORDER: dict[Mood, int] = {"bad": 0, "warn": 1, "unknown": 2, "good": 3}
@@ -32,8 +33,9 @@ class Verdict:
         return SHAPES[self.mood]
 
 
-def judge(infos: Sequence[ArchiveInfo], now: datetime | None = None) -> Verdict:
-    """Judges a store by its archives, as a key that reads them lists them, the newest last."""
+def judge(infos: Sequence[ArchiveInfo], proven: Sequence[ReadShare] = (), now: datetime | None = None) -> Verdict:
+    """Judges a store by its archives, as a key that reads them lists them, the newest last, and by what of it was read
+    back."""
     now = now or datetime.now(UTC)
     damaged = [info for info in infos if isinstance(info.error, DamageError)]
     if damaged:
@@ -52,6 +54,8 @@ def judge(infos: Sequence[ArchiveInfo], now: datetime | None = None) -> Verdict:
             f"{many(last.changed, 'file')} changed while being read" if last.changed else "",
         ]
         return Verdict("warn", "Protected, with warnings", ", ".join(filter(None, left_out)))
+    if not any(share.read for share in proven):
+        return Verdict("unknown", "Not proven", "its data was never read back; a check of a part of it does that")
     if len(readable) < len(infos):
         others = len(infos) - len(readable)
         return Verdict("good", "Protected", f"{many(others, 'archive')} need{'s' * (others == 1)} another key")

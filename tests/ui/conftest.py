@@ -24,6 +24,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
         (home / "notes" / "hello").write_text("hello\n" * (number + 1))
         made = facade.create("home", path / "backup", key, directory=path, host=host, tags=tag, no_cache=True)
         archives.append(made.manifest)
+    facade.check(path / "backup", facade.open_key(decryption_keyfile=path / "mine.decrypt"), read_data=True)
     return Work(path, archives)
 
 

@@ -89,7 +89,11 @@ def test_a_profile_is_run_and_its_record_is_that_of_the_command(client: Any, pla
 def test_a_failed_run_is_never_protected(client: Any, place: Path) -> None:
     """The store has a good archive, and the last run failed: that counts."""
     ended(client, client.post("/profiles/home/run"))
-    assert "Protected" in client.get("/stores/nas/card").text
+    assert "Not proven" in client.get("/stores/nas/card").text
+    ended(client, client.post("/stores/nas/check", data={"share": "100%"}))
+    assert "✓" in (card := client.get("/stores/nas/card").text)
+    assert "Protected" in card
+    assert "100 % of the data was read back" in card
     (place / "home" / "file").unlink()
     (place / "home").rmdir()
     text = ended(client, client.post("/profiles/home/run"))
@@ -117,6 +121,7 @@ def test_files_that_were_not_read_are_listed_with_the_run(client: Any, place: Pa
     path = place / "config" / "pogfast.toml"
     path.write_text(path.read_text().replace('/home"]', f'/home", "{place}/vanished"]'))
     text = ended(client, client.post("/profiles/home/run"))
+    ended(client, client.post("/stores/nas/check", data={"share": "100%"}))
     assert "Done, with warnings" in text
     page = client.get("/profiles/home").text
     assert "▲ Incomplete" in page
@@ -162,3 +167,43 @@ def test_another_browser_is_signed_in_once(running: Served, client: Any) -> None
         assert other.get(address).status_code == 200
         assert other.get(running.url).status_code == 200
         assert httpx.get(address).status_code == 403
+
+
+def test_a_form_is_saved_as_a_profile_that_the_command_runs(client: Any, place: Path) -> None:
+    """Comments of the file stay, and a store that is not in it is added."""
+    path = place / "config" / "pogfast.toml"
+    path.write_text("# mine\n" + path.read_text())
+    client.post("/settings/add", data={"address": str(place / "third")})
+    wanted = {"path": str(place / "home"), "store": ["third", "nas"], "exclude": "*.tmp", "level": "5", "tags": "a, b"}
+    assert client.post("/create/save", data=wanted).status_code == 400, "a profile needs a name"
+    assert client.post("/create/save", data={**wanted, "profile": "new", "kind": "password"}).status_code == 400
+    answer = client.post("/create/save", data={**wanted, "profile": "new"})
+    assert answer.headers["HX-Redirect"] == "/profiles/new"
+    text = path.read_text()
+    assert text.startswith("# mine\n")
+    assert "[stores.third]" in text
+    environment = {**os.environ, **{f"POGFAST_{w.upper()}_DIR": str(place / w) for w in ("cache", "config", "state")}}
+    ran = run([sys.executable, "-m", "pogfast", "run", "new"], place, env=environment)
+    assert ran.code == 0, ran.err
+    key = facade.open_key(decryption_keyfile=place / "mine.decrypt")
+    assert [info.tags for info in facade.list_archives(place / "third", key)] == [["a", "b"]]
+    assert client.post("/create/save", data={**wanted, "profile": "new"}).status_code == 400
+
+
+def test_a_store_is_kept_in_the_configuration(client: Any, place: Path) -> None:
+    answer = client.post("/settings/add", data={"address": str(place / "other"), "name": "kept"})
+    assert answer.headers["HX-Redirect"] == "/stores/kept"
+    assert f'[stores.kept]\naddress = "{place}/other"' in (place / "config" / "pogfast.toml").read_text()
+    assert client.post("/settings/add", data={"address": str(place / "x"), "name": "kept"}).status_code == 400
+
+
+def test_the_first_profile_makes_the_file(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    facade.keygen(tmp_path / "mine")
+    options = ["store", "--no-browser", "--root", tmp_path]
+    with served(*options, cwd=tmp_path) as server, server.client() as client:
+        key = {"kind": "encryption-keyfile", "file": str(tmp_path / "mine.encrypt")}
+        wanted = {"path": str(tmp_path / "home"), "store": "store", "profile": "first", **key}
+        assert client.post("/create/save", data=wanted).status_code == 200
+        assert "first" in client.get("/profiles").text
+    assert (tmp_path / "config" / "pogfast.toml").stat().st_mode & 0o777 == 0o600

@@ -17,6 +17,7 @@ from pogfast.ui import shell, verdicts, words
 from pogfast.ui.forms import Form, link
 from pogfast.ui.pages.archives import matches
 from pogfast.ui.roots import Roots
+from pogfast.upkeep.reads import ReadShare
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=20)
 
@@ -110,14 +111,18 @@ def info(**more: object) -> ArchiveInfo:
     return ArchiveInfo("x.mfn", NOW - timedelta(hours=3), files=1, **more)  # type: ignore[arg-type]
 
 
+READ = [ReadShare(0.3, NOW - timedelta(days=12)), ReadShare(0.7, None)]
+
+
 def test_verdicts() -> None:
     broken = info(problem="damaged", error=CorruptManifest("damaged"))
-    assert verdicts.judge([info()], NOW).words == "Protected"
-    assert verdicts.judge([], NOW).words == "Empty"
-    assert verdicts.judge([info(), broken], NOW).words == "Damaged"
-    assert verdicts.judge([info(unreadable=2)], NOW).words == "Protected, with warnings"
-    assert "2 files could not be read" in verdicts.judge([info(unreadable=2)], NOW).why
+    assert verdicts.judge([info()], READ, NOW).words == "Protected"
+    assert verdicts.judge([info()], READ[1:], NOW).words == "Not proven"
+    assert verdicts.judge([], READ, NOW).words == "Empty"
+    assert verdicts.judge([info(), broken], READ, NOW).words == "Damaged"
+    assert verdicts.judge([info(unreadable=2)], READ, NOW).words == "Protected, with warnings"
+    assert "2 files could not be read" in verdicts.judge([info(unreadable=2)], READ, NOW).why
     ahead = ArchiveInfo("y.mfn", NOW + timedelta(days=400))
-    assert verdicts.judge([info(), ahead], NOW).words == "Dated in the future"
-    for verdict in (verdicts.judge([], NOW), verdicts.judge([broken], NOW), verdicts.judge([ahead], NOW)):
-        assert "Protected" not in verdict.words
+    assert verdicts.judge([info(), ahead], READ, NOW).words == "Dated in the future"
+    for infos in ([], [broken], [ahead]):
+        assert "Protected" not in verdicts.judge(infos, READ, NOW).words

@@ -19,7 +19,7 @@ from pogfast.ui.forms import Form
 from pogfast.ui.jobs import Job
 from pogfast.ui.pages import picker
 from pogfast.ui.sessions import GivenKey
-from pogfast.ui.site import Site, form_of, go_to_job
+from pogfast.ui.site import Site, form_of, go, go_to_job
 
 CHUNKERS = ("fixed", "fastcdc")
 KINDS = ("encryption-keyfile", "keyfile", "password")
@@ -84,6 +84,37 @@ def start(request: Request, form: Form) -> Response:
     )
     job.link = (f"/stores/{stores[0].name}", f"Archives in {stores[0].name}")
     return go_to_job(job)
+
+
+def save(request: Request, form: Form) -> Response:
+    """Writes what the form says as a profile into the configuration."""
+    site = Site.of(request)
+    words, stores = _words(site, form), _stores(site, form)
+    name = form.text("profile")
+    if not name:
+        raise UsageError("the profile needs a name", hint="for example the name of this machine")
+    settings: dict[str, Any] = {"stores": [store.name for store in stores], "sources": words["paths"]}
+    settings["key"] = _key_setting(_key_options(site, form))
+    for word in ("exclude", "exclude_caches", "one_file_system", "exclude_larger_than", "tags", "host", "comment"):
+        if words[word]:
+            settings[word.replace("_", "-")] = [*words[word]] if word == "tags" else words[word]
+    if words["chunker"] != "fixed":
+        settings["chunker"] = words["chunker"]
+    if words["level"] != 3:
+        settings["level"] = words["level"]
+    site.configuration.add_profile(name, settings, {store.name: store.address for store in stores})
+    return go(f"/profiles/{name}")
+
+
+def _key_setting(options: tuple[str, ...]) -> dict[str, str]:
+    """Returns the key of a command's options as a profile has it. Raises UsageError if it is in no file."""
+    option, _, path = options[0].partition("=") if options else ("", "", "")
+    kind = {"--encryption-keyfile": "public", "--decryption-keyfile": "private", "--keyfile": "keyfile"}.get(option)
+    if option == "--password-file":
+        kind = "password"
+    if kind is None:
+        raise UsageError("a profile needs a key file: it runs when nobody types a password")
+    return {"file": path, "kind": kind}
 
 
 def _words(site: Site, form: Form) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class Card:
     last: ArchiveInfo | None = None
     archives: int = 0
     is_locked: bool = False
+    proven: float = 0.0  # the share of the data that was read back at some time
+    proven_at: datetime | None = None  # the last time
     run: Record | None = None  # the last of a profile that writes to the store
     ran: datetime | None = None
     ran_so: Verdict | None = None
@@ -85,12 +87,16 @@ def _card(store: KnownStore, key: Key | None) -> Card:
         if key is None:
             return _locked(store)
         infos = store.archives(key)
+        proven = store.proven(key) if infos else []
     except (NoSuchArchive, NoArchives) as error:
         return Card(store, Verdict("bad", "No archives", why(error)))
     except PogfastError as error:
         return Card(store, Verdict("bad", "Not reachable", why(error)))
     readable = [info for info in infos if info.problem is None]
-    return Card(store, judge(infos), readable[-1] if readable else None, len(infos))
+    last = readable[-1] if readable else None
+    times = [share.read for share in proven if share.read]
+    part = sum(share.share for share in proven if share.read)
+    return Card(store, judge(infos, proven), last, len(infos), proven=part, proven_at=max(times, default=None))
 
 
 def _with_runs(card: Card, runs: list[Record]) -> Card:

@@ -1,6 +1,6 @@
 """Settings: the stores of the pages, testing and adding one, and signing another browser in.
 
-A store that is added here is shown until the server ends; the configuration is where stores stay.
+A store that is added without a name is shown until the server ends; with one it is written into the configuration.
 """
 
 from __future__ import annotations
@@ -48,9 +48,13 @@ def test(request: Request, form: Form) -> Response:
 
 
 def add(request: Request, form: Form) -> Response:
-    """Shows a store from now on."""
-    site = Site.of(request)
-    store = site.shelf.add(_address(site, form))
+    """Shows a store from now on, and with a name keeps it in the configuration."""
+    site, address = Site.of(request), _address(Site.of(request), form)
+    name = form.text("name")
+    if name:
+        site.configuration.add_store(name, address)
+        site.refresh()
+    store = site.shelf.add(address, name)
     return go(f"/stores/{store.name}")
 
 

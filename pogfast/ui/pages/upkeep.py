@@ -23,7 +23,6 @@ from pogfast.ui.sessions import GivenKey
 from pogfast.ui.site import Site, form_of, go, go_to_job, session_of, store_of
 from pogfast.ui.stores import KnownStore
 
-SHARES = ("", "10%", "1/30", "100%")
 RULES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 USUAL = {"daily": 7, "weekly": 5, "monthly": 12, "yearly": 3}
 GRACE = "24h"
@@ -37,7 +36,8 @@ def check(request: Request) -> Response:
     """Asks how much of a store is to be checked."""
     site, store = Site.of(request), store_of(request)
     given = site.given_key(request, store)
-    return site.page(request, "check.html", store=store, can_read=given is not None, shares=SHARES)
+    proven = store.proven(given.key) if given else []
+    return site.page(request, "check.html", store=store, can_read=given is not None, proven=proven)
 
 
 def start_check(request: Request, form: Form) -> Response:
@@ -64,7 +64,8 @@ def start_check(request: Request, form: Form) -> Response:
         work,
         stores=[store.name],
         command=shell.line(["pogfast", "check", store.address, *whole, *given.options]),
-        keeps="A check changes nothing.",
+        keeps="A check changes nothing in the archives.",
+        finally_=lambda job: store.changed(),
     )
     return go_to_job(job)
 
@@ -77,9 +78,12 @@ def retention(request: Request) -> Response:
     site, store, form = Site.of(request), store_of(request), form_of(request)
     given = site.need_key(request, store)
     asked = form.on("preview")
-    rules = (
-        {rule: form.number(rule, 0, -1) for rule in RULES} if asked else {rule: USUAL.get(rule, 0) for rule in RULES}
-    )
+    profile = next((each for each in site.refresh().profiles.values() if store.name in each.pruned), None)
+    usual = {rule: USUAL.get(rule, 0) for rule in RULES}
+    if profile is not None and profile.retention is not None:
+        policy = profile.retention.policy()
+        usual = {rule: getattr(policy, rule) for rule in RULES}
+    rules = _rules(form) if asked else usual
     words: dict[str, Any] = {"summary": None, "problem": None, "command": ""}
     if asked:
         warnings: list[str] = []
@@ -93,6 +97,7 @@ def retention(request: Request) -> Response:
         "retention.html",
         store=store,
         rules=rules,
+        profile=profile,
         removed=[_removed(mark) for mark in store.listing().removed],
         grace=GRACE,
         **words,
