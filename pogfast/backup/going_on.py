@@ -20,7 +20,7 @@ from pogfast import manifest
 from pogfast._engine import Stat
 from pogfast.backup.cache_rows import KnownBlobs
 from pogfast.backup.options import Options
-from pogfast.backup.shards import Span
+from pogfast.backup.shards import Part, Span
 from pogfast.backup.walk import archived_name
 from pogfast.errors import CorruptManifest, DamageError, NoSuchArchive, StoreError, WrongKey
 from pogfast.files.metadata import kept_time
@@ -121,10 +121,10 @@ class Earlier:
 def find(target: Target, key: Key, options: Options, identity: str) -> Earlier | None:
     """Returns what the newest partial manifest of the same run says, None if there is none that can be read."""
     with contextlib.suppress(StoreError):  # a writer may have no right to list
-        marks = sorted((mark for mark in target.marks() if is_partial(mark.name)), key=lambda mark: mark.modified)
-        for mark in marks[: -MAX_LOOKED_AT - 1 : -1]:
-            if (found := read(target, mark.name, key, options, identity)) is not None:
-                return found
+        found = [mark for mark in target.marks() if is_partial(mark.name) and Part.parse(mark.name) is None]
+        for mark in sorted(found, key=lambda mark: mark.modified)[: -MAX_LOOKED_AT - 1 : -1]:
+            if (earlier := read(target, mark.name, key, options, identity)) is not None:
+                return earlier
     return None
 
 
