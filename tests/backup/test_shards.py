@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import boto3
 import pytest
 
 import pogfast
+import pogfast as package
 from kit.commands import Ran, Runner, run
 from kit.files import flip, restored
 from kit.paths import DOCS
-from kit.servers import Server
+from kit.servers import Server, moto, rclone
 from pogfast import backup, errors, keys, manifest
 from pogfast.backup import going_on, known, shards
 from pogfast.backup.shards import Part, Shard
@@ -536,24 +537,41 @@ def test_a_store_that_lacks_a_part_gets_no_archive(work: Path, pogfast: Runner) 
     assert not list(Path("second").glob("*.mfn"))
 
 
-def test_a_service(work: Path, server: Server, pogfast: Runner) -> None:
-    environment = {**os.environ, **server.environment, "POGFAST_CACHE_DIR": str(work / "cache")}
-    said = {"aws_access_key_id": server.key, "aws_secret_access_key": server.secret, "region_name": "us-east-1"}
-    boto3.client("s3", endpoint_url=server.url, **said).create_bucket(Bucket="bucket")
-    for packs in ([], ["--packs"]):
-        store = "s3://bucket/packs" if packs else "s3://bucket/plain"
+@pytest.fixture(params=["moto", "rclone"])
+def service(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server of S3 that has a bucket."""
+    (tmp_path / "served").mkdir()
+    with moto() if request.param == "moto" else rclone(tmp_path / "served") as server:
+        said = {"aws_access_key_id": server.key, "aws_secret_access_key": server.secret, "region_name": "us-east-1"}
+        boto3.client("s3", endpoint_url=server.url, **said).create_bucket(Bucket="bucket")
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+@pytest.mark.parametrize("packs", ["", "yes"], ids=["plain", "packs"])
+def test_a_service(work: Path, service: Server, pogfast: Runner, monkeypatch: pytest.MonkeyPatch, packs: str) -> None:
+    """Shards go on from their parts, a missing one is named, and the archive is whole."""
+    monkeypatch.setattr(going_on, "MARGIN_NS", 0)
+    for number in range(100):
+        (work / "tree" / f"b{number}").write_bytes(os.urandom(10_000))
+    store, environment = f"s3://bucket/{packs or 'plain'}", dict(os.environ)
+    with package.services(packs=packs or None):
+        run_shards(to=store, of=3, only=(1, 2))
+        assert "shard 3 not there" in pogfast("merge", store, *WRITE, cwd=work, env=environment).err
+        run_shards(to=store, of=3, only=(3,))
         for number in (1, 2, 3):
-            words = ["create", "tree", "--to", store, f"--shard={number}/3", "--no-cache", *packs]
-            assert pogfast(*words, *WRITE, cwd=work, env=environment).code == 0
-            if number == 2:
-                assert "shard 3 not there" in pogfast("merge", store, *WRITE, cwd=work, env=environment).err
-        ran = pogfast("merge", store, *WRITE, "--json", cwd=work, env=environment)
-        assert ran.code == 0, ran.err
-        summary = json.loads(ran.lines[-1])
-        assert (summary["shards"], summary["error_count"]) == (3, 0)
-        archive = f"{store}/{summary['snapshot_id']}"
-        ran = pogfast("check", archive, "--read-data", *READ, cwd=work, env=environment)
-        assert ran.code == 0, ran.err
+            options = backup.Options(shard=Shard(number, 3), cache_directory="")
+            assert backup.create(["tree"], store, public(), options=options).bytes_read == 0
+    ran = pogfast("merge", store, *WRITE, "--json", cwd=work, env=environment)
+    assert ran.code == 0, ran.err
+    summary = json.loads(ran.lines[-1])
+    assert (summary["shards"], summary["error_count"]) == (3, 0)
+    assert pogfast("list", store, "--partial", *READ, cwd=work, env=environment).lines == []
+    ran = pogfast("check", f"{store}/{summary['snapshot_id']}", "--read-data", *READ, cwd=work, env=environment)
+    assert ran.code == 0, ran.err
+    ran = pogfast("create", "tree", "--to", store, "--no-cache", "--json", *WRITE, cwd=work, env=environment)
+    assert json.loads(ran.lines[-1])["data_blobs"] == 0
 
 
 # ---- the commands ----------------------------------------------------------------------------------------------------
