@@ -56,6 +56,14 @@ class Summary:
             self.needed_bytes += share.wanted
 
 
+@dataclass
+class Cold:
+    """What a restore needs of cold storage: blobs, and packs, which thaw whole. Sizes are bytes."""
+
+    objects: int = 0
+    size: int = 0
+
+
 class _Wanted(Silent):
     """Collects the blobs of the files that a dry run would restore."""
 
@@ -70,6 +78,30 @@ class _Wanted(Silent):
 
     def problem(self, error: PogfastError) -> None:
         self.problems.append(error)
+
+
+def cold(archive: str, key: Key, into: str, *, names: Collection[str] = (), options: Options | None = None) -> Cold:
+    """Returns what `recovery.restore` with the same arguments would need of cold storage. Requests nothing.
+
+    What has been thawed is counted as well, since a listing does not tell. Raises as `restore` does.
+    """
+    with open_archive(archive, key) as opened:
+        wanted = _wanted(opened, key, into, names, options)
+        store = cast(Store, opened.store)
+        packs = store.packs_with(wanted.blobs) if isinstance(store, HasPacks) else {}
+        found = Cold()
+        for holder in store.holders():
+            if holder.is_cold and (holder.name in wanted.blobs or holder.name in packs):
+                found.objects += 1
+                found.size += holder.size
+        return found
+
+
+def _wanted(opened: Archive, key: Key, into: str, names: Collection[str], options: Options | None) -> _Wanted:
+    wanted = _Wanted(opened)
+    dry = Options(**{**vars(options or Options()), "dry_run": True})
+    restore_archive(opened, opened.store.source, key, into, names=names, report=wanted, options=dry)
+    return wanted
 
 
 def thaw(
@@ -95,11 +127,8 @@ def thaw(
         raise UsageError(f"not a retrieval tier: {tier}", hint=", ".join(get_args(Tier)))
     if not 1 <= days <= MAX_DAYS:
         raise UsageError(f"days must be 1 to {MAX_DAYS}, not {days}")
-    chosen = options or Options()
     with open_archive(archive, key, host=host, tags=tags, path=path) as opened:
-        wanted = _Wanted(opened)
-        dry = Options(**{**vars(chosen), "dry_run": True})
-        restore_archive(opened, opened.store.source, key, into, names=names, report=wanted, options=dry)
+        wanted = _wanted(opened, key, into, names, options)
         store = cast(Store, opened.store)  # never mirrors, since no `stores` were given
         summary = Summary(problems=wanted.problems)
         packs = store.packs_with(wanted.blobs) if isinstance(store, HasPacks) else {}

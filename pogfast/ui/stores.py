@@ -15,7 +15,9 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from pogfast.archives.catalog import Catalog
 from pogfast.archives.lookup import open_archive
+from pogfast.archives.manifests import locked_until
 from pogfast.archives.overview import ArchiveInfo, archives
 from pogfast.archives.tree import Tree
 from pogfast.errors import NoSuchArchive, PogfastError
@@ -47,6 +49,7 @@ class KnownStore:
         self.address = address
         self._lock = threading.Lock()
         self._listing: tuple[float, Listing] | None = None
+        self._new: dict[str, int] = {}  # what an archive has never changes
         self._proven: tuple[float, list[ReadShare]] | None = None
         self._infos: dict[tuple[str, bool], tuple[list[Stored], list[ArchiveInfo]]] = {}
 
@@ -81,6 +84,31 @@ class KnownStore:
             infos = archives(store, key)
         self._infos[which] = seen, infos
         return infos
+
+    def new_bytes(self, key: Key, name: str) -> int | None:
+        """Returns the bytes of the blobs that an archive needs and the one before it, of the same host and paths, does
+        not. None if there is no such archive. Raises as `archives`."""
+        if name not in self._new:
+            infos = self.archives(key)
+            info = next((info for info in infos if info.name == name), None)
+            if info is None or info.problem is not None:
+                return None
+            alike = [each.name for each in infos if (each.host, each.paths) == (info.host, info.paths)]
+            before = alike[max(0, alike.index(name) - 1) : alike.index(name)]
+            manifests = [each for each in self.listing().manifests if each.name in (name, *before)]
+            with settings.using(retry_for=RETRY_FOR), contextlib.closing(open_store(self.address)) as store:
+                # Not closed: what it would save are these two archives alone.
+                found = {}
+                for each in Catalog(store, key).read(manifests, blobs=True):
+                    found[each.name] = set(each.blobs or ())
+                new = found.get(name, set()).difference(*(found.get(each, set()) for each in before))
+                self._new[name] = sum(store.size_of(blob) or 0 for blob in new)
+        return self._new[name]
+
+    def locked_until(self, name: str) -> str:
+        """Returns until when an archive is locked, "" if it is not. Raises StoreError."""
+        with settings.using(retry_for=RETRY_FOR), contextlib.closing(open_store(self.address)) as store:
+            return "".join(locked_until(until) for until in store.locked([name]).values())
 
     def proven(self, key: Key) -> list[ReadShare]:
         """Returns how much of the data was last read back, and was good, when: the newest first; shares add up to 1.

@@ -19,6 +19,7 @@ import pytest
 from kit.ui import served
 from kit.uistore import HOSTILE, Work
 from pogfast import facade
+from pogfast.sizes import show_size
 from pogfast.ui.words import part, token
 
 CUT = r"peer closed|incomplete|disconnected"  # what the client says of an answer that breaks off
@@ -333,3 +334,12 @@ def test_the_commands_of_pages_print_what_the_pages_show(client: Any, work: Work
     assert b"home/notes/hello" in typed(command(client.get("/stores/backup/find", params={"q": "hell"}).text))
     changes = typed(command(client.get(f"{base(work, 0)}/diff/{part(work.archives[1])}").text))
     assert b"home/notes/hello" in changes
+
+
+def test_new_bytes_are_what_the_archive_before_does_not_have(client: Any, work: Work) -> None:
+    """The second archive of a host shares all but one file with the first."""
+    first, second, other = (client.get(f"{base(work, number)}/new").text for number in range(3))
+    infos = facade.list_archives(work.store, facade.open_key(decryption_keyfile=work.key))
+    assert show_size(infos[0].stored or 0) in first
+    assert re.search(r">\d+ B<", second)
+    assert show_size(infos[2].stored or 0) in other, "another host's"

@@ -21,7 +21,7 @@ from pogfast.archives.trailer import Trailer, time_of
 from pogfast.errors import UsageError
 from pogfast.ui import shell
 from pogfast.ui.forms import link
-from pogfast.ui.site import Site, form_of, session_of, store_of
+from pogfast.ui.site import Site, archive_of, form_of, session_of, store_of
 from pogfast.ui.words import part
 
 PAGE = 100  # rows
@@ -59,6 +59,7 @@ def archives(request: Request) -> Response:
         "archives.html",
         store=store,
         is_locked=given is None,
+        can_lock=store.address.startswith("s3://"),
         can_forget=store.name in session_of(request).keys,
         removed=len(store.listing().removed),
         shown=found[start : start + PAGE],
@@ -72,6 +73,19 @@ def archives(request: Request) -> Response:
         following=_here(request, wanted, sort, descending, start + PAGE) if start + PAGE < len(found) else "",
         before=_here(request, wanted, sort, descending, max(0, start - PAGE)) if start else "",
         command=command,
+    )
+
+
+def new(request: Request) -> Response:
+    """How many bytes an archive added, as a cell of the table."""
+    site, store = Site.of(request), store_of(request)
+    return site.page(request, "archives_new.html", new=store.new_bytes(site.key(request, store), archive_of(request)))
+
+
+def lock(request: Request) -> Response:
+    """Until when an archive in S3 is locked, as a part of a cell."""
+    return Site.of(request).page(
+        request, "archives_lock.html", locked=store_of(request).locked_until(archive_of(request))
     )
 
 

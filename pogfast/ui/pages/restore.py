@@ -9,19 +9,25 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pogfast.errors import UsageError
+from pogfast.sizes import many, show_size
 from pogfast.ui import shell
 from pogfast.ui.forms import Form
-from pogfast.ui.jobs import Job
+from pogfast.ui.jobs import Counters, Job
 from pogfast.ui.pages.browse import about
 from pogfast.ui.sessions import GivenKey
 from pogfast.ui.site import Site, archive_of, form_of, go_to_job, path_of, session_of, store_of
 from pogfast.ui.stores import KnownStore
 
+if TYPE_CHECKING:
+    from pogfast.recovery.thawing import Cold, Tier
+
+TIERS = ("standard", "bulk", "expedited")
 OVERWRITE = ("never", "if-changed", "always")
 KEEPS = "Restored files are kept; run it again to continue."
 
@@ -39,9 +45,13 @@ class Wanted:
 
     @property
     def command(self) -> str:
+        return self.line([])
+
+    def line(self, more: list[str]) -> str:
+        """Returns the command, with further options."""
         words = ["pogfast", "restore", self.store.archive(self.archive), *shell.option("into", self.into)]
         words += shell.option("overwrite", self.overwrite if self.overwrite != "never" else None)
-        return shell.line([*words, *self.given.options, *shell.names(self.names)])
+        return shell.line([*words, *more, *self.given.options, *shell.names(self.names)])
 
 
 def form(request: Request) -> Response:
@@ -66,6 +76,7 @@ def form(request: Request) -> Response:
 def preview(request: Request, form: Form) -> Response:
     """A dry run: counts of what is new, different and the same; nothing is written."""
     from pogfast import recovery
+    from pogfast.recovery import thawing
 
     wanted = _wanted(request, form)
     new = Counter[str]()
@@ -85,8 +96,62 @@ def preview(request: Request, form: Form) -> Response:
         report=Count(),
     )
     return Site.of(request).page(
-        request, "restore_preview.html", wanted=wanted, counts=new, problems=summary.problems, command=wanted.command
+        request,
+        "restore_preview.html",
+        wanted=wanted,
+        counts=new,
+        problems=summary.problems,
+        cold=_cold(wanted),
+        takes=thawing.TAKES,
+        command=wanted.command,
     )
+
+
+def _cold(wanted: Wanted) -> Cold | None:
+    """Returns what has to be thawed first, None if that is nothing."""
+    from pogfast.recovery import thawing
+
+    if not wanted.store.address.startswith("s3://"):
+        return None
+    found = thawing.cold(wanted.store.archive(wanted.archive), wanted.given.key, wanted.into, names=wanted.names)
+    return found if found.objects else None
+
+
+def thaw(request: Request, form: Form) -> Response:
+    """Requests what the restore needs of cold storage, as a job."""
+    site, wanted = Site.of(request), _wanted(request, form)
+    tier, days = cast("Tier", form.choice("tier", TIERS)), form.number("days", 7, 1, 36500)
+
+    def work(job: Job) -> None:
+        from pogfast.recovery import thawing
+
+        def tell(done: int) -> None:
+            job.counters = lambda: Counters(done, noun="object")
+
+        archive = wanted.store.archive(wanted.archive)
+        found = thawing.thaw(
+            archive, wanted.given.key, wanted.into, tier=tier, days=days, names=wanted.names, tell=tell
+        )
+        for problem in found.problems:
+            job.problem(problem)
+        asked, coming = many(found.asked, "object"), many(found.coming, "object")
+        job.summary = [
+            ("Requested", f"{asked}; {coming} requested earlier, {found.readable:,} readable"),
+            ("Takes", thawing.TAKES[tier] if found.waiting else "nothing: all is readable, and can be restored"),
+        ]
+        if found.packs:
+            size, needed = show_size(found.pack_bytes), show_size(found.needed_bytes)
+            job.summary.append(("Packs", f"{many(found.packs, 'pack')}: thaws {size} for {needed} that are needed"))
+
+    words = [*shell.option("thaw", tier), *shell.option("thaw_days", days if days != 7 else None)]
+    job = site.jobs.start(
+        f"Thaw for a restore from {wanted.store.name}",
+        work,
+        stores=[wanted.store.name],
+        command=wanted.line(words),
+        keeps="What has been requested thaws; run it again to request the rest.",
+    )
+    return go_to_job(job)
 
 
 def start(request: Request, form: Form) -> Response:
