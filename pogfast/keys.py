@@ -41,6 +41,7 @@ PUBLIC, PRIVATE = ".encrypt", ".decrypt"  # the suffixes of the two files of a k
 
 # Called with a warning about a key that can be used nevertheless.
 Tell = Callable[[str], None]
+Kind = Literal["keyfile", "password", "x25519"]
 
 
 def _silent(text: str) -> None:
@@ -51,7 +52,7 @@ def _silent(text: str) -> None:
 class Key:
     """A master secret and its operations. `secret` is S of FORMAT.md; in X25519 mode it is the public key."""
 
-    kind: Literal["keyfile", "password", "x25519"]
+    kind: Kind
     secret: bytes
     private: bytes | None = None
 
@@ -266,15 +267,22 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
     The program gets no standard input, which may be the data; its standard error is ours. Raises KeyFileError if it
     cannot be run or fails, UsageError if `command` does not parse.
     """
+    program, printed = _printed(command, "the password command")
+    password = _password_in(printed.partition(b"\n")[0][:PASSWORD_SIZE], program)
+    return from_password(password, writing=writing, source=f"the first line of what {program} printed")
+
+
+def _printed(command: str, what: str) -> tuple[str, bytes]:
+    """Runs a program that prints a secret. Returns its name and what it printed."""
     import shlex
     import subprocess
 
     try:
         arguments = shlex.split(command)
     except ValueError as error:
-        raise UsageError(f"the password command does not parse: {error}") from error
+        raise UsageError(f"{what} does not parse: {error}") from error
     if not arguments:
-        raise UsageError("the password command is empty")
+        raise UsageError(f"{what} is empty")
     program = arguments[0]  # not its arguments, which may be as secret as the password
     try:
         with subprocess.Popen(
@@ -287,20 +295,19 @@ def from_password_command(command: str, *, writing: bool = False) -> Key:
                 assert ran.stdout is not None
                 printed = ran.stdout.read(PRINTED)
                 if len(printed) == PRINTED:
-                    raise KeyFileError(f"the password command {program} prints {PRINTED:,} bytes or more")
+                    raise KeyFileError(f"{what} {program} prints {PRINTED:,} bytes or more")
                 ran.wait()
             except BaseException:
                 ran.kill()
                 raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in it
         reason = error.strerror if isinstance(error, OSError) else error
-        raise KeyFileError(f"cannot run the password command {program}: {reason}") from error
+        raise KeyFileError(f"cannot run {what} {program}: {reason}") from error
     if ran.returncode < 0:
-        raise KeyFileError(f"the password command {program} was killed by signal {-ran.returncode}")
+        raise KeyFileError(f"{what} {program} was killed by signal {-ran.returncode}")
     if ran.returncode:
-        raise KeyFileError(f"the password command {program} failed: exit status {ran.returncode}")
-    password = _password_in(printed.partition(b"\n")[0][:PASSWORD_SIZE], program)
-    return from_password(password, writing=writing, source=f"the first line of what {program} printed")
+        raise KeyFileError(f"{what} {program} failed: exit status {ran.returncode}")
+    return program, printed
 
 
 def _password_in(line: bytes, source: str) -> str:
@@ -336,6 +343,31 @@ def from_decryption_keyfile(path: str, *, writing: bool = False, tell: Tell = _s
         tell(f"{path} may be a public key: then whoever has it can read what is encrypted with it as a private one")
     _warn_about_access(path, tell, secret=True)
     return Key("x25519", public_key(private), private)
+
+
+def check_reference(word: str) -> None:
+    """Raises UsageError unless a word says where a key is: file:PATH or command:COMMAND."""
+    kind, _, rest = word.partition(":")
+    if kind not in ("file", "command") or not rest:
+        raise UsageError(f"{word}: a key is at file:PATH, or printed by command:COMMAND")
+
+
+def from_reference(word: str, kind: Kind) -> Key:
+    """Reads a key of this kind, the private one of a pair, from file:PATH, or from what command:COMMAND prints: a
+    password's line, or the bytes of a key's file. Raises KeyFileError and UsageError."""
+    check_reference(word)
+    where, _, rest = word.partition(":")
+    if where == "file":
+        readers = {"keyfile": from_keyfile, "password": from_password_file, "x25519": from_decryption_keyfile}
+        return readers[kind](rest)
+    if kind == "password":
+        return from_password_command(rest)
+    program, printed = _printed(rest, "the key command")
+    if kind == "keyfile":
+        return Key("keyfile", hashlib.sha256(printed).digest())
+    if len(printed) != KEY_SIZE or not any(printed):
+        raise KeyFileError(f"the key command {program} does not print the {KEY_SIZE} bytes of a private key")
+    return Key("x25519", public_key(printed), printed)
 
 
 def _read_raw_key(path: str) -> bytes:

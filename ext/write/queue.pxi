@@ -11,11 +11,14 @@ cdef enum:
 Sealed = collections.namedtuple(
     "Sealed",
     "file names stored sizes plain_names done error changed size atime_ns mtime_ns ctime_ns inode sparse",
+    module="pogfast._engine",   # so that it can be pickled, as the next two
 )
 
-Known = collections.namedtuple("Known", "path names stored sizes facts plain_names", defaults=[()])
+Known = collections.namedtuple(
+    "Known", "path names stored sizes facts plain_names", defaults=[()], module="pogfast._engine"
+)
 
-FilePart = collections.namedtuple("FilePart", "path offset length facts")
+FilePart = collections.namedtuple("FilePart", "path offset length facts", module="pogfast._engine")
 
 
 cdef struct Record:             # one blob of a file

@@ -6,7 +6,7 @@ cdef enum:
     MAX_SINKS = 16             # targets of one run
 
 
-Tallied = collections.namedtuple("Tallied", "bytes_read bytes_stored blobs_new blobs_known")
+Tallied = collections.namedtuple("Tallied", "bytes_read bytes_stored blobs_new blobs_known", module="pogfast._engine")
 
 cdef struct Tally:
     u64 read                    # bytes of sources

@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pogfast.backup.options import CHUNK_MEMORY, CHUNK_SIZE, SLACK, Layout, Options
 from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
@@ -22,6 +22,9 @@ from pogfast.keys import Key
 from pogfast.stores import check_stores, open_store, open_stores
 from pogfast.stores.protocols import CanAdvise, HasPacks, Target
 from pogfast.stores.reliance import Condemned, stored_again
+
+if TYPE_CHECKING:
+    from pogfast.cluster.crews import CrewOptions
 
 
 def create(
@@ -33,13 +36,16 @@ def create(
     stdin_name: str | None = None,
     command: str | None = None,
     options: Options | None = None,
+    executor: object = None,
+    crew_options: CrewOptions | None = None,
     **more: Any,
 ) -> Summary:
     """Archives the files and directories at `paths` in every store that `to` names; `more` are fields of Options.
 
     With `stdin_name`, archives standard input under that name instead; with `command` also, the output of that program.
-    Raises UsageError, NoSuchInput, StoreError, and PogfastError if nothing could be archived; then no manifest is
-    stored. Single sources that cannot be read are in the summary's problems.
+    `executor` has other processes and machines do the work (cluster/executors.py). Raises UsageError, NoSuchInput,
+    StoreError, and PogfastError if nothing could be archived; then no manifest is stored. Single sources that cannot be
+    read are in the summary's problems.
     """
     key.check_writes()
     check_stores(to)
@@ -56,7 +62,18 @@ def create(
         identities = [target.identity for target in targets if not target.identity.startswith("program:")]
         if len(set(identities)) < len(identities):
             raise UsageError(f"{to}: two of these are the same store")
-        run = Run(key, targets, options, report, list(paths))
+        crew, reference = None, None
+        if executor is not None and not options.dry_run:
+            from pogfast.cluster.crews import CrewOptions  # imported here: most runs need no crew
+            from pogfast.cluster.executors import open_crew
+            from pogfast.cluster.units import KeyReference
+
+            how = crew_options or CrewOptions()
+            _check_executor(options, stdin_name)
+            reference = KeyReference.of(key, how.worker_key, writing=True)
+            crew = open_crew(executor, how, report.warning)
+            stack.callback(crew.close)
+        run = Run(key, targets, options, report, list(paths), crew, reference)
         stack.callback(run.close)
         for lost in missing:
             run.problem(lost)
@@ -77,7 +94,7 @@ def create(
             addresses = dict(zip(map(id, targets), words, strict=True))
             stored_again(run.conclude, archive_again)
             run.summary.stores = [addresses[id(target)] for target in run.targets.left]
-        run.summary.requests = dict(sum((Counter(target.requests) for target in targets), Counter()))
+        run.summary.requests = dict(sum((Counter(target.requests) for target in targets), run.requests))
         advised = [target.advice() for target in targets if isinstance(target, CanAdvise)]
         run.summary.advice = list(filter(None, advised))
         if options.dry_run and run.summary.requests:
@@ -87,6 +104,16 @@ def create(
         run.summary.packs_new = sum(target.packs_put for target in targets if isinstance(target, HasPacks))
     run.summary.seconds = time.monotonic() - started
     return run.summary
+
+
+def _check_executor(options: Options, stdin_name: str | None) -> None:
+    """Raises UsageError for what only this machine can do, or what is each worker's own affair."""
+    if stdin_name is not None:
+        raise UsageError("a stream cannot be read by other machines", hint="archive it without --executor")
+    if options.shard is not None:
+        raise UsageError("--shard is for work without an executor")
+    if options.memory is not None or options.readers is not None:
+        raise UsageError("--memory and --readers cannot be combined with --executor")
 
 
 def _requests_for(target: Target, summary: Summary) -> int:

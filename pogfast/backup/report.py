@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
+from pogfast.cluster.tally import WorkerTally
 from pogfast.errors import PogfastError
 
 Outcome = Literal["new", "unchanged", "hardlink", "directory", "link", "fifo", "skipped"]
@@ -25,6 +26,7 @@ class Progress(NamedTuple):
     blobs_new: int
     total_files: int | None
     total_bytes: int | None
+    workers: int | None = None  # threads of an executor's workers; None without one
 
 
 class Report(Protocol):
@@ -96,6 +98,8 @@ class Summary:
     blobs_known: int = 0
     seconds: float = 0.0
     packs_new: int = 0  # in which new blobs are
+    workers: dict[str, WorkerTally] = field(default_factory=dict)  # of an executor: what each has done
+    retries: int = 0  # units of work that were given to another worker
     requests: dict[str, int] = field(default_factory=dict)  # to object services, by kind
     advice: list[str] = field(default_factory=list)  # what would make later runs take fewer requests
     problems: list[PogfastError] = field(default_factory=list)

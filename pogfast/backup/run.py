@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pogfast import manifest
 from pogfast._engine import FilePart, FileRun, Known, Sealed, Sealer, Tallied, cores
@@ -29,23 +30,30 @@ from pogfast.backup.options import Options
 from pogfast.backup.report import Outcome, Progress, Report, Silent, Summary
 from pogfast.backup.shards import SET_LENGTH, Part, Span, job_of
 from pogfast.backup.walk import Node
+from pogfast.cluster.tally import WorkerTally
 from pogfast.errors import CorruptManifest, NoSuchArchive, PogfastError, SourceError, StoreError, UsageError, WrongKey
 from pogfast.files import metadata
 from pogfast.keys import Key
 from pogfast.sizes import many
-from pogfast.stores import PARTIAL
+from pogfast.stores import PARTIAL, settings
 from pogfast.stores.names import MEASURING
-from pogfast.stores.protocols import Target
+from pogfast.stores.protocols import HasPacks, Target
 from pogfast.stores.publish import conclude, name_now, store_errors, why_not_read
 from pogfast.stores.reliance import PARTIAL_OFTEN
 from pogfast.stores.targets import Partial, Targets
 from pogfast.system.background import in_background
+
+if TYPE_CHECKING:
+    from pogfast.cluster.crews import Crew
+    from pogfast.cluster.sealing import ClusterSealer
+    from pogfast.cluster.units import KeyReference, SealingResult
 
 # Seconds between two saves of the cache, in case the run is killed.
 SAVE_EVERY = 0.5
 SAVE_BLOB = 2e-5  # more for each blob of an unfinished file: saving all of them takes a twentieth of that
 # Files that may wait for an older one to be finished, including unchanged ones: 2 kB each.
 MAX_PENDING = 4096
+UNITS_WAITING = 8  # units of small files, for each thread of a crew, that may wait so
 # Kind of a node -> section of the trailer, and what is reported.
 OTHER_KINDS: dict[str, tuple[str, Outcome]] = {
     "directory": ("directories", "directory"),
@@ -71,9 +79,18 @@ class Run:
     """One run: the files that were found, those in the engine, and the archive so far."""
 
     def __init__(
-        self, key: Key, targets: Sequence[Target], options: Options, report: Report, paths: Sequence[str]
+        self,
+        key: Key,
+        targets: Sequence[Target],
+        options: Options,
+        report: Report,
+        paths: Sequence[str],
+        crew: Crew | None = None,
+        reference: KeyReference | None = None,
     ) -> None:
         self.key = key
+        self.crew = crew
+        self.reference = reference
         self.report = report
         self.summary = Summary()
         self.begun = datetime.now().astimezone()
@@ -87,11 +104,14 @@ class Run:
             part = Part(self.shard.set or self.job[:SET_LENGTH], self.shard.number, self.shard.of)
             self.partial = Partial(self.targets, part.name, PARTIAL_OFTEN)
         else:
-            self.partial = Partial(self.targets, name_now() + PARTIAL)
+            name = name_now() + PARTIAL
+            self.partial = Partial(self.targets, name) if crew is None else Partial(self.targets, name, PARTIAL_OFTEN)
         self.cuts = options.cuts
         self.paths = paths
         self.jobs = options.jobs or cores()
         self.tallied = Tallied(0, 0, 0, 0)
+        self.requests: Counter[str] = Counter()  # of workers
+        self.directory = os.fsencode(os.getcwd()) if crew is not None else b""
         self.first_target = next(iter(targets), None)  # whose cache is used
         self._begin()
         self._warn_of_other_keys()
@@ -102,8 +122,9 @@ class Run:
         self.again: list[PendingFile] = []
         self.pending: deque[PendingFile | PendingFiles] = deque()
         self.waiting = 0  # files in these
+        self.most_waiting = MAX_PENDING
         self.inodes: dict[tuple[int, int], str] = {}  # of files with several names: the first of these
-        self.sealer: Sealer | None = None
+        self.sealer: Sealer | ClusterSealer | None = None
         self.unread = 0  # bytes that did not need to be read: of unchanged files, and of holes
         self.saved_at = time.monotonic()
         self.totals: tuple[int, int] | None = None
@@ -123,7 +144,7 @@ class Run:
             return None
         if self.shard:
             found = read(self.first_target, self.partial.name, self.key, self.options, self.identity)
-        elif opened is None or not opened.is_first:
+        elif self.crew is None and (opened is None or not opened.is_first):
             return None
         else:
             found = find(self.first_target, self.key, self.options, self.identity)
@@ -187,6 +208,7 @@ class Run:
         now = self._tally()
         files = self.summary.files_new + self.summary.files_unchanged
         total_files, total_bytes = self.totals or (None, None)
+        workers = None if self.crew is None else self.crew.capacity()
         return Progress(
             files,
             self.unread + now.bytes_read,
@@ -195,6 +217,7 @@ class Run:
             now.blobs_new,
             total_files,
             total_bytes,
+            workers,
         )
 
     def _tally(self) -> Tallied:
@@ -332,13 +355,14 @@ class Run:
             self._wait(PendingFiles(files, at, end, time.time_ns(), at=files.next_fresh(at)))
             self._finish_known()
             while (at := files.next_fresh(at)) < end:
-                yield files.path + files.leaf(at)
+                path = files.path + files.leaf(at)
+                yield path if self.crew is None else self._for_workers(path, files.node(at)[2])
                 at += 1
             at = end
 
     def _room(self) -> Iterator[None]:
         """Asks the engine to wait while many files wait for an older one."""
-        while self.waiting >= MAX_PENDING:
+        while self.waiting >= self.most_waiting:
             yield None
 
     def _source_of(self, node: Node) -> Iterator[bytes | Known | FilePart | None]:
@@ -357,7 +381,8 @@ class Run:
         if source is None or self.options.dry_run:
             self._finish_known()
         else:
-            yield source
+            stat = node.stat
+            yield self._known_for_workers(source) if isinstance(source, Known) else self._for_workers(source, stat)
 
     def _wait(self, pending: PendingFile | PendingFiles) -> None:
         """Has files wait for their turn in the archive."""
@@ -429,8 +454,11 @@ class Run:
                 facts = metadata.facts_of(node.path, stat)  # parts that cannot be read were reported the first time
                 self._wait(PendingFile(node, facts, read_at=time.time_ns()))
                 path = os.fsencode(node.path)
-                known = any(old.plain_names)
-                yield Known(path, old.blobs, old.stored, old.sizes, None, old.plain_names) if known else path
+                if any(old.plain_names):
+                    earlier = Known(path, old.blobs, old.stored, old.sizes, None, old.plain_names)
+                    yield self._known_for_workers(earlier)
+                else:
+                    yield self._for_workers(path, stat)
             else:
                 self._wait(PendingFile(old.node, old.facts, first=old.first))
                 self._finish_known()
@@ -479,11 +507,26 @@ class Run:
 
     def _run_engine(self, sources: Iterator[bytes | int | Known | FilePart | None], *, last: bool = False) -> None:
         """Archives `sources`. Files that change while they are read go to `again`, unless this is the `last` pass."""
+        sealer = self._sealer(sources) if self.crew is None else self._sealer_of(self.crew, sources, last)
+        self.sealer = sealer
+        with self._written_to(sealer), store_errors(), contextlib.closing(sealer.run()) as run:
+            for sealed in run:
+                if sealer.lost:
+                    self.targets.drop(sealer.lost)
+                self._take_result(sealed, last)
+            self.targets.drop(sealer.lost)
+        if not isinstance(sealer, Sealer):
+            self._count_workers(sealer)
+        self.tallied, self.sealer = self._tally(), None
+        self.summary.bytes_read = self.tallied.bytes_read
+
+    def _sealer(self, sources: Iterator[bytes | int | Known | FilePart | None]) -> Sealer:
+        """Returns the engine that archives sources on this machine."""
         slabs = self.options.slabs(self.jobs)
         self.report.detail(
             f"{self.jobs} workers, at most {slabs} chunks in flight, {slabs * self.options.chunk_memory / 1e6:.0f} MB"
         )
-        sealer = Sealer(
+        return Sealer(
             self.key.secret,
             self.key.asymmetric,
             sources,
@@ -499,19 +542,67 @@ class Run:
             anew=self.options.force,
             even=self.options.pad,
         )
-        self.sealer = sealer
-        with (
-            self.targets.written_to(lambda: sealer.progress().blobs_new),
-            store_errors(),
-            contextlib.closing(sealer.run()) as run,
-        ):
-            for sealed in run:
-                if sealer.lost:
-                    self.targets.drop(sealer.lost)
-                self._take_result(sealed, last)
-            self.targets.drop(sealer.lost)
-        self.tallied, self.sealer = self._tally(), None
-        self.summary.bytes_read = self.tallied.bytes_read
+
+    def _sealer_of(
+        self, crew: Crew, sources: Iterator[bytes | int | Known | FilePart | None], last: bool
+    ) -> ClusterSealer:
+        """Returns what has sources archived by a crew."""
+        from pogfast.cluster.sealing import UNIT_FILES, ClusterSealer  # imported here: most runs need no crew
+        from pogfast.cluster.units import SealingJob, Source
+
+        assert self.reference is not None
+        self._put_partial(now=True)  # the workers look for it in the stores
+        paths = [os.path.abspath(os.path.join(self.options.base or ".", path)) for path in self.paths]
+        found = [(path, os.lstat(path)) for path in paths if os.path.lexists(path)]
+        job = SealingJob(
+            secrets.token_hex(8),
+            ",".join(map(_address_for_all, self.targets.left)),
+            self.partial.name,
+            self.reference,
+            settings.current(),
+            tuple(Source(path, stat.st_ino, stat.st_mtime_ns) for path, stat in found),
+            chunk_size=self.cuts.maximum,
+            level=self.options.level,
+            jobs=self.options.jobs or 1,
+            frames=self.options.layout == "frames",
+            content=self.cuts.content(self.key),
+            anew=self.options.force,
+            even=self.options.pad,
+        )
+        crew.begin(job)
+        self.most_waiting = max(MAX_PENDING, crew.capacity() * UNITS_WAITING * UNIT_FILES)
+        return ClusterSealer(crew, job, sources, self._take_from_worker, last=last)
+
+    def _count_workers(self, sealer: ClusterSealer) -> None:
+        self.summary.retries += sealer.retries
+        for worker, tally in sealer.workers.items():
+            so_far = self.summary.workers.get(worker, WorkerTally())
+            self.summary.workers[worker] = so_far.plus(tally)
+
+    def _take_from_worker(self, result: SealingResult) -> None:
+        for target, packs in zip(list(self.targets.left), result.packs, strict=True):
+            if isinstance(target, HasPacks):
+                target.take_over(packs)
+        self.requests.update(result.requests)
+
+    def _written_to(self, sealer: Sealer | ClusterSealer) -> contextlib.AbstractContextManager[None]:
+        """Has the targets synced while this machine writes to them; each worker of a crew syncs what it writes."""
+        if not isinstance(sealer, Sealer):
+            return contextlib.nullcontext()
+        return self.targets.written_to(lambda: sealer.progress().blobs_new)
+
+    def _for_workers(self, path: bytes, stat: Any) -> bytes | FilePart:
+        """Returns a file as the workers are to get it: with its size, and with a path that they understand."""
+        if self.crew is None:
+            return path
+        facts = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+        path = os.path.join(self.directory, path)
+        return FilePart(path, 0, stat.st_size, facts) if stat.st_size else path
+
+    def _known_for_workers(self, known: Known) -> Known:
+        if self.crew is None or isinstance(known.path, int):
+            return known
+        return known._replace(path=os.path.join(self.directory, known.path))
 
     def _take_result(self, sealed: Sealed, last: bool) -> None:
         """Takes a result of the engine, which is of the oldest pending file: some of its blobs, or its end."""
@@ -655,9 +746,10 @@ class Run:
             self._put_partial()
             self.saved_at = time.monotonic()
 
-    def _put_partial(self) -> None:
-        """Stores a partial manifest, if one is due: it tells prune which blobs this run has stored or relies on."""
-        if not self.partial.is_due():
+    def _put_partial(self, *, now: bool = False) -> None:
+        """Stores a partial manifest, if one is due or `now`: it tells prune which blobs this run has stored or relies
+        on."""
+        if not (now or self.partial.is_due()):
             return
         entries: dict[str, manifest.Entry] = {}
         if self.partial_file is not None:
@@ -726,6 +818,13 @@ class Run:
         if not self.options.dry_run:
             self.known.save(self.partial_file)
         self.known.close()
+
+
+def _address_for_all(target: Target) -> str:
+    """Returns the address of a store for other machines. Raises UsageError for a program."""
+    if target.identity.startswith("program:"):
+        raise UsageError(f"{target.label} is a program: workers can write to directories and services only")
+    return os.path.abspath(target.label) if target.own_directories() else target.label
 
 
 def _ignore(what: PogfastError | str) -> None:

@@ -16,6 +16,8 @@ import click
 from pogfast.cli.command import PATH, SIZE, Whole, verb
 from pogfast.cli.options import (
     displayed,
+    executor_of,
+    executor_options,
     jobs_option,
     key_of,
     key_options,
@@ -147,6 +149,7 @@ LIKE_A_SIZE = re.compile(r"[0-9.]+ ?[kMGT]?i?B?", re.IGNORECASE)
 @storage_class_option
 @object_lock_option
 @packs_option
+@executor_options
 def create(output: Output, paths: tuple[str, ...], to: str | None, **options: Any) -> None:
     """Create an archive of files and directories.
 
@@ -180,6 +183,7 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
     shard = _shard(options.pop("shard"), options.pop("set_name"), stream)
     cache = "" if options.pop("no_cache") else options.pop("cache_dir", None)
     with displayed(output, "create", "archival") as display:
+        executor, crew_options = executor_of(options)
         key = key_of(options, writing=True, stdin_is_data=stdin_is_data)
         settings = backup.Options(
             selection=_selection(options),
@@ -191,7 +195,15 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
         )
         report = Report(output, display, settings.dry_run)
         summary = backup.create(
-            sources, to, key, report=report, stdin_name=name if stream else None, command=command, options=settings
+            sources,
+            to,
+            key,
+            report=report,
+            stdin_name=name if stream else None,
+            command=command,
+            options=settings,
+            executor=executor,
+            crew_options=crew_options,
         )
     print_summary(output, summary, settings)
     if (name := summary.manifest or summary.part) and not output.json:
@@ -313,7 +325,7 @@ def counters_of_create(now: Progress) -> Counters:
     from pogfast.cli.progress import Counters
 
     figures = {"read": now.bytes_read, "stored": now.bytes_stored}
-    return Counters(now.files, now.total_files, now.bytes_done, now.total_bytes, figures)
+    return Counters(now.files, now.total_files, now.bytes_done, now.total_bytes, figures, workers=now.workers)
 
 
 class Report:
@@ -372,6 +384,7 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         total_bytes_stored=summary.bytes_stored,
         bytes_repeated=summary.bytes_repeated,
         ratio=ratio,
+        **_workers_in_json(summary),
         requests=summary.requests,
         advice=summary.advice,
         error_count=output.errors,
@@ -398,6 +411,8 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}{_packs(summary)}; "
         f"the archive takes {show_size(summary.bytes_stored)}{packed}"
     )
+    for line in _workers(summary):
+        output.info(line)
     if reused := _reused(summary):
         output.info(f"reused   {reused}")
     _print_requests(output, "", summary.requests)
@@ -409,6 +424,23 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         output.info(f"hint     {advice}")
     if output.errors:
         output.info(f"errors   {output.errors:,}, named above")
+
+
+def _workers_in_json(summary: Summary) -> dict[str, Any]:
+    if not summary.workers:
+        return {}
+    workers = {name: vars(tally) for name, tally in summary.workers.items()}
+    return {"workers": workers, "retries": summary.retries}
+
+
+def _workers(summary: Summary) -> Iterator[str]:
+    """Yields a line for each worker of an executor."""
+    for number, (name, tally) in enumerate(sorted(summary.workers.items())):
+        speed = show_size(tally.bytes_read / tally.seconds if tally.seconds else 0)
+        head = "workers  " if number == 0 else "         "
+        yield f"{head}{name}: {many(tally.units, 'unit')}, {show_size(tally.bytes_read)} read ({speed}/s a thread)"
+    if summary.retries:
+        yield f"retries  {many(summary.retries, 'unit')} given to another worker"
 
 
 def _packs(summary: Summary) -> str:

@@ -21,6 +21,7 @@ from pogfast.sizes import MAX_JOBS, MAX_PARALLEL
 if TYPE_CHECKING:
     from pogfast.archives.archive import Archive
     from pogfast.cli.progress import Display, Style
+    from pogfast.cluster.crews import CrewOptions
     from pogfast.errors import PogfastError
     from pogfast.keys import Key
 
@@ -157,6 +158,67 @@ object_lock_option = click.option(
 jobs_option = click.option(
     "--jobs", metavar="N", type=Whole(1, MAX_JOBS), help="Worker threads.  [default: number of cores]"
 )
+
+
+executor_options = apply(
+    [
+        click.option(
+            "--executor",
+            metavar="dask:ADDRESS",
+            help="Have the workers of a Dask scheduler do the work: tcp://HOST:PORT, tls://HOST:PORT, "
+            "scheduler-file=PATH.",
+        ),
+        click.option(
+            "--worker-key",
+            metavar="REFERENCE",
+            help="Where each worker finds the key: file:PATH or command:COMMAND.  [default: as given here]",
+        ),
+        click.option(
+            "--worker-timeout",
+            metavar="TIME",
+            type=Duration(bare=True),
+            default="5m",
+            show_default=True,
+            help="End when no worker could do anything for this long.",
+        ),
+        click.option("--cluster-ca", metavar="FILE", type=PATH, help="CA of the scheduler at tls:// (PEM)."),
+        click.option("--cluster-cert", metavar="FILE", type=PATH, help="This client's certificate for it (PEM)."),
+        click.option("--cluster-key", metavar="FILE", type=PATH, help="The private key of the certificate (PEM)."),
+        click.option(
+            "--insecure-cluster", is_flag=True, help="Allow tcp:// to another machine: all traffic is unencrypted."
+        ),
+    ]
+)
+
+
+def executor_of(options: dict[str, Any]) -> tuple[str | None, CrewOptions | None]:
+    """Returns the executor and how to reach it, None if none is given. Removes its options from `options`; the key's
+    must be there. Raises UsageError for options of an executor without one."""
+    executor = options.pop("executor")
+    timeout, reference = options.pop("worker_timeout"), options.pop("worker_key")
+    ca, certificate, key = options.pop("cluster_ca"), options.pop("cluster_cert"), options.pop("cluster_key")
+    insecure = options.pop("insecure_cluster")
+    if executor is None:
+        if reference or ca or certificate or key or insecure:
+            from pogfast.errors import UsageError
+
+            raise UsageError("options of a cluster without --executor")
+        return None, None
+    from pogfast.cluster.crews import CrewOptions
+
+    return executor, CrewOptions(ca, certificate, key, insecure, timeout, reference or _where_key_is(options))
+
+
+def _where_key_is(options: dict[str, Any]) -> str:
+    """Returns where workers find the key that the options or the environment give, "" if that cannot be said."""
+    from pogfast.system import environment
+
+    known = environment.known()
+    for word in ("keyfile", "decryption_keyfile", "password_file", "password_command"):
+        given = options[word] or known.get(f"POGFAST_{word.upper()}")
+        if given:
+            return f"command:{given}" if word == "password_command" else f"file:{os.path.abspath(given)}"
+    return ""
 
 
 def key_of(

@@ -48,6 +48,7 @@ class Counters(NamedTuple):
     total_size: int | None
     figures: dict[str, int]
     noun: str = "file"
+    workers: int | None = None  # threads of an executor's workers
 
     @property
     def share(self) -> float | None:
@@ -209,6 +210,8 @@ class Display:
         parts += [f"{show_size(size)} {word}" for word, size in counters.figures.items()]
         if counters.figures:
             parts.append(f"{show_size(self._pace.speed)}/s")
+        if counters.workers is not None:
+            parts.append(many(counters.workers, "worker"))
         left = self._pace.seconds_left
         return ", ".join(parts if left is None else [*parts, f"{show_seconds(left)} left"])
 
@@ -219,7 +222,8 @@ class Display:
         if left is not None:
             words["seconds_remaining"] = int(left)
         words["percent_done"] = counters.share or 0.0
-        for word, total in (("total_files", counters.total_files), ("total_bytes", counters.total_size)):
+        totals = ("total_files", counters.total_files), ("total_bytes", counters.total_size)
+        for word, total in (*totals, ("workers", counters.workers)):
             if total is not None:
                 words[word] = total
         return {

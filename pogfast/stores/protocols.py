@@ -372,6 +372,13 @@ class HasPacks(Protocol):
     def packs_put(self) -> int:
         """How many packs this process has stored."""
 
+    def hand_over(self) -> list[tuple[Stored, bytes]]:
+        """Returns when every blob that was put is durable, with the packs that this process has stored since the last
+        time and that are in no index object, and the table of each: another process writes it. Raises StoreError."""
+
+    def take_over(self, packs: Iterable[tuple[Stored, bytes]]) -> None:
+        """Notes packs that another process has handed over, which go into the next index object. Raises StoreError."""
+
     def requests_for(self, blobs: int, size: int) -> int:
         """Returns about how many objects are stored for so many new blobs of so many bytes in all."""
 

@@ -53,6 +53,8 @@ def seconds_of(ns: int) -> float:
 
 def why_not_read(code: int) -> str:
     """Returns the text for an errno of the engine about a file that was a regular one when it was found."""
+    if code == errno.EOWNERDEAD:
+        return "each worker that read it died"
     return "it is not a regular file any more" if code == errno.ENXIO else os.strerror(code)
 
 

@@ -35,6 +35,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     ),
     "stores": ({"_engine", "errors", "files", "sizes", "system"}, "bytes under names: no key, no manifest's content"),
     "manifest": ({"_engine", "errors", "keys", "system"}, "sealed bytes and back, without I/O"),
+    "cluster": (
+        {"", "_engine", "errors", "keys", "manifest", "sizes", "stores"},
+        "units of work and who does them: no walk and no policy, so that create, restore and check can use it",
+    ),
     "archives": (
         {
             "_engine",
@@ -49,7 +53,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what is in archives, shown and compared: nothing is restored or changed",
     ),
     "backup": (
-        {"", "_engine", "errors", "files", "keys", "manifest", "sizes", "stores", "system"},
+        {"", "_engine", "cluster", "errors", "files", "keys", "manifest", "sizes", "stores", "system"},
         "files become blobs and a manifest: it never knows restore, flags or printing",
     ),
     "recovery": (
@@ -96,6 +100,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "",
             "archives",
             "backup",
+            "cluster",
             "config",
             "console",
             "errors",
@@ -155,6 +160,7 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "msgspec": "what is known of ten thousand archives, read in a twentieth of a second",
         "zstandard": "what is written down is small; a file that is read is decompressed a little at a time",
     },
+    "cluster": {"distributed": "Dask's scheduler and its protocol; imported when an executor is one"},
     "cli": {"click": "verbs, options, help and completion", "rich": "the bar, on a terminal only"},
     "config": {
         "msgspec": "values of TOML as types, with what is wrong in words",

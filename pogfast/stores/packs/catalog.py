@@ -97,6 +97,8 @@ class Catalog:
         self._parts: list[IndexPart] = []
         self._states: list[bytes] = []  # of the packs of each part, as the engine has them
         self._tables: dict[str, bytes] = {}  # of packs that no index object covers
+        self._mine: set[str] = set()  # packs that this process has put, and not handed over
+        self._found = 0  # how many of the tables the engine searches
         self._is_loaded = False
         self._is_searched = False  # the engine knows all that is in `packs`
         self._fruitless = 0
@@ -257,6 +259,7 @@ class Catalog:
         parts = self._all_parts()
         self._states = [bytes(map(self._state, part.header.packs)) for part in parts]
         self._index.replace([(part.data, states) for part, states in zip(parts, self._states, strict=True)])
+        self._found = len(self._tables)
         self._is_loaded = self._is_searched = True
 
     def _all_parts(self) -> list[IndexPart]:
@@ -395,7 +398,18 @@ class Catalog:
             self.put += 1
             self.packs[pack.name] = pack
             self._tables[pack.name] = table
+            self._mine.add(pack.name)
             self._is_searched = False
+
+    def hand_over(self) -> list[tuple[Stored, bytes]]:
+        """Returns the packs that this process has put and that are in no index object, with the table of each: another
+        process indexes them. The blobs of most are found here from then on."""
+        with self._lock:
+            mine = [(self.packs[path], table) for path, table in self._tables.items() if path in self._mine]
+            self._mine.clear()
+            if len(self._tables) > self._found * 5 // 4:  # each time it takes as long as all together
+                self._search()
+            return mine
 
     def deleted(self, path: str) -> None:
         """Notes a pack that has been deleted."""

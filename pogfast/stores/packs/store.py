@@ -231,6 +231,18 @@ class PackedStore(CanRepack):
         if self.catalog.uncovered():
             self.catalog.write_index()
 
+    def hand_over(self) -> list[tuple[Stored, bytes]]:
+        if self._sink is not None:
+            self._sink.finish()
+        self.base.make_durable()
+        return self.catalog.hand_over()
+
+    def take_over(self, packs: Iterable[tuple[Stored, bytes]]) -> None:
+        for pack, table in packs:
+            self.catalog.added(pack, table)
+        if self.catalog.has_enough():
+            self.catalog.write_index()
+
     # ---- prune ----
 
     def holders(self) -> Iterator[Stored]:

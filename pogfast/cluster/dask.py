@@ -1,0 +1,237 @@
+"""Dask's workers as a crew. Each is asked, before it gets a unit, whether it can do units of the job.
+
+Whoever reaches a scheduler of Dask can run code on its workers, and on every client: so tcp:// is for this machine
+only, and tls:// needs a client's certificate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pogfast.cluster.units import Job
+from pogfast.cluster.worker import probe
+from pogfast.errors import PogfastError, UsageError
+from pogfast.sizes import many
+
+if TYPE_CHECKING:
+    from pogfast.cluster.crews import CrewOptions, Done
+
+INSTALL = "install it: pip install 'pogfast[dask]'"
+CONNECT = 30.0  # seconds until a scheduler must have answered
+LOST = 30.0  # seconds without a connection to it after which it counts as gone
+AGAIN = "run the same command again: it goes on where this one ended"
+NUMBERS = itertools.count()
+
+
+def connect(address: str, options: CrewOptions, tell: Callable[[str], None]) -> DaskCrew:
+    """Connects to a scheduler: tcp://HOST:PORT, tls://HOST:PORT, or scheduler-file=PATH. Raises UsageError and
+    PogfastError."""
+    distributed = _distributed()
+    if address.startswith("scheduler-file="):
+        address = _address_in(address.removeprefix("scheduler-file="))
+    _check_address(address, options)
+    _silence()
+    security = _security(distributed, options) if address.startswith("tls://") else None
+    try:
+        client = distributed.Client(
+            address, security=security, timeout=CONNECT, set_as_default=False, name="pogfast", direct_to_workers=False
+        )
+    except (OSError, ValueError, TimeoutError) as error:
+        raise PogfastError(
+            f"cannot reach the scheduler at {address}: {_cause(error)}", "is it running, and is the certificate right?"
+        ) from error
+    return DaskCrew(client, options, tell, owned=True)
+
+
+def crew_of(client: object, options: CrewOptions, tell: Callable[[str], None]) -> DaskCrew:
+    """Returns the crew of a caller's Client. Raises UsageError for anything else."""
+    if not isinstance(client, _distributed().Client):
+        raise UsageError("the executor is a dask.distributed.Client, a concurrent.futures.Executor, or an address")
+    return DaskCrew(client, options, tell, owned=False)
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError as error:
+        raise UsageError("Dask is not installed", INSTALL) from error
+    return distributed
+
+
+def _silence() -> None:
+    """Has Dask's loggers say nothing: what goes wrong is reported by us, in a line."""
+    for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+
+
+def _address_in(path: str) -> str:
+    """Returns the address in the file that a scheduler has written. Raises UsageError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            address = json.loads(file.read(1 << 20))["address"]
+    except OSError as error:
+        raise UsageError(f"cannot read the scheduler's file {path}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} is no file of a Dask scheduler") from error
+    return str(address)
+
+
+def _check_address(address: str, options: CrewOptions) -> None:
+    kind, separator, place = address.partition("://")
+    if not separator or not place or kind not in ("tcp", "tls"):
+        raise UsageError(f"{address} is no scheduler's address", hint="write tcp://127.0.0.1:8786 or tls://HOST:PORT")
+    host = place.rpartition(":")[0].strip("[]")
+    if kind == "tcp" and not options.insecure and host not in ("127.0.0.1", "::1", "localhost"):
+        raise UsageError(
+            f"{address} is not encrypted, and whoever reaches it can run code on every worker",
+            hint="use tls:// with --cluster-ca, --cluster-cert and --cluster-key; "
+            "--insecure-cluster is for a network that you trust",
+        )
+
+
+def _security(distributed: Any, options: CrewOptions) -> Any:
+    """Returns the certificates: those given, else those of Dask's configuration. Raises UsageError."""
+    given = {
+        "tls_ca_file": options.ca,
+        "tls_client_cert": options.certificate,
+        "tls_client_key": options.key,
+    }
+    found = distributed.Security(require_encryption=True, **{word: path for word, path in given.items() if path})
+    for word, option in zip(given, ("--cluster-ca", "--cluster-cert", "--cluster-key"), strict=True):
+        path = getattr(found, word)
+        if not path:
+            raise UsageError("a scheduler at tls:// asks for a client's certificate", hint=f"give it with {option}")
+        if "\n" not in path and not os.access(path, os.R_OK):
+            raise UsageError(f"cannot read {path}", hint=f"{option} names a PEM file")
+    return found
+
+
+def _cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+class DaskCrew:
+    """Workers of Dask. Those that cannot do units of the job are named once, and get none."""
+
+    def __init__(self, client: Any, options: CrewOptions, tell: Callable[[str], None], *, owned: bool) -> None:
+        self.client = client
+        self.options = options
+        self.tell = tell
+        self.owned = owned
+        self._job: Job | None = None
+        self._threads: dict[str, int] = {}  # of the workers that are there
+        self._good: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._probes: dict[str, Any] = {}
+        self._allowed: dict[Any, frozenset[str]] = {}  # of each future
+        self._seen = time.monotonic()  # when there was a worker that can do units
+        self._reached = time.monotonic()
+
+    def begin(self, job: Job) -> None:
+        self._job = job
+        self._good.clear()
+        self._refused.clear()
+        self._probes.clear()
+        self._seen = self._reached = time.monotonic()
+        while not self._good or self._probes:
+            self.check()
+            time.sleep(0.05)
+            if self._good and time.monotonic() - self._seen > self.options.worker_timeout:
+                break  # one that does not answer, beside others that do
+
+    def capacity(self) -> int:
+        return sum(threads for worker, threads in self._threads.items() if worker in self._good)
+
+    def submit(self, act: Callable[..., Any], *arguments: Any) -> Done:
+        allowed = frozenset(self._good & self._threads.keys() or self._good)
+        future = self._submit(act, arguments, sorted(allowed))
+        self._allowed = {known: those for known, those in self._allowed.items() if not known.done()}
+        self._allowed[future] = allowed
+        return future  # type: ignore[no-any-return]
+
+    def _submit(self, act: Callable[..., Any], arguments: tuple[Any, ...], workers: list[str]) -> Any:
+        assert self._job is not None
+        key = f"pogfast-{act.__name__}-{self._job.number}-{next(NUMBERS)}"
+        try:
+            return self.client.submit(act, *arguments, key=key, pure=False, workers=workers, allow_other_workers=False)
+        except Exception as error:  # what a closed client raises has no common class
+            raise self._gone(error) from error
+
+    def refuse(self, worker: str, why: str) -> None:
+        if worker not in self._refused:
+            self._refused[worker] = why
+            self.tell(f"worker {worker} is left out: {why}")
+        self._good.discard(worker)
+        if not self._good:
+            self._check_any()
+
+    def check(self) -> None:
+        now = time.monotonic()
+        try:
+            self._threads = self.client.sync(self.client.scheduler.ncores, callback_timeout=LOST / 3)
+            self._reached = now
+        except Exception as error:
+            if now - self._reached > LOST or self.client.status == "closed":
+                raise self._gone(error) from error
+            return
+        for worker in self._threads.keys() - self._good - self._refused.keys() - self._probes.keys():
+            self._probes[worker] = self._submit(probe, (self._job,), [worker])
+        for worker, future in list(self._probes.items()):
+            if worker not in self._threads or future.done():
+                del self._probes[worker]
+                if worker in self._threads:
+                    self._take_probe(worker, future)
+        if self._good & self._threads.keys():
+            self._seen = now
+        self._check_any()
+
+    def _take_probe(self, worker: str, future: Any) -> None:
+        try:
+            why = future.result(timeout=LOST)
+        except Exception as error:  # noqa: BLE001 (whatever it is, this worker cannot do units)
+            why = f"{type(error).__name__}: {error}"
+        if why:
+            self.refuse(worker, why)
+        else:
+            self._good.add(worker)
+
+    def _check_any(self) -> None:
+        """Raises PogfastError if there has been no worker for too long."""
+        if time.monotonic() - self._seen <= self.options.worker_timeout or self._good & self._threads.keys():
+            return
+        seconds = self.options.worker_timeout
+        if self._refused:
+            text = f"none of {many(len(self._refused), 'worker')} can do its part, as reported above"
+        else:
+            text = f"the scheduler has had no worker for {seconds:.0f} s"
+        raise PogfastError(text, AGAIN)
+
+    def is_stranded(self, future: Done) -> bool:
+        allowed = self._allowed.get(future)
+        return allowed is not None and not allowed & self._threads.keys() and bool(self._good & self._threads.keys())
+
+    def is_death(self, error: BaseException) -> bool:
+        from distributed.scheduler import KilledWorker
+
+        if isinstance(error, KilledWorker):
+            return True
+        if type(error).__name__ in ("CancelledError", "FutureCancelledError", "CommClosedError"):
+            raise self._gone(error) from error
+        return False
+
+    def _gone(self, error: BaseException) -> PogfastError:
+        return PogfastError(f"the connection to the scheduler is lost: {_cause(error)}", AGAIN)
+
+    def close(self) -> None:
+        if self.owned:
+            with contextlib.suppress(Exception):  # it may be gone
+                self.client.close(timeout=2)

@@ -1,0 +1,173 @@
+"""Has units done by a crew, a bounded number at a time, and returns what became of them in their order.
+
+A unit may be done twice: one whose worker is lost, cannot do it, or cannot write is given to another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pogfast.cluster.crews import Crew, Done
+from pogfast.cluster.units import Failed, Job
+from pogfast.errors import PogfastError
+
+AHEAD = 3  # units that are submitted, for each that can be done at a time
+UNREPORTED = 16  # times as many may be done behind one that takes long
+TICK = 1.0  # seconds between two looks at the crew
+ATTEMPTS = 3  # of a unit whose worker cannot write to the store, each by any worker
+
+U = TypeVar("U")
+R = TypeVar("R")
+
+
+@dataclass(eq=False)
+class _Task(Generic[U, R]):
+    unit: U
+    future: Done | None = None
+    result: R | None = None
+    is_done: bool = False
+    attempts: int = 0
+    suspected: bool = False  # workers died of it, or of another unit that they had at the same time
+
+
+class Line(Generic[U, R]):
+    """Units in the order in which they are reported. `act(job, unit)` is what a worker does.
+
+    `units` is read as the work goes on; None: read it again when the next unit has been reported. A unit whose workers
+    die is reported without a result. With `certain` it is tried once more, while no other unit is being done, and so
+    is certainly what they died of.
+    """
+
+    def __init__(
+        self, crew: Crew, act: Callable[[Any, U], R | Failed], job: Job, units: Iterator[U | None], *, certain: bool
+    ) -> None:
+        self.crew = crew
+        self.act = act
+        self.job = job
+        self.units = units
+        self.certain = certain
+        self.retries = 0
+        self._tasks: deque[_Task[U, R]] = deque()
+        self._running: set[_Task[U, R]] = set()
+        self._suspects: deque[_Task[U, R]] = deque()
+        self._ended: queue.SimpleQueue[tuple[_Task[U, R], Done]] = queue.SimpleQueue()
+        self._paused = False
+        self._exhausted = False
+
+    def run(self) -> Iterator[tuple[U, R | None]]:
+        """Yields each unit and its result. To be closed if it is not read to its end. Raises what `units` raises,
+        StoreError, and PogfastError if units cannot be done any more."""
+        try:
+            while True:
+                self._submit_more()
+                if not self._tasks:
+                    return
+                first = self._tasks[0]
+                if first.is_done:
+                    self._tasks.popleft()
+                    self._paused = False
+                    yield first.unit, first.result
+                else:
+                    self._wait()
+        finally:
+            for task in self._running:
+                if task.future is not None:
+                    with contextlib.suppress(Exception):  # the executor may be gone
+                        task.future.cancel()
+
+    def _submit_more(self) -> None:
+        if self._suspects:
+            if not self._running:
+                self._submit(self._suspects.popleft())
+            return
+        if any(task.suspected for task in self._running):
+            return
+        most = AHEAD * max(1, self.crew.capacity())
+        while len(self._running) < most and len(self._tasks) < most * UNREPORTED:
+            if self._paused or self._exhausted:
+                return
+            try:
+                unit = next(self.units)
+            except StopIteration:
+                self._exhausted = True
+                return
+            if unit is None:
+                self._paused = True
+                return
+            task: _Task[U, R] = _Task(unit)
+            self._tasks.append(task)
+            self._submit(task)
+
+    def _submit(self, task: _Task[U, R]) -> None:
+        future = self.crew.submit(self.act, self.job, task.unit)
+        task.future = future
+        self._running.add(task)
+        future.add_done_callback(lambda ended: self._ended.put((task, ended)))
+
+    def _submit_again(self, task: _Task[U, R]) -> None:
+        self.retries += 1
+        self._submit(task)
+
+    def _wait(self) -> None:
+        """Takes a future that has ended, or looks at the crew."""
+        try:
+            task, future = self._ended.get(timeout=TICK)
+        except queue.Empty:
+            self._look()
+            return
+        if task.future is future:  # else it was stranded
+            self._take(task, future)
+
+    def _look(self) -> None:
+        """Looks at the crew, and submits again what nobody will do."""
+        self.crew.check()
+        for task in list(self._running):
+            if task.future is not None and self.crew.is_stranded(task.future):
+                with contextlib.suppress(Exception):
+                    task.future.cancel()
+                self._submit_again(task)
+
+    def _take(self, task: _Task[U, R], future: Done) -> None:
+        try:
+            result, error = _outcome(future)
+        except TimeoutError:  # the worker that had the result has died: it is made again
+            self._look()
+            if task.future is future:
+                future.add_done_callback(lambda ended: self._ended.put((task, ended)))
+            return
+        self._running.discard(task)
+        task.future = None
+        if error is not None:
+            if not self.crew.is_death(error):
+                raise PogfastError(f"the executor failed: {type(error).__name__}: {error}") from error
+            if self.certain and not task.suspected:
+                task.suspected = True
+                self._suspects.append(task)
+            else:
+                task.is_done = True
+        elif not isinstance(result, Failed):
+            task.result, task.is_done = result, True
+        elif result.kind == "unsuitable":
+            self.crew.refuse(result.worker, result.text)
+            self._submit_again(task)
+        elif result.kind == "store" and task.attempts < ATTEMPTS - 1:
+            task.attempts += 1
+            self._submit_again(task)
+        else:
+            raise result.error()
+
+
+def _outcome(future: Done) -> tuple[Any, BaseException | None]:
+    """Returns what was returned, and why nothing was. Raises TimeoutError if that cannot be fetched now."""
+    try:
+        error = future.exception(timeout=TICK)
+        return (None, error) if error else (future.result(timeout=TICK), None)
+    except TimeoutError:
+        raise
+    except Exception as problem:  # noqa: BLE001 (of the executor: cancelled, or what it could not fetch)
+        return None, problem

@@ -1,0 +1,469 @@
+"""`create --executor` with a real scheduler and workers: the archive is the one that a single machine makes, whoever
+dies or differs meanwhile; or the run ends clearly, and a second one completes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+import pogfast
+from kit import dask
+from kit.commands import Runner
+from kit.dask import Cluster
+from kit.files import text
+from kit.servers import Certificate
+from pogfast import backup, keys, manifest
+from pogfast.cluster import dask as dask_crew
+from pogfast.cluster import sealing
+from pogfast.cluster.crews import CrewOptions
+from pogfast.cluster.executors import open_crew
+from pogfast.errors import PogfastError, UsageError
+from pogfast.keys import Key
+from pogfast.stores import settings
+
+CHUNK = 4_000_000  # so that a part of a large file is 64 of them
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two workers for all tests that leave them alive."""
+    with dask.cluster(tmp_path_factory.mktemp("cluster")) as made:
+        yield made
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Small files, a large one with a hole, links of both kinds."""
+    top = tmp_path / "tree"
+    (top / "small").mkdir(parents=True)
+    for number in range(1500):
+        (top / "small" / f"{number:04}").write_bytes(text(number % 700, number))
+    with open(top / "large", "wb") as file:
+        file.write(os.urandom(3 * CHUNK + 5))
+        file.truncate(300_000_000)
+        file.seek(299_000_000)
+        file.write(b"end")
+    os.link(top / "large", top / "other name")
+    (top / "link").symlink_to("large")
+    os.mkfifo(top / "fifo")
+    (top / "empty").touch()
+    (top / "b\udcff").write_bytes(b"not UTF-8")
+    return top
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Path:
+    keys.create_pair("key", str(tmp_path))
+    return tmp_path / "key"
+
+
+def public(pair: Path) -> Key:
+    return keys.from_encryption_keyfile(f"{pair}.encrypt")
+
+
+def private(pair: Path) -> Key:
+    return keys.from_decryption_keyfile(f"{pair}.decrypt")
+
+
+def create(tree: Path, store: Path, key: Key, executor: object = None, **more: Any) -> backup.Summary:
+    return backup.create([str(tree)], str(store), key, executor=executor, chunk_size=CHUNK, cache_directory="", **more)
+
+
+def content(store: Path, name: str, key: Key) -> tuple[list[tuple[str, Any]], dict[str, Any]]:
+    """What an archive says, but for times of access and of the run."""
+    opened = manifest.open((store / name).read_bytes(), key, name)
+    entries = []
+    for entry_name, entry in opened.entries.items():
+        facts = {word: value for word, value in entry.more.items() if word != "atime_ns"}
+        entries.append((entry_name, (entry.blobs, entry.mtime, facts)))
+    assert opened.trailer is not None
+    trailer = {word: value for word, value in opened.trailer.items() if word not in ("time", "ended")}
+    trailer["totals"] = {word: value for word, value in trailer["totals"].items() if word != "added"}
+    for section in ("directories", "links", "fifos", "parents"):
+        for facts in trailer.get(section, {}).values():
+            facts.pop("atime_ns", None)
+    for facts in trailer["parents"].values():  # the stores are made in one of them
+        del facts["mtime_ns"]
+    return entries, trailer
+
+
+def assert_clean(store: Path, key: Key) -> None:
+    checked = pogfast.check([store], key, read_data=True)
+    assert (checked.damage, checked.problems) == ([], [])
+    assert checked.archives >= 1
+
+
+def command(tree: Path, store: Path, pair: Path, executor: str, *more: str) -> list[str]:
+    words = ["create", str(tree), "--to", str(store), "--encryption-keyfile", f"{pair}.encrypt", "--no-cache"]
+    return [*words, "--chunk-size", str(CHUNK), "--executor", executor, *more]
+
+
+@pytest.mark.parametrize("packs", [None, 1 << 20])
+@pytest.mark.parametrize("kind", ["dask", "threads"])
+def test_the_archive_is_the_same(running: Cluster, tree: Path, pair: Path, kind: str, packs: int | None) -> None:
+    store, alone = tree.parent / "store", tree.parent / "alone"
+    with settings.using(packs=packs), ThreadPoolExecutor(2) as threads:
+        by_all = create(tree, store, public(pair), running.executor if kind == "dask" else threads)
+        by_one = create(tree, alone, public(pair))
+    assert content(store, by_all.manifest, private(pair)) == content(alone, by_one.manifest, private(pair))
+    assert_clean(store, private(pair))
+    assert [name for name in os.listdir(store) if "partial" in name] == []
+    assert by_all.problems == by_one.problems == []
+    assert (by_all.files_new, by_all.bytes_source) == (by_one.files_new, by_one.bytes_source)
+    assert by_all.retries == 0
+    assert sum(tally.units for tally in by_all.workers.values()) >= 3
+    if packs:
+        assert by_all.packs_new >= 1
+        assert len(os.listdir(store / "packs" / "index")) == 1, "the coordinator's, for all packs"
+
+
+def test_the_command_line(running: Cluster, tree: Path, pair: Path, pogfast: Runner, pogcli: Runner) -> None:
+    store = tree.parent / "store"
+    ran = pogfast(*command(tree, store, pair, running.executor, "--json", "--verbose"))
+    assert ran.code == 0, ran.err
+    lines = [json.loads(line) for line in ran.out.splitlines()]
+    [summary] = [line for line in lines if line["message_type"] == "summary"]
+    assert summary["files_new"] == 1503
+    assert summary["retries"] == 0
+    assert all(re.fullmatch(r"tcp://127\.0\.0\.1:\d+", worker) for worker in summary["workers"])
+    assert sum(tally["bytes_read"] for tally in summary["workers"].values()) == summary["bytes_read"]
+    ran = pogfast(*command(tree, store, pair, running.executor, "--verbose"))
+    assert "workers  tcp://127.0.0.1:" in ran.err
+    place = tree.parent / "by pogcli"
+    place.mkdir()
+    (place / "data").symlink_to(store / "data")  # where it looks for what a manifest names
+    name = summary["snapshot_id"]
+    ran = pogcli("--decryption-keyfile", f"{pair}.decrypt", "--decrypt", f"local:../store/{name}", cwd=place)
+    assert ran.code == 0, ran.err
+    found = place / str(tree / "large").lstrip("/")
+    assert found.read_bytes() == (tree / "large").read_bytes()
+
+
+def test_a_second_run_reads_only_what_is_new(running: Cluster, tree: Path, pair: Path) -> None:
+    time.sleep(0.15)
+    store, cache = tree.parent / "store", str(tree.parent / "cache")
+
+    def again() -> backup.Summary:
+        return backup.create(
+            [str(tree)],
+            str(store),
+            public(pair),
+            executor=running.executor,
+            chunk_size=CHUNK,
+            cache_directory=cache,
+        )
+
+    again()
+    time.sleep(0.15)
+    (tree / "small" / "new").write_bytes(b"new")
+    second = again()
+    assert (second.files_new, second.files_unchanged, second.bytes_read) == (1, 1503, 3)
+    assert_clean(store, private(pair))
+
+
+def test_what_is_stored_of_a_large_file_is_not_read_again(
+    running: Cluster, tmp_path: Path, pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts begin behind the chunks that an interrupted run has stored."""
+    monkeypatch.setattr(sealing, "PART_SIZE", 2 * CHUNK)
+    monkeypatch.setattr(sealing, "UNIT_SIZE", 2 * CHUNK)
+    file = tmp_path / "large"
+    file.write_bytes(os.urandom(9 * CHUNK))
+    time.sleep(0.15)
+    store, cache = tmp_path / "store", str(tmp_path / "cache")
+
+    class Ended(Exception):
+        pass
+
+    class Breaks(ThreadPoolExecutor):
+        units = 0
+
+        def submit(self, act: Any, *arguments: Any, **more: Any) -> Future[Any]:
+            self.units += 1
+            if self.units == 5:  # when the first has been reported
+                raise Ended
+            return super().submit(act, *arguments, **more)
+
+    words = {"chunk_size": CHUNK, "cache_directory": cache}
+    with Breaks(1) as threads, pytest.raises(Ended):
+        backup.create([str(file)], str(store), public(pair), executor=threads, **words)
+    found = backup.create([str(file)], str(store), public(pair), executor=running.executor, **words)
+    assert found.bytes_read == 7 * CHUNK
+    assert_clean(store, private(pair))
+
+
+def test_a_killed_worker_costs_nothing(tmp_path: Path, tree: Path, pair: Path) -> None:
+    store = tree.parent / "store"
+    with dask.cluster(tmp_path / "cluster") as made:
+        result: list[backup.Summary] = []
+        run = threading.Thread(target=lambda: result.append(create(tree, store, public(pair), made.executor)))
+        run.start()
+        _await(lambda: len(os.listdir(store / "data")) > 3 if (store / "data").exists() else False)
+        os.kill(made.pids()[0], signal.SIGKILL)
+        run.join(120)
+        assert len(result) == 1, made.log("scheduler")
+    alone = create(tree, tree.parent / "alone", public(pair))
+    assert content(store, result[0].manifest, private(pair)) == content(
+        tree.parent / "alone", alone.manifest, private(pair)
+    )
+    assert_clean(store, private(pair))
+
+
+def _await(is_so: Callable[[], bool], seconds: float = 60.0) -> None:
+    ends = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("killed", ["scheduler", "workers"])
+def test_the_end_is_clear_and_a_second_run_completes(
+    tmp_path: Path, tree: Path, pair: Path, running: Cluster, killed: str, pogfast: Runner
+) -> None:
+    store = tree.parent / "store"
+    with dask.cluster(tmp_path / "cluster") as made:
+        words = command(tree, store, pair, made.executor, "--worker-timeout", "3s")
+        process = subprocess.Popen([os.sys.executable, "-m", "pogfast", *words], stderr=subprocess.PIPE, text=True)
+        _await(lambda: len(os.listdir(store / "data")) > 3 if (store / "data").exists() else False)
+        for victim in [made.scheduler] if killed == "scheduler" else made.workers:
+            dask.kill(victim)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    assert ("the connection to the scheduler is lost" if killed == "scheduler" else "no worker for 3 s") in said
+    assert "run the same command again: it goes on where this one ended" in said
+    ran = pogfast(*command(tree, store, pair, running.executor))
+    assert ran.code == 0, ran.err
+    assert_clean(store, private(pair))
+
+
+# Run in a worker, perhaps twice.
+POISON = """
+import os, signal
+from pogfast.cluster import worker
+def poisoned(job, unit, seal=worker.seal):
+    for piece in unit.pieces:
+        if b"poison" in (piece if isinstance(piece, bytes) else piece.path):
+            os.kill(os.getpid(), signal.SIGKILL)
+    return seal(job, unit)
+worker.seal = poisoned
+"""
+
+
+def test_a_file_that_kills_its_workers_is_named(tmp_path: Path, pair: Path, pogfast: Runner) -> None:
+    tree, store = tmp_path / "tree", tmp_path / "store"
+    tree.mkdir()
+    for number in range(30):
+        (tree / f"{number:02}").write_bytes(os.urandom(1000))
+    (tree / "15 poison").write_bytes(b"deadly")
+    preload = tmp_path / "poison.py"
+    preload.write_text(POISON)
+    with dask.cluster(tmp_path / "cluster", workers=0) as made:
+        made.start_worker(preload=preload)
+        made.start_worker(preload=preload)
+        ran = pogfast(*command(tree, store, pair, made.executor))
+    assert ran.code == 3, ran.err
+    assert f"cannot read {tree}/15 poison: each worker that read it died" in ran.err
+    [name] = [name for name in os.listdir(store) if name.endswith(".mfn")]
+    entries, trailer = content(store, name, private(pair))
+    assert len(entries) == 30
+    assert list(trailer["unreadable"]) == [str(tree / "15 poison")]
+    assert_clean(store, private(pair))
+
+
+OTHER = """
+from pogfast.cluster import units
+units.RELEASE = "pogfast 0.1, zstd 1.4.0"
+"""
+
+
+def test_a_worker_with_another_release_is_named_and_left_out(
+    tmp_path: Path, tree: Path, pair: Path, pogfast: Runner
+) -> None:
+    preload = tmp_path / "other.py"
+    preload.write_text(OTHER)
+    with dask.cluster(tmp_path / "cluster", workers=1) as made:
+        made.start_worker(preload=preload)
+        _await(lambda: "Registered to" in made.log("worker2"))
+        ran = pogfast(*command(tree, tree.parent / "store", pair, made.executor))
+    assert ran.code == 0, ran.err
+    assert re.search(r"worker tcp://127.0.0.1:\d+ is left out: it has pogfast 0.1, zstd 1.4.0, not pogfast", ran.err)
+    assert_clean(tree.parent / "store", private(pair))
+
+
+def test_nobody_can_do_it(tmp_path: Path, tree: Path, pair: Path, pogfast: Runner) -> None:
+    preload = tmp_path / "other.py"
+    preload.write_text(OTHER)
+    with dask.cluster(tmp_path / "cluster", workers=0) as made:
+        made.start_worker(preload=preload)
+        ran = pogfast(*command(tree, tree.parent / "store", pair, made.executor, "--worker-timeout", "4s"))
+    assert ran.code == 1
+    assert "none of 1 worker can do its part" in ran.err
+
+
+def test_a_worker_without_the_mount_is_left_out(tmp_path: Path, tree: Path, pair: Path, pogfast: Runner) -> None:
+    """Of the source, or of the store: an empty directory in its place would take blobs that nobody finds again."""
+    apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
+    if subprocess.run([*apart, str(tmp_path), "true"], capture_output=True).returncode:
+        pytest.skip("no permission to mount")
+    store = tmp_path / "stores" / "store"
+    store.parent.mkdir()
+    with dask.cluster(tmp_path / "cluster", workers=1) as made:
+        made.start_worker(before=[*apart, str(tree)])
+        made.start_worker(before=[*apart, str(store.parent)])
+        _await(lambda: all("Registered to" in made.log(f"worker{number}") for number in (2, 3)))
+        ran = pogfast(*command(tree, store, pair, made.executor))
+    assert ran.code == 0, ran.err
+    assert f"it sees something else at {tree}: is the same file system mounted there?" in ran.err
+    assert f"it does not see the store {store}: is the same file system mounted there?" in ran.err
+    assert_clean(store, private(pair))
+
+
+class Changing(Executor):
+    """Does each unit at once, after it has changed a file."""
+
+    def __init__(self, change: Callable[[int], None]) -> None:
+        self.change = change
+        self.units = 0
+
+    def submit(self, act: Any, *arguments: Any, **more: Any) -> Future[Any]:  # type: ignore[override]
+        self.units += 1
+        self.change(self.units)
+        future: Future[Any] = Future()
+        try:
+            future.set_result(act(*arguments, **more))
+        except Exception as error:  # noqa: BLE001 (all of them are the future's)
+            future.set_exception(error)
+        return future
+
+
+def test_parts_of_two_versions_are_not_mixed(tmp_path: Path, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sealing, "PART_SIZE", 2 * CHUNK)
+    monkeypatch.setattr(sealing, "UNIT_SIZE", 2 * CHUNK)
+    file, store = tmp_path / "large", tmp_path / "store"
+    file.write_bytes(os.urandom(5 * CHUNK + 1))
+
+    def change(unit: int) -> None:
+        if unit == 2:
+            with open(file, "r+b") as opened:
+                opened.write(b"another beginning")
+
+    summary = create(file, store, public(pair), Changing(change))
+    assert summary.problems == []
+    [(_, (blobs, _, facts))], trailer = content(store, summary.manifest, private(pair))
+    assert facts["size"] == sum(facts["sizes"]) == 5 * CHUNK + 1
+    assert "changed" not in trailer
+    alone = create(file, tmp_path / "alone", public(pair))
+    [(_, (expected, _, _))], _ = content(tmp_path / "alone", alone.manifest, private(pair))
+    assert blobs == expected
+
+
+def test_a_source_that_always_changes_is_archived_as_it_was_read(
+    tmp_path: Path, pair: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sealing, "PART_SIZE", 2 * CHUNK)
+    monkeypatch.setattr(sealing, "UNIT_SIZE", 2 * CHUNK)
+    file, store = tmp_path / "large", tmp_path / "store"
+    file.write_bytes(os.urandom(5 * CHUNK + 1))
+
+    def change(unit: int) -> None:
+        with open(file, "ab") as opened:
+            opened.write(b"more")
+
+    summary = create(file, store, public(pair), Changing(change))
+    assert summary.problems == []  # each unit read one version; the last pass reads the file as a whole
+    assert_clean(store, private(pair))
+
+
+def test_a_service_as_store(running: Cluster, tree: Path, pair: Path, server: Any, tmp_path: Path) -> None:
+    """Workers have credentials of their own; where the service is, the job says."""
+    with dask.cluster(tmp_path / "cluster", workers=0) as made, pytest.MonkeyPatch.context() as patch:
+        for word, value in server.environment.items():
+            patch.setenv(word, value)
+        made.start_worker()
+        boto3.client("s3", endpoint_url=server.url).create_bucket(Bucket="cluster")
+        to = "s3://cluster/store"
+        summary = backup.create(
+            [str(tree)], to, public(pair), executor=made.executor, chunk_size=CHUNK, cache_directory=""
+        )
+        checked = pogfast.check([to], private(pair), read_data=True)
+    assert (checked.damage, checked.problems, summary.problems) == ([], [], [])
+    assert summary.requests["put"] > 100
+
+
+def test_tls_asks_for_the_right_certificate(tmp_path: Path, tree: Path, pair: Path, pogfast: Runner) -> None:
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    ours, theirs = Certificate.make(tmp_path / "ours"), Certificate.make(tmp_path / "theirs")
+
+    def options(certificate: Certificate, ca: Certificate) -> list[str]:
+        words = ["--cluster-ca", str(ca.cert), "--cluster-cert", str(certificate.cert)]
+        return [*words, "--cluster-key", str(certificate.key)]
+
+    store = tree.parent / "store"
+    with dask.cluster(tmp_path / "cluster", workers=1, certificate=ours) as made:
+        executor = f"dask:{made.address}"
+        assert made.address.startswith("tls://")
+        none = pogfast(*command(tree, store, pair, executor))
+        assert none.code == 2
+        assert "a scheduler at tls:// asks for a client's certificate" in none.err
+        for wrong in (options(theirs, ours), options(ours, theirs)):
+            ran = pogfast(*command(tree, store, pair, executor, *wrong))
+            assert ran.code == 1, ran.err
+            assert "cannot reach the scheduler at tls://" in ran.err
+        assert [name for name in os.listdir(store) if name.endswith(".mfn")] == [] if store.exists() else True
+        right = pogfast(*command(tree, store, pair, executor, *options(ours, ours)))
+        assert right.code == 0, right.err
+    assert_clean(store, private(pair))
+
+
+@pytest.mark.parametrize(
+    ("executor", "said"),
+    [
+        ("ray:auto", "ray:auto is no executor"),
+        ("dask:", "is no executor"),
+        ("dask:127.0.0.1:8786", "is no scheduler's address"),
+        ("dask:tcp://10.0.0.1:8786", "whoever reaches it can run code on every worker"),
+        ("dask:tcp://127.0.0.1.example.com:8786", "whoever reaches it can run code on every worker"),
+        ("dask:scheduler-file=/nowhere", "cannot read the scheduler's file"),
+    ],
+)
+def test_what_is_no_executor(tmp_path: Path, pair: Path, pogfast: Runner, executor: str, said: str) -> None:
+    (tmp_path / "tree").mkdir()
+    ran = pogfast(*command(tmp_path / "tree", tmp_path / "store", pair, executor))
+    assert ran.code in (1, 2)
+    assert said in ran.err
+
+
+def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask_crew, "CONNECT", 1.0)
+    with pytest.raises(PogfastError, match=r"cannot reach the scheduler at tcp://127\.0\.0\.1:1"):
+        open_crew("dask:tcp://127.0.0.1:1", CrewOptions(), print)
+
+
+def test_what_cannot_be_sent(tmp_path: Path, pair: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    with ThreadPoolExecutor(1) as threads:
+        with pytest.raises(UsageError, match="a stream cannot be read by other machines"):
+            backup.create([], str(tmp_path / "store"), public(pair), stdin_name="x", executor=threads)
+        with pytest.raises(UsageError, match="workers must read the key themselves"):
+            create(tmp_path / "file", tmp_path / "store", keys.from_password("secret"), threads)
+        with pytest.raises(UsageError, match="--memory"):
+            create(tmp_path / "file", tmp_path / "store", public(pair), threads, memory=1 << 30)
+        with pytest.raises(UsageError, match=r"the executor is a dask\.distributed\.Client"):
+            create(tmp_path / "file", tmp_path / "store", public(pair), object())
+    threads.shutdown()
+    with pytest.raises(PogfastError, match="the executor takes no more work"):
+        create(tmp_path / "file", tmp_path / "store", public(pair), threads)
