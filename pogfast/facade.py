@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pogfast.archives.archive import Archive
     from pogfast.archives.overview import ArchiveInfo
     from pogfast.backup import merging
+    from pogfast.cluster.crews import CrewOptions
     from pogfast.config import Problem, Setting
     from pogfast.keys import Description, Key
     from pogfast.recovery import thawing
@@ -237,15 +238,23 @@ def create(
     dry_run: bool = False,
     shard: str | None = None,
     set_name: str | None = None,
+    executor: object = None,
+    worker_key: str | None = None,
+    worker_timeout: Seconds = "5m",
+    cluster_ca: StrPath | None = None,
+    cluster_cert: StrPath | None = None,
+    cluster_key: StrPath | None = None,
+    insecure_cluster: bool = False,
     report: backup.Report | None = None,
 ) -> backup.Summary:
     """Creates an archive of `paths` and everything below them in the stores `to`, as `pogfast create`.
 
     With `name` and no paths, standard input or the output of `from_command` is archived under that name. Settings that
     are None are taken from `profile`, else the defaults of the command (chunks of 50 MB, level 3). Sources that cannot
-    be read are in the summary's problems. With a `shard`, such as "3/16", it archives only that part, for `merge`.
-    Raises UsageError, NoSuchInput, StoreError, and PogfastError if nothing could
-    be archived; then no archive is created.
+    be read are in the summary's problems. With a `shard`, such as "3/16", it archives only that part, for `merge`. An
+    `executor` does the work: an address as of --executor, a dask.distributed.Client or a concurrent.futures.Executor.
+    Raises UsageError, NoSuchInput, StoreError, and PogfastError if nothing could be archived; then no archive is
+    created.
     """
     from pogfast import backup
     from pogfast.backup.input_lists import read_list, read_patterns
@@ -315,7 +324,25 @@ def create(
             stdin_name=name,
             command=from_command,
             options=options,
+            executor=executor,
+            crew_options=_crew_options(
+                worker_key, worker_timeout, cluster_ca, cluster_cert, cluster_key, insecure_cluster
+            ),
         )
+
+
+def _crew_options(
+    worker_key: str | None,
+    worker_timeout: Seconds,
+    ca: StrPath | None,
+    certificate: StrPath | None,
+    key: StrPath | None,
+    insecure: bool,
+) -> CrewOptions:
+    from pogfast.cluster.crews import CrewOptions
+
+    timeout = _seconds("worker_timeout", worker_timeout, bare=True)
+    return CrewOptions(_optional(ca), _optional(certificate), _optional(key), insecure, timeout, worker_key or "")
 
 
 def merge(

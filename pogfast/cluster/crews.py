@@ -30,6 +30,9 @@ class Crew(Protocol):
     def capacity(self) -> int:
         """Returns how many units can be done at a time."""
 
+    def share(self) -> float:
+        """Returns the fraction of all work that one process does: of a limit for all, it gets as much."""
+
     def submit(self, act: Callable[..., Any], *arguments: Any) -> Done:
         """Has a worker call a function."""
 

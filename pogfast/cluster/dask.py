@@ -151,6 +151,9 @@ class DaskCrew:
     def capacity(self) -> int:
         return sum(threads for worker, threads in self._threads.items() if worker in self._good)
 
+    def share(self) -> float:
+        return 1 / max(1, len(self._good & self._threads.keys()))
+
     def submit(self, act: Callable[..., Any], *arguments: Any) -> Done:
         allowed = frozenset(self._good & self._threads.keys() or self._good)
         future = self._submit(act, arguments, sorted(allowed))

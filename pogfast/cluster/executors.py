@@ -28,6 +28,9 @@ class PoolCrew:
     def capacity(self) -> int:
         return int(getattr(self.executor, "_max_workers", 0)) or cores()
 
+    def share(self) -> float:
+        return 1.0 if isinstance(self.executor, concurrent.futures.ThreadPoolExecutor) else 1 / self.capacity()
+
     def submit(self, act: Callable[..., Any], *arguments: Any) -> Done:
         try:
             return self.executor.submit(act, *arguments)

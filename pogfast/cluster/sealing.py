@@ -72,6 +72,7 @@ class ClusterSealer:
         *,
         last: bool,
     ) -> None:
+        self.crew = crew
         self.job = job
         self.last = last
         self.lost: dict[int, BaseException] = {}  # as a Sealer's: a store that fails ends the run
@@ -154,7 +155,7 @@ class ClusterSealer:
 
     def _unit(self, batch: _Batch) -> SealingUnit:
         self._placed.append(batch.places)
-        return SealingUnit(tuple(place.piece for place in batch.places), batch.size)
+        return SealingUnit(tuple(place.piece for place in batch.places), batch.size, self.crew.share())
 
     def _pieces(self, source: bytes | Known | FilePart) -> Iterator[_Place]:
         """Yields a file, or its parts if it is large and they can be told apart."""

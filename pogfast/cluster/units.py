@@ -140,6 +140,7 @@ class SealingUnit:
 
     pieces: tuple[Piece, ...]
     size: int  # bytes, about
+    share: float = 1.0  # of the job's limits, for the process that does it
 
 
 @dataclass

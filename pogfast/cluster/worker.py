@@ -19,14 +19,18 @@ from typing import NoReturn
 from pogfast._engine import Sealed, Sealer
 from pogfast.cluster.units import Failed, Job, SealingJob, SealingResult, SealingUnit, Unsuitable
 from pogfast.errors import PogfastError, StoreLost
+from pogfast.sizes import MIN_RATE
 from pogfast.stores import open_stores, settings
 from pogfast.stores.addresses import is_service
+from pogfast.stores.limits import RateLimit
 from pogfast.stores.protocols import HasPacks
 from pogfast.stores.publish import store_errors
 from pogfast.stores.targets import Targets
 
 KEPT = 300.0  # seconds that an idle desk is kept
 SEVERAL = 8  # idle desks of a process, of all jobs
+
+_lock = threading.Lock()
 
 
 def name_here() -> str:
@@ -50,7 +54,7 @@ class SealingDesk:
         self.key = job.key.resolve()
         for word in job.to.split(","):
             _check_store(word, job.mark)
-        with settings.using(**vars(job.settings)):
+        with settings.using(**vars(job.settings) | _limits_of(job)):
             opened = open_stores(job.to, _refuse_lost)
         try:
             self.targets = Targets(opened, _refuse_lost)
@@ -63,6 +67,7 @@ class SealingDesk:
         """Does a unit: when it returns, its blobs are durable. Raises StoreError."""
         job, started, targets = self.job, time.monotonic(), self.targets
         before = _requests(targets)
+        _limit(job, unit.share)
         sealer = Sealer(
             self.key.secret,
             self.key.asymmetric,
@@ -131,10 +136,29 @@ def _joined(first: Sealed, news: Sealed) -> Sealed:
     )
 
 
+# ---- limits: of all desks of a job in this process together ----
+
+LIMITS = ("limit_upload", "limit_download")
+_limits: dict[str, dict[str, RateLimit | None]] = {}  # by the number of the job
+
+
+def _limits_of(job: Job) -> dict[str, RateLimit | None]:
+    with _lock:
+        return _limits.setdefault(job.number, {word: getattr(job.settings, word) for word in LIMITS})
+
+
+def _limit(job: Job, share: float) -> None:
+    """Limits this process to a share of what the job allows for all."""
+    for word, limit in _limits_of(job).items():
+        allowed: RateLimit | None = getattr(job.settings, word)
+        if limit is not None and allowed is not None and limit is not allowed:
+            rate = allowed.rate
+            limit.set_rate(None if rate is None else max(MIN_RATE, rate * share))
+
+
 # ---- desks ----
 
 _idle: list[SealingDesk] = []
-_lock = threading.Lock()
 _timer: threading.Timer | None = None
 
 
@@ -177,6 +201,8 @@ def _close_idle() -> None:
         _timer = None
         gone = [desk for desk in _idle if time.monotonic() - desk.used >= KEPT]
         _idle[:] = [desk for desk in _idle if desk not in gone]
+        for number in _limits.keys() - {desk.job.number for desk in _idle}:
+            del _limits[number]  # a desk that is in use has its own reference
     for desk in gone:
         desk.close()
     _close_later()

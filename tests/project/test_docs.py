@@ -42,6 +42,7 @@ COMMON = documented(section("Every command"))
 SHARED = {
     "keys": documented(section("Keys")),
     "services": documented(section("Services")),
+    "workers": documented(section("Workers")),
     "which archive": documented(section("Which archive")),
     "every command": [flag for flag in COMMON if flag != "--version"],
 }

@@ -140,6 +140,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {
             "archives",
             "backup",
+            "cluster",
             "config",
             "errors",
             "keys",
