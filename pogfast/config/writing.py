@@ -17,6 +17,9 @@ from pogfast.config.loading import examine
 from pogfast.config.problems import ConfigError
 from pogfast.errors import UsageError
 
+MAX_SIZE = (
+    1 << 15
+)  # bytes of a file that is changed: tomlkit takes seconds for it, and four times as long for twice as much
 Section = Literal["stores", "profiles", "groups"]
 
 
@@ -74,6 +77,10 @@ def _change(path: str, change: Callable[[Any], None]) -> None:
         parse(path)  # refuses what is no configuration, or can be written by others
         with open(path, encoding="utf-8", newline="") as file:
             before = file.read()
+    if len(before) > MAX_SIZE:
+        raise UsageError(
+            f"{path} is too long to be changed: {len(before):,} bytes", hint="edit it, or move parts to others"
+        )
     try:
         document = tomlkit.parse(before)
         change(document)

@@ -107,6 +107,12 @@ def test_what_is_wrong_already_stays_so(desk: Desk) -> None:
     assert [problem.message for problem in examine(path)[1]] == ["unknown setting levle"]
 
 
+def test_a_file_that_is_too_long(desk: Desk) -> None:
+    path = str(desk.write(TEXT + "#" * (1 << 15)))
+    with pytest.raises(UsageError, match="is too long to be changed"):
+        edit(path, "profiles", "home", {"level": 1})
+
+
 def test_a_file_is_made(desk: Desk) -> None:
     path = desk.config.parent / "sub" / "pogfast.toml"
     edit(str(path), "stores", "disk", {"address": "/x"})
