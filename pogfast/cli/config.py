@@ -9,7 +9,7 @@ import click
 
 from pogfast.cli.command import Group, verb
 from pogfast.cli.output import Output
-from pogfast.cli.run import config_option
+from pogfast.cli.run import ProfileName, config_option
 from pogfast.errors import UsageError
 from pogfast.sizes import many
 
@@ -37,7 +37,7 @@ def check(output: Output, config: str | None) -> None:
 
 
 @verb("show", examples=("pogfast config show", "pogfast config show home --json"))
-@click.argument("profile", metavar="PROFILE", required=False)
+@click.argument("profile", metavar="PROFILE", required=False, type=ProfileName(groups=False))
 @config_option
 def show(output: Output, profile: str | None, config: str | None) -> None:
     """Show what is set in the configuration, and the file and line that each value comes from.

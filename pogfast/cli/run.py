@@ -17,6 +17,8 @@ from pogfast.errors import NotRun, PogfastError
 from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from pogfast.cli.progress import Counters, Display
     from pogfast.runs import Record, VerbRecord
     from pogfast.runs.report import Progress
@@ -27,6 +29,27 @@ config_option = click.option(
     type=PATH,
     help="The configuration.  [default: pogfast.toml in the user's configuration directory, else in /etc/pogfast]",
 )
+
+
+class ProfileName(click.ParamType):  # type: ignore[type-arg]
+    """The name of a profile, or with `groups` of a group; the type only tells shell completion which there are."""
+
+    name = "profile"
+
+    def __init__(self, *, groups: bool) -> None:
+        self.groups = groups
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        from pogfast.config import load
+
+        try:
+            loaded = load(ctx.params.get("config"))
+        except PogfastError:
+            return []
+        names = [*loaded.profiles, *(loaded.groups if self.groups else ())]
+        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
 
 
 @verb(
@@ -43,7 +66,7 @@ config_option = click.option(
         "pogfast run nightly --json",
     ),
 )
-@click.argument("names", nargs=-1, metavar="PROFILE|GROUP...", required=True)
+@click.argument("names", nargs=-1, metavar="PROFILE|GROUP...", required=True, type=ProfileName(groups=True))
 @config_option
 def run(output: Output, names: tuple[str, ...], config: str | None) -> None:
     """Run profiles: create archives, then copy, prune and check as they say.
@@ -129,7 +152,10 @@ def _figures(verb: VerbRecord) -> str:
         case "prune":
             return f"{many(now['kept'], 'archive')} kept, {now['removed']:,} removed; {show_size(now['size'])} deleted"
     damage = "damage found, named above" if now["damage"] else "no damage found"
-    return f"{many(now['archives'], 'archive')}, {many(now['blobs'], 'blob')}: {damage}"
+    parts = [f"{many(now['archives'], 'archive')}, {many(now['blobs'], 'blob')}", f"{now['read']:,} read"]
+    if "files_tested" in now:
+        parts.append(f"{many(now['files_tested'], 'file')} restored to nowhere")
+    return f"{'; '.join(parts)}: {damage}"
 
 
 def _counters(progress: Progress) -> Counters:

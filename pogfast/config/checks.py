@@ -12,7 +12,7 @@ from typing import Protocol
 
 from pogfast.config.problems import Problem, did_you_mean
 from pogfast.config.schema import Profile, Store
-from pogfast.config.settings import create_options, prune_options, what_to_read
+from pogfast.config.settings import check_options, create_options, prune_options
 from pogfast.config.values import Section, Value, Values
 from pogfast.errors import UsageError
 
@@ -20,6 +20,7 @@ Sections = Mapping[str, Mapping[str, Section]]  # "stores", "profiles" and "grou
 # The settings of a profile that name stores.
 NAMING_STORES = (("stores",), ("copy", "to"), ("copy", "from"), ("retention", "stores"), ("check", "stores"))
 OF_ONE_SERIES = "set group-by = [] to take all archives of a store for one series"
+SCRUB = "check the packs of a store in a profile without a key, or archives where the private key is"
 OWN_STORE = "give each a store of its own: another prefix or directory"
 
 
@@ -76,7 +77,7 @@ def _wrong(profile: Profile) -> Wrong:
     checks: dict[str, Callable[[Profile], object]] = {
         "sources": create_options,
         "retention": prune_options,
-        "check": what_to_read,
+        "check": check_options,
     }
     for setting, check in checks.items():
         try:
@@ -91,7 +92,7 @@ def _wrong(profile: Profile) -> Wrong:
     if profile.check is not None and profile.key is not None and profile.key.is_of == "public":
         for word in ("read_data", "read_data_subset", "max_age", "restore_test"):
             if getattr(profile.check, word):
-                yield ("check", word.replace("_", "-")), "a public key cannot read data", "check on a machine that can"
+                yield ("check", word.replace("_", "-")), "a public key cannot read data", SCRUB
     said = profile.retention
     if said is not None and profile.key is not None and profile.key.is_of == "public":
         if said.keep_tags or said.tags or said.host or said.path:

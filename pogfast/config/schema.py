@@ -226,7 +226,7 @@ class Check(Table, frozen=True, kw_only=True):
     every: Seconds | None = None  # not in each run, but when the last time is that long ago
     read_data: bool = False
     read_data_subset: str | None = None
-    max_age: Seconds | None = None  # of what was read: something older is a problem
+    max_age: Seconds | None = None  # it is a problem if data was not read for longer
     restore_test: Annotated[int, Meta(ge=1, le=10**6)] | None = None  # files that are restored to nowhere
 
 

@@ -83,11 +83,15 @@ def prune_options(profile: Profile) -> dict[str, Any]:
     return {"policy": policy, "group_by": said.group_by, **filters, **given}
 
 
-def what_to_read(profile: Profile) -> Subset | None:
-    """Returns which blobs check reads. Raises UsageError."""
-    assert profile.check is not None
-    if profile.check.read_data_subset is None:
-        return EVERYTHING if profile.check.read_data else None
-    if profile.check.read_data:
+def check_options(profile: Profile) -> dict[str, Any]:
+    """Returns the options of check. Raises UsageError."""
+    said = profile.check
+    assert said is not None
+    if said.read_data and said.read_data_subset is not None:
         raise UsageError("read-data and read-data-subset cannot be combined")
-    return Subset.parse(profile.check.read_data_subset)
+    wanted = EVERYTHING if said.read_data else None
+    if said.read_data_subset is not None:
+        wanted = Subset.parse(said.read_data_subset)
+    if said.restore_test is not None and profile.key is None:
+        raise UsageError("a restore is tested with a key", hint="set key")
+    return {"read_data": wanted, "max_age": said.max_age, "restore_test": said.restore_test}

@@ -14,7 +14,7 @@ from pogfast import backup
 from pogfast.backup.input_lists import read_list, read_patterns
 from pogfast.config.loading import Config
 from pogfast.config.schema import Profile, Stream
-from pogfast.config.settings import create_options, prune_options, what_to_read
+from pogfast.config.settings import check_options, create_options, prune_options
 from pogfast.errors import DamageError, PogfastError, worst_code
 from pogfast.keys import Key
 from pogfast.runs.records import VerbRecord
@@ -83,11 +83,20 @@ class _CopyReport(_Passing, copying.Silent):
 
 
 class _CheckReport(_Passing, checking.Silent):
+    def __init__(self, tell: Tell) -> None:
+        super().__init__(tell)
+        self.blobs: set[str] = set()  # that are damaged, and were reported
+
     def started(self, progress: checking.Summary) -> None:
         self.tell.progress(lambda: progress)
 
     def damage(self, damage: checking.Damage) -> None:
-        where = f"{damage.archive}: {damage.name}: " if damage.name else ""
+        """Reports damage, a blob once, however many files and archives need it."""
+        if damage.blob in self.blobs:
+            return
+        if damage.blob is not None:
+            self.blobs.add(damage.blob)
+        where = "" if damage.archive in damage.error else f"{damage.archive}: "
         self.tell.problem(DamageError(f"{where}{damage.error}", path=damage.name or ""))
 
 
@@ -137,13 +146,10 @@ def prune(config: Config, profile: Profile, key: Key, record: VerbRecord, tell: 
 
 def check(config: Config, profile: Profile, key: Key | None, record: VerbRecord, tell: Tell) -> None:
     """Checks the store of the record."""
-    assert profile.check is not None
     summary = checking.check(
         config.addresses(record.stores),
         key,
-        read_data=what_to_read(profile),
-        max_age=profile.check.max_age,
-        restore_test=profile.check.restore_test,
+        **check_options(profile),
         jobs=profile.jobs,
         report=_CheckReport(tell),
     )

@@ -270,6 +270,8 @@ read-data = "yes"
             '[stores.a]\naddress = "/a"\n[profiles.x]\nstores = ["a"]\n[profiles.x.copy]\nto = ["a"]\n',
             "copied to itself",
         ),
+        ("[profiles.x.check]\nrestore-test = 3\n", "a restore is tested with a key"),
+        ('[profiles.x.check]\nread-data-subset = "much"\n', "much is no part of the data"),
         ("[profiles.x.copy]\nverify = true\n", "1: copy.to is missing"),
         ("[profiles.x.retention]\n", "1: profile x: retention keeps no archive"),
         ("[profiles.x.check]\nrestore-test = 0\n", "2: check.restore-test must be at least 1"),

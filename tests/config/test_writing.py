@@ -143,7 +143,7 @@ SETTINGS = st.fixed_dictionaries(
         "level": st.integers(-100, 22) | st.none(),
         "pad": st.booleans() | st.none(),
         "retention": st.none() | st.fixed_dictionaries({"keep-last": st.integers(1, 9), "group-by": st.just([])}),
-        "check": st.none() | st.fixed_dictionaries({}, optional={"read-data": st.booleans()}),
+        "check": st.none() | st.fixed_dictionaries({}, optional={"every": st.sampled_from(["1d", "7d"])}),
     },
 )
 

@@ -231,6 +231,39 @@ def test_the_other_profiles_are_run(desk: Desk) -> None:
     assert [line.split()[:2] for line in ran.lines] == [["bad", "failed"], ["home", "success"]]
 
 
+def test_data_is_read(desk: Desk) -> None:
+    """With the private key, and in packs without any; a damaged blob is reported once, however many files need it."""
+    for i in range(40):
+        content = os.urandom(10_000)
+        for j in range(10):
+            (desk.tree / f"{i}-{j}").write_bytes(content)
+    text = PROFILE.replace('"k.encrypt"', '"k.decrypt", kind = "private"') + 'packs = "yes"\n'
+    check = '[profiles.home.check]\nread-data = true\nmax-age = "90d"\nrestore-test = 2\n'
+    scrub = '[profiles.scrub]\nstores = ["one"]\n[profiles.scrub.check]\nread-data = true\n'
+    desk.write(text + check + scrub)
+    ran = desk.pogfast("run", "home", "scrub")
+    assert ran.code == 0, ran.err
+    figures = recorded(desk).verbs[1].figures
+    assert (figures["read"], figures["unproven"], figures["files_tested"], figures["damage"]) == (41, 0, 2, 0)
+    assert "2 files restored to nowhere: no damage found" in ran.err
+    assert recorded(desk, "scrub").verbs[0].figures["read"] == 1
+    [pack] = (desk.place / "one" / "packs").glob("2*/*")
+    data = bytearray(pack.read_bytes())
+    for at in range(len(data) // 2):
+        data[at] ^= 1
+    pack.chmod(0o644)
+    pack.write_bytes(data)
+    ran = desk.pogfast("run", "scrub", "home")
+    assert ran.code == 4
+    record = recorded(desk)
+    assert (record.outcome, record.exit_code) == ("failed", 4)
+    damage = record.verbs[1].figures["damage"]
+    assert damage >= 100
+    assert 10 <= record.problem_count < damage / 5
+    assert len(record.problems) == min(record.problem_count, 20)
+    assert recorded(desk, "scrub").exit_code == 4
+
+
 def test_a_verb_that_is_not_due(desk: Desk) -> None:
     """Checked when the last good check is long enough ago, store by store; a failed one does not count."""
     desk.write(PROFILE + '[profiles.home.check]\nevery = "7d"\nstores = ["one", "two"]\n')
@@ -289,6 +322,16 @@ def test_what_is_not_there(desk: Desk) -> None:
     assert ran.code == 2
     assert "8: unknown setting chek" in ran.err
     assert history("home") == []
+
+
+def test_names_are_completed(desk: Desk) -> None:
+    desk.write(PROFILE + '[groups.holidays]\nprofiles = ["home"]\n')
+    environ = {"_POGFAST_COMPLETE": "bash_complete", "COMP_CWORD": "2"}
+    for words, names in (("run ho", ["home", "holidays"]), ("config show ho", ["home"]), ("run x", [])):
+        ran = desk.pogfast(**{**environ, "COMP_WORDS": f"pogfast {words}", "COMP_CWORD": str(len(words.split()))})
+        assert [line.removeprefix("plain,") for line in ran.lines if line] == names
+    desk.write("broken")
+    assert desk.pogfast(**environ, COMP_WORDS="pogfast run h").out.strip() == b""
 
 
 # ---- keys ------------------------------------------------------------------------------------------------------------
@@ -600,6 +643,19 @@ def test_records_are_bounded(desk: Desk) -> None:
     found = history("home")
     assert 100 <= len(found) < 300
     assert [int(record.message.split()[0]) for record in found] == [*range(300 - len(found), 300)]
+
+
+def test_records_are_private(desk: Desk) -> None:
+    desk.write(PROFILE)
+    before = os.umask(0)
+    try:
+        assert desk.pogfast("run", "home").code == 0
+    finally:
+        os.umask(before)
+    state = desk.place / "state"
+    modes = {path.stat().st_mode & 0o777 for path in [state, *state.rglob("*")] if path.is_dir()}
+    assert modes == {0o700}
+    assert {path.stat().st_mode & 0o777 for path in state.rglob("*") if path.is_file()} == {0o600}
 
 
 def test_lines_that_are_no_records(desk: Desk) -> None:
