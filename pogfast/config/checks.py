@@ -57,7 +57,7 @@ def contradictions(config: Loaded, sections: Mapping[str, Section]) -> Iterator[
         section, values = sections[name], config.values["profiles", name]
         found = [*_wrong(profile), *_series(profile, config)]
         if name not in bases:
-            found += _missing(profile)
+            found += missing(profile)
         for path, message, hint in found:
             value = values.get(path) or values.get(path[:1])
             file, line = (value.file, value.line) if value else (section.file, section.line)
@@ -126,7 +126,7 @@ def _archives_a_run(profile: Profile) -> int:
     return bool(profile.paths or profile.files_from) + len(profile.streams)
 
 
-def _missing(profile: Profile) -> Wrong:
+def missing(profile: Profile) -> Wrong:
     """Yields what a profile lacks to be run. Those that others inherit from need not be complete."""
     if not profile.verbs:
         yield (), "there is nothing to do", "set sources, or a table copy, retention or check"

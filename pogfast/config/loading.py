@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from pogfast.backup import profiles
-from pogfast.config.checks import contradictions, unknown_names
+from pogfast.config.checks import contradictions, missing, unknown_names
 from pogfast.config.files import parse
 from pogfast.config.problems import ConfigError, Problem, did_you_mean
 from pogfast.config.schema import CreateSettings, File, Group, Profile, Store, Table
@@ -69,6 +69,14 @@ class Config:
         if name not in self.profiles:
             raise UsageError(f"{self.file} has no profile {name}", hint=did_you_mean(name, self.profiles))
         return self.profiles[name]
+
+    def runnable(self, name: str) -> Profile:
+        """Returns a profile that has all that a run needs, as one that is only inherited from need not. Raises
+        UsageError."""
+        profile = self.profile(name)
+        for _, message, hint in missing(profile):
+            raise UsageError(f"profile {name} cannot be run: {message}", hint=hint)
+        return profile
 
     def members(self, name: str) -> list[str]:
         """Returns the names of the profiles that a group, or a profile, stands for. Raises UsageError."""

@@ -24,7 +24,7 @@ from pogfast.runs.keys import open_key
 from pogfast.runs.locks import only_run
 from pogfast.runs.needs import unmet
 from pogfast.runs.programs import ProgramFailed, run_program
-from pogfast.runs.records import Record, VerbRecord, append, history
+from pogfast.runs.records import Outcome, Record, VerbRecord, append, history
 from pogfast.runs.report import Report, Silent
 from pogfast.system.clock import Stopwatch
 
@@ -32,15 +32,16 @@ Step = tuple[VerbRecord, Callable[[VerbRecord], None]]
 SLACK = 0.1  # of `every`: a daily run is a little earlier on some days
 INTERRUPTED = 130
 INCOMPLETE = 3  # the exit code of a verb that did all it could
+OUTCOMES: dict[int, Outcome] = {0: "success", INCOMPLETE: "incomplete", INTERRUPTED: "interrupted"}
 
 
 def run(config: Config, name: str, *, group: str = "", report: Report | None = None) -> Record:
     """Runs a profile and returns the record, which is also appended to those in the state directory.
 
-    Raises UsageError if there is no such profile, KeyboardInterrupt once everything has ended in order, and OSError if
-    the record cannot be written. All else that fails is in the record.
+    Raises UsageError if there is no such profile or it lacks something, KeyboardInterrupt once everything has ended in
+    order, and OSError if the record cannot be written. All else that fails is in the record.
     """
-    profile = config.profile(name)
+    profile = config.runnable(name)
     report = report or Silent()
     record = Record(name, config.file, socket.gethostname(), _now(), group=group)
     took = Stopwatch()
@@ -66,7 +67,7 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
     return record
 
 
-def _not_run(record: Record, outcome: Any, message: str) -> None:
+def _not_run(record: Record, outcome: Outcome, message: str) -> None:
     record.outcome, record.exit_code, record.message = outcome, NotRun.exit_code, message
 
 
@@ -98,10 +99,6 @@ class _Run:
         self.record.verbs = [verb for verb, _ in steps]
         with verbs.settings_of_stores(self.config, self.profile):
             self._within(self.profile.hooks, "", lambda: self._run_steps(steps))
-        if self.record.exit_code == INCOMPLETE:
-            self.record.outcome = "incomplete"
-        elif self.record.exit_code:
-            self.record.outcome = "failed"
 
     def _steps(self) -> list[Step]:
         """Returns what is to be done, in order."""
@@ -177,7 +174,7 @@ class _Run:
             raise
         finally:
             verb.seconds = round(took.seconds(), 3)
-            self.record.exit_code = worst_code([self.record.exit_code, verb.exit_code])
+            self._add_code(verb.exit_code)
             self.current = None
         self.report.verb_ended(verb)
 
@@ -195,8 +192,7 @@ class _Run:
                 if not self._has_failed():
                     self._hooks(hooks, "after", verb)
         except BaseException as error:
-            self.record.exit_code = _code_of(error)
-            self.record.outcome = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            self._add_code(_code_of(error))
             raise
         finally:
             if self._has_failed() and before in (0, INCOMPLETE):
@@ -204,7 +200,8 @@ class _Run:
             self._hooks(hooks, "finally", verb)
 
     def _hooks(self, hooks: Hooks, when: str, verb: str) -> bool:
-        """Runs the hooks of one kind, until one fails. Returns False if one did."""
+        """Runs the hooks of one kind. Returns False if one failed; those of `before` and `after` end there."""
+        succeeded = True
         commands = getattr(hooks, "finally_" if when == "finally" else when.replace("-", "_"))
         told = {**self.record.as_dict(), "hook": when, "verb": verb or None}
         for command in commands:
@@ -216,9 +213,16 @@ class _Run:
                 failed = ProgramFailed(f"{name}: {error}")
                 self.problem(failed)
                 self.record.message = self.record.message or str(failed)
-                self.record.exit_code = worst_code([self.record.exit_code, failed.exit_code])
-                return False
-        return True
+                self._add_code(failed.exit_code)
+                succeeded = False
+                if when in ("before", "after"):
+                    break
+        return succeeded
+
+    def _add_code(self, exit_code: int) -> None:
+        """Makes the exit code and the outcome of the run as bad as those of a part of it."""
+        self.record.exit_code = worst = worst_code([self.record.exit_code, exit_code])
+        self.record.outcome = OUTCOMES.get(worst, "failed")
 
     # ---- what verbs need ----
 

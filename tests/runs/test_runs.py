@@ -301,6 +301,16 @@ def test_limits(desk: Desk) -> None:
     assert desk.pogfast("run", "home").code == 0
 
 
+def test_a_profile_that_is_only_inherited_from_is_not_run(desk: Desk) -> None:
+    """It succeeded if it had nothing to do."""
+    desk.write(PROFILE + '[profiles.base]\nstores = ["one"]\n[profiles.other]\ninherit = ["base", "home"]\n')
+    ran = desk.pogfast("run", "base", "home")
+    assert ran.code == 2
+    assert "profile base cannot be run: there is nothing to do" in ran.err
+    assert recorded(desk).outcome == "success"
+    assert history("base") == []
+
+
 def test_nobody_reads_the_results(desk: Desk) -> None:
     """The other profiles are run nevertheless."""
     desk.write(PROFILE + '[profiles.other]\ninherit = "home"\n')
@@ -400,8 +410,17 @@ def test_a_before_hook_that_fails_stops_the_run(desk: Desk) -> None:
     assert not (desk.place / "one").exists()
     failed = told(desk, "after-failure")
     assert "the disk is asleep" in failed["message"]
-    assert failed["exit_code"] == 1
+    assert (failed["exit_code"], failed["outcome"]) == (1, "failed")
     assert recorded(desk).outcome == "failed"
+
+
+def test_all_finally_hooks_are_run(desk: Desk) -> None:
+    """One that fails does not keep the others from tidying up; of `before`, those that follow are not run."""
+    hooks = HOOKS.replace('before = [["${PLACE}/hook", "before"]]', 'before = [["false"], ["${PLACE}/hook", "no"]]')
+    desk.write(PROFILE + hooks.replace("finally = [", 'finally = [["false"], '))
+    assert desk.pogfast("run", "home").code == 1
+    assert calls(desk) == ["after-failure", "finally"]
+    assert recorded(desk).problem_count == 2
 
 
 def test_a_hook_of_a_verb_that_fails(desk: Desk) -> None:
