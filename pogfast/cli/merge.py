@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @service_options
 @object_lock_option
 def merge(output: Output, store: str, set_name: str | None, **options: Any) -> None:
-    """Make the archive of what `create --shard` has stored.
+    """Make the archive of what the shards of create have stored.
 
     Every shard of the set must have stored its part; those that are missing are named. The public key is enough.
     Several stores are separated by commas. Prints the name of the archive.
