@@ -16,6 +16,7 @@ import threading
 import webbrowser
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -23,11 +24,13 @@ import uvicorn
 
 from pogfast.errors import PogfastError, UsageError
 from pogfast.sizes import many
+from pogfast.system.background import in_background
 from pogfast.ui.app import make_app
 from pogfast.ui.guard import ENTER
 from pogfast.ui.site import Site
 
 LOOPBACK = "127.0.0.1"
+EXPIRE_EVERY = 60.0  # seconds
 SHUTDOWN = 2  # seconds that open answers get to end
 BACKLOG = 128
 
@@ -118,7 +121,15 @@ def _serve(
     with tempfile.TemporaryDirectory(prefix="pogfast-ui-") as private:
         if open_browser and _has_display() and not site.sessions.wants_password:
             threading.Thread(target=_open, args=(site, private), name="pogfast-browser", daemon=True).start()
-        server.run(sockets=[listener])
+        with in_background(partial(_expire, site), "pogfast-expire"):
+            server.run(sockets=[listener])
+
+
+def _expire(site: Site, ended: threading.Event) -> None:
+    """Forgets keys that have not been used for long, also if nobody asks for a page any more."""
+    while not ended.wait(EXPIRE_EVERY):
+        if site.sessions.expire():
+            site.forget()
 
 
 def _listener(listen: Listen) -> socket.socket:
@@ -165,4 +176,4 @@ def _end(site: Site, say: Callable[[str], None]) -> None:
         say(f"ending {many(len(running), 'job')}; Ctrl-C again does not wait")
     for job in site.jobs.end():
         say(f"{job.title}: {'ended' if job.ended else 'is left unfinished'}" + (f"; {job.keeps}" if job.keeps else ""))
-    site.trees.forget()
+    site.forget()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pogfast.keys import Key
 
 KEYS_FOR = 30 * 60.0  # seconds without a request after which keys are forgotten
+PATIENCE = 5.0  # seconds that a password waits for those that are being tried
 WRONG_WAITS = 1.0  # seconds that a wrong password costs
 
 
@@ -37,12 +38,17 @@ class Session:
         self._lock = threading.Lock()
 
     def touch(self) -> None:
-        """Notes a request, and forgets keys that have not been used for long."""
+        """Notes a request."""
+        self.expire()
+        self.used = time.monotonic()
+
+    def expire(self) -> bool:
+        """Forgets keys that have not been used for long; returns True if there were any."""
         with self._lock:
-            now = time.monotonic()
-            if now - self.used > KEYS_FOR:
+            expired = bool(self.keys) and time.monotonic() - self.used > KEYS_FOR
+            if expired:
                 self.keys.clear()
-            self.used = now
+            return expired
 
     def ticked(self, store: str, archive: str) -> dict[str, None]:
         """Returns the paths that are ticked in an archive, to be changed."""
@@ -90,8 +96,10 @@ class Sessions:
             return self._new()
 
     def begin_with_password(self, given: str) -> str | None:
-        """Returns the cookie of a new session, None for a wrong password, after a second."""
-        with self._turn:
+        """Returns the cookie of a new session, None for a wrong password, after a second, and if many are tried."""
+        if not self._turn.acquire(timeout=PATIENCE):
+            return None
+        try:
             if self._password is not None and hmac.compare_digest(
                 self._password.encode("utf-8", "surrogateescape"), given.encode("utf-8", "replace")
             ):
@@ -99,6 +107,8 @@ class Sessions:
                     return self._new()
             time.sleep(WRONG_WAITS)
             return None
+        finally:
+            self._turn.release()
 
     def _new(self) -> str:
         cookie = secrets.token_urlsafe(32)
@@ -111,6 +121,12 @@ class Sessions:
         if session is not None:
             session.touch()
         return session
+
+    def expire(self) -> bool:
+        """Forgets keys that have not been used for long; returns True if there were any."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+        return sum(session.expire() for session in sessions) > 0
 
     def forget_keys(self) -> None:
         """Forgets the keys of all sessions, when the server ends."""

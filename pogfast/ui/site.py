@@ -111,6 +111,12 @@ class Site:
     def key(self, request: Request, store: KnownStore) -> Key:
         return self.need_key(request, store).key
 
+    def forget(self) -> None:
+        """Closes what was opened with keys that have been forgotten, and drops what was read with them."""
+        self.trees.forget()
+        for store in self.shelf:
+            store.forget()
+
     # ---- answers ----
 
     def page(self, request: Request, template: str, status: int = 200, **more: Any) -> Response:

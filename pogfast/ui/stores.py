@@ -118,6 +118,12 @@ class KnownStore:
                 self._proven = time.monotonic(), Reads(store, key).summary()
         return self._proven[1]
 
+    def forget(self) -> None:
+        """Drops what was read with a key."""
+        self._infos.clear()
+        self._new.clear()
+        self._proven = None
+
     def changed(self) -> None:
         """Has the next page list the store again."""
         self._listing = self._proven = None
@@ -190,15 +196,13 @@ class Trees:
             if close:
                 used.tree.archive.close()
 
-    def forget(self, fingerprint: str | None = None) -> None:
-        """Drops the archives that were opened with a key, or all."""
-        dropped = []
+    def forget(self) -> None:
+        """Drops all opened archives."""
         with self._lock:
-            for which in list(self._opened):
-                if fingerprint is None or which[2].startswith(fingerprint):
-                    used = self._opened.pop(which)
-                    used.dropped = True
-                    dropped.append(used)
+            dropped = list(self._opened.values())
+            self._opened.clear()
+            for used in dropped:
+                used.dropped = True
         self._close(dropped)
 
 

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pogfast import keys
 from pogfast.archives.overview import ArchiveInfo
 from pogfast.errors import CorruptManifest, UsageError
 from pogfast.ui import shell, verdicts, words
 from pogfast.ui.forms import Form, link
 from pogfast.ui.pages.archives import matches
 from pogfast.ui.roots import Roots
+from pogfast.ui.sessions import KEYS_FOR, GivenKey, Sessions
 from pogfast.upkeep.reads import ReadShare
 
 ANY = st.text(st.characters(exclude_categories=()), max_size=20)
@@ -126,3 +128,23 @@ def test_verdicts() -> None:
     assert verdicts.judge([info(), ahead], READ, NOW).words == "Dated in the future"
     for infos in ([], [broken], [ahead]):
         assert "Protected" not in verdicts.judge(infos, READ, NOW).words
+
+
+def test_keys_expire_without_another_request() -> None:
+    sessions = Sessions()
+    cookie = sessions.begin(sessions.new_token())
+    assert cookie is not None
+    session = sessions.find(cookie)
+    assert session is not None
+    session.keys["store"] = GivenKey(keys.Key("keyfile", bytes(range(32))))
+    assert not sessions.expire()
+    assert session.keys
+    session.used -= KEYS_FOR + 1
+    assert sessions.expire()
+    assert not session.keys
+    assert not sessions.expire()
+
+
+def test_nothing_shows_a_key_that_was_given() -> None:
+    given = GivenKey(keys.Key("keyfile", b"secret of 32 bytes, ASCII letters"[:32]), ("--keyfile=x",))
+    assert "secret" not in repr(given)

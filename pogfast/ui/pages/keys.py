@@ -66,12 +66,12 @@ def forget(request: Request, form: Form) -> Response:
     """Forgets the key of a store, and closes what was opened with it."""
     store = store_of(request)
     session_of(request).forget(store.name)
-    Site.of(request).trees.forget()
+    Site.of(request).forget()
     return go("/")
 
 
 def forget_all(request: Request, form: Form) -> Response:
     """Forgets all keys of this session."""
     session_of(request).forget()
-    Site.of(request).trees.forget()
+    Site.of(request).forget()
     return go("/")

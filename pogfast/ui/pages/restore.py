@@ -175,7 +175,7 @@ def start(request: Request, form: Form) -> Response:
     def end(job: Job) -> None:
         if wanted.given.once:
             session.forget(wanted.store.name)
-            site.trees.forget(wanted.given.key.fingerprint)
+            site.forget()
 
     job = site.jobs.start(
         f"Restore from {wanted.store.name} into {wanted.into}",
