@@ -70,6 +70,7 @@ ROUTES = [
     post("/enter", enter.with_password),
     post("/theme", home.theme),
     get("/jobs", jobs.jobs),
+    get("/jobs/count", jobs.count),
     get("/jobs/{number:int}", jobs.job),
     get("/jobs/{number:int}/events", jobs.events),
     post("/jobs/{number:int}/cancel", jobs.cancel),

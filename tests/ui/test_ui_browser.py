@@ -323,3 +323,45 @@ def test_an_error_of_an_action_stays_on_the_page(page: Any, server: Served) -> N
         page.click("button:text('Back up now')")
     page.wait_for_selector("#problem .problem")
     assert "nothing to back up is chosen" in page.inner_text("#problem")
+
+
+def test_a_store_is_opened_with_a_key_file(browser: Any, work: Work) -> None:
+    """The form shows the fields of the chosen kind of key, and leads back to the page that needed it."""
+    with served("backup", "--no-browser", "--root", work.path, cwd=work.path) as server:
+        context = browser.new_context()
+        tab = context.new_page()
+        tab.goto(f"{server.url}/enter?token={server.token}")
+        tab.wait_for_url(f"{server.url}/")
+        where = f"{server.url}/stores/backup/{part(work.archives[0])}"
+        tab.goto(where)
+        assert tab.locator("h1").inner_text() == "A key is needed"
+        assert not tab.is_visible("#file")
+        tab.check("[value=decryption-keyfile]")
+        assert not tab.is_visible("#password")
+        tab.fill("#file", str(work.key))
+        tab.click("button:text('Open')")
+        tab.wait_for_selector("text=home/")
+        assert tab.url.startswith(f"{server.url}/stores/backup/2")
+        context.close()
+
+
+def test_progress_has_a_bar_with_the_time_left(page: Any, server: Served, work: Work) -> None:
+    (work.path / "large").mkdir(exist_ok=True)
+    with (work.path / "large" / "file").open("wb") as file:
+        for _ in range(60):
+            file.write(os.urandom(10_000_000))
+    page.goto(f"{server.url}/create?store=backup")
+    page.locator("li.entry", has_text="large/").get_by_role("button", name="Add large").click()
+    page.wait_for_selector("#chosen input")
+    page.click("summary:text('More')")
+    page.fill("#level", "15")
+    page.click("button:text('Back up now')")
+    page.wait_for_url("**/jobs/*")
+    page.wait_for_selector("progress[value]", timeout=60_000)
+    assert re.search(r"\d+ % · \d of 1 files · .* of 600 MB · .*/s now", page.inner_text("#state"))
+    assert page.inner_text("nav >> text=running") == "1 running"
+    page.click("button:text('Cancel')")
+    page.wait_for_selector("text=Canceled in", timeout=60_000)
+    assert not page.is_visible("button:text('Cancel')")
+    page.wait_for_function("() => !document.querySelector('nav').innerText.includes('running')")
+    shutil.rmtree(work.path / "large")

@@ -64,7 +64,7 @@ def start(request: Request, form: Form) -> Response:
 
         selection = _selection(words)
         settings = {word: words[word] for word in ("tags", "host", "comment", "chunker", "level") if words[word]}
-        options = backup.Options(selection=selection, **settings)
+        options = backup.Options(selection=selection, count_ahead=True, **settings)
         to = ",".join(store.address for store in stores)
         summary = backup.create(words["paths"], to, given.key, report=reports.CreateReport(job), options=options)
         reports.created(job, summary)

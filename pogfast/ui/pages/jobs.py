@@ -6,7 +6,7 @@ A page shows the same state, made by the same template, with or without scripts:
 from __future__ import annotations
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from pogfast.errors import NoSuchEntry
 from pogfast.ui.forms import Form
@@ -20,6 +20,12 @@ def jobs(request: Request) -> Response:
     """All jobs of this server, the newest first."""
     site = Site.of(request)
     return site.page(request, "jobs.html", jobs=site.jobs.all())
+
+
+def count(request: Request) -> Response:
+    """How many jobs are running, in words; nothing for none."""
+    running = len(Site.of(request).jobs.running())
+    return PlainTextResponse(f"{running} running" if running else "")
 
 
 def job(request: Request) -> Response:
