@@ -312,7 +312,7 @@ class FileRun:
 
     def take(self, number: int, sealed: Sealed) -> bool:
         """Makes a fresh file read, as a Sealer reports it. Returns False if it is not finished, or not a usual one: it
-        has several blobs, holes or an odd time, it has changed or could not be read."""
+        has several blobs, holes or an odd time, it has changed, is another than was listed, or could not be read."""
 
     def outcomes(self, begin: int, end: int) -> tuple[int, int, int, int]:
         """Returns the number of files that were read and their bytes, and the same of those that are unchanged."""

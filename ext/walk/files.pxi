@@ -212,6 +212,8 @@ cdef class FileRun:
             return False
         if atime_ns < 0 or mtime_ns < 0 or ctime_ns < 0 or max(atime_ns, mtime_ns, ctime_ns) == MAX_NS:
             return False
+        if sealed[12] != one.inode and ctime_ns != one.ctime * 1_000_000_000 + one.ctime_rest:
+            return False    # another file has its name now: what was listed is not of that
         read_name(names[0], file.digest)
         file.stored = sealed[2][0]
         one.size, one.inode, one.blocks = sealed[8], sealed[12], MAX_NS // 512     # it has no holes

@@ -623,7 +623,7 @@ class Run:
             self.problem(_unreadable(pending.node.path, why_not_read(sealed.error)))
         elif sealed.changed and last and pending.span:
             self.problem(_unreadable(pending.node.path, "it changes while shards read it"))
-        elif sealed.changed and not last:
+        elif (sealed.changed or _is_another(pending.node, sealed)) and not last:
             self.again.append(pending)
         else:
             self._finish(pending, sealed)
@@ -825,6 +825,12 @@ def _address_for_all(target: Target) -> str:
     if target.identity.startswith("program:"):
         raise UsageError(f"{target.label} is a program: workers can write to directories and services only")
     return os.path.abspath(target.label) if target.own_directories() else target.label
+
+
+def _is_another(node: Node, sealed: Sealed) -> bool:
+    """Returns True if another file had the name by the time that it was read: mode, owner and attributes are not of
+    that one. Some network file systems give a file another inode number at any time, but no other ctime."""
+    return node.path != "-" and sealed.inode != node.stat.st_ino and sealed.ctime_ns != node.stat.st_ctime_ns
 
 
 def _ignore(what: PogfastError | str) -> None:

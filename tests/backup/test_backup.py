@@ -272,6 +272,29 @@ def test_a_file_that_becomes_something_else_during_the_run(
     assert problem.reason == ("Is a directory" if path.is_dir() else "it is not a regular file any more")
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_file_that_another_takes_the_place_of_has_no_metadata_of_the_old_one(
+    tmp_path: Path, key: Key, tree: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    """What is private stays so, though the name was listed as that of a public file."""
+    path, wait = tree / "sub" / ".hidden", run_module.Run._wait
+
+    def replace(self: Any, pending: Any) -> None:
+        if path.stat().st_size == 6 and (not together or pending.files.path.endswith(b"/sub/")):
+            (tree / "new").write_bytes(b"private")
+            (tree / "new").chmod(0o600)
+            (tree / "new").rename(path)
+        wait(self, pending)
+
+    monkeypatch.setattr("pogfast.manifest.writing.Writer.takes_encoded", staticmethod(lambda above: together))
+    monkeypatch.setattr(run_module.Run, "_wait", replace)
+    path.chmod(0o644)
+    summary = create(tmp_path, key, "tree/sub")
+    entry = opened(tmp_path, key, summary).entries["tree/sub/.hidden"]
+    assert (entry.more["mode"], content(tmp_path, key, entry)) == (0o600, b"private")
+    assert summary.problems == []
+
+
 def test_another_chunk_size_cuts_anew(tmp_path: Path, key: Key, tree: Path) -> None:
     create(tmp_path, key)
     summary = create(tmp_path, key, chunk_size=CHUNK + 1)
