@@ -22,6 +22,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import product
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 from pogfast._engine import secretbox, secretbox_open
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-SHARES = len(LETTERS) ** 2
+NUMBERS = {first + second: number for number, (first, second) in enumerate(product(LETTERS, LETTERS))}
+SHARES = len(NUMBERS)
 MAGIC = b"pogread1"
 TABLE = len(MAGIC) + 4 * SHARES
 SEAL, SUM = 40, 32  # bytes that a box, and a sha256, add to a table
@@ -81,8 +83,8 @@ class Unread(NamedTuple):
 
 def share_of(name: str) -> int:
     """Returns the number of the share of a blob, or of a pack by its path."""
-    leaf = name.rpartition("/")[2]
-    return LETTERS.index(leaf[0]) * len(LETTERS) + LETTERS.index(leaf[1])
+    start = name.rfind("/") + 1
+    return NUMBERS[name[start : start + 2]]
 
 
 def choose(

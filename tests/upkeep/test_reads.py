@@ -444,3 +444,12 @@ def test_a_bucket_remembers(server: Server, tmp_path: Path, cache: Path, monkeyp
     assert all(share.read for share in found)
     listed = client.list_objects_v2(Bucket=bucket, Prefix="verified.")
     assert listed["KeyCount"] == 1
+
+
+@pytest.mark.parametrize("name", ["x", "", "?" * 44, "é" * 44, "../" + "A" * 41])
+def test_names_that_no_blob_can_have(built: Built, clock: Clock, name: str) -> None:
+    """A manifest may say anything."""
+    built.add("g", text(CHUNK), blobs=[name])
+    built.seal("b.mfn")
+    summary = checked(built.path, read_data=True)
+    assert (summary.exit_code, summary.read) == (4, 60)
