@@ -109,6 +109,7 @@ ROUTES = [
     get(f"{STORE}/retention", upkeep.retention),
     post(f"{STORE}/prune", upkeep.start_prune),
     post(f"{STORE}/undelete", upkeep.undelete),
+    post(f"{STORE}/lock", upkeep.start_lock),
     get(f"{STORE}/remove", upkeep.remove),
     post(f"{STORE}/remove", upkeep.start_remove),
     get(f"{STORE}/copy", upkeep.copy),

@@ -58,7 +58,7 @@ class Configuration:
 
     def __init__(self, file: str | None = None) -> None:
         """`file` is the path; None: the user's, else the system's."""
-        self._file = file
+        self.file = file
         self._stamp: tuple[tuple[str, int], ...] | None = None
         self._seen = Seen()
 
@@ -67,7 +67,7 @@ class Configuration:
         from pogfast.config import examine, find
 
         try:
-            file = self._file or find()
+            file = self.file or find()
         except UsageError:
             return Seen()
         if self._stamp is None or self._stamp != self._times(
@@ -81,8 +81,8 @@ class Configuration:
     @property
     def path(self) -> str:
         """The file, or where the user's would be. Raises UsageError if there is no such place."""
-        if self._file:
-            return self._file
+        if self.file:
+            return self.file
         from pogfast.config import find
 
         try:

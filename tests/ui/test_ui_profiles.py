@@ -207,3 +207,19 @@ def test_the_first_profile_makes_the_file(tmp_path: Path) -> None:
         assert client.post("/create/save", data=wanted).status_code == 200
         assert "first" in client.get("/profiles").text
     assert (tmp_path / "config" / "pogfast.toml").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_settings_that_tune_kept_are_used(client: Any, place: Path) -> None:
+    """Those that tune kept."""
+    (place / "config" / "tuned.toml").write_text('chunker = "fastcdc"\nlevel = 7\n')
+    assert 'value="tuned"' in client.get("/create").text
+    wanted = {"path": str(place / "home"), "store": "nas", "use": "tuned", "level": "1"}
+    text = ended(client, client.post("/create", data=wanted))
+    assert ">Done in" in text
+    assert "--profile=tuned" in text
+    assert "--level" not in text
+    key = facade.open_key(decryption_keyfile=place / "mine.decrypt")
+    assert facade.info(place / "nas" / "latest", key).chunker.startswith("fastcdc")
+    assert client.post("/create/save", data={**wanted, "profile": "new"}).status_code == 200
+    assert 'chunker = "fastcdc"' in (place / "config" / "pogfast.toml").read_text()
+    assert client.post("/create", data={**wanted, "use": "nothing"}).status_code == 400

@@ -95,6 +95,20 @@ def test_a_service_that_does_not_answer_keeps_no_page_waiting(home: Path, bucket
         assert "Protected" not in card
 
 
+def test_archives_are_locked(home: Path, bucket: str) -> None:
+    key = facade.open_key(encryption_keyfile=home / "mine.encrypt")
+    made = facade.create("home", f"s3://{bucket}", key, directory=home, no_cache=True)
+    options = [f"s3://{bucket}", "--no-browser", "--root", home, "--decryption-keyfile", home / "mine.decrypt"]
+    with served(*options, cwd=home) as server, server.client() as client:
+        assert "Lock all archives" in client.get(f"/stores/{bucket}/retention").text
+        where = f"/stores/{bucket}/{part(made.manifest)}/lock"
+        assert "locked" not in client.get(where).text
+        text = ended(client, client.post(f"/stores/{bucket}/lock", data={"mode": "governance", "days": "3"}))
+        assert "3 locked, 0 were locked as long" in text, "two blobs and the manifest"
+        assert f"lock extend 's3://{bucket}'" in text or f"lock extend s3://{bucket} governance:3d" in text
+        assert "locked until" in client.get(where).text
+
+
 def test_locked_archives_are_shown(home: Path, bucket: str) -> None:
     key = facade.open_key(encryption_keyfile=home / "mine.encrypt")
     with facade.services(object_lock="governance:2d"):

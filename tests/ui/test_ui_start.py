@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import signal
 import socket
 import stat
@@ -15,6 +17,7 @@ import httpx
 import pytest
 
 from kit.commands import run
+from kit.paths import PACKAGE
 from kit.ui import served
 
 UI = [sys.executable, "-m", "pogfast", "ui"]
@@ -124,3 +127,21 @@ def test_other_commands_import_nothing_of_it() -> None:
     loaded = set(ran.out.decode().split())
     assert "pogfast.cli.list_archives" in loaded
     assert not {name for name in loaded if name.startswith(("starlette", "uvicorn", "jinja2", "pogfast.ui"))}
+
+
+def test_the_vendored_script_is_the_one_that_is_written_down() -> None:
+    static = PACKAGE / "ui" / "static"
+    page = (static / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256((static / "htmx.min.js").read_bytes()).hexdigest() in page
+    assert (static / "htmx.LICENSE").read_text(encoding="utf-8").startswith("Zero-Clause BSD")
+    script = (static / "htmx.min.js").read_text(encoding="utf-8")
+    assert re.search(r"version ?= ?['\"]4\.0\.1['\"]", script)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc to see the memory in")
+def test_a_server_that_nobody_uses_takes_little_memory(tmp_path: Path) -> None:
+    with served("--no-browser", cwd=tmp_path) as server, server.client() as client:
+        assert client.get("/").status_code == 200
+        status = Path(f"/proc/{server.process.pid}/status").read_text()
+    [peak] = re.findall(r"VmHWM:\s+(\d+) kB", status)
+    assert int(peak) < 60_000

@@ -39,7 +39,7 @@ HELP = "host:laptop tag:evening path:/etc after:2026-05 before:2026-06-15 text"
 
 
 def archives(request: Request) -> Response:
-    """The table; without a key that reads, what the names of manifests say."""
+    """Shows the table; without a key that reads, what the names of manifests say."""
     site, store = Site.of(request), store_of(request)
     form = form_of(request)
     given = site.given_key(request, store)
@@ -77,13 +77,13 @@ def archives(request: Request) -> Response:
 
 
 def new(request: Request) -> Response:
-    """How many bytes an archive added, as a cell of the table."""
+    """Returns the cell with the bytes that an archive added."""
     site, store = Site.of(request), store_of(request)
     return site.page(request, "archives_new.html", new=store.new_bytes(site.key(request, store), archive_of(request)))
 
 
 def lock(request: Request) -> Response:
-    """Until when an archive in S3 is locked, as a part of a cell."""
+    """Returns the part of a cell that says until when an archive in S3 is locked."""
     return Site.of(request).page(
         request, "archives_lock.html", locked=store_of(request).locked_until(archive_of(request))
     )

@@ -34,7 +34,7 @@ ESCAPES = str.maketrans({wild: "\\" + wild for wild in "*?[\\"})
 
 
 def browse(request: Request) -> Response:
-    """A directory of an archive."""
+    """Shows a directory of an archive."""
     site, store, archive, form = Site.of(request), store_of(request), archive_of(request), form_of(request)
     path, start = path_of(form), form.number("start", 0)
     given = site.need_key(request, store)
@@ -108,7 +108,7 @@ def crumbs(path: str) -> list[tuple[str, str]]:
 
 
 def search(request: Request) -> Response:
-    """The names in an archive that contain a text, or match a pattern."""
+    """Shows the names in an archive that contain a text, or match a pattern."""
     site, store, archive, form = Site.of(request), store_of(request), archive_of(request), form_of(request)
     text, below = form.text("q"), path_of(form)
     given = site.need_key(request, store)
@@ -132,7 +132,7 @@ def search(request: Request) -> Response:
 
 
 def find(request: Request) -> Response:
-    """Names in all archives of a store: each name once, with how many archives have it."""
+    """Shows names in all archives of a store: each name once, with how many archives have it."""
     site, store, form = Site.of(request), store_of(request), form_of(request)
     text = form.text("q")
     given = site.need_key(request, store)
@@ -164,7 +164,7 @@ def find(request: Request) -> Response:
 
 
 def file(request: Request) -> Response:
-    """A file, link or FIFO: what the archive says of it, all its versions, and a preview."""
+    """Shows a file, link or FIFO: what the archive says of it, all its versions, and a preview."""
     site, store, archive, form = Site.of(request), store_of(request), archive_of(request), form_of(request)
     path = path_of(form)
     given = site.need_key(request, store)
@@ -212,7 +212,7 @@ def _change(before: Item | None, now: Item) -> str:
 
 
 def diff(request: Request) -> Response:
-    """The differences between two archives."""
+    """Shows the differences between two archives."""
     site, store, archive, form = Site.of(request), store_of(request), archive_of(request), form_of(request)
     other, start = name_of(str(request.path_params["other"])), form.number("start", 0)
     only = form.choice("only", ("", "added", "removed", "modified", "metadata", "type", "uncertain"))

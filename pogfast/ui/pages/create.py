@@ -6,6 +6,8 @@ is used for this archive and forgotten.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import Any
 
 from starlette.requests import Request
@@ -14,6 +16,7 @@ from starlette.responses import Response
 from pogfast import keys
 from pogfast.errors import UsageError
 from pogfast.sizes import LEVELS, parse_size
+from pogfast.stores import settings
 from pogfast.ui import shell
 from pogfast.ui.forms import Form
 from pogfast.ui.jobs import Job
@@ -22,12 +25,13 @@ from pogfast.ui.sessions import GivenKey
 from pogfast.ui.site import Site, form_of, go, go_to_job
 
 CHUNKERS = ("fixed", "fastcdc")
+DEFAULTS = {"chunker": "fixed", "level": 3}
 KINDS = ("encryption-keyfile", "keyfile", "password")
 KEEPS = "Stored data is kept; run it again to continue."
 
 
 def form(request: Request) -> Response:
-    """The form."""
+    """Shows the form."""
     site = Site.of(request)
     chosen = form_of(request).text("store")
     return site.page(
@@ -37,12 +41,24 @@ def form(request: Request) -> Response:
         chunkers=CHUNKERS,
         levels=LEVELS,
         can_write=site.writing is not None,
+        kept=_kept(site),
         **picker.listed(site, site.roots.paths[0], files=True),
     )
 
 
+def _kept(site: Site) -> list[str]:
+    """Returns the names of the settings that tune has kept."""
+    from pogfast.backup import profiles
+
+    names = set[str]()
+    with contextlib.suppress(OSError, UsageError):
+        found = os.listdir(os.path.dirname(profiles.path_of("any")))
+        names.update(name.removesuffix(profiles.SUFFIX) for name in found if name.endswith(profiles.SUFFIX))
+    return sorted(names - {"pogfast", *site.refresh().profiles})
+
+
 def preview(request: Request, form: Form) -> Response:
-    """What would be archived, and what the excludes leave out."""
+    """Shows what would be archived, and what the excludes leave out."""
     from pogfast.ui import excludes
 
     site = Site.of(request)
@@ -62,11 +78,12 @@ def start(request: Request, form: Form) -> Response:
         from pogfast import backup
         from pogfast.ui import reports
 
-        selection = _selection(words)
-        settings = {word: words[word] for word in ("tags", "host", "comment", "chunker", "level") if words[word]}
-        options = backup.Options(selection=selection, count_ahead=True, **settings)
+        more = {word: words[word] for word in ("tags", "host", "comment") if words[word]}
+        packs = words["settings"].pop("packs", None)
+        options = backup.Options(selection=_selection(words), count_ahead=True, **more, **words["settings"])
         to = ",".join(store.address for store in stores)
-        summary = backup.create(words["paths"], to, given.key, report=reports.CreateReport(job), options=options)
+        with settings.using(**({} if packs is None else {"packs": packs})):
+            summary = backup.create(words["paths"], to, given.key, report=reports.CreateReport(job), options=options)
         reports.created(job, summary)
 
     def end(job: Job) -> None:
@@ -93,16 +110,15 @@ def save(request: Request, form: Form) -> Response:
     name = form.text("profile")
     if not name:
         raise UsageError("the profile needs a name", hint="for example the name of this machine")
-    settings: dict[str, Any] = {"stores": [store.name for store in stores], "sources": words["paths"]}
-    settings["key"] = _key_setting(_key_options(site, form))
+    said: dict[str, Any] = {"stores": [store.name for store in stores], "sources": words["paths"]}
+    said["key"] = _key_setting(_key_options(site, form))
     for word in ("exclude", "exclude_caches", "one_file_system", "exclude_larger_than", "tags", "host", "comment"):
         if words[word]:
-            settings[word.replace("_", "-")] = [*words[word]] if word == "tags" else words[word]
-    if words["chunker"] != "fixed":
-        settings["chunker"] = words["chunker"]
-    if words["level"] != 3:
-        settings["level"] = words["level"]
-    site.configuration.add_profile(name, settings, {store.name: store.address for store in stores})
+            said[word.replace("_", "-")] = [*words[word]] if word == "tags" else words[word]
+    for word, value in words["settings"].items():
+        if value not in (DEFAULTS.get(word), False):
+            said[word.replace("_", "-")] = str(value) if word == "packs" else value
+    site.configuration.add_profile(name, said, {store.name: store.address for store in stores})
     return go(f"/profiles/{name}")
 
 
@@ -132,9 +148,19 @@ def _words(site: Site, form: Form) -> dict[str, Any]:
         "tags": tuple(tag.strip() for tag in form.text("tags").split(",") if tag.strip()),
         "host": form.text("host") or None,
         "comment": form.text("comment"),
-        "chunker": form.choice("chunker", CHUNKERS),
-        "level": form.number("level", 3, *LEVELS),
+        "use": form.text("use"),
+        "settings": _settings(site, form),
     }
+
+
+def _settings(site: Site, form: Form) -> dict[str, Any]:
+    """Returns chunker, level and the like: of the profile that is chosen, else of the form. Raises UsageError."""
+    if form.text("use"):
+        from pogfast.config import create_settings
+        from pogfast.config.settings import of_command_line
+
+        return of_command_line(create_settings(form.text("use"), site.configuration.file))
+    return {"chunker": form.choice("chunker", CHUNKERS), "level": form.number("level", 3, *LEVELS)}
 
 
 def _selection(words: dict[str, Any]) -> Any:
@@ -186,6 +212,9 @@ def _command(site: Site, form: Form, options: tuple[str, ...]) -> str:
     for word in ("exclude_caches", "one_file_system", "exclude_larger_than", "host", "comment"):
         line += shell.option(word, words[word])
     line += shell.option("tag", ",".join(words["tags"]))
-    line += shell.option("chunker", words["chunker"] if words["chunker"] != "fixed" else None)
-    line += shell.option("level", words["level"] if words["level"] != 3 else None)
+    if words["use"]:
+        line += shell.option("profile", words["use"])
+    else:
+        for word, value in words["settings"].items():
+            line += shell.option(word, value if value != DEFAULTS[word] else None)
     return shell.line([*line, *options, *shell.names(paths)])

@@ -38,7 +38,7 @@ EARLIEST, LATEST = datetime(1980, 1, 1), datetime(2107, 12, 31)  # what a .zip c
 
 
 def download(request: Request) -> Response:
-    """A file as it is, or what is below `path`, else what is ticked, as `tar` or `zip`."""
+    """Sends a file as it is, or what is below `path`, else what is ticked, as `tar` or `zip`."""
     site, store, archive, form = Site.of(request), store_of(request), archive_of(request), form_of(request)
     how = form.choice("as", ("file", "tar", "zip"))
     key = site.key(request, store)
@@ -248,7 +248,7 @@ def previews(item: Item) -> bool:
 
 
 def preview(request: Request) -> Response:
-    """The content of a small file, as plain text or a picture, for a frame that can run nothing."""
+    """Sends a small file as plain text or a picture, for a frame that can run nothing."""
     site, store, archive = Site.of(request), store_of(request), archive_of(request)
     path = path_of(form_of(request))
     with site.trees.opened(store, archive, site.key(request, store)) as tree:

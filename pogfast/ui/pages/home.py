@@ -50,7 +50,7 @@ class Card:
 
 
 def home(request: Request) -> Response:
-    """The cards of all stores."""
+    """Shows the cards of all stores."""
     site = Site.of(request)
     site.refresh()
     asked = {store.name: _ask(request, store) for store in site.shelf}
@@ -61,7 +61,7 @@ def home(request: Request) -> Response:
 
 
 def card(request: Request) -> Response:
-    """The card of one store, when it has answered."""
+    """Returns the card of one store, when that has answered."""
     store = store_of(request)
     return Site.of(request).page(request, "home_card.html", card=_ask(request, store).result())
 

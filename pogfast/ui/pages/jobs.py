@@ -17,19 +17,19 @@ AGAIN = 700  # milliseconds after which the browser asks for the next event
 
 
 def jobs(request: Request) -> Response:
-    """All jobs of this server, the newest first."""
+    """Shows all jobs of this server, the newest first."""
     site = Site.of(request)
     return site.page(request, "jobs.html", jobs=site.jobs.all())
 
 
 def count(request: Request) -> Response:
-    """How many jobs are running, in words; nothing for none."""
+    """Says how many jobs are running; nothing for none."""
     running = len(Site.of(request).jobs.running())
     return PlainTextResponse(f"{running} running" if running else "")
 
 
 def job(request: Request) -> Response:
-    """One job."""
+    """Shows one job."""
     found = _job(request)
     return Site.of(request).page(request, "job.html", job=found)
 
@@ -42,8 +42,10 @@ def _job(request: Request) -> Job:
 
 
 def events(request: Request) -> Response:
-    """The state of a job as one event. The answer ends with it, and the browser asks again: it keeps six connections to
-    a server at most, so that open ones would leave the seventh tab without an answer."""
+    """Sends the state of a job as one event, with which the answer ends; the browser asks again.
+
+    Browsers keep six connections to a server at most: answers that stayed open would leave the seventh tab without one.
+    """
     site, found = Site.of(request), _job(request)
     state = site.page(request, "job_state.html", job=found).body
     lines = b"".join(b"data: " + line + b"\n" for line in bytes(state).splitlines())

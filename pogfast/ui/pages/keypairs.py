@@ -20,7 +20,7 @@ KINDS = {"keyfile": "keyfile", "password": "password", "x25519": "key pair"}
 
 
 def page(request: Request) -> Response:
-    """The keys that this server and this browser hold, by kind and fingerprint, and the forms."""
+    """Shows the keys that this server and this browser hold, by kind and fingerprint, and the forms."""
     site = Site.of(request)
     started = [given for given in (site.writing, site.reading) if given is not None]
     held = [(name, given) for name, given in session_of(request).keys.items()]
@@ -43,7 +43,7 @@ def make(request: Request, form: Form) -> Response:
 
 
 def show(request: Request, form: Form) -> Response:
-    """The kind and the fingerprint of a key file."""
+    """Shows the kind and the fingerprint of a key file."""
     site = Site.of(request)
     path = site.roots.inside(form.text("file"))
     command = shell.line(["pogfast", "key", "show", path])
@@ -51,7 +51,7 @@ def show(request: Request, form: Form) -> Response:
 
 
 def sheet(request: Request, form: Form) -> Response:
-    """A page to be printed: which stores there are, what restores them, and, if asked for, the private key."""
+    """Shows a page to be printed: which stores there are, what restores them, and, if asked for, the private key."""
     site = Site.of(request)
     path = site.roots.inside(form.text("file"))
     key = keys.from_decryption_keyfile(path)

@@ -16,7 +16,7 @@ from pogfast.ui.site import Site, form_of
 
 
 def pick(request: Request) -> Response:
-    """A directory in a picker."""
+    """Returns a picker that shows a directory."""
     site, form = Site.of(request), form_of(request)
     path = site.roots.inside(form.name("path") or form.name("into") or site.roots.paths[0])
     if not os.path.isdir(path):
@@ -25,7 +25,7 @@ def pick(request: Request) -> Response:
 
 
 def added(request: Request) -> Response:
-    """A path that was chosen, as a line of a form."""
+    """Returns a path that was chosen, as a line of a form."""
     site, form = Site.of(request), form_of(request)
     return site.page(request, "picked.html", path=site.roots.inside(form.name("path")))
 

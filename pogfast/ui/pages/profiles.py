@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def profiles(request: Request) -> Response:
-    """All profiles with their last runs."""
+    """Shows all profiles with their last runs."""
     site = Site.of(request)
     seen = site.refresh()
     rows = [_row(seen, name) for name in seen.profiles]
@@ -45,7 +45,7 @@ def _row(seen: Seen, name: str) -> dict[str, object]:
 
 
 def profile(request: Request) -> Response:
-    """One profile: what it does, and its runs."""
+    """Shows one profile: what it does, and its runs."""
     site, seen, name = _named(request)
     runs = [(record, ended_at(record), verdict_of_run(record)) for record in reversed(seen.history(name))]
     assert seen.config is not None

@@ -74,7 +74,7 @@ def form(request: Request) -> Response:
 
 
 def preview(request: Request, form: Form) -> Response:
-    """A dry run: counts of what is new, different and the same; nothing is written."""
+    """Shows a dry run: counts of what is new, different and the same. Nothing is written."""
     from pogfast import recovery
     from pogfast.recovery import thawing
 

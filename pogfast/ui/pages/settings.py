@@ -18,7 +18,7 @@ from pogfast.ui.site import Site, go, session_of
 
 
 def page(request: Request) -> Response:
-    """The stores, and the forms."""
+    """Shows the stores, and the forms."""
     site = Site.of(request)
     seen = site.refresh()
     return site.page(
@@ -36,7 +36,7 @@ def _address(site: Site, form: Form) -> str:
 
 
 def test(request: Request, form: Form) -> Response:
-    """What `doctor` finds out about a store. Writes, reads and deletes some small objects."""
+    """Shows what `doctor` finds out about a store. Writes, reads and deletes some small objects."""
     from pogfast.upkeep.doctor import examine
 
     site = Site.of(request)

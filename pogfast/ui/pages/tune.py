@@ -33,7 +33,7 @@ HEAD = ["chunks", "level", "jobs", "writes", "restores", "ratio", "repeats", "pe
 
 
 def page(request: Request) -> Response:
-    """The form."""
+    """Shows the form."""
     site = Site.of(request)
     return site.page(request, "tune.html", sample=SAMPLE, **picker.listed(site, site.roots.paths[0], files=True))
 
@@ -134,7 +134,7 @@ def _settings(setting: Setting) -> dict[str, str | int]:
 
 
 def plot(request: Request) -> Response:
-    """The plot of a job, as a picture."""
+    """Sends the plot of a job."""
     picture = _job(request).pictures.get("plot.svg")
     if picture is None:
         raise NoSuchEntry("this job has no plot")

@@ -74,7 +74,7 @@ def start_check(request: Request, form: Form) -> Response:
 
 
 def retention(request: Request) -> Response:
-    """The rules, and, if some are given, what would become of each archive; and removed archives."""
+    """Shows the rules, what would become of each archive if some are given, and removed archives."""
     site, store, form = Site.of(request), store_of(request), form_of(request)
     given = site.need_key(request, store)
     asked = form.on("preview")
@@ -98,6 +98,7 @@ def retention(request: Request) -> Response:
         store=store,
         rules=rules,
         profile=profile,
+        can_lock=store.address.startswith("s3://"),
         removed=[_removed(mark) for mark in store.listing().removed],
         grace=GRACE,
         **words,
@@ -178,7 +179,7 @@ def undelete(request: Request, form: Form) -> Response:
 
 
 def remove(request: Request) -> Response:
-    """What removing the ticked archives would do."""
+    """Shows what removing the ticked archives would do."""
     site, store, names = Site.of(request), store_of(request), _ticked(form_of(request))
     summary = _remove(store, site.given_key(request, store), names, dry_run=True)
     return site.page(
@@ -249,4 +250,33 @@ def start_copy(request: Request, form: Form) -> Response:
         finally_=lambda job: target.changed(),
     )
     job.link = (f"/stores/{target.name}", f"Archives in {target.name}")
+    return go_to_job(job)
+
+
+def start_lock(request: Request, form: Form) -> Response:
+    """Locks all archives of a store in S3 and what they need, as a job. A public key is enough."""
+    from pogfast.stores.settings import Lock
+
+    site, store = Site.of(request), store_of(request)
+    given = site.given_key(request, store) or site.writing or site.need_key(request, store)
+    text = f"{form.choice('mode', ('governance', 'compliance'))}:{form.number('days', 30, 1, 36500)}d"
+    lock = Lock.parse(text)
+
+    def work(job: Job) -> None:
+        from pogfast.upkeep import locking
+
+        summary = locking.extend(store.address, given.key, lock, tell=job.problem)
+        job.exit_code = summary.exit_code
+        job.summary = [
+            ("Archives", f"{summary.archives:,}"),
+            ("Objects", f"{summary.locked:,} locked, {summary.already:,} were locked as long"),
+        ]
+
+    job = site.jobs.start(
+        f"Lock {store.name}",
+        work,
+        stores=[store.name],
+        command=shell.line(["pogfast", "lock", "extend", store.address, text, *given.options]),
+        keeps="What is locked stays locked.",
+    )
     return go_to_job(job)
