@@ -65,6 +65,8 @@ class Heard:
     def warning(self, text: str) -> None:
         self.warnings.append(text)
 
+    note = warning
+
 
 def checked(where: str | Path | Sequence[str], key: keys.Key = KEY, **more: Any) -> tuple[Summary, Heard]:
     heard = Heard()
