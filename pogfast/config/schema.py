@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, Literal, TypeVar
 
 from msgspec import Meta, Struct, field
 
+from pogfast.config.calendar import Calendar
 from pogfast.errors import UsageError
 from pogfast.sizes import LEVELS, MAX_JOBS, parse_rate, parse_seconds, parse_share, parse_size, parse_whole
 from pogfast.stores.settings import parse_packs
@@ -108,6 +109,18 @@ class Endpoint(str):
         if not host:
             raise ValueError(f"{given} is not HOST:PORT")
         return cls(given)
+
+
+class When(str):
+    """A calendar expression: daily, Mon..Fri 02:30."""
+
+    @classmethod
+    def read(cls, given: object) -> When:
+        return cls(_parsed(Calendar.parse, given, "a calendar expression").text)
+
+    @property
+    def calendar(self) -> Calendar:
+        return Calendar.parse(self)
 
 
 class Path(str):
@@ -343,6 +356,8 @@ class Profile(CreateSettings, frozen=True, kw_only=True):
     limit_upload: Limit | None = None  # to services, of all stores together
     limit_download: Limit | None = None  # from them
     on_conflict: Literal["wait", "skip"] = "skip"  # while another run of the profile is under way
+    schedule: When | None = None  # when `schedule enable` has it run
+    spread: Seconds | None = None  # it starts up to this much later, so that not all machines start at once
 
     @property
     def parents(self) -> list[str]:

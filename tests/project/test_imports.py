@@ -95,6 +95,10 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         {"backup", "config", "errors", "keys", "stores", "system", "upkeep"},
         "profiles are run by calling the functions of the verbs: no restore, no flags, no printing",
     ),
+    "schedule": (
+        {"config", "errors", "stores", "system"},
+        "units and cron lines of the command that runs a profile: nothing is run here",
+    ),
     "cli": (
         {
             "",
@@ -107,6 +111,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "keys",
             "recovery",
             "runs",
+            "schedule",
             "sizes",
             "stores",
             "system",
