@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs prunes and backups against each other in random schedules.
+# Runs prunes and backups against each other in random schedules, and then kills parts of a cluster at random moments.
 #
 #   ci/soak.sh [MINUTES [SEED]]
 #
@@ -25,4 +25,8 @@ while :; do
   seed=$((seed + 1))
   ((SECONDS < minutes * 60)) || break
 done
-if ((minutes)); then run -k "not no_schedule"; fi
+if ((minutes)); then
+  run -k "not no_schedule"
+  echo "soak: 30 campaigns of random kills on a cluster"
+  POGFAST_CLUSTER_CAMPAIGNS=30 "$python" -m pytest -q -p no:cacheprovider --tb=short cluster/test_kills.py
+fi

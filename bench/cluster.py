@@ -1,0 +1,165 @@
+"""Compares `create` on one machine with `create --executor`, and predicts what binds on more workers.
+
+    python bench/cluster.py [--write] [--only random,tar,small,units] [--runs 5] [--scale 1] [--dir DIR]
+
+A Dask scheduler and two workers of one thread run on this machine for all of it; beside them one process with two
+threads (`--jobs 2`), with the same key pair, in alternation. The efficiency is the time of that process divided by the
+time of the cluster. `random` is twice the usual file. `units` archives a sparse file in many units with nearly no work:
+what is left is what a unit costs the coordinator and the scheduler, by their CPU times. From these, and from what one
+thread reads and writes here, the model computes what binds first; it is no measurement.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from data import make_data
+from machine import make_tables
+from runs import Bench, Figures
+from sides import Pogfast, our
+from tables import ratio, spread
+
+from pogfast.cluster.sealing import PART_SIZE
+
+WORKLOADS = {"random": "2 GB random", "tar": "1 GB tar of /usr", "small": "20,000 small files"}
+CHUNK = 50_000_000
+UNIT = PART_SIZE // CHUNK * CHUNK
+UNITS = 2000
+WORKERS = (2, 8, 16, 32, 64)
+THREADS = 8  # of each worker in the model
+PETABYTE = 10**15
+ENTRY = 62  # bytes of a blob in a manifest's JSON: its name and its length
+
+
+@dataclass
+class Cluster:
+    """A scheduler and two workers of one thread; `file` says where it is."""
+
+    file: Path
+    processes: list[subprocess.Popen[bytes]]
+
+    def scheduler_seconds(self) -> float:
+        """Returns the CPU seconds of the scheduler so far."""
+        words = Path(f"/proc/{self.processes[0].pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def running(place: Path) -> Iterator[Cluster]:
+    file = place / "scheduler.json"
+    command = [sys.executable, "-m"]
+    quiet = ["--dashboard-address", "127.0.0.1:0"]
+    scheduler = ["distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(file)]
+    worker = ["distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny"]
+    with open(place / "cluster.log", "wb") as log:
+        made = Cluster(file, [subprocess.Popen([*command, *scheduler, *quiet], stdout=log, stderr=log, cwd=place)])
+        try:
+            while not file.exists():
+                time.sleep(0.1)
+            for _ in range(2):
+                words = [*command, *worker, *quiet]
+                made.processes.append(subprocess.Popen(words, stdout=log, stderr=log, cwd=place))
+            yield made
+        finally:
+            for process in reversed(made.processes):
+                process.terminate()
+                process.wait()
+
+
+def compare(home: Path, workloads: list[str], runs: int, scale: float) -> str:
+    bench = Bench(home, (), runs)
+    try:
+        with running(bench.fresh()) as cluster:
+            one = Pogfast("one process", our("pogfast"), home, options=("--jobs", "2"), pair=True)
+            executor = f"dask:scheduler-file={cluster.file}"
+            two = Pogfast("two workers", our("pogfast"), home, options=("--executor", executor), pair=True)
+            rows = [each for each in workloads if each != "units"]
+            lines = list(_efficiency(bench, one, two, rows, scale)) if rows else []
+            if "units" in workloads:
+                lines += _units(bench, cluster, one, two, scale)
+            return "\n".join(lines) + "\n"
+    finally:
+        shutil.rmtree(bench.outputs)
+
+
+def _efficiency(bench: Bench, one: Pogfast, two: Pogfast, workloads: list[str], scale: float) -> Iterator[str]:
+    yield "### Two workers beside one process of two threads (writing)\n"
+    yield "| | one process: wall s, min (median) | two workers | efficiency, minima (medians) | coordinator CPU s |"
+    yield "|---" * 5 + "|"
+    for workload in workloads:
+        source = _source(bench.home, workload, scale)
+        figures = {side.name: Figures() for side in (one, two)}
+        for number in range(bench.runs + 1):
+            for side in (one, two):
+                store = bench.fresh()
+                into = (
+                    figures[side.name] if number else Figures()
+                )  # the first run has the workers import what they need
+                bench.timed(side, side.write(source, store), bench.outputs, into)
+                shutil.rmtree(store)
+        a, b = figures[one.name], figures[two.name]
+        name = WORKLOADS[workload] + ("" if scale == 1 else f", times {scale:g}")
+        yield f"| {name} | {spread(a.wall)} | {spread(b.wall)} | {ratio(b.wall, a.wall)} | {spread(b.cpu)} |"
+    yield ""
+
+
+def _source(home: Path, workload: str, scale: float) -> Path:
+    return make_data(home, workload, scale * (2 if workload == "random" else 1))
+
+
+def _units(bench: Bench, cluster: Cluster, one: Pogfast, two: Pogfast, scale: float) -> Iterator[str]:
+    place, count = bench.fresh(), max(int(UNITS * scale), 10)
+    (place / "empty").touch()
+    start = _least(bench, two, place)
+    source = bench.fresh()
+    with open(source / "holes", "wb") as file:
+        file.truncate(count * UNIT)
+    figures, scheduler = Figures(), []
+    for _ in range(bench.runs):
+        before = cluster.scheduler_seconds()
+        bench.timed(two, two.write(source, bench.fresh()), bench.outputs, figures)
+        scheduler.append((cluster.scheduler_seconds() - before) / count)
+    coordinator = (min(figures.cpu) - start) / count
+    reading = make_data(bench.home, "random", scale)
+    single = Pogfast("one thread", our("pogfast"), bench.home, options=("--jobs", "1"), pair=True)
+    alone = Figures()
+    for _ in range(bench.runs):
+        bench.timed(single, single.write(reading, bench.fresh()), bench.outputs, alone)
+    speed = sum(path.stat().st_size for path in reading.iterdir()) / min(alone.wall)
+    yield from _model(coordinator, min(scheduler), speed, max(figures.memory), count)
+
+
+def _least(bench: Bench, side: Pogfast, source: Path) -> float:
+    return min(bench.run(side, side.write(source, bench.fresh()), bench.outputs)[1] for _ in range(bench.runs))
+
+
+def _model(coordinator: float, scheduler: float, speed: float, memory: int, count: int) -> Iterator[str]:
+    yield "### What would bind with more workers (a model)\n"
+    yield (
+        f"Measured here: a unit of {UNIT / 1e6:.0f} MB costs the coordinator {coordinator * 1e3:.2f} ms of CPU and the "
+        f"scheduler {scheduler * 1e3:.2f} ms; a thread of a worker writes {speed / 1e9:.2f} GB/s; the coordinator had "
+        f"{memory / 1e6:.0f} MB with {count:,} units. Computed, for one large file and workers of {THREADS} threads:\n"
+    )
+    yield "| workers | their GB/s | coordinator busy | scheduler busy | binds | hours for 1 PB | manifest of 1 PB |"
+    yield "|---" * 7 + "|"
+    for workers in WORKERS:
+        theirs = workers * THREADS * speed
+        slowest = {"the workers": theirs, "the coordinator": UNIT / coordinator, "the scheduler": UNIT / scheduler}
+        what = min(slowest, key=lambda each: slowest[each])
+        units = slowest[what] / UNIT
+        yield (
+            f"| {workers} | {theirs / 1e9:.1f} | {units * coordinator:.0%} | {units * scheduler:.0%} | {what} "
+            f"| {PETABYTE / slowest[what] / 3600:.1f} | {PETABYTE / CHUNK * ENTRY / 1e6:,.0f} MB |"
+        )
+
+
+if __name__ == "__main__":
+    make_tables(__doc__, "cluster", (*WORKLOADS, "units"), compare)
