@@ -57,10 +57,10 @@ KEY_FILES = ("keyfile", "encryption_keyfile", "decryption_keyfile", "password_fi
 @key_options
 @service_options
 def ui(output: Output, stores: tuple[str, ...], no_browser: bool, **options: Any) -> None:
-    """Show archives in a web browser, and create, restore and check them there.
+    """Show archives in a web browser.
 
-    Serves pages to the user who runs it, on this machine. The address that it prints works once. Without a key, pages
-    ask for one when they need it, and forget it afterwards.
+    Pages also create, restore and check archives. They are served to the user who runs this, on this machine; the
+    printed address works once. Without a key, pages ask for one when they need it, and forget it afterwards.
     """
     from pogfast.stores import STORE_VARIABLE, check_stores
 

@@ -246,4 +246,4 @@ def test_no_option_takes_a_secret() -> None:
     for command in [group, *COMMANDS.values()]:
         for name in flags(command):
             if any(word in name for word in words):
-                assert name in ("--password-file", "--password-command")
+                assert name in ("--password-file", "--password-command", "--login-password-file")
