@@ -656,6 +656,13 @@ def check(
     tags: Words = (),
     path: StrPath | None = None,
     jobs: int | None = None,
+    executor: object = None,
+    worker_key: str | None = None,
+    worker_timeout: Seconds = "5m",
+    cluster_ca: StrPath | None = None,
+    cluster_cert: StrPath | None = None,
+    cluster_key: StrPath | None = None,
+    insecure_cluster: bool = False,
     report: checking.Report | None = None,
 ) -> checking.Summary:
     """Checks archives, and the archives of stores that `host`, `tags` and `path` select.
@@ -663,8 +670,9 @@ def check(
     `read_data` reads all blobs, `read_data_subset` a part of them ("10%", "1/30", "50G"). Without a key, the packs of
     stores are checked, and read whole. With `max_age` it is a problem if something was not read for longer, which
     `last_reads` tells. `restore_test` restores so many files to nowhere, with the `seed` of an earlier summary's
-    `rehearsal` the same ones. `repair` makes index objects and tables of packs anew. Damage is in the summary. Raises
-    UsageError, NoSuchArchive, StoreError, and WrongKey if no archive opens.
+    `rehearsal` the same ones. `repair` makes index objects and tables of packs anew. An `executor`, as of `create`,
+    reads the data; each worker finds the key at `worker_key`. Damage is in the summary. Raises UsageError,
+    NoSuchArchive, StoreError, and WrongKey if no archive opens.
     """
     from pogfast.upkeep import checking
 
@@ -686,6 +694,8 @@ def check(
         path=_optional(path),
         jobs=jobs,
         report=report,
+        executor=executor,
+        crew_options=_crew_options(worker_key, worker_timeout, cluster_ca, cluster_cert, cluster_key, insecure_cluster),
     )
 
 

@@ -5,7 +5,7 @@
 
 Wanted = collections.namedtuple(
     "Wanted", "directory leaf blobs sizes size atime_ns mtime_ns mode uid gid xattrs sparse replace",
-    defaults=(-1, -1, -1, (), False, True),
+    defaults=(-1, -1, -1, (), False, True), module="pogfast._engine",
 )
 
 cdef unsigned NOBODY = 0xFFFFFFFF       # for chown: left alone

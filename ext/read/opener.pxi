@@ -4,7 +4,7 @@
 # into its files, metadata.pxi gives a file its name. Here the steps are put together, from top to bottom in the order in
 # which a blob passes through them. docs/engine.md follows one on its way.
 
-Opened = collections.namedtuple("Opened", "file done verdict blob errno offset soft")
+Opened = collections.namedtuple("Opened", "file done verdict blob errno offset soft", module="pogfast._engine")
 
 cdef enum:
     SMALL_BLOB = 2 * PIECE      # a file of one blob of at most so many bytes is one task

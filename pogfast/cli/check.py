@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.command import PATH, Duration, Whole, apply, verb
+from pogfast.cli.formatting import lines_of_workers, workers_as_json
 from pogfast.cli.options import (
     displayed,
+    executor_of,
+    executor_options,
     jobs_option,
     key_of,
     key_options,
@@ -63,6 +66,7 @@ filter_options = apply(
         "pogfast check s3://bucket/laptop --restore-test 20",
         "pogfast check s3://bucket/laptop --repair",
         "pogfast check /mnt/backup/latest --against /",
+        "pogfast check /shared/backup --read-data --decryption-keyfile mine.decrypt --executor dask:tls://head:8786",
     ),
 )
 @click.argument("archives", nargs=-1, metavar="ARCHIVE|STORE...", type=PATH)
@@ -105,6 +109,7 @@ filter_options = apply(
 @filter_options
 @key_options
 @service_options
+@executor_options
 def check(output: Output, archives: tuple[str, ...], against: str | None, **options: Any) -> None:
     """Check archives for damage, or compare one with files on disk.
 
@@ -112,9 +117,12 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
     the packs of a store.
     """
     archives = archives or (store_of(None),)
+    executor, crew_options = executor_of(options)
     whole, part = options.pop("read_data"), options.pop("read_data_subset")
     if sum((whole, part is not None, against is not None)) > 1:
         raise UsageError("--read-data, --read-data-subset and --against cannot be combined")
+    if executor is not None and not (whole or part):
+        raise UsageError("--executor is for --read-data and --read-data-subset")
     if against is not None:
         for option in ("max_age", "restore_test", "seed"):
             if options.pop(option) is not None:
@@ -138,7 +146,15 @@ def check(output: Output, archives: tuple[str, ...], against: str | None, **opti
         key = _key_for(output, archives, options)
         report = CheckReport(output, display)
         try:
-            summary = check_archives(archives, key, read_data=wanted, report=report, **options)
+            summary = check_archives(
+                archives,
+                key,
+                read_data=wanted,
+                report=report,
+                executor=executor,
+                crew_options=crew_options,
+                **options,
+            )
         finally:
             report.print_blobs()
     output.raise_exit_code(summary.exit_code)
@@ -334,6 +350,7 @@ def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
         files_tested=tested and tested.files,
         bytes_tested=tested and tested.size,
         seed=tested and tested.seed,
+        **workers_as_json(summary.tallies.workers, summary.tallies.retries),
     )
     read = f"; {summary.read:,} of them read, {show_size(summary.read_size)}" if summary.to_read else ""
     files = f"{many(summary.files, 'file')}, " if sees_files else ""
@@ -341,6 +358,8 @@ def _print_summary(output: Output, summary: Checked, sees_files: bool) -> None:
         f"checked {many(summary.archives, 'archive')}, {files}{many(summary.blobs, 'blob')}, "
         f"{show_size(summary.stored)}{read}"
     )
+    for line in lines_of_workers(summary.tallies.workers, summary.tallies.retries):
+        output.info(line)
     if tested:
         what = f"{many(tested.files, 'file')} of {many(tested.archives, 'archive')}, {show_size(tested.size)}"
         output.info(f"restored {what}, to nowhere; --seed {tested.seed} tests the same files")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.command import PATH, SIZE, Whole, verb
+from pogfast.cli.formatting import lines_of_workers, workers_as_json
 from pogfast.cli.options import (
     displayed,
     executor_of,
@@ -384,7 +385,7 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         total_bytes_stored=summary.bytes_stored,
         bytes_repeated=summary.bytes_repeated,
         ratio=ratio,
-        **_workers_in_json(summary),
+        **workers_as_json(summary.workers, summary.retries),
         requests=summary.requests,
         advice=summary.advice,
         error_count=output.errors,
@@ -411,7 +412,7 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         f"stored   {show_size(summary.bytes_added)} new in {many(summary.blobs_new, 'blob')}{_packs(summary)}; "
         f"the archive takes {show_size(summary.bytes_stored)}{packed}"
     )
-    for line in _workers(summary):
+    for line in lines_of_workers(summary.workers, summary.retries):
         output.info(line)
     if reused := _reused(summary):
         output.info(f"reused   {reused}")
@@ -424,23 +425,6 @@ def print_summary(output: Output, summary: Summary, settings: Options) -> None:
         output.info(f"hint     {advice}")
     if output.errors:
         output.info(f"errors   {output.errors:,}, named above")
-
-
-def _workers_in_json(summary: Summary) -> dict[str, Any]:
-    if not summary.workers:
-        return {}
-    workers = {name: vars(tally) for name, tally in summary.workers.items()}
-    return {"workers": workers, "retries": summary.retries}
-
-
-def _workers(summary: Summary) -> Iterator[str]:
-    """Yields a line for each worker of an executor."""
-    for number, (name, tally) in enumerate(sorted(summary.workers.items())):
-        speed = show_size(tally.bytes_read / tally.seconds if tally.seconds else 0)
-        head = "workers  " if number == 0 else "         "
-        yield f"{head}{name}: {many(tally.units, 'unit')}, {show_size(tally.bytes_read)} read ({speed}/s a thread)"
-    if summary.retries:
-        yield f"retries  {many(summary.retries, 'unit')} given to another worker"
 
 
 def _packs(summary: Summary) -> str:

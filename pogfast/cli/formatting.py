@@ -5,15 +5,17 @@ Values that an archive does not contain are shown as a question mark.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pogfast.sizes import show_size
+from pogfast.sizes import many, show_size
 
 if TYPE_CHECKING:
     from pogfast.archives.figures import Info
     from pogfast.archives.overview import ArchiveInfo
     from pogfast.archives.records import Record
+    from pogfast.cluster.tally import WorkerTally
 
 
 def without(record: Record, *words: str) -> dict[str, Any]:
@@ -48,3 +50,20 @@ def left_out_text(found: ArchiveInfo | Info) -> str:
     """Returns how many files are missing from an archive or changed while they were read; "" if none."""
     words = {"unreadable": found.unreadable, "skipped": found.skipped, "changed while read": found.changed}
     return ", ".join(f"{count:,} {word}" for word, count in words.items() if count)
+
+
+def workers_as_json(workers: Mapping[str, WorkerTally], retries: int) -> dict[str, Any]:
+    """Returns fields of a summary: what each worker of an executor has done; none without one."""
+    if not workers:
+        return {}
+    return {"workers": {name: vars(tally) for name, tally in workers.items()}, "retries": retries}
+
+
+def lines_of_workers(workers: Mapping[str, WorkerTally], retries: int) -> Iterator[str]:
+    """Yields a line for each worker of an executor."""
+    for number, (name, tally) in enumerate(sorted(workers.items())):
+        speed = show_size(tally.bytes_read / tally.seconds if tally.seconds else 0)
+        head = "workers  " if number == 0 else "         "
+        yield f"{head}{name}: {many(tally.units, 'unit')}, {show_size(tally.bytes_read)} read ({speed}/s a thread)"
+    if retries:
+        yield f"retries  {many(retries, 'unit')} given to another worker"

@@ -36,6 +36,9 @@ class Crew(Protocol):
     def submit(self, act: Callable[..., Any], *arguments: Any) -> Done:
         """Has a worker call a function."""
 
+    def tell_all(self, act: Callable[..., Any], *arguments: Any) -> None:
+        """Has every worker that did units call a function, as far as that can be done within some seconds."""
+
     def refuse(self, worker: str, why: str) -> None:
         """Leaves a worker out from now on. Raises PogfastError if that cannot be done."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 INSTALL = "install it: pip install 'pogfast[dask]'"
 CONNECT = 30.0  # seconds until a scheduler must have answered
 LOST = 30.0  # seconds without a connection to it after which it counts as gone
+TOLD = 10.0  # seconds that workers have to hear something
 AGAIN = "run the same command again: it goes on where this one ended"
 NUMBERS = itertools.count()
 
@@ -69,6 +70,13 @@ def _silence() -> None:
     """Has Dask's loggers say nothing: what goes wrong is reported by us, in a line."""
     for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    logging.getLogger("asyncio").addFilter(_is_not_dasks)
+
+
+def _is_not_dasks(record: logging.LogRecord) -> bool:
+    """Returns False for what asyncio says of exceptions that Dask raised and nobody waited for."""
+    kind = record.exc_info[0] if record.exc_info else None
+    return kind is None or not kind.__module__.startswith("distributed")
 
 
 def _address_in(path: str) -> str:
@@ -168,6 +176,13 @@ class DaskCrew:
             return self.client.submit(act, *arguments, key=key, pure=False, workers=workers, allow_other_workers=False)
         except Exception as error:  # what a closed client raises has no common class
             raise self._gone(error) from error
+
+    def tell_all(self, act: Callable[..., Any], *arguments: Any) -> None:
+        told = []
+        with contextlib.suppress(Exception):  # whoever is gone keeps nothing
+            for worker in self._good & self._threads.keys():
+                told.append(self._submit(act, arguments, [worker]))
+            _distributed().wait(told, timeout=TOLD)
 
     def refuse(self, worker: str, why: str) -> None:
         if worker not in self._refused:

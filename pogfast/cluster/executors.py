@@ -7,6 +7,7 @@ An executor is an address (`dask:tcp://127.0.0.1:8786`, `dask:tls://HOST:PORT`, 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from pogfast._engine import cores
 from pogfast.cluster.crews import Crew, CrewOptions, Done
 from pogfast.cluster.units import Job
 from pogfast.errors import PogfastError, UsageError
+
+TOLD = 10.0  # seconds that workers have to hear something
 
 
 class PoolCrew:
@@ -36,6 +39,11 @@ class PoolCrew:
             return self.executor.submit(act, *arguments)
         except RuntimeError as error:  # it has been shut down, or is broken
             raise PogfastError(f"the executor takes no more work: {error}") from error
+
+    def tell_all(self, act: Callable[..., Any], *arguments: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # it takes no more
+            told = [self.executor.submit(act, *arguments) for _ in range(self.capacity())]
+            concurrent.futures.wait(told, timeout=TOLD)
 
     def refuse(self, worker: str, why: str) -> None:
         raise PogfastError(f"a worker cannot do its part: {why}")

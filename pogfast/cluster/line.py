@@ -20,6 +20,7 @@ AHEAD = 3  # units that are submitted, for each that can be done at a time
 UNREPORTED = 16  # times as many may be done behind one that takes long
 TICK = 1.0  # seconds between two looks at the crew
 ATTEMPTS = 3  # of a unit whose worker cannot write to the store, each by any worker
+STRANDED = 2  # times that all workers are gone that might have done a unit, after which it counts as what they died of
 
 U = TypeVar("U")
 R = TypeVar("R")
@@ -32,6 +33,7 @@ class _Task(Generic[U, R]):
     result: R | None = None
     is_done: bool = False
     attempts: int = 0
+    stranded: int = 0  # times that all workers were gone that might have done it
     suspected: bool = False  # workers died of it, or of another unit that they had at the same time
 
 
@@ -59,6 +61,17 @@ class Line(Generic[U, R]):
         self._paused = False
         self._exhausted = False
 
+    def start(self) -> None:
+        """Has the first units done before `run` does. Then `stop` must be called in any case."""
+        self._submit_more()
+
+    def stop(self) -> None:
+        """Gives up what is being done."""
+        for task in self._running:
+            if task.future is not None:
+                with contextlib.suppress(Exception):  # the executor may be gone
+                    task.future.cancel()
+
     def run(self) -> Iterator[tuple[U, R | None]]:
         """Yields each unit and its result. To be closed if it is not read to its end. Raises what `units` raises,
         StoreError, and PogfastError if units cannot be done any more."""
@@ -75,10 +88,7 @@ class Line(Generic[U, R]):
                 else:
                     self._wait()
         finally:
-            for task in self._running:
-                if task.future is not None:
-                    with contextlib.suppress(Exception):  # the executor may be gone
-                        task.future.cancel()
+            self.stop()
 
     def _submit_more(self) -> None:
         if self._suspects:
@@ -130,7 +140,12 @@ class Line(Generic[U, R]):
             if task.future is not None and self.crew.is_stranded(task.future):
                 with contextlib.suppress(Exception):
                     task.future.cancel()
-                self._submit_again(task)
+                task.stranded += 1
+                if task.stranded < STRANDED:
+                    self._submit_again(task)
+                else:  # all workers died each time: it may be what they die of
+                    self._running.discard(task)
+                    self._died(task)
 
     def _take(self, task: _Task[U, R], future: Done) -> None:
         try:
@@ -145,11 +160,7 @@ class Line(Generic[U, R]):
         if error is not None:
             if not self.crew.is_death(error):
                 raise PogfastError(f"the executor failed: {type(error).__name__}: {error}") from error
-            if self.certain and not task.suspected:
-                task.suspected = True
-                self._suspects.append(task)
-            else:
-                task.is_done = True
+            self._died(task)
         elif not isinstance(result, Failed):
             task.result, task.is_done = result, True
         elif result.kind == "unsuitable":
@@ -160,6 +171,15 @@ class Line(Generic[U, R]):
             self._submit_again(task)
         else:
             raise result.error()
+
+    def _died(self, task: _Task[U, R]) -> None:
+        """Has a unit done alone whose workers died, or reports it so."""
+        task.future = None
+        if self.certain and not task.suspected:
+            task.suspected, task.stranded = True, 0
+            self._suspects.append(task)
+        else:
+            task.is_done = True
 
 
 def _outcome(future: Done) -> tuple[Any, BaseException | None]:

@@ -5,7 +5,7 @@ By itself, so that a summary can be made without importing what only runs with w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass
@@ -18,3 +18,11 @@ class WorkerTally:
 
     def plus(self, other: WorkerTally) -> WorkerTally:
         return WorkerTally(self.units + other.units, self.bytes_read + other.bytes_read, self.seconds + other.seconds)
+
+
+@dataclass
+class Tallies:
+    """What the workers have done."""
+
+    workers: dict[str, WorkerTally] = field(default_factory=dict)
+    retries: int = 0  # units that were given to another worker

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from pogfast import __version__
-from pogfast._engine import ZSTD_VERSION, FilePart, Known, Sealed, Tallied
+from pogfast._engine import ZSTD_VERSION, FilePart, Known, Opened, Sealed, Tallied, Wanted
 from pogfast.errors import PogfastError, StoreError, UsageError
 from pogfast.keys import Key, Kind, check_reference, from_reference
 from pogfast.stores.names import Stored
@@ -151,5 +151,51 @@ class SealingResult:
     tallied: Tallied
     packs: list[list[tuple[Stored, bytes]]]  # of each store: new packs, and the table of each
     requests: dict[str, int] = field(default_factory=dict)
+    worker: str = ""
+    seconds: float = 0.0
+
+
+class Into(NamedTuple):
+    """The directory that files are restored into. `token` is a file in it that only the coordinator's has."""
+
+    path: str
+    token: str
+    content: bytes  # of that file
+    user: int  # who restores: whom files belong to, and what may be done
+    temporary: str  # begins the names of unfinished files, so that the coordinator can remove them
+    sync: bool  # what was written is on the disk before it is reported
+
+
+@dataclass(frozen=True)
+class OpeningJob(Job):
+    """A job of restore or check: blobs become files below a directory, or are only verified."""
+
+    jobs: int = 1
+    into: Into | None = None
+
+
+class Asked(NamedTuple):
+    """A file as the engine's Opener takes it, but for its directory, which the worker opens."""
+
+    directory: str  # below that of the job
+    wanted: Wanted
+    times: tuple[int, int] | None = None  # of access and modification, set when its bytes are on the disk
+
+
+@dataclass(frozen=True)
+class OpeningUnit:
+    """Files that are restored or verified."""
+
+    files: tuple[Asked, ...]
+    share: float = 1.0  # of the job's limits, for the process that does it
+
+
+@dataclass
+class OpeningResult:
+    """What has become of a unit: an event for each file."""
+
+    events: list[Opened]
+    written: int  # uncompressed bytes
+    read: int  # bytes of blobs
     worker: str = ""
     seconds: float = 0.0

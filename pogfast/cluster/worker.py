@@ -12,17 +12,27 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from pogfast._engine import Sealed, Sealer
-from pogfast.cluster.units import Failed, Job, SealingJob, SealingResult, SealingUnit, Unsuitable
+from pogfast.cluster.limits import forget_limits, limit, limits_of
+from pogfast.cluster.reading import OpeningDesk, check_sees
+from pogfast.cluster.units import (
+    Failed,
+    Job,
+    OpeningJob,
+    OpeningResult,
+    OpeningUnit,
+    SealingJob,
+    SealingResult,
+    SealingUnit,
+    Unsuitable,
+)
 from pogfast.errors import PogfastError, StoreLost
-from pogfast.sizes import MIN_RATE
 from pogfast.stores import open_stores, settings
 from pogfast.stores.addresses import is_service
-from pogfast.stores.limits import RateLimit
 from pogfast.stores.protocols import HasPacks
 from pogfast.stores.publish import store_errors
 from pogfast.stores.targets import Targets
@@ -54,7 +64,7 @@ class SealingDesk:
         self.key = job.key.resolve()
         for word in job.to.split(","):
             _check_store(word, job.mark)
-        with settings.using(**vars(job.settings) | _limits_of(job)):
+        with settings.using(**vars(job.settings) | limits_of(job)):
             opened = open_stores(job.to, _refuse_lost)
         try:
             self.targets = Targets(opened, _refuse_lost)
@@ -67,7 +77,7 @@ class SealingDesk:
         """Does a unit: when it returns, its blobs are durable. Raises StoreError."""
         job, started, targets = self.job, time.monotonic(), self.targets
         before = _requests(targets)
-        _limit(job, unit.share)
+        limit(job, unit.share)
         sealer = Sealer(
             self.key.secret,
             self.key.asymmetric,
@@ -109,12 +119,8 @@ class SealingDesk:
 
 def _check_store(word: str, mark: str) -> None:
     """Raises Unsuitable for a directory that is not the coordinator's store, or cannot be written to."""
-    if is_service(word):
-        return
-    if not os.path.exists(os.path.join(word, mark)):
-        what = "does not see" if not os.path.isdir(word) else "sees another directory at"
-        raise Unsuitable(f"it {what} the store {word}: is the same file system mounted there?")
-    if not os.access(word, os.W_OK | os.X_OK):
+    check_sees(word, mark)
+    if not is_service(word) and not os.access(word, os.W_OK | os.X_OK):
         raise Unsuitable(f"it has no permission to write to {word}")
 
 
@@ -136,49 +142,34 @@ def _joined(first: Sealed, news: Sealed) -> Sealed:
     )
 
 
-# ---- limits: of all desks of a job in this process together ----
-
-LIMITS = ("limit_upload", "limit_download")
-_limits: dict[str, dict[str, RateLimit | None]] = {}  # by the number of the job
-
-
-def _limits_of(job: Job) -> dict[str, RateLimit | None]:
-    with _lock:
-        return _limits.setdefault(job.number, {word: getattr(job.settings, word) for word in LIMITS})
-
-
-def _limit(job: Job, share: float) -> None:
-    """Limits this process to a share of what the job allows for all."""
-    for word, limit in _limits_of(job).items():
-        allowed: RateLimit | None = getattr(job.settings, word)
-        if limit is not None and allowed is not None and limit is not allowed:
-            rate = allowed.rate
-            limit.set_rate(None if rate is None else max(MIN_RATE, rate * share))
-
-
 # ---- desks ----
 
-_idle: list[SealingDesk] = []
+Desk = SealingDesk | OpeningDesk
+_idle: list[Desk] = []
+_ended: deque[str] = deque(maxlen=64)  # numbers of jobs that have ended
 _timer: threading.Timer | None = None
 
 
 @contextlib.contextmanager
-def _borrowed(job: SealingJob) -> Iterator[SealingDesk]:
+def _borrowed(job: SealingJob | OpeningJob) -> Iterator[Desk]:
     """Gives a desk of this job for the duration of a with-block. It is closed if the block raises."""
     with _lock:
         found = next((desk for desk in _idle if desk.job.number == job.number), None)
         if found is not None:
             _idle.remove(found)
-    desk = found or SealingDesk(job)
+    desk = found or (SealingDesk(job) if isinstance(job, SealingJob) else OpeningDesk(job))
     try:
         yield desk
     except BaseException:
         desk.close()
         raise
     with _lock:
-        _idle.append(desk)
-        surplus = _idle[:-SEVERAL]
-        del _idle[:-SEVERAL]
+        if job.number in _ended:
+            surplus = [desk]
+        else:
+            _idle.append(desk)
+            surplus = _idle[:-SEVERAL]
+            del _idle[:-SEVERAL]
     for old in surplus:
         old.close()
     _close_later()
@@ -201,8 +192,7 @@ def _close_idle() -> None:
         _timer = None
         gone = [desk for desk in _idle if time.monotonic() - desk.used >= KEPT]
         _idle[:] = [desk for desk in _idle if desk not in gone]
-        for number in _limits.keys() - {desk.job.number for desk in _idle}:
-            del _limits[number]  # a desk that is in use has its own reference
+        forget_limits({desk.job.number for desk in _idle})
     for desk in gone:
         desk.close()
     _close_later()
@@ -215,15 +205,36 @@ def seal(job: SealingJob, unit: SealingUnit) -> SealingResult | Failed:
     """Turns files into blobs. Raises nothing."""
     try:
         with _borrowed(job) as desk:
-            return desk.do(unit)
+            return cast(SealingDesk, desk).do(unit)
     except Exception as error:  # noqa: BLE001 (see Failed)
         return Failed.of(error, name_here())
+
+
+def open_blobs(job: OpeningJob, unit: OpeningUnit) -> OpeningResult | Failed:
+    """Turns blobs into files, or verifies them. Raises nothing."""
+    try:
+        with _borrowed(job) as desk:
+            result = cast(OpeningDesk, desk).do(unit)
+        result.worker = name_here()
+    except Exception as error:  # noqa: BLE001 (see Failed)
+        return Failed.of(error, name_here())
+    return result
+
+
+def end(job: Job) -> None:
+    """Closes the desks of a job, so that no key of it is kept; one that is in use is closed when it is given back."""
+    with _lock:
+        _ended.append(job.number)
+        gone = [desk for desk in _idle if desk.job.number == job.number]
+        _idle[:] = [desk for desk in _idle if desk not in gone]
+    for desk in gone:
+        desk.close()
 
 
 def probe(job: Job) -> str:
     """Returns why this worker cannot do units of a job; "" if it can. Raises nothing."""
     try:
-        if isinstance(job, SealingJob):
+        if isinstance(job, SealingJob | OpeningJob):
             with _borrowed(job):
                 return ""
         raise Unsuitable("it does not know this kind of job")

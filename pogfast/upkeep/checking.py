@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from pogfast import manifest
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, cores
@@ -28,6 +28,7 @@ from pogfast.archives.records import Record
 from pogfast.archives.refusals import require_decryption, those_that_open
 from pogfast.archives.trailer import Filter, Trailer
 from pogfast.archives.verdicts import DAMAGE
+from pogfast.cluster.tally import Tallies
 from pogfast.errors import (
     CorruptBlob,
     CorruptManifest,
@@ -49,12 +50,18 @@ from pogfast.stores import is_partial, names_archive, open_store
 from pogfast.stores.fetching import fetched_manifest, prefetch
 from pogfast.stores.names import Stored
 from pogfast.stores.protocols import CanOrder, CanScrub, Found, Store
+from pogfast.stores.publish import why_not_read
 from pogfast.upkeep.reads import NEVER, Reads, choose
 from pogfast.upkeep.rehearsing import Candidate, Rehearsal, rehearse
 from pogfast.upkeep.scrubbing import NO_KEY, Scrubbing
 
+if TYPE_CHECKING:
+    from pogfast.cluster.crews import CrewOptions
+    from pogfast.cluster.opening import ClusterOpener, Readers
+
 # Units that the engine is given at a time: a million of them would take much memory.
 BATCH = 8192
+BATCH_OF_MANY = 65_536  # where others read them
 # Malformed entries of an archive that are reported one by one; the others are counted.
 MAX_MALFORMED = 10
 
@@ -144,6 +151,7 @@ class Summary:
     packs: int = 0
     index_objects: int = 0
     packs_absent: int = 0  # that index objects name, as after a prune
+    tallies: Tallies = field(default_factory=Tallies)  # of an executor
     in_progress: Callable[[], int] = lambda: 0  # bytes read of units that are not finished
     damage: list[Damage] = field(default_factory=list)
     problems: list[PogfastError] = field(default_factory=list)
@@ -189,6 +197,8 @@ def check(
     path: str | None = None,
     jobs: int | None = None,
     report: Report | None = None,
+    executor: object = None,
+    crew_options: CrewOptions | None = None,
 ) -> Summary:
     """Checks `archives`; for each that is a store, all its archives that `host`, `tags` and `path` select. If there are
     several and one cannot be opened, it is reported and the others are checked.
@@ -198,11 +208,14 @@ def check(
     without any key, packs are checked against their index objects; without a key that is all, and `read_data` reads
     whole packs. What is read of whole stores is remembered in them (reads.py); with `max_age`, in seconds, it is a
     problem if something was not read for longer. `restore_test` restores so many files to nowhere, which `seed` chooses
-    (rehearsing.py). `repair` makes index objects anew.
+    (rehearsing.py). `repair` makes index objects anew. `executor` has other processes and machines read the data
+    (cluster/executors.py).
     Raises UsageError, NoSuchArchive (also if none is selected), NoArchives, StoreError, and WrongKey if no archive
     opens.
     """
     report = report or Silent()
+    if executor is not None and (key is None or not read_data):
+        raise UsageError("--executor is for --read-data with a key")
     if key is None:
         if host or tags or path:
             raise UsageError("archives cannot be selected without a key")
@@ -227,6 +240,12 @@ def check(
                 "a public key cannot open archives: only the presence and size of the blobs in their indexes are "
                 "checked, and anybody with this key can write an index"
             )
+        readers = None
+        if executor is not None:
+            from pogfast.cluster.opening import Readers  # imported here: most runs need no crew
+
+            readers = opened.enter_context(Readers(executor, crew_options, key, report.warning, jobs))
+            summary.tallies = readers.tallies
         candidates: list[Candidate] = []
         for store, manifests, is_whole in stores:
             lost: Callable[[], dict[str, str]] = dict
@@ -241,7 +260,7 @@ def check(
             elif repair:
                 raise UsageError(f"{store.label} has no packs: there is nothing that --repair could mend")
             reads = Reads(store, key, report.warning) if is_whole and (read_data or max_age is not None) else None
-            run = _Check(store, manifests, key, wanted, summary, report, lost, reads)
+            run = _Check(store, manifests, key, wanted, summary, report, lost, reads, readers)
             readable = run.run(read_data, max_age, jobs or cores())
             candidates += [Candidate(store, name) for name in readable]
         if restore_test:
@@ -407,9 +426,10 @@ class _Check:
         report: Report,
         lost: Callable[[], dict[str, str]],
         reads: Reads | None,
+        readers: Readers | None,
     ) -> None:
         """`lost` returns the packs that are missing, by the blobs that were in them. `reads` is None if not all of the
-        store is checked."""
+        store is checked, `readers` if this machine reads."""
         self.store = store
         self.manifests = manifests
         self.key = key
@@ -418,6 +438,7 @@ class _Check:
         self.report = report
         self._lost = cache(lost)
         self.reads = reads
+        self.readers = readers
         self.incomplete: set[str] = set()  # first blobs of units that are not all there
         self.unknown = False  # an archive, or an entry, does not say what it needs
         self.there = {blob.name: blob.size for blob in store.blob_names()}
@@ -636,20 +657,39 @@ class _Check:
         source = self.store.source
         if isinstance(source, CanOrder):
             units = [units[number] for number in source.order([unit.blobs for unit in units])]
-        for start in range(0, len(units), BATCH):
-            batch = units[start : start + BATCH]
-            wanted = [
-                Wanted(-1, b"", list(unit.blobs), [unit.size] if _is_frame(unit) else None, unit.size, 0, 0)
-                for unit in batch
-            ]
-            key = self.key
-            opener = Opener(key.secret, key.private, key.asymmetric, wanted, self.store.source, jobs=jobs)
-            prefetch(self.store.source, (blob for unit in batch for blob in unit.blobs))
-            self._watch(opener.read, self.summary.read_size)
-            with contextlib.closing(opener.run()) as run:
-                for unit, opened in zip(batch, run, strict=True):
-                    self._judge(unit, opened)
-            self.summary.in_progress = lambda: 0
+        if not units:
+            return
+        at_a_time = BATCH if self.readers is None else BATCH_OF_MANY
+        with self._opening(jobs) as open_all:
+            for start in range(0, len(units), at_a_time):
+                batch = units[start : start + at_a_time]
+                wanted = [
+                    Wanted(-1, b"", list(unit.blobs), [unit.size] if _is_frame(unit) else None, unit.size, 0, 0)
+                    for unit in batch
+                ]
+                opener = open_all(wanted)
+                self._watch(opener.read, self.summary.read_size)
+                with contextlib.closing(opener.run()) as run:
+                    for unit, opened in zip(batch, run, strict=True):
+                        self._judge(unit, opened)
+                self.summary.in_progress = lambda: 0
+
+    @contextlib.contextmanager
+    def _opening(self, jobs: int) -> Iterator[Callable[[Sequence[Wanted]], Opener | ClusterOpener]]:
+        """Gives what has blobs read by this machine, or by others."""
+        if self.readers is not None:
+            from pogfast.cluster.units import Asked
+
+            with self.readers.of(self.store, self.manifests[-1].name) as open_all:
+                yield lambda wanted: open_all([Asked("", each) for each in wanted])
+            return
+        key, source = self.key, self.store.source
+
+        def open_here(wanted: Sequence[Wanted]) -> Opener:
+            prefetch(source, (blob for each in wanted for blob in each.blobs))
+            return Opener(key.secret, key.private, key.asymmetric, wanted, source, jobs=jobs)
+
+        yield open_here
 
     def _watch(self, read: Callable[[], int], finished: int) -> None:
         """Shows progress: `finished` bytes plus what the engine has read. A blob in several streams is read for each
@@ -672,7 +712,7 @@ class _Check:
         elif opened.errno == errno.EIO:  # the disk is damaged there
             kind, said = CorruptBlob, f"cannot be read: {os.strerror(opened.errno)}"
         else:
-            problem = StoreError(f"cannot read blob {blob} in {self.store.label}: {os.strerror(opened.errno)}")
+            problem = StoreError(f"cannot read blob {blob} in {self.store.label}: {why_not_read(opened.errno)}")
             self._problem(problem)
             return
         self.bad[unit] = kind(f"blob {blob} {said}"), blob, opened.offset

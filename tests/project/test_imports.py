@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
     "stores": ({"_engine", "errors", "files", "sizes", "system"}, "bytes under names: no key, no manifest's content"),
     "manifest": ({"_engine", "errors", "keys", "system"}, "sealed bytes and back, without I/O"),
     "cluster": (
-        {"", "_engine", "errors", "keys", "manifest", "sizes", "stores"},
+        {"", "_engine", "errors", "files", "keys", "manifest", "sizes", "stores"},
         "units of work and who does them: no walk and no policy, so that create, restore and check can use it",
     ),
     "archives": (
@@ -57,11 +57,23 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "files become blobs and a manifest: it never knows restore, flags or printing",
     ),
     "recovery": (
-        {"_engine", "archives", "errors", "files", "keys", "manifest", "sizes", "stores"},
+        {"_engine", "archives", "cluster", "errors", "files", "keys", "manifest", "sizes", "stores"},
         "blobs become files: it never knows create, flags or printing",
     ),
     "upkeep": (
-        {"_engine", "archives", "errors", "files", "keys", "manifest", "recovery", "sizes", "stores", "system"},
+        {
+            "_engine",
+            "archives",
+            "cluster",
+            "errors",
+            "files",
+            "keys",
+            "manifest",
+            "recovery",
+            "sizes",
+            "stores",
+            "system",
+        },
         "what is done to a store's archives after they are made, also restores to nowhere: no file of the user's is "
         "read or written",
     ),
