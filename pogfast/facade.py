@@ -417,12 +417,20 @@ def restore(
     host: str | None = None,
     tags: Words = (),
     path: StrPath | None = None,
+    executor: object = None,
+    worker_key: str | None = None,
+    worker_timeout: Seconds = "5m",
+    cluster_ca: StrPath | None = None,
+    cluster_cert: StrPath | None = None,
+    cluster_key: StrPath | None = None,
+    insecure_cluster: bool = False,
     report: recovery.Report | None = None,
 ) -> recovery.Summary:
     """Restores an archive, or the `names` and patterns in it, below `into`, as `pogfast restore`.
 
     `host`, `tags` and `path` select the archive of STORE/latest. With `stores` (`--from`), `archive` is `latest` or
-    NAME.mfn alone. Problems with single files are in the summary. Raises NoSuchArchive, WrongKey, CorruptManifest,
+    NAME.mfn alone. An `executor`, as of `create`, writes the files; each worker finds the key at `worker_key`. Problems
+    with single files are in the summary. Raises NoSuchArchive, WrongKey, CorruptManifest,
     UsageError and StoreError.
     """
     from pogfast import recovery
@@ -450,6 +458,8 @@ def restore(
         path=_optional(path),
         report=report,
         options=options,
+        executor=executor,
+        crew_options=_crew_options(worker_key, worker_timeout, cluster_ca, cluster_cert, cluster_key, insecure_cluster),
     )
 
 

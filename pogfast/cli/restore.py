@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pogfast.cli.command import PATH, Whole, verb
+from pogfast.cli.formatting import lines_of_workers, workers_as_json
 from pogfast.cli.options import (
     archive_filter_options,
     displayed,
+    executor_of,
+    executor_options,
     jobs_option,
     key_of,
     key_options,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
         "pogfast restore /mnt/backup/latest --into restored",
         "pogfast restore /mnt/backup/latest home/u/mail '*.jpg' --into restored --overwrite if-changed",
         "pogfast restore latest --from /mnt/backup,s3://bucket/laptop --into restored",
+        "pogfast restore /shared/backup/latest --into /shared/restored --executor dask:tls://head:8786",
     ),
 )
 @click.argument("archive", metavar="ARCHIVE", type=PATH)
@@ -91,6 +95,7 @@ if TYPE_CHECKING:
 @archive_filter_options
 @key_options
 @service_options
+@executor_options
 def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **options: Any) -> None:
     """Restore an archive, or parts of it.
 
@@ -100,6 +105,7 @@ def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **o
     from pogfast import recovery
 
     stores, tier, days = _stores(archive, options.pop("stores")), options.pop("thaw"), options.pop("thaw_days")
+    executor, crew_options = executor_of(options)
     if days is not None and tier is None:
         raise UsageError("--thaw-days needs --thaw")
     if tier is not None and stores:
@@ -116,7 +122,16 @@ def restore(output: Output, archive: str, names: tuple[str, ...], into: str, **o
             return
         report = RestoreReport(output, display, settings.dry_run)
         summary = recovery.restore(
-            archive, key, into, names=names, stores=stores, report=report, options=settings, **choice
+            archive,
+            key,
+            into,
+            names=names,
+            stores=stores,
+            report=report,
+            options=settings,
+            executor=executor,
+            crew_options=crew_options,
+            **choice,
         )
     output.raise_exit_code(summary.exit_code)
     _print_summary(output, summary, settings.dry_run)
@@ -212,6 +227,7 @@ def _print_summary(output: Output, summary: Summary, dry_run: bool) -> None:
         bytes_restored=summary.bytes_written,
         seconds_elapsed=round(summary.seconds, 3),
         error_count=len(summary.problems),
+        **workers_as_json(summary.tallies.workers, summary.tallies.retries),
     )
     verb = "would restore" if dry_run else "restored"
     speed = show_size(summary.bytes_written / summary.seconds if summary.seconds else 0)
@@ -221,6 +237,8 @@ def _print_summary(output: Output, summary: Summary, dry_run: bool) -> None:
         f"{many(summary.directories, 'directory', 'directories')}, {many(summary.links + summary.fifos, 'other')}; "
         f"{summary.unchanged:,} unchanged"
     )
+    for line in lines_of_workers(summary.tallies.workers, summary.tallies.retries):
+        output.info(line)
     if summary.metadata:
         lacked = "existing files that had other permissions, owners or attributes"
         output.info(f"{verb} the metadata of {summary.metadata:,} {lacked}")

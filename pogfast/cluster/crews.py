@@ -48,6 +48,9 @@ class Crew(Protocol):
     def is_stranded(self, future: Done) -> bool:
         """Returns True if no worker is left that may do what was submitted: it has to be submitted again."""
 
+    def has_lost(self) -> bool:
+        """Returns True if a worker is gone that did units of this job."""
+
     def is_death(self, error: BaseException) -> bool:
         """Returns True if an error says that a unit's workers died again and again."""
 

@@ -237,6 +237,11 @@ class DaskCrew:
         allowed = self._allowed.get(future)
         return allowed is not None and not allowed & self._threads.keys() and bool(self._good & self._threads.keys())
 
+    def has_lost(self) -> bool:
+        with contextlib.suppress(Exception):  # then all that were there count as they were
+            self._threads = self.client.sync(self.client.scheduler.ncores, callback_timeout=LOST / 3)
+        return bool(self._good - self._threads.keys())
+
     def is_death(self, error: BaseException) -> bool:
         from distributed.scheduler import KilledWorker
 

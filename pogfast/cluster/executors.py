@@ -54,6 +54,9 @@ class PoolCrew:
     def is_stranded(self, future: Done) -> bool:
         return False
 
+    def has_lost(self) -> bool:
+        return False
+
     def is_death(self, error: BaseException) -> bool:
         if isinstance(error, concurrent.futures.BrokenExecutor):
             raise PogfastError("a process of the executor died", "run it again: it goes on") from error

@@ -1,4 +1,7 @@
-"""Limits of a job in one process: all its desks there share them, and get a share of what the job allows for all."""
+"""Limits of a job in one process.
+
+All its desks there share them, and get a share of what the job allows for all workers together.
+"""
 
 from __future__ import annotations
 

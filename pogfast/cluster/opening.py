@@ -21,6 +21,8 @@ from pogfast.cluster.line import Line
 from pogfast.cluster.tally import Tallies, WorkerTally
 from pogfast.cluster.units import Asked, Into, KeyReference, OpeningJob, OpeningResult, OpeningUnit
 from pogfast.errors import PogfastError
+from pogfast.files.directories import Directories, no_more
+from pogfast.files.unfinished import HOST, temporary_prefix
 from pogfast.keys import Key
 from pogfast.stores import settings
 from pogfast.stores.protocols import Store
@@ -66,6 +68,25 @@ class Readers:
             yield partial(ClusterOpener, self.crew, job, self.tallies)
         finally:
             self.crew.tell_all(worker.end, job)
+
+
+@contextlib.contextmanager
+def shared(directories: Directories, *, sync: bool) -> Iterator[Into]:
+    """Gives what workers have to know of a directory that is restored into: with a file in it, for the duration of a
+    with-block, by which they see that theirs is the same. Raises StoreError."""
+    token, content = temporary_prefix().decode() + "0.part", secrets.token_bytes(32)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    try:
+        with open(os.open(token, flags, 0o600, dir_fd=directories.root), "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise no_more(f"cannot restore into {directories.into}", error.errno or 0) from error
+    begin = f".pogfast-{HOST}-{os.getpid()}-{secrets.randbits(60)}"
+    try:
+        yield Into(os.path.realpath(directories.into), token, content, os.geteuid(), begin, sync)
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(token, dir_fd=directories.root)
 
 
 class ClusterOpener:
@@ -118,8 +139,8 @@ class ClusterOpener:
                 yield from events if events is not None else [next(alone) for _ in unit.files]
         finally:
             self.tallies.retries += self._line.retries
-            if held or self._line.retries:
-                self._remove_left()
+            if self.job.into is not None and (held or self._line.retries or self.crew.has_lost()):
+                self._remove_left(self.job.into)
 
     def _each_alone(self, files: Sequence[Asked]) -> Iterator[Opened]:
         """Opens files whose workers died, each by itself, so that the one that they die of is known."""
@@ -161,13 +182,11 @@ class ClusterOpener:
         sent = tuple(asked._replace(wanted=asked.wanted._replace(directory=-1)) for asked in files)
         return OpeningUnit(sent, self.crew.share())
 
-    def _remove_left(self) -> None:
+    def _remove_left(self, into: Into) -> None:
         """Removes unfinished files of workers that died."""
-        if self.job.into is None:
-            return
         for directory in {asked.wanted.directory for asked in self.files}:
             for name in os.listdir(directory):
-                if name.startswith(self.job.into.temporary):
+                if name.startswith(into.temporary):
                     with contextlib.suppress(OSError):
                         os.unlink(name, dir_fd=directory)
 

@@ -8,9 +8,11 @@ prints nothing.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from pogfast._engine import BlobDirectory
 from pogfast.archives.lookup import open_archive, telling
@@ -20,12 +22,13 @@ from pogfast.keys import Key
 from pogfast.recovery.options import Options, Overwrite
 from pogfast.recovery.plan import Contents, Plan
 from pogfast.recovery.report import Progress, Report, Silent, Summary
-from pogfast.recovery.run import REPLACES, Run
+from pogfast.recovery.run import REPLACES, ByWorkers, Run
 from pogfast.stores.addresses import check_restored_to
-from pogfast.stores.protocols import CanMirror
+from pogfast.stores.protocols import CanMirror, Store
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
+    from pogfast.cluster.crews import CrewOptions
 
 
 def restore(
@@ -40,21 +43,35 @@ def restore(
     stores: Sequence[str] = (),
     report: Report | None = None,
     options: Options | None = None,
+    executor: object = None,
+    crew_options: CrewOptions | None = None,
     **more: Any,
 ) -> Summary:
     """Restores the archive that `archive` names; `host`, `tags` and `path` filter the archives for STORE/latest.
 
     With `stores`, `archive` is only NAME.mfn or latest, and each of them has it: blobs that are missing or damaged in
-    the first are read from the next. For everything else see restore_archive. Raises NoSuchArchive, WrongKey,
+    the first are read from the next. `executor` has other processes and machines write the files
+    (cluster/executors.py). For everything else see restore_archive. Raises NoSuchArchive, WrongKey,
     CorruptManifest, UsageError and StoreError.
     """
     options = _chosen(options, more)
     check_restored_to(into)
+    if executor is not None and stores:
+        raise UsageError("workers read one store: --from cannot be combined with --executor")
     heard = report or Silent()
     lost: list[PogfastError] = []
 
     tell = telling(heard, lost)
-    with open_archive(archive, key, host=host, tags=tags, path=path, stores=stores, tell=tell) as opened:
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(
+            open_archive(archive, key, host=host, tags=tags, path=path, stores=stores, tell=tell)
+        )
+        by_workers, tallies = None, None
+        if executor is not None and not options.dry_run:
+            from pogfast.cluster.opening import Readers  # imported here: most runs need no workers
+
+            readers = stack.enter_context(Readers(executor, crew_options, key, heard.warning, options.jobs))
+            by_workers, tallies = partial(readers.of, cast(Store, opened.store), opened.name), readers.tallies
         good = opened.store.good_blob if isinstance(opened.store, CanMirror) else None
         summary = restore_archive(
             opened,
@@ -66,7 +83,9 @@ def restore(
             own=opened.store.own_directories(),
             report=heard,
             options=options,
+            by_workers=by_workers,
         )
+        summary.tallies = tallies or summary.tallies
     summary.problems += lost
     return summary
 
@@ -82,6 +101,7 @@ def restore_archive(
     own: Own = NOTHING,
     report: Report | None = None,
     options: Options | None = None,
+    by_workers: ByWorkers | None = None,
     **more: Any,
 ) -> Summary:
     """Restores what `names` and patterns select (none: everything) below `into`; `more` are fields of Options.
@@ -118,7 +138,7 @@ def restore_archive(
             own=own,
         ) as directories,
     ):
-        summary = Run(plan, blobs, good, key, directories, options, report or Silent()).restore()
+        summary = Run(plan, blobs, good, key, directories, options, report or Silent(), by_workers).restore()
     summary.seconds = time.monotonic() - started
     return summary
 

@@ -29,6 +29,7 @@ from pogfast.manifest import Entry
 from pogfast.recovery.plan import Place
 from pogfast.stores.fetching import prefetch
 from pogfast.stores.protocols import CanOrder
+from pogfast.stores.publish import why_not_read
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
@@ -55,6 +56,18 @@ class Finisher(Protocol):
         """Finishes the files that were added. Raises StoreError."""
 
 
+class Opens(Protocol):
+    """Opens files: the engine's Opener, or the workers of an executor."""
+
+    def start(self) -> None: ...
+    def run(self) -> Generator[Opened, None, None]: ...
+    def written(self) -> int: ...
+    def stop(self) -> None: ...
+
+
+OpenBatch = Callable[[Sequence[tuple[Place, Wanted]]], Opens]
+
+
 def restore_places(
     places: Iterable[Place],
     prepare: Callable[[Place], Wanted | Outcome],
@@ -64,6 +77,7 @@ def restore_places(
     directories: Directories,
     watch: Callable[[Callable[[], int]], None] = lambda written: None,
     finisher: Finisher | None = None,
+    open_batch: OpenBatch | None = None,
 ) -> Generator[tuple[Place, Opened | Outcome | PogfastError], None, None]:
     """Restores files. Yields each place with its result: Opened if the file is complete and has its name.
 
@@ -71,11 +85,21 @@ def restore_places(
     engine works on the one before. `watch` is called with a function that returns how many uncompressed bytes of the
     batch are written so far, including unfinished files. `finisher` gets each complete file, and is flushed before the
     directories are closed, unless the caller closes this generator early. Close the generator before `directories` in
-    any case, since workers write through their descriptors. Raises StoreError if no further file could be restored.
+    any case, since workers write through their descriptors. `open_batch` has files opened by others than the engine
+    here. Raises StoreError if no further file could be restored.
     """
+
+    def open_here(batch: Sequence[tuple[Place, Wanted]]) -> Opens:
+        prefetch(blobs, (blob for _, wanted in batch for blob in wanted.blobs))
+        asked = [wanted for _, wanted in batch]
+        temporary = temporary_prefix()
+        return Opener(key.secret, key.private, key.asymmetric, asked, blobs, jobs=jobs, temporary=temporary)
+
     running: _Batch | None = None
     files = MAX_FILES
-    if isinstance(blobs, BlobDirectory):
+    if open_batch is not None:
+        pass
+    elif isinstance(blobs, BlobDirectory):
         files = FIRST_FILES
     elif isinstance(blobs, CanOrder):
         files = FIRST_FILES_IN_PACKS
@@ -84,7 +108,7 @@ def restore_places(
             prepared = _in_order(blobs, [(place, _prepared(prepare, place)) for place in batch])
             if running is not None:
                 yield from running.results(finisher)
-            running = _Batch(prepared, key, blobs, jobs)
+            running = _Batch(prepared, open_batch or open_here)
             watch(running.opener.written)
             if finisher is not None:
                 finisher.flush()
@@ -139,20 +163,13 @@ def _in_order(
 
 
 class _Batch:
-    """Files that the engine works on."""
+    """Files that are being opened."""
 
     def __init__(
-        self,
-        prepared: Sequence[tuple[Place, Wanted | Outcome | PogfastError]],
-        key: Key,
-        blobs: BlobDirectory | Callable[[str], Buffer],
-        jobs: int,
+        self, prepared: Sequence[tuple[Place, Wanted | Outcome | PogfastError]], open_batch: OpenBatch
     ) -> None:
         self.prepared = prepared
-        files = [wanted for _, wanted in prepared if isinstance(wanted, Wanted)]
-        prefetch(blobs, (blob for wanted in files for blob in wanted.blobs))
-        temporary = temporary_prefix()
-        self.opener = Opener(key.secret, key.private, key.asymmetric, files, blobs, jobs=jobs, temporary=temporary)
+        self.opener = open_batch([(place, wanted) for place, wanted in prepared if isinstance(wanted, Wanted)])
         self.opener.start()
 
     def results(self, finisher: Finisher | None) -> Iterator[tuple[Place, Opened | Outcome | PogfastError]]:
@@ -195,7 +212,7 @@ def _result(name: str, blobs: Sequence[str], opened: Opened) -> Opened | Pogfast
         return TargetError(f"{name}: not enough space for it: {os.strerror(opened.errno)}")
     fatal = FATAL_ERRNOS - {errno.ENOMEM}  # memory may be missing for this blob only
     if opened.verdict == VERDICT["bad read"] and opened.errno not in fatal:
-        return TargetError(f"{name}: cannot read blob {blob}: {os.strerror(opened.errno)}")
+        return TargetError(f"{name}: cannot read blob {blob}: {why_not_read(opened.errno)}")
     return cannot_write(name, opened.errno)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from pogfast.cluster.tally import Tallies
 from pogfast.errors import PogfastError, TargetError, worst_code
 from pogfast.files.directories import IN_THE_WAY
 from pogfast.recovery.batches import Outcome
@@ -69,6 +70,7 @@ class Summary:
     missed: int = 0  # owners, permissions, attributes and times that could not be set
     warnings: int = 0  # including the missed ones
     seconds: float = 0.0
+    tallies: Tallies = field(default_factory=Tallies)  # of the workers of an executor
     problems: list[PogfastError] = field(default_factory=list)
 
     @property

@@ -28,7 +28,10 @@ from pogfast.recovery.times import Times, is_unfinished, unfinished_time
 
 if TYPE_CHECKING:
     from pogfast._engine import Buffer
+    from pogfast.cluster.opening import ClusterOpener, OpenBy
+    from pogfast.cluster.units import Into
 
+ByWorkers = Callable[["Into"], contextlib.AbstractContextManager["OpenBy"]]
 REPLACES = "--overwrite=if-changed replaces it"
 
 
@@ -48,7 +51,9 @@ class Run:
         directories: Directories,
         options: Options,
         report: Report,
+        by_workers: ByWorkers | None = None,
     ) -> None:
+        """`by_workers` has files restored by the workers of an executor."""
         self.plan = plan
         self.entries = plan.entries
         self.blobs = blobs
@@ -56,6 +61,8 @@ class Run:
         self.key = key
         self.directories = directories
         self.options = options
+        self.by_workers = by_workers
+        self.open_files: OpenBy | None = None
         self.jobs = options.jobs or cores()
         self.reporter = Reporter(report)
         self.destination = Destination(plan, directories, options, self.reporter)
@@ -74,7 +81,8 @@ class Run:
     def restore(self) -> Summary:
         """Restores everything, each kind after those that it depends on."""
         self._start()
-        self._restore_all_files()
+        with self._workers():
+            self._restore_all_files()
         self.special.restore_links_and_fifos()
         if self.options.delete:
             self.destination.delete_extra()
@@ -101,6 +109,20 @@ class Run:
             self.reporter.warn(f"{self.plan.vanished} names have no more parts than are stripped: not restored")
 
     # ---- files ----
+
+    @contextlib.contextmanager
+    def _workers(self) -> Iterator[None]:
+        """Has files restored by the workers, if there are any, for the duration of a with-block."""
+        if self.by_workers is None:
+            yield
+            return
+        from pogfast.cluster.opening import shared  # imported here: most runs need no workers
+
+        with (
+            shared(self.directories, sync=not self.options.no_sync) as into,
+            self.by_workers(into) as self.open_files,
+        ):
+            yield
 
     def _restore_all_files(self) -> None:
         """Restores files, then hard links to them, then those that could not be linked, as copies."""
@@ -137,8 +159,31 @@ class Run:
     def _restored(
         self, places: Sequence[Place], blobs: BlobDirectory | Callable[[str], Buffer]
     ) -> Generator[tuple[Place, Opened | Outcome | PogfastError], None, None]:
+        if self.open_files is not None:
+            return restore_places(
+                places,
+                self._prepare,
+                self.key,
+                blobs,
+                self.jobs,
+                self.directories,
+                self._watch,
+                open_batch=self._open_by_workers,
+            )
         times = None if self.options.no_sync else Times(self.directories, self.mtimes, self.reporter.missed)
         return restore_places(places, self._prepare, self.key, blobs, self.jobs, self.directories, self._watch, times)
+
+    def _open_by_workers(self, batch: Sequence[tuple[Place, Wanted]]) -> ClusterOpener:
+        """Has files opened by workers. They also set the times, since they know when what they wrote is on the disk."""
+        from pogfast.cluster.units import Asked
+
+        assert self.open_files is not None
+        files = []
+        for place, wanted in batch:
+            mtime_ns = self.mtimes.pop(place.name, None)
+            times = None if mtime_ns is None else (wanted.atime_ns, mtime_ns)
+            files.append(Asked(parent_of(place.path), wanted, times))
+        return self.open_files(files)
 
     def _watch(self, written: Callable[[], int]) -> None:
         self.written, self.written_done = written, 0
@@ -230,6 +275,7 @@ class Run:
             self.reporter.missed(f"{place.name}: not all of its metadata can be set")
             return
         entry = self.entries[place.name]
-        times = (entry.atime_ns, entry.mtime_ns) if self.options.no_sync else None  # else `Times` sets them later
+        late = not self.options.no_sync and self.open_files is None  # `Times` sets them later
+        times = None if late else (entry.atime_ns, entry.mtime_ns)
         metadata = self.destination.metadata_again(place, entry.more)._replace(times=times)
         self.destination.set_metadata(place, directory, basename(place.path), metadata, found)
