@@ -45,6 +45,7 @@ VERBS = {
     "undelete": ("pogfast.cli.prune", "Bring back removed archives."),
     "lock": ("pogfast.cli.lock", "Lock archives in S3 against deletion."),
     "run": ("pogfast.cli.run", "Run profiles: create, copy, prune and check as the configuration says."),
+    "status": ("pogfast.cli.status", "Show whether profiles were run as they should."),
     "schedule": ("pogfast.cli.schedule", "Run profiles at the times that the configuration says."),
     "config": ("pogfast.cli.config", "Check and show the configuration."),
     "tune": ("pogfast.cli.tune", "Find the fastest or smallest settings for your data and store."),

@@ -18,7 +18,7 @@ REMOVE = "pogfast remove ARCHIVE..."
 COMMANDS = {
     **dict.fromkeys(("backup", "save", "archive", "store", "put", "add", "push", "encrypt", "import-tar"), CREATE),
     **dict.fromkeys(("extract", "get", "pull", "recover-files", "decrypt", "download"), RESTORE),
-    **dict.fromkeys(("snapshots", "archives", "rlist", "repo-list", "show", "status", "history"), "pogfast list STORE"),
+    **dict.fromkeys(("snapshots", "archives", "rlist", "repo-list", "show", "history"), "pogfast list STORE"),
     **dict.fromkeys(("list-files", "contents"), "pogfast ls ARCHIVE"),
     **dict.fromkeys(("forget", "expire", "purge", "gc", "cleanup", "clean", "compact", "vacuum", "maintenance"), PRUNE),
     **dict.fromkeys(("delete", "rm", "rdelete", "repo-delete", "del"), REMOVE),

@@ -356,6 +356,8 @@ class Profile(CreateSettings, frozen=True, kw_only=True):
     limit_upload: Limit | None = None  # to services, of all stores together
     limit_download: Limit | None = None  # from them
     on_conflict: Literal["wait", "skip"] = "skip"  # while another run of the profile is under way
+    log: Path | None = None  # a line of JSON for each run
+    metrics: Path | None = None  # for Prometheus
     schedule: When | None = None  # when `schedule enable` has it run
     spread: Seconds | None = None  # it starts up to this much later, so that not all machines start at once
 

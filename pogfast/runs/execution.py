@@ -19,7 +19,7 @@ from pogfast.config.loading import Config
 from pogfast.config.schema import Hooks, Profile, Stream
 from pogfast.errors import NotRun, PogfastError, worst_code
 from pogfast.keys import Key
-from pogfast.runs import verbs
+from pogfast.runs import telling, verbs
 from pogfast.runs.keys import open_key
 from pogfast.runs.locks import only_run
 from pogfast.runs.needs import unmet
@@ -62,8 +62,11 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
         raise
     finally:
         record.end, record.seconds = _now(), round(took.seconds(), 3)
-        append(record)
-        report.ended(record)
+        try:
+            append(record)
+        finally:
+            telling.ended(config, record, report.warning)
+            report.ended(record)
     return record
 
 

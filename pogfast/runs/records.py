@@ -92,6 +92,11 @@ class Record(Struct):
         """Returns True if all that the profile asks for was done, apart from files that could not be read."""
         return self.outcome in ("success", "incomplete")
 
+    @property
+    def took_place(self) -> bool:
+        """Returns False if nothing was run, since something was not there or another run was under way."""
+        return self.outcome not in ("unmet", "busy")
+
     def add_problem(self, error: PogfastError) -> None:
         self.problem_count += 1
         if len(self.problems) < MAX_MESSAGES:
@@ -123,7 +128,7 @@ def append(record: Record) -> None:
     """Appends a record to those of its profile, whole or not at all. Raises UsageError and OSError."""
     line = json.dumps(record.as_dict()).encode() + b"\n"
     path = state_path("runs", f"{record.profile}.jsonl")
-    with _alone(path):
+    with alone(path):
         lines = _trimmed(path)
         if lines is not None:
             _replace(path, b"".join([*lines, line]))
@@ -142,7 +147,7 @@ def append(record: Record) -> None:
 
 
 @contextlib.contextmanager
-def _alone(path: str) -> Iterator[None]:
+def alone(path: str) -> Iterator[None]:
     """Lets one process at a time append to a file, or replace it."""
     with open(os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

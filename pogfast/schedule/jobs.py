@@ -84,7 +84,8 @@ class Job:
     @property
     def written(self) -> list[str]:
         """The directories that a run writes to. Of a store it is the one above: create makes what is missing."""
-        return sorted({*self.own_directories, *(os.path.dirname(path) for path in self._local())})
+        told = filter(None, (self.profile.log, self.profile.metrics))
+        return sorted({*self.own_directories, *(os.path.dirname(path) for path in [*self._local(), *told])})
 
     @property
     def paths(self) -> list[str]:

@@ -46,6 +46,10 @@ file = "k.encrypt"
 inherit = "damage"
 [profiles.nothing.check]
 stores = ["none"]
+[profiles.never]
+inherit = "damage"
+[profiles.unseen]
+inherit = "damage"
 [profiles.other]
 key = { file = "other.decrypt", kind = "private" }
 [profiles.other.check]
@@ -143,6 +147,8 @@ SCENES: dict[tuple[str, int], list[str]] = {
     ("run", 4): ["run damage CONFIG", "run other damage incomplete CONFIG"],
     ("run", 10): ["run nothing CONFIG"],
     ("run", 12): ["run other CONFIG"],
+    ("status", 3): ["status never CONFIG", "status never unseen CONFIG"],
+    ("status", 4): [],  # tests/runs/test_telling.py: a run is needed first
     ("doctor", 3): [],  # tests/stores/test_locks.py: a bucket where a right is missing
     ("doctor", 10): ["doctor nosuch"],
     **{("lock extend", code): [] for code in (3, 4)},  # tests/stores/test_locks.py: a directory cannot lock

@@ -1,0 +1,95 @@
+"""Whether profiles were run as they should: one verdict a profile, from the records of their runs.
+
+Nothing is asked of a store. A run that did not take place, since something was not there, is none: it is the age of the
+last one that counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from pogfast.config.loading import Config
+from pogfast.errors import DamageError, PogfastError, Unproven
+from pogfast.runs.records import Record, history
+
+MAX_AGE = 26 * 3600.0  # seconds: daily, and two hours for a machine that sleeps
+# From the worst to the best. damage: the last run found some. failed: it failed, or was interrupted. never: there is
+# none. late: the last one is too old. incomplete: it left something out.
+Word = Literal["damage", "failed", "never", "late", "incomplete", "ok"]
+CODES: dict[Word, int] = {
+    "damage": DamageError.exit_code,
+    "failed": PogfastError.exit_code,
+    "never": Unproven.exit_code,
+    "late": Unproven.exit_code,
+    "incomplete": Unproven.exit_code,
+    "ok": 0,
+}
+
+
+class Verdict(Struct, frozen=True):
+    """How a profile is doing. Times are ISO 8601 with offset, "" for none; `age` is in seconds, since the last run."""
+
+    profile: str
+    verdict: Word
+    code: int  # the exit code that this means
+    outcome: str = ""  # of the last run
+    end: str = ""  # of the last run
+    age: float | None = None
+    success: str = ""  # the end of the last run that did what it should
+    message: str = ""  # why it is not ok
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def status(config: Config, names: Iterable[str] = (), *, max_age: float = MAX_AGE) -> list[Verdict]:
+    """Returns the verdicts on profiles, by default on all that are run or were run, the worst first. `max_age` is in
+    seconds. Raises UsageError for an unknown name, and OSError."""
+    chosen = dict.fromkeys(profile for name in names for profile in config.members(name)) or watched(config)
+    now = datetime.now().astimezone()
+    found = [_verdict(name, runs_of(config, name), now, max_age) for name in chosen]
+    order = [*CODES]
+    return sorted(found, key=lambda one: order.index(one.verdict))
+
+
+def watched(config: Config) -> list[str]:
+    """Returns the names of the profiles that are run: not those that others only inherit from. Raises OSError."""
+    bases = {parent for profile in config.profiles.values() for parent in profile.parents}
+    return [name for name in config.profiles if name not in bases or runs_of(config, name)]
+
+
+def runs_of(config: Config, name: str) -> list[Record]:
+    """Returns the records of the runs of a profile that took place, the oldest first. Raises OSError."""
+    return [record for record in history(name, config.file) if record.took_place]
+
+
+def _verdict(name: str, runs: list[Record], now: datetime, max_age: float) -> Verdict:
+    if not runs:
+        return Verdict(name, "never", CODES["never"], message="it was never run")
+    last = runs[-1]
+    age = _age(last.end, now)
+    word: Word = "ok" if last.outcome == "success" else "incomplete"
+    message = last.message
+    if last.exit_code == DamageError.exit_code:
+        word, message = "damage", message or "damage was found"
+    elif not last.succeeded:
+        word, message = "failed", message or last.outcome
+    elif age > max_age:
+        word, message = "late", f"the last run is older than {max_age / 3600:g} h"
+    elif word == "incomplete":
+        message = message or next((problem.message for problem in last.problems), last.outcome)
+    success = next((record.end for record in reversed(runs) if record.succeeded), "")
+    return Verdict(name, word, CODES[word], last.outcome, last.end, round(age, 3), success, message)
+
+
+def _age(end: str, now: datetime) -> float:
+    """Returns the age of a time in seconds; of text that is none that of 1970, which is always too old."""
+    try:
+        return now.timestamp() - datetime.fromisoformat(end).timestamp()
+    except ValueError:
+        return now.timestamp()

@@ -1,0 +1,42 @@
+"""Tells others what came of a run: a log of JSON lines, and metrics for Prometheus.
+
+What cannot be told is a warning, and never fails a run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+from pogfast.config.loading import Config
+from pogfast.errors import PogfastError
+from pogfast.runs import metrics
+from pogfast.runs.records import Record
+
+Warn = Callable[[str], None]
+
+
+def ended(config: Config, record: Record, warn: Warn) -> None:
+    """Tells that a run has ended. `warn` is called with what could not be told."""
+    profile = config.profiles[record.profile]
+    if profile.log is not None:
+        _try(f"the log {profile.log}", lambda: _log(str(profile.log), record), warn)
+    if profile.metrics is not None:
+        _try(f"the metrics {profile.metrics}", lambda: metrics.write(config, str(profile.metrics), record), warn)
+
+
+def _try(what: str, tell: Callable[[], None], warn: Warn) -> None:
+    try:
+        tell()
+    except (OSError, PogfastError) as error:
+        said = (error.strerror if isinstance(error, OSError) else None) or error
+        warn(f"{what} cannot be written: {said}")
+
+
+def _log(path: str, record: Record) -> None:
+    """Appends the line of `pogfast run --json`."""
+    line = json.dumps({"message_type": "run", **record.as_dict()}).encode() + b"\n"
+    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab", buffering=0) as file:
+        if file.write(line) != len(line):
+            raise OSError("no space")
