@@ -90,7 +90,8 @@ class Tree:
         with self._lock:
             if path not in self._sorted:
                 found = set(self._below[path])  # a malformed archive may have a file and a directory of one name
-                self._below[path] = sorted(found, key=lambda each: (each not in self._below, each))
+                directories = {each for each in found if each in self._below}
+                self._below[path] = sorted(directories) + sorted(found - directories)
                 self._sorted.add(path)
         return self._below[path]
 
