@@ -181,8 +181,7 @@ _engine.use_nameless_files(False)
 def dies(self, wanted, prefix=b"", do=reading.OpeningDesk._open):
     if prefix and not os.path.exists(MARK):
         open(MARK, "w").close()
-        if WRITES:
-            do(self, wanted, prefix)
+        do(self, wanted, prefix)
         os.close(os.open(prefix + b"0.part", os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=wanted[0].directory))
         os.kill(os.getpid(), signal.SIGKILL)
     return do(self, wanted, prefix)
@@ -190,13 +189,10 @@ reading.OpeningDesk._open = dies
 """
 
 
-@pytest.mark.parametrize("writes", [False, True])
-def test_a_worker_that_is_killed_costs_nothing(
-    tmp_path: Path, tree: Path, store: Path, pair: Path, writes: bool
-) -> None:
+def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path, tree: Path, store: Path, pair: Path) -> None:
     """Another one restores its files, also if they are there and were not reported, and nothing is left."""
     preload, mark = tmp_path / "dies.py", tmp_path / "mark"
-    preload.write_text(DIES.replace("MARK", repr(str(mark))).replace("WRITES", str(writes)))
+    preload.write_text(DIES.replace("MARK", repr(str(mark))))
     into = tmp_path / "restored"
     with dask.cluster(tmp_path / "cluster", workers=0) as made:
         made.start_worker(preload=preload)
