@@ -507,18 +507,25 @@ class Run:
 
     def _run_engine(self, sources: Iterator[bytes | int | Known | FilePart | None], *, last: bool = False) -> None:
         """Archives `sources`. Files that change while they are read go to `again`, unless this is the `last` pass."""
-        sealer = self._sealer(sources) if self.crew is None else self._sealer_of(self.crew, sources, last)
+        if self.crew is None:
+            sealer = self._sealer(sources)
+            with self.targets.written_to(lambda: sealer.progress().blobs_new):
+                self._take_results(sealer, last)
+        else:  # each worker syncs what it writes
+            by_crew = self._sealer_of(self.crew, sources, last)
+            self._take_results(by_crew, last)
+            self._count_workers(by_crew)
+        self.tallied, self.sealer = self._tally(), None
+        self.summary.bytes_read = self.tallied.bytes_read
+
+    def _take_results(self, sealer: Sealer | ClusterSealer, last: bool) -> None:
         self.sealer = sealer
-        with self._written_to(sealer), store_errors(), contextlib.closing(sealer.run()) as run:
+        with store_errors(), contextlib.closing(sealer.run()) as run:
             for sealed in run:
                 if sealer.lost:
                     self.targets.drop(sealer.lost)
                 self._take_result(sealed, last)
             self.targets.drop(sealer.lost)
-        if not isinstance(sealer, Sealer):
-            self._count_workers(sealer)
-        self.tallied, self.sealer = self._tally(), None
-        self.summary.bytes_read = self.tallied.bytes_read
 
     def _sealer(self, sources: Iterator[bytes | int | Known | FilePart | None]) -> Sealer:
         """Returns the engine that archives sources on this machine."""
@@ -584,12 +591,6 @@ class Run:
             if isinstance(target, HasPacks):
                 target.take_over(packs)
         self.requests.update(result.requests)
-
-    def _written_to(self, sealer: Sealer | ClusterSealer) -> contextlib.AbstractContextManager[None]:
-        """Has the targets synced while this machine writes to them; each worker of a crew syncs what it writes."""
-        if not isinstance(sealer, Sealer):
-            return contextlib.nullcontext()
-        return self.targets.written_to(lambda: sealer.progress().blobs_new)
 
     def _for_workers(self, path: bytes, stat: Any) -> bytes | FilePart:
         """Returns a file as the workers are to get it: with its size, and with a path that they understand."""

@@ -69,7 +69,7 @@ class ProfileName(click.ParamType):  # type: ignore[type-arg]
 @click.argument("names", nargs=-1, metavar="PROFILE|GROUP...", required=True, type=ProfileName(groups=True))
 @config_option
 def run(output: Output, names: tuple[str, ...], config: str | None) -> None:
-    """Run profiles: create archives, then copy, prune and check as they say.
+    """Run profiles: create, copy, prune and check as the configuration says.
 
     Profiles are in pogfast.toml: docs/profiles.md describes it. A verb that fails ends the run of its profile; the
     other profiles are run. The exit code is the worst; each run is recorded.
