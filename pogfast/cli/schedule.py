@@ -93,7 +93,7 @@ def show(output: Output, names: tuple[str, ...], config: str | None, manager: st
 schedule = Group(
     "schedule",
     no_args_is_help=False,
-    help="Have profiles run at the times that the configuration says.",
+    help="Run profiles at the times that the configuration says.",
     subcommand_metavar="COMMAND ...",
 )
 for command in (enable, disable, show):
