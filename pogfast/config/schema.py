@@ -8,6 +8,7 @@ loading.py merges them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -21,6 +22,7 @@ from pogfast.stores.timetable import Timetable
 from pogfast.upkeep.retention import UNLIMITED, Policy, Span
 
 Kind = TypeVar("Kind")
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s]+")
 HOOK_TIMEOUT = 3600.0  # seconds: a hook that hangs must not prevent all later backups
 
 
@@ -121,6 +123,38 @@ class When(str):
     @property
     def calendar(self) -> Calendar:
         return Calendar.parse(self)
+
+
+class Secret:
+    """A URL that only its user knows: text, or where it is: { file = PATH }, { variable = NAME } of the environment, or
+    { credential = NAME } that systemd passes. Neither shown nor part of any text."""
+
+    PLACES = ("file", "variable", "credential")
+
+    def __init__(self, given: object) -> None:
+        self.given = given
+
+    @classmethod
+    def read(cls, given: object) -> Secret:
+        if isinstance(given, str) and URL.fullmatch(given):
+            return cls(given)
+        if not isinstance(given, dict) or len(given) != 1 or next(iter(given)) not in cls.PLACES:
+            raise ValueError("must be a URL, { file = PATH }, { variable = NAME } or { credential = NAME }")
+        [(place, name)] = given.items()
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise ValueError(f"has a {place} that is no text")
+        if place == "file" and not os.path.isabs(os.path.expanduser(name)):
+            raise ValueError("has a file that is a relative path: write the whole path")
+        if place == "credential" and ("/" in name or name in (".", "..")):
+            raise ValueError("has a credential that is not the name of one")
+        return cls(given)
+
+    @property
+    def credential(self) -> str | None:
+        return self.given.get("credential") if isinstance(self.given, dict) else None
+
+    def __repr__(self) -> str:
+        return "Secret()"
 
 
 class Path(str):
@@ -358,6 +392,8 @@ class Profile(CreateSettings, frozen=True, kw_only=True):
     on_conflict: Literal["wait", "skip"] = "skip"  # while another run of the profile is under way
     log: Path | None = None  # a line of JSON for each run
     metrics: Path | None = None  # for Prometheus
+    ping: Secret | None = None  # is told of the start and the end of each run
+    notify: list[Secret] = []  # are told of runs that did not succeed
     schedule: When | None = None  # when `schedule enable` has it run
     spread: Seconds | None = None  # it starts up to this much later, so that not all machines start at once
 

@@ -19,7 +19,7 @@ from msgspec.structs import FieldInfo, fields
 from pogfast.config.files import Parsed
 from pogfast.config.lines import KeyPath
 from pogfast.config.problems import Problem, did_you_mean
-from pogfast.config.schema import Address, Limit, Path, Stream, Table
+from pogfast.config.schema import Address, Limit, Path, Secret, Stream, Table
 from pogfast.errors import UsageError
 from pogfast.stores import check_stores
 from pogfast.stores.addresses import is_service
@@ -31,6 +31,7 @@ SettingPath = tuple[str, ...]
 VARIABLE = re.compile(r"\$(?:(\$)|\{([A-Za-z_][A-Za-z0-9_]*)\}|(\{))")
 # A table that is replaced whole: half of one key and half of another would be none.
 WHOLE = "key"
+HIDDEN = "(not shown)"  # in place of a URL
 IN_WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -62,6 +63,8 @@ class Value(NamedTuple):
 def _plain(value: Any) -> Any:
     if isinstance(value, Limit):
         return value.given
+    if isinstance(value, Secret):
+        return value.given if isinstance(value.given, dict) else HIDDEN
     return next(kind(value) for kind in (str, int, float) if isinstance(value, kind))
 
 

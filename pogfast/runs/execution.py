@@ -53,7 +53,9 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
             elif said := unmet(profile.needs):
                 _not_run(record, "unmet", said)
             else:
-                _Run(config, profile, record, report).run()
+                this = _Run(config, profile, record, report)
+                telling.started(config, record, this.warning)
+                this.run()
     except KeyboardInterrupt:
         record.outcome, record.exit_code, record.message = "interrupted", INTERRUPTED, "interrupted"
         raise

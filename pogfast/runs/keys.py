@@ -19,7 +19,7 @@ def open_key(reference: Reference, *, writing: bool, tell: keys.Tell) -> keys.Ke
     """Returns the key. `tell` is called with warnings about its file. Raises KeyFileError."""
     if reference.command is not None:
         return keys.from_password_command(shlex.join(reference.command), writing=writing)
-    path = reference.file if reference.file is not None else _credential(reference.credential or "")
+    path = reference.file if reference.file is not None else credential_path(reference.credential or "")
     match reference.is_of:
         case "private":
             return keys.from_decryption_keyfile(path, writing=writing, tell=tell)
@@ -30,7 +30,7 @@ def open_key(reference: Reference, *, writing: bool, tell: keys.Tell) -> keys.Ke
     return keys.from_encryption_keyfile(path, tell=tell)
 
 
-def _credential(name: str) -> str:
+def credential_path(name: str) -> str:
     directory = os.environ.get(CREDENTIALS)
     if not directory:
         raise KeyFileError(

@@ -1,4 +1,4 @@
-"""Tells others what came of a run: a log of JSON lines, and metrics for Prometheus.
+"""Tells others of a run: pings and messages, a log of JSON lines, and metrics for Prometheus.
 
 What cannot be told is a warning, and never fails a run.
 """
@@ -8,22 +8,40 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from typing import Literal
 
 from pogfast.config.loading import Config
 from pogfast.errors import PogfastError
-from pogfast.runs import metrics
+from pogfast.runs import messages, metrics
 from pogfast.runs.records import Record
 
 Warn = Callable[[str], None]
+
+
+def started(config: Config, record: Record, warn: Warn) -> None:
+    """Tells that a run begins to work."""
+    secret = config.profiles[record.profile].ping
+    if secret is not None:
+        _try("the ping of the start cannot be sent", lambda: messages.ping(secret, "start", ""), warn)
 
 
 def ended(config: Config, record: Record, warn: Warn) -> None:
     """Tells that a run has ended. `warn` is called with what could not be told."""
     profile = config.profiles[record.profile]
     if profile.log is not None:
-        _try(f"the log {profile.log}", lambda: _log(str(profile.log), record), warn)
+        _try(f"the log {profile.log} cannot be written", lambda: _log(str(profile.log), record), warn)
     if profile.metrics is not None:
-        _try(f"the metrics {profile.metrics}", lambda: metrics.write(config, str(profile.metrics), record), warn)
+        _try(
+            f"the metrics {profile.metrics} cannot be written",
+            lambda: metrics.write(config, str(profile.metrics), record),
+            warn,
+        )
+    secret = profile.ping
+    if secret is not None and record.took_place:
+        kind: Literal["success", "fail"] = "success" if record.succeeded else "fail"
+        _try("the ping of the end cannot be sent", lambda: messages.ping(secret, kind, messages.summary(record)), warn)
+    if profile.notify and record.took_place and record.outcome != "success":
+        _try("the notification cannot be sent", lambda: messages.notify(profile.notify, record), warn)
 
 
 def _try(what: str, tell: Callable[[], None], warn: Warn) -> None:
@@ -31,7 +49,7 @@ def _try(what: str, tell: Callable[[], None], warn: Warn) -> None:
         tell()
     except (OSError, PogfastError) as error:
         said = (error.strerror if isinstance(error, OSError) else None) or error
-        warn(f"{what} cannot be written: {said}")
+        warn(f"{what}: {said}")
 
 
 def _log(path: str, record: Record) -> None:

@@ -54,8 +54,8 @@ class Cron:
         profile = job.profile
         if profile.schedule is None:
             raise UsageError(f"profile {job.name} has no schedule", hint='set one, as in schedule = "daily"')
-        if profile.key is not None and profile.key.credential is not None:
-            raise UsageError(f"the key of profile {job.name} is a credential of systemd, which cron cannot pass on")
+        if job.credentials:
+            raise UsageError(f"profile {job.name} has credentials of systemd, which cron cannot pass on")
         given = [f"{name}={value}" for name, value in job.environment.items()]
         words = ["env", *given, *job.command, "--quiet"]
         # cron takes % for the end of the line, in quotes as well.

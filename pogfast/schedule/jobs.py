@@ -69,11 +69,20 @@ class Job:
         return [os.path.normpath(address.removeprefix("local:")) for address in addresses]
 
     @property
+    def credentials(self) -> list[str]:
+        """The names of the credentials that a run takes from systemd."""
+        profile = self.profile
+        given = [profile.key, profile.ping, *profile.notify]
+        return [*dict.fromkeys(each.credential for each in given if each is not None and each.credential is not None)]
+
+    @property
     def needs_network(self) -> bool:
         """Returns True if a run uses stores on services, or waits for other machines."""
         profile = self.profile
         names = {*profile.all_stores, *profile.pruned, *profile.checked}
-        return bool(profile.needs.network) or any(map(is_service, self.config.addresses(names)))
+        return bool(profile.needs.network or profile.ping or profile.notify) or any(
+            map(is_service, self.config.addresses(names))
+        )
 
     @property
     def own_directories(self) -> list[str]:

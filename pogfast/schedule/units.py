@@ -56,7 +56,7 @@ class Systemd:
         planned = self.planned(job)
         for path in planned:
             self._check_ours(path, job.mark)
-        self._check_credential(job)
+        self._check_credentials(job)
         for path in job.own_directories:
             os.makedirs(path, mode=0o700, exist_ok=True)  # what is missing cannot be made writable
         changed = [path for path, text in planned.items() if _read(path) != text]
@@ -107,7 +107,7 @@ class Systemd:
             *(f"Environment={_quoted(f'{name}={value}')}" for name, value in job.environment.items()),
             "SuccessExitStatus=75",  # nothing was run, since something was not there
             "KillMode=mixed",  # a run that is told to stop ends its programs in order
-            *self._credential(job),
+            *self._credentials(job),
             *_priority(job.profile.priority),
             *self._hardening(job),
         ]
@@ -135,14 +135,14 @@ class Systemd:
         written = [f"ReadWritePaths={_quoted(f'-{path}')}" for path in paths]
         return [*HARDENED, *ALONE, *OF_SYSTEM, *own, *written]
 
-    def _credential(self, job: Job) -> list[str]:
-        name = job.profile.key.credential if job.profile.key else None
-        if name is None:
-            return []
-        if ":" in name or "\\" in name:
-            raise UsageError(f"{name!r} is not a name of a credential that systemd can be told")
-        path, sealed = self._credential_file(name)
-        return [f"LoadCredential{'Encrypted' if sealed else ''}={_escaped(name)}:{_escaped(path)}"]
+    def _credentials(self, job: Job) -> list[str]:
+        found = []
+        for name in job.credentials:
+            if ":" in name or "\\" in name:
+                raise UsageError(f"{name!r} is not a name of a credential that systemd can be told")
+            path, sealed = self._credential_file(name)
+            found.append(f"LoadCredential{'Encrypted' if sealed else ''}={_escaped(name)}:{_escaped(path)}")
+        return found
 
     def _credential_file(self, name: str) -> tuple[str, bool]:
         """Returns where a credential is, and whether systemd-creds has encrypted it."""
@@ -150,12 +150,12 @@ class Systemd:
         sealed = os.path.join(f"{parent}.encrypted", name)
         return (sealed, True) if os.path.exists(sealed) else (os.path.join(parent, name), False)
 
-    def _check_credential(self, job: Job) -> None:
-        """Raises UsageError if the credential of a profile is missing."""
-        name = job.profile.key.credential if job.profile.key else None
-        path = self._credential_file(name)[0] if name else ""
-        if path and not os.path.exists(path):
-            raise UsageError(f"there is no credential {name}: {path} is missing", hint="copy the key there")
+    def _check_credentials(self, job: Job) -> None:
+        """Raises UsageError if a credential of a profile is missing."""
+        for name in job.credentials:
+            path, _ = self._credential_file(name)
+            if not os.path.exists(path):
+                raise UsageError(f"there is no credential {name}: {path} is missing", hint="write it there")
 
     def _systemctl(self, *words: str) -> None:
         """Calls systemctl. Raises PogfastError."""

@@ -190,7 +190,10 @@ OUTSIDE: dict[str, dict[str, str]] = {
         "zstandard": "entries are compressed a few at a time, in memory",
     },
     "pog": {"zstandard": "blobs given by name are one stream to standard output; only for these"},
-    "runs": {"msgspec": "records of runs, read as types"},
+    "runs": {
+        "apprise": "messages to a hundred services; imported when one is sent",
+        "msgspec": "records of runs, read as types",
+    },
     "stores": {
         "b2sdk": "Backblaze B2; imported when a bucket is opened",
         "boto3": "S3: signing, credentials, regions; imported when a bucket is opened",

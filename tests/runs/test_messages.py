@@ -1,0 +1,217 @@
+"""Pings and messages: what a server gets, and that nobody else sees the URL."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kit.profiles import Desk
+from pogfast import schedule
+from pogfast.config import load
+from pogfast.runs import last
+
+SECRET = "s3cr3t-5f2a"
+PROFILE = """\
+[stores]
+one = { address = "${PLACE}/one" }
+[profiles.home]
+stores = ["one"]
+key = { file = "k.encrypt" }
+sources = ["${PLACE}/tree"]
+"""
+
+
+class Endpoint(ThreadingHTTPServer):
+    """A server that takes pings and messages, and notes them."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.got: list[tuple[str, str]] = []
+        self.answer = 200
+        self.drop = False
+        self.moved_to = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/{SECRET}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Endpoint
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.got.append((self.path, body))
+        if self.server.drop:
+            self.connection.close()
+            return
+        self.send_response(self.server.answer)
+        if self.server.moved_to:
+            self.send_header("Location", self.server.moved_to)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *arguments: Any) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    made = Desk(tmp_path)
+    made.environ["NO_PROXY"] = "*"
+    for name, value in made.environ.items():
+        if name in ("PLACE", "NO_PROXY") or name.startswith("POGFAST_"):
+            monkeypatch.setenv(name, value)
+    return made
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(desk: Desk, more: str, *, code: int = 0, **environ: str) -> str:
+    """Runs the profile and returns what was printed and recorded, in which the secret must not be."""
+    desk.write(PROFILE + more)
+    ran = desk.pogfast("run", "home", "--json", "--debug", "-vv", **environ)
+    assert ran.code == code, ran.err
+    kept = "".join(path.read_text() for path in (desk.place / "state").rglob("*.jsonl"))
+    assert SECRET not in ran.err + ran.out.decode() + kept
+    return ran.err
+
+
+FAILS = '[profiles.home.hooks]\nafter = [["false"]]\n'
+
+
+def test_pings_of_a_run(desk: Desk, endpoint: Endpoint) -> None:
+    run(desk, f'ping = "{endpoint.url}"\n')
+    (start, nothing), (end, body) = endpoint.got
+    assert (start, nothing, end) == (f"/{SECRET}/start", "", f"/{SECRET}")
+    assert body.startswith("home: success after ")
+    assert "\ncreate one: exit code 0\n" in body
+    endpoint.got.clear()
+    run(desk, f'ping = "{endpoint.url}?create=1"\n' + FAILS, code=1)
+    (start, _), (end, body) = endpoint.got
+    assert (start, end) == (f"/{SECRET}/start?create=1", f"/{SECRET}/fail?create=1")
+    assert "hook after: false ended with exit status 1" in body
+
+
+def test_a_run_that_does_not_take_place_sends_nothing(desk: Desk, endpoint: Endpoint) -> None:
+    more = f'ping = "{endpoint.url}"\nnotify = ["json{endpoint.url[4:]}"]\n'
+    run(desk, more + '[profiles.home.needs]\nmounted = ["/nowhere"]\n', code=75)
+    assert endpoint.got == []
+
+
+@pytest.mark.parametrize("place", ["file", "variable", "credential"])
+def test_a_url_by_reference(desk: Desk, endpoint: Endpoint, place: str) -> None:
+    path = desk.place / "hook-url"
+    path.write_text(f"{endpoint.url}\n")
+    name = {"file": str(path), "variable": "PING_URL", "credential": path.name}[place]
+    environ = {
+        "file": {},
+        "variable": {"PING_URL": endpoint.url},
+        "credential": {"CREDENTIALS_DIRECTORY": str(desk.place)},
+    }[place]
+    run(desk, f'ping = {{ {place} = "{name}" }}\n', **environ)
+    assert [path for path, _ in endpoint.got] == [f"/{SECRET}/start", f"/{SECRET}"]
+
+
+@pytest.mark.parametrize("how", ["refused", "500", "dropped", "moved", "no host"])
+def test_a_ping_that_fails_is_a_warning(desk: Desk, endpoint: Endpoint, how: str) -> None:
+    url = {"refused": f"http://127.0.0.1:1/{SECRET}", "no host": f"http:///{SECRET}"}.get(how, endpoint.url)
+    endpoint.answer = {"500": 500, "moved": 302}.get(how, 200)
+    endpoint.drop = how == "dropped"
+    endpoint.moved_to = f"{endpoint.url}/elsewhere" if how == "moved" else ""
+    said = run(desk, f'ping = "{url}"\n')
+    assert "warning: the ping of the start cannot be sent: " in said
+    assert "warning: the ping of the end cannot be sent: " in said
+    assert {"refused": "Connection refused", "500": "answered 500", "moved": "answered 302"}.get(how, "") in said
+    assert not [path for path, _ in endpoint.got if "elsewhere" in path]
+    record = last("home")
+    assert record is not None
+    assert (record.outcome, record.warning_count) == ("success", 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ('{ file = "/nowhere/url" }', "/nowhere/url: No such file or directory"),
+        ('{ variable = "PING_NOWHERE" }', "the variable PING_NOWHERE is not set"),
+        ('{ credential = "x" }', "there is no credential x"),
+        ('{ file = "/dev/null" }', "/dev/null has no URL"),
+        ('{ variable = "PLACE" }', "it is not an address of the web"),
+    ],
+)
+def test_a_url_that_is_not_there_is_a_warning(desk: Desk, given: str, said: str) -> None:
+    assert f"warning: the ping of the end cannot be sent: {said}" in run(desk, f"ping = {given}\n")
+
+
+def test_a_message_about_a_run_that_fails(desk: Desk, endpoint: Endpoint) -> None:
+    """By apprise, to a local server."""
+    more = f'notify = ["json{endpoint.url[4:]}"]\n'
+    run(desk, more)
+    assert endpoint.got == []
+    run(desk, more + FAILS, code=1)
+    [(path, body)] = endpoint.got
+    told = json.loads(body)
+    assert path.rstrip("/") == f"/{SECRET}"
+    assert told["title"].endswith(": home: failed")
+    assert "hook after: false ended with exit status 1" in told["message"]
+    endpoint.answer = 500
+    assert "the notification cannot be sent: it was not accepted" in run(desk, more + FAILS, code=1)
+    bad = more.replace("json:", "nosuch:")
+    assert "the notification cannot be sent: it was not accepted" in run(desk, bad + FAILS, code=1)
+
+
+def test_urls_are_not_shown(desk: Desk) -> None:
+    desk.write(PROFILE + f'ping = "https://example.org/{SECRET}"\nnotify = ["json://{SECRET}", {{ file = "/x/y" }}]\n')
+    for options in ((), ("--json",)):
+        ran = desk.pogfast("config", "show", *options)
+        assert ran.code == 0
+        assert SECRET not in ran.out.decode() + ran.err
+        assert "(not shown)" in ran.out.decode()
+        assert "/x/y" in ran.out.decode()
+    assert SECRET not in repr(load(str(desk.config)))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        f'"{SECRET}"',
+        f'["https://{SECRET}"]',
+        f'{{ url = "https://{SECRET}" }}',
+        f'"https://x/{SECRET} y"',
+        '{ file = "relative" }',
+        '{ file = "/a", variable = "B" }',
+        '{ credential = "../x" }',
+        "{ variable = 1 }",
+        "7",
+    ],
+)
+def test_what_is_no_url_is_refused_and_not_shown(desk: Desk, given: str) -> None:
+    [problem] = desk.problems(PROFILE + f"ping = {given}\n")
+    assert problem.line == 7
+    assert problem.message.startswith("ping ")
+    assert SECRET not in str(problem) + problem.hint
+
+
+def test_a_unit_passes_credentials_of_urls(desk: Desk) -> None:
+    desk.write(PROFILE + 'schedule = "daily"\nping = { credential = "ping" }\nnotify = [{ credential = "chat" }]\n')
+    config = load(str(desk.config))
+    texts = schedule.Systemd(user=False).planned(schedule.Job(config, config.profiles["home"]))
+    for name in ("ping", "chat"):
+        assert f"\nLoadCredential={name}:/etc/credstore/{name}\n" in "".join(texts.values())
