@@ -94,7 +94,7 @@ def notify(secrets: Sequence[Secret], record: Record) -> None:
     try:
         import apprise
     except ImportError as error:
-        raise PogfastError("apprise is not installed: pip install 'pogfast[notify]'") from error
+        raise PogfastError("apprise is not installed: pip install '.[notify]'") from error
     logging.getLogger("apprise").disabled = True  # its warnings have URLs in them
     failed = 0
     for secret in secrets:
