@@ -33,7 +33,7 @@ from pogfast.sizes import many
     help="How old the last run of a profile may be, as in 26h or 8d.  [default: 26h]",
 )
 def status(output: Output, names: tuple[str, ...], config: str | None, max_age: float | None) -> None:
-    """Show whether profiles were run as they should: a verdict on each, the worst first.
+    """Show whether profiles were run as they should.
 
     Reads the records of runs and opens no store. A run that did not take place, because something that the profile
     needs was not there, does not count. The exit code is 1 if the last run has failed.
