@@ -23,7 +23,7 @@ from pogfast.sizes import many
 if TYPE_CHECKING:
     from pogfast.cluster.crews import CrewOptions, Done
 
-INSTALL = "install it: pip install 'pogfast[dask]'"
+INSTALL = "pip install '.[dask]' in the source"
 CONNECT = 30.0  # seconds until a scheduler must have answered
 LOST = 30.0  # seconds without a connection to it after which it counts as gone
 TOLD = 10.0  # seconds that workers have to hear something
@@ -62,7 +62,7 @@ def _distributed() -> Any:
     try:
         import distributed
     except ImportError as error:
-        raise UsageError("Dask is not installed", INSTALL) from error
+        raise UsageError("an executor needs distributed, which is not installed", INSTALL) from error
     return distributed
 
 
