@@ -71,7 +71,7 @@ say "lint and types"
 
 benches() {
   run_tests "$work/wheel" --benchmark-disable "$checkout/bench"
-  for bench in compare durability kernels limit model level services archives; do
+  for bench in compare durability kernels limit model level services archives cluster; do
     "$work/wheel/bin/python" "bench/$bench.py" --scale 0.002 --runs 1 --dir "$work/bench"
   done
 }
