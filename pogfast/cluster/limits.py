@@ -5,6 +5,7 @@ All its desks there share them, and get a share of what the job allows for all w
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Collection
 
@@ -19,14 +20,16 @@ _lock = threading.Lock()
 
 def limits_of(job: Job) -> dict[str, RateLimit | None]:
     with _lock:
-        return _limits.setdefault(job.number, {word: getattr(job.settings, word) for word in LIMITS})
+        if job.number not in _limits:
+            _limits[job.number] = {word: copy.copy(getattr(job.settings, word)) for word in LIMITS}
+        return _limits[job.number]
 
 
 def limit(job: Job, share: float) -> None:
     """Limits this process to a share of what the job allows for all."""
     for word, limit in limits_of(job).items():
         allowed: RateLimit | None = getattr(job.settings, word)
-        if limit is not None and allowed is not None and limit is not allowed:
+        if limit is not None and allowed is not None:
             rate = allowed.rate
             limit.set_rate(None if rate is None else max(MIN_RATE, rate * share))
 

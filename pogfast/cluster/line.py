@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Line(Generic[U, R]):
         self._ended: queue.SimpleQueue[tuple[_Task[U, R], Done]] = queue.SimpleQueue()
         self._paused = False
         self._exhausted = False
+        self._looked = time.monotonic()
 
     def start(self) -> None:
         """Has the first units done before `run` does. Then `stop` must be called in any case."""
@@ -124,17 +126,21 @@ class Line(Generic[U, R]):
         self._submit(task)
 
     def _wait(self) -> None:
-        """Takes a future that has ended, or looks at the crew."""
-        try:
-            task, future = self._ended.get(timeout=TICK)
-        except queue.Empty:
+        """Takes a future that has ended; looks at the crew now and then, however many end."""
+        left = self._looked + TICK - time.monotonic()
+        if left <= 0:
             self._look()
+            return
+        try:
+            task, future = self._ended.get(timeout=left)
+        except queue.Empty:
             return
         if task.future is future:  # else it was stranded
             self._take(task, future)
 
     def _look(self) -> None:
         """Looks at the crew, and submits again what nobody will do."""
+        self._looked = time.monotonic()
         self.crew.check()
         for task in list(self._running):
             if task.future is not None and self.crew.is_stranded(task.future):

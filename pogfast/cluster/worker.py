@@ -30,7 +30,7 @@ from pogfast.cluster.units import (
     SealingUnit,
     Unsuitable,
 )
-from pogfast.errors import PogfastError, StoreLost
+from pogfast.errors import PogfastError, StoreError, StoreLost
 from pogfast.stores import open_stores, settings
 from pogfast.stores.addresses import is_service
 from pogfast.stores.protocols import HasPacks
@@ -59,6 +59,7 @@ class SealingDesk:
     def __init__(self, job: SealingJob) -> None:
         self.job = job
         self.used = time.monotonic()
+        self._is_open = False
         job.check_release()
         job.check_sources()
         self.key = job.key.resolve()
@@ -67,11 +68,16 @@ class SealingDesk:
         with settings.using(**vars(job.settings) | limits_of(job)):
             opened = open_stores(job.to, _refuse_lost)
         try:
-            self.targets = Targets(opened, _refuse_lost)
+            self.targets = Targets(opened, self._lost)
         except BaseException:
             for target in opened:
                 target.close()
             raise
+        self._is_open = True
+
+    def _lost(self, lost: StoreLost) -> NoReturn:
+        """Raises what is wrong: with this worker if it cannot use a store at all, else with the store."""
+        raise StoreError(str(lost), lost.hint) if self._is_open else Unsuitable(str(lost))
 
     def do(self, unit: SealingUnit) -> SealingResult:
         """Does a unit: when it returns, its blobs are durable. Raises StoreError."""
