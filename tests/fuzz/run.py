@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["pogfast"]):
 
     for module in pkgutil.walk_packages(pogfast.__path__, "pogfast.", onerror=lambda name: None):
         if module.name != "pogfast.__main__":
-            with contextlib.suppress(UsageError):  # it needs a package that is not there
+            with contextlib.suppress(UsageError, ModuleNotFoundError):  # it needs a package that is not there
                 importlib.import_module(module.name)
 
 MAX_FILE = 256 << 20  # bytes that a file may get: what is written stays small, whatever an archive says
