@@ -7,7 +7,8 @@ stores nor keys.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from pogfast.config.problems import Problem, did_you_mean
@@ -15,6 +16,8 @@ from pogfast.config.schema import Profile, Store
 from pogfast.config.settings import check_options, create_options, prune_options
 from pogfast.config.values import Section, Value, Values
 from pogfast.errors import UsageError
+from pogfast.stores import local_path
+from pogfast.stores.addresses import is_service, parse_service
 
 Sections = Mapping[str, Mapping[str, Section]]  # "stores", "profiles" and "groups" -> their sections by name
 # The settings of a profile that name stores.
@@ -22,6 +25,7 @@ NAMING_STORES = (("stores",), ("copy", "to"), ("copy", "from"), ("retention", "s
 OF_ONE_SERIES = "set group-by = [] to take all archives of a store for one series"
 SCRUB = "check the packs of a store in a profile without a key, or archives where the private key is"
 OWN_STORE = "give each a store of its own: another prefix or directory"
+SAME_RULES = f"{OWN_STORE}; or give them the same retention"
 
 
 class Loaded(Protocol):
@@ -53,9 +57,10 @@ def _unknown(value: Value | None, kind: str, known: Mapping[str, Section]) -> It
 def contradictions(config: Loaded, sections: Mapping[str, Section]) -> Iterator[Problem]:
     """Yields what is wrong with profiles that can be read. `sections` are those of the profiles."""
     bases = {parent for profile in config.profiles.values() for parent in profile.parents}
+    makers = _makers(config)
     for name, profile in config.profiles.items():
         section, values = sections[name], config.values["profiles", name]
-        found = [*_wrong(profile), *_series(profile, config)]
+        found = [*_wrong(profile), *_series(profile, config, makers)]
         if name not in bases:
             found += missing(profile)
         for path, message, hint in found:
@@ -64,6 +69,7 @@ def contradictions(config: Loaded, sections: Mapping[str, Section]) -> Iterator[
             yield Problem(file, line, f"profile {name}: {message}", hint)
 
 
+Makers = Mapping[object, Sequence[str]]  # the place of a store -> profiles whose archives are there
 Wrong = Iterator[tuple[tuple[str, ...], str, str]]  # the setting, a message and a hint
 
 
@@ -102,24 +108,87 @@ def _wrong(profile: Profile) -> Wrong:
             yield ("retention",), f"a public key cannot tell {words} of archives", OF_ONE_SERIES
 
 
-def _series(profile: Profile, config: Loaded) -> Wrong:
-    """Yields stores in which the archives of others would count for the retention of a profile's. Without groups all
-    are one series: a daily archive of a database would make that of the files of the same day unneeded."""
+def _series(profile: Profile, config: Loaded, makers: Makers) -> Wrong:
+    """Yields stores in which the retention of a profile would apply to archives that it is not for: those of profiles
+    with other rules, and those that its groups do not tell apart. Without groups all are one series: a daily archive of
+    a database would make that of the files of the same day unneeded."""
     said = profile.retention
-    if said is None or said.group_by or said.keep_all or said.tags or said.host or said.path:
+    if said is None or said.keep_all or said.tags or said.path:
         return
     for store in profile.pruned:
-        makers = [
-            name
-            for name, other in config.profiles.items()
-            for _ in range(_archives_a_run(other))
-            if config.stores[store].address in [config.stores[name].address for name in other.all_stores]
+        found = [
+            config.profiles[name]
+            for name in makers.get(_place(config.stores[store].address), ())
+            if said.host in (None, _host(config.profiles[name]))
         ]
-        if len(makers) > 1:
-            names = [*dict.fromkeys(makers)]
+        series: dict[object, list[Profile]] = {}
+        for other in found if "paths" not in said.group_by else ():
+            host, tags = "host" in said.group_by and _host(other), "tags" in said.group_by and frozenset(other.tags)
+            series.setdefault((host, tags), []).extend([other] * _archives_a_run(other))
+        if mixed := next((members for members in series.values() if len(members) > 1), None):
+            names = [*dict.fromkeys(other.name for other in mixed)]
             makes = f"profiles {' and '.join(names)} make" if len(names) > 1 else "the profile makes"
             message = f"{makes} several archives in store {store}, and retention has no groups to tell them apart"
             yield ("retention", "group-by"), message, OWN_STORE
+        elif strangers := _of_other_rules(profile, found, config, store):
+            others = " and ".join(strangers)
+            message = f"retention applies to archives of {others} in store {store}, too, which do not have its rules"
+            yield ("retention",), message, SAME_RULES
+
+
+def _of_other_rules(profile: Profile, makers: list[Profile], config: Loaded, store: str) -> list[str]:
+    """Returns the names of the profiles that make archives in a store, and have other rules for them. Those that have
+    none may be pruned by a profile that makes none itself, and inherited from."""
+    place = _place(config.stores[store].address)
+    is_maker = profile in makers
+    mine = _rules(profile)
+    found = []
+    for other in makers:
+        if place in [_place(config.stores[name].address) for name in other.pruned]:
+            differs = _rules(other) != mine
+        else:
+            differs = is_maker and other.name not in profile.parents
+        if differs and other is not profile:
+            found.append(other.name)
+    return found
+
+
+def _rules(profile: Profile) -> object:
+    said = profile.retention
+    return said and (said.policy(), frozenset(said.group_by))
+
+
+def _host(profile: Profile) -> str:
+    return profile.host or socket.gethostname()
+
+
+def _place(address: str) -> object:
+    """Returns what is the same for two addresses of one store, however they are written."""
+    if is_service(address):
+        place = parse_service(address)
+        return (*place[:3], place.settings.get("s3_endpoint"))
+    return os.path.abspath(local_path(address))
+
+
+def _makers(config: Loaded) -> Makers:
+    """Returns who makes the archives of each place, also those that come there as copies, of whatever profile."""
+    copies = []
+    for profile in config.profiles.values():
+        if profile.copy is not None and (source := profile.copy.from_ or next(iter(profile.stores), None)):
+            targets = [_place(config.stores[name].address) for name in profile.copy.to]
+            copies.append((_place(config.stores[source].address), targets))
+    found: dict[object, list[str]] = {}
+    for name, profile in config.profiles.items():
+        places = dict.fromkeys(_place(config.stores[store].address) for store in profile.stores if profile.creates)
+        waiting = [*places]
+        while waiting:
+            place = waiting.pop()
+            new = [target for source, targets in copies if source == place for target in targets]
+            waiting += [target for target in new if target not in places]
+            places.update(dict.fromkeys(new))
+        for place in places:
+            found.setdefault(place, []).append(name)
+    return found
 
 
 def _archives_a_run(profile: Profile) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime
@@ -358,6 +359,72 @@ def test_archives_of_several_series_are_not_pruned_as_one(desk: Desk) -> None:
     assert "profiles one and two make several archives in store disk" in problem
     [problem] = said(desk, SERIES.replace('["/a"]', '["/a", { command = ["x"], name = "y" }]'))
     assert "the profile makes several archives in store disk" in problem
+
+
+SHARED = """
+[stores.disk]
+address = "/d"
+[profiles.precious]
+stores = ["disk"]
+key = { file = "k.decrypt", kind = "private" }
+sources = ["/a"]
+[profiles.precious.retention]
+keep-last = 100
+[profiles.scratch]
+inherit = "precious"
+sources = ["/b"]
+[profiles.scratch.retention]
+keep-last = 1
+"""
+
+
+def test_retention_is_not_applied_to_archives_of_other_rules(desk: Desk) -> None:
+    """Groups tell series apart, and do not say whose rules apply to which."""
+    found = said(desk, SHARED)
+    assert len(found) == 2
+    assert "scratch: retention applies to archives of precious in store disk, too, which do not have" in found[1]
+    assert said(desk, SHARED.replace("keep-last = 1\n", "keep-last = 100\n")) == []
+    none = SHARED.replace("[profiles.precious.retention]\nkeep-last = 100\n", "")
+    assert said(desk, none) == [], "inherited from, and perhaps never run"
+    other = '[profiles.other]\nstores = ["disk"]\nkey = { file = "k.encrypt" }\nsources = ["/c"]\n'
+    [problem] = said(desk, none + other)
+    assert "scratch: retention applies to archives of other in store disk" in problem
+    assert said(desk, none.replace('sources = ["/b"]', "sources = []") + other) == [], "a profile that only prunes"
+
+
+def test_what_does_and_does_not_tell_archives_apart(desk: Desk) -> None:
+    private = SERIES.replace('"k.encrypt" }', '"k.decrypt", kind = "private" }')
+    dump = private.replace('["/a"]', '["/a", { command = ["x"], name = "y" }]')
+    for groups in ('["host"]', '["tags"]', '["host", "tags"]'):
+        [problem] = said(desk, dump.replace("group-by = []", f"group-by = {groups}"))
+        assert "the profile makes several archives in store disk" in problem
+    for apart in ('group-by = ["paths"]', 'group-by = []\npath = "/a"', 'group-by = []\ntags = ["t"]'):
+        assert said(desk, dump.replace("group-by = []", apart)) == []
+    [problem] = said(desk, dump + f'host = "{socket.gethostname()}"\n')
+    assert "the profile makes several archives in store disk" in problem
+    assert said(desk, dump + 'host = "another"\n') == []
+
+
+def test_archives_come_to_a_store_by_copies_of_others(desk: Desk) -> None:
+    courier = SECOND.replace('sources = ["/b"]', "").replace("two", "courier").replace("STORE", "third")
+    courier += '[profiles.courier.copy]\nto = ["disk"]\n[stores.third]\naddress = "/f"\n'
+    maker = SECOND.replace("STORE", "other")
+    assert said(desk, SERIES + maker + courier) == []
+    on = '[profiles.relay]\nstores = ["other"]\n[profiles.relay.copy]\nto = ["third"]\n'
+    found = said(desk, SERIES + maker + courier + on)
+    assert any("profiles one and two make several archives in store disk" in one for one in found), found
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("/d", "local:/d"), ("/d", "local:/e/../d"), ("s3://b/h", "s3://b/h/?storage-class=STANDARD_IA")],
+)
+def test_one_store_in_two_spellings(desk: Desk, one: str, two: str) -> None:
+    text = SERIES.replace('"/d"', f'"{one}"').replace('"/e"', f'"{two}"')
+    found = said(desk, text + SECOND.replace("STORE", "other"))
+    assert any("profiles one and two make several archives in store disk" in each for each in found), found
+    elsewhere = text.replace(f'"{two}"', '"s3://b/h?endpoint=https://127.0.0.1:1"')
+    assert said(desk, elsewhere + SECOND.replace("STORE", "other")) == []
 
 
 # ---- hostile files ---------------------------------------------------------------------------------------------------
