@@ -94,6 +94,11 @@ class Key:
         the name secret, nor anything else in FORMAT.md."""
         return hashlib.blake2b(purpose.encode(), key=self.secret, digest_size=32, person=b"pogfast derive").digest()
 
+    def gears(self) -> bytes:
+        """Returns the table by which fastcdc cuts: 256 numbers of 8 bytes. Who has it can recognize files by the sizes
+        of their chunks."""
+        return hashlib.shake_256(self.derive("fastcdc gear table")).digest(256 * 8)
+
     def wrap(self, file_key: bytes) -> bytes:
         """Returns the header with the wrapped `file_key`."""
         return sealedbox(self.secret, file_key) if self.asymmetric else secretbox(self.secret, file_key)

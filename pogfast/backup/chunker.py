@@ -7,7 +7,6 @@ With key pairs, anybody who has the public key can.
 
 from __future__ import annotations
 
-import hashlib
 from typing import NamedTuple
 
 from pogfast.errors import UsageError
@@ -18,7 +17,6 @@ MIN_SIZE = 64  # bytes: the rolling hash depends on this many
 # A mean of 4 MB: a terabyte is 250,000 blobs, and an edit costs 4 MB. Minimum and maximum are in restic's ratio.
 MEAN = 4_000_000
 SPREAD = 4  # minimum to mean, and mean to maximum, if only the mean is given
-GEARS = 256
 # The smallest size in bytes that a user may ask for: a disk page. A gigabyte in smaller chunks is a million files.
 MIN_USEFUL_SIZE = 4096
 
@@ -72,5 +70,4 @@ class Chunker(NamedTuple):
         """Returns the engine's parameters: minimum and mean size, and the table of the hash; None for fixed cuts."""
         if not self.by_content:
             return None
-        table = hashlib.shake_256(key.derive("fastcdc gear table")).digest(GEARS * 8)
-        return self.minimum, self.mean, table
+        return self.minimum, self.mean, key.gears()

@@ -113,6 +113,7 @@ class Run:
         self.requests: Counter[str] = Counter()  # of workers
         self.directory = os.fsencode(os.getcwd()) if crew is not None else b""
         self.first_target = next(iter(targets), None)  # whose cache is used
+        self.job_targets: list[Target] = []  # those that a crew's workers write to
         self._begin()
         self._warn_of_other_keys()
         report.started(self.progress)
@@ -512,8 +513,13 @@ class Run:
             with self.targets.written_to(lambda: sealer.progress().blobs_new):
                 self._take_results(sealer, last)
         else:  # each worker syncs what it writes
+            from pogfast.cluster import worker  # imported here: most runs need no crew
+
             by_crew = self._sealer_of(self.crew, sources, last)
-            self._take_results(by_crew, last)
+            try:
+                self._take_results(by_crew, last)
+            finally:
+                self.crew.tell_all(worker.end, by_crew.job)
             self._count_workers(by_crew)
         self.tallied, self.sealer = self._tally(), None
         self.summary.bytes_read = self.tallied.bytes_read
@@ -572,10 +578,11 @@ class Run:
             level=self.options.level,
             jobs=self.options.jobs or 1,
             frames=self.options.layout == "frames",
-            content=self.cuts.content(self.key),
+            by_content=(self.cuts.minimum, self.cuts.mean) if self.cuts.by_content else None,
             anew=self.options.force,
             even=self.options.pad,
         )
+        self.job_targets = list(self.targets.left)
         crew.begin(job)
         self.most_waiting = max(MAX_PENDING, crew.capacity() * UNITS_WAITING * UNIT_FILES)
         return ClusterSealer(crew, job, sources, self._take_from_worker, last=last)
@@ -587,9 +594,13 @@ class Run:
             self.summary.workers[worker] = so_far.plus(tally)
 
     def _take_from_worker(self, result: SealingResult) -> None:
-        for target, packs in zip(list(self.targets.left), result.packs, strict=True):
+        packs_of = {id(target): packs for target, packs in zip(self.job_targets, result.packs, strict=True)}
+
+        def take_over(target: Target) -> None:
             if isinstance(target, HasPacks):
-                target.take_over(packs)
+                target.take_over(packs_of[id(target)])
+
+        self.targets.each(take_over)
         self.requests.update(result.requests)
 
     def _for_workers(self, path: bytes, stat: Any) -> bytes | FilePart:
@@ -620,14 +631,15 @@ class Run:
             self._note_progress(pending, sealed)
             return
         self._end_wait()
+        another = _is_another(pending.node, sealed)
         if sealed.error:
             self.problem(_unreadable(pending.node.path, why_not_read(sealed.error)))
         elif sealed.changed and last and pending.span:
             self.problem(_unreadable(pending.node.path, "it changes while shards read it"))
-        elif (sealed.changed or _is_another(pending.node, sealed)) and not last:
+        elif (sealed.changed or another) and not last:
             self.again.append(pending)
         else:
-            self._finish(pending, sealed)
+            self._finish(pending, sealed._replace(changed=sealed.changed or another))
         self._note_progress(None, None)
         self._finish_known()
 

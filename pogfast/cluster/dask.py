@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install '.[dask]' in the source"
 CONNECT = 30.0  # seconds until a scheduler must have answered
+PROBED = 30.0  # seconds for which workers that do not answer are waited for, beside others that do
 LOST = 30.0  # seconds without a connection to it after which it counts as gone
 TOLD = 10.0  # seconds that workers have to hear something
 AGAIN = "run the same command again: it goes on where this one ended"
@@ -140,7 +142,7 @@ class DaskCrew:
         self._good: set[str] = set()
         self._refused: dict[str, str] = {}
         self._probes: dict[str, Any] = {}
-        self._allowed: dict[Any, frozenset[str]] = {}  # of each future
+        self._allowed: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()  # of each future
         self._seen = time.monotonic()  # when there was a worker that can do units
         self._reached = time.monotonic()
 
@@ -150,11 +152,10 @@ class DaskCrew:
         self._refused.clear()
         self._probes.clear()
         self._seen = self._reached = time.monotonic()
-        while not self._good or self._probes:
+        begun = time.monotonic()
+        while not self._good or (self._probes and time.monotonic() - begun < PROBED):
             self.check()
             time.sleep(0.05)
-            if self._good and time.monotonic() - self._seen > self.options.worker_timeout:
-                break  # one that does not answer, beside others that do
 
     def capacity(self) -> int:
         return sum(threads for worker, threads in self._threads.items() if worker in self._good)
@@ -165,7 +166,6 @@ class DaskCrew:
     def submit(self, act: Callable[..., Any], *arguments: Any) -> Done:
         allowed = frozenset(self._good & self._threads.keys() or self._good)
         future = self._submit(act, arguments, sorted(allowed))
-        self._allowed = {known: those for known, those in self._allowed.items() if not known.done()}
         self._allowed[future] = allowed
         return future  # type: ignore[no-any-return]
 
@@ -185,12 +185,16 @@ class DaskCrew:
             _distributed().wait(told, timeout=TOLD)
 
     def refuse(self, worker: str, why: str) -> None:
+        self._leave_out(worker, why)
+        while not self._good:  # what is submitted now would go to those that were left out
+            self.check()
+            time.sleep(0.05)
+
+    def _leave_out(self, worker: str, why: str) -> None:
         if worker not in self._refused:
             self._refused[worker] = why
             self.tell(f"worker {worker} is left out: {why}")
         self._good.discard(worker)
-        if not self._good:
-            self._check_any()
 
     def check(self) -> None:
         now = time.monotonic()
@@ -218,7 +222,7 @@ class DaskCrew:
         except Exception as error:  # noqa: BLE001 (whatever it is, this worker cannot do units)
             why = f"{type(error).__name__}: {error}"
         if why:
-            self.refuse(worker, why)
+            self._leave_out(worker, why)
         else:
             self._good.add(worker)
 
@@ -228,10 +232,11 @@ class DaskCrew:
             return
         seconds = self.options.worker_timeout
         if self._refused:
-            text = f"none of {many(len(self._refused), 'worker')} can do its part, as reported above"
-        else:
-            text = f"the scheduler has had no worker for {seconds:.0f} s"
-        raise PogfastError(text, AGAIN)
+            raise self._nobody()
+        raise PogfastError(f"the scheduler has had no worker for {seconds:.0f} s", AGAIN)
+
+    def _nobody(self) -> PogfastError:
+        return PogfastError(f"none of {many(len(self._refused), 'worker')} can do its part, as reported above", AGAIN)
 
     def is_stranded(self, future: Done) -> bool:
         allowed = self._allowed.get(future)

@@ -20,6 +20,7 @@ from pogfast.errors import PogfastError
 AHEAD = 3  # units that are submitted, for each that can be done at a time
 UNREPORTED = 16  # times as many may be done behind one that takes long
 TICK = 1.0  # seconds between two looks at the crew
+MAX_PATIENCE = 600.0
 ATTEMPTS = 3  # of a unit whose worker cannot write to the store, each by any worker
 STRANDED = 2  # times that all workers are gone that might have done a unit, after which it counts as what they died of
 
@@ -35,6 +36,7 @@ class _Task(Generic[U, R]):
     is_done: bool = False
     attempts: int = 0
     stranded: int = 0  # times that all workers were gone that might have done it
+    patience: float = TICK  # seconds in which its result is fetched
     suspected: bool = False  # workers died of it, or of another unit that they had at the same time
 
 
@@ -81,6 +83,7 @@ class Line(Generic[U, R]):
             while True:
                 self._submit_more()
                 if not self._tasks:
+                    assert self._exhausted, "units wait for one that is not there"
                     return
                 first = self._tasks[0]
                 if first.is_done:
@@ -155,8 +158,9 @@ class Line(Generic[U, R]):
 
     def _take(self, task: _Task[U, R], future: Done) -> None:
         try:
-            result, error = _outcome(future)
-        except TimeoutError:  # the worker that had the result has died: it is made again
+            result, error = _outcome(future, task.patience)
+        except TimeoutError:  # it is long, or the worker that had it has died and it is made again
+            task.patience = min(2 * task.patience, MAX_PATIENCE)
             self._look()
             if task.future is future:
                 future.add_done_callback(lambda ended: self._ended.put((task, ended)))
@@ -188,11 +192,11 @@ class Line(Generic[U, R]):
             task.is_done = True
 
 
-def _outcome(future: Done) -> tuple[Any, BaseException | None]:
+def _outcome(future: Done, patience: float) -> tuple[Any, BaseException | None]:
     """Returns what was returned, and why nothing was. Raises TimeoutError if that cannot be fetched now."""
     try:
-        error = future.exception(timeout=TICK)
-        return (None, error) if error else (future.result(timeout=TICK), None)
+        error = future.exception(timeout=patience)
+        return (None, error) if error else (future.result(timeout=patience), None)
     except TimeoutError:
         raise
     except Exception as problem:  # noqa: BLE001 (of the executor: cancelled, or what it could not fetch)

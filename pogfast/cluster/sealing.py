@@ -167,7 +167,7 @@ class ClusterSealer:
             size = facts[0] - at
         chunk = self.job.chunk_size
         part = max(1, PART_SIZE // chunk) * chunk
-        whole = self.last or size <= part or not self.job.frames or self.job.content is not None or at % chunk
+        whole = self.last or size <= part or not self.job.frames or self.job.by_content is not None or at % chunk
         if isinstance(source, bytes) or facts is None or whole:
             piece = source.path if isinstance(source, FilePart) else source
             yield _Place(piece, size, None, is_first=True, is_last=True)

@@ -129,7 +129,7 @@ class SealingJob(Job):
     level: int = 0
     jobs: int = 1
     frames: bool = True
-    content: tuple[int, int, bytes] | None = None
+    by_content: tuple[int, int] | None = None  # minimum and mean size; the table of cuts comes from the key
     anew: bool = False
     even: bool = False
 

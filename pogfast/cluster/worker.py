@@ -33,7 +33,7 @@ from pogfast.cluster.units import (
 from pogfast.errors import PogfastError, StoreError, StoreLost
 from pogfast.stores import open_stores, settings
 from pogfast.stores.addresses import is_service
-from pogfast.stores.protocols import HasPacks
+from pogfast.stores.protocols import CanDistrust, HasPacks
 from pogfast.stores.publish import store_errors
 from pogfast.stores.targets import Targets
 
@@ -68,6 +68,9 @@ class SealingDesk:
         with settings.using(**vars(job.settings) | limits_of(job)):
             opened = open_stores(job.to, _refuse_lost)
         try:
+            for target in opened:
+                if isinstance(target, CanDistrust):
+                    target.distrust_all()
             self.targets = Targets(opened, self._lost)
         except BaseException:
             for target in opened:
@@ -93,7 +96,7 @@ class SealingDesk:
             level=job.level,
             jobs=job.jobs,
             frames=job.frames,
-            content=job.content,
+            content=job.by_content and (*job.by_content, self.key.gears()),
             readers=job.jobs,
             follow=False,
             anew=job.anew,

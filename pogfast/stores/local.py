@@ -216,6 +216,11 @@ class LocalStore:
         self._loose = (newest, booted_ns() if newest <= time.time_ns() else sys.maxsize)
         self.blobs.distrust(*self._loose)
 
+    def distrust_all(self) -> None:
+        """Treats all blobs after the newest manifest as suspect: other machines may write them, and lose power."""
+        self._loose = (self._loose[0], sys.maxsize)
+        self.blobs.distrust(*self._loose)
+
     @classmethod
     def open(cls, path: str, *, fan_out: bool, follow: bool = False) -> LocalStore:
         """Opens a directory for reading. With `follow` manifests may be symbolic links: only for names that the user

@@ -250,6 +250,15 @@ class CanKeepUp(Protocol):
         make_durable reports the errors."""
 
 
+@runtime_checkable
+class CanDistrust(Protocol):
+    """A store whose blobs may lose their bytes in a power cut."""
+
+    def distrust_all(self) -> None:
+        """Treats blobs that no archive has yet as absent, unless the key shows that they are intact: other machines may
+        have written them."""
+
+
 class BlobSink(CanAbandon, Protocol):
     """A function as the engine's sink, with the methods that the engine looks for in it."""
 

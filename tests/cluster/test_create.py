@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -22,16 +23,19 @@ import pogfast
 from kit import dask
 from kit.commands import Runner
 from kit.dask import Cluster
-from kit.files import text
+from kit.files import manifest_in, text
 from kit.servers import Certificate
 from pogfast import backup, keys, manifest
 from pogfast.cluster import dask as dask_crew
 from pogfast.cluster import sealing
 from pogfast.cluster.crews import CrewOptions
 from pogfast.cluster.executors import open_crew
-from pogfast.errors import PogfastError, UsageError
+from pogfast.cluster.units import KeyReference, SealingJob
+from pogfast.errors import PogfastError, StoreError, UsageError
 from pogfast.keys import Key
-from pogfast.stores import settings
+from pogfast.stores import settings, targets
+from pogfast.stores.local import LocalStore
+from pogfast.stores.settings import Settings
 
 CHUNK = 4_000_000  # so that a part of a large file is 64 of them
 
@@ -467,3 +471,58 @@ def test_what_cannot_be_sent(tmp_path: Path, pair: Path) -> None:
     threads.shutdown()
     with pytest.raises(PogfastError, match="the executor takes no more work"):
         create(tmp_path / "file", tmp_path / "store", public(pair), threads)
+
+
+def test_what_is_another_file_each_time_is_named(tmp_path: Path, pair: Path) -> None:
+    """Or workers see another file system than the coordinator: bytes of one file are not archived as another's."""
+    (tmp_path / "tree").mkdir()
+    file, store = tmp_path / "tree" / "file", tmp_path / "store"
+    file.write_bytes(b"first")
+
+    def change(unit: int) -> None:
+        (tmp_path / "new").write_bytes(b"another %d" % unit)
+        os.replace(tmp_path / "new", file)
+
+    summary = create(tmp_path / "tree", store, public(pair), Changing(change))
+    [problem] = summary.problems
+    assert "changed while it was read, twice" in str(problem)
+    _, trailer = content(store, summary.manifest, private(pair))
+    assert trailer["changed"] == [str(file).lstrip("/")]
+
+
+def test_one_of_two_stores_is_lost_on_the_way(tree: Path, pair: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coordinator gives it up; the workers go on writing to both."""
+    put_mark, marks = LocalStore.put_mark, 0
+
+    def put(self: LocalStore, name: str, data: bytes) -> None:
+        nonlocal marks
+        marks += self.label.endswith("b")
+        if marks > 1 and self.label.endswith("b"):
+            raise StoreError("no room")
+        put_mark(self, name, data)
+
+    monkeypatch.setattr(LocalStore, "put_mark", put)
+    monkeypatch.setattr(targets.Partial, "is_due", lambda self: True)
+    a, b = tree.parent / "a", tree.parent / "b"
+    with ThreadPoolExecutor(2) as threads, settings.using(packs=1 << 20):
+        summary = create(tree, f"{a},{b}", public(pair), threads)  # type: ignore[arg-type]
+    assert [str(problem) for problem in summary.problems] == [f"no room: the archive is not in {b}"]
+    assert_clean(a, private(pair))
+
+
+def test_cuts_by_content_need_the_key(running: Cluster, tree: Path, tmp_path: Path, pogfast: Runner) -> None:
+    """The table of cuts, which comes from the key, does not travel."""
+    key = tmp_path / "secret"
+    key.write_bytes(os.urandom(100))
+    words = ["create", str(tree), "--keyfile", str(key), "--no-cache", "--chunker", "fastcdc:1MB,4MB,16MB"]
+    assert pogfast(*words, "--to", str(tmp_path / "all"), "--executor", running.executor).code == 0
+    assert pogfast(*words, "--to", str(tmp_path / "one")).code == 0
+    opened = keys.from_keyfile(str(key))
+    found = [content(store, manifest_in(store), opened) for store in (tmp_path / "all", tmp_path / "one")]
+    assert found[0] == found[1]
+    job = SealingJob(
+        "", "", "", KeyReference.of(opened, f"file:{key}", writing=True), Settings(), (), by_content=(1, 2)
+    )
+    for secret in (opened.secret, opened.gears(), key.read_bytes()):
+        assert secret[:32] not in pickle.dumps(job)
+        assert secret.hex()[:32] not in repr(job)

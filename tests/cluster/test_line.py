@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -96,3 +96,26 @@ def test_each_process_gets_its_share_of_a_limit() -> None:
     first = limits.limits_of(job)
     limits.forget_limits([])
     assert limits.limits_of(job) is not first
+
+
+class Slow(Future[Any]):
+    """Its result takes longer to fetch than one look at the crew."""
+
+    def result(self, timeout: float | None = None) -> Any:
+        if timeout is not None and timeout < 0.15:
+            time.sleep(timeout)
+            raise TimeoutError
+        return super().result(timeout)
+
+
+def test_a_result_that_takes_long_to_fetch_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line._Task, "patience", 0.02)
+
+    class Crew(PoolCrew):
+        def submit(self, act: Any, *arguments: Any) -> Future[Any]:
+            future = Slow()
+            future.set_result(act(*arguments))
+            return future
+
+    with ThreadPoolExecutor(1) as threads:
+        assert units_of(Crew(threads), lambda job, unit: unit, range(2)) == [(0, 0), (1, 1)]

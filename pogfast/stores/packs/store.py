@@ -22,6 +22,7 @@ from pogfast.stores.packs.repacking import Repacking
 from pogfast.stores.packs.sink import MIN_BLOBS, MIN_SIZE, PackSink
 from pogfast.stores.packs.source import PackSource, Ranges
 from pogfast.stores.protocols import (
+    CanDistrust,
     CanDropCache,
     CanRepack,
     Finding,
@@ -242,6 +243,10 @@ class PackedStore(CanRepack):
             self.catalog.added(pack, table)
         if self.catalog.has_enough():
             self.catalog.write_index()
+
+    def distrust_all(self) -> None:
+        if isinstance(self.base, CanDistrust):
+            self.base.distrust_all()
 
     # ---- prune ----
 
