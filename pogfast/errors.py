@@ -61,6 +61,10 @@ class SourceError(PogfastError):
     exit_code = 3
 
 
+class MissingSource(SourceError):
+    """A file or directory that was named is not there, as on a disk that is not mounted; the rest was archived."""
+
+
 class TargetError(PogfastError):
     """A file could not be restored; the rest was."""
 

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from pogfast._engine import FileRun, Listing, Stat
-from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
+from pogfast.errors import MissingSource, NoSuchInput, PogfastError, SourceError, UsageError
 from pogfast.files.patterns import Patterns
 
 Kind = Literal["file", "directory", "link", "fifo", "socket", "device"]
@@ -195,7 +195,7 @@ class _Walk:
     def _given(self) -> Iterator[tuple[str, str, Node]]:
         """Yields the given paths that exist: as given, absolute, and as a node. Missing ones are reported once another
         exists; if none does, the run fails. Raises NoSuchInput."""
-        missing: list[SourceError] = []
+        missing: list[MissingSource] = []
         none = True
         for given in self.paths:
             path = os.path.join(self.base, given) if given else ""  # joined with nothing, it would be the base
@@ -205,11 +205,12 @@ class _Walk:
             except (FileNotFoundError, NotADirectoryError, ValueError) as error:
                 reason = str(error.strerror) if isinstance(error, OSError) else "a path cannot have these characters"
                 shown = path or "an empty path"
-                missing.append(SourceError(f"{shown}: {reason}", path=shown, reason=reason))
+                missing.append(MissingSource(f"{shown}: {reason}", path=shown, reason=reason))
                 continue
             except OSError as error:
                 none = False
-                self._unreadable(path, error)
+                reason = error.strerror or ""
+                self.tell(MissingSource(f"cannot read {path}: {reason}", path=path, reason=reason))
                 continue
             none = False
             self._tell_all(missing)
@@ -220,7 +221,7 @@ class _Walk:
         if none and self.paths:
             raise NoSuchInput("none of the inputs exists: nothing to archive")
 
-    def _tell_all(self, errors: list[SourceError]) -> None:
+    def _tell_all(self, errors: list[MissingSource]) -> None:
         for error in errors:
             self.tell(error)
         errors.clear()

@@ -207,6 +207,8 @@ class _Loading:
             self.config.values["profiles", name] = values
             with contextlib.suppress(TypeError):  # a required setting of a table is missing, which has been reported
                 self.config.profiles[name] = built(Profile, values, name=name)
+        secrets = [one for each in self.config.profiles.values() for one in (each.ping, *each.notify) if one]
+        environment.hide(one.variable for one in secrets if one.variable)
         for name, section in self.sections["groups"].items():
             self.config.values["groups", name] = section.values
             if ("profiles",) in section.values:

@@ -153,6 +153,10 @@ class Secret:
     def credential(self) -> str | None:
         return self.given.get("credential") if isinstance(self.given, dict) else None
 
+    @property
+    def variable(self) -> str | None:
+        return self.given.get("variable") if isinstance(self.given, dict) else None
+
     def __repr__(self) -> str:
         return "Secret()"
 

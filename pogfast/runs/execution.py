@@ -1,7 +1,8 @@
 """Runs a profile: create, then copy, prune and check as it says, with its hooks around them, and records the result.
 
 A verb that fails ends the run, so that nothing is pruned where nothing was added; one that is incomplete (exit code 3)
-does not. Whatever happens, also Ctrl-C and SIGTERM, the hooks for that run, and the record is written. Prints nothing.
+does not, but nothing is pruned either if a source was not there or a store was lost. Whatever happens, also Ctrl-C and
+SIGTERM, the hooks for that run, and the record is written. Prints nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pogfast.runs.keys import open_key
 from pogfast.runs.locks import only_run
 from pogfast.runs.needs import unmet
 from pogfast.runs.programs import ProgramFailed, run_program
-from pogfast.runs.records import Outcome, Record, VerbRecord, append, history
+from pogfast.runs.records import Outcome, Record, VerbRecord, append, history, seconds_of
 from pogfast.runs.report import Report, Silent
 from pogfast.system.clock import Stopwatch
 
@@ -59,6 +60,10 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
     except KeyboardInterrupt:
         record.outcome, record.exit_code, record.message = "interrupted", INTERRUPTED, "interrupted"
         raise
+    except ProgramFailed as error:  # a command that it needs cannot be run at all
+        record.outcome, record.exit_code, record.message = "failed", error.exit_code, str(error)
+        record.add_problem(error)
+        report.problem(error)
     except BaseException as error:
         record.outcome, record.exit_code, record.message = "failed", 1, str(_as_ours(error))
         raise
@@ -78,14 +83,6 @@ def _not_run(record: Record, outcome: Outcome, message: str) -> None:
 
 def _now() -> str:
     return datetime.now().astimezone().isoformat(timespec="milliseconds")
-
-
-def _seconds(time: str) -> float:
-    """Returns a time of a record in seconds since 1970, 0 for one that is none."""
-    try:
-        return datetime.fromisoformat(time).timestamp()
-    except ValueError:
-        return 0.0
 
 
 class _Run:
@@ -128,14 +125,13 @@ class _Run:
         if said is None or said.every is None:
             return stores
         since = datetime.now().astimezone().timestamp() - said.every * (1 - SLACK)
+        good = (0, INCOMPLETE) if verb == "prune" else (0,)  # until all is well it is checked in each run
         done = {
             step.stores[0]
             for record in history(self.profile.name, self.config.file)
+            if not record.is_of_future()
             for step in record.verbs
-            if step.verb == verb
-            and not step.skipped
-            and step.exit_code in (0, INCOMPLETE)
-            and _seconds(step.start) > since
+            if step.verb == verb and not step.skipped and step.exit_code in good and seconds_of(step.start) > since
         }
         return [store for store in stores if store not in done]
 
@@ -156,6 +152,10 @@ class _Run:
         for word, found in groupby(steps, lambda step: step[0].verb):
             if self._has_failed():
                 return
+            if word == "prune" and (lacking := self.record.lacking):
+                more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+                self.warning(f"nothing is pruned, since not all was there: {lacking[0]}{more}")
+                continue
             self._within(getattr(self.profile.hooks, word), word, partial(self._each, [*found]))
 
     def _each(self, steps: Sequence[Step]) -> None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from datetime import datetime
 
 from pogfast.config.loading import Config
-from pogfast.runs.records import Record, alone, state_path
+from pogfast.runs.records import Record, alone, seconds_of, state_path
 from pogfast.runs.status import runs_of
 
 # Name of a gauge -> what it means. Times are seconds since 1970.
@@ -20,11 +19,11 @@ GAUGES = {
     "run_end_timestamp_seconds": "When the last run of a profile ended.",
     "run_duration_seconds": "How long it took.",
     "run_exit_code": "Its exit code.",
-    "run_success": "1 if it did all that the profile asks for, apart from files that could not be read, else 0.",
+    "run_success": "1 if it did all that the profile asks for, apart from single files that could not be read, else 0.",
     "run_problems": "Problems of it.",
     "run_warnings": "Warnings of it.",
     "last_success_timestamp_seconds": "When the last run that did all that ended.",
-    "verb_run": "1 if a verb of the last run was run, 0 if it was skipped, since an earlier one had failed.",
+    "verb_run": "1 if a verb of the last run was run, 0 if it was skipped, as after one that failed.",
     "verb_duration_seconds": "How long it took.",
     "verb_exit_code": "Its exit code.",
     "verb_figure": "A number of its summary; sizes are in bytes.",
@@ -49,13 +48,13 @@ def write(config: Config, path: str, record: Record) -> None:
 def _samples(runs: list[Record]) -> Iterator[Sample]:
     record = runs[-1]
     labels = {"profile": record.profile}
-    yield "run_end_timestamp_seconds", labels, _seconds(record.end)
+    yield "run_end_timestamp_seconds", labels, seconds_of(record.end)
     yield "run_duration_seconds", labels, record.seconds
     yield "run_exit_code", labels, record.exit_code
     yield "run_success", labels, int(record.succeeded)
     yield "run_problems", labels, record.problem_count
     yield "run_warnings", labels, record.warning_count
-    succeeded = [_seconds(each.end) for each in runs if each.succeeded]
+    succeeded = [seconds_of(each.end) for each in runs if each.succeeded]
     if succeeded:
         yield "last_success_timestamp_seconds", labels, succeeded[-1]
     for verb in record.verbs:
@@ -82,13 +81,6 @@ def _text(samples: list[Sample]) -> str:
 def _escaped(text: str) -> str:
     text = text.encode(errors="replace").decode()
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
-
-
-def _seconds(time: str) -> float:
-    try:
-        return datetime.fromisoformat(time).timestamp()
-    except ValueError:
-        return 0.0
 
 
 def _replace(path: str, data: bytes) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from pogfast.config.schema import Needs
-from pogfast.runs.programs import ProgramFailed, run_program
+from pogfast.runs.programs import CannotRun, ProgramFailed, run_program
 
 PATIENCE = 10.0  # seconds in which a host must answer
 COMMAND_PATIENCE = 60.0  # seconds for a command
@@ -19,7 +19,8 @@ SUPPLIES = "/sys/class/power_supply"
 
 
 def unmet(needs: Needs) -> str:
-    """Returns what is missing, in words; "" if nothing is. What takes longest is tried last."""
+    """Returns what is missing, in words; "" if nothing is. What takes longest is tried last. Raises CannotRun for a
+    command that is none: waiting for it would be in vain."""
     for path in needs.mounted:
         if not os.path.ismount(path):
             return f"{path} is not mounted"
@@ -31,6 +32,8 @@ def unmet(needs: Needs) -> str:
     for command in needs.commands:
         try:
             run_program(command, COMMAND_PATIENCE)
+        except CannotRun:
+            raise
         except ProgramFailed as error:
             return str(error)
     return ""

@@ -21,12 +21,17 @@ from pogfast.system.environment import for_child
 
 PAUSE = 0.1  # seconds between two looks whether the program has ended
 KILL_AFTER = 5.0  # seconds between SIGTERM and SIGKILL
+LEFT = 1.0  # seconds in which what is left of the output is read
 MAX_LINE = 2000  # bytes of a line of output; the rest is cut off
 Line = Callable[[str], None]
 
 
 class ProgramFailed(PogfastError):
     """A program could not be run, failed, or took too long."""
+
+
+class CannotRun(ProgramFailed):
+    """A program could not be run at all: it is not there, or is none."""
 
 
 def _ignore(line: str) -> None:
@@ -49,7 +54,7 @@ def run_program(command: Sequence[str], timeout: float, *, stdin: bytes = b"", l
             )
         except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
             reason = error.strerror if isinstance(error, OSError) else error
-            raise ProgramFailed(f"cannot run {command[0]}: {reason}") from error
+            raise CannotRun(f"cannot run {command[0]}: {reason}") from error
         assert process.stdout is not None
         output = _Output(process.stdout, line)
         try:
@@ -118,8 +123,10 @@ class _Output:
         return bool(data)
 
     def finish(self) -> None:
-        """Passes on what has been printed."""
-        while self.read(0):
+        """Passes on what has been printed. Something that the program has started may go on printing: no end of it is
+        waited for."""
+        ends = time.monotonic() + LEFT
+        while self.read(0) and time.monotonic() < ends:
             pass
         if self.rest:
             self._pass_on(self.rest)

@@ -11,7 +11,9 @@ import errno
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any, Literal
 
 import msgspec
@@ -23,6 +25,7 @@ from pogfast.system.user_dirs import state_directory
 MAX_SIZE = 1 << 20  # bytes of a file, of which half is kept when it is full: some hundred runs
 MAX_MESSAGES = 20  # warnings and problems that a record quotes; it counts all
 MAX_TEXT = 500  # characters of each
+AHEAD = 600.0  # seconds that a clock may have been ahead when a run ended
 
 # success: all was done. incomplete: some files were not read, or one of several stores failed. failed: a verb or hook
 # failed. unmet: nothing was run, since something was needed that is not there. busy: nothing was run, since another run
@@ -41,17 +44,19 @@ class Message(Struct):
 class VerbRecord(Struct):
     """One verb of a run. `stores` are names of the configuration; of copy, the first is the source. `archives`
     are those that it made, by store. `figures` are numbers of its summary; sizes are bytes. `error` is why it failed.
+    `lacking` are sources that were not there, and stores that were lost; single files that cannot be read are neither.
     """
 
     verb: Literal["create", "copy", "prune", "check"]
     stores: list[str]
-    start: str = ""  # ISO 8601 with offset; "" if it was skipped, since an earlier verb had failed
+    start: str = ""  # ISO 8601 with offset; "" if it was skipped: an earlier verb had failed, or lacked something
     seconds: float = 0.0
     exit_code: int = 0
     source: str = ""  # of create: the name of a source that is the output of a command; "" for files
     archives: dict[str, str] = field(default_factory=dict)
     figures: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    lacking: list[str] = []
 
     @property
     def skipped(self) -> bool:
@@ -90,12 +95,21 @@ class Record(Struct):
     @property
     def succeeded(self) -> bool:
         """Returns True if all that the profile asks for was done, apart from files that could not be read."""
-        return self.outcome in ("success", "incomplete")
+        return self.outcome in ("success", "incomplete") and not self.lacking
+
+    @property
+    def lacking(self) -> list[str]:
+        """Sources that were not there, and stores that were lost."""
+        return [*dict.fromkeys(one for verb in self.verbs for one in verb.lacking)]
 
     @property
     def took_place(self) -> bool:
         """Returns False if nothing was run, since something was not there or another run was under way."""
         return self.outcome not in ("unmet", "busy")
+
+    def is_of_future(self) -> bool:
+        """Returns True if a clock that was ahead has dated this run: what it says of times is not believed."""
+        return seconds_of(self.end or self.start) > time.time() + AHEAD
 
     def add_problem(self, error: PogfastError) -> None:
         self.problem_count += 1
@@ -111,6 +125,14 @@ class Record(Struct):
         found = msgspec.to_builtins(self)
         assert isinstance(found, dict)
         return found
+
+
+def seconds_of(text: str) -> float:
+    """Returns a time of a record in seconds since 1970, 0 for text that is none."""
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def state_path(*names: str) -> str:

@@ -13,8 +13,10 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import asdict
 
+from pogfast.config.checks import missing
 from pogfast.config.loading import Config
-from pogfast.errors import DamageError, PogfastError, Unproven
+from pogfast.config.schema import Profile
+from pogfast.errors import DamageError, PogfastError, Unproven, UsageError
 from pogfast.runs.records import Record, history
 
 MAX_AGE = 26 * 3600.0  # seconds: daily, and two hours for a machine that sleeps
@@ -49,8 +51,10 @@ class Verdict(Struct, frozen=True):
 
 def status(config: Config, names: Iterable[str] = (), *, max_age: float = MAX_AGE) -> list[Verdict]:
     """Returns the verdicts on profiles, by default on all that are run or were run, the worst first. `max_age` is in
-    seconds. Raises UsageError for an unknown name, and OSError."""
+    seconds. Raises UsageError for an unknown name and if there is no profile, and OSError."""
     chosen = dict.fromkeys(profile for name in names for profile in config.members(name)) or watched(config)
+    if not chosen:
+        raise UsageError(f"{config.file} has no profile that can be run", hint="add one: [profiles.NAME]")
     now = datetime.now().astimezone()
     found = [_verdict(name, runs_of(config, name), now, max_age) for name in chosen]
     order = [*CODES]
@@ -58,14 +62,24 @@ def status(config: Config, names: Iterable[str] = (), *, max_age: float = MAX_AG
 
 
 def watched(config: Config) -> list[str]:
-    """Returns the names of the profiles that are run: not those that others only inherit from. Raises OSError."""
+    """Returns the names of the profiles that are run: not those that others only inherit from. One that makes archives
+    and lacks nothing is run, too. Raises OSError."""
     bases = {parent for profile in config.profiles.values() for parent in profile.parents}
-    return [name for name in config.profiles if name not in bases or runs_of(config, name)]
+    return [
+        name
+        for name in config.profiles
+        if name not in bases or runs_of(config, name) or _complete(config.profiles[name])
+    ]
+
+
+def _complete(profile: Profile) -> bool:
+    return profile.creates and not any(missing(profile))
 
 
 def runs_of(config: Config, name: str) -> list[Record]:
-    """Returns the records of the runs of a profile that took place, the oldest first. Raises OSError."""
-    return [record for record in history(name, config.file) if record.took_place]
+    """Returns the records of the runs of a profile that took place, the oldest first, without those that a clock
+    which was ahead has dated in the future. Raises OSError."""
+    return [record for record in history(name, config.file) if record.took_place and not record.is_of_future()]
 
 
 def _verdict(name: str, runs: list[Record], now: datetime, max_age: float) -> Verdict:
@@ -77,7 +91,7 @@ def _verdict(name: str, runs: list[Record], now: datetime, max_age: float) -> Ve
     message = last.message
     if last.exit_code == DamageError.exit_code:
         word, message = "damage", message or "damage was found"
-    elif not last.succeeded:
+    elif last.outcome not in ("success", "incomplete"):
         word, message = "failed", message or last.outcome
     elif age > max_age:
         word, message = "late", f"the last run is older than {max_age / 3600:g} h"

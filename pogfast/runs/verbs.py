@@ -15,9 +15,9 @@ from pogfast.backup.input_lists import read_list, read_patterns
 from pogfast.config.loading import Config
 from pogfast.config.schema import Profile, Stream
 from pogfast.config.settings import check_options, create_options, prune_options
-from pogfast.errors import DamageError, PogfastError, worst_code
+from pogfast.errors import DamageError, MissingSource, PogfastError, StoreLost, worst_code
 from pogfast.keys import Key
-from pogfast.runs.records import VerbRecord
+from pogfast.runs.records import MAX_MESSAGES, MAX_TEXT, VerbRecord
 from pogfast.stores import settings
 from pogfast.stores.limits import RateLimit
 from pogfast.upkeep import checking, copying, pruning
@@ -120,6 +120,8 @@ def create(config: Config, profile: Profile, key: Key, stream: Stream | None, re
     )
     record.archives = {addresses[address]: summary.manifest for address in summary.stores}
     record.figures = _figures(summary, CREATED)
+    lacking = [one.path[:MAX_TEXT] for one in summary.problems if isinstance(one, MissingSource | StoreLost)]
+    record.lacking = lacking[:MAX_MESSAGES]
     record.exit_code = worst_code(problem.exit_code for problem in summary.problems)
 
 

@@ -11,7 +11,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 SECRETS = ("POGFAST_PASSWORD", "POGFAST_PASSWORD_COMMAND")
 CREDENTIALS = (
@@ -20,6 +20,7 @@ CREDENTIALS = (
 )
 
 _taken: dict[str, str] = {}
+_hidden: set[str] = set()
 
 
 def take_secrets() -> None:
@@ -33,7 +34,12 @@ def known() -> Mapping[str, str]:
     return {**os.environ, **_taken}
 
 
+def hide(names: Iterable[str]) -> None:
+    """Has no child process get these variables, as those that a configuration has secrets in."""
+    _hidden.update(names)
+
+
 def for_child(*, credentials: bool) -> dict[str, str]:
     """Returns the environment for a child process; with `credentials` it includes those of services."""
     hidden = SECRETS if credentials else (*SECRETS, *CREDENTIALS)
-    return {name: value for name, value in os.environ.items() if name not in hidden}
+    return {name: value for name, value in os.environ.items() if name not in hidden and name not in _hidden}

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import pogfast
 from kit.profiles import Desk
 from pogfast import schedule
 from pogfast.config import load
@@ -128,6 +129,24 @@ def test_a_url_by_reference(desk: Desk, endpoint: Endpoint, place: str) -> None:
     }[place]
     run(desk, f'ping = {{ {place} = "{name}" }}\n', **environ)
     assert [path for path, _ in endpoint.got] == [f"/{SECRET}/start", f"/{SECRET}"]
+
+
+def test_hooks_and_sources_do_not_get_variables_of_urls(desk: Desk, endpoint: Endpoint) -> None:
+    """They would be in what a dump prints, and in what a hook logs."""
+    source = '{ command = ["env"], name = "environment" }'
+    text = PROFILE.replace("sources = [", f"sources = [{source}, ") + 'ping = { variable = "PING_URL" }\n'
+    desk.write(text + f'[profiles.home.hooks]\nbefore = [["sh", "-c", "env > {desk.place}/hook"]]\n')
+    assert desk.pogfast("run", "home", PING_URL=endpoint.url).code == 0
+    assert len(endpoint.got) == 2
+    assert "PLACE=" in (desk.place / "hook").read_text()
+    assert SECRET not in (desk.place / "hook").read_text()
+    key = pogfast.open_key(decryption_keyfile=desk.config.parent / "k.decrypt")
+    record = last("home")
+    assert record is not None
+    dumped = next(verb for verb in record.verbs if verb.source).archives["one"]
+    printed = b"".join(pogfast.cat(f"{desk.place}/one/{dumped}", key, "environment"))
+    assert b"PLACE=" in printed
+    assert SECRET.encode() not in printed
 
 
 @pytest.mark.parametrize("how", ["refused", "500", "dropped", "moved", "no host"])

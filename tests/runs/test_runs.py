@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,9 +21,10 @@ import pogfast
 from kit.profiles import Desk
 from pogfast.config import load
 from pogfast.errors import worst_code
-from pogfast.runs import records
+from pogfast.runs import records, status
 from pogfast.runs.needs import on_mains
-from pogfast.runs.records import Record, append, history, last
+from pogfast.runs.programs import run_program
+from pogfast.runs.records import Record, VerbRecord, append, history, last
 from pogfast.runs.verbs import settings_of_stores
 from pogfast.stores import settings
 
@@ -211,6 +213,37 @@ def test_a_verb_that_fails_ends_the_run(desk: Desk) -> None:
     assert sorted(path.name for path in (desk.place / "one").glob("*.mfn*")) == before
 
 
+@pytest.mark.parametrize("what", ["a source", "a store", "a file"])
+def test_nothing_is_pruned_where_something_was_not_there(desk: Desk, what: str) -> None:
+    """As a disk that is not mounted; a single file that cannot be read is no reason."""
+    (more := desk.place / "more").mkdir()
+    text = PROFILE.replace('tree"]', 'tree", "${PLACE}/more"]').replace('["one"]', '["one", "two"]')
+    retention = '[profiles.home.retention]\nkeep-last = 1\ngroup-by = []\nstores = ["one"]\n'
+    desk.write(text + retention + '[profiles.home.check]\nstores = ["one"]\n')
+    assert desk.pogfast("run", "home").code == 0
+    lacking = {"a source": str(more), "a store": str(desk.place / "two")}.get(what)
+    if what == "a source":
+        more.rmdir()
+    elif what == "a store":
+        shutil.rmtree(desk.place / "two")
+        (desk.place / "two").write_text("not a store")
+    else:
+        text = text.replace("sources = [", 'sources = ["/proc/self/mem", ')  # which nobody can read from its beginning
+        desk.write(text + retention + '[profiles.home.check]\nstores = ["one"]\n')
+    ran = desk.pogfast("run", "home")
+    assert ran.code == 3, ran.err
+    record = recorded(desk)
+    assert record.outcome == "incomplete"
+    assert [(verb.verb, verb.skipped) for verb in record.verbs] == [
+        ("create", False),
+        ("prune", lacking is not None),
+        ("check", False),
+    ]
+    assert record.succeeded == (lacking is None)
+    assert record.lacking == ([lacking] if lacking else [])
+    assert (f"nothing is pruned, since not all was there: {lacking}" in ran.err) == (lacking is not None)
+
+
 def test_one_of_two_stores_fails(desk: Desk) -> None:
     """The other has the archive, and the run goes on."""
     (desk.place / "two").write_text("not a store")
@@ -262,6 +295,29 @@ def test_data_is_read(desk: Desk) -> None:
     assert 10 <= record.problem_count < damage / 5
     assert len(record.problems) == min(record.problem_count, 20)
     assert recorded(desk, "scrub").exit_code == 4
+
+
+def test_a_check_that_was_incomplete_is_repeated(desk: Desk) -> None:
+    proof = PROFILE.replace('k.encrypt"', 'k.decrypt", kind = "private"')
+    desk.write(proof + '[profiles.home.check]\nevery = "7d"\nmax-age = "30d"\n')
+    for _ in range(2):
+        assert desk.pogfast("run", "home").code == 3
+        assert [verb.verb for verb in recorded(desk).verbs] == ["create", "check"]
+    desk.write(proof + '[profiles.home.check]\nevery = "7d"\nmax-age = "30d"\nread-data = true\n')
+    assert desk.pogfast("run", "home").code == 0
+    assert desk.pogfast("run", "home").code == 0
+    assert [verb.verb for verb in recorded(desk).verbs] == ["create"]
+
+
+def test_a_record_of_the_future_is_not_believed(desk: Desk) -> None:
+    """A clock was ahead, and what was done then would not be due for years."""
+    desk.write(PROFILE + '[profiles.home.check]\nevery = "7d"\n')
+    ahead = (datetime.now().astimezone() + timedelta(days=900)).isoformat()
+    done = VerbRecord("check", ["one"], start=ahead)
+    append(Record("home", str(desk.config), "host", ahead, end=ahead, verbs=[done]))
+    assert [one.verdict for one in status(load(str(desk.config)))] == ["never"]
+    assert desk.pogfast("run", "home").code == 0
+    assert [verb.verb for verb in recorded(desk).verbs] == ["create", "check"]
 
 
 def test_a_verb_that_is_not_due(desk: Desk) -> None:
@@ -512,6 +568,25 @@ def test_what_is_needed_is_not_there(desk: Desk, need: str, said: str) -> None:
     assert not (desk.place / "one").exists()
     record = recorded(desk)
     assert (record.outcome, record.exit_code, record.verbs) == ("unmet", 75, [])
+
+
+def test_a_needed_command_that_is_none_is_a_failure(desk: Desk) -> None:
+    """It would be waited for in vain, and nobody be told."""
+    desk.write(PROFILE + '[profiles.home.needs]\ncommands = [["/no/such/command"]]\n')
+    ran = desk.pogfast("run", "home")
+    assert (ran.code, "cannot run /no/such/command: No such file" in ran.err) == (1, True)
+    record = recorded(desk)
+    assert (record.outcome, record.exit_code, record.problem_count) == ("failed", 1, 1)
+    assert not (desk.place / "one").exists()
+
+
+def test_a_child_that_goes_on_printing_is_not_waited_for() -> None:
+    ends = time.monotonic() + 60
+
+    def line(text: str) -> None:
+        assert time.monotonic() < ends, "still waiting"
+
+    run_program(["sh", "-c", "yes & sleep 0.3"], 30, line=line)
 
 
 def test_what_is_needed_is_there(desk: Desk) -> None:

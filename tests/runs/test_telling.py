@@ -111,6 +111,17 @@ def test_verdicts_of_all_profiles_the_worst_first(desk: Desk) -> None:
         verdicts(desk, "nosuch")
 
 
+def test_a_profile_that_others_inherit_from_may_be_run_too(desk: Desk) -> None:
+    desk.write(PROFILE.replace("[profiles.other]", '[profiles.more]\ninherit = "home"\n[profiles.other]'))
+    assert verdicts(desk) == [(name, "never", 3) for name in ("home", "more", "other")]
+
+
+def test_a_configuration_without_profiles_has_no_status(desk: Desk) -> None:
+    desk.write(PROFILE.partition("[profiles.base]")[0])
+    with pytest.raises(UsageError, match="has no profile that can be run"):
+        verdicts(desk)
+
+
 def test_runs_of_another_configuration_do_not_count(desk: Desk) -> None:
     append(Record("home", "/elsewhere/pogfast.toml", "host", "2026-01-01T00:00:00+00:00"))
     assert verdicts(desk, "home") == [("home", "never", 3)]
