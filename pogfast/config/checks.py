@@ -132,25 +132,18 @@ def _series(profile: Profile, config: Loaded, makers: Makers) -> Wrong:
             yield ("retention", "group-by"), message, OWN_STORE
         elif strangers := _of_other_rules(profile, found, config, store):
             others = " and ".join(strangers)
-            message = f"retention applies to archives of {others} in store {store}, too, which do not have its rules"
+            message = f"retention applies to archives of {others} in store {store}, too, which have other rules"
             yield ("retention",), message, SAME_RULES
 
 
 def _of_other_rules(profile: Profile, makers: list[Profile], config: Loaded, store: str) -> list[str]:
-    """Returns the names of the profiles that make archives in a store, and have other rules for them. Those that have
-    none may be pruned by a profile that makes none itself, and inherited from."""
-    place = _place(config.stores[store].address)
-    is_maker = profile in makers
-    mine = _rules(profile)
-    found = []
-    for other in makers:
-        if place in [_place(config.stores[name].address) for name in other.pruned]:
-            differs = _rules(other) != mine
-        else:
-            differs = is_maker and other.name not in profile.parents
-        if differs and other is not profile:
-            found.append(other.name)
-    return found
+    """Returns the names of the profiles that make archives in a store, and have other rules for them."""
+    place, mine = _place(config.stores[store].address), _rules(profile)
+    return [
+        other.name
+        for other in makers
+        if place in [_place(config.stores[name].address) for name in other.pruned] and _rules(other) != mine
+    ]
 
 
 def _rules(profile: Profile) -> object:

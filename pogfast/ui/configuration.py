@@ -151,7 +151,7 @@ def after_runs(verdict: Verdict, store: str, records: Sequence[Record], manifest
         gone = [name for name in record.archives.get(store, [])[-1:] if name not in there]
         if gone:
             return Verdict("bad", "Archive gone", f"{of} made {gone[0]}, which is not there")
-        if not record.succeeded:
+        if record.outcome not in ("success", "incomplete"):
             stopped = record.outcome == "interrupted"
             why = f"{of} {'was interrupted' if stopped else 'failed'}"
             why += f": {record.message}" if record.message else ""
