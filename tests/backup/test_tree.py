@@ -23,7 +23,7 @@ from kit.files import plant_socket
 from pogfast._engine import Listing
 from pogfast.backup.input_lists import read_list, read_patterns
 from pogfast.backup.walk import Note, Selection, archived_name, nodes_in, walk
-from pogfast.errors import NoSuchInput, PogfastError, SourceError, UsageError
+from pogfast.errors import MissingSource, NoSuchInput, PogfastError, SourceError, UsageError
 
 ODD = [
     "n\nl",
@@ -535,7 +535,7 @@ def test_one_file_system(mounted: Path) -> None:
 def test_given_paths_that_are_not_there(tree: Path) -> None:
     walked = Walked("nosuch", "", "a", "a/", "a/x", "nul\0", "d/e")
     assert walked.names == ["a", "d/e", "d/e/x"]
-    assert {type(error) for error in walked.told} == {SourceError}
+    assert {type(error) for error in walked.told} == {MissingSource}
     assert walked.errors == [
         "nosuch: No such file or directory",
         "an empty path: No such file or directory",
@@ -633,7 +633,7 @@ def test_what_cannot_be_read_is_told(unprivileged: Path) -> None:
         f"cannot read closed/x: {denied}",
         f"cannot read unsearchable/x: {denied}",
     ]
-    assert {type(error) for error in walked.told} == {SourceError}
+    assert {type(error) for error in walked.told} == {SourceError, MissingSource}
 
 
 # ---- lists -----------------------------------------------------------------------------------------------------------
