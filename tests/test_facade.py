@@ -38,7 +38,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "config check": facade.check_config,
     "config show": facade.show_config,
 }
-OF_THE_COMMAND_LINE = {"completion", "help", "ui"}
+OF_THE_COMMAND_LINE = {"completion", "help", "schedule disable", "schedule enable", "schedule show", "status", "ui"}
 ELSEWHERE: dict[str, dict[str, str | None]] = {
     "restore": {"thaw": "thaw", "thaw_days": "thaw"},
     "check": {"against": "check_against"},

@@ -61,6 +61,7 @@ def served(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None)
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # it may be ignored here
     )
     try:
         assert process.stdout is not None

@@ -632,6 +632,7 @@ def test_75_is_not_worse_than_a_failure() -> None:
 def start(desk: Desk, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "pogfast", "run", "home", *arguments],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # it may be ignored here
         env=desk.environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
