@@ -8,6 +8,7 @@ Weekdays, months, days, hours and minutes; neither years, seconds nor time zones
 from __future__ import annotations
 
 import re
+from datetime import datetime, time, timedelta
 from typing import NamedTuple
 
 from pogfast.errors import UsageError
@@ -25,6 +26,7 @@ SHORTHANDS = {
     "annually": "*-01-01 00:00",
 }
 EXAMPLES = '"daily", "Mon..Fri 02:30", "*-*-01 04:00", "00/6:00"'
+DAYS_AHEAD = 41 * 366  # a 29 February that has to be a Monday: 40 years around 2100
 ITEM = re.compile(r"(\d{1,2})(?:\.\.(\d{1,2}))?(?:/(\d{1,2}))?")
 
 
@@ -68,6 +70,19 @@ class Calendar(NamedTuple):
                 hint="name weekdays or days of the month, not both",
             )
         return " ".join(self[1:])
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Returns the first time after a moment, on this machine's clock; None if there is none, as on 30 February."""
+        local = moment.astimezone().replace(tzinfo=None)
+        months, days, weekdays = _numbers(self.month, 1, 12), _numbers(self.day, 1, 31), _numbers(self.weekday, 1, 7)
+        times = [time(hour, minute) for hour in _numbers(self.hour, 0, 23) for minute in _numbers(self.minute, 0, 59)]
+        for ahead in range(DAYS_AHEAD):
+            day = local.date() + timedelta(days=ahead)
+            if day.month in months and day.day in days and day.isoweekday() in weekdays:
+                for found in (datetime.combine(day, each) for each in times):
+                    if found > local:
+                        return found.astimezone()
+        return None
 
 
 def _weekdays(text: str) -> str:
@@ -117,3 +132,13 @@ def _field(text: str, lowest: int, highest: int) -> str:
             raise ValueError(item)
         found.append((f"{first}" if first == last else f"{first}-{last}") + (f"/{step}" if match[3] else ""))
     return ",".join(found)
+
+
+def _numbers(field: str, lowest: int, highest: int) -> list[int]:
+    """Returns the numbers that a field of cron stands for, in order."""
+    found: set[int] = set()
+    for item in field.replace("*", f"{lowest}-{highest}").split(","):
+        span, _, step = item.partition("/")
+        first, _, last = span.partition("-")
+        found.update(range(int(first), int(last or first) + 1, int(step or 1)))
+    return sorted(found)

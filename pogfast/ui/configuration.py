@@ -38,13 +38,19 @@ class Seen:
         return {} if self.config is None else self.config.profiles
 
     def of_store(self, name: str) -> list[Profile]:
-        """Returns the profiles whose runs leave archives in a store."""
-        return [profile for profile in self.profiles.values() if name in profile.all_stores]
+        """Returns the profiles whose runs leave archives in a store, without those that others only inherit from."""
+        from pogfast.runs.status import watched
+
+        names = watched(self.config) if self.config else []
+        return [self.profiles[each] for each in names if name in self.profiles[each].all_stores]
 
     def last_run(self, profile: str) -> Record | None:
         """Returns the record of the last run that took place."""
-        taken = [record for record in self.history(profile) if record.outcome not in NO_RUNS]
-        return taken[-1] if taken else None
+        return next((record for record in reversed(self.history(profile)) if record.outcome not in NO_RUNS), None)
+
+    def last_success(self, profile: str) -> Record | None:
+        """Returns the record of the last run that succeeded."""
+        return next((record for record in reversed(self.history(profile)) if record.succeeded), None)
 
     def history(self, profile: str) -> list[Record]:
         """Returns the records of a profile's runs, the oldest first."""
@@ -134,15 +140,17 @@ def ended_at(record: Record) -> datetime | None:
     """Returns when a run ended, or at least began."""
     for text in (record.end, record.start):
         try:
-            return datetime.fromisoformat(text)
-        except ValueError:
+            return datetime.fromisoformat(text).astimezone()
+        except (ValueError, OverflowError):
             continue
     return None
 
 
-def after_runs(verdict: Verdict, store: str, records: Sequence[Record], manifests: Sequence[Stored]) -> Verdict:
-    """Returns a store's verdict with what its last runs say: a failure counts, and so does an archive that a run made
-    last and that is not there."""
+def after_runs(
+    verdict: Verdict, store: str, records: Sequence[Record], manifests: Sequence[Stored], late: Sequence[str]
+) -> Verdict:
+    """Returns a store's verdict with what its last runs say: a failure counts, so does an archive that a run made last
+    and that is not there, and then why profiles are late."""
     if verdict.mood == "bad":
         return verdict
     there = {stored.name for stored in manifests}
@@ -156,6 +164,8 @@ def after_runs(verdict: Verdict, store: str, records: Sequence[Record], manifest
             why = f"{of} {'was interrupted' if stopped else 'failed'}"
             why += f": {record.message}" if record.message else ""
             return Verdict("warn" if stopped else "bad", "Last run failed", why)
+    if late:
+        return Verdict("warn", "Late", "; ".join(late))
     incomplete = [record.profile for record in records if record.outcome == "incomplete"]
     if incomplete and verdict.mood == "good":
         why = f"the last run of {incomplete[0]} left something out"

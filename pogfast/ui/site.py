@@ -228,6 +228,7 @@ def _templates() -> Environment:
         "size": words.size,
         "stamp": words.stamp,
         "token": words.token,
+        "upcoming": words.upcoming,
     }
     env.filters.update(filters)
     env.globals.update(link=link, version=__version__, shapes=SHAPES, many=many)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import stat
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +24,8 @@ ESCAPED = re.compile(r"%([0-9a-f]{1,6})\.")
 MODES = {"file": stat.S_IFREG, "directory": stat.S_IFDIR, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO}
 FACTS = {"mtime_ns": "modified", "uid": "owner", "gid": "group", "user": "owner's name", "group": "group's name"}
 FACTS |= {"xattrs": "attributes"}
+NIGHT_ENDS = time(6)
+NIGHT = timedelta(hours=NIGHT_ENDS.hour)
 SPANS = ((86400 * 365, "year"), (86400 * 30, "month"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
 
@@ -114,17 +116,36 @@ def plain(value: object) -> str:
     """Returns a value of the configuration as text."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{word} = {plain(each)}" for word, each in value.items())
     return ", ".join(map(plain, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def relative(moment: datetime, now: datetime | None = None) -> str:
     """Returns "3 hours ago", "in 2 days" or "just now"."""
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
-    for length, word in SPANS:
-        if abs(seconds) >= length:
-            span = many(int(abs(seconds) // length), word)
-            return f"{span} ago" if seconds > 0 else f"in {span}"
-    return "just now"
+    if abs(seconds) < SPANS[-1][0]:
+        return "just now"
+    return f"{span(seconds)} ago" if seconds > 0 else f"in {span(-seconds)}"
+
+
+def span(seconds: float) -> str:
+    """Returns a length of time in the largest unit that it fills: "3 hours"."""
+    length, word = next((unit for unit in SPANS if seconds >= unit[0]), SPANS[-1])
+    return many(int(seconds // length), word)
+
+
+def upcoming(moment: datetime, now: datetime | None = None) -> Markup:
+    """Returns a `<time>` that is to come, by its day: "today 14:00", "tonight 02:00", "tomorrow 09:00", else the date.
+    A night belongs to the day before it."""
+    local, today = moment.astimezone(), (now or datetime.now(UTC)).astimezone()
+    if local.time() < NIGHT_ENDS and (local - NIGHT).date() == (today - NIGHT).date():
+        day = "tonight"
+    else:
+        day = {0: "today", 1: "tomorrow"}.get((local.date() - today.date()).days, f"{local:%a %Y-%m-%d}")
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(
+        local.isoformat(timespec="seconds"), exact(local), f"{day} {local:%H:%M}"
+    )
 
 
 def duration(seconds: float | None) -> str:

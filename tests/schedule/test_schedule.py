@@ -140,6 +140,27 @@ def test_systemd_and_cron_run_it_at_the_same_times(text: str) -> None:
         if due(EXPRESSIONS[text], time):
             found.append(time)
     assert found == times
+    assert upcoming(text, begin.astimezone()) == times
+
+
+def upcoming(text: str, moment: datetime) -> list[datetime]:
+    """The next four times, on the clock of this machine."""
+    found = []
+    for _ in range(4):
+        following = Calendar.parse(text).after(moment)
+        assert following is not None
+        assert following > moment
+        found.append(following.replace(tzinfo=None))
+        moment = following
+    return found
+
+
+def test_a_time_that_never_comes() -> None:
+    begin = datetime(2027, 1, 30).astimezone()
+    assert Calendar.parse("*-02-30").after(begin) is None
+    monday = Calendar.parse("Mon *-02-29 04:00").after(begin)
+    assert monday is not None
+    assert monday.replace(tzinfo=None) == datetime(2044, 2, 29, 4)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,81 @@ def test_a_failed_run_is_never_protected(client: Any, place: Path) -> None:
     assert "Last run failed" in card
     assert "Protected" not in card
     assert "✕ Failed" in client.get("/profiles/home").text
+
+
+def add(place: Path, text: str) -> None:
+    """Adds lines to the configuration, which ends with the profile home."""
+    path = place / "config" / "pogfast.toml"
+    path.write_text(path.read_text() + text)
+
+
+def age(place: Path, **by: float) -> None:
+    """Has the runs of home end earlier."""
+    path = place / "state" / "runs" / "home.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert records
+    for record in records:
+        record["end"] = (datetime.fromisoformat(record["end"]) - timedelta(**by)).isoformat()
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def test_a_store_without_an_archive_for_too_long_is_late(client: Any, place: Path) -> None:
+    ended(client, client.post("/profiles/home/run"))
+    ended(client, client.post("/stores/nas/check", data={"share": "100%"}))
+    add(place, 'schedule = "daily"\n')
+    card = client.get("/stores/nas/card").text
+    assert ">Protected<" in card
+    assert re.search(r'Next run</dt><dd><time datetime="[^"]+T00:00:00[^"]*" title="[^"]+">\w+ 00:00</time></dd>', card)
+    age(place, days=3)
+    for store in ("nas", "away"):
+        card = client.get(f"/stores/{store}/card").text
+        assert ">Late<" in card
+        assert "home: no archive for 3 days; expected daily" in card
+        assert re.search(r'late since <time datetime="[^"]+T00:00:00', card)
+        assert "Protected" not in card
+    add(place, 'spread = "7d"\n')
+    assert ">Protected<" in client.get("/stores/nas/card").text
+
+
+def test_a_run_that_failed_is_worse_than_one_that_is_late(client: Any, place: Path) -> None:
+    ended(client, client.post("/profiles/home/run"))
+    add(place, 'schedule = "daily"\n')
+    (place / "home").rename(place / "elsewhere")
+    ended(client, client.post("/profiles/home/run"))
+    age(place, days=3)
+    card = client.get("/stores/nas/card").text
+    assert ">Last run failed<" in card
+    assert ">Late<" not in card
+
+
+def test_without_a_schedule_no_store_is_late(client: Any, place: Path) -> None:
+    ended(client, client.post("/profiles/home/run"))
+    ended(client, client.post("/stores/nas/check", data={"share": "100%"}))
+    age(place, days=300)
+    card = client.get("/stores/nas/card").text
+    assert ">Protected<" in card
+    assert "<dt>Next run</dt><dd>no schedule</dd>" in card
+
+
+def test_a_profile_that_should_run_and_never_did_is_late(client: Any, place: Path) -> None:
+    """Whatever else is in the store. One that others only inherit from is not run."""
+    key = facade.open_key(encryption_keyfile=place / "mine.encrypt")
+    facade.create(place / "home", place / "nas", key, no_cache=True)
+    add(place, 'schedule = "daily"\n')
+    assert "home: no archive yet; expected daily" in client.get("/stores/nas/card").text
+    add(place, '[profiles.child]\ninherit = "home"\n')
+    card = client.get("/stores/nas/card").text
+    assert "child: no archive yet; expected daily" in card
+    assert "home: no archive" not in card
+
+
+def test_secrets_are_not_shown(client: Any, place: Path) -> None:
+    add(place, 'ping = "https://ping.example/mine-alone"\nnotify = [{ file = "/etc/chat" }]\n')
+    page = client.get("/profiles/home").text
+    assert "(not shown)" in page
+    assert "file = /etc/chat" in page
+    assert "mine-alone" not in page
+    assert "Secret" not in page
 
 
 def test_an_archive_that_a_run_made_and_that_is_gone_is_said(client: Any, place: Path) -> None:

@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 
 from pogfast import keys
 from pogfast.archives.overview import ArchiveInfo
+from pogfast.config import Profile
+from pogfast.config.schema import Seconds, When
 from pogfast.errors import CorruptManifest, UsageError
+from pogfast.runs import Record
 from pogfast.ui import shell, verdicts, words
 from pogfast.ui.forms import Form, link
 from pogfast.ui.pages.archives import matches
 from pogfast.ui.roots import Roots
+from pogfast.ui.schedules import lateness, next_run
 from pogfast.ui.sessions import KEYS_FOR, GivenKey, Sessions
 from pogfast.upkeep.reads import ReadShare
 
@@ -128,6 +132,69 @@ def test_verdicts() -> None:
     assert verdicts.judge([info(), ahead], READ, NOW).words == "Dated in the future"
     for infos in ([], [broken], [ahead]):
         assert "Protected" not in verdicts.judge(infos, READ, NOW).words
+
+
+DAILY = Profile(name="home", sources=["/home"], schedule=When("daily"), spread=Seconds(1800))
+
+
+def at(day: int, hour: int, minute: int = 0) -> datetime:
+    """A time in November 2026, on the clock of this machine. The 1st is a Sunday."""
+    return datetime(2026, 11, day, hour, minute).astimezone()
+
+
+def ran(end: datetime) -> Record:
+    return Record("home", "", "", "", end=end.isoformat(), seconds=600)
+
+
+def test_a_profile_is_late_when_its_next_run_should_have_ended() -> None:
+    """At midnight, half an hour of spread, ten minutes for the run, and a tenth of a day."""
+    last = ran(at(10, 0, 10))
+    assert lateness(DAILY, last, at(11, 3, 4)) is None
+    late = lateness(DAILY, last, at(11, 3, 5))
+    assert late is not None
+    assert late.since == at(11, 0)
+    assert late.why == "home: no archive for 1 day; expected daily"
+    hourly = Profile(name="home", schedule=When("hourly"))
+    assert lateness(hourly, ran(at(10, 1)), at(10, 3, 10)) is None
+    late = lateness(hourly, ran(at(10, 1)), at(10, 3, 11))
+    assert late is not None
+    assert late.why == "home: no run for 2 hours; expected hourly"
+
+
+def test_nobody_is_late_on_a_weekend() -> None:
+    weekdays = Profile(name="home", schedule=When("Mon..Fri 12:00"))
+    friday = ran(at(6, 12, 10))
+    assert lateness(weekdays, friday, at(9, 11, 59)) is None
+    assert lateness(weekdays, friday, at(9, 15)) is not None
+
+
+def test_without_a_schedule_nothing_is_late_and_without_a_run_all_is() -> None:
+    plain = Profile(name="home", sources=["/home"])
+    assert lateness(plain, None, at(10, 0)) is None
+    assert lateness(plain, ran(at(1, 0)), at(30, 0)) is None
+    assert next_run([plain], at(10, 0)) is None
+    assert next_run([plain, DAILY], at(10, 12)) == at(11, 0)
+    late = lateness(DAILY, None, at(10, 0))
+    assert late is not None
+    assert late.why == "home: no archive yet; expected daily"
+    assert late.since is None
+
+
+@pytest.mark.parametrize(
+    ("now", "moment", "said"),
+    [
+        (at(10, 10), at(10, 14), "today 14:00"),
+        (at(10, 10), at(11, 2), "tonight 02:00"),
+        (at(10, 1), at(10, 2), "tonight 02:00"),
+        (at(10, 1), at(11, 2), "tomorrow 02:00"),
+        (at(10, 10), at(11, 9), "tomorrow 09:00"),
+        (at(10, 10), at(13, 2), "Fri 2026-11-13 02:00"),
+    ],
+)
+def test_a_time_to_come_by_its_day(now: datetime, moment: datetime, said: str) -> None:
+    shown = words.upcoming(moment, now)
+    assert f">{said}</time>" in shown
+    assert f'<time datetime="{moment.isoformat()}"' in shown
 
 
 def test_keys_expire_without_another_request() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -19,7 +19,7 @@ from pogfast.archives.overview import ArchiveInfo
 from pogfast.archives.trailer import Trailer, time_of
 from pogfast.errors import NoArchives, NoSuchArchive, PogfastError
 from pogfast.keys import Key
-from pogfast.ui.configuration import after_runs, ended_at, verdict_of_run
+from pogfast.ui.configuration import Seen, after_runs, ended_at, verdict_of_run
 from pogfast.ui.forms import Form
 from pogfast.ui.site import Site, go, local_path, store_of
 from pogfast.ui.stores import KnownStore, why
@@ -47,6 +47,8 @@ class Card:
     run: Record | None = None  # the last of a profile that writes to the store
     ran: datetime | None = None
     ran_so: Verdict | None = None
+    next_run: datetime | None = None  # of such a profile
+    late_since: datetime | None = None
 
 
 def home(request: Request) -> Response:
@@ -75,8 +77,7 @@ def _ask(request: Request, store: KnownStore) -> Future[Card]:
 
     def look() -> None:
         card = _card(store, given.key if given else None)
-        runs = [record for profile in seen.of_store(store.name) if (record := seen.last_run(profile.name))]
-        future.set_result(_with_runs(card, runs) if runs else card)
+        future.set_result(_with_runs(card, seen))
 
     threading.Thread(target=look, name=f"pogfast-card-{store.name}", daemon=True).start()
     return future
@@ -99,13 +100,26 @@ def _card(store: KnownStore, key: Key | None) -> Card:
     return Card(store, judge(infos, proven), last, len(infos), proven=part, proven_at=max(times, default=None))
 
 
-def _with_runs(card: Card, runs: list[Record]) -> Card:
-    """Returns a card with what the last runs of the store's profiles say."""
-    newest = max(runs, key=lambda record: record.end)
-    verdict = card.verdict
+def _with_runs(card: Card, seen: Seen) -> Card:
+    """Returns a card with what the last runs of the store's profiles say, and their schedules."""
+    profiles = seen.of_store(card.store.name)
+    if not profiles:
+        return card
+    from pogfast.ui.schedules import lateness, next_run
+
+    now = datetime.now(UTC)
+    runs = [record for profile in profiles if (record := seen.last_run(profile.name))]
+    late = [each for profile in profiles if (each := lateness(profile, seen.last_success(profile.name), now))]
+    since = min((each.since for each in late if each.since), default=None)
+    card = replace(card, next_run=next_run(profiles, now), late_since=since)
     if card.archives:
-        verdict = after_runs(verdict, card.store.name, runs, card.store.listing().manifests)
-    return replace(card, verdict=verdict, run=newest, ran=ended_at(newest), ran_so=verdict_of_run(newest))
+        manifests = card.store.listing().manifests
+        verdict = after_runs(card.verdict, card.store.name, runs, manifests, [each.why for each in late])
+        card = replace(card, verdict=verdict)
+    if runs:
+        newest = max(runs, key=lambda record: record.end)
+        card = replace(card, run=newest, ran=ended_at(newest), ran_so=verdict_of_run(newest))
+    return card
 
 
 def _locked(store: KnownStore) -> Card:
