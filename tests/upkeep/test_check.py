@@ -412,7 +412,7 @@ def test_what_the_disk_gives_no_more_is_damage_and_what_is_forbidden_is_not(buil
     built.seal()
     heard, summary = Heard(), Summary()
     with_store = open_store(str(built.path))
-    run = module._Check(with_store, with_store.manifests(), KEY, module.Filter(), summary, heard, dict, None)
+    run = module._Check(with_store, with_store.manifests(), KEY, module.Filter(), summary, heard, dict, None, None)
     unit = Unit((names[0],), CHUNK)
     run._judge(unit, module.Opened(0, True, module.VERDICT["bad read"], 0, 5, 0, 0))
     assert "cannot be read: Input/output error" in str(run.bad[unit][0])
