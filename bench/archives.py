@@ -6,8 +6,9 @@ million entries.
 Each archive has 20 files, one of them new, and is an hour younger than the one before it. `cold` is the first run on a
 machine, without the cache of manifests, `warm` one after another run of the same command. `s3` is rclone's server
 behind the proxy of the tests, which adds 20 ms to each request and counts them; both share the cores with pogfast.
-`million` has the files in the order in which `create` stores them, that of their paths. It compares, for `diff`, the
-archive with one in which one file in a hundred is new; `find` has a store with one archive.
+`million` has the files in the order in which `create` stores them, that of their paths. `written` is what the manifest
+alone costs whoever writes it, with the interpreter's start and the making of the entries. `diff` compares the archive
+with one in which one file in a hundred is new; `find` has a store with one archive. `--scale 10`: ten million files.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,7 +78,7 @@ def archive_hourly(store: Path, key: keys.Key, count: int) -> None:
         time = BEGAN + timedelta(hours=index)
         entries[f"home/user/documents/file-{index % FILES}"] = entry(name, len(sealed), time)
         if len(entries) == FILES:
-            put_archive(store, key, entries, time)
+            put_archive(store, key, entries.items(), time)
 
 
 def entry(blob: str, stored: int, time: datetime) -> manifest.Entry:
@@ -85,14 +87,18 @@ def entry(blob: str, stored: int, time: datetime) -> manifest.Entry:
     return manifest.Entry([blob], ns / 1e9, ns / 1e9, {"size": PLAIN, **facts, "stored": [stored]})
 
 
-def put_archive(store: Path, key: keys.Key, entries: dict[str, manifest.Entry], time: datetime) -> None:
+def put_archive(store: Path, key: keys.Key, entries: Iterable[tuple[str, manifest.Entry]], time: datetime) -> None:
     """Writes a manifest, as old as it says."""
     writer = manifest.Writer(key)
-    for name, each in entries.items():
+    files = stored = 0
+    above: set[str] = set()
+    for name, each in entries:
         writer.add(name, each)
-    stored = sum(each.stored[0] for each in entries.values() if each.stored)
-    totals = {"files": len(entries), "size": PLAIN * len(entries), "stored": stored}
-    directories = sorted({str(above) for name in entries for above in Path(name).parents} - {"."})
+        files += 1
+        stored += each.stored[0] if each.stored else 0
+        above.add(os.path.dirname(name))
+    totals = {"files": files, "size": PLAIN * files, "stored": stored}
+    directories = sorted(above | {str(each) for name in above for each in Path(name).parents} - {"."})
     trailer = {
         "program": "pogfast",
         "time": time.isoformat(),
@@ -112,17 +118,20 @@ def put_archive(store: Path, key: keys.Key, entries: dict[str, manifest.Entry], 
 def make_million(home: Path, scale: float) -> tuple[Path, Path]:
     """Returns two stores with one archive each, and makes them if they do not exist. They have no blobs, which none of
     the commands read."""
-    count = number(MILLION, scale)
-    place = home / f"million-{count}"
+    place = home / f"million-{number(MILLION, scale)}"
     stores = place / "one", place / "other"
     if not (place / "made").exists():
         shutil.rmtree(place, ignore_errors=True)
-        key = keys.from_keyfile(str(keyfile(home)))
         for index, store in enumerate(stores):
-            (store / "data").mkdir(parents=True)
-            put_archive(store, key, dict(million_entries(count, index)), BEGAN + timedelta(hours=index))
+            put_million(store, keyfile(home), index, scale)
         (place / "made").touch()
     return stores
+
+
+def put_million(store: Path, keyfile: Path, changed: int, scale: float) -> None:
+    (store / "data").mkdir(parents=True, exist_ok=True)
+    key = keys.from_keyfile(str(keyfile))
+    put_archive(store, key, million_entries(number(MILLION, scale), changed), BEGAN + timedelta(hours=changed))
 
 
 def million_entries(count: int, changed: int) -> Iterator[tuple[str, manifest.Entry]]:
@@ -167,6 +176,11 @@ def million(home: Path, runs: int, scale: float) -> str:
     lines = [f"### One archive of {number(MILLION, scale):,} files", "", *HEAD]
     with cleared(Bench(home, (), runs)) as bench:
         side = Looker("pogfast", our("pogfast"), home)
+        figures = Figures()
+        for _ in range(runs):
+            arguments = str(bench.fresh()), str(keyfile(home)), str(scale)
+            bench.timed(side, [[sys.executable, "-c", WRITING, *arguments]], Path(__file__).parent, figures)
+        lines.append(row("written", figures))
         for verb, words in {
             "ls": (f"{one}/latest",),
             "ls --long": (f"{one}/latest", "--long"),
@@ -180,6 +194,7 @@ def million(home: Path, runs: int, scale: float) -> str:
     return "\n".join(lines) + "\n"
 
 
+WRITING = "import sys, pathlib, archives as a; a.put_million(*map(pathlib.Path, sys.argv[1:3]), 0, float(sys.argv[3]))"
 HEAD = ["| | wall s, min (median) | CPU s, min (median) | peak MB | requests |", "|---" * 5 + "|"]
 
 

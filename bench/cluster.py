@@ -4,9 +4,10 @@
 
 A Dask scheduler and two workers of one thread run on this machine for all of it; beside them one process with two
 threads (`--jobs 2`), with the same key pair, in alternation. The efficiency is the time of that process divided by the
-time of the cluster. `random` is twice the usual file. `units` archives a sparse file in many units with nearly no work:
-what is left is what a unit costs the coordinator and the scheduler, by their CPU times. From these, and from what one
-thread reads and writes here, the model computes what binds first; it is no measurement.
+time of the cluster. `random` is twice the usual file. `one empty file` is what it takes to start, and the efficiency
+without starting counts what is beyond that. `units` archives a sparse file in many units with nearly no work: what is
+left is what a unit costs the coordinator and the scheduler, by their CPU times. From these, and from what one thread
+reads and writes here, the model computes what binds first; it is no measurement.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from data import make_data
 from machine import make_tables
@@ -92,23 +94,40 @@ def compare(home: Path, workloads: list[str], runs: int, scale: float) -> str:
 
 def _efficiency(bench: Bench, one: Pogfast, two: Pogfast, workloads: list[str], scale: float) -> Iterator[str]:
     yield "### Two workers beside one process of two threads (writing)\n"
-    yield "| | one process: wall s, min (median) | two workers | efficiency, minima (medians) | coordinator CPU s |"
-    yield "|---" * 5 + "|"
-    for workload in workloads:
-        source = _source(bench.home, workload, scale)
-        figures = {side.name: Figures() for side in (one, two)}
-        for number in range(bench.runs + 1):
-            for side in (one, two):
-                store = bench.fresh()
-                into = (
-                    figures[side.name] if number else Figures()
-                )  # the first run has the workers import what they need
-                bench.timed(side, side.write(source, store), bench.outputs, into)
-                shutil.rmtree(store)
-        a, b = figures[one.name], figures[two.name]
-        name = WORKLOADS[workload] + ("" if scale == 1 else f", times {scale:g}")
-        yield f"| {name} | {spread(a.wall)} | {spread(b.wall)} | {ratio(b.wall, a.wall)} | {spread(b.cpu)} |"
+    yield (
+        "| | one process: wall s, min (median) | two workers | efficiency, minima (medians) | without starting "
+        "| coordinator CPU s |"
+    )
+    yield "|---" * 6 + "|"
+    empty = bench.fresh()
+    (empty / "empty").touch()
+    starts = _alternated(bench, (one, two), empty)
+    for name, source in {
+        "one empty file": empty,
+        **{WORKLOADS[each]: _source(bench.home, each, scale) for each in workloads},
+    }.items():
+        sides = starts if source == empty else _alternated(bench, (one, two), source)
+        a, b = sides
+        row = name + ("" if scale == 1 or source == empty else f", times {scale:g}")
+        alone = "" if source == empty else ratio(_without(b, starts[1]), _without(a, starts[0]))
+        yield f"| {row} | {spread(a.wall)} | {spread(b.wall)} | {ratio(b.wall, a.wall)} | {alone} | {spread(b.cpu)} |"
     yield ""
+
+
+def _alternated(bench: Bench, sides: tuple[Pogfast, ...], source: Path) -> list[Figures]:
+    figures = [Figures() for _ in sides]
+    for number in range(bench.runs + 1):
+        for side, its in zip(sides, figures, strict=True):
+            store = bench.fresh()
+            # In the first run the workers import what they need.
+            bench.timed(side, side.write(source, store), bench.outputs, its if number else Figures())
+            shutil.rmtree(store)
+    return figures
+
+
+def _without(its: Figures, start: Figures) -> list[float]:
+    """Returns the wall seconds without what an archive of one empty file takes."""
+    return [max(each - median(start.wall), 1e-9) for each in its.wall]
 
 
 def _source(home: Path, workload: str, scale: float) -> Path:

@@ -2,7 +2,8 @@
 # Runs every check that a change must pass before it is merged, on a fresh build in a directory that is removed at the
 # end: builds an sdist and a wheel from it, runs the quick start, lint and types, the engine's tests on a build with
 # assertions, every benchmark once on tiny data, two minutes of fuzzing, and finally all tests on the installed wheel.
-# What uses one core runs beside something else; its output comes when it has ended.
+# What uses one core runs beside something else; its output comes when it has ended. The pages are tested in chromium
+# where it is installed.
 #
 #   ci/test.sh [PYTEST-ARGUMENTS...]     arguments go to the last pytest
 #
@@ -55,7 +56,9 @@ wheel=("$work"/dist/*.whl)
 POGFAST_VENV=$work/quickstart ci/quickstart.sh >"$work/quickstart.log" 2>&1 &
 quickstart=$!
 "$python" -m venv "$work/wheel"
-"$work/wheel/bin/pip" install --quiet "${wheel[0]}[test,lint]"
+extras=test,lint
+if command -v "${POGFAST_TEST_CHROMIUM:-chromium}" chromium-browser >/dev/null; then extras+=,browser; fi
+"$work/wheel/bin/pip" install --quiet "${wheel[0]}[$extras]"
 
 # Without clang and with a fixed seed, so that every machine and run fuzzes alike; ci/fuzz.sh alone does neither.
 CLANG=none POGFAST_FUZZ_PACKAGE=${wheel[0]} POGFAST_FUZZ_SEED=1 PYTHONHASHSEED=0 PYTHON=$python \
