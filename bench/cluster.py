@@ -29,12 +29,11 @@ from runs import Bench, Figures
 from sides import Pogfast, our
 from tables import ratio, spread
 
-from pogfast.cluster.sealing import PART_SIZE
+from pogfast.cluster.sealing import MAX_PART_SIZE, part_size
 
 WORKLOADS = {"random": "2 GB random", "tar": "1 GB tar of /usr", "small": "20,000 small files"}
 CHUNK = 50_000_000
-UNIT = PART_SIZE // CHUNK * CHUNK
-UNITS = 2000
+UNITS = 4096
 WORKERS = (2, 8, 16, 32, 64)
 THREADS = 8  # of each worker in the model
 PETABYTE = 10**15
@@ -135,12 +134,14 @@ def _source(home: Path, workload: str, scale: float) -> Path:
 
 
 def _units(bench: Bench, cluster: Cluster, one: Pogfast, two: Pogfast, scale: float) -> Iterator[str]:
-    place, count = bench.fresh(), max(int(UNITS * scale), 10)
+    place, size = bench.fresh(), max(int(UNITS * scale), 10) * MAX_PART_SIZE
+    unit = part_size(size, CHUNK)
+    count = size // unit
     (place / "empty").touch()
     start = _least(bench, two, place)
     source = bench.fresh()
     with open(source / "holes", "wb") as file:
-        file.truncate(count * UNIT)
+        file.truncate(size)
     figures, scheduler = Figures(), []
     for _ in range(bench.runs):
         before = cluster.scheduler_seconds()
@@ -153,17 +154,17 @@ def _units(bench: Bench, cluster: Cluster, one: Pogfast, two: Pogfast, scale: fl
     for _ in range(bench.runs):
         bench.timed(single, single.write(reading, bench.fresh()), bench.outputs, alone)
     speed = sum(path.stat().st_size for path in reading.iterdir()) / min(alone.wall)
-    yield from _model(coordinator, min(scheduler), speed, max(figures.memory), count)
+    yield from _model(coordinator, min(scheduler), speed, max(figures.memory), count, unit)
 
 
 def _least(bench: Bench, side: Pogfast, source: Path) -> float:
     return min(bench.run(side, side.write(source, bench.fresh()), bench.outputs)[1] for _ in range(bench.runs))
 
 
-def _model(coordinator: float, scheduler: float, speed: float, memory: int, count: int) -> Iterator[str]:
+def _model(coordinator: float, scheduler: float, speed: float, memory: int, count: int, unit: int) -> Iterator[str]:
     yield "### What would bind with more workers (a model)\n"
     yield (
-        f"Measured here: a unit of {UNIT / 1e6:.0f} MB costs the coordinator {coordinator * 1e3:.2f} ms of CPU and the "
+        f"Measured here: a unit of {unit / 1e6:.0f} MB costs the coordinator {coordinator * 1e3:.2f} ms of CPU and the "
         f"scheduler {scheduler * 1e3:.2f} ms; a thread of a worker writes {speed / 1e9:.2f} GB/s; the coordinator had "
         f"{memory / 1e6:.0f} MB with {count:,} units. Computed, for one large file and workers of {THREADS} threads:\n"
     )
@@ -171,9 +172,9 @@ def _model(coordinator: float, scheduler: float, speed: float, memory: int, coun
     yield "|---" * 7 + "|"
     for workers in WORKERS:
         theirs = workers * THREADS * speed
-        slowest = {"the workers": theirs, "the coordinator": UNIT / coordinator, "the scheduler": UNIT / scheduler}
+        slowest = {"the workers": theirs, "the coordinator": unit / coordinator, "the scheduler": unit / scheduler}
         what = min(slowest, key=lambda each: slowest[each])
-        units = slowest[what] / UNIT
+        units = slowest[what] / unit
         yield (
             f"| {workers} | {theirs / 1e9:.1f} | {units * coordinator:.0%} | {units * scheduler:.0%} | {what} "
             f"| {PETABYTE / slowest[what] / 3600:.1f} | {PETABYTE / CHUNK * ENTRY / 1e6:,.0f} MB |"

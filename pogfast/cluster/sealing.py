@@ -24,7 +24,10 @@ from pogfast.manifest import is_blob_name
 
 UNIT_FILES = 1024
 UNIT_SIZE = 64_000_000  # bytes of small files
-PART_SIZE = 256_000_000  # bytes of a large file, about
+# Bytes of a part of a large file, about. Those of a very large one are longer, so that a scheduler, which takes some
+# milliseconds for each, keeps up with many workers.
+PART_SIZE, MAX_PART_SIZE = 256_000_000, 1_000_000_000
+PARTS = 4096  # before they are longer
 NOT_READ = Sealed(0, [], [], [], [], True, 0, True, 0, 0, 0, 0, 0, False)  # changed: it is read again
 
 
@@ -166,7 +169,7 @@ class ClusterSealer:
             known, at, facts = source, sum(source.sizes), source.facts
             size = facts[0] - at
         chunk = self.job.chunk_size
-        part = max(1, PART_SIZE // chunk) * chunk
+        part = part_size(at + size, chunk)
         whole = self.last or size <= part or not self.job.frames or self.job.by_content is not None or at % chunk
         if isinstance(source, bytes) or facts is None or whole:
             piece = source.path if isinstance(source, FilePart) else source
@@ -178,6 +181,11 @@ class ClusterSealer:
             length = min(part, end - start)
             of_file = FilePart(source.path, start, length, facts)
             yield _Place(of_file, length, known, is_first=start == at, is_last=start + length == end)
+
+
+def part_size(size: int, chunk: int) -> int:
+    """Returns the bytes of a part of a file of `size` bytes: a multiple of `chunk`."""
+    return max(1, min(max(PART_SIZE, size // PARTS), MAX_PART_SIZE) // chunk) * chunk
 
 
 def _begun(known: Known | None) -> Sealed:
