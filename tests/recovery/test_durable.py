@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from kit.commands import Ran, Runner, run
+from kit.powercut import has_strace
 
 MTIME = 1_600_000_001
 SIZES = [6_000_000, 2_000_000, 70_000, 1]
@@ -90,6 +92,22 @@ def test_what_is_restored_outlasts_a_power_cut(tmp_path: Path, disk: Disk, archi
     ran = pogfast(*archive, "disk")
     assert ran.code == 0, ran.err
     assert facts(disk.cut() / "tree") == facts(tmp_path / "tree")
+
+
+@pytest.mark.skipif(not has_strace(), reason="strace is not installed, or may not trace")
+def test_the_disk_begins_on_a_file_while_the_rest_is_written(tmp_path: Path, pogfast: Runner) -> None:
+    (tmp_path / "key").write_bytes(b"key")
+    (tmp_path / "file").write_bytes(random.Random(1).randbytes(25 << 20))
+    assert pogfast("create", "file", "--to", "store", "--keyfile", "key", "--chunk-size", "10MB").code == 0
+    traced = ["strace", "-f", "-o", "traced", "-e", "trace=sync_file_range,syncfs", sys.executable, "-m", "pogfast"]
+    ran = run([*traced, "restore", "store/latest", "--keyfile", "key", "--into", "out"], tmp_path)
+    assert ran.code == 0, ran.err
+    before, synced, _ = (tmp_path / "traced").read_text().partition("syncfs(")
+    begun = [(int(at), int(at) + int(n)) for at, n in re.findall(r"sync_file_range\(\d+, (\d+), (\d+)", before)]
+    assert synced
+    for stretch in range(0, 24 << 20, 8 << 20):
+        assert any(start <= stretch and stretch + (8 << 20) <= end for start, end in begun), begun
+    assert all(end <= 24 << 20 for _, end in begun)
 
 
 def test_every_file_system_below_the_directory_is_synced(
