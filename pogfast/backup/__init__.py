@@ -55,13 +55,6 @@ def create(
     report = report or Silent()
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        missing: list[StoreLost] = []
-        targets = _look_at(to) if options.dry_run else open_stores(to, missing.append, must_exist=options.must_exist)
-        for target in targets:
-            stack.callback(target.close)
-        identities = [target.identity for target in targets if not target.identity.startswith("program:")]
-        if len(set(identities)) < len(identities):
-            raise UsageError(f"{to}: two of these are the same store")
         crew, reference = None, None
         if executor is not None and not options.dry_run:
             from pogfast.cluster.crews import CrewOptions  # imported here: most runs need no crew
@@ -73,6 +66,13 @@ def create(
             reference = KeyReference.of(key, how.worker_key, writing=True)
             crew = open_crew(executor, how, report.warning)
             stack.callback(crew.close)
+        missing: list[StoreLost] = []
+        targets = _look_at(to) if options.dry_run else open_stores(to, missing.append, must_exist=options.must_exist)
+        for target in targets:
+            stack.callback(target.close)
+        identities = [target.identity for target in targets if not target.identity.startswith("program:")]
+        if len(set(identities)) < len(identities):
+            raise UsageError(f"{to}: two of these are the same store")
         run = Run(key, targets, options, report, list(paths), crew, reference)
         stack.callback(run.close)
         for lost in missing:

@@ -14,7 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pogfast import manifest
 from pogfast._engine import FilePart, FileRun, Known, Sealed, Sealer, Tallied, cores
@@ -37,7 +37,7 @@ from pogfast.keys import Key
 from pogfast.sizes import many
 from pogfast.stores import PARTIAL, settings
 from pogfast.stores.names import MEASURING
-from pogfast.stores.protocols import HasPacks, Target
+from pogfast.stores.protocols import HasPacks, Store, Target
 from pogfast.stores.publish import conclude, name_now, store_errors, why_not_read
 from pogfast.stores.reliance import PARTIAL_OFTEN
 from pogfast.stores.targets import Partial, Targets
@@ -561,19 +561,18 @@ class Run:
     ) -> ClusterSealer:
         """Returns what has sources archived by a crew."""
         from pogfast.cluster.sealing import UNIT_FILES, ClusterSealer  # imported here: most runs need no crew
-        from pogfast.cluster.units import SealingJob, Source
+        from pogfast.cluster.units import SealingJob, sources_of
 
         assert self.reference is not None
         self._put_partial(now=True)  # the workers look for it in the stores
-        paths = [os.path.abspath(os.path.join(self.options.base or ".", path)) for path in self.paths]
-        found = [(path, os.lstat(path)) for path in paths if os.path.lexists(path)]
+        paths = (os.path.abspath(os.path.join(self.options.base or ".", path)) for path in self.paths)
         job = SealingJob(
             secrets.token_hex(8),
             ",".join(map(_address_for_all, self.targets.left)),
             self.partial.name,
             self.reference,
             settings.current(),
-            tuple(Source(path, stat.st_ino, stat.st_mtime_ns) for path, stat in found),
+            sources_of(paths),
             chunk_size=self.cuts.maximum,
             level=self.options.level,
             jobs=self.options.jobs or 1,
@@ -834,10 +833,14 @@ class Run:
 
 
 def _address_for_all(target: Target) -> str:
-    """Returns the address of a store for other machines. Raises UsageError for a program."""
+    """Returns the address of a store for other machines. Raises UsageError for one that has none."""
     if target.identity.startswith("program:"):
         raise UsageError(f"{target.label} is a program: workers can write to directories and services only")
-    return os.path.abspath(target.label) if target.own_directories() else target.label
+    path = cast(Store, target).path
+    address = os.path.abspath(path) if target.own_directories() else path
+    if "," in address:
+        raise UsageError(f"{address}: workers cannot be told of a store with a comma in its path")
+    return address
 
 
 def _is_another(node: Node, sealed: Sealed) -> bool:

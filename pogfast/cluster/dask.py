@@ -11,7 +11,9 @@ import itertools
 import json
 import logging
 import os
+import re
 import time
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,8 @@ PROBED = 30.0  # seconds for which workers that do not answer are waited for, be
 LOST = 30.0  # seconds without a connection to it after which it counts as gone
 TOLD = 10.0  # seconds that workers have to hear something
 AGAIN = "run the same command again: it goes on where this one ended"
+POLL = 0.05  # seconds between two looks for a first worker
+PORT = re.compile(r"[1-9][0-9]{0,4}")
 NUMBERS = itertools.count()
 
 
@@ -73,6 +77,7 @@ def _silence() -> None:
     for name in [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     logging.getLogger("asyncio").addFilter(_is_not_dasks)
+    warnings.filterwarnings("ignore", "Sending large graph")  # units have the names of many blobs
 
 
 def _is_not_dasks(record: logging.LogRecord) -> bool:
@@ -84,21 +89,28 @@ def _is_not_dasks(record: logging.LogRecord) -> bool:
 def _address_in(path: str) -> str:
     """Returns the address in the file that a scheduler has written. Raises UsageError."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", opener=_open_at_once) as file:
             address = json.loads(file.read(1 << 20))["address"]
     except OSError as error:
-        raise UsageError(f"cannot read the scheduler's file {path}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(
+            f"cannot read the scheduler's file {path}: {error.strerror}", "the scheduler writes it when it has started"
+        ) from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"{path} is no file of a Dask scheduler") from error
     return str(address)
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; a FIFO without waiting for a writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _check_address(address: str, options: CrewOptions) -> None:
-    kind, separator, place = address.partition("://")
-    if not separator or not place or kind not in ("tcp", "tls"):
+    kind, _, place = address.partition("://")
+    host, _, port = place.rpartition(":")
+    if kind not in ("tcp", "tls") or not host or not PORT.fullmatch(port) or int(port) > 65535:
         raise UsageError(f"{address} is no scheduler's address", hint="write tcp://127.0.0.1:8786 or tls://HOST:PORT")
-    host = place.rpartition(":")[0].strip("[]")
-    if kind == "tcp" and not options.insecure and host not in ("127.0.0.1", "::1", "localhost"):
+    if kind == "tcp" and not options.insecure and host not in ("127.0.0.1", "[::1]", "localhost"):
         raise UsageError(
             f"{address} is not encrypted, and whoever reaches it can run code on every worker",
             hint="use tls:// with --cluster-ca, --cluster-cert and --cluster-key; "
@@ -153,9 +165,10 @@ class DaskCrew:
         self._probes.clear()
         self._seen = self._reached = time.monotonic()
         begun = time.monotonic()
-        while not self._good or (self._probes and time.monotonic() - begun < PROBED):
+        self._await_anybody()
+        while self._probes and time.monotonic() - begun < PROBED:
             self.check()
-            time.sleep(0.05)
+            time.sleep(POLL)
 
     def capacity(self) -> int:
         return sum(threads for worker, threads in self._threads.items() if worker in self._good)
@@ -164,10 +177,17 @@ class DaskCrew:
         return 1 / max(1, len(self._good & self._threads.keys()))
 
     def submit(self, act: Callable[..., Any], *arguments: Any) -> Done:
-        allowed = frozenset(self._good & self._threads.keys() or self._good)
+        self._await_anybody()
+        allowed = frozenset(self._good & self._threads.keys())
         future = self._submit(act, arguments, sorted(allowed))
         self._allowed[future] = allowed
         return future  # type: ignore[no-any-return]
+
+    def _await_anybody(self) -> None:
+        """Returns when there is a worker that can do units. Raises PogfastError if none comes."""
+        while not self._good & self._threads.keys():
+            self.check()
+            time.sleep(POLL)
 
     def _submit(self, act: Callable[..., Any], arguments: tuple[Any, ...], workers: list[str]) -> Any:
         assert self._job is not None
@@ -185,12 +205,6 @@ class DaskCrew:
             _distributed().wait(told, timeout=TOLD)
 
     def refuse(self, worker: str, why: str) -> None:
-        self._leave_out(worker, why)
-        while not self._good:  # what is submitted now would go to those that were left out
-            self.check()
-            time.sleep(0.05)
-
-    def _leave_out(self, worker: str, why: str) -> None:
         if worker not in self._refused:
             self._refused[worker] = why
             self.tell(f"worker {worker} is left out: {why}")
@@ -220,9 +234,9 @@ class DaskCrew:
         try:
             why = future.result(timeout=LOST)
         except Exception as error:  # noqa: BLE001 (whatever it is, this worker cannot do units)
-            why = f"{type(error).__name__}: {error}"
+            why = f"{type(error).__name__}: {error}"[:500]
         if why:
-            self._leave_out(worker, why)
+            self.refuse(worker, why)
         else:
             self._good.add(worker)
 

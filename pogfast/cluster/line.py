@@ -61,6 +61,7 @@ class Line(Generic[U, R]):
         self._running: set[_Task[U, R]] = set()
         self._suspects: deque[_Task[U, R]] = deque()
         self._ended: queue.SimpleQueue[tuple[_Task[U, R], Done]] = queue.SimpleQueue()
+        self._later: list[tuple[_Task[U, R], Done]] = []  # results that could not be fetched
         self._paused = False
         self._exhausted = False
         self._looked = time.monotonic()
@@ -98,6 +99,7 @@ class Line(Generic[U, R]):
     def _submit_more(self) -> None:
         if self._suspects:
             if not self._running:
+                self.crew.check()  # so that it is not given to workers that have just died
                 self._submit(self._suspects.popleft())
             return
         if any(task.suspected for task in self._running):
@@ -145,6 +147,9 @@ class Line(Generic[U, R]):
         """Looks at the crew, and submits again what nobody will do."""
         self._looked = time.monotonic()
         self.crew.check()
+        for ended in self._later:
+            self._ended.put(ended)
+        self._later.clear()
         for task in list(self._running):
             if task.future is not None and self.crew.is_stranded(task.future):
                 with contextlib.suppress(Exception):
@@ -157,13 +162,15 @@ class Line(Generic[U, R]):
                     self._died(task)
 
     def _take(self, task: _Task[U, R], future: Done) -> None:
+        if not future.done():  # its worker has died with the result, which another one makes again
+            self._later.append((task, future))
+            return
         try:
             result, error = _outcome(future, task.patience)
-        except TimeoutError:  # it is long, or the worker that had it has died and it is made again
-            task.patience = min(2 * task.patience, MAX_PATIENCE)
-            self._look()
-            if task.future is future:
-                future.add_done_callback(lambda ended: self._ended.put((task, ended)))
+        except TimeoutError:
+            if future.done():  # it is long
+                task.patience = min(2 * task.patience, MAX_PATIENCE)
+            self._later.append((task, future))
             return
         self._running.discard(task)
         task.future = None

@@ -16,14 +16,16 @@ import time
 from collections.abc import Iterable, Iterator
 
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, sync_file_system
-from pogfast.cluster.limits import limit, limits_of
+from pogfast.cluster.limits import limits_of
 from pogfast.cluster.units import Asked, Into, OpeningJob, OpeningResult, OpeningUnit, Unsuitable
-from pogfast.errors import PogfastError
+from pogfast.errors import NoSuchArchive, PogfastError
 from pogfast.files.directories import Directories
 from pogfast.files.metadata import is_same_time
 from pogfast.stores import open_store, settings
 from pogfast.stores.addresses import is_service
 from pogfast.stores.fetching import prefetch
+from pogfast.stores.protocols import Target
+from pogfast.stores.service import AccessDenied
 
 MAX_OPEN = 256  # directories: more than a unit's files are in
 GOOD = VERDICT["good"]
@@ -38,6 +40,20 @@ def check_sees(word: str, mark: str) -> None:
     raise Unsuitable(f"it {what} the store {word}: is the same file system mounted there?")
 
 
+def check_is_theirs(store: Target, mark: str) -> None:
+    """Raises Unsuitable for a store on a service that is not the coordinator's, which has an object of the name `mark`:
+    the environment of a worker may name another service. Without permission to list it, that cannot be told."""
+    if store.own_directories():
+        return  # check_sees has looked
+    with contextlib.suppress(AccessDenied):
+        if mark in {found.name for found in store.named(mark)}:
+            return
+        try:
+            store.get_manifest(mark)  # a listing may be late
+        except NoSuchArchive as error:
+            raise Unsuitable(f"it sees another store at {store.label}: has it the same endpoint?") from error
+
+
 class OpeningDesk:
     """The store and the key of a restore or a check."""
 
@@ -50,13 +66,19 @@ class OpeningDesk:
             with _directories(job.into):
                 pass
         self.key = job.key.resolve()
-        with settings.using(**vars(job.settings) | limits_of(job)):
+        self.limits = limits_of(job)
+        with settings.using(**vars(job.settings) | self.limits.settings):
             self.store = open_store(job.to)
+        try:
+            check_is_theirs(self.store, job.mark)
+        except BaseException:
+            self.close()
+            raise
 
     def do(self, unit: OpeningUnit) -> OpeningResult:
         """Does a unit. Raises StoreError, and Unsuitable if the store or the directory is not there any more."""
         started = time.monotonic()
-        limit(self.job, unit.share)
+        self.limits.share(unit.share)
         into = self.job.into
         if into is None:
             result = self._open([asked.wanted for asked in unit.files])

@@ -7,7 +7,10 @@ resolves itself.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -20,6 +23,7 @@ from pogfast.stores.settings import Settings
 
 RELEASE = f"pogfast {__version__}, zstd {ZSTD_VERSION}"
 Piece = bytes | Known | FilePart
+MAX_SOURCES = 64  # directories that workers look for, as the job travels with each unit
 
 
 class Unsuitable(PogfastError):
@@ -52,11 +56,28 @@ class Failed:
 
 
 class Source(NamedTuple):
-    """A path that every worker must see as the coordinator does."""
+    """A directory that every worker must see as the coordinator does."""
 
     path: str
     inode: int
     mtime_ns: int
+
+
+def sources_of(paths: Iterable[str]) -> tuple[Source, ...]:
+    """Returns the directories among absolute paths, and those that the files are in, which may be gone by the time that
+    a worker looks. Of many, it returns the first ones, and one in each file system."""
+    found: dict[str, Source] = {}
+    devices: set[int] = set()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            status = os.lstat(path)
+            if not stat.S_ISDIR(status.st_mode):
+                path = os.path.dirname(path)
+                status = os.stat(path)
+            if len(found) < MAX_SOURCES or status.st_dev not in devices:
+                found[path] = Source(path, status.st_ino, status.st_mtime_ns)
+                devices.add(status.st_dev)
+    return tuple(found.values())
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,8 +106,11 @@ class KeyReference:
         return cls(key.kind, key.fingerprint, word=word)
 
     def resolve(self) -> Key:
-        """Returns the key. Raises KeyFileError, UsageError, and Unsuitable for another key than the coordinator's."""
-        key = Key("x25519", self.public) if self.public else from_reference(self.word, self.kind)
+        """Returns the key. Raises Unsuitable if it cannot be read here, or is another one than the coordinator's."""
+        try:
+            key = Key("x25519", self.public) if self.public else from_reference(self.word, self.kind)
+        except PogfastError as error:
+            raise Unsuitable(str(error), error.hint) from error
         if key.fingerprint != self.fingerprint:
             raise Unsuitable(f"it finds another key at {self.word}: {key.fingerprint}, not {self.fingerprint}")
         return key
@@ -114,7 +138,7 @@ class Job:
         """Raises Unsuitable if a source is missing or another one."""
         for source in self.sources:
             try:
-                found = os.lstat(source.path)
+                found = os.stat(source.path)
             except OSError as error:
                 raise Unsuitable(f"it does not see {source.path}: {error.strerror}") from error
             if found.st_ino != source.inode and found.st_mtime_ns != source.mtime_ns:

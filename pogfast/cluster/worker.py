@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from typing import NoReturn, cast
 
 from pogfast._engine import Sealed, Sealer
-from pogfast.cluster.limits import forget_limits, limit, limits_of
-from pogfast.cluster.reading import OpeningDesk, check_sees
+from pogfast.cluster.limits import limits_of
+from pogfast.cluster.reading import OpeningDesk, check_is_theirs, check_sees
 from pogfast.cluster.units import (
     Failed,
     Job,
@@ -65,10 +65,12 @@ class SealingDesk:
         self.key = job.key.resolve()
         for word in job.to.split(","):
             _check_store(word, job.mark)
-        with settings.using(**vars(job.settings) | limits_of(job)):
+        self.limits = limits_of(job)
+        with settings.using(**vars(job.settings) | self.limits.settings):
             opened = open_stores(job.to, _refuse_lost)
         try:
             for target in opened:
+                check_is_theirs(target, job.mark)
                 if isinstance(target, CanDistrust):
                     target.distrust_all()
             self.targets = Targets(opened, self._lost)
@@ -86,7 +88,7 @@ class SealingDesk:
         """Does a unit: when it returns, its blobs are durable. Raises StoreError."""
         job, started, targets = self.job, time.monotonic(), self.targets
         before = _requests(targets)
-        limit(job, unit.share)
+        self.limits.share(unit.share)
         sealer = Sealer(
             self.key.secret,
             self.key.asymmetric,
@@ -201,7 +203,6 @@ def _close_idle() -> None:
         _timer = None
         gone = [desk for desk in _idle if time.monotonic() - desk.used >= KEPT]
         _idle[:] = [desk for desk in _idle if desk not in gone]
-        forget_limits({desk.job.number for desk in _idle})
     for desk in gone:
         desk.close()
     _close_later()

@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,6 @@ from pogfast.stores import settings
 from pogfast.upkeep import checking
 
 CHUNK = 100_000
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers for all tests that leave them alive."""
-    with dask.cluster(tmp_path_factory.mktemp("cluster")) as made:
-        yield made
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Path:
-    keys.create_pair("key", str(tmp_path))
-    return tmp_path / "key"
 
 
 @pytest.fixture

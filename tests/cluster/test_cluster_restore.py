@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,19 +29,6 @@ from pogfast.errors import PogfastError, StoreError, UsageError
 from pogfast.keys import Key
 
 CHUNK = 100_000
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers for all tests that leave them alive."""
-    with dask.cluster(tmp_path_factory.mktemp("cluster")) as made:
-        yield made
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Path:
-    keys.create_pair("key", str(tmp_path))
-    return tmp_path / "key"
 
 
 @pytest.fixture

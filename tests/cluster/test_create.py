@@ -4,6 +4,7 @@ dies or differs meanwhile; or the run ends clearly, and a second one completes i
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -12,12 +13,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import boto3
+import distributed
 import pytest
 
 import pogfast
@@ -28,10 +30,10 @@ from kit.files import manifest_in, text
 from kit.servers import Certificate
 from pogfast import backup, keys, manifest
 from pogfast.cluster import dask as dask_crew
-from pogfast.cluster import sealing
+from pogfast.cluster import sealing, units, worker
 from pogfast.cluster.crews import CrewOptions
 from pogfast.cluster.executors import open_crew
-from pogfast.cluster.units import KeyReference, SealingJob
+from pogfast.cluster.units import KeyReference, OpeningJob, SealingJob, sources_of
 from pogfast.errors import PogfastError, StoreError, UsageError
 from pogfast.keys import Key
 from pogfast.stores import settings, targets
@@ -39,13 +41,6 @@ from pogfast.stores.local import LocalStore
 from pogfast.stores.settings import Settings
 
 CHUNK = 4_000_000  # so that a part of a large file is 64 of them
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers for all tests that leave them alive."""
-    with dask.cluster(tmp_path_factory.mktemp("cluster")) as made:
-        yield made
 
 
 @pytest.fixture
@@ -66,12 +61,6 @@ def tree(tmp_path: Path) -> Path:
     (top / "empty").touch()
     (top / "b\udcff").write_bytes(b"not UTF-8")
     return top
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Path:
-    keys.create_pair("key", str(tmp_path))
-    return tmp_path / "key"
 
 
 def public(pair: Path) -> Key:
@@ -132,6 +121,23 @@ def test_the_archive_is_the_same(running: Cluster, tree: Path, pair: Path, kind:
     if packs:
         assert by_all.packs_new >= 1
         assert len(os.listdir(store / "packs" / "index")) == 1, "the coordinator's, for all packs"
+
+
+@pytest.mark.parametrize("kind", ["client", "processes"])
+def test_executors_of_the_caller(running: Cluster, tree: Path, pair: Path, kind: str) -> None:
+    """They stay open."""
+    connect: Any = distributed.Client
+    made: Any = (
+        ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+        if kind == "processes"
+        else connect(running.address, set_as_default=False)
+    )
+    with made as executor:
+        for name in ("one", "two"):
+            summary = create(tree, tree.parent / name, public(pair), executor)
+            assert (summary.problems, summary.files_new) == ([], 1503)
+        assert executor.submit(abs, -3).result() == 3
+    assert_clean(tree.parent / "two", private(pair))
 
 
 def test_the_command_line(running: Cluster, tree: Path, pair: Path, pogfast: Runner, pogcli: Runner) -> None:
@@ -320,8 +326,10 @@ def test_nobody_can_do_it(tmp_path: Path, tree: Path, pair: Path, pogfast: Runne
 
 
 def test_a_worker_without_the_mount_is_left_out(tmp_path: Path, tree: Path, pair: Path, pogfast: Runner) -> None:
-    """Of the source, or of the store: an empty directory in its place would take blobs that nobody finds again."""
+    """Of the source, or of the store: an empty directory in its place would take blobs that nobody finds again. And a
+    worker that may only read the store."""
     apart = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"']
+    read_only = [*apart[:4], 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec "$@"']
     if subprocess.run([*apart, str(tmp_path), "true"], capture_output=True).returncode:
         pytest.skip("no permission to mount")
     store = tmp_path / "stores" / "store"
@@ -329,11 +337,13 @@ def test_a_worker_without_the_mount_is_left_out(tmp_path: Path, tree: Path, pair
     with dask.cluster(tmp_path / "cluster", workers=1) as made:
         made.start_worker(before=[*apart, str(tree)])
         made.start_worker(before=[*apart, str(store.parent)])
-        _await(lambda: all("Registered to" in made.log(f"worker{number}") for number in (2, 3)))
+        made.start_worker(before=[*read_only, str(store.parent)])
+        _await(lambda: all("Registered to" in made.log(f"worker{number}") for number in (2, 3, 4)))
         ran = pogfast(*command(tree, store, pair, made.executor))
     assert ran.code == 0, ran.err
     assert f"it sees something else at {tree}: is the same file system mounted there?" in ran.err
     assert f"it does not see the store {store}: is the same file system mounted there?" in ran.err
+    assert f"it has no permission to write to {store}" in ran.err
     assert_clean(store, private(pair))
 
 
@@ -393,20 +403,107 @@ def test_a_source_that_always_changes_is_archived_as_it_was_read(
     assert_clean(store, private(pair))
 
 
-def test_a_service_as_store(running: Cluster, tree: Path, pair: Path, server: Any, tmp_path: Path) -> None:
-    """Workers have credentials of their own; where the service is, the job says."""
+def test_a_service_as_store(tree: Path, pair: Path, server: Any, tmp_path: Path) -> None:
+    """Workers have credentials of their own; where the service is, the address says, to them as well."""
     with dask.cluster(tmp_path / "cluster", workers=0) as made, pytest.MonkeyPatch.context() as patch:
         for word, value in server.environment.items():
             patch.setenv(word, value)
+        patch.delenv("POGFAST_S3_ENDPOINT")
         made.start_worker()
         boto3.client("s3", endpoint_url=server.url).create_bucket(Bucket="cluster")
-        to = "s3://cluster/store"
+        to = f"s3://cluster/store?endpoint={server.url}"
         summary = backup.create(
             [str(tree)], to, public(pair), executor=made.executor, chunk_size=CHUNK, cache_directory=""
         )
         checked = pogfast.check([to], private(pair), read_data=True)
-    assert (checked.damage, checked.problems, summary.problems) == ([], [], [])
-    assert summary.requests["put"] > 100
+        assert (checked.damage, checked.problems, summary.problems) == ([], [], [])
+        assert summary.requests["put"] > 100
+        reference = KeyReference.of(public(pair), "", writing=True)
+        another = SealingJob("a job", to, "another.mfn.partial", reference, Settings(), ())
+        assert worker.probe(another) == "it sees another store at s3://cluster/store: has it the same endpoint?"
+        reference = KeyReference.of(private(pair), f"file:{pair}.decrypt", writing=False)
+        assert "it sees another store" in worker.probe(OpeningJob("b", to, "another.mfn", reference, Settings(), ()))
+
+
+def test_where_paths_begin(running: Cluster, tree: Path, pair: Path, pogfast: Runner) -> None:
+    """Sources relative to a directory, and the working directory as the store: workers have another one."""
+    store = tree.parent / "store"
+    store.mkdir()
+    (tree.parent / "list").write_bytes(b"small\nlarge\n")
+    words = ["create", "-C", "../tree", "--files-from", "../list", "--to", ".", "--no-cache"]
+    words += ["--encryption-keyfile", f"{pair}.encrypt", "--executor", running.executor]
+    ran = pogfast(*words, cwd=store)
+    assert ran.code == 0, ran.err
+    assert_clean(store, private(pair))
+    name = manifest_in(store)
+    assert len(manifest.open((store / name).read_bytes(), private(pair), name).entries) == 1501
+
+
+def test_a_comma_in_the_path_of_a_store(tree: Path, pair: Path) -> None:
+    (tree.parent / "a,b").mkdir()
+    with ThreadPoolExecutor(1) as threads, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tree.parent / "a,b")
+        with pytest.raises(UsageError, match="a,b/store: workers cannot be told of a store with a comma in its path"):
+            create(tree, Path("store"), public(pair), threads)
+
+
+def test_a_named_file_that_vanishes(tmp_path: Path, pair: Path) -> None:
+    """It is what is not read, and no sign that a worker lacks a file system."""
+    files = [tmp_path / "files" / name for name in ("a", "b", "c")]
+    files[0].parent.mkdir()
+    for file in files:
+        file.write_bytes(os.urandom(10))
+    vanishes = Changing(lambda unit: files[1].unlink(missing_ok=True))
+    summary = backup.create(
+        list(map(str, files)), str(tmp_path / "store"), public(pair), executor=vanishes, cache_directory=""
+    )
+    assert [problem.path for problem in summary.problems] == [str(files[1])]
+    assert summary.files_new == 2
+
+
+def test_what_workers_look_for(tmp_path: Path) -> None:
+    """Directories; of very many not all."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    paths = [str(tmp_path / word) for word in ("a", "a/file", "b/file", "gone", "a/gone")]
+    assert [source.path for source in sources_of(paths)] == [f"{tmp_path}/a", f"{tmp_path}/b"]
+    many = [tmp_path / f"{number}" for number in range(units.MAX_SOURCES + 9)]
+    for path in many:
+        path.mkdir()
+    found = sources_of([*map(str, many), "/proc"])
+    assert len(found) == units.MAX_SOURCES + 1
+    assert found[-1].path == "/proc", "the first of its file system"
+
+
+def test_what_a_machine_lost_that_died_is_stored_again(tree: Path, pair: Path) -> None:
+    """It may have lost power when its blobs had names and sizes on the disk, but no bytes yet."""
+    store = tree.parent / "store"
+
+    class Dies(Executor):
+        units = 0
+
+        def submit(self, act: Any, *arguments: Any, **more: Any) -> Future[Any]:  # type: ignore[override]
+            done = act(*arguments)
+            self.units += act is worker.seal
+            if self.units == 4:
+                raise RuntimeError("no answer")
+            future: Future[Any] = Future()
+            if act is not worker.seal:
+                future.set_result(done)
+            return future
+
+    with pytest.raises(PogfastError, match="no answer"):
+        create(tree, store, public(pair), Dies())
+    blobs = [path for path in (store / "data").rglob("*") if path.is_file()]
+    assert len(blobs) > 100
+    for path in blobs[::10]:
+        times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+        path.write_bytes(bytes(path.stat().st_size))
+        os.utime(path, ns=times)
+    with ThreadPoolExecutor(2) as threads:
+        create(tree, store, public(pair), threads)
+    assert_clean(store, private(pair))
 
 
 def test_tls_asks_for_the_right_certificate(tmp_path: Path, tree: Path, pair: Path, pogfast: Runner) -> None:
@@ -441,6 +538,10 @@ def test_tls_asks_for_the_right_certificate(tmp_path: Path, tree: Path, pair: Pa
         ("ray:auto", "ray:auto is no executor"),
         ("dask:", "is no executor"),
         ("dask:127.0.0.1:8786", "is no scheduler's address"),
+        ("dask:tcp://127.0.0.1", "is no scheduler's address"),
+        ("dask:tcp://127.0.0.1:99999", "is no scheduler's address"),
+        ("dask:tcp://127.0.0.1:8786/", "is no scheduler's address"),
+        ("dask:tcp://127.0.0.1:1@example.com:8786", "whoever reaches it can run code on every worker"),
         ("dask:tcp://10.0.0.1:8786", "whoever reaches it can run code on every worker"),
         ("dask:tcp://127.0.0.1.example.com:8786", "whoever reaches it can run code on every worker"),
         ("dask:scheduler-file=/nowhere", "cannot read the scheduler's file"),
@@ -451,6 +552,21 @@ def test_what_is_no_executor(tmp_path: Path, pair: Path, pogfast: Runner, execut
     ran = pogfast(*command(tmp_path / "tree", tmp_path / "store", pair, executor))
     assert ran.code in (1, 2)
     assert said in ran.err
+
+
+def test_what_is_no_file_of_a_scheduler(tmp_path: Path, pair: Path) -> None:
+    file = tmp_path / "file"
+    os.mkfifo(file)
+    with pytest.raises(UsageError, match="is no file of a Dask scheduler"):
+        open_crew(f"dask:scheduler-file={file}", CrewOptions(), print)
+    file.unlink()
+    for written in (b"", b"\xff", b"[]", b"{}", b"null", b"[" * 100_000, b'{"address": "tcp://10.0.0.1:8786"}'):
+        file.write_bytes(written)
+        with pytest.raises(UsageError, match=r"is no file of a Dask scheduler|can run code on every worker"):
+            open_crew(f"dask:scheduler-file={file}", CrewOptions(), print)
+    file.write_bytes(b'{"address": {"a": 1}}')
+    with pytest.raises(UsageError, match="is no scheduler's address"):
+        open_crew(f"dask:scheduler-file={file}", CrewOptions(), print)
 
 
 def test_no_scheduler_answers(monkeypatch: pytest.MonkeyPatch) -> None:
