@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -26,6 +27,7 @@ from pogfast._engine import (
     secretbox_open,
 )
 from pogfast.errors import KeyFileError, UsageError, WrongKey
+from pogfast.sizes import show_seconds
 from pogfast.system.access import trusted_owners, who_can_enter
 from pogfast.system.encoding import portable
 from pogfast.system.environment import for_child
@@ -266,18 +268,19 @@ def from_password_file(path: str, *, writing: bool = False, tell: Tell = _silent
     return from_password(_password_in(line, path), writing=writing, source=f"the first line of {path}")
 
 
-def from_password_command(command: str, *, writing: bool = False) -> Key:
+def from_password_command(command: str, *, writing: bool = False, timeout: float | None = None) -> Key:
     """Derives a key from the first line that a program prints. `command` is split as by a shell, but no shell runs.
 
-    The program gets no standard input, which may be the data; its standard error is ours. Raises KeyFileError if it
-    cannot be run or fails, UsageError if `command` does not parse.
+    The program gets no standard input, which may be the data; its standard error is ours. It is killed after `timeout`
+    seconds, as when it asks somebody who is not there. Raises KeyFileError if it cannot be run or fails, UsageError if
+    `command` does not parse.
     """
-    program, printed = _printed(command, "the password command")
+    program, printed = _printed(command, "the password command", timeout)
     password = _password_in(printed.partition(b"\n")[0][:PASSWORD_SIZE], program)
     return from_password(password, writing=writing, source=f"the first line of what {program} printed")
 
 
-def _printed(command: str, what: str) -> tuple[str, bytes]:
+def _printed(command: str, what: str, timeout: float | None = None) -> tuple[str, bytes]:
     """Runs a program that prints a secret. Returns its name and what it printed."""
     import shlex
     import subprocess
@@ -298,10 +301,14 @@ def _printed(command: str, what: str) -> tuple[str, bytes]:
         ) as ran:
             try:
                 assert ran.stdout is not None
-                printed = ran.stdout.read(PRINTED)
+                ends = None if timeout is None else time.monotonic() + timeout
+                printed = _read_until(ran.stdout.fileno(), ends)
                 if len(printed) == PRINTED:
                     raise KeyFileError(f"{what} {program} prints {PRINTED:,} bytes or more")
-                ran.wait()
+                ran.wait(None if ends is None else max(0.0, ends - time.monotonic()))
+            except (TimeoutError, subprocess.TimeoutExpired):
+                ran.kill()
+                raise KeyFileError(f"{what} {program} took longer than {show_seconds(timeout or 0)}") from None
             except BaseException:
                 ran.kill()
                 raise
@@ -313,6 +320,22 @@ def _printed(command: str, what: str) -> tuple[str, bytes]:
     if ran.returncode:
         raise KeyFileError(f"{what} {program} failed: exit status {ran.returncode}")
     return program, printed
+
+
+def _read_until(pipe: int, ends: float | None) -> bytes:
+    """Returns what comes through a pipe until it is closed, at most PRINTED bytes. Raises TimeoutError if it is not
+    closed when the monotonic clock says `ends`."""
+    import select
+
+    data = b""
+    while len(data) < PRINTED:
+        if ends is not None and not select.select([pipe], [], [], max(0.0, ends - time.monotonic()))[0]:
+            raise TimeoutError
+        part = os.read(pipe, PRINTED - len(data))
+        if not part:
+            break
+        data += part
+    return data
 
 
 def _password_in(line: bytes, source: str) -> str:

@@ -129,6 +129,12 @@ def parse_seconds(option: str, text: str, *, bare: bool = True) -> float:
     return seconds
 
 
+def show_seconds(seconds: float) -> str:
+    """Returns a length of time in the largest unit in which it is a whole number: 90 s, 24 h, 7 d."""
+    unit = next((unit for unit in ("d", "h", "m") if seconds and not seconds % SPANS[unit]), "s")
+    return f"{seconds / SPANS[unit]:g} {'min' if unit == 'm' else unit}"
+
+
 def many(number: int, word: str, words: str = "") -> str:
     """Returns "1 file", "2,000 files"; `words` is the plural if it is not the word with an s."""
     return f"{number:,} {word if number == 1 else words or word + 's'}"

@@ -35,6 +35,7 @@ def create(
     report: Report | None = None,
     stdin_name: str | None = None,
     command: str | None = None,
+    timeout: float | None = None,
     options: Options | None = None,
     executor: object = None,
     crew_options: CrewOptions | None = None,
@@ -42,10 +43,10 @@ def create(
 ) -> Summary:
     """Archives the files and directories at `paths` in every store that `to` names; `more` are fields of Options.
 
-    With `stdin_name`, archives standard input under that name instead; with `command` also, the output of that program.
-    `executor` has other processes and machines do the work (cluster/executors.py). Raises UsageError, NoSuchInput,
-    StoreError, and PogfastError if nothing could be archived; then no manifest is stored. Single sources that cannot be
-    read are in the summary's problems.
+    With `stdin_name`, archives standard input under that name instead; with `command` also, the output of that program,
+    which is ended after `timeout` seconds. `executor` has other processes and machines do the work
+    (cluster/executors.py). Raises UsageError, NoSuchInput, StoreError, and PogfastError if nothing could be archived;
+    then no manifest is stored. Single sources that cannot be read are in the summary's problems.
     """
     key.check_writes()
     check_stores(to)
@@ -78,7 +79,7 @@ def create(
         for lost in missing:
             run.problem(lost)
         if stdin_name is not None:
-            run.archive_stream(stdin_name, command)
+            run.archive_stream(stdin_name, command, timeout)
         else:
             run.archive_trees()
             run.known.warn_of_lost()

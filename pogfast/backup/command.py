@@ -1,25 +1,31 @@
 """Runs the command whose output is archived (`create --command`).
 
-The output is read from a pipe by its descriptor. If the command fails, the caller must make no archive.
+The output is read from a pipe by its descriptor. If the command fails or takes too long, the caller must make no
+archive.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
+import threading
 from collections.abc import Iterator
 
 from pogfast.errors import PogfastError, UsageError
+from pogfast.sizes import show_seconds
 from pogfast.system.environment import for_child
+from pogfast.system.processes import end
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import subprocess
 
 
 @contextlib.contextmanager
-def output_of(command: str) -> Iterator[int]:
+def output_of(command: str, timeout: float | None = None) -> Iterator[int]:
     """Runs a command and gives the descriptor of its output, for the duration of a with-block.
 
-    Raises UsageError and PogfastError if it cannot be run, and PogfastError at the end of the block if it failed. If
-    the block raises, the command is killed.
+    Raises UsageError and PogfastError if it cannot be run, and PogfastError at the end of the block if it failed. It is
+    ended, with what it has started, if the block raises or after `timeout` seconds, which is a failure.
     """
     import subprocess  # here, because most runs do not need it, and it takes time
 
@@ -35,18 +41,48 @@ def output_of(command: str) -> Iterator[int]:
     except OSError as error:
         raise PogfastError(f"cannot run {words[0]}: {error.strerror}") from error
     assert process.stdout is not None
+    limit = None
     try:
+        if timeout is not None:
+            limit = _Limit(process, timeout)
         with process.stdout:
             yield process.stdout.fileno()
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    except BaseException:
+        end(process, kill_after=0)
         raise
-    if process.wait():
+    finally:
+        if limit is not None:
+            limit.lift()
+    if limit is not None and limit.exceeded:
+        raise PogfastError(
+            f"{words[0]} took longer than {show_seconds(limit.seconds)}, and was ended: no archive was made"
+        )
+    if process.returncode:
         code = process.returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
         raise PogfastError(f"{words[0]} {how}: no archive was made")
+
+
+class _Limit:
+    """Ends a program after some seconds, whoever waits for its output meanwhile."""
+
+    def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+        self.process = process
+        self.seconds = seconds
+        self.exceeded = False
+        self.timer = threading.Timer(seconds, self._end)
+        self.timer.daemon = True  # a process that ends does not wait for it
+        self.timer.start()
+
+    def _end(self) -> None:
+        self.exceeded = True
+        end(self.process)
+
+    def lift(self) -> None:
+        """Ends the timer. If it has run out, all of the program's processes have ended when this returns."""
+        self.timer.cancel()
+        self.timer.join()
 
 
 def _words(command: str) -> list[str]:

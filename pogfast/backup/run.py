@@ -479,12 +479,13 @@ class Run:
 
     # ---- a stream ----
 
-    def archive_stream(self, name: str, command: str | None) -> None:
+    def archive_stream(self, name: str, command: str | None, timeout: float | None) -> None:
         """Archives standard input, or the output of `command`, as one file. Raises UsageError, and PogfastError if it
-        cannot be read or the command fails."""
+        cannot be read, or the command fails or takes longer than `timeout` seconds."""
         name = walk.archived_name(name)
         if not name:
             raise UsageError("standard input needs a name in the archive", hint="--name=dump.sql")
+        self.contents.paths = [os.path.join("/", name)]  # so that archives of two dumps are two series
         now = time.time_ns()
         owner = {"mode": 0o600, "uid": os.getuid(), "gid": os.getgid()}
         facts = {**owner, "mtime_ns": now, "atime_ns": now}
@@ -496,7 +497,7 @@ class Run:
         if command is None:
             self._run_engine(iter([self._stream(pending, 0)]), last=True)
         else:
-            with output_of(command) as descriptor:
+            with output_of(command, timeout) as descriptor:
                 self._run_engine(iter([self._stream(pending, descriptor)]), last=True)
         if self.contents.is_empty:
             raise PogfastError("standard input could not be read: no archive was made")

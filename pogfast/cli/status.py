@@ -30,18 +30,20 @@ from pogfast.sizes import many
     "--max-age",
     type=Duration(bare=False),
     metavar="TIME",
-    help="How old the last run of a profile may be, as in 26h or 8d.  [default: 26h]",
+    help="How old the last run of a profile may be, as in 26h or 8d.  [default: its max-age, else by its schedule, "
+    "else 26h]",
 )
 def status(output: Output, names: tuple[str, ...], config: str | None, max_age: float | None) -> None:
     """Show whether profiles were run as they should.
 
     Reads the records of runs and opens no store. A run that did not take place, because something that the profile
-    needs was not there, does not count. The exit code is 1 if the last run has failed.
+    needs was not there, does not count. A profile is late if its next run should have ended: by its max-age, or by
+    its schedule. The exit code is 1 if the last run has failed.
     """
     from pogfast import runs
     from pogfast.config import load
 
-    found = runs.status(load(config), names, max_age=runs.MAX_AGE if max_age is None else max_age)
+    found = runs.status(load(config), names, max_age=max_age)
     rows = []
     for one in found:
         output.emit("status", **one.as_dict())

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
+from pogfast.archives.trailer import Filter
 from pogfast.config.problems import Problem, did_you_mean
 from pogfast.config.schema import Profile, Store
 from pogfast.config.settings import check_options, create_options, prune_options
@@ -25,7 +26,8 @@ NAMING_STORES = (("stores",), ("copy", "to"), ("copy", "from"), ("retention", "s
 OF_ONE_SERIES = "set group-by = [] to take all archives of a store for one series"
 SCRUB = "check the packs of a store in a profile without a key, or archives where the private key is"
 OWN_STORE = "give each a store of its own: another prefix or directory"
-SAME_RULES = f"{OWN_STORE}; or give them the same retention"
+SAME_RULES = f"{OWN_STORE}; or give them the same retention, or tags that retention.tags names"
+OWN_PING = "give each profile a ping of its own"
 
 
 class Loaded(Protocol):
@@ -56,17 +58,30 @@ def _unknown(value: Value | None, kind: str, known: Mapping[str, Section]) -> It
 
 def contradictions(config: Loaded, sections: Mapping[str, Section]) -> Iterator[Problem]:
     """Yields what is wrong with profiles that can be read. `sections` are those of the profiles."""
-    bases = {parent for profile in config.profiles.values() for parent in profile.parents}
+    bases = bases_of(config)
     makers = _makers(config)
+    pings: dict[object, str] = {}
     for name, profile in config.profiles.items():
         section, values = sections[name], config.values["profiles", name]
         found = [*_wrong(profile), *_series(profile, config, makers)]
         if name not in bases:
             found += missing(profile)
+        if is_run(profile, bases):
+            found += _shared_ping(profile, pings)
         for path, message, hint in found:
             value = values.get(path) or values.get(path[:1])
             file, line = (value.file, value.line) if value else (section.file, section.line)
             yield Problem(file, line, f"profile {name}: {message}", hint)
+
+
+def bases_of(config: Loaded) -> set[str]:
+    """Returns the names of the profiles that others inherit from."""
+    return {parent for profile in config.profiles.values() for parent in profile.parents}
+
+
+def is_run(profile: Profile, bases: Collection[str]) -> bool:
+    """Returns True unless others only inherit from a profile. One that makes archives and lacks nothing is run, too."""
+    return profile.name not in bases or (profile.creates and not any(missing(profile)))
 
 
 Makers = Mapping[object, Sequence[str]]  # the place of a store -> profiles whose archives are there
@@ -108,42 +123,84 @@ def _wrong(profile: Profile) -> Wrong:
             yield ("retention",), f"a public key cannot tell {words} of archives", OF_ONE_SERIES
 
 
+def _shared_ping(profile: Profile, pings: dict[object, str]) -> Wrong:
+    """Yields that a profile has the ping of another: who is told hears of the success of one after the failure of the
+    other. `pings` are those of the profiles before it."""
+    if profile.ping is not None and (other := pings.setdefault(repr(profile.ping.given), profile.name)) != profile.name:
+        yield (
+            ("ping",),
+            f"the ping is that of {other}, too: a success of one would hide a failure of the other",
+            OWN_PING,
+        )
+
+
+class _Archive(NamedTuple):
+    """An archive that a run makes, as far as retention looks at it."""
+
+    profile: Profile
+    host: str
+    tags: list[str]
+    paths: list[str]
+    command: tuple[str, ...] = ()  # whose output it is
+
+
+def _archives(profile: Profile) -> Iterator[_Archive]:
+    """Yields the archives that a run of a profile makes."""
+    words = (profile, _host(profile), profile.tags)
+    if profile.paths or profile.files_from:
+        yield _Archive(
+            *words, [os.path.abspath(os.path.join(profile.directory or "/", path)) for path in profile.paths]
+        )
+    for stream in profile.streams:
+        yield _Archive(*words, [os.path.join("/", stream.name)], tuple(stream.command))
+
+
 def _series(profile: Profile, config: Loaded, makers: Makers) -> Wrong:
     """Yields stores in which the retention of a profile would apply to archives that it is not for: those of profiles
-    with other rules, and those that its groups do not tell apart. Without groups all are one series: a daily archive of
-    a database would make that of the files of the same day unneeded."""
+    with other rules, or without any, and those that its groups do not tell apart. Without groups all are one series: a
+    daily archive of a database would make that of the files of the same day unneeded."""
     said = profile.retention
-    if said is None or said.keep_all or said.tags or said.path:
+    if said is None or said.keep_all:
         return
+    wanted = Filter.of(said.host, said.tags, said.path)
     for store in profile.pruned:
-        found = [
-            config.profiles[name]
-            for name in makers.get(_place(config.stores[store].address), ())
-            if said.host in (None, _host(config.profiles[name]))
-        ]
-        series: dict[object, list[Profile]] = {}
-        for other in found if "paths" not in said.group_by else ():
-            host, tags = "host" in said.group_by and _host(other), "tags" in said.group_by and frozenset(other.tags)
-            series.setdefault((host, tags), []).extend([other] * _archives_a_run(other))
-        if mixed := next((members for members in series.values() if len(members) > 1), None):
-            names = [*dict.fromkeys(other.name for other in mixed)]
+        made_by = [config.profiles[name] for name in makers.get(_place(config.stores[store].address), ())]
+        found = [archive for maker in made_by for archive in _archives(maker) if wanted.fits(archive)]
+        series: dict[object, list[_Archive]] = {}
+        for archive in found:
+            host, tags = "host" in said.group_by and archive.host, "tags" in said.group_by and frozenset(archive.tags)
+            series.setdefault((host, tags, "paths" in said.group_by and tuple(archive.paths)), []).append(archive)
+        if mixed := next((members for members in series.values() if _are_mixed(members, said.group_by)), None):
+            names = [*dict.fromkeys(archive.profile.name for archive in mixed)]
             makes = f"profiles {' and '.join(names)} make" if len(names) > 1 else "the profile makes"
             message = f"{makes} several archives in store {store}, and retention has no groups to tell them apart"
             yield ("retention", "group-by"), message, OWN_STORE
-        elif strangers := _of_other_rules(profile, found, config, store):
+        elif strangers := _of_other_rules(profile, made_by, series.values(), config, store):
             others = " and ".join(strangers)
             message = f"retention applies to archives of {others} in store {store}, too, which have other rules"
             yield ("retention",), message, SAME_RULES
 
 
-def _of_other_rules(profile: Profile, makers: list[Profile], config: Loaded, store: str) -> list[str]:
-    """Returns the names of the profiles that make archives in a store, and have other rules for them."""
+def _are_mixed(members: Sequence[_Archive], group_by: Sequence[str]) -> bool:
+    """Returns True if the archives of a group are not all of the same files, or of the same command."""
+    return len(members) > 1 and ("paths" not in group_by or len({archive.command for archive in members}) > 1)
+
+
+def _of_other_rules(
+    profile: Profile, makers: Sequence[Profile], series: Iterable[Sequence[_Archive]], config: Loaded, store: str
+) -> list[str]:
+    """Returns the names of the profiles whose archives are in a store, and that have other rules for them. No rules are
+    other ones, too, unless the profile makes archives of the same series, or none at all: then it is there to prune
+    those of others."""
     place, mine = _place(config.stores[store].address), _rules(profile)
-    return [
-        other.name
-        for other in makers
-        if place in [_place(config.stores[name].address) for name in other.pruned] and _rules(other) != mine
-    ]
+    strangers: list[str] = []
+    for members in series:
+        is_its_own = profile not in makers or any(archive.profile is profile for archive in members)
+        for other in [archive.profile for archive in members if archive.profile is not profile]:
+            is_pruned = place in [_place(config.stores[name].address) for name in other.pruned]
+            if (_rules(other) != mine) if is_pruned else not is_its_own:
+                strangers.append(other.name)
+    return [*dict.fromkeys(strangers)]
 
 
 def _rules(profile: Profile) -> object:
@@ -171,7 +228,10 @@ def _makers(config: Loaded) -> Makers:
             targets = [_place(config.stores[name].address) for name in profile.copy.to]
             copies.append((_place(config.stores[source].address), targets))
     found: dict[object, list[str]] = {}
+    bases = bases_of(config)
     for name, profile in config.profiles.items():
+        if not is_run(profile, bases):
+            continue
         places = dict.fromkeys(_place(config.stores[store].address) for store in profile.stores if profile.creates)
         waiting = [*places]
         while waiting:
@@ -182,10 +242,6 @@ def _makers(config: Loaded) -> Makers:
         for place in places:
             found.setdefault(place, []).append(name)
     return found
-
-
-def _archives_a_run(profile: Profile) -> int:
-    return bool(profile.paths or profile.files_from) + len(profile.streams)
 
 
 def missing(profile: Profile) -> Wrong:

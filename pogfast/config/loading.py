@@ -63,6 +63,7 @@ class Config:
     profiles: dict[str, Profile] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     values: dict[tuple[str, str], Values] = field(default_factory=dict)  # ("profiles", NAME) and so on; all inherited
+    variables: dict[str, str] = field(default_factory=dict)  # of the environment -> where they are used, as FILE:LINE
 
     def profile(self, name: str) -> Profile:
         """Returns a profile, with what it inherits. Raises UsageError."""
@@ -162,6 +163,8 @@ class _Loading:
             else:
                 for name, table in given.items():
                     self._add(word, reader.section((word, name), table, KINDS[word]))
+        for name, where in reader.variables.items():
+            self.config.variables.setdefault(name, where)
         if include:
             value = include["include",]
             names = [value.value] if isinstance(value.value, str) else value.value

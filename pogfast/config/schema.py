@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Annotated, ClassVar, Literal, TypeVar
 
 from msgspec import Meta, Struct, field
@@ -24,6 +25,9 @@ from pogfast.upkeep.retention import UNLIMITED, Policy, Span
 Kind = TypeVar("Kind")
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s]+")
 HOOK_TIMEOUT = 3600.0  # seconds: a hook that hangs must not prevent all later backups
+LONG_TIMEOUT = (
+    86400.0  # seconds of a command whose output is archived, and of waiting for another run: nothing is for ever
+)
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------
@@ -60,6 +64,17 @@ class Seconds(float):
     @classmethod
     def read(cls, given: object) -> Seconds:
         return cls(_parsed(lambda text: parse_seconds("", text, bare=False), given, "a length of time such as 24h"))
+
+
+class Timeout(Seconds):
+    """A length of time that is not 0."""
+
+    @classmethod
+    def read(cls, given: object) -> Timeout:
+        found = cls(super().read(given))
+        if not found:
+            raise ValueError("must be longer than 0")
+        return found
 
 
 class Count(int):
@@ -118,7 +133,10 @@ class When(str):
 
     @classmethod
     def read(cls, given: object) -> When:
-        return cls(_parsed(Calendar.parse, given, "a calendar expression").text)
+        calendar = _parsed(Calendar.parse, given, "a calendar expression")
+        if calendar.after(datetime.now()) is None:
+            raise ValueError(f"{given} never comes")
+        return cls(calendar.text)
 
     @property
     def calendar(self) -> Calendar:
@@ -156,6 +174,10 @@ class Secret:
     @property
     def variable(self) -> str | None:
         return self.given.get("variable") if isinstance(self.given, dict) else None
+
+    @property
+    def file(self) -> str | None:
+        return os.path.expanduser(self.given["file"]) if isinstance(self.given, dict) and "file" in self.given else None
 
     def __repr__(self) -> str:
         return "Secret()"
@@ -198,6 +220,7 @@ class Stream(Table, frozen=True, kw_only=True):
 
     command: Command
     name: Word  # that it is archived under
+    timeout: Timeout = Timeout(LONG_TIMEOUT)  # after which the command is ended, and no archive is made
 
 
 class Key(Table, frozen=True, kw_only=True):
@@ -288,7 +311,12 @@ class Hooks(Table, frozen=True, kw_only=True):
     after: list[Command] = []
     after_failure: list[Command] = []
     finally_: list[Command] = field(default_factory=list, name="finally")
-    timeout: Seconds = Seconds(HOOK_TIMEOUT)  # of each command
+    timeout: Timeout = Timeout(HOOK_TIMEOUT)  # of each command
+
+    @property
+    def commands(self) -> list[Command]:
+        """All of them."""
+        return [*self.before, *self.after, *self.after_failure, *self.finally_]
 
 
 class RunHooks(Hooks, frozen=True, kw_only=True):
@@ -394,12 +422,14 @@ class Profile(CreateSettings, frozen=True, kw_only=True):
     limit_upload: Limit | None = None  # to services, of all stores together
     limit_download: Limit | None = None  # from them
     on_conflict: Literal["wait", "skip"] = "skip"  # while another run of the profile is under way
+    wait_timeout: Timeout = Timeout(LONG_TIMEOUT)  # after which a run that waits for another fails
     log: Path | None = None  # a line of JSON for each run
     metrics: Path | None = None  # for Prometheus
     ping: Secret | None = None  # is told of the start and the end of each run
     notify: list[Secret] = []  # are told of runs that did not succeed
     schedule: When | None = None  # when `schedule enable` has it run
     spread: Seconds | None = None  # it starts up to this much later, so that not all machines start at once
+    max_age: Timeout | None = None  # of the last run, after which the profile is late; None: as its schedule says
 
     @property
     def parents(self) -> list[str]:

@@ -95,6 +95,7 @@ class Reader:
         self.lines = parsed.lines
         self.environ = environ
         self.problems = problems
+        self.variables: dict[str, str] = {}  # those that are used -> where first, as FILE:LINE
 
     def report(self, path: KeyPath, message: str, hint: str = "") -> None:
         self.problems.append(Problem(self.file, self.line(path), message, hint))
@@ -173,6 +174,7 @@ class Reader:
         if found[2] not in self.environ:
             self.report(path, f"{name}: the variable {found[2]} is not set", "$$ is a dollar sign")
             return ""
+        self.variables.setdefault(found[2], f"{self.file}:{self.line(path)}")
         return self.environ[found[2]]
 
     def _converted(self, given: Any, kind: Any) -> Any:

@@ -9,6 +9,6 @@ from __future__ import annotations
 from pogfast.runs.execution import run
 from pogfast.runs.records import Record, VerbRecord, history, last
 from pogfast.runs.report import Report, Silent
-from pogfast.runs.status import MAX_AGE, Verdict, status
+from pogfast.runs.status import Verdict, status
 
-__all__ = ["MAX_AGE", "Record", "Report", "Silent", "VerbRecord", "Verdict", "history", "last", "run", "status"]
+__all__ = ["Record", "Report", "Silent", "VerbRecord", "Verdict", "history", "last", "run", "status"]

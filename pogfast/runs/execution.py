@@ -22,7 +22,7 @@ from pogfast.errors import NotRun, PogfastError, worst_code
 from pogfast.keys import Key
 from pogfast.runs import telling, verbs
 from pogfast.runs.keys import open_key
-from pogfast.runs.locks import only_run
+from pogfast.runs.locks import StillRunning, only_run
 from pogfast.runs.needs import unmet
 from pogfast.runs.programs import ProgramFailed, run_program
 from pogfast.runs.records import Outcome, Record, VerbRecord, append, history, seconds_of
@@ -48,7 +48,8 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
     took = Stopwatch()
     try:
         report.started(record)
-        with only_run(name, wait=profile.on_conflict == "wait", waiting=report.waiting) as other:
+        wait = profile.wait_timeout if profile.on_conflict == "wait" else None
+        with only_run(name, wait=wait, waiting=report.waiting) as other:
             if other:
                 _not_run(record, "busy", f"another run of {name} is under way: {other}")
             elif said := unmet(profile.needs):
@@ -60,7 +61,7 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
     except KeyboardInterrupt:
         record.outcome, record.exit_code, record.message = "interrupted", INTERRUPTED, "interrupted"
         raise
-    except ProgramFailed as error:  # a command that it needs cannot be run at all
+    except (ProgramFailed, StillRunning) as error:  # a command that it needs cannot be run; the other run hangs
         record.outcome, record.exit_code, record.message = "failed", error.exit_code, str(error)
         record.add_problem(error)
         report.problem(error)

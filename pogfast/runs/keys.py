@@ -12,13 +12,14 @@ from pogfast import keys
 from pogfast.config.schema import Key as Reference
 from pogfast.errors import KeyFileError
 
+TIMEOUT = 600.0  # seconds of a command that prints a password: it may ask for one, and nobody is there
 CREDENTIALS = "CREDENTIALS_DIRECTORY"  # set by systemd for units with LoadCredential=
 
 
 def open_key(reference: Reference, *, writing: bool, tell: keys.Tell) -> keys.Key:
     """Returns the key. `tell` is called with warnings about its file. Raises KeyFileError."""
     if reference.command is not None:
-        return keys.from_password_command(shlex.join(reference.command), writing=writing)
+        return keys.from_password_command(shlex.join(reference.command), writing=writing, timeout=TIMEOUT)
     path = reference.file if reference.file is not None else credential_path(reference.credential or "")
     match reference.is_of:
         case "private":

@@ -12,26 +12,35 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
+from pogfast.errors import PogfastError
 from pogfast.runs.records import state_path
+from pogfast.sizes import show_seconds
 
 PAUSE = 0.5  # seconds between two tries: a wait that a signal, or another thread, can end
 
 
+class StillRunning(PogfastError):
+    """Another run of the profile has not ended for so long that something is wrong."""
+
+
 @contextlib.contextmanager
-def only_run(profile: str, *, wait: bool, waiting: Callable[[str], None]) -> Iterator[str]:
+def only_run(profile: str, *, wait: float | None, waiting: Callable[[str], None]) -> Iterator[str]:
     """Gives "" while entered, once no other run of the profile is under way; without `wait` at once, the other process
-    in words if there is one. `waiting` is called with that when the wait begins. Raises UsageError and OSError."""
+    in words if there is one. `waiting` is called with that when the wait begins. Raises StillRunning after `wait`
+    seconds, UsageError and OSError."""
     path = state_path("locks", f"{profile}.lock")
     with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+", encoding="ascii") as file:
-        told = False
+        ends: float | None = None
         while not _take(file.fileno()):
             holder = _holder(file.fileno())
-            if not wait:
+            if wait is None:
                 yield holder
                 return
-            if not told:
+            if ends is None:
+                ends = time.monotonic() + wait
                 waiting(holder)
-                told = True
+            if time.monotonic() > ends:
+                raise StillRunning(f"another run of {profile} has not ended within {show_seconds(wait)}: {holder}")
             time.sleep(PAUSE)
         os.ftruncate(file.fileno(), 0)
         os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)

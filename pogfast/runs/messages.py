@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from typing import Literal
 from urllib.error import HTTPError
@@ -46,7 +45,7 @@ def reveal(secret: Secret) -> str:
         if not text:
             raise UsageError(f"the variable {name} is not set")
         return text.strip()
-    path = os.path.expanduser(name) if place == "file" else credential_path(name)
+    path = secret.file or credential_path(name)
     try:
         with open(path, "rb") as file:
             raw = file.read(MAX_SECRET + 1)
@@ -95,16 +94,28 @@ def notify(secrets: Sequence[Secret], record: Record) -> None:
         import apprise
     except ImportError as error:
         raise PogfastError("apprise is not installed: pip install '.[notify]'") from error
-    logging.getLogger("apprise").disabled = True  # its warnings have URLs in them
     failed = 0
     for secret in secrets:
-        sender = apprise.Apprise()
-        sent = sender.add(reveal(secret)) and sender.notify(body=summary(record), title=title(record))
+        url = reveal(secret)
+        with _unlogged():
+            sender = apprise.Apprise()
+            sent = sender.add(url) and sender.notify(body=summary(record), title=title(record))
         failed += not sent
     if failed:
         raise PogfastError(
             f"{failed} of {len(secrets)} was not accepted" if len(secrets) > 1 else "it was not accepted"
         )
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Has nothing logged: apprise logs URLs, and so does each of the libraries that it sends messages with."""
+    before = logging.root.manager.disable
+    logging.disable()
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def title(record: Record) -> str:

@@ -6,10 +6,8 @@ and the last line into the error. One that takes too long is ended, with all tha
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
-import signal
 import subprocess
 import tempfile
 import time
@@ -17,10 +15,11 @@ from collections.abc import Callable, Sequence
 from typing import IO
 
 from pogfast.errors import PogfastError
+from pogfast.sizes import show_seconds
 from pogfast.system.environment import for_child
+from pogfast.system.processes import end
 
 PAUSE = 0.1  # seconds between two looks whether the program has ended
-KILL_AFTER = 5.0  # seconds between SIGTERM and SIGKILL
 LEFT = 1.0  # seconds in which what is left of the output is read
 MAX_LINE = 2000  # bytes of a line of output; the rest is cut off
 Line = Callable[[str], None]
@@ -61,10 +60,10 @@ def run_program(command: Sequence[str], timeout: float, *, stdin: bytes = b"", l
             with process.stdout:
                 in_time = _wait(process, output, timeout)
         except BaseException:
-            _end(process)
+            end(process)
             raise
     if not in_time:
-        raise ProgramFailed(f"{command[0]} took longer than {timeout:g} s, and was ended")
+        raise ProgramFailed(f"{command[0]} took longer than {show_seconds(timeout)}, and was ended")
     if process.returncode:
         code = process.returncode
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
@@ -78,21 +77,11 @@ def _wait(process: subprocess.Popen[bytes], output: _Output, timeout: float) -> 
     while process.poll() is None:
         output.read(PAUSE)
         if time.monotonic() > ends:
-            _end(process)
+            end(process)
             output.finish()
             return False
     output.finish()
     return True
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a program and what it has started."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(KILL_AFTER)
-            return
 
 
 class _Output:

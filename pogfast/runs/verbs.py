@@ -116,6 +116,7 @@ def create(config: Config, profile: Profile, key: Key, stream: Stream | None, re
         report=_CreateReport(tell),
         stdin_name=stream.name if stream else None,
         command=shlex.join(stream.command) if stream else None,
+        timeout=stream.timeout if stream else None,
         options=options,
     )
     record.archives = {addresses[address]: summary.manifest for address in summary.stores}

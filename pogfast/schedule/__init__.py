@@ -11,10 +11,10 @@ import os
 from pogfast.config.loading import NAMES
 from pogfast.errors import UsageError
 from pogfast.schedule.crontab import Cron
-from pogfast.schedule.jobs import Job
+from pogfast.schedule.jobs import Job, jobs_of
 from pogfast.schedule.units import BOOTED, Systemd
 
-__all__ = ["Cron", "Job", "Systemd", "checked", "manager"]
+__all__ = ["Cron", "Job", "Systemd", "checked", "jobs_of", "manager"]
 
 
 def manager(word: str | None = None) -> Systemd | Cron:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shlex
 import socket
 import subprocess
+from collections.abc import Iterator
 
 from pogfast.errors import PogfastError, UsageError
 from pogfast.schedule.jobs import Job, mark_of, plain
 
+PATH = "/usr/bin:/bin"  # of what cron runs
 EMPTY = b"no crontab for"  # what `crontab -l` says when there is none
 
 
@@ -46,22 +49,26 @@ class Cron:
         _write(head + rest)
         return True
 
+    def lacking(self, job: Job) -> Iterator[UsageError]:
+        """Yields what a run of the profile would not have. Raises PogfastError if the crontab cannot be read."""
+        above = _split(_crontab(), job.mark)[0] if job.config.variables or job.programs else b""
+        hint = "write its value, or set it in the crontab, above the lines of pogfast: crontab -e"
+        return job.lacking(PATH, lambda name: re.search(rb"^\s*%b\s*=" % name.encode(), above, re.M) is not None, hint)
+
     def remark(self) -> str:
         """Returns what the user should know, or ""."""
         return ""
 
     def _block(self, job: Job) -> str:
-        profile = job.profile
-        if profile.schedule is None:
-            raise UsageError(f"profile {job.name} has no schedule", hint='set one, as in schedule = "daily"')
+        calendar = job.calendar
         if job.credentials:
             raise UsageError(f"profile {job.name} has credentials of systemd, which cron cannot pass on")
         given = [f"{name}={value}" for name, value in job.environment.items()]
         words = ["env", *given, *job.command, "--quiet"]
         # cron takes % for the end of the line, in quotes as well.
         command = " ".join(shlex.quote(plain(word)) for word in words).replace("%", "\\%") + " >/dev/null"
-        wait = _delay(job) if profile.spread else 0
-        line = f"{profile.schedule.calendar.cron} {f'sleep {wait}; ' if wait else ''}{command}"
+        wait = _delay(job) if job.profile.spread else 0
+        line = f"{calendar.cron} {f'sleep {wait}; ' if wait else ''}{command}"
         return f"# {job.mark}: begin\n{line}\n# {job.mark}: end\n"
 
 

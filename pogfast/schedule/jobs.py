@@ -7,16 +7,20 @@ Credentials do not.
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from pogfast.config.calendar import Calendar
 from pogfast.config.loading import Config
 from pogfast.config.schema import Hooks, Profile
 from pogfast.errors import UsageError
 from pogfast.stores.addresses import is_service
 from pogfast.system.user_dirs import cache_directory, state_directory
 
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of pogfast
 MARK = "pogfast schedule"  # begins what is ours
 # The variables that say where things are.
 PLACES = (
@@ -41,6 +45,13 @@ class Job:
         return mark_of(self.name, self.config.file)
 
     @property
+    def calendar(self) -> Calendar:
+        """When the profile is run. Raises UsageError if it does not say."""
+        if self.profile.schedule is None:
+            raise UsageError(f"profile {self.name} has no schedule", hint='set one, as in schedule = "daily"')
+        return self.profile.schedule.calendar
+
+    @property
     def command(self) -> list[str]:
         """The command that runs the profile. -P: a directory that is called pogfast is not what is run."""
         return [sys.executable, "-P", "-m", "pogfast", "run", self.name, "--config", self.config.file]
@@ -53,11 +64,51 @@ class Job:
     @property
     def runs_programs(self) -> bool:
         """Returns True if programs of the user's belong to a run: nobody knows what they need."""
+        return bool(self.programs or any(map(_is_program, self._local())))
+
+    @property
+    def programs(self) -> list[str]:
+        """The programs that a run starts: of hooks, of sources, of what it needs, and of its key."""
         profile = self.profile
         hooks: list[Hooks] = [profile.hooks, *(getattr(profile.hooks, verb) for verb in profile.verbs)]
-        has_hooks = any(each.before or each.after or each.after_failure or each.finally_ for each in hooks)
-        has_commands = profile.streams or profile.needs.commands or (profile.key and profile.key.command)
-        return bool(has_hooks or has_commands or any(map(_is_program, self._local())))
+        commands = [command for each in hooks for command in each.commands]
+        commands += [stream.command for stream in profile.streams] + profile.needs.commands
+        if profile.key is not None and profile.key.command is not None:
+            commands.append(profile.key.command)
+        return [*dict.fromkeys(command[0] for command in commands)]
+
+    @property
+    def files(self) -> list[str]:
+        """The files that a run reads, apart from its sources and its configuration."""
+        profile = self.profile
+        key = [profile.key.file] if profile.key and profile.key.file else []
+        urls = [each.file for each in (profile.ping, *profile.notify) if each is not None and each.file is not None]
+        return [*key, *profile.files_from, *profile.exclude_from, *urls]
+
+    def lacking(self, path: str, is_set: Callable[[str], bool], hint: str) -> Iterator[UsageError]:
+        """Yields what a scheduled run would not have: variables, programs and files. `path` is the PATH of whoever runs
+        it, `is_set` says whether that sets a variable, and `hint` how to have it do so."""
+        for name, where in self.config.variables.items():
+            if name not in self.environment and not is_set(name):
+                yield UsageError(
+                    f"{where} uses the variable {name}, which no scheduled run of {self.name} has", hint=hint
+                )
+        for each in (self.profile.ping, *self.profile.notify):
+            if each is not None and each.variable is not None and not is_set(each.variable):
+                text = f"a URL is in the variable {each.variable}, which no scheduled run of {self.name} has"
+                yield UsageError(text, hint="use { credential = NAME } or { file = PATH }")
+        for program in self.programs:
+            if "/" in program and not os.path.isabs(program):
+                yield UsageError(f"{program} is a relative path of a program", hint="write the whole path")
+            elif shutil.which(program, path=None if is_set("PATH") else path) is None:
+                where = "" if "/" in program else f" in {path}"
+                yield UsageError(
+                    f"there is no program {program}{where}", hint="" if where == "" else "write the whole path"
+                )
+        for file in self.files:
+            if not os.access(file, os.R_OK):
+                is_there = os.path.lexists(file)
+                yield UsageError(f"{file} {'cannot be read' if is_there else 'is missing'}: {self.name} needs it")
 
     def _local(self) -> list[str]:
         """The paths of the stores on this machine."""
@@ -99,12 +150,20 @@ class Job:
     @property
     def paths(self) -> list[str]:
         """The absolute paths that a run reads or writes, as far as the configuration names them."""
-        profile = self.profile
-        base = profile.directory or "/"
-        sources = [os.path.join(base, path) for path in profile.paths]
-        keys = [profile.key.file] if profile.key and profile.key.file else []
-        lists = [*profile.files_from, *profile.exclude_from]
-        return [*sources, *lists, *keys, *self._local(), *self.written, *self.config.files]
+        base = self.profile.directory or "/"
+        sources = [os.path.join(base, path) for path in self.profile.paths]
+        own = [sys.executable, PACKAGE]
+        return [*sources, *self.files, *self._local(), *self.written, *self.config.files, *own]
+
+
+def jobs_of(config: Config, names: Iterable[str]) -> list[Job]:
+    """Returns the jobs of profiles, and of those that groups stand for. Raises UsageError for what cannot be run, or
+    has no schedule."""
+    profiles = dict.fromkeys(profile for name in names for profile in config.members(name))
+    jobs = [Job(config, config.runnable(name)) for name in profiles]
+    for job in jobs:
+        assert job.calendar
+    return jobs
 
 
 def mark_of(name: str, config_file: str) -> str:

@@ -7,8 +7,10 @@ What a unit is told is derived from the profile. The text of units is made here;
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import subprocess
+from collections.abc import Iterator
 
 from pogfast.config.schema import Priority
 from pogfast.errors import PogfastError, UsageError
@@ -18,6 +20,7 @@ SYSTEM = "/etc/systemd/system"
 BOOTED = "/run/systemd/system"  # is there if systemd runs this machine
 LINGERING = "/var/lib/systemd/linger"
 CREDENTIALS = "/etc/credstore"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # of what systemd runs
 TEMPORARY = ("/tmp", "/var/tmp")
 IO = {"low": ("best-effort", 7), "idle": ("idle", None)}
 # For everybody: a backup needs none of this.
@@ -45,8 +48,6 @@ class Systemd:
 
     def planned(self, job: Job) -> dict[str, str]:
         """Returns the files that are written, path -> text. Raises UsageError."""
-        if job.profile.schedule is None:
-            raise UsageError(f"profile {job.name} has no schedule", hint='set one, as in schedule = "daily"')
         service, timer = self._files(job.name)
         return {service: self._service(job), timer: self._timer(job)}
 
@@ -56,7 +57,6 @@ class Systemd:
         planned = self.planned(job)
         for path in planned:
             self._check_ours(path, job.mark)
-        self._check_credentials(job)
         for path in job.own_directories:
             os.makedirs(path, mode=0o700, exist_ok=True)  # what is missing cannot be made writable
         changed = [path for path, text in planned.items() if _read(path) != text]
@@ -79,6 +79,17 @@ class Systemd:
             os.unlink(path)
         self._systemctl("daemon-reload")
         return True
+
+    def lacking(self, job: Job) -> Iterator[UsageError]:
+        """Yields what a run of the profile would not have."""
+        drop_ins = f"{self._files(job.name)[0]}.d"
+        hint = f"write its value, or set it in {drop_ins}/environment.conf: [Service], Environment=NAME=VALUE"
+        told = "".join(map(_readable, sorted(glob.glob(os.path.join(glob.escape(drop_ins), "*.conf")))))
+        yield from job.lacking(PATH, lambda name: f"{name}=" in told or "EnvironmentFile=" in told, hint)
+        for name in job.credentials:
+            path, _ = self._credential_file(name)
+            if not os.path.exists(path):
+                yield UsageError(f"there is no credential {name}: {path} is missing", hint="write it there")
 
     def remark(self) -> str:
         """Returns what the user should know, or ""."""
@@ -114,8 +125,7 @@ class Systemd:
         return _text(job, {"Unit": unit, "Service": service})
 
     def _timer(self, job: Job) -> str:
-        assert job.profile.schedule is not None
-        timer = [f"OnCalendar={job.profile.schedule.calendar.text}", "Persistent=true"]
+        timer = [f"OnCalendar={job.calendar.text}", "Persistent=true"]
         if job.profile.spread is not None:
             timer.append(f"RandomizedDelaySec={int(job.profile.spread)}s")
         unit = [f"Description=pogfast run {job.name}, on schedule"]
@@ -149,13 +159,6 @@ class Systemd:
         parent = os.path.join(_user_config(), "credstore") if self.user else CREDENTIALS
         sealed = os.path.join(f"{parent}.encrypted", name)
         return (sealed, True) if os.path.exists(sealed) else (os.path.join(parent, name), False)
-
-    def _check_credentials(self, job: Job) -> None:
-        """Raises UsageError if a credential of a profile is missing."""
-        for name in job.credentials:
-            path, _ = self._credential_file(name)
-            if not os.path.exists(path):
-                raise UsageError(f"there is no credential {name}: {path} is missing", hint="write it there")
 
     def _systemctl(self, *words: str) -> None:
         """Calls systemctl. Raises PogfastError."""
@@ -218,6 +221,14 @@ def _quoted(text: str, also: str = "") -> str:
     for letter in also:
         text = text.replace(letter, letter * 2)
     return f'"{text}"'
+
+
+def _readable(path: str) -> str:
+    """Returns what is in a drop-in, "" if it cannot be read."""
+    try:
+        return _read(path) or ""
+    except OSError:
+        return ""
 
 
 def _read(path: str) -> str | None:

@@ -1,22 +1,20 @@
 """What the schedules of profiles say of a store: when the next run is, and which profiles are late.
 
-A profile is late when its next run should have ended: at its time, plus `spread`, plus as long as the last run took,
-plus some slack. Only runs that succeeded count. A profile without a schedule is never late.
+runs/lateness.py says when the next run is due. Only runs that succeeded count. A profile that does not say how often it
+is run is never late.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pogfast.config import Profile
 from pogfast.runs import Record
+from pogfast.runs.lateness import expected, next_due
 from pogfast.ui.configuration import ended_at
 from pogfast.ui.words import span
-
-SLACK = 0.1  # of the interval, as for `every`
-LEAST_SLACK = timedelta(hours=1)  # for a machine that was asleep
 
 
 @dataclass(frozen=True)
@@ -35,17 +33,14 @@ def next_run(profiles: Iterable[Profile], now: datetime) -> datetime | None:
 
 def lateness(profile: Profile, success: Record | None, now: datetime) -> Late | None:
     """Says whether a profile is late, by its last run that succeeded."""
-    if profile.schedule is None:
+    often = expected(profile)
+    if not often:
         return None
-    missing, expected = f"{profile.name}: no {'archive' if profile.creates else 'run'}", f"expected {profile.schedule}"
+    missing = f"{profile.name}: no {'archive' if profile.creates else 'run'}"
     ended = ended_at(success) if success else None
     if success is None or ended is None:
-        return Late(f"{missing} yet; {expected}")
-    due = profile.schedule.calendar.after(ended) if ended < now else None
-    following = due and profile.schedule.calendar.after(due)
-    if due is None or following is None:
+        return Late(f"{missing} yet; {often}")
+    due = next_due(profile, ended, success.seconds) if ended < now else None
+    if due is None or now <= due.end:
         return None
-    slack = max(LEAST_SLACK, (following - due) * SLACK)
-    if now <= due + timedelta(seconds=(profile.spread or 0) + success.seconds) + slack:
-        return None
-    return Late(f"{missing} for {span((now - ended).total_seconds())}; {expected}", due)
+    return Late(f"{missing} for {span((now - ended).total_seconds())}; {often}", due.begin)

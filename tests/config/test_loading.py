@@ -275,6 +275,12 @@ read-data = "yes"
         ('[profiles.x.check]\nread-data-subset = "much"\n', "much is no part of the data"),
         ("[profiles.x.copy]\nverify = true\n", "1: copy.to is missing"),
         ("[profiles.x.retention]\n", "1: profile x: retention keeps no archive"),
+        ('[profiles.x]\nschedule = "*-02-30"\n', "2: schedule *-02-30 never comes"),
+        ('[profiles.x]\nwait-timeout = "0s"\n', "2: wait-timeout must be longer than 0"),
+        (
+            '[profiles.x]\nsources = [{ command = ["x"], name = "y", timeout = 6 }]\n',
+            "2: sources has an item that must be a length of time such as 24h, in quotes",
+        ),
         ("[profiles.x.check]\nrestore-test = 0\n", "2: check.restore-test must be at least 1"),
         ('[profiles.x.check]\nmax-age = "90"\n', "2: check.max-age 90: not a length of time"),
         (
@@ -385,9 +391,71 @@ def test_retention_is_not_applied_to_archives_of_other_rules(desk: Desk) -> None
     assert "scratch: retention applies to archives of precious in store disk, too, which have other rules" in found[1]
     assert said(desk, SHARED.replace("keep-last = 1\n", "keep-last = 100\n")) == []
     none = SHARED.replace("[profiles.precious.retention]\nkeep-last = 100\n", "")
-    assert said(desk, none) == [], "no rules are no other rules"
+    [problem] = said(desk, none)
+    assert "scratch: retention applies to archives of precious in store disk, too, which have other rules" in problem
+    assert said(desk, none.replace('sources = ["/b"]', "sources = []")) == [], "it is there to prune those of others"
+    assert said(desk, none.replace("[profiles.precious]", "[profiles.precious]\ntags = ['x']") + "tags = ['y']\n") == []
+    assert said(desk, none.replace('sources = ["/b"]', "tags = ['hourly']")) == [], "of the same files"
     prunes = SHARED.replace('sources = ["/b"]', "sources = []")
     assert "profile scratch: retention applies to archives of precious" in said(desk, prunes)[-1]
+
+
+def test_an_incomplete_profile_that_others_inherit_from_makes_no_archives(desk: Desk) -> None:
+    base = SHARED.replace("[profiles.precious.retention]\nkeep-last = 100\n", "").replace('sources = ["/a"]\n', "")
+    assert said(desk, base) == []
+
+
+@pytest.mark.parametrize("setting", ['tags = ["t"]', 'path = "/a"', f'host = "{socket.gethostname()}"'])
+def test_what_retention_selects_is_checked_as_well(desk: Desk, setting: str) -> None:
+    """Two profiles whose archives are selected are not pruned by the rules of one; others do not matter."""
+    text = SHARED.replace('sources = ["/a"]', 'sources = ["/a"]\ntags = ["t", "u"]').replace('["/b"]', '["/b", "/a"]')
+    found = said(desk, text + f"{setting}\n")
+    assert "scratch: retention applies to archives of precious" in found[-1]
+    other = {"tags": 'tags = ["v"]', "path": 'path = "/b"', "host": 'host = "elsewhere"'}[setting.partition(" ")[0]]
+    assert not [one for one in said(desk, text + f"{other}\n") if "profile scratch" in one]
+
+
+def test_two_dumps_are_two_series(desk: Desk) -> None:
+    """By the paths that their archives have; a dump of the same name is not told apart."""
+    dump = '{ command = ["pg_dump", "NAME"], name = "NAME.sql" }'
+    dumps = ", ".join(dump.replace("NAME", name) for name in ("one", "two"))
+    text = SHARED.partition("[profiles.scratch]")[0].replace('"/a"', dumps)
+    assert said(desk, text) == []
+    [problem] = said(desk, text.replace("two.sql", "one.sql"))
+    assert "the profile makes several archives in store disk" in problem
+    [problem] = said(desk, text + 'group-by = ["host"]\n')
+    assert "the profile makes several archives in store disk" in problem
+
+
+# ---- pings -----------------------------------------------------------------------------------------------------------
+
+PINGED = """
+[stores.disk]
+address = "/d"
+[profiles.base]
+stores = ["disk"]
+key = { file = "k.encrypt" }
+ping = PING
+[profiles.one]
+inherit = "base"
+sources = ["/a"]
+[profiles.two]
+inherit = "base"
+sources = ["/b"]
+"""
+
+
+@pytest.mark.parametrize("ping", ['"https://example.org/s3cr3t"', '{ file = "/p" }', '{ variable = "P" }'])
+def test_profiles_do_not_share_a_ping(desk: Desk, ping: str) -> None:
+    """A success of one would hide a failure of the other."""
+    text = PINGED.replace("PING", ping)
+    [problem] = said(desk, text)
+    assert problem == (
+        "7: profile two: the ping is that of one, too: a success of one would hide a failure of the other "
+        "(give each profile a ping of its own)"
+    )
+    assert said(desk, text + 'ping = "https://example.org/other"\n') == []
+    assert said(desk, text.partition("[profiles.two]")[0]) == [], "one that is only inherited from is not run"
 
 
 def test_what_does_and_does_not_tell_archives_apart(desk: Desk) -> None:

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "lines, passwords and exit codes: no verb, and nothing that --help has no time for",
     ),
     "sizes": ({"errors"}, "text and numbers of bytes"),
-    "keys": ({"_engine", "errors", "system"}, "a key wraps file keys wherever blobs and manifests lie"),
+    "keys": ({"_engine", "errors", "sizes", "system"}, "a key wraps file keys wherever blobs and manifests lie"),
     "selftest": ({"_engine"}, "it judges the kernels, and so must not go through anything above them"),
     "files": (
         {"_engine", "errors", "system"},
@@ -100,11 +100,11 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
         "what is tried next, and what is best: the one place that needs both create and restore; no flags, no printing",
     ),
     "config": (
-        {"backup", "errors", "sizes", "stores", "system", "upkeep"},
+        {"archives", "backup", "errors", "sizes", "stores", "system", "upkeep"},
         "what profiles say, typed and checked against what the verbs take: nothing is opened or run",
     ),
     "runs": (
-        {"backup", "config", "errors", "keys", "stores", "system", "upkeep"},
+        {"backup", "config", "errors", "keys", "sizes", "stores", "system", "upkeep"},
         "profiles are run by calling the functions of the verbs: no restore, no flags, no printing",
     ),
     "schedule": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -194,6 +195,23 @@ def test_a_message_about_a_run_that_fails(desk: Desk, endpoint: Endpoint) -> Non
     assert "the notification cannot be sent: it was not accepted" in run(desk, more + FAILS, code=1)
     bad = more.replace("json:", "nosuch:")
     assert "the notification cannot be sent: it was not accepted" in run(desk, bad + FAILS, code=1)
+
+
+@pytest.mark.parametrize("how", ["refused", "500", "no such scheme", "no host"])
+def test_urls_are_not_logged(desk: Desk, endpoint: Endpoint, caplog: pytest.LogCaptureFixture, how: str) -> None:
+    """Neither by apprise nor by the libraries that it uses, in a program that logs everything."""
+    caplog.set_level(logging.DEBUG)
+    endpoint.answer = 500
+    urls = {"refused": f"json://127.0.0.1:1/{SECRET}", "500": f"json{endpoint.url[4:]}"}
+    urls |= {"no such scheme": f"nosuch://{SECRET}", "no host": f"json:///{SECRET}"}
+    desk.write(PROFILE + f'notify = ["{urls[how]}"]\n' + FAILS)
+    [record] = pogfast.run("home")
+    assert record.outcome == "failed"
+    assert len(endpoint.got) == (how == "500")
+    assert SECRET not in caplog.text
+    for name in ("apprise", "urllib3.connectionpool"):
+        logging.getLogger(name).warning("others are heard")
+    assert caplog.text.count("others are heard") == 2
 
 
 def test_urls_are_not_shown(desk: Desk) -> None:

@@ -509,6 +509,48 @@ def test_a_hook_that_hangs_is_ended(desk: Desk) -> None:
     assert is_gone(int((desk.place / "child").read_text()))
 
 
+def test_a_dump_that_hangs_is_ended(desk: Desk) -> None:
+    """With what it has started, also what ignores SIGTERM; no archive is made, and hooks hear of it."""
+    script = "trap '' TERM; sleep 1000 & echo $! > $PLACE/child; echo some rows; wait"
+    source = f'{{ command = ["sh", "-c", "{script}"], name = "db.sql", timeout = "1s" }}'
+    desk.write(PROFILE.replace("sources = [", f"sources = [{source}, ") + "[profiles.home.check]\n" + HOOKS)
+    ran = desk.pogfast("run", "home")
+    assert ran.code == 1
+    record = recorded(desk)
+    assert record.message == "create: sh took longer than 1 s, and was ended: no archive was made"
+    assert [(verb.verb, verb.source, verb.exit_code, verb.skipped) for verb in record.verbs] == [
+        ("create", "", 0, False),
+        ("create", "db.sql", 1, False),
+        ("check", "", 0, True),
+    ]
+    assert len(record.archives["one"]) == len([*(desk.place / "one").glob("*.mfn")]) == 1
+    assert calls(desk)[-2:] == ["after-failure", "finally"]
+    assert "took longer" in told(desk, "after-failure")["message"]
+    assert is_gone(int((desk.place / "child").read_text()))
+
+
+def test_a_dump_that_has_printed_all_and_does_not_end_is_ended(desk: Desk) -> None:
+    source = '{ command = ["sh", "-c", "exec >&-; exec sleep 1000"], name = "db.sql", timeout = "1s" }'
+    desk.write(PROFILE.replace("sources = [", f"sources = [{source}, "))
+    ran = desk.pogfast("run", "home")
+    assert (ran.code, "sh took longer than 1 s, and was ended: no archive was made" in ran.err) == (1, True)
+
+
+def test_a_password_command_that_hangs_is_ended(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if what it has started holds its output."""
+    monkeypatch.setattr("pogfast.runs.keys.TIMEOUT", 1.0)
+    for script in (
+        "sleep 1000 & echo $! > $PLACE/child; wait",
+        "echo word; exec >&-; exec sleep 1000",
+    ):
+        desk.write(PROFILE.replace('{ file = "k.encrypt" }', f'{{ command = ["sh", "-c", "{script}"] }}'))
+        [record] = pogfast.run("home")
+        if "child" in script:
+            os.kill(int((desk.place / "child").read_text()), signal.SIGKILL)
+        assert record.outcome == "failed"
+        assert "the password command sh took longer than 1 s" in record.message
+
+
 def is_gone(process: int) -> bool:
     for _ in range(100):
         try:
@@ -682,6 +724,23 @@ def test_a_second_run_waits(desk: Desk) -> None:
             second.communicate()
             assert (first.returncode, second.returncode) == (0, 0)
     assert calls(desk) == [*RIGHT, *RIGHT]
+
+
+def test_a_second_run_does_not_wait_for_ever(desk: Desk) -> None:
+    desk.write(PROFILE + 'on-conflict = "wait"\nwait-timeout = "1s"\n' + HOOKS)
+    (desk.place / "do before").write_text(HELD)
+    with start(desk) as first:
+        wait_for(desk.place / "told before")
+        ran = desk.pogfast("run", "home")
+        assert ran.code == 1
+        said = f"another run of home has not ended within 1 s: process {first.pid}"
+        assert said in ran.err
+        record = recorded(desk)
+        assert (record.outcome, record.message, record.verbs) == ("failed", said, [])
+        assert calls(desk) == ["before"], "hooks belong to the run that is under way"
+        (desk.place / "go").touch()
+        first.communicate()
+        assert first.returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -98,6 +98,28 @@ def test_a_verdict_on_a_run(desk: Desk, outcome: Outcome, code: int, hours: floa
     assert verdicts(desk, "home") == [("home", *verdict)]
 
 
+@pytest.mark.parametrize(
+    ("setting", "hours", "verdict"),
+    [
+        ('max-age = "8d"', 190, "ok"),
+        ('max-age = "8d"', 193, "late"),
+        ('max-age = "1h"\nschedule = "weekly"', 2, "late"),
+        ('schedule = "hourly"', 1, "ok"),
+        ('schedule = "hourly"', 4, "late"),
+        ('schedule = "monthly"', 60, "ok"),  # a tenth of a month is more
+        ('schedule = "weekly"', 24 * 15, "late"),
+        ('schedule = "yearly"', 24 * 30, "ok"),
+    ],
+)
+def test_each_profile_has_an_age_of_its_own(desk: Desk, setting: str, hours: float, verdict: str) -> None:
+    desk.write(PROFILE.replace("[profiles.other]", f"{setting}\n[profiles.other]").replace("check = {}\n", ""))
+    add(desk, "home", "success", 0, hours)
+    add(desk, "other", "success", 0, 20)
+    assert dict(one[:2] for one in verdicts(desk)) == {"home": verdict, "other": "ok"}
+    assert [one[1] for one in verdicts(desk, "home", max_age=1.5 * hours * 3600)] == ["ok"]
+    assert [one[1] for one in verdicts(desk, "home", max_age=0.5 * hours * 3600)] == ["late"]
+
+
 def test_verdicts_of_all_profiles_the_worst_first(desk: Desk) -> None:
     assert verdicts(desk) == [("home", "never", 3), ("other", "never", 3)]
     add(desk, "home", "success", 0, 1)

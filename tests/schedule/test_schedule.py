@@ -15,6 +15,7 @@ from kit.profiles import Desk
 from pogfast import schedule
 from pogfast.config import load
 from pogfast.config.calendar import Calendar
+from pogfast.config.schema import When
 from pogfast.errors import PogfastError, UsageError
 
 PROFILE = """\
@@ -38,9 +39,16 @@ cat "$PLACE/crontab"
 """
 
 
+class Unattended(Desk):
+    """A configuration without variables, which nobody sets for a scheduled run."""
+
+    def write(self, text: str, name: str = "pogfast.toml") -> Path:
+        return super().write(text.replace("${PLACE}", str(self.place)), name)
+
+
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    made = Desk(tmp_path)
+    made = Unattended(tmp_path)
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, text in (("systemctl", SYSTEMCTL), ("crontab", CRONTAB)):
@@ -158,6 +166,8 @@ def upcoming(text: str, moment: datetime) -> list[datetime]:
 def test_a_time_that_never_comes() -> None:
     begin = datetime(2027, 1, 30).astimezone()
     assert Calendar.parse("*-02-30").after(begin) is None
+    with pytest.raises(ValueError, match=r"\*-02-30 never comes"):
+        When.read("*-02-30")
     monday = Calendar.parse("Mon *-02-29 04:00").after(begin)
     assert monday is not None
     assert monday.replace(tzinfo=None) == datetime(2044, 2, 29, 4)
@@ -402,7 +412,7 @@ def test_a_systemctl_that_fails_is_quoted(desk: Desk) -> None:
 def test_the_line_of_cron_runs_the_profile(desk: Desk) -> None:
     """As cron does: the rest of the line in sh, with the environment that cron has."""
     moved = desk.config.with_name("a 'b' %d.toml")
-    moved.write_text(PROFILE.replace("${PLACE}", str(desk.place)))
+    desk.config.rename(moved)
     ran = desk.pogfast("schedule", "enable", "home", "--manager", "cron", "--config", str(moved))
     assert ran.code == 0, ran.err
     [line] = [line for line in crontab(desk).splitlines() if not line.startswith("#")]
@@ -477,7 +487,121 @@ def job_lines(desk: Desk) -> list[str]:
     return schedule.Cron().planned(job(desk))["crontab"].splitlines()
 
 
+# ---- what a run would lack -------------------------------------------------------------------------------------------
+
+
+def refused(desk: Desk, more: str, *, manager: str, name: str = "home") -> list[str]:
+    """The problems that keep a profile from being scheduled."""
+    desk.write(PROFILE + more)
+    ran = desk.pogfast("schedule", "enable", name, "--manager", manager)
+    assert ran.code == 2
+    assert not (desk.place / "crontab").exists()
+    assert not (desk.place / "xdg" / "systemd").exists()
+    shown = desk.pogfast("schedule", "show", name, "--manager", manager)
+    assert (shown.code, shown.err) == (2, ran.err)
+    return [line.removeprefix("pogfast: error: ") for line in ran.err.splitlines() if not line.startswith(" ")]
+
+
+@pytest.mark.parametrize("manager", ["user", "cron"])
+def test_files_and_programs_that_a_run_would_lack(desk: Desk, manager: str) -> None:
+    """One line each."""
+    (desk.place / "home" / "bin").mkdir(parents=True)
+    (desk.place / "home" / "bin" / "mine").write_text("#!/bin/sh\n")
+    (desk.place / "home" / "bin" / "mine").chmod(0o755)
+    (desk.place / "idle").write_text("#!/bin/sh\n")  # which cannot be run
+    more = """\
+ping = { file = "${PLACE}/ping" }
+exclude-from = ["${PLACE}/patterns"]
+[profiles.home.hooks]
+before = [["true"], ["mine", "x"], ["${PLACE}/idle"], ["bin/relative"]]
+finally = [["${PLACE}/home/bin/mine"]]
+[profiles.home.hooks.create]
+after = [["mine", "y"]]
+[profiles.home.needs]
+commands = [["no-such-command"]]
+"""
+    (desk.config.parent / "k.encrypt").unlink()
+    path = {"user": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "cron": "/usr/bin:/bin"}[manager]
+    desk.environ["PATH"] += f":{desk.place}/home/bin"  # of the shell only
+    assert refused(desk, more, manager=manager) == [
+        f"there is no program mine in {path}",
+        f"there is no program {desk.place}/idle",
+        "bin/relative is a relative path of a program",
+        f"there is no program no-such-command in {path}",
+        f"{desk.config.parent}/k.encrypt is missing: home needs it",
+        f"{desk.place}/patterns is missing: home needs it",
+        f"{desk.place}/ping is missing: home needs it",
+    ]
+
+
+@pytest.mark.parametrize("manager", ["user", "cron"])
+def test_variables_that_a_run_would_lack(desk: Desk, manager: str) -> None:
+    more = 'comment = "of ${WHERE} and ${HOME}"\nping = { variable = "PING_URL" }\n'
+    desk.environ |= {"WHERE": "here", "PING_URL": "https://example.org/s3cr3t"}
+    assert refused(desk, more, manager=manager) == [
+        f"{desk.config}:8 uses the variable WHERE, which no scheduled run of home has",
+        "a URL is in the variable PING_URL, which no scheduled run of home has",
+    ]
+    if manager == "user":
+        told = desk.place / "xdg/systemd/user/pogfast-home.service.d/environment.conf"
+        told.parent.mkdir(parents=True)
+        told.write_text("[Service]\nEnvironment=WHERE=there PING_URL=https://example.org/s3cr3t\n")
+    else:
+        told = desk.place / "crontab"
+        told.write_text("WHERE = there\nPING_URL=https://example.org/s3cr3t\n")
+    ran = desk.pogfast("schedule", "enable", "home", "--manager", manager)
+    assert ran.code == 0, ran.err
+    written = [path for path in desk.place.rglob("pogfast-home.*") if path.is_file()]
+    texts = [path.read_text() for path in written] or [crontab(desk).partition(" begin\n")[2]]
+    assert all(texts)
+    assert not [text for text in texts if "s3cr3t" in text or "WHERE" in text]
+    assert desk.pogfast("schedule", "enable", "home", "--manager", manager).code == 0
+    told.write_text(told.read_text().replace("WHERE", "OTHER"))
+    assert desk.pogfast("schedule", "enable", "home", "--manager", manager).code == 2
+
+
+def test_a_program_in_a_temporary_directory_is_not_hidden(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter, as in an environment there, and a file with a URL."""
+    monkeypatch.setattr("pogfast.schedule.units.TEMPORARY", ("/nowhere/tmp",))
+    assert "PrivateTmp=yes\n" in units(desk)[0]
+    desk.write(PROFILE + 'ping = { file = "/nowhere/tmp/ping" }\n')
+    assert "PrivateTmp" not in units(desk)[0]
+    desk.write(PROFILE)
+    monkeypatch.setattr("sys.executable", "/nowhere/tmp/venv/bin/python")
+    assert "PrivateTmp" not in units(desk)[0]
+
+
 # ---- both ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["enable", "show"])
+def test_a_profile_that_is_only_inherited_from_is_not_scheduled(desk: Desk, verb: str) -> None:
+    desk.write(PROFILE + '[profiles.base]\nschedule = "daily"\n[profiles.more]\ninherit = ["base", "home"]\n')
+    ran = desk.pogfast("schedule", verb, "base", "--manager", "user")
+    assert ran.code == 2
+    assert "profile base cannot be run: there is nothing to do" in ran.err
+
+
+def test_a_group_stands_for_its_profiles(desk: Desk) -> None:
+    more = '[profiles.more]\ninherit = "home"\nschedule = "weekly"\n[groups.all]\nprofiles = ["home", "more"]\n'
+    desk.write(PROFILE + more)
+    shown = desk.pogfast("schedule", "show", "all", "home", "--manager", "cron").lines
+    assert [line for line in shown if line.endswith(": begin")] == [
+        f"    # pogfast schedule: profile {name} of {desk.config}: begin" for name in ("home", "more")
+    ]
+    ran = desk.pogfast("schedule", "enable", "all", "--manager", "user")
+    assert ran.code == 0, ran.err
+    place = desk.place / "xdg" / "systemd" / "user"
+    assert {path.name for path in place.iterdir()} == {
+        f"pogfast-{name}.{kind}" for name in ("home", "more") for kind in ("service", "timer")
+    }
+    desk.write(PROFILE + more.replace('schedule = "weekly"', 'schedul = "weekly"'))  # it can be disabled nevertheless
+    assert desk.pogfast("schedule", "disable", "all", "--manager", "user").code == 0
+    assert [*place.iterdir()] == []
+    ran = desk.pogfast("schedule", "enable", "al", "--manager", "user")
+    assert ran.code == 2
+    desk.write(PROFILE + more)
+    assert "did you mean all?" in desk.pogfast("schedule", "enable", "al", "--manager", "user").err
 
 
 def test_a_profile_without_a_schedule_is_refused(desk: Desk) -> None:
