@@ -657,7 +657,7 @@ def test_the_recipe_for_xargs(shell: Callable[..., Ran]) -> None:
 def test_the_recipe_for_ssh(shell: Callable[..., Ran], work: Path) -> None:
     """With a program in place of ssh that runs the command here."""
     (work / "bin").mkdir()
-    (work / "bin" / "ssh").write_text('#!/bin/sh\nshift\nexec "$@"\n')
+    (work / "bin" / "ssh").write_text('#!/bin/sh\nshift 2\nexec "$@"\n')
     (work / "bin" / "ssh").chmod(0o755)
     expect_archive(shell('PATH="$PWD/bin:$PATH"\n' + recipes()[1]))
 
