@@ -158,6 +158,7 @@ def test_a_blob_that_kills_its_workers_is_named(tmp_path: Path, store: Path, pai
     preload.write_text(POISON.replace("BLOB", repr(blob)))
     with dask.cluster(tmp_path / "cluster", workers=0) as made:
         made.start_worker(preload=preload)
+        made.start_worker(preload=preload)
         ran = pogfast(*command(store, pair, made, "--worker-timeout", "20s"))
     assert ran.code == 1, ran.err
     assert ran.err.count(blob) == 1
