@@ -77,7 +77,16 @@ def _check_access(path: str, found: os.stat_result) -> None:
     reach = who_can_enter(path) * 2
     if found.st_mode & reach:
         raise _error(path, 0, "other users can write this configuration", f"run chmod go-w {path}")
-    folder = os.path.dirname(os.path.realpath(path))
-    mode = os.stat(folder).st_mode
-    if mode & reach and not mode & stat.S_ISVTX:
-        raise _error(path, 0, "other users can replace this configuration", f"run chmod go-w {folder}")
+    for folder in _folders_of(path):
+        mode = os.stat(folder).st_mode
+        if mode & who_can_enter(os.path.join(folder, "any")) * 2 and not mode & stat.S_ISVTX:
+            raise _error(path, 0, "other users can replace this configuration", f"run chmod go-w {folder}")
+
+
+def _folders_of(path: str) -> list[str]:
+    """Returns the directories above a file: those that it is in, and if there are links those by which it is found."""
+    found: dict[str, None] = {}
+    for each in (os.path.realpath(path), os.path.abspath(path)):
+        while each != (each := os.path.dirname(each)):
+            found[each] = None
+    return [*found]

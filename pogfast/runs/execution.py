@@ -22,7 +22,7 @@ from pogfast.errors import NotRun, PogfastError, worst_code
 from pogfast.keys import Key
 from pogfast.runs import telling, verbs
 from pogfast.runs.keys import open_key
-from pogfast.runs.locks import StillRunning, only_run
+from pogfast.runs.locks import CannotLock, StillRunning, only_run
 from pogfast.runs.needs import unmet
 from pogfast.runs.programs import ProgramFailed, run_program
 from pogfast.runs.records import Outcome, Record, VerbRecord, append, history, seconds_of
@@ -61,7 +61,7 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
     except KeyboardInterrupt:
         record.outcome, record.exit_code, record.message = "interrupted", INTERRUPTED, "interrupted"
         raise
-    except (ProgramFailed, StillRunning) as error:  # a command that it needs cannot be run; the other run hangs
+    except (ProgramFailed, StillRunning, CannotLock) as error:  # it cannot begin, and waiting would be in vain
         record.outcome, record.exit_code, record.message = "failed", error.exit_code, str(error)
         record.add_problem(error)
         report.problem(error)

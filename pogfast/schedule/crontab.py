@@ -5,6 +5,7 @@ All other lines stay as they are, byte for byte. The crontab is read and written
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -50,8 +51,10 @@ class Cron:
         return True
 
     def lacking(self, job: Job) -> Iterator[UsageError]:
-        """Yields what a run of the profile would not have. Raises PogfastError if the crontab cannot be read."""
-        above = _split(_crontab(), job.mark)[0] if job.config.variables or job.programs else b""
+        """Yields what a run of the profile would not have."""
+        above = b""
+        with contextlib.suppress(PogfastError):  # who only shows what would be written need not have one
+            above = _split(_crontab(), job.mark)[0]
         hint = "write its value, or set it in the crontab, above the lines of pogfast: crontab -e"
         return job.lacking(PATH, lambda name: re.search(rb"^\s*%b\s*=" % name.encode(), above, re.M) is not None, hint)
 

@@ -109,6 +109,11 @@ class Job:
             if not os.access(file, os.R_OK):
                 is_there = os.path.lexists(file)
                 yield UsageError(f"{file} {'cannot be read' if is_there else 'is missing'}: {self.name} needs it")
+        for file in filter(None, (self.profile.log, self.profile.metrics)):
+            if not os.path.isdir(os.path.dirname(file)):
+                yield UsageError(
+                    f"there is no directory {os.path.dirname(file)}: {self.name} writes to it", hint="make it"
+                )
 
     def _local(self) -> list[str]:
         """The paths of the stores on this machine."""

@@ -565,6 +565,20 @@ def test_a_directory_that_others_can_write_is_refused(public: Path) -> None:
     assert examine(str(public / "sub" / "pogfast.toml"))[1] == [], "as /tmp"
 
 
+def test_a_directory_above_and_one_of_a_link_are_looked_at(public: Path) -> None:
+    """Whoever can rename them puts another file in place."""
+    (public / "open" / "mine").mkdir(parents=True)
+    (public / "open").chmod(0o777)
+    (public / "mine").mkdir()
+    (public / "mine" / "pogfast.toml").write_text(GOOD)
+    (public / "open" / "mine" / "pogfast.toml").write_text(GOOD)
+    (public / "open" / "link.toml").symlink_to(public / "mine" / "pogfast.toml")
+    (public / "link.toml").symlink_to(public / "mine" / "pogfast.toml")
+    assert message(public / "open" / "mine" / "pogfast.toml") == "other users can replace this configuration"
+    assert message(public / "open" / "link.toml") == "other users can replace this configuration"
+    assert examine(str(public / "link.toml"))[1] == []
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_a_file_of_another_user_is_refused(public: Path) -> None:
     path = public / "pogfast.toml"

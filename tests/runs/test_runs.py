@@ -858,6 +858,18 @@ def test_a_full_state_directory(desk: Desk) -> None:
         assert len(list((desk.place / store).glob("*.mfn"))) == 1
 
 
+def test_a_state_directory_that_cannot_be_used(desk: Desk) -> None:
+    """Another run might be under way: nothing is run, and somebody hears of it."""
+    desk.write(PROFILE + HOOKS)
+    (desk.place / "state").write_text("")
+    ran = desk.pogfast("run", "home")
+    assert ran.code == 1
+    assert "cannot lock the runs of home: " in ran.err
+    assert ": nothing was run\n" in ran.err
+    assert not (desk.place / "one").exists()
+    assert calls(desk) == []
+
+
 # ---- from Python -----------------------------------------------------------------------------------------------------
 
 

@@ -474,6 +474,17 @@ def test_a_crontab_that_cannot_be_read_is_not_replaced(desk: Desk) -> None:
     assert "crontab -l: crontab: you may not" in ran.err
 
 
+def test_lines_are_shown_where_there_is_no_cron(desk: Desk) -> None:
+    (desk.place / "bin" / "crontab").unlink()
+    desk.write(PROFILE + '[profiles.home.hooks]\nbefore = [["true"]]\n')
+    ran = desk.pogfast("schedule", "show", "home", "--manager", "cron")
+    assert (ran.code, ran.err) == (0, "")
+    assert len(ran.lines) == 4
+    if not shutil.which("crontab", path=desk.environ["PATH"]):
+        ran = desk.pogfast("schedule", "enable", "home", "--manager", "cron")
+        assert (ran.code, "cannot run crontab: No such file or directory" in ran.err) == (1, True)
+
+
 def test_a_spread_is_a_wait_of_this_machine(desk: Desk) -> None:
     desk.write(PROFILE + 'spread = "30m"\n')
     [line] = [line for line in job_lines(desk) if not line.startswith("#")]
@@ -512,6 +523,7 @@ def test_files_and_programs_that_a_run_would_lack(desk: Desk, manager: str) -> N
     more = """\
 ping = { file = "${PLACE}/ping" }
 exclude-from = ["${PLACE}/patterns"]
+metrics = "${PLACE}/nowhere/pogfast.prom"
 [profiles.home.hooks]
 before = [["true"], ["mine", "x"], ["${PLACE}/idle"], ["bin/relative"]]
 finally = [["${PLACE}/home/bin/mine"]]
@@ -531,6 +543,7 @@ commands = [["no-such-command"]]
         f"{desk.config.parent}/k.encrypt is missing: home needs it",
         f"{desk.place}/patterns is missing: home needs it",
         f"{desk.place}/ping is missing: home needs it",
+        f"there is no directory {desk.place}/nowhere: home writes to it",
     ]
 
 
