@@ -135,11 +135,12 @@ def put_million(store: Path, keyfile: Path, changed: int, scale: float) -> None:
 
 
 def million_entries(count: int, changed: int) -> Iterator[tuple[str, manifest.Entry]]:
+    wide, narrow = len(str(count - 1)), len(str((count - 1) // TOGETHER))  # so that names are in order
     for index in range(count):
         source = random.Random(index + (changed and index % CHANGED == 0) * count)
         blob = urlsafe_b64encode(source.randbytes(32)).decode()
         time = BEGAN + timedelta(microseconds=source.getrandbits(30))
-        yield f"home/user/{index // TOGETHER:04}/file-{index:06}", entry(blob, PLAIN, time)
+        yield f"home/user/{index // TOGETHER:0{narrow}}/file-{index:0{wide}}", entry(blob, PLAIN, time)
 
 
 # ---- the runs ------------------------------------------------------------------------------------------------------
