@@ -189,10 +189,10 @@ class CatalogFile:
         with contextlib.suppress(*UNUSABLE):
             found = MEMBERS.decode(self._open(self._members))
             numbers = [None if each is None else array("I", each[1]) for each in found.archives]
-            if max(map(max, filter(None, numbers)), default=-1) >= len(found.members) or not all(
-                map(_is_sound, found.members)
-            ):
+            if len(numbers) != len(self._order) or not all(map(_is_sound, found.members)):
                 raise ValueError("malformed members")
+            if max(map(max, filter(None, numbers)), default=-1) >= len(found.members):
+                raise ValueError("members that are not there")
             for archive, each, its in zip(self._order, found.archives, numbers, strict=True):
                 archive.digest, archive.members = each[0] if each else b"", its
             table.fill(found.members, sum(len(its) for its in numbers if its is not None))
