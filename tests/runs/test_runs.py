@@ -320,6 +320,17 @@ def test_a_record_of_the_future_is_not_believed(desk: Desk) -> None:
     assert [verb.verb for verb in recorded(desk).verbs] == ["create", "check"]
 
 
+def test_a_clock_that_is_set_during_a_run_does_not_make_it_long(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that begins in 1970: the next run would not be late for half a century."""
+    desk.write(PROFILE + 'schedule = "daily"\n')
+    right = time.time
+    times = iter([0.0])
+    monkeypatch.setattr("pogfast.system.clock.now", lambda: next(times, right()))
+    [record] = pogfast.run("home")
+    assert record.seconds < 3600
+    assert all(verb.seconds < 3600 for verb in record.verbs)
+
+
 def test_a_verb_that_is_not_due(desk: Desk) -> None:
     """Checked when the last good check is long enough ago, store by store; a failed one does not count."""
     desk.write(PROFILE + '[profiles.home.check]\nevery = "7d"\nstores = ["one", "two"]\n')
