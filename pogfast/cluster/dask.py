@@ -12,10 +12,13 @@ import json
 import logging
 import os
 import re
+import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable
+from concurrent.futures import Future
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pogfast.cluster.units import Job
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from pogfast.cluster.crews import CrewOptions, Done
 
 INSTALL = "pip install '.[dask]' in the source"
-CONNECT = 30.0  # seconds until a scheduler must have answered
+CONNECT = 30.0  # seconds until a connection to a scheduler must be there
+GREETED = 5.0  # more, until it must have said something, which Dask would wait for without end
 PROBED = 30.0  # seconds for which workers that do not answer are waited for, beside others that do
 LOST = 30.0  # seconds without a connection to it after which it counts as gone
 TOLD = 10.0  # seconds that workers have to hear something
@@ -45,16 +49,36 @@ def connect(address: str, options: CrewOptions, tell: Callable[[str], None]) -> 
         address = _address_in(address.removeprefix("scheduler-file="))
     _check_address(address, options)
     _silence()
+    if not address.startswith("tls://") and (options.ca or options.certificate or options.key):
+        raise UsageError(f"{address} is not encrypted: certificates are for tls://")
     security = _security(distributed, options) if address.startswith("tls://") else None
-    try:
-        client = distributed.Client(
+
+    def make() -> Any:
+        return distributed.Client(
             address, security=security, timeout=CONNECT, set_as_default=False, name="pogfast", direct_to_workers=False
         )
-    except (OSError, ValueError, TimeoutError) as error:
+
+    try:
+        client = _within(CONNECT + GREETED, make)
+    except Exception as error:  # what something else that answers there leads to has no common class
         raise PogfastError(
             f"cannot reach the scheduler at {address}: {_cause(error)}", "is it running, and is the certificate right?"
         ) from error
     return DaskCrew(client, options, tell, owned=True)
+
+
+def _within(seconds: float, make: Callable[[], Any]) -> Any:
+    """Returns what a function returns, and raises what it raises; TimeoutError if that takes longer."""
+    made: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:  # noqa: BLE001 (it is the caller's)
+            made.set_exception(error)
+
+    threading.Thread(target=run, name="pogfast-connect", daemon=True).start()
+    return made.result(timeout=seconds)
 
 
 def crew_of(client: object, options: CrewOptions, tell: Callable[[str], None]) -> DaskCrew:
@@ -136,9 +160,23 @@ def _security(distributed: Any, options: CrewOptions) -> Any:
 
 
 def _cause(error: BaseException) -> str:
+    """Returns the innermost words that say why."""
+    said = "what answers is no scheduler" if isinstance(error, MemoryError) else str(error)
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error) or type(error).__name__
+        said = str(error) or said
+    return said or "it does not answer"
+
+
+def _answer(act: Callable[..., Any], future: Any) -> str:
+    """Returns why a worker cannot do units, "" if nothing is known."""
+    try:
+        if act is probe:
+            return str(future.result(timeout=LOST))
+        error = future.exception(timeout=LOST)
+        return f"it cannot import {probe.__module__}: {error}"[:500] if error else ""
+    except Exception as error:  # noqa: BLE001 (whatever it is, this worker cannot do units)
+        return f"{type(error).__name__}: {error}"[:500]
 
 
 class DaskCrew:
@@ -153,7 +191,7 @@ class DaskCrew:
         self._threads: dict[str, int] = {}  # of the workers that are there
         self._good: set[str] = set()
         self._refused: dict[str, str] = {}
-        self._probes: dict[str, Any] = {}
+        self._probes: dict[str, tuple[Callable[..., Any], Any]] = {}  # what each is asked, and the future
         self._allowed: weakref.WeakKeyDictionary[Any, frozenset[str]] = weakref.WeakKeyDictionary()  # of each future
         self._seen = time.monotonic()  # when there was a worker that can do units
         self._reached = time.monotonic()
@@ -219,26 +257,31 @@ class DaskCrew:
             if now - self._reached > LOST or self.client.status == "closed":
                 raise self._gone(error) from error
             return
-        for worker in self._threads.keys() - self._good - self._refused.keys() - self._probes.keys():
-            self._probes[worker] = self._submit(probe, (self._job,), [worker])
-        for worker, future in list(self._probes.items()):
-            if worker not in self._threads or future.done():
-                del self._probes[worker]
-                if worker in self._threads:
-                    self._take_probe(worker, future)
+        self._look_at_probes()
         if self._good & self._threads.keys():
             self._seen = now
         self._check_any()
 
-    def _take_probe(self, worker: str, future: Any) -> None:
-        try:
-            why = future.result(timeout=LOST)
-        except Exception as error:  # noqa: BLE001 (whatever it is, this worker cannot do units)
-            why = f"{type(error).__name__}: {error}"[:500]
-        if why:
-            self.refuse(worker, why)
-        else:
-            self._good.add(worker)
+    def _look_at_probes(self) -> None:
+        """Asks workers that are new whether they can do units. First they import what that takes: a worker that cannot
+        would die of the probe, as it cannot even read it."""
+        for worker in self._threads.keys() - self._good - self._refused.keys() - self._probes.keys():
+            self._probe(worker, import_module, probe.__module__)
+        for worker, (act, future) in list(self._probes.items()):
+            if worker in self._threads and not future.done():
+                continue
+            del self._probes[worker]
+            if worker not in self._threads:
+                continue
+            if why := _answer(act, future):
+                self.refuse(worker, why)
+            elif act is probe:
+                self._good.add(worker)
+            else:
+                self._probe(worker, probe, self._job)
+
+    def _probe(self, worker: str, act: Callable[..., Any], argument: object) -> None:
+        self._probes[worker] = act, self._submit(act, (argument,), [worker])
 
     def _check_any(self) -> None:
         """Raises PogfastError if there has been no worker for too long."""
@@ -250,7 +293,8 @@ class DaskCrew:
         raise PogfastError(f"the scheduler has had no worker for {seconds:.0f} s", AGAIN)
 
     def _nobody(self) -> PogfastError:
-        return PogfastError(f"none of {many(len(self._refused), 'worker')} can do its part, as reported above", AGAIN)
+        count = many(len(self._refused), "worker")
+        return PogfastError(f"none of {count} can do its part", "mend what is reported above, and run it again")
 
     def is_stranded(self, future: Done) -> bool:
         allowed = self._allowed.get(future)

@@ -299,19 +299,31 @@ OTHER = """
 from pogfast.cluster import units
 units.RELEASE = "pogfast 0.1, zstd 1.4.0"
 """
+NONE = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("pogfast.cluster"):
+            raise ModuleNotFoundError("No module named " + repr(name))
+sys.meta_path.insert(0, Without())
+"""
 
 
 def test_a_worker_with_another_release_is_named_and_left_out(
     tmp_path: Path, tree: Path, pair: Path, pogfast: Runner
 ) -> None:
-    preload = tmp_path / "other.py"
-    preload.write_text(OTHER)
+    """Also one from before there were units, which knows nothing of what it is sent."""
     with dask.cluster(tmp_path / "cluster", workers=1) as made:
-        made.start_worker(preload=preload)
-        _await(lambda: "Registered to" in made.log("worker2"))
+        for name, text_of in (("other", OTHER), ("none", NONE)):
+            preload = tmp_path / f"{name}.py"
+            preload.write_text(text_of)
+            made.start_worker(preload=preload)
+        _await(lambda: all("Registered to" in made.log(f"worker{number}") for number in (2, 3)))
         ran = pogfast(*command(tree, tree.parent / "store", pair, made.executor))
     assert ran.code == 0, ran.err
     assert re.search(r"worker tcp://127.0.0.1:\d+ is left out: it has pogfast 0.1, zstd 1.4.0, not pogfast", ran.err)
+    left_out = "is left out: it cannot import pogfast.cluster.worker: No module named 'pogfast.cluster'"
+    assert left_out in ran.err
     assert_clean(tree.parent / "store", private(pair))
 
 
