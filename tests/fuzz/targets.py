@@ -123,11 +123,12 @@ def chunk_of(draw: Draw) -> bytes:
     return frames if kind < 4 else draw.bent(frames) if kind < 6 else frames + draw.frame(draw.piece())
 
 
-def plain(chunks: list[bytes]) -> bytes | None:
-    """What chunks decompress to, as python-zstandard has it; None where they do not."""
+def plain(chunks: list[bytes], piece: int = MAX_PLAIN) -> bytes | None:
+    """What chunks decompress to, as python-zstandard has it, in pieces of so many bytes; None where they do not. libzstd
+    takes a frame with an empty last block that is shorter than its header says, unless there is room for all of it."""
     reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(b"".join(chunks)), read_across_frames=True)
     try:
-        content = reader.read(MAX_PLAIN)
+        content = b"".join(iter(lambda: reader.read(piece), b"")) if piece < MAX_PLAIN else reader.read(MAX_PLAIN)
         return content if len(content) < MAX_PLAIN else None
     except zstandard.ZstdError:
         return None
@@ -166,7 +167,7 @@ def _open_alone(stored: Stored, name: str, draw: Draw) -> None:
     size = draw.number()
     with contextlib.suppress(WrongKey, CorruptBlob, WrongBlob, OverflowError):
         content = read_chunk(key.secret, key.private, found, name, size)
-        assert chunk is None or content == plain([chunk]), "read otherwise than python-zstandard"
+        assert chunk is None or content in (plain([chunk]), plain([chunk], 1)), "read otherwise than python-zstandard"
         assert size < 0 or len(content) == size, "not of the size that was asked for"
 
 
