@@ -27,7 +27,7 @@ from pogfast.runs.needs import unmet
 from pogfast.runs.programs import ProgramFailed, run_program
 from pogfast.runs.records import Outcome, Record, VerbRecord, append, history, seconds_of
 from pogfast.runs.report import Report, Silent
-from pogfast.system.clock import Stopwatch
+from pogfast.system.clock import uptime
 
 Step = tuple[VerbRecord, Callable[[VerbRecord], None]]
 SLACK = 0.1  # of `every`: a daily run is a little earlier on some days
@@ -45,7 +45,7 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
     profile = config.runnable(name)
     report = report or Silent()
     record = Record(name, config.file, socket.gethostname(), _now(), group=group)
-    took = Stopwatch()
+    began = uptime()
     try:
         report.started(record)
         wait = profile.wait_timeout if profile.on_conflict == "wait" else None
@@ -69,7 +69,7 @@ def run(config: Config, name: str, *, group: str = "", report: Report | None = N
         record.outcome, record.exit_code, record.message = "failed", 1, str(_as_ours(error))
         raise
     finally:
-        record.end, record.seconds = _now(), round(took.seconds(), 3)
+        record.end, record.seconds = _now(), round(uptime() - began, 3)
         try:
             append(record)
         finally:
@@ -166,7 +166,7 @@ class _Run:
     def _step(self, verb: VerbRecord, act: Callable[[VerbRecord], None]) -> None:
         """Runs a verb on one store. Its failure is recorded, not raised."""
         self.current = verb
-        verb.start, took = _now(), Stopwatch()
+        verb.start, began = _now(), uptime()
         self.report.verb(verb)
         try:
             act(verb)
@@ -179,7 +179,7 @@ class _Run:
             verb.error, verb.exit_code = str(_as_ours(error)), _code_of(error)
             raise
         finally:
-            verb.seconds = round(took.seconds(), 3)
+            verb.seconds = round(uptime() - began, 3)
             self._add_code(verb.exit_code)
             self.current = None
         self.report.verb_ended(verb)

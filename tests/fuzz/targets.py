@@ -124,8 +124,10 @@ def chunk_of(draw: Draw) -> bytes:
 
 
 def plain(chunks: list[bytes], piece: int = MAX_PLAIN) -> bytes | None:
-    """What chunks decompress to, as python-zstandard has it, in pieces of so many bytes; None where they do not. libzstd
-    takes a frame with an empty last block that is shorter than its header says, unless there is room for all of it."""
+    """What chunks decompress to, as python-zstandard has it, in pieces of so many bytes; None where they do not.
+
+    libzstd takes a frame with an empty last block that is shorter than its header says, unless there is room for all.
+    """
     reader = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(b"".join(chunks)), read_across_frames=True)
     try:
         content = b"".join(iter(lambda: reader.read(piece), b"")) if piece < MAX_PLAIN else reader.read(MAX_PLAIN)

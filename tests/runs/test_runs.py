@@ -199,6 +199,29 @@ def test_a_database(desk: Desk) -> None:
     assert len(record.archives["one"]) == 1, "the files are archived nevertheless"
 
 
+def test_dumps_are_pruned_one_by_one(desk: Desk) -> None:
+    """Each is a series of its own, as the files are: none makes another unneeded. Another's archives stay."""
+    sources = ", ".join(f'{{ command = ["echo", "{name}"], name = "{name}.sql" }}' for name in ("one", "two"))
+    text = PROFILE.replace('k.encrypt"', 'k.decrypt", kind = "private"').replace(
+        "sources = [", f"sources = [{sources}, "
+    )
+    other = '[profiles.other]\ninherit = "home"\nsources = ["${PLACE}/config"]\ntags = ["other"]\n'
+    desk.write(text + 'tags = ["home"]\n' + other)
+    for _ in range(3):
+        assert desk.pogfast("run", "home", "other").code == 0
+    desk.write(
+        text
+        + 'tags = ["home"]\nretention = { keep-last = 1, tags = ["home"] }\n'
+        + other
+        + "retention.keep-all = true\n"
+    )
+    ran = desk.pogfast("run", "home", "other")
+    assert ran.code == 0, ran.err
+    key = pogfast.open_key(decryption_keyfile=desk.config.parent / "k.decrypt")
+    there = sorted(info.paths for info in pogfast.list_archives(desk.place / "one", key))
+    assert there == sorted([["/one.sql"], ["/two.sql"], [str(desk.tree)], *[[str(desk.config.parent)]] * 4])
+
+
 def test_a_verb_that_fails_ends_the_run(desk: Desk) -> None:
     """Nothing is pruned where nothing was added."""
     desk.write(PROFILE + "[profiles.home.retention]\nkeep-last = 1\ngroup-by = []\n[profiles.home.check]\n")
@@ -318,6 +341,17 @@ def test_a_record_of_the_future_is_not_believed(desk: Desk) -> None:
     assert [one.verdict for one in status(load(str(desk.config)))] == ["never"]
     assert desk.pogfast("run", "home").code == 0
     assert [verb.verb for verb in recorded(desk).verbs] == ["create", "check"]
+
+
+def test_a_clock_that_is_set_during_a_run_does_not_make_it_long(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that begins in 1970: the next run would not be late for half a century."""
+    desk.write(PROFILE + 'schedule = "daily"\n')
+    right = time.time
+    times = iter([0.0])
+    monkeypatch.setattr("pogfast.system.clock.now", lambda: next(times, right()))
+    [record] = pogfast.run("home")
+    assert record.seconds < 3600
+    assert all(verb.seconds < 3600 for verb in record.verbs)
 
 
 def test_a_verb_that_is_not_due(desk: Desk) -> None:
