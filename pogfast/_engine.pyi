@@ -484,6 +484,16 @@ class Wanted(NamedTuple):
     xattrs: Sequence[tuple[bytes, bytes]] = ...
     sparse: bool = ...  # zero blocks of 4 KiB become holes; otherwise a large file of known size is preallocated
     replace: bool = ...  # False: EEXIST, a "bad write", if the name exists
+    # From 0 on: `directory` is a file that is open to be written to, of which this is the range that begins here. It
+    # gets neither room nor metadata nor a name, and is never removed.
+    start: int = ...
+
+def give_room_to(fd: int, size: int) -> None:
+    """Gives an empty file its room on the disk, as an Opener does, if its file system can. Raises OSError."""
+
+def publish_written(wanted: Wanted, fd: int, name: bytes) -> Opened:
+    """Gives a file the metadata and the name that an Opener would. It is complete, and called `name` in the same
+    directory. The descriptor stays open, and a file that does not get its name keeps the other."""
 
 class Opened(NamedTuple):
     """The result for one file: a value of VERDICT, and unless it is "good" the index of the blob that failed.

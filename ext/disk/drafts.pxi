@@ -49,6 +49,20 @@ cdef Errno draft_begin(Draft* draft, int dir, const char* prefix, size_t number,
     return 0 if draft.fd >= 0 else errno
 
 
+cdef void draft_adopt(Draft* draft, int fd, int dir, const char* path) noexcept nogil:
+    """Takes an open file with a temporary name for a draft."""
+    memset(draft, 0, sizeof(Draft))
+    draft.fd, draft.dir = fd, dir
+    snprintf(draft.path, PATH_ROOM, b"%s", path)
+
+
+cdef Errno draft_borrow(Draft* draft, int fd) noexcept nogil:
+    """Writes to an open file by a descriptor of its own. draft_end closes that, and leaves the file's name alone."""
+    memset(draft, 0, sizeof(Draft))
+    draft.fd, draft.nameless = duplicate(fd), True
+    return 0 if draft.fd >= 0 else errno
+
+
 cdef Errno draft_write(Draft* draft, const u8* p, size_t n, off_t at) noexcept nogil:
     """Writes bytes of a large draft: whole pages, from memory that is aligned to pages, too."""
     cdef Errno error

@@ -98,6 +98,9 @@ cdef extern from *:
         return -1;
     #endif
     }
+    static int pogfast_duplicate(int fd) {
+        return fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    }
     static int pogfast_sync_fs(int fd) {
     #ifdef __linux__
         return syncfs(fd);
@@ -266,6 +269,7 @@ cdef extern from *:
     int set_times "pogfast_set_times"(int fd, long long atime_ns, long long mtime_ns) nogil
     void start_writeback "pogfast_start_writeback"(int fd, long long offset, long long n) nogil
     int set_direct "pogfast_direct"(int fd, bint on) nogil
+    int duplicate "pogfast_duplicate"(int fd) nogil
     int sync_fs "pogfast_sync_fs"(int fd) nogil
     int open_nameless "pogfast_open_nameless"(int dir, int mode) nogil
     Errno give_room "pogfast_give_room"(int fd, long long size) nogil

@@ -4,8 +4,8 @@
 # in this file and in others, form a ring: it is fetched once for as many of them as possible.
 
 Wanted = collections.namedtuple(
-    "Wanted", "directory leaf blobs sizes size atime_ns mtime_ns mode uid gid xattrs sparse replace",
-    defaults=(-1, -1, -1, (), False, True), module="pogfast._engine",
+    "Wanted", "directory leaf blobs sizes size atime_ns mtime_ns mode uid gid xattrs sparse replace start",
+    defaults=(-1, -1, -1, (), False, True, -1), module="pogfast._engine",
 )
 
 cdef unsigned NOBODY = 0xFFFFFFFF       # for chown: left alone
@@ -33,7 +33,9 @@ cdef struct OpenJob:            # a file to restore, or only to verify
     long long size              # plain bytes, -1: not known
     long long atime_ns
     long long mtime_ns
-    int directory               # borrowed descriptor; -1: it is only verified
+    int directory               # borrowed descriptor, of a range that of the file; -1: it is only verified
+    bint range                  # written into a file that others write to, too: it gets neither metadata nor a name
+    long long start             # of the range in its file, else 0
     int mode                    # -1: the system's choice
     unsigned uid
     unsigned gid
@@ -90,12 +92,13 @@ cdef class _Asked:
     cdef int read_job(self, int file, wanted) except -1:
         cdef OpenJob* job = &self.files[file]
         cdef BlobUse* use
-        directory, leaf, names, sizes, size, atime_ns, mtime_ns, mode, uid, gid, xattrs, sparse, replace = wanted
+        directory, leaf, names, sizes, size, atime_ns, mtime_ns, mode, uid, gid, xattrs, sparse, replace, start = wanted
         job.directory = directory
         job.leaf = PyBytes_AsString(leaf)
         self.keep.append(leaf)
         job.atime_ns, job.mtime_ns = atime_ns, mtime_ns
         job.mode, job.sparse, job.replace = mode, sparse, replace
+        job.range, job.start = start >= 0, max(start, 0)
         job.uid, job.gid = NOBODY if uid < 0 else uid, NOBODY if gid < 0 else gid
         job.size = max(size, -1)
         job.offset = -1

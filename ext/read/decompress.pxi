@@ -27,8 +27,11 @@ cdef Py_ssize_t next_piece(void* context, ZBuffer* data, ZBuffer* out, size_t* l
 
 cdef Errno write_piece(int fd, const OpenJob* job, const u8* p, size_t n, long long at) noexcept nogil:
     """Writes a piece. The disk begins on each stretch when its end is written, so that the sync finds little to do."""
-    cdef Errno code = pwrite_sparse(fd, p, n, at) if job.sparse else pwrite_full(fd, p, n, at)
-    cdef long long begin = at - at % STRETCH, end = at + <long long>n
+    cdef Errno code
+    cdef long long begin, end
+    at += job.start
+    begin, end = at - at % STRETCH, at + <long long>n
+    code = pwrite_sparse(fd, p, n, at) if job.sparse else pwrite_full(fd, p, n, at)
     if code == 0 and end - begin >= STRETCH:
         start_writeback(fd, begin, end - end % STRETCH - begin)
     return code

@@ -6,6 +6,9 @@ cdef enum:
 
 cdef Verdict begin_draft(Draft* draft, const OpenJob* job, const char* prefix, size_t number, Errno* code) noexcept nogil:
     """Makes the draft of a file, with room on the disk. `number` is one that no other file of this run has."""
+    if job.range:
+        code[0] = draft_borrow(draft, job.directory)
+        return BAD_WRITE if code[0] else GOOD
     code[0] = draft_begin(draft, job.directory, prefix, number, b"part", 0o600 if job.mode >= 0 else 0o666)
     if code[0]:
         return BAD_WRITE
@@ -21,6 +24,8 @@ cdef Verdict begin_draft(Draft* draft, const OpenJob* job, const char* prefix, s
 cdef Verdict publish_file(Draft* draft, OpenJob* job, long long size, Errno* code) noexcept nogil:
     """Gives a complete file of `size` bytes its metadata and its name. A symbolic link of that name is never followed."""
     cdef Published result
+    if job.range:
+        return GOOD
     if job.sparse and ftruncate(draft.fd, size):
         code[0] = errno
         return BAD_WRITE
@@ -53,3 +58,27 @@ cdef void apply_metadata(int fd, OpenJob* job) noexcept nogil:
             job.soft = job.soft or errno
     if job.mode >= 0 and fchmod(fd, mode):
         job.soft = job.soft or errno
+
+
+# ---- a file that is written in ranges: its draft is made and published by whoever has it written ------------------
+
+def give_room_to(int fd, long long size):
+    """Gives a file its room on the disk, before it is written: see _engine.pyi."""
+    cdef Errno code
+    with nogil:
+        code = give_room(fd, size)
+    if code:
+        raise OSError(code, os.strerror(code))
+
+
+def publish_written(wanted, int fd, bytes name):
+    """Gives an unfinished file its metadata and its name: see _engine.pyi."""
+    cdef _Asked asked = _Asked([wanted])
+    cdef OpenJob* job = &asked.files[0]
+    cdef Draft draft
+    cdef Errno code = 0
+    cdef Verdict verdict
+    draft_adopt(&draft, fd, job.directory, name)
+    with nogil:
+        verdict = publish_file(&draft, job, job.size, &code)
+    return Opened(0, True, verdict, 0, code, -1, job.soft)

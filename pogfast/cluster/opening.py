@@ -1,7 +1,7 @@
 """Files of a restore or a check, opened by a crew: what the engine's Opener is on one machine, with the same results in
 the same order.
 
-Small files travel together, up to a number and a size.
+Small files travel together, up to a number and a size; large ones are written in ranges (ranges.py).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import secrets
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 
 from pogfast._engine import VERDICT, Opened, Wanted
@@ -18,6 +18,7 @@ from pogfast.cluster import worker
 from pogfast.cluster.crews import Crew, CrewOptions
 from pogfast.cluster.executors import open_crew
 from pogfast.cluster.line import Line
+from pogfast.cluster.ranges import RangedFile, can_be_divided
 from pogfast.cluster.tally import Tallies, WorkerTally
 from pogfast.cluster.units import Asked, Into, KeyReference, OpeningJob, OpeningResult, OpeningUnit
 from pogfast.errors import PogfastError
@@ -99,17 +100,24 @@ class ClusterOpener:
         self.tallies = tallies
         self.files = files
         self._written = self._read = 0
+        self._ranged: dict[str, RangedFile] = {}  # by the names of their unfinished files
         self._line = self._line_of(self._units(), certain=False)
 
     def _line_of(self, units: Iterator[OpeningUnit | None], *, certain: bool) -> Line[OpeningUnit, OpeningResult]:
         return Line(self.crew, worker.open_blobs, self.job, units, certain=certain)
 
     def start(self) -> None:
-        """Has the first files opened before `run` does. Then `stop` must be called in any case."""
-        self._line.start()
+        """Has the first files opened before `run` does. Then `stop` must be called, unless this raises."""
+        try:
+            self._line.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         self._line.stop()
+        for file in self._ranged.values():
+            file.end()
 
     def written(self) -> int:
         """Returns the uncompressed bytes of units that are done. May be called from any thread."""
@@ -133,14 +141,22 @@ class ClusterOpener:
                 if events is None or held:
                     held.append((unit, events))
                 else:
-                    yield from events
+                    yield from self._of_files(unit, events)
             alone = self._each_alone([asked for unit, events in held if events is None for asked in unit.files])
             for unit, events in held:
-                yield from events if events is not None else [next(alone) for _ in unit.files]
+                yield from self._of_files(unit, alone if events is None else events)
         finally:
+            self.stop()
             self.tallies.retries += self._line.retries
             if self.job.into is not None and (held or self._line.retries or self.crew.has_lost()):
                 self._remove_left(self.job.into)
+
+    def _of_files(self, unit: OpeningUnit, events: Iterable[Opened]) -> Iterator[Opened]:
+        """Yields what has become of each file of a unit, of one in ranges as soon as it is known."""
+        for asked, event in zip(unit.files, events, strict=False):  # there may be events of the next unit
+            of_file = event if asked.part is None else self._ranged[asked.part.draft].take(asked, event)
+            if of_file is not None:
+                yield of_file
 
     def _each_alone(self, files: Sequence[Asked]) -> Iterator[Opened]:
         """Opens files whose workers died, each by itself, so that the one that they die of is known."""
@@ -162,12 +178,12 @@ class ClusterOpener:
         return result.events
 
     def _units(self) -> Iterator[OpeningUnit]:
-        """Divides the files into units, smaller ones if there are few files for all workers."""
+        """Divides files and ranges into units, smaller ones if there are few files for all workers."""
         most = max(1, min(UNIT_FILES, len(self.files) // (UNITS * max(1, self.crew.capacity()))))
         unit: list[Asked] = []
         directories: set[str] = set()
         size = 0
-        for asked in self.files:
+        for asked in self._pieces():
             more = UNIT_SIZE if asked.wanted.size < 0 else asked.wanted.size
             directories.add(asked.directory)
             if unit and (len(unit) >= most or size + more > UNIT_SIZE or len(directories) > UNIT_DIRECTORIES):
@@ -177,6 +193,18 @@ class ClusterOpener:
             size += more
         if unit:
             yield self._unit(unit)
+
+    def _pieces(self) -> Iterator[Asked]:
+        """Yields the files, of large ones that are restored the ranges."""
+        for asked in self.files:
+            file = None
+            if self.job.into is not None and can_be_divided(asked.wanted):
+                file = RangedFile.begin(asked, self.job.into)
+            if file is None:
+                yield asked
+            else:
+                self._ranged[file.draft] = file
+                yield from file.ranges()
 
     def _unit(self, files: Sequence[Asked]) -> OpeningUnit:
         sent = tuple(asked._replace(wanted=asked.wanted._replace(directory=-1)) for asked in files)

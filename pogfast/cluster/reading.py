@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 
 from pogfast._engine import VERDICT, Opened, Opener, Wanted, sync_file_system
 from pogfast.cluster.limits import limits_of
+from pogfast.cluster.ranges import opened_draft
 from pogfast.cluster.units import Asked, Into, OpeningJob, OpeningResult, OpeningUnit, Unsuitable
 from pogfast.errors import NoSuchArchive, PogfastError
 from pogfast.files.directories import Directories
@@ -92,8 +93,13 @@ class OpeningDesk:
         return result
 
     def _restore(self, files: tuple[Asked, ...], into: Into, directories: Directories) -> OpeningResult:
-        """Restores files. Those in directories that cannot be opened are not even begun."""
-        opened = [_opened(directories, asked.directory) for asked in files]
+        """Restores files and ranges. Those in directories that cannot be opened are not even begun."""
+        with contextlib.ExitStack() as stack:
+            opened = [_opened(directories, asked, stack) for asked in files]
+            return self._restore_in(files, into, opened)
+
+    def _restore_in(self, files: tuple[Asked, ...], into: Into, opened: list[tuple[int, int]]) -> OpeningResult:
+        """Restores files. `opened` has the descriptor of the directory of each, of a range that of its file."""
         systems: dict[int, int] = {}  # device -> a directory on it, opened before anything is written to it
         for directory, _ in opened:
             if directory >= 0:
@@ -165,13 +171,20 @@ def _prefix(into: Into) -> bytes:
     return f"{into.temporary}{secrets.randbits(62)}-".encode()
 
 
-def _opened(directories: Directories, path: str) -> tuple[int, int]:
-    """Returns a descriptor of a directory; else -1 and why it cannot be opened, as an errno."""
+def _opened(directories: Directories, asked: Asked, stack: contextlib.ExitStack) -> tuple[int, int]:
+    """Returns a descriptor of a file's directory, for a range that of its unfinished file; else -1 and why it cannot be
+    opened, as an errno."""
     try:
-        directory = directories.find(path)
+        directory = directories.find(asked.directory)
+        if directory is None:
+            return -1, errno.ENOENT
+        if asked.part is None:
+            return directory, 0
+        return stack.enter_context(opened_draft(directory, asked.part.draft, asked.part.inode)), 0
+    except OSError as error:
+        return -1, error.errno or errno.EIO
     except PogfastError as error:
         return -1, getattr(error.__cause__, "errno", None) or errno.ENOTDIR
-    return (-1, errno.ENOENT) if directory is None else (directory, 0)
 
 
 def _is_left(event: Opened, wanted: Wanted, asked: Asked) -> bool:

@@ -198,17 +198,27 @@ class OpeningJob(Job):
     into: Into | None = None
 
 
+class FileRange(NamedTuple):
+    """A range of a file that several workers write."""
+
+    draft: str  # the name of the unfinished file
+    inode: int  # of that
+    first: int  # number of its first blob in the file
+    is_last: bool
+
+
 class Asked(NamedTuple):
-    """A file as the engine's Opener takes it, but for its directory, which the worker opens."""
+    """A file as the engine's Opener takes it, but for its directory, which the worker opens; or a range of one."""
 
     directory: str  # below that of the job
     wanted: Wanted
     times: tuple[int, int] | None = None  # of access and modification, set when its bytes are on the disk
+    part: FileRange | None = None
 
 
 @dataclass(frozen=True)
 class OpeningUnit:
-    """Files that are restored or verified."""
+    """Files, or ranges of files, that are restored or verified."""
 
     files: tuple[Asked, ...]
     share: float = 1.0  # of the job's limits, for the process that does it
@@ -216,7 +226,7 @@ class OpeningUnit:
 
 @dataclass
 class OpeningResult:
-    """What has become of a unit: an event for each file."""
+    """What has become of a unit: an event for each file or range."""
 
     events: list[Opened]
     written: int  # uncompressed bytes

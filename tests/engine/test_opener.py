@@ -32,7 +32,9 @@ from pogfast._engine import (
     Wanted,
     compress,
     decompress,
+    give_room_to,
     open_blob,
+    publish_written,
     read_chunk,
     seal_blob,
     use_nameless_files,
@@ -641,6 +643,101 @@ def test_a_file_that_the_disk_has_no_room_for_fails_at_once(tmp_path: Path, name
     assert told[0].errno == errno.ENOSPC
     assert contents(tmp_path) == {"1": b"other"}
     assert names == 1 or not {*made.blobs} & {*blobs.fetched}
+
+
+# ---- ranges of a file that others write, too -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("lengths", [[7], [600_000], [5, 0, 9], [BLOCK, 700_000, 300_000], []])
+def test_a_range_is_written_where_it_belongs(tmp_path: Path, lengths: list[int], in_memory: bool, drafts: bool) -> None:
+    """Nothing before and behind it changes, and the file keeps its name, mode and descriptor."""
+    blobs = Blobs()
+    made = blobs.frames(*[os.urandom(length) for length in lengths])
+    path = tmp_path / "out" / "file"
+    path.parent.mkdir()
+    path.write_bytes(b"x" * 3_000_000)
+    path.chmod(0o640)
+    source = blobs if in_memory else blobs.in_directory(tmp_path / "blobs")
+    with open(path, "r+b") as file, contextlib.ExitStack() as stack:
+        wanted = [made.wanted(file.fileno(), b"", start=start, mode=0o777, mtime_ns=5) for start in (0, 1_500_000)]
+        at = source if isinstance(source, Blobs) else BlobDirectory(stack.enter_context(opened(source)), False)
+        told = list(Opener(SECRET, None, False, wanted, at, jobs=2).run())
+        assert verdicts(told) == ["good", "good"]
+        assert os.fstat(file.fileno()).st_nlink == 1
+    rest = b"x" * (1_500_000 - len(made.content))
+    assert contents(path.parent) == {"file": 2 * (made.content + rest)}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert path.stat().st_mtime > 1e9
+
+
+@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("off", [-100_000, -1, 1, 100_000])
+def test_a_range_is_not_written_beyond_what_was_said(tmp_path: Path, pieces: int, off: int) -> None:
+    blobs = Blobs()
+    made = blobs.frames(*[os.urandom(600_000) for _ in range(pieces)])
+    assert made.sizes is not None
+    sizes = [*made.sizes[:-1], made.sizes[-1] + off]
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 3_000_000)
+    with open(path, "r+b") as file:
+        wanted = made._replace(sizes=sizes).wanted(file.fileno(), b"", start=1000)
+        [told] = Opener(SECRET, None, False, [wanted], blobs, jobs=2).run()
+    assert (NAMED[told.verdict], told.blob) == ("bad frame", pieces - 1)
+    found = path.read_bytes()
+    assert set(found[:1000] + found[1000 + sum(sizes) :]) == {ord("x")}
+    assert contents(tmp_path).keys() == {"file"}
+
+
+def test_a_range_keeps_holes_and_what_is_bad_removes_nothing(tmp_path: Path) -> None:
+    blobs = Blobs()
+    made = blobs.frames(bytes(1 << 20), os.urandom(BLOCK), bytes(1 << 20))
+    path = tmp_path / "file"
+    with open(path, "w+b") as file:
+        os.ftruncate(file.fileno(), 4 << 20)
+        whole = made.wanted(file.fileno(), b"", start=1 << 20, sparse=True)
+        bad = whole._replace(blobs=[*made.blobs[:2], KEY.name(b"none")])
+        told = list(Opener(SECRET, None, False, [whole, bad], blobs, jobs=1).run())
+    assert verdicts(told) == ["good", "not there"]
+    found = path.stat()
+    assert (found.st_size, found.st_blocks * 512 <= 16 * BLOCK) == (4 << 20, True)
+    assert path.read_bytes() == bytes(1 << 20) + made.content + bytes((1 << 20) - BLOCK)
+
+
+def test_a_range_of_a_closed_file_is_a_bad_write(tmp_path: Path) -> None:
+    made = (blobs := Blobs()).frames(b"one", b"two")
+    told = Opener(SECRET, None, False, [made.wanted(1 << 20, b"", start=0)], blobs, jobs=1).run()
+    assert [(NAMED[one.verdict], one.errno) for one in told] == [("bad write", errno.EBADF)]
+
+
+@pytest.mark.parametrize("replace", [True, False])
+def test_a_written_file_gets_its_metadata_and_its_name(tmp_path: Path, replace: bool) -> None:
+    with opened(tmp_path) as directory, open(tmp_path / "draft", "w+b") as file:
+        os.ftruncate(file.fileno(), 10)
+        wanted = Wanted(directory, b"name", [], None, 10, 10**18, 10**18 + 1, mode=0o444, replace=replace)
+        (tmp_path / "name").write_bytes(b"there")
+        told = publish_written(wanted, file.fileno(), b"draft")
+        if not replace:
+            assert (NAMED[told.verdict], told.errno) == ("bad write", errno.EEXIST)
+            assert contents(tmp_path) == {"name": b"there", "draft": bytes(10)}
+            (tmp_path / "name").unlink()
+            told = publish_written(wanted, file.fileno(), b"draft")
+        assert (NAMED[told.verdict], told.soft) == ("good", 0)
+        assert os.fstat(file.fileno()).st_nlink == 1
+    found = (tmp_path / "name").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_atime_ns, found.st_mtime_ns) == (0o444, 10**18, 10**18 + 1)
+    assert contents(tmp_path) == {"name": bytes(10)}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="room is only kept on Linux")
+def test_room_is_given_or_there_is_none(tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path)
+    with open(tmp_path / "file", "w+b") as file:
+        with pytest.raises(OSError, match="No space left on device"):
+            give_room_to(file.fileno(), free.f_frsize * free.f_blocks * 2)
+        assert os.fstat(file.fileno()).st_size == 0
+        give_room_to(file.fileno(), 3 << 20)
+        assert os.fstat(file.fileno()).st_size == 3 << 20
 
 
 # ---- what a file is beyond its bytes ---------------------------------------------------------------------------------
