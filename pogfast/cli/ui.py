@@ -90,14 +90,16 @@ def ui(output: Output, stores: tuple[str, ...], no_browser: bool, **options: Any
     listen.check()
     keys = {word: options[word] for word in (*KEY_FILES, "password_command")}
     site = Site(
-        Shelf(given),
+        Shelf(),
         Roots(options["roots"] or (os.path.expanduser("~"),)),
         Sessions(password),
         reading=_given(keys, writing=False),
         writing=_given(keys, writing=True),
         configuration=Configuration(options["config"]),
     )
-    site.refresh()
+    site.refresh()  # first, since names that the configuration gives are better than those made from addresses
+    for store in given:
+        site.shelf.add(store)
 
     def say(line: str) -> None:
         output.answer(line)

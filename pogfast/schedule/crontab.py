@@ -50,6 +50,10 @@ class Cron:
         _write(head + rest)
         return True
 
+    def is_enabled(self, name: str, config_file: str) -> bool:
+        """Returns True if the crontab has the lines of a profile. Raises PogfastError."""
+        return bool(_split(_crontab(), mark_of(name, config_file))[1])
+
     def lacking(self, job: Job) -> Iterator[UsageError]:
         """Yields what a run of the profile would not have."""
         above = b""

@@ -80,6 +80,12 @@ class Systemd:
         self._systemctl("daemon-reload")
         return True
 
+    def is_enabled(self, name: str, config_file: str) -> bool:
+        """Returns True if a profile has a timer, which is started with the others. Raises UsageError and OSError."""
+        timer = self._files(name)[1]
+        wanted = os.path.join(self.directory, "timers.target.wants", os.path.basename(timer))
+        return os.path.lexists(wanted) and (_read(timer) or "").startswith(f"# {mark_of(name, config_file)}\n")
+
     def lacking(self, job: Job) -> Iterator[UsageError]:
         """Yields what a run of the profile would not have."""
         drop_ins = f"{self._files(job.name)[0]}.d"

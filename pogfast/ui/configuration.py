@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pogfast.errors import UsageError
 from pogfast.stores import Stored
 from pogfast.system.user_dirs import config_directory
+from pogfast.ui.stores import KnownStore, shelved
 from pogfast.ui.verdicts import Mood, Verdict
 
 if TYPE_CHECKING:
@@ -37,12 +38,22 @@ class Seen:
     def profiles(self) -> dict[str, Profile]:
         return {} if self.config is None else self.config.profiles
 
-    def of_store(self, name: str) -> list[Profile]:
+    def names_of(self, store: KnownStore) -> list[str]:
+        """Returns the names that the configuration has for a store, whatever the pages call it."""
+        stores = self.config.stores.items() if self.config else ()
+        return [name for name, each in stores if shelved(each.address) == store.address]
+
+    def of_store(self, store: KnownStore) -> list[Profile]:
         """Returns the profiles whose runs leave archives in a store, without those that others only inherit from."""
         from pogfast.runs.status import watched
 
-        names = watched(self.config) if self.config else []
-        return [self.profiles[each] for each in names if name in self.profiles[each].all_stores]
+        profiles = [self.profiles[each] for each in watched(self.config)] if self.config else []
+        return [profile for profile in profiles if not {*self.names_of(store)}.isdisjoint(profile.all_stores)]
+
+    def pruning(self, store: KnownStore) -> Profile | None:
+        """Returns the first profile that prunes a store."""
+        names = {*self.names_of(store)}
+        return next((each for each in self.profiles.values() if not names.isdisjoint(each.pruned)), None)
 
     def last_run(self, profile: str) -> Record | None:
         """Returns the record of the last run that took place."""
@@ -147,16 +158,16 @@ def ended_at(record: Record) -> datetime | None:
 
 
 def after_runs(
-    verdict: Verdict, store: str, records: Sequence[Record], manifests: Sequence[Stored], late: Sequence[str]
+    verdict: Verdict, names: Sequence[str], records: Sequence[Record], manifests: Sequence[Stored], late: Sequence[str]
 ) -> Verdict:
-    """Returns a store's verdict with what its last runs say: a failure counts, so does an archive that a run made last
-    and that is not there, and then why profiles are late."""
+    """Returns the verdict of a store, by its names in the configuration, with what its last runs say: a failure
+    counts, so does an archive that a run made last and that is not there, and then why profiles are late."""
     if verdict.mood == "bad":
         return verdict
     there = {stored.name for stored in manifests}
     for record in records:
         of = f"the last run of {record.profile}"
-        gone = [name for name in record.archives.get(store, [])[-1:] if name not in there]
+        gone = [last for name in names for last in record.archives.get(name, [])[-1:] if last not in there]
         if gone:
             return Verdict("bad", "Archive gone", f"{of} made {gone[0]}, which is not there")
         if record.outcome not in ("success", "incomplete"):

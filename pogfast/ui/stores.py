@@ -12,8 +12,10 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from pogfast.archives.catalog import Catalog
 from pogfast.archives.lookup import open_archive
@@ -25,6 +27,8 @@ from pogfast.keys import Key
 from pogfast.stores import REMOVED, Stored, open_store, settings
 from pogfast.stores.addresses import below, is_service, parse_service
 from pogfast.upkeep.reads import Reads, ReadShare
+
+Result = TypeVar("Result")
 
 PROVEN_FRESH = 60.0  # seconds, likewise, for what was read back
 FRESH = 5.0  # seconds for which a listing is not asked for again
@@ -48,6 +52,7 @@ class KnownStore:
         self.name = name
         self.address = address
         self._lock = threading.Lock()
+        self._reading = threading.Lock()  # so that manifests are read once, however many pages wait for them
         self._listing: tuple[float, Listing] | None = None
         self._new: dict[str, int] = {}  # what an archive has never changes
         self._proven: tuple[float, list[ReadShare]] | None = None
@@ -77,13 +82,21 @@ class KnownStore:
         """Returns the archives, the newest last. Raises as `overview.archives`."""
         seen = self.listing().manifests
         which = (key.fingerprint, key.can_open)
-        known = self._infos.get(which)
-        if known is not None and known[0] == seen:
-            return known[1]
-        with settings.using(retry_for=RETRY_FOR), contextlib.closing(open_store(self.address)) as store:
-            infos = archives(store, key)
-        self._infos[which] = seen, infos
-        return infos
+        with self._reading:
+            known = self._infos.get(which)
+            if known is not None and known[0] == seen:
+                return known[1]
+            with settings.using(retry_for=RETRY_FOR), contextlib.closing(open_store(self.address)) as store:
+                infos = archives(store, key)
+            self._infos[which] = seen, infos
+            return infos
+
+    def archives_within(self, key: Key, seconds: float) -> list[ArchiveInfo] | None:
+        """Returns the archives as `archives` does, None if that takes longer: it goes on, for who asks again."""
+        coming = in_thread(lambda: self.archives(key), f"pogfast-archives-{self.name}")
+        with contextlib.suppress(TimeoutError):
+            return coming.result(seconds)
+        return None
 
     def new_bytes(self, key: Key, name: str) -> int | None:
         """Returns the bytes of the blobs that an archive needs and the one before it, of the same host and paths, does
@@ -209,15 +222,13 @@ class Trees:
 class Shelf:
     """All stores of the pages, by name."""
 
-    def __init__(self, addresses: Sequence[str]) -> None:
+    def __init__(self) -> None:
         self._stores: dict[str, KnownStore] = {}
-        for address in addresses:
-            self.add(address)
 
     def add(self, address: str, name: str = "") -> KnownStore:
         """Adds a store under a name, else under one that is made from its address, and returns it; one that is there
         already is not added twice."""
-        address = address if is_service(address) else os.path.abspath(address.removeprefix("local:"))
+        address = shelved(address)
         for store in self._stores.values():
             if store.address == address:
                 return store
@@ -253,6 +264,25 @@ class Shelf:
         if name not in self._stores:
             raise NoSuchArchive(f"no store {name} on these pages")
         return self._stores[name]
+
+
+def shelved(address: str) -> str:
+    """Returns an address as the shelf has it: that of a directory is absolute."""
+    return address if is_service(address) else os.path.abspath(address.removeprefix("local:"))
+
+
+def in_thread(call: Callable[[], Result], name: str) -> Future[Result]:
+    """Calls a function in a thread of its own, for which nobody has to wait."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
 
 
 def why(error: PogfastError) -> str:

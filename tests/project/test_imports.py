@@ -145,6 +145,7 @@ MAY_IMPORT: dict[str, tuple[set[str], str]] = {
             "keys",
             "recovery",
             "runs",
+            "schedule",
             "sizes",
             "stores",
             "system",

@@ -341,6 +341,12 @@ def test_a_credential_is_passed_on(desk: Desk) -> None:
         directory.mkdir(parents=True)
     (place / "backup").write_text("a key")
     assert desk.pogfast("schedule", "enable", "home", "--manager", "user").code == 0
+    assert schedule.is_enabled("home", str(desk.config)) is False, "systemctl makes the link, and is not here"
+    wanted = desk.place / "xdg" / "systemd" / "user" / "timers.target.wants"
+    wanted.mkdir()
+    (wanted / "pogfast-home.timer").symlink_to("../pogfast-home.timer")
+    assert schedule.is_enabled("home", str(desk.config))
+    assert not schedule.is_enabled("home", "/another/pogfast.toml")
     (sealed / "backup").write_text("a sealed key")
     assert f"LoadCredentialEncrypted=backup:{sealed}/backup\n" in units(desk, user=True)[0]
     ran = desk.pogfast("schedule", "show", "home", "--manager", "cron")
@@ -439,6 +445,7 @@ def test_other_lines_of_the_crontab_stay_as_they_are(desk: Desk, others: str) ->
     before = path.read_bytes() if others else b""
     for _ in range(2):
         assert desk.pogfast("schedule", "enable", "home", "--manager", "cron").code == 0
+    assert schedule.is_enabled("home", str(desk.config))
     made = path.read_bytes()
     assert made.startswith(before)
     assert made.count(b" run home --config ") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
 import re
@@ -14,12 +15,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from kit.ui import served
 from kit.uistore import HOSTILE, Work
 from pogfast import facade
 from pogfast.sizes import show_size
+from pogfast.ui.app import make_app
+from pogfast.ui.pages import archives as archives_page
+from pogfast.ui.roots import Roots
+from pogfast.ui.sessions import GivenKey, Sessions
+from pogfast.ui.site import Site
+from pogfast.ui.stores import Shelf
 from pogfast.ui.words import part, token
 
 CUT = r"peer closed|incomplete|disconnected"  # what the client says of an answer that breaks off
@@ -117,6 +125,30 @@ def test_the_table_of_archives(client: Any, work: Work) -> None:
 def test_the_filter(client: Any, wanted: str, hosts: list[str]) -> None:
     text = client.get("/stores/backup", params={"filter": wanted}).text
     assert re.findall(r"<td><bdi>(laptop|desktop)</bdi>", text) == hosts
+
+
+def test_what_names_say_is_shown_until_all_archives_are_read(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(archives_page, "PATIENCE", 0.0)
+    key = facade.open_key(decryption_keyfile=work.key)
+    site = Site(Shelf(), Roots([str(work.path)]), Sessions(), reading=GivenKey(key))
+    store = site.shelf.add(str(work.path / "backup"))
+    transport = httpx.ASGITransport(make_app(site, ["127.0.0.1:1"], "pogfast-1", "http"))
+
+    async def shown() -> Page:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:1") as client:
+            await client.get("/enter", params={"token": site.sessions.new_token()})
+            return Page((await client.get("/stores/backup")).text)
+
+    with store._reading:  # as if another page read them
+        first = asyncio.run(shown())
+    assert "Reading 3 archives for the first time" in first.text
+    assert work.archives[0][:10] in first.text
+    assert "laptop" not in first.text
+    assert len(store.archives(key)) == 3
+    monkeypatch.undo()
+    then = asyncio.run(shown())
+    assert "for the first time" not in then.text
+    assert "laptop" in then.text
 
 
 def test_a_filter_that_does_not_parse_is_said(client: Any) -> None:

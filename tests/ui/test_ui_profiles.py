@@ -17,6 +17,7 @@ import pytest
 from kit.commands import run
 from kit.ui import Served, served
 from pogfast import facade
+from pogfast.schedule.jobs import mark_of
 
 CONFIGURATION = """
 [stores.nas]
@@ -47,7 +48,7 @@ def place(tmp_path: Path) -> Path:
 @pytest.fixture
 def running(place: Path) -> Iterator[Served]:
     options = ["--no-browser", "--root", place, "--decryption-keyfile", place / "mine.decrypt"]
-    with served(*options, cwd=place) as server:
+    with served(*options, cwd=place, env={"XDG_CONFIG_HOME": str(place / "xdg")}) as server:
         yield server
 
 
@@ -72,6 +73,38 @@ def test_stores_of_the_configuration_are_shown_by_their_names(client: Any) -> No
     assert 'href="/stores/nas"' in text
     assert 'href="/stores/away"' in text
     assert "never" in client.get("/profiles").text
+
+
+def under_another_name(place: Path) -> str:
+    """Returns the configuration with a name for the store that no page makes from its address."""
+    text = (place / "config" / "pogfast.toml").read_text()
+    return text.replace("[stores.nas]", "[stores.vault]").replace('"nas"', '"vault"') + 'schedule = "daily"\n'
+
+
+def test_a_store_given_by_its_address_has_the_name_that_the_configuration_gives(place: Path) -> None:
+    (place / "config" / "pogfast.toml").write_text(under_another_name(place))
+    with served("nas", "--no-browser", cwd=place) as server, server.client() as client:
+        home = client.get("/").text
+        assert ">vault<" in home
+        assert ">nas<" not in home
+
+
+def test_a_store_that_the_configuration_names_later_is_that_of_its_profiles(place: Path) -> None:
+    file = place / "config" / "pogfast.toml"
+    later = under_another_name(place)
+    file.unlink()
+    facade.create(place / "home", place / "nas", facade.open_key(encryption_keyfile=place / "mine.encrypt"))
+    options = ["nas", "--no-browser", "--root", place, "--decryption-keyfile", place / "mine.decrypt"]
+    with served(*options, cwd=place) as server, server.client() as client:
+        assert "no schedule" in client.get("/stores/nas/card").text
+        file.write_text(later)
+        assert "home: no archive yet; expected daily" in client.get("/stores/nas/card").text
+        assert "The profile <a" in client.get("/stores/nas/retention").text
+        assert "the configuration" in client.get("/settings").text
+        form = {"path": str(place / "home"), "store": "nas", "kind": "keyfile", "profile": "other"}
+        saved = client.post("/create/save", data={**form, "file": str(place / "mine.decrypt")})
+        assert saved.headers.get("HX-Redirect") == "/profiles/other", saved.text
+        assert 'stores = ["vault"]' in file.read_text().partition("[profiles.other]")[2]
 
 
 def test_a_profile_is_run_and_its_record_is_that_of_the_command(client: Any, place: Path) -> None:
@@ -112,6 +145,15 @@ def add(place: Path, text: str) -> None:
     path.write_text(path.read_text() + text)
 
 
+def enable_timer(place: Path) -> None:
+    """Leaves what `pogfast schedule enable home` leaves, without a systemd that would start the timer."""
+    units = place / "xdg" / "systemd" / "user"
+    (units / "timers.target.wants").mkdir(parents=True)
+    mark = mark_of("home", str(place / "config" / "pogfast.toml"))
+    (units / "pogfast-home.timer").write_text(f"# {mark}\n[Timer]\nOnCalendar=daily\n")
+    (units / "timers.target.wants" / "pogfast-home.timer").symlink_to(units / "pogfast-home.timer")
+
+
 def age(place: Path, **by: float) -> None:
     """Has the runs of home end earlier."""
     path = place / "state" / "runs" / "home.jsonl"
@@ -128,6 +170,11 @@ def test_a_store_without_an_archive_for_too_long_is_late(client: Any, place: Pat
     add(place, 'schedule = "daily"\n')
     card = client.get("/stores/nas/card").text
     assert ">Protected<" in card
+    assert "Next run</dt><dd>none: the timer is not enabled</dd>" in card
+    assert f"pogfast schedule enable home --config={place}/config/pogfast.toml" in card
+    enable_timer(place)
+    card = client.get("/stores/nas/card").text
+    assert "schedule enable" not in card
     assert re.search(r'Next run</dt><dd><time datetime="[^"]+T00:00:00[^"]*" title="[^"]+">\w+ 00:00</time></dd>', card)
     age(place, days=3)
     for store in ("nas", "away"):

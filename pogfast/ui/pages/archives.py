@@ -1,6 +1,7 @@
 """The archives of a store as a table, a page of it at a time.
 
-The list is filtered and sorted in memory, so that ten thousand archives open at once. A filter is a text such as
+The list is filtered and sorted in memory, so that ten thousand archives open at once. The first time each manifest has
+to be read: the page comes with what their names say, and asks again. A filter is a text such as
 `host:laptop after:2026-05 evening`; an archive has to have all of it.
 """
 
@@ -21,10 +22,11 @@ from pogfast.archives.trailer import Trailer, time_of
 from pogfast.errors import UsageError
 from pogfast.ui import shell
 from pogfast.ui.forms import link
-from pogfast.ui.site import Site, archive_of, form_of, session_of, store_of
+from pogfast.ui.site import Site, archive_of, form_of, session_of, store_of, whole_path
 from pogfast.ui.words import part
 
 PAGE = 100  # rows
+PATIENCE = 0.5  # seconds that the page waits for what archives say
 SORTS: dict[str, tuple[str, Callable[[ArchiveInfo], Any]]] = {
     "time": ("Time", lambda info: (info.time or FIRST, info.name)),
     "host": ("Host", lambda info: info.host.casefold()),
@@ -39,11 +41,13 @@ HELP = "host:laptop tag:evening path:/etc after:2026-05 before:2026-06-15 text"
 
 
 def archives(request: Request) -> Response:
-    """Shows the table; without a key that reads, what the names of manifests say."""
+    """Shows the table; without a key that reads, and until manifests are read, what the names of manifests say."""
     site, store = Site.of(request), store_of(request)
     form = form_of(request)
     given = site.given_key(request, store)
-    infos = _by_name(store.listing().manifests) if given is None else store.archives(given.key)
+    infos = store.archives_within(given.key, PATIENCE) if given else None
+    is_bare = infos is None
+    infos = _by_name(store.listing().manifests) if infos is None else infos
     wanted = form.text("filter")
     try:
         found, problem = [info for info in infos if matches(wanted, info)], ""
@@ -59,6 +63,8 @@ def archives(request: Request) -> Response:
         "archives.html",
         store=store,
         is_locked=given is None,
+        is_bare=is_bare,
+        again=whole_path(request),
         can_lock=store.address.startswith("s3://"),
         can_forget=store.name in session_of(request).keys,
         removed=len(store.listing().removed),

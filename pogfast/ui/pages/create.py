@@ -110,7 +110,9 @@ def save(request: Request, form: Form) -> Response:
     name = form.text("profile")
     if not name:
         raise UsageError("the profile needs a name", hint="for example the name of this machine")
-    said: dict[str, Any] = {"stores": [store.name for store in stores], "sources": words["paths"]}
+    seen = site.refresh()
+    named = {next(iter(seen.names_of(store)), store.name): store.address for store in stores}
+    said: dict[str, Any] = {"stores": [*named], "sources": words["paths"]}
     said["key"] = _key_setting(_key_options(site, form))
     for word in ("exclude", "exclude_caches", "one_file_system", "exclude_larger_than", "tags", "host", "comment"):
         if words[word]:
@@ -118,7 +120,7 @@ def save(request: Request, form: Form) -> Response:
     for word, value in words["settings"].items():
         if value not in (DEFAULTS.get(word), False):
             said[word.replace("_", "-")] = str(value) if word == "packs" else value
-    site.configuration.add_profile(name, said, {store.name: store.address for store in stores})
+    site.configuration.add_profile(name, said, named)
     return go(f"/profiles/{name}")
 
 

@@ -6,7 +6,6 @@ card later: the page asks for it again.
 
 from __future__ import annotations
 
-import threading
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,10 +18,11 @@ from pogfast.archives.overview import ArchiveInfo
 from pogfast.archives.trailer import Trailer, time_of
 from pogfast.errors import NoArchives, NoSuchArchive, PogfastError
 from pogfast.keys import Key
+from pogfast.ui import shell
 from pogfast.ui.configuration import Seen, after_runs, ended_at, verdict_of_run
 from pogfast.ui.forms import Form
 from pogfast.ui.site import Site, go, local_path, store_of
-from pogfast.ui.stores import KnownStore, why
+from pogfast.ui.stores import KnownStore, in_thread, why
 from pogfast.ui.verdicts import ORDER, Verdict, judge
 from pogfast.ui.words import relative
 
@@ -47,7 +47,8 @@ class Card:
     run: Record | None = None  # the last of a profile that writes to the store
     ran: datetime | None = None
     ran_so: Verdict | None = None
-    next_run: datetime | None = None  # of such a profile
+    next_run: datetime | None = None  # of such a profile whose timer is enabled
+    enables: str = ""  # the command that enables the timer of a profile that has none
     late_since: datetime | None = None
 
 
@@ -73,14 +74,7 @@ def _ask(request: Request, store: KnownStore) -> Future[Card]:
     site = Site.of(request)
     given = site.given_key(request, store)
     seen = site.configuration.read()
-    future: Future[Card] = Future()
-
-    def look() -> None:
-        card = _card(store, given.key if given else None)
-        future.set_result(_with_runs(card, seen))
-
-    threading.Thread(target=look, name=f"pogfast-card-{store.name}", daemon=True).start()
-    return future
+    return in_thread(lambda: _with_runs(_card(store, given.key if given else None), seen), f"pogfast-card-{store.name}")
 
 
 def _card(store: KnownStore, key: Key | None) -> Card:
@@ -102,19 +96,24 @@ def _card(store: KnownStore, key: Key | None) -> Card:
 
 def _with_runs(card: Card, seen: Seen) -> Card:
     """Returns a card with what the last runs of the store's profiles say, and their schedules."""
-    profiles = seen.of_store(card.store.name)
+    profiles = seen.of_store(card.store)
     if not profiles:
         return card
-    from pogfast.ui.schedules import lateness, next_run
+    from pogfast.ui.schedules import lateness, next_run, with_timer
+
+    assert seen.config is not None
 
     now = datetime.now(UTC)
     runs = [record for profile in profiles if (record := seen.last_run(profile.name))]
     late = [each for profile in profiles if (each := lateness(profile, seen.last_success(profile.name), now))]
     since = min((each.since for each in late if each.since), default=None)
-    card = replace(card, next_run=next_run(profiles, now), late_since=since)
+    timed, untimed = with_timer(profiles, seen.config.file)
+    names = [profile.name for profile in untimed]
+    enables = shell.line(["pogfast", "schedule", "enable", *names, *shell.option("config", seen.config.file)])
+    card = replace(card, next_run=next_run(timed, now), enables=enables if untimed else "", late_since=since)
     if card.archives:
         manifests = card.store.listing().manifests
-        verdict = after_runs(card.verdict, card.store.name, runs, manifests, [each.why for each in late])
+        verdict = after_runs(card.verdict, seen.names_of(card.store), runs, manifests, [each.why for each in late])
         card = replace(card, verdict=verdict)
     if runs:
         newest = max(runs, key=lambda record: record.end)

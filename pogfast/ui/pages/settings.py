@@ -13,7 +13,6 @@ from pogfast.stores import check_stores
 from pogfast.stores.addresses import is_service
 from pogfast.ui import shell
 from pogfast.ui.forms import Form
-from pogfast.ui.guard import ENTER
 from pogfast.ui.site import Site, go, session_of
 
 
@@ -21,9 +20,8 @@ def page(request: Request) -> Response:
     """Shows the stores, and the forms."""
     site = Site.of(request)
     seen = site.refresh()
-    return site.page(
-        request, "settings.html", seen=seen, configured=[*seen.config.stores] if seen.config else [], ENTER=ENTER
-    )
+    configured = {store.name for store in site.shelf if seen.names_of(store)}
+    return site.page(request, "settings.html", seen=seen, configured=configured)
 
 
 def _address(site: Site, form: Form) -> str:

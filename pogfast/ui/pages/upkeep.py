@@ -78,7 +78,7 @@ def retention(request: Request) -> Response:
     site, store, form = Site.of(request), store_of(request), form_of(request)
     given = site.need_key(request, store)
     asked = form.on("preview")
-    profile = next((each for each in site.refresh().profiles.values() if store.name in each.pruned), None)
+    profile = site.refresh().pruning(store)
     usual = {rule: USUAL.get(rule, 0) for rule in RULES}
     if profile is not None and profile.retention is not None:
         policy = profile.retention.policy()
