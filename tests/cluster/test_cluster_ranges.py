@@ -8,7 +8,7 @@ import fcntl
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from kit.dask import Cluster
 from kit.files import flip, text
 from pogfast import backup, keys, recovery
 from pogfast._engine import Opened
+from pogfast.archives.lookup import open_archive
 from pogfast.cluster import ranges, worker
 from pogfast.cluster.crews import CrewOptions
 from pogfast.errors import PogfastError
@@ -31,23 +32,10 @@ RANGES = 9  # of it
 LARGE = {"first", "holes", "twice"}
 
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Two workers for all tests that leave them alive."""
-    with dask.cluster(tmp_path_factory.mktemp("cluster")) as made:
-        yield made
-
-
 @pytest.fixture(autouse=True)
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the coordinator has to know."""
     monkeypatch.setattr(ranges, "RANGE_SIZE", 5 * CHUNK - 1)
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Path:
-    keys.create_pair("key", str(tmp_path))
-    return tmp_path / "key"
 
 
 @pytest.fixture
@@ -176,8 +164,6 @@ def test_a_worker_that_is_killed_in_a_range(tmp_path: Path, tree: Path, store: P
 
 
 def blob_of(store: Path, pair: Path, name: str, number: int) -> str:
-    from pogfast.archives.lookup import open_archive
-
     with open_archive(f"{store}/latest", keys.from_decryption_keyfile(f"{pair}.decrypt")) as opened:
         return str(opened.entries[name].blobs[number])
 
