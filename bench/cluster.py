@@ -1,4 +1,4 @@
-"""Compares `create` on one machine with `create --executor`, and predicts what binds on more workers.
+"""Compares `create` and `restore` on one machine with those of `--executor`, and predicts what binds on more workers.
 
     python bench/cluster.py [--write] [--only random,tar,small,units] [--runs 5] [--scale 1] [--dir DIR]
 
@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -26,7 +26,7 @@ from statistics import median
 from data import make_data
 from machine import make_tables
 from runs import Bench, Figures
-from sides import Pogfast, our
+from sides import Pipeline, Pogfast, our
 from tables import ratio, spread
 
 from pogfast.cluster.sealing import MAX_PART_SIZE, part_size
@@ -79,9 +79,11 @@ def compare(home: Path, workloads: list[str], runs: int, scale: float) -> str:
     bench = Bench(home, (), runs)
     try:
         with running(bench.fresh()) as cluster:
-            one = Pogfast("one process", our("pogfast"), home, options=("--jobs", "2"), pair=True)
+            jobs = ("--jobs", "2")
+            one = Pogfast("one process", our("pogfast"), home, options=jobs, restoring=jobs, pair=True)
             executor = f"dask:scheduler-file={cluster.file}"
-            two = Pogfast("two workers", our("pogfast"), home, options=("--executor", executor), pair=True)
+            crew = ("--executor", executor)
+            two = Pogfast("two workers", our("pogfast"), home, options=crew, restoring=crew, pair=True)
             rows = [each for each in workloads if each != "units"]
             lines = list(_efficiency(bench, one, two, rows, scale)) if rows else []
             if "units" in workloads:
@@ -92,35 +94,48 @@ def compare(home: Path, workloads: list[str], runs: int, scale: float) -> str:
 
 
 def _efficiency(bench: Bench, one: Pogfast, two: Pogfast, workloads: list[str], scale: float) -> Iterator[str]:
-    yield "### Two workers beside one process of two threads (writing)\n"
-    yield (
-        "| | one process: wall s, min (median) | two workers | efficiency, minima (medians) | without starting "
-        "| coordinator CPU s |"
-    )
-    yield "|---" * 6 + "|"
     empty = bench.fresh()
     (empty / "empty").touch()
-    starts = _alternated(bench, (one, two), empty)
-    for name, source in {
-        "one empty file": empty,
-        **{WORKLOADS[each]: _source(bench.home, each, scale) for each in workloads},
-    }.items():
-        sides = starts if source == empty else _alternated(bench, (one, two), source)
-        a, b = sides
-        row = name + ("" if scale == 1 or source == empty else f", times {scale:g}")
-        alone = "" if source == empty else ratio(_without(b, starts[1]), _without(a, starts[0]))
-        yield f"| {row} | {spread(a.wall)} | {spread(b.wall)} | {ratio(b.wall, a.wall)} | {alone} | {spread(b.cpu)} |"
-    yield ""
+    sources = {WORKLOADS[each]: _source(bench.home, each, scale) for each in workloads}
+    for word, way in {"writing": _writing, "restoring": _restoring}.items():
+        yield f"### Two workers beside one process of two threads ({word})\n"
+        yield (
+            "| | one process: wall s, min (median) | two workers | efficiency, minima (medians) | without starting "
+            "| coordinator CPU s |"
+        )
+        yield "|---" * 6 + "|"
+        starts = _alternated(bench, (one, two), way(bench, one, empty))
+        for name, source in {"one empty file": empty, **sources}.items():
+            sides = starts if source == empty else _alternated(bench, (one, two), way(bench, one, source))
+            a, b = sides
+            row = name + ("" if scale == 1 or source == empty else f", times {scale:g}")
+            alone = "" if source == empty else ratio(_without(b, starts[1]), _without(a, starts[0]))
+            walls = f"{spread(a.wall)} | {spread(b.wall)} | {ratio(b.wall, a.wall)}"
+            yield f"| {row} | {walls} | {alone} | {spread(b.cpu)} |"
+        yield ""
 
 
-def _alternated(bench: Bench, sides: tuple[Pogfast, ...], source: Path) -> list[Figures]:
+Way = Callable[[Pogfast, Path], Pipeline]  # what a side does with a new directory
+
+
+def _writing(bench: Bench, one: Pogfast, source: Path) -> Way:
+    return lambda side, place: side.write(source, place)
+
+
+def _restoring(bench: Bench, one: Pogfast, source: Path) -> Way:
+    store = bench.fresh()
+    bench.run(one, one.write(source, store), bench.outputs)
+    return lambda side, place: side.restore(store, place)
+
+
+def _alternated(bench: Bench, sides: tuple[Pogfast, ...], way: Way) -> list[Figures]:
     figures = [Figures() for _ in sides]
     for number in range(bench.runs + 1):
         for side, its in zip(sides, figures, strict=True):
-            store = bench.fresh()
+            place = bench.fresh()
             # In the first run the workers import what they need.
-            bench.timed(side, side.write(source, store), bench.outputs, its if number else Figures())
-            shutil.rmtree(store)
+            bench.timed(side, way(side, place), bench.outputs, its if number else Figures())
+            shutil.rmtree(place)
     return figures
 
 
