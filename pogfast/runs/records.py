@@ -148,8 +148,12 @@ def state_path(*names: str) -> str:
 
 def append(record: Record) -> None:
     """Appends a record to those of its profile, whole or not at all. Raises UsageError and OSError."""
-    line = json.dumps(record.as_dict()).encode() + b"\n"
-    path = state_path("runs", f"{record.profile}.jsonl")
+    append_line(state_path("runs", f"{record.profile}.jsonl"), json.dumps(record.as_dict()).encode())
+
+
+def append_line(path: str, line: bytes) -> None:
+    """Appends a line to a file of records, whole or not at all. Raises OSError."""
+    line += b"\n"
     with alone(path):
         lines = _trimmed(path)
         if lines is not None:

@@ -21,6 +21,7 @@ ENTER = "/enter"
 STATIC = "/static/"
 ACTION_HEADER = "hx-request"  # htmx sends it; a form, a link and a picture cannot
 SAFE = ("GET", "HEAD")
+ELSEWHERE = ("cross-site", "same-site")  # also another port of this machine, which gets our cookie
 MAX_BODY = 8 << 20  # bytes of a form
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -82,7 +83,7 @@ class Guard:
                 return _refused(403, "Actions are sent by the scripts of these pages; are scripts disabled?")
             if not headers.get("content-length", "0").isdigit() or int(headers.get("content-length", "0")) > MAX_BODY:
                 return _refused(413, "The form is too large.")
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode") != "navigate":
+        if headers.get("sec-fetch-site") in ELSEWHERE and headers.get("sec-fetch-mode") != "navigate":
             return _refused(403, "The request comes from a page of another site.")
         scope.setdefault("state", {})["session"] = session = self.sessions.find(self._cookie_of(headers))
         if session is None and path != ENTER and not path.startswith(STATIC):

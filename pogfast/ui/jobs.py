@@ -2,7 +2,7 @@
 
 A job has counters, lists of what happened, and at the end a summary; pages show these and never wait. Cancel raises
 KeyboardInterrupt in the job's thread, as Ctrl-C does in a command, so what is kept is the same. Jobs end with the
-server.
+server; history.py keeps what is known of those that have ended.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Protocol
 
-from pogfast.errors import PogfastError
+from pogfast.errors import PogfastError, StoreLost, UsageError
 from pogfast.system.notices import IGNORED, RETRIED
 
+WENT_WELL = ("New and changed", "Steps")  # lists that are of no interest later
 SHOWN = 200  # lines of each list that a job keeps; the others are counted
 KEPT = 200  # jobs that have ended and stay in the history
 PACE_OVER = 10.0  # seconds over which the present speed is measured
@@ -57,16 +58,29 @@ class Counters:
         return None
 
 
+@dataclass
 class Lines:
     """A list of what happened, of which the last lines are kept."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.last: deque[str] = deque(maxlen=SHOWN)
+    count: int = 0
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=SHOWN))
 
     def add(self, line: str) -> None:
         self.count += 1
         self.last.append(line)
+
+
+@dataclass
+class Place:
+    """A store in a job: what is being done to it, a participle, how often requests to it were retried, and what
+    follows if it was given up."""
+
+    name: str  # on pages
+    address: str
+    label: str  # in messages
+    done: str = ""
+    retries: int = 0
+    lost: str = ""
 
 
 @dataclass
@@ -75,7 +89,7 @@ class Job:
 
     number: int
     title: str
-    stores: tuple[str, ...]  # names on pages
+    stores: tuple[Place, ...]
     command: str  # that does the same
     keeps: str  # what a canceled one leaves
     state: State = "running"
@@ -115,10 +129,20 @@ class Job:
 
     def problem(self, error: PogfastError) -> None:
         """Notes a problem that did not end the job."""
+        if isinstance(error, StoreLost):
+            for place in self.stores:
+                if error.path in (place.address, place.label):
+                    place.lost = f"given up: {error.hint}" if error.hint else "given up"
         self.note("Errors", f"{error}; {error.hint}" if error.hint else str(error))
 
     def warning(self, text: str) -> None:
         self.note("Warnings", text)
+
+    def retried(self, text: str) -> None:
+        """Notes that a request is made again, and to which store."""
+        self.note("Requests that were retried", text)
+        for place in self.stores:
+            place.retries += place.label in text
 
     def pace(self) -> tuple[float, float, float | None]:
         """Returns bytes per second now and on average, and the seconds left, None if unknown."""
@@ -157,25 +181,50 @@ class Job:
 Work = Callable[[Job], None]
 
 
-class Jobs:
-    """The jobs of this server, the newest first."""
+class History(Protocol):
+    """Where jobs that have ended are written down: history.py."""
 
-    def __init__(self) -> None:
+    def remember(self, job: Job) -> None:
+        """Raises UsageError and OSError."""
+
+    def remembered(self) -> Iterable[Job]:
+        """Raises UsageError and OSError."""
+        ...
+
+
+class Jobs:
+    """The jobs of this server, and those of earlier ones that the history has, the newest first."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
         self._jobs: dict[int, Job] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
+        self._has_history = False
+
+    def _load(self) -> None:
+        """Adds the jobs of earlier servers, once; without a place for a history there are none."""
+        with self._lock:
+            if self._has_history:
+                return
+            self._has_history = True
+            with contextlib.suppress(OSError, UsageError):
+                for job in sorted(self._history.remembered(), key=lambda job: job.began)[-KEPT:]:
+                    job.number = next(self._numbers)
+                    self._jobs[job.number] = job
 
     def start(
         self,
         title: str,
         work: Work,
         *,
-        stores: Iterable[str] = (),
+        stores: Iterable[Place] = (),
         command: str = "",
         keeps: str = "",
         finally_: Callable[[Job], None] = lambda job: None,
     ) -> Job:
         """Starts a job. `finally_` is called when it has ended, however it did."""
+        self._load()
         with self._lock:
             job = Job(next(self._numbers), title, tuple(stores), command, keeps)
             self._jobs[job.number] = job
@@ -184,19 +233,39 @@ class Jobs:
                 del self._jobs[old.number]
         context = contextvars.copy_context()  # settings of services
         job.thread = threading.Thread(
-            target=context.run, args=(_run, job, work, finally_), name=f"pogfast-job-{job.number}", daemon=True
+            target=context.run, args=(self._run, job, work, finally_), name=f"pogfast-job-{job.number}", daemon=True
         )
         job.thread.start()
         return job
 
+    def _run(self, job: Job, work: Work, finally_: Callable[[Job], None]) -> None:
+        """Runs a job to its end. No exception leaves it: all are shown on the job's page."""
+        try:
+            _work(job, work)
+        except KeyboardInterrupt:  # Cancel came when the work had ended just now
+            job._end("canceled")
+        finally:
+            with contextlib.suppress(KeyboardInterrupt):
+                finally_(job)
+                self._remember(job)
+
+    def _remember(self, job: Job) -> None:
+        try:
+            self._history.remember(job)
+        except (OSError, UsageError) as error:
+            job.note("Notes", f"the next server will not know of this job: {error}")
+
     def all(self) -> list[Job]:
+        self._load()
         with self._lock:
             return sorted(self._jobs.values(), key=lambda job: -job.number)
 
     def running(self) -> list[Job]:
-        return [job for job in self.all() if not job.ended]
+        with self._lock:
+            return [job for job in reversed(self._jobs.values()) if not job.ended]
 
     def find(self, number: int) -> Job | None:
+        self._load()
         return self._jobs.get(number)
 
     def end(self) -> list[Job]:
@@ -211,20 +280,9 @@ class Jobs:
         return running
 
 
-def _run(job: Job, work: Work, finally_: Callable[[Job], None]) -> None:
-    """Runs a job to its end. No exception leaves it: all are shown on the job's page."""
-    try:
-        _work(job, work)
-    except KeyboardInterrupt:  # Cancel came when the work had ended just now
-        job._end("canceled")
-    finally:
-        with contextlib.suppress(KeyboardInterrupt):
-            finally_(job)
-
-
 def _work(job: Job, work: Work) -> None:
     state: State
-    RETRIED.set(lambda text: job.note("Requests that were retried", text))
+    RETRIED.set(job.retried)
     IGNORED.set(job.warning)
     try:
         work(job)

@@ -24,6 +24,7 @@ from pogfast.sizes import many
 from pogfast.ui import words
 from pogfast.ui.configuration import Configuration, Seen
 from pogfast.ui.forms import Form, link
+from pogfast.ui.history import StateFile
 from pogfast.ui.jobs import Job, Jobs
 from pogfast.ui.roots import Roots
 from pogfast.ui.sessions import GivenKey, Session, Sessions
@@ -75,7 +76,7 @@ class Site:
         self.reading = reading
         self.writing = writing
         self.configuration = configuration or Configuration()
-        self.jobs = Jobs()
+        self.jobs = Jobs(StateFile())
         self.trees = Trees()
         self.templates = _templates()
         self.machine = socket.gethostname()

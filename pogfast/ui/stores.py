@@ -26,6 +26,7 @@ from pogfast.errors import NoSuchArchive, PogfastError
 from pogfast.keys import Key
 from pogfast.stores import REMOVED, Stored, open_store, settings
 from pogfast.stores.addresses import below, is_service, parse_service
+from pogfast.ui.jobs import Place
 from pogfast.upkeep.reads import Reads, ReadShare
 
 Result = TypeVar("Result")
@@ -66,6 +67,10 @@ class KnownStore:
     def archive(self, name: str) -> str:
         """Returns the address of an archive."""
         return below(self.address, name) if is_service(self.address) else os.path.join(self.address, name)
+
+    def at_work(self, done: str = "") -> Place:
+        """Returns this store for a job in which it is `done`: read, written."""
+        return Place(self.name, self.address, self.label, done)
 
     def listing(self) -> Listing:
         """Lists the manifests. Raises NoSuchArchive, StoreError and UsageError."""

@@ -381,3 +381,42 @@ def test_no_page_or_log_has_a_secret(place: Work) -> None:
     for above, _, names in os.walk(place.path):
         for name in names:
             assert secret.encode() not in Path(above, name).read_bytes(), name
+
+
+def test_jobs_are_known_to_the_next_server(place: Work) -> None:
+    options = ["second", "--no-browser", "--root", place.path, "--decryption-keyfile", place.key]
+    with served(*options, cwd=place.path) as first, first.client() as client:
+        wanted = {"path": str(place.path / "home"), "store": "second", "kind": "password"}
+        client.post("/create", data={**wanted, "password": "tiger7", "again": "tiger7"})
+        before = ended(client, client.post("/create", data={"path": str(place.path / "nothing"), "store": "second"}))
+        assert "Failed" in before
+        assert first.end()[0] == 0
+    file = place.path / "state" / "ui" / "jobs.jsonl"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "tiger7" not in file.read_text()
+    file.write_text(f'nonsense\n{{"title": 1}}\n[]\n{file.read_text()}')
+    with served(*options, cwd=place.path) as second, second.client() as client:
+        text = client.get("/jobs").text
+        assert text.count("Back up to second") == 2
+        after = client.get("/jobs/2").text
+        for words in (before, after):
+            assert "Failed" in words
+            assert "nothing" in words
+        assert ">Done in" in client.get("/jobs/1").text
+        client.post("/stores/second/key", data={"kind": "password", "password": "tiger7"})
+        ended(client, client.post("/stores/second/check", data={"share": "100%"}))
+        assert client.get("/jobs").text.count("Check second") == 1
+        assert "Check second" in client.get("/jobs/3").text
+
+
+def test_a_store_that_fails_is_named_with_what_follows(place: Work) -> None:
+    """Also while the others go on."""
+    (place.path / "second").write_text("not a directory")
+    options = ["--no-browser", "--root", place.path, "--decryption-keyfile", place.key]
+    with served("backup", "second", "third", *options, cwd=place.path) as server, server.client() as client:
+        wanted = {"path": str(place.path / "home"), "store": ["backup", "second", "third"]}
+        text = ended(client, client.post("/create", data=wanted))
+        assert ">Done, with warnings in" in text
+        lines = re.findall(r'<li><a href="/stores/(\w+)">.*?</a> (.*?)</li>', text)
+        assert {name: "given up" in words for name, words in lines} == {"backup": False, "second": True, "third": False}
+        assert all("✓ written" in words for name, words in lines if name != "second")

@@ -128,8 +128,9 @@ def test_no_action_leads_to_another_site(client: httpx.Client, path: str) -> Non
     assert client.post("/theme", data={"theme": "auto", "next": path}).headers["HX-Redirect"] == "/"
 
 
-def test_what_another_site_embeds_is_refused(client: httpx.Client) -> None:
-    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_what_another_site_or_port_embeds_is_refused(client: httpx.Client, site: str) -> None:
+    headers = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
     assert client.get("/stores/backup", headers=headers).status_code == 403
 
 

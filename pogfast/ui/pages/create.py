@@ -94,7 +94,7 @@ def start(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Back up to {names}",
         work,
-        stores=[store.name for store in stores],
+        stores=[store.at_work("written") for store in stores],
         command=_command(site, form, given.options),
         keeps=KEEPS,
         finally_=end,

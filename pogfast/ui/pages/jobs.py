@@ -10,14 +10,14 @@ from starlette.responses import PlainTextResponse, Response
 
 from pogfast.errors import NoSuchEntry
 from pogfast.ui.forms import Form
-from pogfast.ui.jobs import Job
+from pogfast.ui.jobs import KEPT, Job
 from pogfast.ui.site import Site
 
 AGAIN = 700  # milliseconds after which the browser asks for the next event
 
 
 def jobs(request: Request) -> Response:
-    """Shows all jobs of this server, the newest first."""
+    """Shows all jobs, the newest first."""
     site = Site.of(request)
     return site.page(request, "jobs.html", jobs=site.jobs.all())
 
@@ -37,7 +37,7 @@ def job(request: Request) -> Response:
 def _job(request: Request) -> Job:
     found = Site.of(request).jobs.find(int(request.path_params["number"]))
     if found is None:
-        raise NoSuchEntry(f"no job {request.path_params['number']}: jobs are forgotten when the server ends")
+        raise NoSuchEntry(f"no job {request.path_params['number']}: the last {KEPT} are kept")
     return found
 
 

@@ -18,12 +18,15 @@ from pogfast.ui.configuration import Seen, ended_at, verdict_of_run
 from pogfast.ui.forms import Form
 from pogfast.ui.jobs import Counters, Job
 from pogfast.ui.site import Site, go_to_job
+from pogfast.ui.stores import KnownStore, shelved
 
 if TYPE_CHECKING:
     from pogfast import backup
     from pogfast.runs import Record, VerbRecord
     from pogfast.runs.report import Progress
     from pogfast.upkeep import checking, copying
+
+DONE = {"create": "written", "copy": "written", "prune": "pruned", "check": "checked"}  # what verbs do to stores
 
 
 def profiles(request: Request) -> Response:
@@ -71,7 +74,7 @@ def _named(request: Request) -> tuple[Site, Seen, str]:
 def start(request: Request, form: Form) -> Response:
     """Runs a profile, as a job."""
     site, seen, name = _named(request)
-    config = seen.config
+    config, profile = seen.config, seen.profiles[name]
     assert config is not None
 
     def work(job: Job) -> None:
@@ -91,7 +94,10 @@ def start(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Run {name}",
         work,
-        stores=seen.profiles[name].all_stores,
+        stores=[
+            KnownStore(each, shelved(config.stores[each].address)).at_work()
+            for each in dict.fromkeys([*profile.all_stores, *profile.pruned, *profile.checked])
+        ],
         command=shell.line(["pogfast", "run", name, *shell.option("config", config.file)]),
         keeps="What is done stays; run it again to continue.",
         finally_=end,
@@ -132,6 +138,10 @@ class _Report:
 
     def verb(self, verb: VerbRecord) -> None:
         self._job.note("Steps", f"{verb.verb} {', '.join(verb.stores)}")
+        for place in self._job.stores:
+            if place.name in verb.stores:
+                is_source = verb.verb == "copy" and place.name == verb.stores[0]
+                place.done = "read" if is_source else DONE[verb.verb]
 
     def progress(self, verb: VerbRecord, progress: Callable[[], Progress]) -> None:
         self._job.counters = lambda: _counters(progress())

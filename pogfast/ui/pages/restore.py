@@ -147,7 +147,7 @@ def thaw(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Thaw for a restore from {wanted.store.name}",
         work,
-        stores=[wanted.store.name],
+        stores=[wanted.store.at_work("thawed")],
         command=wanted.line(words),
         keeps="What has been requested thaws; run it again to request the rest.",
     )
@@ -180,7 +180,7 @@ def start(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Restore from {wanted.store.name} into {wanted.into}",
         work,
-        stores=[wanted.store.name],
+        stores=[wanted.store.at_work("read")],
         command=wanted.command,
         keeps=KEEPS,
         finally_=end,

@@ -62,7 +62,7 @@ def start_check(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Check {store.name}",
         work,
-        stores=[store.name],
+        stores=[store.at_work("read")],
         command=shell.line(["pogfast", "check", store.address, *whole, *given.options]),
         keeps="A check changes nothing in the archives.",
         finally_=lambda job: store.changed(),
@@ -152,7 +152,7 @@ def start_prune(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Prune {store.name}",
         work,
-        stores=[store.name],
+        stores=[store.at_work("pruned")],
         command=_prune_command(store, given, rules, yes=True),
         keeps=STEPS_KEEP,
         finally_=lambda job: store.changed(),
@@ -244,7 +244,7 @@ def start_copy(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Copy from {store.name} to {target.name}",
         work,
-        stores=[store.name, target.name],
+        stores=[store.at_work("read"), target.at_work("written")],
         command=shell.line(["pogfast", "copy", store.address, target.address, *given.options, *shell.names(names)]),
         keeps="Copied data is kept; run it again to continue.",
         finally_=lambda job: target.changed(),
@@ -275,7 +275,7 @@ def start_lock(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Lock {store.name}",
         work,
-        stores=[store.name],
+        stores=[store.at_work("locked")],
         command=shell.line(["pogfast", "lock", "extend", store.address, text, *given.options]),
         keeps="What is locked stays locked.",
     )
