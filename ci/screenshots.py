@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(CHECKOUT), str(CHECKOUT / "tests")]
 
 from kit.ui import chromium, served  # noqa: E402
+from kit.uistore import configure  # noqa: E402
 from pogfast import facade  # noqa: E402
 
 HEIGHT = 760
@@ -35,20 +36,6 @@ FILES = {
     "Music/song.flac": 9_800_000,
     "notes.txt": 740,
 }
-CONFIGURATION = """
-[stores.nas]
-address = "{0}/nas"
-
-[stores.disk]
-address = "{0}/disk"
-
-[profiles.laptop]
-stores = ["nas"]
-sources = ["{0}/home/anna"]
-key = {{ file = "{0}/mine.decrypt", kind = "private" }}
-copy = {{ to = ["disk"] }}
-retention = {{ keep-daily = 7, keep-weekly = 5, keep-monthly = 12 }}
-"""
 
 
 def furnish(work: Path) -> list[str]:
@@ -59,8 +46,7 @@ def furnish(work: Path) -> list[str]:
         (home / name).write_bytes(os.urandom(size // 3) * 3)
     facade.keygen(work / "mine")
     key = facade.open_key(decryption_keyfile=work / "mine.decrypt")
-    (work / "config").mkdir()
-    (work / "config" / "pogfast.toml").write_text(CONFIGURATION.format(work))
+    configure(work, "laptop", "home/anna", "disk", "keep-daily = 7, keep-weekly = 5, keep-monthly = 12")
     archives = []
     for number, (host, tag) in enumerate([("laptop", "evening"), ("desktop", ""), ("laptop", "morning")]):
         (home / "notes.txt").write_text("milk, bread\n" * (60 + 10 * number))

@@ -13,7 +13,31 @@ HOSTILE = {
     "right to left \u202egnp.exe".encode(): b"bidi",
     b"quote \" and ' & %41. %2f": b"quotes",
     b"-rf": b"dash",
+    b"..\\..\\up.exe": b"backslashes",
 }
+
+# A profile that writes to the store nas, and copies to another.
+CONFIGURATION = """
+[stores.nas]
+address = "{path}/nas"
+
+[stores.{second}]
+address = "{path}/{second}"
+
+[profiles.{profile}]
+stores = ["nas"]
+sources = ["{path}/{source}"]
+key = {{ file = "{path}/mine.decrypt", kind = "private" }}
+copy = {{ to = ["{second}"] }}
+retention = {{ {retention} }}
+"""
+
+
+def configure(path: Path, profile: str, source: str, second: str, retention: str) -> None:
+    """Writes the configuration into the directory that a served command looks into."""
+    (path / "config").mkdir()
+    words = {"profile": profile, "source": source, "second": second, "retention": retention}
+    (path / "config" / "pogfast.toml").write_text(CONFIGURATION.format(path=path, **words))
 
 
 @dataclass

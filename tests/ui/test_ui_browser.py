@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 
 from kit.environments import CACHE
 from kit.ui import Served, served
-from kit.uistore import HOSTILE, Work
+from kit.uistore import HOSTILE, Work, configure, fill
+from pogfast.ui.app import ROUTES
 from pogfast.ui.words import part, token
 
 AXE = "4.14.1"
@@ -63,31 +65,72 @@ def axe() -> str:
         return member.read().decode()
 
 
+# Routes that answer with a part of a page, a file, or nothing to look at.
+PARTS = {
+    "/enter",
+    "/jobs/count",
+    "/jobs/{number:int}/events",
+    "/jobs/{number:int}/plot.svg",
+    "/pick",
+    "/pick/add",
+    "/stores/{store}/card",
+    "/stores/{store}/compare",
+    "/stores/{store}/{archive}/new",
+    "/stores/{store}/{archive}/lock",
+    "/stores/{store}/{archive}/preview",
+    "/stores/{store}/{archive}/download",
+}
+# What else a page is asked for than its path: a query, or several.
+QUERIES = {
+    "/stores/{store}": ["", "?filter=nothing"],
+    "/stores/{store}/find": ["?q=hello", "?q=nothing"],
+    "/stores/{store}/retention": ["", "?preview=1&last=1"],
+    "/stores/{store}/remove": ["?archive={archive}"],
+    "/stores/{store}/{archive}": ["", "?path=home/hostile"],
+    "/stores/{store}/{archive}/search": ["?q=e"],
+    "/stores/{store}/{archive}/file": ["?path=home/notes/hello", "?path=home/photos/link"],
+    "/stores/{store}/{archive}/restore": ["?path=home/notes"],
+}
+
+
 def pages(work: Work) -> list[str]:
-    first, last = part(work.archives[0]), part(work.archives[2])
-    return [
-        "/",
-        "/create",
-        "/jobs",
-        "/keys",
-        "/profiles",
-        "/settings",
-        "/tune",
-        "/stores/backup",
-        "/stores/backup/find?q=hello",
-        "/stores/backup/check",
-        "/stores/backup/retention?preview=1&last=1",
-        f"/stores/backup/remove?archive={first}",
-        "/stores/backup/copy",
-        "/stores/backup/key",
-        f"/stores/backup/{first}",
-        f"/stores/backup/{first}?path=home/hostile",
-        f"/stores/backup/{first}/search?q=e",
-        f"/stores/backup/{first}/file?path=home/notes/hello",
-        f"/stores/backup/{first}/restore?path=home/notes",
-        f"/stores/backup/{first}/diff/{last}",
-        "/nothing",
-    ]
+    """The address of every page that the table of routes has, and of one that it has not."""
+    values = {
+        "store": "nas",
+        "archive": part(work.archives[0]),
+        "other": part(work.archives[2]),
+        "name": "home",
+        "number": "1",
+    }
+    found = ["/nothing"]
+    for route in ROUTES:
+        if "GET" in (route.methods or ()) and route.path not in PARTS:
+            for query in QUERIES.get(route.path, [""]):
+                found.append((route.path.replace(":int", "") + query).format(**values))
+    return found
+
+
+@pytest.fixture(scope="module")
+def everything(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server whose store has the archives of `work`, and that has a profile, and a job that left a file out."""
+    path = tmp_path_factory.mktemp("everything")
+    fill(path / "home")
+    shutil.copytree(work.store, path / "nas")
+    shutil.copy(work.key, path / "mine.decrypt")
+    configure(path, "home", "home", "disk", "keep-last = 100")
+    options = ["--no-browser", "--root", path, "--decryption-keyfile", path / "mine.decrypt"]
+    with served(*options, cwd=path) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def signed_in(everything: Served) -> Iterator[Any]:
+    """A client of that server, after a run of the profile."""
+    with everything.client() as client:
+        job = client.post("/profiles/home/run").headers["HX-Redirect"]
+        while "data-events" in client.get(job).text:
+            time.sleep(0.1)
+        yield client
 
 
 # ---- signing in ------------------------------------------------------------------------------------------------------
@@ -128,15 +171,16 @@ def test_the_file_that_the_browser_is_opened_with_signs_in(browser: Any, work: W
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
 def test_no_page_has_a_serious_fault_of_accessibility_or_overflows(
-    browser: Any, server: Served, client: Any, work: Work, axe: str, scheme: str, width: str
+    browser: Any, everything: Served, signed_in: Any, work: Work, axe: str, scheme: str, width: str
 ) -> None:
     # axe is put into the page from outside, which the policy would forbid.
     size = {"width": WIDTHS[width], "height": 740}
     context = browser.new_context(viewport=size, color_scheme=scheme, bypass_csp=True)
-    context.add_cookies([cookie_of(client, server)])
+    context.add_cookies([cookie_of(signed_in, everything)])
     tab = context.new_page()
     for path in pages(work):
-        tab.goto(server.url + path)
+        answer = tab.goto(everything.url + path)
+        assert answer.status == (404 if path == "/nothing" else 200), path
         tab.wait_for_load_state("networkidle")
         over = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert over == 0, path
@@ -282,18 +326,23 @@ def test_the_next_rows_come_as_one_scrolls(browser: Any, tmp_path: Path, work: W
         tab.close()
 
 
-def test_a_job_is_seen_in_ten_tabs_and_survives_a_closed_one(page: Any, server: Served, work: Work) -> None:
+def back_up_large(page: Any, server: Served, work: Work, size: int, level: int) -> None:
+    """Starts a backup of a file that takes a while, by what one clicks, and comes to the page of its job."""
     (work.path / "large").mkdir(exist_ok=True)
     with (work.path / "large" / "file").open("wb") as file:
-        for _ in range(40):
+        for _ in range(0, size, 10_000_000):
             file.write(os.urandom(10_000_000))
     page.goto(f"{server.url}/create?store=backup")
     page.locator("li.entry", has_text="large/").get_by_role("button", name="Add large").click()
     page.wait_for_selector("#chosen input")
     page.click("summary:text('More')")
-    page.fill("#level", "9")
+    page.fill("#level", str(level))
     page.click("button:text('Back up now')")
     page.wait_for_url("**/jobs/*")
+
+
+def test_a_job_is_seen_in_ten_tabs_and_survives_a_closed_one(page: Any, server: Served, work: Work) -> None:
+    back_up_large(page, server, work, 400_000_000, level=9)
     where = page.url
     tabs = [page.context.new_page() for _ in range(9)]
     for tab in tabs:
@@ -346,17 +395,7 @@ def test_a_store_is_opened_with_a_key_file(browser: Any, work: Work) -> None:
 
 
 def test_progress_has_a_bar_with_the_time_left(page: Any, server: Served, work: Work) -> None:
-    (work.path / "large").mkdir(exist_ok=True)
-    with (work.path / "large" / "file").open("wb") as file:
-        for _ in range(60):
-            file.write(os.urandom(10_000_000))
-    page.goto(f"{server.url}/create?store=backup")
-    page.locator("li.entry", has_text="large/").get_by_role("button", name="Add large").click()
-    page.wait_for_selector("#chosen input")
-    page.click("summary:text('More')")
-    page.fill("#level", "15")
-    page.click("button:text('Back up now')")
-    page.wait_for_url("**/jobs/*")
+    back_up_large(page, server, work, 600_000_000, level=15)
     page.wait_for_selector("progress[value]", timeout=60_000)
     assert re.search(r"\d+ % · \d of 1 files · .* of 600 MB · .*/s now", page.inner_text("#state"))
     assert page.inner_text("nav >> text=running") == "1 running"

@@ -83,7 +83,7 @@ def command(text: str) -> str:
 def test_home_says_in_words_how_a_store_is(client: Any) -> None:
     text = page(client, "/").text
     assert "Protected" in text
-    assert re.search(r"just now from\s+desktop, 9 files, 589 kB|ago from\s+desktop, 9 files, 589 kB", text)
+    assert re.search(r"just now from\s+desktop, 10 files, 589 kB|ago from\s+desktop, 10 files, 589 kB", text)
 
 
 def test_a_store_that_is_gone_or_empty_is_never_protected(work: Work, tmp_path: Path) -> None:
@@ -308,6 +308,8 @@ def test_a_directory_is_downloaded_as_zip(client: Any, work: Work) -> None:
         assert archive.testzip() is None
         assert archive.read("home/notes/hello") == b"hello\n"
         assert archive.read("home/hostile/-rf") == b"dash"
+        assert archive.read("home/hostile/.._.._up.exe") == b"backslashes"
+        assert not [name for name in archive.namelist() if "\\" in name or ".." in name.split("/")]
         assert "home/photos/link: a link" in archive.read("NOT-INCLUDED.txt").decode()
 
 

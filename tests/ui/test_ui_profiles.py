@@ -16,23 +16,9 @@ import pytest
 
 from kit.commands import run
 from kit.ui import Served, served
+from kit.uistore import configure
 from pogfast import facade
 from pogfast.schedule.jobs import mark_of
-
-CONFIGURATION = """
-[stores.nas]
-address = "{path}/nas"
-
-[stores.away]
-address = "{path}/away"
-
-[profiles.home]
-stores = ["nas"]
-sources = ["{path}/home"]
-key = {{ file = "{path}/mine.decrypt", kind = "private" }}
-retention = {{ keep-daily = 7 }}
-copy = {{ to = ["away"] }}
-"""
 
 
 @pytest.fixture
@@ -40,8 +26,7 @@ def place(tmp_path: Path) -> Path:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "file").write_bytes(b"content")
     facade.keygen(tmp_path / "mine")
-    (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "pogfast.toml").write_text(CONFIGURATION.format(path=tmp_path))
+    configure(tmp_path, "home", "home", "away", "keep-daily = 7")
     return tmp_path
 
 

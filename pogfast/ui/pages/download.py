@@ -175,7 +175,8 @@ def _zip(tree: Tree, members: Iterable[tuple[str, str]], left_out: list[str]) ->
             item = _item(tree, path, left_out)
             if item is None:
                 continue
-            shown = visible(name)  # what is not UTF-8 cannot be named in a .zip
+            # What is not UTF-8 cannot be named in a .zip, and Windows takes backslashes for slashes.
+            shown = visible(name).replace("\\", "_")
             if item.kind not in ("file", "directory"):
                 left_out.append(f"{item.name}: a {item.kind}, which a .zip cannot hold")
             elif shown in taken:
