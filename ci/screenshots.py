@@ -75,6 +75,7 @@ def pages(archives: list[str]) -> dict[str, str]:
         "profiles": "/profiles",
         "profile": "/profiles/laptop",
         "jobs": "/jobs",
+        "job": "/jobs/1",
         "tune": "/tune",
         "keys": "/keys",
         "settings": "/settings",

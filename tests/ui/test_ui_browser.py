@@ -251,6 +251,28 @@ def test_the_menu_of_a_narrow_screen(page: Any, server: Served) -> None:
     page.wait_for_url(f"{server.url}/jobs")
 
 
+def test_the_keyboard_comes_to_the_content_and_out_of_the_menu(page: Any, server: Served) -> None:
+    """The first stop leads past the menu, each stop is seen, and Escape closes what was opened."""
+    page.goto(f"{server.url}/stores/backup")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "To the content"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.closest('main') !== null")
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        width = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
+        assert page.evaluate("document.activeElement === document.body") or width == "2px"
+    page.set_viewport_size({"width": 360, "height": 740})
+    page.focus("button:text('Menu')")
+    page.keyboard.press("Enter")
+    assert page.is_visible("nav >> text=Jobs")
+    page.keyboard.press("Escape")
+    assert not page.is_visible("nav >> text=Jobs")
+    assert page.evaluate("document.activeElement.textContent") == "Menu"
+
+
 def test_the_color_scheme_is_remembered(page: Any, server: Served) -> None:
     page.goto(server.url)
     page.click("button:text('Dark')")

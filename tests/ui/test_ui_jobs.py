@@ -243,8 +243,13 @@ def test_retention_shows_every_fate_before_anything_is_removed(client: Any, plac
     assert "1 archive" in client.get("/stores/backup").text
     text = client.get("/stores/backup/retention").text
     assert place.archives[0] in text
-    assert client.post("/stores/backup/undelete", data={"archive": place.archives[0]}).status_code == 200
+    text = ended(client, client.post("/stores/backup/undelete", data={"archive": place.archives[0]}))
+    assert "Brought back</dt><dd>1 archive" in text
     assert "2 archives" in client.get("/stores/backup").text
+    again = ended(client, client.post("/stores/backup/undelete", data={"archive": place.archives[0]}))
+    assert f"no removed archive {place.archives[0]}" in again
+    typed(command(text).replace(place.archives[0], place.archives[1]), place.path)
+    assert "3 archives" in client.get("/stores/backup").text
 
 
 def test_ticked_archives_are_removed_after_a_look(client: Any, place: Work) -> None:

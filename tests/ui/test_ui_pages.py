@@ -124,7 +124,7 @@ def test_the_table_of_archives(client: Any, work: Work) -> None:
 )
 def test_the_filter(client: Any, wanted: str, hosts: list[str]) -> None:
     text = client.get("/stores/backup", params={"filter": wanted}).text
-    assert re.findall(r"<td><bdi>(laptop|desktop)</bdi>", text) == hosts
+    assert re.findall(r"<td class=\"host\"><bdi>(laptop|desktop)</bdi>", text) == hosts
 
 
 def test_what_names_say_is_shown_until_all_archives_are_read(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,6 +366,8 @@ def test_the_commands_of_pages_print_what_the_pages_show(client: Any, work: Work
         shown = client.get(f"{base(work)}/file", params={"path": token(os.fsdecode(path))}).text
         assert typed(command(shown)) == content
     assert b"home/notes/hello" in typed(command(client.get("/stores/backup/find", params={"q": "hell"}).text))
+    searched = typed(command(client.get(f"{base(work)}/search", params={"q": "HELL", "path": "home/notes"}).text))
+    assert searched == b"home/notes/hello\n"
     changes = typed(command(client.get(f"{base(work, 0)}/diff/{part(work.archives[1])}").text))
     assert b"home/notes/hello" in changes
 

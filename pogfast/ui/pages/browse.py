@@ -115,7 +115,6 @@ def search(request: Request) -> Response:
     with site.trees.opened(store, archive, given.key) as tree:
         found = list(itertools.islice(tree.search(text, below), MAX_FOUND + 1)) if text else []
         rows = [(path, tree.item(path)) for path in found[:MAX_FOUND]]
-        pattern = text if any(wild in text for wild in "*?[") else f"*{text}*"
         return site.page(
             request,
             "search.html",
@@ -127,8 +126,23 @@ def search(request: Request) -> Response:
             rows=rows,
             more=len(found) > MAX_FOUND,
             limit=MAX_FOUND,
-            command=shell.line(["pogfast", "ls", store.archive(archive), *given.options, *shell.names([pattern])]),
+            command=shell.line(
+                ["pogfast", "ls", store.archive(archive), *given.options, *shell.names([_pattern(text, below)])]
+            ),
         )
+
+
+def _pattern(text: str, below: str) -> str:
+    """Returns the pattern with which a command finds what a search finds: a text in any case."""
+    pattern = text
+    if not any(wild in text for wild in "*?["):
+        pattern = f"*{''.join(map(_in_any_case, text))}*"
+    return f"/{below.translate(ESCAPES)}/**/{pattern}" if below and "/" not in text else pattern
+
+
+def _in_any_case(letter: str) -> str:
+    both = {letter.lower(), letter.upper()}
+    return f"[{''.join(sorted(both))}]" if len(both) == 2 else letter.translate(ESCAPES)
 
 
 def find(request: Request) -> Response:

@@ -162,17 +162,29 @@ def start_prune(request: Request, form: Form) -> Response:
 
 
 def undelete(request: Request, form: Form) -> Response:
-    """Brings back removed archives. Raises what the first of them could not be brought back for."""
-    from pogfast.upkeep import pruning
-
+    """Brings back removed archives, as a job."""
     site, store, names = Site.of(request), store_of(request), form.names("archive")
     if not names:
         raise UsageError("nothing is ticked", hint="tick the archives that are to come back")
-    found = pruning.undelete(store.address, site.key(request, store), names, tell=lambda error: None)
-    store.changed()
-    if found.problems:
-        raise found.problems[0]
-    return go(f"/stores/{store.name}")
+    given = site.need_key(request, store)
+
+    def work(job: Job) -> None:
+        from pogfast.upkeep import pruning
+
+        found = pruning.undelete(store.address, given.key, names, tell=job.problem)
+        job.exit_code = max((error.exit_code for error in found.problems), default=0)
+        job.summary = [("Brought back", many(len(found.done), "archive"))]
+
+    job = site.jobs.start(
+        f"Bring back archives of {store.name}",
+        work,
+        stores=[store.at_work("written")],
+        command=shell.line(["pogfast", "undelete", store.address, *given.options, *shell.names(names)]),
+        keeps="What was brought back stays.",
+        finally_=lambda job: store.changed(),
+    )
+    job.link = (f"/stores/{store.name}", f"Archives in {store.name}")
+    return go_to_job(job)
 
 
 # ---- single archives -------------------------------------------------------------------------------------------------
