@@ -37,6 +37,7 @@ from pogfast.cluster.units import KeyReference, OpeningJob, SealingJob, sources_
 from pogfast.errors import PogfastError, StoreError, UsageError
 from pogfast.keys import Key
 from pogfast.stores import settings, targets
+from pogfast.stores.limits import RateLimit
 from pogfast.stores.local import LocalStore
 from pogfast.stores.settings import Settings
 
@@ -435,6 +436,45 @@ def test_a_service_as_store(tree: Path, pair: Path, server: Any, tmp_path: Path)
         assert worker.probe(another) == "it sees another store at s3://cluster/store: has it the same endpoint?"
         reference = KeyReference.of(private(pair), f"file:{pair}.decrypt", writing=False)
         assert "it sees another store" in worker.probe(OpeningJob("b", to, "another.mfn", reference, Settings(), ()))
+
+
+def test_a_worker_with_two_jobs_keeps_each_ones_limit(running: Cluster, tmp_path: Path, pair: Path) -> None:
+    """At the same time, and also when one of them has ended."""
+
+    def rates() -> dict[str, float | None]:
+        import gc
+
+        from pogfast.cluster import limits
+
+        gc.collect()
+        found = {number: held.settings["limit_upload"] for number, held in limits._known.items()}
+        return {number: limit.rate for number, limit in found.items() if limit is not None}
+
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "mark").touch()
+    reference = KeyReference.of(public(pair), "", writing=True)
+    one, other = (
+        SealingJob(
+            number, str(store), "mark", reference, Settings(limit_upload=RateLimit(rate)), (), chunk_size=CHUNK, level=1
+        )
+        for number, rate in (("limits one", 1_000_000), ("limits other", 8_000_000))
+    )
+    connect: Any = distributed.Client
+    with connect(running.address, set_as_default=False) as client:
+        client.wait_for_workers(1)
+        first = min(client.nthreads())
+
+        def do(act: Callable[..., Any], *arguments: Any) -> Any:
+            return client.submit(act, *arguments, workers=[first], pure=False).result(60)
+
+        for job, share in ((one, 0.5), (other, 0.25), (one, 0.5)):
+            assert isinstance(do(worker.seal, job, units.SealingUnit((), 0, share)), units.SealingResult)
+        assert do(rates) == {"limits one": 500_000, "limits other": 2_000_000}
+        do(worker.end, one)
+        assert do(rates) == {"limits other": 2_000_000}
+        do(worker.end, other)
+        assert do(rates) == {}
 
 
 def test_where_paths_begin(running: Cluster, tree: Path, pair: Path, pogfast: Runner) -> None:
