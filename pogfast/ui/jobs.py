@@ -22,6 +22,9 @@ from typing import Literal, Protocol
 from pogfast.errors import PogfastError, StoreLost, UsageError
 from pogfast.system.notices import IGNORED, RETRIED
 
+DAMAGE = "Damage"  # the list of what a check found
+CHECKED = "checked"  # what a check does to a store
+READ_ALL = " --read-data "  # in the command of one that reads all data
 WENT_WELL = ("New and changed", "Steps")  # lists that are of no interest later
 SHOWN = 200  # lines of each list that a job keeps; the others are counted
 KEPT = 200  # jobs that have ended and stay in the history
@@ -36,6 +39,7 @@ STATES: dict[State, str] = {
     "failed": "Failed",
     "canceled": "Canceled",
 }
+MOODS: dict[State, str] = {"running": "muted", "done": "good", "warnings": "warn", "failed": "bad", "canceled": "muted"}
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,23 @@ class Job:
 
     @property
     def words(self) -> str:
+        if self.is_damaged:
+            return "Done, damage found"
         return "Canceling" if self.canceling and not self.ended else STATES[self.state]
+
+    @property
+    def is_damaged(self) -> bool:
+        """True for a check that has ended and found damage."""
+        return self.state == "warnings" and DAMAGE in self.lists
+
+    @property
+    def mood(self) -> str:
+        """The class of the color in which the state is shown."""
+        return "bad" if self.is_damaged else MOODS[self.state]
+
+    @property
+    def shape(self) -> str:
+        return {"canceled": "○", "running": "…"}.get(self.state) or {"good": "✓", "warn": "▲", "bad": "✕"}[self.mood]
 
     @property
     def elapsed(self) -> float:
@@ -264,6 +284,17 @@ class Jobs:
         with self._lock:
             return [job for job in reversed(self._jobs.values()) if not job.ended]
 
+    def damage_in(self, address: str) -> Job | None:
+        """Returns the last check that found damage in a store, unless one after it that read as much found none."""
+        good: set[str] = set()  # the commands of later checks that found none
+        for job in self.all():
+            is_check = any((place.address, place.done) == (address, CHECKED) for place in job.stores)
+            if is_check and job.is_damaged:
+                return None if job.command in good or any(READ_ALL in command for command in good) else job
+            if is_check and job.state == "done":
+                good.add(job.command)
+        return None
+
     def find(self, number: int) -> Job | None:
         self._load()
         return self._jobs.get(number)
@@ -301,6 +332,6 @@ def _work(job: Job, work: Work) -> None:
         job.error, job.exit_code, state = f"internal error: {type(error).__name__}: {error}", 1, "failed"
     else:
         job.exit_code = job.exit_code or 0
-        warned = job.exit_code or any(title in job.lists for title in ("Errors", "Warnings", "Damage"))
+        warned = job.exit_code or any(title in job.lists for title in ("Errors", "Warnings", DAMAGE))
         state = "warnings" if warned else "done"
     job._end(state)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pogfast import backup, recovery
 from pogfast.errors import PogfastError
 from pogfast.sizes import many, show_size
-from pogfast.ui.jobs import Counters, Job
+from pogfast.ui.jobs import DAMAGE, Counters, Job
 from pogfast.upkeep import checking, copying
 
 
@@ -123,7 +123,7 @@ class CheckReport(checking.Silent):
     def damage(self, damage: checking.Damage) -> None:
         start = f", from byte {damage.offset:,} on" if damage.offset else ""
         origin = "" if damage.archive in damage.error else f"{damage.archive}: "
-        self._job.note("Damage", f"{origin}{damage.error}{start}")
+        self._job.note(DAMAGE, f"{origin}{damage.error}{start}")
 
 
 def checked(job: Job, summary: checking.Summary) -> None:

@@ -231,6 +231,39 @@ def test_a_check_finds_damage_and_says_which_files(client: Any, place: Work) -> 
     assert "exit code 4" in text
 
 
+def test_damage_that_a_check_found_is_on_the_card_until_one_finds_none(place: Work) -> None:
+    """Also of the next server."""
+    options = ["backup", "--no-browser", "--root", place.path, "--decryption-keyfile", place.key]
+    blob = max((place.path / "backup" / "data").rglob("*"), key=lambda path: path.stat().st_size)
+    content = blob.read_bytes()
+    with served(*options, cwd=place.path) as server, server.client() as client:
+        ended(client, client.post("/stores/backup/check", data={"share": "100%"}))
+        assert ">Protected<" in client.get("/stores/backup/card").text
+        blob.unlink()
+        text = ended(client, client.post("/stores/backup/check", data={"share": "100%"}))
+        assert "Done, damage found in" in text
+        assert ">Damaged<" in client.get("/stores/backup/card").text
+        blob.write_bytes(content)
+    with served(*options, cwd=place.path) as server, server.client() as client:
+        for share in ("", "10%"):
+            ended(client, client.post("/stores/backup/check", data={"share": share}))
+            card = client.get("/stores/backup/card").text
+            assert ">Damaged<" in card
+            assert "found 1 file in 3 archives damaged" in card
+        ended(client, client.post("/stores/backup/check", data={"share": "100%"}))
+        assert ">Protected<" in client.get("/stores/backup/card").text
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_store_without_archives_leads_to_the_first_backup(client: Any, place: Work, exists: bool) -> None:
+    if exists:
+        (place.path / "second").mkdir()
+    answer = client.get("/stores/second")
+    assert answer.status_code == 200
+    assert "No archive yet" in answer.text
+    assert 'href="/create?store=second"' in answer.text
+
+
 def test_retention_shows_every_fate_before_anything_is_removed(client: Any, place: Work) -> None:
     text = client.get("/stores/backup/retention", params={"preview": "1", "last": "1"}).text
     assert "1 stay, 2 archives would be removed" in text

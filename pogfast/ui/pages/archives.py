@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response
 from pogfast.archives.lookup import FIRST
 from pogfast.archives.overview import ArchiveInfo
 from pogfast.archives.trailer import Trailer, time_of
-from pogfast.errors import UsageError
+from pogfast.errors import NoSuchArchive, UsageError
 from pogfast.ui import shell
 from pogfast.ui.forms import link
 from pogfast.ui.site import Site, archive_of, form_of, session_of, store_of, whole_path
@@ -45,9 +45,15 @@ def archives(request: Request) -> Response:
     site, store = Site.of(request), store_of(request)
     form = form_of(request)
     given = site.given_key(request, store)
+    try:
+        manifests = store.listing().manifests
+    except NoSuchArchive as error:
+        return site.page(request, "archives_none.html", store=store, error=error)
+    if not manifests and not store.listing().removed:
+        return site.page(request, "archives_none.html", store=store, error=None)
     infos = store.archives_within(given.key, PATIENCE) if given else None
     is_bare = infos is None
-    infos = _by_name(store.listing().manifests) if infos is None else infos
+    infos = _by_name(manifests) if infos is None else infos
     wanted = form.text("filter")
     try:
         found, problem = [info for info in infos if matches(wanted, info)], ""

@@ -21,6 +21,7 @@ from pogfast.keys import Key
 from pogfast.ui import shell
 from pogfast.ui.configuration import Seen, after_runs, ended_at, verdict_of_run
 from pogfast.ui.forms import Form
+from pogfast.ui.jobs import Job
 from pogfast.ui.site import Site, go, local_path, store_of
 from pogfast.ui.stores import KnownStore, in_thread, why
 from pogfast.ui.verdicts import ORDER, Verdict, judge
@@ -50,6 +51,7 @@ class Card:
     next_run: datetime | None = None  # of such a profile whose timer is enabled
     enables: str = ""  # the command that enables the timer of a profile that has none
     late_since: datetime | None = None
+    damage: Job | None = None  # the check that found it
 
 
 def home(request: Request) -> Response:
@@ -74,7 +76,16 @@ def _ask(request: Request, store: KnownStore) -> Future[Card]:
     site = Site.of(request)
     given = site.given_key(request, store)
     seen = site.configuration.read()
-    return in_thread(lambda: _with_runs(_card(store, given.key if given else None), seen), f"pogfast-card-{store.name}")
+
+    def look() -> Card:
+        card = _with_runs(_card(store, given.key if given else None), seen)
+        damaged = site.jobs.damage_in(store.address)
+        if damaged is None or not card.archives:
+            return card
+        why = f"the check of {damaged.began.astimezone():%Y-%m-%d %H:%M} found {dict(damaged.summary)['Result']}"
+        return replace(card, verdict=Verdict("bad", "Damaged", why), damage=damaged)
+
+    return in_thread(look, f"pogfast-card-{store.name}")
 
 
 def _card(store: KnownStore, key: Key | None) -> Card:

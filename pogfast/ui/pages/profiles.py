@@ -16,7 +16,7 @@ from pogfast.sizes import many, show_size
 from pogfast.ui import shell
 from pogfast.ui.configuration import Seen, ended_at, verdict_of_run
 from pogfast.ui.forms import Form
-from pogfast.ui.jobs import Counters, Job
+from pogfast.ui.jobs import CHECKED, Counters, Job
 from pogfast.ui.site import Site, go_to_job
 from pogfast.ui.stores import KnownStore, shelved
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pogfast.runs.report import Progress
     from pogfast.upkeep import checking, copying
 
-DONE = {"create": "written", "copy": "written", "prune": "pruned", "check": "checked"}  # what verbs do to stores
+DONE = {"create": "written", "copy": "written", "prune": "pruned", "check": CHECKED}  # what verbs do to stores
 
 
 def profiles(request: Request) -> Response:

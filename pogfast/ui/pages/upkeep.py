@@ -18,7 +18,7 @@ from pogfast.sizes import many, parse_seconds, show_size
 from pogfast.stores import REMOVED
 from pogfast.ui import shell
 from pogfast.ui.forms import Form
-from pogfast.ui.jobs import Job
+from pogfast.ui.jobs import CHECKED, Job
 from pogfast.ui.sessions import GivenKey
 from pogfast.ui.site import Site, form_of, go, go_to_job, session_of, store_of
 from pogfast.ui.stores import KnownStore
@@ -62,7 +62,7 @@ def start_check(request: Request, form: Form) -> Response:
     job = site.jobs.start(
         f"Check {store.name}",
         work,
-        stores=[store.at_work("read")],
+        stores=[store.at_work(CHECKED)],
         command=shell.line(["pogfast", "check", store.address, *whole, *given.options]),
         keeps="A check changes nothing in the archives.",
         finally_=lambda job: store.changed(),
