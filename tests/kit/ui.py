@@ -1,4 +1,4 @@
-"""A real `pogfast ui` process, a client that is signed in, and chromium."""
+"""A real `pogfast ui` process, a client that is signed in, what its jobs and commands do, and chromium."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,35 @@ def served(*arguments: str | Path, cwd: Path, env: dict[str, str] | None = None)
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+def ended(client: httpx.Client, answer: httpx.Response) -> str:
+    """The page of the job that an action started, when it has ended."""
+    assert answer.status_code == 200, answer.text
+    where = answer.headers["HX-Redirect"]
+    assert where.startswith("/jobs/")
+    for _ in range(600):
+        text = client.get(where).text
+        if "data-events" not in text:
+            return text
+        time.sleep(0.1)
+    raise AssertionError("the job does not end")
+
+
+def command(text: str) -> str:
+    """The command that a page shows."""
+    [line] = re.findall(r"<code>(.*?)</code><button type=\"button\"", text, re.DOTALL)
+    return unescape(line)
+
+
+def typed(line: str, cwd: Path) -> bytes:
+    """Runs a line in a shell where `pogfast` is ours; returns what it prints."""
+    (cwd / "bin").mkdir(exist_ok=True)
+    script = cwd / "bin" / "pogfast"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pogfast "$@"\n')
+    script.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "POGFAST_CACHE_DIR": str(cwd / "c")}
+    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, check=True, cwd="/").stdout
 
 
 @contextlib.contextmanager

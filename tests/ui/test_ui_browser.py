@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from kit.environments import CACHE
-from kit.ui import Served, served
+from kit.ui import Served, ended, served
 from kit.uistore import HOSTILE, Work, configure, fill
 from pogfast.ui.app import ROUTES
 from pogfast.ui.words import part, token
@@ -127,9 +126,7 @@ def everything(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def signed_in(everything: Served) -> Iterator[Any]:
     """A client of that server, after a run of the profile."""
     with everything.client() as client:
-        job = client.post("/profiles/home/run").headers["HX-Redirect"]
-        while "data-events" in client.get(job).text:
-            time.sleep(0.1)
+        ended(client, client.post("/profiles/home/run"))
         yield client
 
 

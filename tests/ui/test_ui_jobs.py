@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from html import unescape
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kit.ui import Served, served
+from kit.ui import Served, command, ended, served, typed
 from kit.uistore import HOSTILE, Work, fill
 from pogfast import facade
 from pogfast.ui.words import part, token
@@ -46,36 +45,6 @@ def running(place: Work) -> Iterator[Served]:
 def client(running: Served) -> Iterator[Any]:
     with running.client() as client:
         yield client
-
-
-def ended(client: Any, answer: Any) -> str:
-    """The page of the job that an action started, when it has ended."""
-    assert answer.status_code == 200, answer.text
-    where = answer.headers["HX-Redirect"]
-    assert where.startswith("/jobs/")
-    for _ in range(600):
-        text = client.get(where).text
-        if "data-events" not in text:
-            return text
-        time.sleep(0.1)
-    raise AssertionError("the job does not end")
-
-
-def command(text: str) -> str:
-    [line] = re.findall(r"<code>(.*?)</code><button type=\"button\"", text, re.DOTALL)
-    return unescape(line)
-
-
-def typed(line: str, cwd: Path) -> subprocess.CompletedProcess[bytes]:
-    """Runs a line in a shell where `pogfast` is ours."""
-    import sys
-
-    (cwd / "bin").mkdir(exist_ok=True)
-    script = cwd / "bin" / "pogfast"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pogfast "$@"\n')
-    script.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}", "POGFAST_CACHE_DIR": str(cwd / "c")}
-    return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, check=True, cwd="/")
 
 
 def tree(path: Path) -> dict[bytes, bytes]:
@@ -384,7 +353,7 @@ def test_a_key_pair_is_made_and_described(client: Any, place: Work) -> None:
     text = client.post("/keys/show", data={"file": str(place.path / "new.encrypt")}).text
     assert "the public key of a pair" in text
     assert client.post("/keys/show", data={"file": "/etc/hostname"}).status_code == 400
-    assert found.fingerprints["decryption-keyfile"] in typed(command(text), place.path).stdout.decode()
+    assert found.fingerprints["decryption-keyfile"] in typed(command(text), place.path).decode()
 
 
 def test_the_recovery_sheet_has_the_private_key_only_if_asked_for(client: Any, place: Work) -> None:
@@ -396,7 +365,7 @@ def test_the_recovery_sheet_has_the_private_key_only_if_asked_for(client: Any, p
     [shown] = re.findall(r'class="code">([0-9A-F ]{64,})<', text)
     assert shown.replace(" ", "") == digits
     [line] = re.findall(r"printf %s DIGITS \| (.*?) &gt;", text)
-    made = typed(f"printf %s {shown.replace(' ', '')} | {line}", place.path).stdout
+    made = typed(f"printf %s {shown.replace(' ', '')} | {line}", place.path)
     assert made == place.key.read_bytes()
     restore = next(line for line in re.findall(r'class="code">(pogfast restore .*?)<', text) if "/backup/" in line)
     typed(f"cd {place.path} && {restore.replace('FILE', str(place.key))}", place.path)
@@ -458,3 +427,63 @@ def test_a_store_that_fails_is_named_with_what_follows(place: Work) -> None:
         lines = re.findall(r'<li><a href="/stores/(\w+)">.*?</a> (.*?)</li>', text)
         assert {name: "given up" in words for name, words in lines} == {"backup": False, "second": True, "third": False}
         assert all("✓ written" in words for name, words in lines if name != "second")
+
+
+def manifests(store: Path) -> list[str]:
+    return sorted(path.name for path in store.glob("*.mfn"))
+
+
+@pytest.mark.parametrize("action", ["prune", "remove", "copy", "copy all"])
+def test_the_command_of_an_action_leaves_what_the_action_left(client: Any, place: Work, action: str) -> None:
+    """The same stores once more, and the command in a shell."""
+    stores = [place.path / name for name in ("backup", "second")]
+    shutil.copytree(stores[0], place.path / "as it was")
+    chosen = {} if action == "copy all" else {"archive": place.archives[:1]}
+    if action == "prune":
+        page = client.get("/stores/backup/retention", params={"preview": "1", "last": "1"}).text
+        text = ended(client, client.post("/stores/backup/prune", data={"last": "1"}))
+        assert command(text) != command(page), "the preview's removes nothing"
+        typed(command(page), place.path)
+    elif action == "remove":
+        text = client.get("/stores/backup/remove", params=chosen).text
+        assert client.post("/stores/backup/remove", data=chosen).status_code == 200
+    else:
+        text = ended(client, client.post("/stores/backup/copy", data={**chosen, "target": "second"}))
+    left = [manifests(store) for store in stores]
+    assert left != [sorted(place.archives), []]
+    for store in stores:
+        shutil.rmtree(store, ignore_errors=True)
+    shutil.copytree(place.path / "as it was", stores[0])
+    typed(command(text), place.path)
+    assert [manifests(store) for store in stores] == left
+
+
+@pytest.mark.parametrize("share", ["", "10%", "100%"])
+def test_the_command_of_a_check_finds_what_the_check_found(client: Any, place: Work, share: str) -> None:
+    text = ended(client, client.post("/stores/backup/check", data={"share": share}))
+    assert "no damage found" in text
+    typed(command(text), place.path)  # exit code 0
+
+
+def test_every_option_of_a_backup_is_in_its_command(client: Any, place: Work) -> None:
+    (place.path / "home" / "cache").mkdir()
+    (place.path / "home" / "cache" / "CACHEDIR.TAG").write_bytes(b"Signature: 8a477f597d28d172789f06886806bc55")
+    (place.path / "home" / "cache" / "content").write_bytes(b"content")
+    (place.path / "home" / "large").write_bytes(os.urandom(300_000))
+    wanted = {
+        **{"path": str(place.path / "home"), "store": ["backup", "second"], "exclude": "*.png\n/nothing/**\n"},
+        **{"caches": "1", "one_file_system": "1", "larger": "200KB", "tags": "evening, it's", "host": "an 'other'"},
+        **{"comment": '$HOME "x"', "chunker": "fastcdc", "level": "5"},
+    }
+    text = ended(client, client.post("/create", data=wanted))
+    typed(command(text), place.path)
+    key = facade.open_key(decryption_keyfile=place.key)
+    for name in ("backup", "second"):
+        page, shell = facade.list_archives(place.path / name, key)[-2:]
+        for word in ("host", "tags", "comment", "paths", "files", "size"):
+            assert getattr(page, word) == getattr(shell, word), word
+        assert (page.host, page.comment, page.tags) == ("an 'other'", '$HOME "x"', ["evening", "it's"])
+        with facade.open_archive(place.path / name / page.name, key) as archive:
+            names = " ".join(archive)
+        assert not [word for word in ("large", "content", ".png") if word in names]
+        assert "hello" in names

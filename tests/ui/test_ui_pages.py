@@ -7,10 +7,8 @@ import io
 import os
 import re
 import subprocess
-import sys
 import tarfile
 import zipfile
-from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from kit.ui import served
+from kit.ui import command, served, typed
 from kit.uistore import HOSTILE, Work
 from pogfast import facade
 from pogfast.sizes import show_size
@@ -69,12 +67,6 @@ def page(client: Any, where: str, **query: str) -> Page:
 
 def base(work: Work, number: int = 0) -> str:
     return f"/stores/backup/{part(work.archives[number])}"
-
-
-def command(text: str) -> str:
-    """The line below "Show the command"."""
-    [line] = re.findall(r"<code>(.*?)</code><button type=\"button\"", text, re.DOTALL)
-    return unescape(line)
 
 
 # ---- home and archives -----------------------------------------------------------------------------------------------
@@ -346,29 +338,22 @@ def test_damage_breaks_a_download_off(work: Work, tmp_path: Path) -> None:
 
 def test_the_commands_of_pages_print_what_the_pages_show(client: Any, work: Work) -> None:
     """Copied into a shell they do the same: they list the same names, and print the same file."""
-    bin_directory = str(work.path / "bin")
-    os.makedirs(bin_directory, exist_ok=True)
-    script = Path(bin_directory) / "pogfast"
-    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pogfast "$@"\n')
-    script.chmod(0o755)
-    environment = {**os.environ, "PATH": f"{bin_directory}:{os.environ['PATH']}", "POGFAST_CACHE_DIR": bin_directory}
 
-    def typed(line: str) -> bytes:
-        ran = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, check=True, cwd="/")
-        return ran.stdout
+    def printed(line: str) -> bytes:
+        return typed(line, work.path)
 
-    listed = typed(command(client.get("/stores/backup").text)).decode()
+    listed = printed(command(client.get("/stores/backup").text)).decode()
     assert all(name in listed for name in work.archives)
-    names = typed(command(client.get(base(work), params={"path": "home/hostile"}).text))
+    names = printed(command(client.get(base(work), params={"path": "home/hostile"}).text))
     for name, content in HOSTILE.items():
         path = b"home/hostile/" + name
         assert path in names
         shown = client.get(f"{base(work)}/file", params={"path": token(os.fsdecode(path))}).text
-        assert typed(command(shown)) == content
-    assert b"home/notes/hello" in typed(command(client.get("/stores/backup/find", params={"q": "hell"}).text))
-    searched = typed(command(client.get(f"{base(work)}/search", params={"q": "HELL", "path": "home/notes"}).text))
+        assert printed(command(shown)) == content
+    assert b"home/notes/hello" in printed(command(client.get("/stores/backup/find", params={"q": "hell"}).text))
+    searched = printed(command(client.get(f"{base(work)}/search", params={"q": "HELL", "path": "home/notes"}).text))
     assert searched == b"home/notes/hello\n"
-    changes = typed(command(client.get(f"{base(work, 0)}/diff/{part(work.archives[1])}").text))
+    changes = printed(command(client.get(f"{base(work, 0)}/diff/{part(work.archives[1])}").text))
     assert b"home/notes/hello" in changes
 
 

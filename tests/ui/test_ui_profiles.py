@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kit.commands import run
-from kit.ui import Served, served
+from kit.ui import Served, ended, served
 from kit.uistore import configure
 from pogfast import facade
 from pogfast.schedule.jobs import mark_of
@@ -41,16 +41,6 @@ def running(place: Path) -> Iterator[Served]:
 def client(running: Served) -> Iterator[Any]:
     with running.client() as client:
         yield client
-
-
-def ended(client: Any, answer: Any) -> str:
-    assert answer.status_code == 200, answer.text
-    for _ in range(600):
-        text = client.get(answer.headers["HX-Redirect"]).text
-        if "data-events" not in text:
-            return str(text)
-        time.sleep(0.1)
-    raise AssertionError("the job does not end")
 
 
 def test_stores_of_the_configuration_are_shown_by_their_names(client: Any) -> None:

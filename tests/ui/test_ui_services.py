@@ -6,13 +6,12 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
 
 from kit.servers import Server, moto
-from kit.ui import served
+from kit.ui import ended, served
 from pogfast import facade
 from pogfast.ui.words import part, token
 
@@ -41,16 +40,6 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "home" / "two").write_bytes(b"y" * 7000)
     facade.keygen(tmp_path / "mine")
     return tmp_path
-
-
-def ended(client: Any, answer: Any) -> str:
-    assert answer.status_code == 200, answer.text
-    for _ in range(300):
-        text = client.get(answer.headers["HX-Redirect"]).text
-        if "data-events" not in text:
-            return str(text)
-        time.sleep(0.1)
-    raise AssertionError("the job does not end")
 
 
 def test_what_is_cold_is_said_before_it_is_requested(home: Path, bucket: str) -> None:
