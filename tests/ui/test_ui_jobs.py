@@ -471,9 +471,17 @@ def test_every_option_of_a_backup_is_in_its_command(client: Any, place: Work) ->
     (place.path / "home" / "cache" / "content").write_bytes(b"content")
     (place.path / "home" / "large").write_bytes(os.urandom(300_000))
     wanted = {
-        **{"path": str(place.path / "home"), "store": ["backup", "second"], "exclude": "*.png\n/nothing/**\n"},
-        **{"caches": "1", "one_file_system": "1", "larger": "200KB", "tags": "evening, it's", "host": "an 'other'"},
-        **{"comment": '$HOME "x"', "chunker": "fastcdc", "level": "5"},
+        "path": str(place.path / "home"),
+        "store": ["backup", "second"],
+        "exclude": "*.png\n/nothing/**\n",
+        "caches": "1",
+        "one_file_system": "1",
+        "larger": "200KB",
+        "tags": "evening, it's",
+        "host": "an 'other'",
+        "comment": '$HOME "x"',
+        "chunker": "fastcdc",
+        "level": "5",
     }
     text = ended(client, client.post("/create", data=wanted))
     typed(command(text), place.path)
