@@ -57,6 +57,7 @@ class KnownStore:
         self._listing: tuple[float, Listing] | None = None
         self._new: dict[str, int] = {}  # what an archive has never changes
         self._proven: tuple[float, list[ReadShare]] | None = None
+        self._coming: dict[tuple[str, bool], Future[list[ArchiveInfo]]] = {}  # what archives_within waits for
         self._infos: dict[tuple[str, bool], tuple[list[Stored], list[ArchiveInfo]]] = {}
 
     @property
@@ -98,7 +99,10 @@ class KnownStore:
 
     def archives_within(self, key: Key, seconds: float) -> list[ArchiveInfo] | None:
         """Returns the archives as `archives` does, None if that takes longer: it goes on, for who asks again."""
-        coming = in_thread(lambda: self.archives(key), f"pogfast-archives-{self.name}")
+        which = (key.fingerprint, key.can_open)
+        coming = self._coming.get(which)
+        if coming is None or coming.done():
+            coming = self._coming[which] = in_thread(lambda: self.archives(key), f"pogfast-archives-{self.name}")
         with contextlib.suppress(TimeoutError):
             return coming.result(seconds)
         return None
@@ -139,6 +143,7 @@ class KnownStore:
     def forget(self) -> None:
         """Drops what was read with a key."""
         self._infos.clear()
+        self._coming.clear()
         self._new.clear()
         self._proven = None
 

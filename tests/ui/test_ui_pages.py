@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import tarfile
+import threading
 import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
@@ -133,6 +134,9 @@ def test_what_names_say_is_shown_until_all_archives_are_read(work: Work, monkeyp
 
     with store._reading:  # as if another page read them
         first = asyncio.run(shown())
+        for _ in range(3):
+            asyncio.run(shown())
+        assert sum(each.name == "pogfast-archives-backup" for each in threading.enumerate()) == 1, "one thread reads"
     assert "Reading 3 archives for the first time" in first.text
     assert work.archives[0][:10] in first.text
     assert "laptop" not in first.text
