@@ -205,6 +205,7 @@ def test_pages_that_read_work_without_scripts(browser: Any, server: Served, clie
     tab.click("section.card a.button >> text=Browse")
     tab.fill("#filter", "host:desktop")
     tab.press("#filter", "Enter")
+    tab.wait_for_url("**filter=host*")
     assert tab.locator("tbody tr").count() == 1
     tab.click("tbody tr a")
     tab.click("text=home/")
