@@ -19,6 +19,7 @@ from pogfast.cli.options import (
     displayed,
     executor_of,
     executor_options,
+    is_given,
     jobs_option,
     key_of,
     key_options,
@@ -168,7 +169,7 @@ def create(output: Output, paths: tuple[str, ...], to: str | None, **options: An
     check_stores(to)
     if profile := options.pop("profile"):
         _take_profile(profile, options)
-    if options["chunker"] != "fixed" and _is_given("chunk_size"):
+    if options["chunker"] != "fixed" and is_given("chunk_size"):
         raise UsageError(
             f"--chunk-size cannot be combined with --chunker={options['chunker']}",
             hint="a chunker takes sizes of its own: --chunker=fixed:16MB, --chunker=fastcdc:1MB,4MB,16MB",
@@ -236,11 +237,6 @@ def print_archive(output: Output, manifest: str) -> None:
         raise
 
 
-def _is_given(option: str) -> bool:
-    source = click.get_current_context().get_parameter_source(option)
-    return source is not click.core.ParameterSource.DEFAULT
-
-
 def _take_profile(name: str, options: dict[str, Any]) -> None:
     """Takes settings from a profile, except those given on the command line. Raises UsageError."""
     from pogfast.config import create_settings
@@ -248,12 +244,12 @@ def _take_profile(name: str, options: dict[str, Any]) -> None:
     from pogfast.stores import settings
 
     found = of_command_line(create_settings(name))
-    if _is_given("chunker") or _is_given("chunk_size"):
+    if is_given("chunker") or is_given("chunk_size"):
         found = {word: value for word, value in found.items() if word not in ("chunker", "chunk_size")}
     packs = found.pop("packs", None)
-    if packs is not None and not _is_given("packs"):
+    if packs is not None and not is_given("packs"):
         settings.change(packs=packs)
-    options.update((word, value) for word, value in found.items() if not _is_given(word))
+    options.update((word, value) for word, value in found.items() if not is_given(word))
 
 
 def _is_stream(paths: tuple[str, ...], name: str | None, command: str | None, lists: tuple[str, ...]) -> bool:

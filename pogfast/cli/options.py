@@ -191,6 +191,15 @@ executor_options = apply(
 )
 
 
+def is_given(option: str) -> bool:
+    """Returns False for an option of the command that has its default."""
+    source = click.get_current_context().get_parameter_source(option)
+    return source is not click.core.ParameterSource.DEFAULT
+
+
+OF_CLUSTERS = ("worker_key", "worker_timeout", "cluster_ca", "cluster_cert", "cluster_key", "insecure_cluster")
+
+
 def executor_of(options: dict[str, Any]) -> tuple[str | None, CrewOptions | None]:
     """Returns the executor and how to reach it, None if none is given. Removes its options from `options`; the key's
     must be there. Raises UsageError for options of an executor without one."""
@@ -199,10 +208,11 @@ def executor_of(options: dict[str, Any]) -> tuple[str | None, CrewOptions | None
     ca, certificate, key = options.pop("cluster_ca"), options.pop("cluster_cert"), options.pop("cluster_key")
     insecure = options.pop("insecure_cluster")
     if executor is None:
-        if reference or ca or certificate or key or insecure:
-            from pogfast.errors import UsageError
+        for word in OF_CLUSTERS:
+            if is_given(word):
+                from pogfast.errors import UsageError
 
-            raise UsageError("options of a cluster without --executor")
+                raise UsageError(f"--{word.replace('_', '-')} is for work with --executor")
         return None, None
     from pogfast.cluster.crews import CrewOptions
 

@@ -12,6 +12,7 @@ import click
 
 from pogfast.cli.command import PATH, Duration, apply, verb, words_of
 from pogfast.cli.options import (
+    is_given,
     key_of,
     key_options,
     service_options,
@@ -162,8 +163,7 @@ def prune(output: Output, store: str, **options: Any) -> None:
 
     policy = _policy(options)
     if options.pop("now"):
-        source = click.get_current_context().get_parameter_source("grace")
-        if source is not click.core.ParameterSource.DEFAULT:
+        if is_given("grace"):
             raise UsageError("give --grace or --now, not both")
         options["grace"] = 0.0
     group_by = words_of("--group-by", text) if (text := options.pop("group_by")) else []

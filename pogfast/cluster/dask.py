@@ -150,10 +150,13 @@ def _security(distributed: Any, options: CrewOptions) -> Any:
         "tls_client_key": options.key,
     }
     found = distributed.Security(require_encryption=True, **{word: path for word, path in given.items() if path})
-    for word, option in zip(given, ("--cluster-ca", "--cluster-cert", "--cluster-key"), strict=True):
-        path = getattr(found, word)
-        if not path:
-            raise UsageError("a scheduler at tls:// asks for a client's certificate", hint=f"give it with {option}")
+    options_of = zip(("--cluster-ca", "--cluster-cert", "--cluster-key"), given, strict=True)
+    paths = {option: str(getattr(found, word) or "") for option, word in options_of}
+    if missing := [option for option, path in paths.items() if not path]:
+        raise UsageError(
+            "a scheduler at tls:// asks for a client's certificate", f"give it with {' and '.join(missing)}"
+        )
+    for option, path in paths.items():
         if "\n" not in path and not os.access(path, os.R_OK):
             raise UsageError(f"cannot read {path}", hint=f"{option} names a PEM file")
     return found

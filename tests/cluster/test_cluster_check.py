@@ -244,7 +244,8 @@ def children_of(process: subprocess.Popen[bytes]) -> list[int]:
 def test_the_key_reaches_the_workers_alone(
     tmp_path: Path, store: Path, pair: Path, pogfast: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the scheduler's memory has it, nor a log, nor a folder in which workers keep data, nor what is sent."""
+    """Neither the memory of the scheduler and of nannies has it, nor a log, nor a folder in which workers keep data,
+    nor what is sent."""
     secret = Path(f"{pair}.decrypt").read_bytes()
     assert len(secret) == 32
     sent: list[bytes] = []
@@ -261,7 +262,7 @@ def test_the_key_reaches_the_workers_alone(
     assert len(sent) >= 6
     with dask.cluster(tmp_path / "cluster") as made:
         assert pogfast(*command(store, pair, made)).code == 0
-        memory = [memory_of(pid) for pid in children_of(made.scheduler)]
+        memory = [memory_of(pid) for pid in [*children_of(made.scheduler), *(nanny.pid for nanny in made.workers)]]
         assert any(str(store).encode() in each for each in memory), "this would find what was sent"
         files = [path.read_bytes() for path in made.directory.rglob("*") if path.is_file()]
     assert len(files) >= 4

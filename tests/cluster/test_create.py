@@ -574,6 +574,7 @@ def test_tls_asks_for_the_right_certificate(tmp_path: Path, tree: Path, pair: Pa
         none = pogfast(*command(tree, store, pair, executor))
         assert none.code == 2
         assert "a scheduler at tls:// asks for a client's certificate" in none.err
+        assert "give it with --cluster-ca and --cluster-cert and --cluster-key" in none.err
         for wrong in (options(theirs, ours), options(ours, theirs)):
             ran = pogfast(*command(tree, store, pair, executor, *wrong))
             assert ran.code == 1, ran.err
@@ -604,6 +605,23 @@ def test_what_is_no_executor(tmp_path: Path, pair: Path, pogfast: Runner, execut
     ran = pogfast(*command(tmp_path / "tree", tmp_path / "store", pair, executor))
     assert ran.code in (1, 2)
     assert said in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--worker-key", "file:/k"],
+        ["--worker-timeout", "5m"],
+        ["--cluster-ca", "ca.pem"],
+        ["--cluster-cert", "cert.pem"],
+        ["--cluster-key", "key.pem"],
+        ["--insecure-cluster"],
+    ],
+)
+def test_options_of_a_cluster_are_for_executors(tmp_path: Path, pair: Path, pogfast: Runner, words: list[str]) -> None:
+    ran = pogfast("create", str(tmp_path), "--to", str(tmp_path), "--encryption-keyfile", f"{pair}.encrypt", *words)
+    assert ran.code == 2
+    assert f"{words[0]} is for work with --executor" in ran.err
 
 
 def test_what_is_no_file_of_a_scheduler(tmp_path: Path, pair: Path) -> None:
