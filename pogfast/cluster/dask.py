@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 from pogfast.cluster.units import Job
 from pogfast.cluster.worker import probe
 from pogfast.errors import PogfastError, UsageError
-from pogfast.sizes import many
 
 if TYPE_CHECKING:
     from pogfast.cluster.crews import CrewOptions, Done
@@ -296,8 +295,9 @@ class DaskCrew:
         raise PogfastError(f"the scheduler has had no worker for {seconds:.0f} s", AGAIN)
 
     def _nobody(self) -> PogfastError:
-        count = many(len(self._refused), "worker")
-        return PogfastError(f"none of {count} can do its part", "mend what is reported above, and run it again")
+        count = len(self._refused)
+        left_out = f"all {count} workers are left out" if count > 1 else "the only worker is left out"
+        return PogfastError(left_out, "mend what is reported above, and run it again")
 
     def is_stranded(self, future: Done) -> bool:
         allowed = self._allowed.get(future)
