@@ -210,6 +210,8 @@ print(facade.create({source!r}, "S", key, chunk_size="100kB").manifest)
 
 
 def test_create_with_partial_manifests(world: World) -> None:
+    for number in range(10):  # so that it is not over before it is written
+        world.write(f"more/{number}", random.Random(number).randbytes(150_000))
     first = world.create(world.public)
     seen = 0
     for state in world.states("-c", PARTIAL.format(source=str(world.source))):

@@ -126,7 +126,11 @@ def _wrong(profile: Profile) -> Wrong:
 def _shared_ping(profile: Profile, pings: dict[object, str]) -> Wrong:
     """Yields that a profile has the ping of another: who is told hears of the success of one after the failure of the
     other. `pings` are those of the profiles before it."""
-    if profile.ping is not None and (other := pings.setdefault(repr(profile.ping.given), profile.name)) != profile.name:
+    if profile.ping is None:
+        return
+    given = profile.ping.given
+    place = given.rstrip("/") if isinstance(given, str) else repr(given)
+    if (other := pings.setdefault(place, profile.name)) != profile.name:
         yield (
             ("ping",),
             f"the ping is that of {other}, too: a success of one would hide a failure of the other",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from http.client import HTTPException
+from queue import Empty, SimpleQueue
 from typing import Literal
 from urllib.error import HTTPError
 from urllib.parse import urlsplit, urlunsplit
@@ -66,14 +68,25 @@ def ping(secret: Secret, kind: Literal["start", "success", "fail"], body: str) -
         more = "" if kind == "success" else f"/{kind}"
         url = urlunsplit(parts._replace(path=parts.path.rstrip("/") + more))
         for _ in range(TRIES):
-            said = _sent(url, body)
+            said = _answer(url, body)
             if not said:
                 return
     raise PogfastError(said)
 
 
+def _answer(url: str, body: str) -> str:
+    """Returns why a request failed, "" if it did not. A server that answers byte by byte is not waited for, either: the
+    timeout of a request is one of each byte."""
+    told: SimpleQueue[str] = SimpleQueue()
+    threading.Thread(target=lambda: told.put(_sent(url, body)), name="pogfast-ping", daemon=True).start()
+    try:
+        return told.get(timeout=2 * PATIENCE)
+    except Empty:
+        return "the server does not end its answer"
+
+
 def _sent(url: str, body: str) -> str:
-    """Returns why a request failed, "" if it did not."""
+    """Returns why a request failed, "" if it did not. Raises nothing: a traceback would have the URL in it."""
     request = Request(url, body.encode(errors="replace"), {"Content-Type": "text/plain; charset=utf-8"}, method="POST")
     try:
         with build_opener(_NoRedirects).open(request, timeout=PATIENCE):
@@ -84,7 +97,7 @@ def _sent(url: str, body: str) -> str:
     except OSError as error:  # among them URLError, whose reason is another
         reason = getattr(error, "reason", error)
         return (reason.strerror if isinstance(reason, OSError) else None) or type(reason).__name__
-    except HTTPException as error:
+    except (HTTPException, ValueError) as error:
         return type(error).__name__
 
 

@@ -5,8 +5,10 @@ What cannot be told is a warning, and never fails a run.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from typing import Literal
 
@@ -53,8 +55,23 @@ def _try(what: str, tell: Callable[[], None], warn: Warn) -> None:
 
 
 def _log(path: str, record: Record) -> None:
-    """Appends the line of `pogfast run --json`."""
+    """Appends the line of `pogfast run --json`. A FIFO that nobody reads is not waited for."""
     line = json.dumps({"message_type": "run", **record.as_dict()}).encode() + b"\n"
-    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab", buffering=0) as file:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+    with open(os.open(path, flags, 0o600), "ab", buffering=0) as file:
+        if _ends_within_a_line(path, file.fileno()):
+            line = b"\n" + line
         if file.write(line) != len(line):
-            raise OSError("no space")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def _ends_within_a_line(path: str, fd: int) -> bool:
+    """Returns True for a file that a full disk has left with half a line."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return False
+    try:
+        with open(path, "rb") as file:
+            return os.pread(file.fileno(), 1, status.st_size - 1) != b"\n"
+    except OSError:  # it may only be written to
+        return False

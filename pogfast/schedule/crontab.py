@@ -16,8 +16,10 @@ from collections.abc import Iterator
 
 from pogfast.errors import PogfastError, UsageError
 from pogfast.schedule.jobs import Job, mark_of, plain
+from pogfast.system.environment import for_child
 
 PATH = "/usr/bin:/bin"  # of what cron runs
+PATIENCE = 60.0  # seconds
 EMPTY = b"no crontab for"  # what `crontab -l` says when there is none
 
 
@@ -111,9 +113,11 @@ def _write(text: bytes) -> None:
 
 
 def _run(command: list[str], given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    environ = {**for_child(credentials=False), "LC_ALL": "C"}
     try:
-        environ = {**os.environ, "LC_ALL": "C"}
-        return subprocess.run(command, input=given, capture_output=True, check=False, env=environ)
+        return subprocess.run(command, input=given, capture_output=True, check=False, env=environ, timeout=PATIENCE)
+    except subprocess.TimeoutExpired as error:
+        raise PogfastError(f"{' '.join(command)} does not end") from error
     except OSError as error:
         raise PogfastError(f"cannot run crontab: {error.strerror}", hint="install cron") from error
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pogfast.config.schema import Priority
 from pogfast.errors import PogfastError, UsageError
 from pogfast.schedule.jobs import Job, mark_of, plain
+from pogfast.system.environment import for_child
 
 SYSTEM = "/etc/systemd/system"
 BOOTED = "/run/systemd/system"  # is there if systemd runs this machine
@@ -170,7 +171,8 @@ class Systemd:
         """Calls systemctl. Raises PogfastError."""
         command = ["systemctl", *(["--user"] if self.user else []), *words]
         try:
-            ran = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
+            environ = for_child(credentials=False)
+            ran = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace", env=environ)
         except OSError as error:
             raise PogfastError(f"cannot run systemctl: {error.strerror}", hint="--manager cron uses cron") from error
         if ran.returncode:

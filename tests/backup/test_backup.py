@@ -326,7 +326,8 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, key: Key, tree: Path) -
 def test_a_huge_file_is_continued_where_it_was(
     tmp_path: Path, key: Key, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tree / "huge").write_bytes(os.urandom(20 * CHUNK))
+    chunks = 400  # so many that the engine is not done before the first of them are heard of
+    (tree / "huge").write_bytes(os.urandom(chunks * CHUNK))
     monkeypatch.setattr(run_module, "SAVE_EVERY", 0.0)
     run = run_module.Run._note_progress
     told = 0
@@ -343,11 +344,11 @@ def test_a_huge_file_is_continued_where_it_was(
     with pytest.raises(KeyboardInterrupt):
         create(tmp_path, key, jobs=1)
     monkeypatch.setattr(run_module.Run, "_note_progress", run)
-    assert 5 <= told < 20
+    assert 5 <= told < chunks
     heard = Heard()
     second = create(tmp_path, key, report=heard)
     # What came before it was finished, what came behind it is small.
-    assert (20 - told) * CHUNK <= second.bytes_read <= (20 - told) * CHUNK + 3 * CHUNK + 100
+    assert (chunks - told) * CHUNK <= second.bytes_read <= (chunks - told) * CHUNK + 3 * CHUNK + 100
     entry = opened(tmp_path, key, second).entries["tree/huge"]
     assert content(tmp_path, key, entry) == (tree / "huge").read_bytes()
 

@@ -456,6 +456,8 @@ def test_profiles_do_not_share_a_ping(desk: Desk, ping: str) -> None:
     )
     assert said(desk, text + 'ping = "https://example.org/other"\n') == []
     assert said(desk, text.partition("[profiles.two]")[0]) == [], "one that is only inherited from is not run"
+    if ping.startswith('"'):
+        assert said(desk, f'{text}ping = {ping[:-1]}/"\n') == [problem.replace("7:", "14:")]
 
 
 def test_what_does_and_does_not_tell_archives_apart(desk: Desk) -> None:

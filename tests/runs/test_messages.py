@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +18,9 @@ import pogfast
 from kit.profiles import Desk
 from pogfast import schedule
 from pogfast.config import load
-from pogfast.runs import last
+from pogfast.config.schema import Secret
+from pogfast.errors import PogfastError
+from pogfast.runs import last, messages
 
 SECRET = "s3cr3t-5f2a"
 PROFILE = """\
@@ -37,6 +41,7 @@ class Endpoint(ThreadingHTTPServer):
         self.got: list[tuple[str, str]] = []
         self.answer = 200
         self.drop = False
+        self.drips = False
         self.moved_to = ""
 
     @property
@@ -52,6 +57,12 @@ class Handler(BaseHTTPRequestHandler):
         self.server.got.append((self.path, body))
         if self.server.drop:
             self.connection.close()
+            return
+        if self.server.drips:
+            with contextlib.suppress(OSError):
+                for letter in b"HTTP/1.1 200 OK\r\nx: " + bytes([120]) * 60:
+                    self.wfile.write(bytes([letter]))
+                    time.sleep(0.05)
             return
         self.send_response(self.server.answer)
         if self.server.moved_to:
@@ -164,6 +175,15 @@ def test_a_ping_that_fails_is_a_warning(desk: Desk, endpoint: Endpoint, how: str
     record = last("home")
     assert record is not None
     assert (record.outcome, record.warning_count) == ("success", 1)
+
+
+def test_a_server_that_answers_byte_by_byte_is_not_waited_for(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(messages, "PATIENCE", 0.2)
+    endpoint.drips = True
+    with pytest.raises(PogfastError, match="the server does not end its answer"):
+        messages.ping(Secret(endpoint.url), "start", "")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -254,6 +255,29 @@ def test_what_cannot_be_told_is_a_warning(desk: Desk) -> None:
     for what in ("the log", "the metrics"):
         assert f"warning: {what} {desk.place}/nowhere/" in ran.err
     assert "cannot be written: No such file or directory" in ran.err
+
+
+def test_a_log_that_a_full_disk_has_cut_short(desk: Desk) -> None:
+    """The next line is one of its own."""
+    log = desk.place / "log"
+    assert desk.pogfast("run", "home").code == 0
+    log.write_text(log.read_text()[:100])
+    assert desk.pogfast("run", "home").code == 0
+    half, whole = log.read_text().splitlines()
+    assert len(half) == 100
+    assert json.loads(whole)["profile"] == "home"
+
+
+def test_a_log_that_nobody_reads_is_a_warning(desk: Desk) -> None:
+    """So is one on a full disk."""
+    for log, said in (("fifo", "No such device or address"), ("/dev/full", "No space left on device")):
+        path = Path("/dev/full") if log == "/dev/full" else desk.place / log
+        if not path.exists():
+            os.mkfifo(path)
+        desk.write(PROFILE.replace("${PLACE}/log", str(path)))
+        ran = desk.pogfast("run", "home")
+        assert ran.code == 0
+        assert f"warning: the log {path} cannot be written: {said}" in ran.err
 
 
 def test_a_run_that_cannot_be_recorded_is_told(desk: Desk) -> None:

@@ -29,9 +29,11 @@ schedule = "Mon..Fri 02:30"
 """
 ANALYZE = shutil.which("systemd-analyze")
 # Notes how it is called; crontab stores what it is given in a file.
-SYSTEMCTL = '#!/bin/sh\necho "$@" >> "$PLACE/systemctl.log"\n'
-CRONTAB = """\
+NOTE = 'env >> "$PLACE/environment"'  # what each got
+SYSTEMCTL = f'#!/bin/sh\n{NOTE}\necho "$@" >> "$PLACE/systemctl.log"\n'
+CRONTAB = f"""\
 #!/bin/sh
+{NOTE}
 if [ -f "$PLACE/broken" ]; then echo "crontab: you may not" >&2; exit 1; fi
 if [ "$1" = - ]; then cat > "$PLACE/crontab"; echo >> "$PLACE/written"; exit; fi
 if [ ! -f "$PLACE/crontab" ]; then echo "no crontab for me" >&2; exit 1; fi
@@ -479,6 +481,15 @@ def test_a_crontab_that_cannot_be_read_is_not_replaced(desk: Desk) -> None:
     ran = desk.pogfast("schedule", "enable", "home", "--manager", "cron")
     assert (ran.code, crontab(desk)) == (1, "0 1 * * * true\n")
     assert "crontab -l: crontab: you may not" in ran.err
+
+
+@pytest.mark.parametrize("word", ["user", "cron"])
+def test_programs_get_no_secrets(desk: Desk, word: str) -> None:
+    secrets = {"POGFAST_PASSWORD": "s3cr3t", "AWS_SECRET_ACCESS_KEY": "s3cr3t"}
+    assert desk.pogfast("schedule", "enable", "home", "--manager", word, **secrets).code == 0
+    got = (desk.place / "environment").read_text()
+    assert "PLACE=" in got
+    assert "s3cr3t" not in got
 
 
 def test_lines_are_shown_where_there_is_no_cron(desk: Desk) -> None:
