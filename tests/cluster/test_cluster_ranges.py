@@ -19,7 +19,7 @@ from kit import dask
 from kit.commands import Runner
 from kit.dask import Cluster
 from kit.files import flip, text
-from pogfast import backup, keys, recovery
+from pogfast import keys, recovery
 from pogfast._engine import Opened
 from pogfast.archives.lookup import open_archive
 from pogfast.cluster import ranges, worker
@@ -59,14 +59,6 @@ def tree(tmp_path: Path) -> Path:
     with contextlib.suppress(OSError):
         os.setxattr(top / "first", "user.colour", b"blue")
     return top
-
-
-@pytest.fixture
-def store(tmp_path: Path, tree: Path, pair: Path) -> Path:
-    key = keys.from_encryption_keyfile(f"{pair}.encrypt")
-    options = backup.Options(base=str(tree), chunk_size=CHUNK, cache_directory="")
-    backup.create(["."], str(tmp_path / "store"), key, options=options)
-    return tmp_path / "store"
 
 
 def restore(store: Path, pair: Path, into: Path, executor: object = None, **more: Any) -> recovery.Summary:

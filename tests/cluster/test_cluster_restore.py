@@ -22,7 +22,7 @@ from kit import dask
 from kit.commands import Runner
 from kit.dask import Cluster
 from kit.files import flip, text
-from pogfast import backup, keys, recovery
+from pogfast import keys, recovery
 from pogfast.cluster import opening, worker
 from pogfast.cluster.crews import CrewOptions
 from pogfast.errors import PogfastError, StoreError, UsageError
@@ -50,14 +50,6 @@ def tree(tmp_path: Path) -> Path:
     os.chmod(top / "5", 0o550)
     os.utime(top / "empty", ns=(1, 10**18 + 5))
     return top
-
-
-@pytest.fixture
-def store(tmp_path: Path, tree: Path, pair: Path) -> Path:
-    key = keys.from_encryption_keyfile(f"{pair}.encrypt")
-    options = backup.Options(base=str(tree), chunk_size=CHUNK, cache_directory="")
-    backup.create(["."], str(tmp_path / "store"), key, options=options)
-    return tmp_path / "store"
 
 
 def private(pair: Path) -> Key:
